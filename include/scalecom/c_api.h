@@ -1,0 +1,99 @@
+#pragma once
+
+/* The C interface, for language bindings. One default session per process.
+ *
+ * Every function that can fail returns a scalecom::StatusCode as int (0 is ok); the message of the
+ * last failure on the calling thread is scalecom_last_error(). All functions may be called from
+ * any thread. Strings that a function returns by char** are released with scalecom_free().
+ * The values of dtype, op, device kind and compression mode are those of the enums in
+ * scalecom/tensor.hpp, device.hpp and compression.hpp. */
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "scalecom/export.hpp"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* A contiguous row-major tensor that the caller keeps alive until its ticket completes. */
+typedef struct {
+  void* data;
+  const int64_t* shape;
+  int32_t dimensions;
+  int32_t dtype;
+  int32_t device_kind;
+  int32_t device_index;
+} scalecom_tensor;
+
+typedef struct {
+  int32_t mode;
+  int64_t rate;
+  double beta;
+  int64_t warmup_steps;
+} scalecom_compression;
+
+typedef struct scalecom_ticket scalecom_ticket;
+
+/* "0.1.0" */
+SCALECOM_API const char* scalecom_version(void);
+/* Message of the last failed call on this thread; "" if none. Valid until the next call. */
+SCALECOM_API const char* scalecom_last_error(void);
+SCALECOM_API void scalecom_free(void* pointer);
+
+/* Joins the job (see scalecom::Session::connect) with settings from the environment. Idempotent
+ * while initialised; after shutdown it joins again. */
+SCALECOM_API int scalecom_init(void);
+/* Idempotent; also before init. */
+SCALECOM_API int scalecom_shutdown(void);
+/* 1 after init and before shutdown. */
+SCALECOM_API int scalecom_is_initialized(void);
+/* Status of the session: 0 while it works; else the code of its first failure. */
+SCALECOM_API int scalecom_session_status(void);
+
+typedef struct {
+  int32_t rank, size, local_rank, local_size, cross_rank, cross_size, is_homogeneous;
+} scalecom_topology;
+SCALECOM_API int scalecom_get_topology(scalecom_topology* topology);
+
+/* Submits. `*ticket` is set only on success; release it with scalecom_ticket_release().
+ * compression may be NULL (none). Shapes of input and output are equal. */
+SCALECOM_API int scalecom_all_reduce(const char* name, const scalecom_tensor* input,
+                                     const scalecom_tensor* output, int32_t op, double prescale,
+                                     double postscale, const scalecom_compression* compression,
+                                     scalecom_ticket** ticket);
+SCALECOM_API int scalecom_all_gather(const char* name, const scalecom_tensor* input,
+                                     scalecom_ticket** ticket);
+SCALECOM_API int scalecom_broadcast(const char* name, const scalecom_tensor* tensor, int32_t root,
+                                    scalecom_ticket** ticket);
+SCALECOM_API int scalecom_barrier(scalecom_ticket** ticket);
+
+/* 1 when completed (well or badly), else 0. */
+SCALECOM_API int scalecom_ticket_is_ready(const scalecom_ticket* ticket);
+/* Sleeps until completion and returns its code. timeout_s < 0: as long as it takes (bounded by
+ * the session). On time-out returns timed_out (5) and the operation goes on. */
+SCALECOM_API int scalecom_ticket_wait(const scalecom_ticket* ticket, double timeout_s);
+/* Result of an all_gather, borrowed from the ticket; requires completion. dimensions and shape
+ * stay valid while the ticket lives. */
+SCALECOM_API int scalecom_ticket_output(const scalecom_ticket* ticket, scalecom_tensor* output);
+/* Gives up the ticket; the operation goes on. NULL is allowed. */
+SCALECOM_API void scalecom_ticket_release(scalecom_ticket* ticket);
+
+/* JSON array of {"name", "shape", "step"} of this rank's residuals. */
+SCALECOM_API int scalecom_residuals(char** json);
+/* Copies the float32 residual of `name` to `values` (count elements, which must match). */
+SCALECOM_API int scalecom_residual_get(const char* name, float* values, int64_t count);
+/* Replaces or creates the residual of `name`; the tensor's next step becomes `step`. */
+SCALECOM_API int scalecom_residual_set(const char* name, const int64_t* shape, int32_t dimensions,
+                                       const float* values, int64_t step);
+
+/* JSON object with the members of scalecom::SessionStats. */
+SCALECOM_API int scalecom_stats(char** json);
+/* JSON object: build, libraries, topology, settings: what scalecom-info prints. Works before init
+ * (then without "session"). */
+SCALECOM_API int scalecom_info(char** json);
+
+#ifdef __cplusplus
+}
+#endif

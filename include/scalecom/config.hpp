@@ -1,0 +1,63 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "scalecom/export.hpp"
+
+namespace scalecom {
+
+/// Every setting of a session. Defaults are the struct's; from_environment() reads the
+/// environment once. docs/configuration.md is generated from the same table.
+struct SCALECOM_API Config {
+  /// Bytes that one fused batch may hold. 0 turns fusion off.
+  std::int64_t fusion_threshold_bytes = 128LL << 20;
+  /// Longest time in milliseconds that a batch which is not full waits for tensors that are known
+  /// to be on their way; negative: adaptive. Never a sleep when all known tensors are in.
+  double cycle_time_ms = -1.0;
+  /// Tensors whose agreement is remembered, so that they are negotiated by number.
+  std::int64_t cache_capacity = 16384;
+  /// A tensor that some ranks submitted and others did not is reported after this time.
+  bool stall_check_disable = false;
+  double stall_check_time_s = 60.0;
+  /// ... and ends the session with an error after this time. 0: never.
+  double stall_shutdown_time_s = 0.0;
+  /// Longest time for the ranks to find each other at init.
+  double connect_timeout_s = 60.0;
+  /// Longest time one collective may take before its session fails.
+  double collective_timeout_s = 600.0;
+  /// A peer that stops answering on the network (no reset, no end of stream) is lost after this.
+  double peer_timeout_s = 5.0;
+  /// auto, or the name of one algorithm for every all-reduce (docs/algorithms.md).
+  std::string allreduce_algorithm = "auto";
+  /// Tensors submitted and not yet completed, at most; a further submit is refused.
+  std::int64_t queue_capacity = 1 << 20;
+  /// trace, debug, info, warning, error, fatal, off.
+  std::string log_level = "warning";
+
+  /// Where each value came from ("environment SCALECOM_X" ...), by variable name without prefix;
+  /// absent: the default.
+  std::map<std::string, std::string> sources;
+
+  /// Reads SCALECOM_X, then HOROVOD_X. Throws Error(invalid_argument) naming the variable, its
+  /// value and what is allowed.
+  static Config from_environment();
+};
+
+/// One row of the settings table with its current value, for people and tools.
+struct SettingReport {
+  std::string variable;  ///< SCALECOM_CYCLE_TIME
+  std::string value;
+  std::string default_value;
+  std::string unit;
+  std::string allowed;
+  std::string source;  ///< default, or the variable that was read
+  std::string description;
+  bool has_effect = true;  ///< false: accepted for Horovod's sake, without effect in this version
+};
+
+SCALECOM_API std::vector<SettingReport> describe_settings(const Config& config);
+
+}  // namespace scalecom

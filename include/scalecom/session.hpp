@@ -1,0 +1,134 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "scalecom/compression.hpp"
+#include "scalecom/config.hpp"
+#include "scalecom/export.hpp"
+#include "scalecom/status.hpp"
+#include "scalecom/tensor.hpp"
+#include "scalecom/ticket.hpp"
+
+namespace scalecom {
+
+/// Who this rank is. Local: among the ranks of its host; cross: among the ranks with its local
+/// rank on other hosts.
+struct Topology {
+  int rank = 0;
+  int size = 1;
+  int local_rank = 0;
+  int local_size = 1;
+  int cross_rank = 0;
+  int cross_size = 1;
+  /// True when every host has the same number of ranks.
+  bool is_homogeneous = true;
+  /// Host of each rank, by rank.
+  std::vector<std::string> hosts;
+};
+
+struct AllReduceOptions {
+  ReduceOp op = ReduceOp::average;
+  /// Each rank's values are multiplied by it before the reduction.
+  double prescale = 1.0;
+  /// The result is multiplied by it (after the division of an average).
+  double postscale = 1.0;
+  Compression compression;
+};
+
+/// What a session has done so far, counted and not computed. Since init, on this rank.
+struct SessionStats {
+  std::int64_t data_bytes_sent = 0;  ///< payload handed to the transport
+  std::int64_t data_messages_sent = 0;
+  std::int64_t control_bytes_sent = 0;  ///< negotiation
+  std::int64_t control_messages_sent = 0;
+  std::int64_t tensors_completed = 0;
+  std::int64_t batches_executed = 0;
+  std::int64_t tensors_negotiated_from_cache = 0;
+  std::int64_t compressed_tensors = 0;
+  std::int64_t nonfinite_tensors = 0;  ///< compressed tensors that went dense because of NaN or Inf
+  std::int64_t residual_resets = 0;    ///< residuals dropped because the tensor's shape changed
+};
+
+/// The error-feedback memory of one compressed tensor on this rank.
+struct Residual {
+  std::string name;
+  Shape shape;
+  /// The tensor's next step: leader and warm-up follow from it.
+  std::int64_t step = 0;
+  std::vector<float> values;
+};
+
+/// What was loaded and how the ranks are connected, for scalecom-info.
+struct SessionReport {
+  std::string transport;      ///< "mpi", "loopback"
+  std::string library;        ///< e.g. the MPI library's version line; empty without one
+  std::string thread_level;   ///< MPI's; empty without MPI
+  std::string simd_target;    ///< instruction set the kernels chose
+  std::string control_plane;  ///< "star", "tree"
+};
+
+class SessionImpl;
+
+/// A rank's membership in a job: owns the coordinator thread, the transports and the residuals.
+/// Every public method may be called from any thread.
+///
+/// Submitting never blocks on other ranks. A name identifies a tensor across ranks and steps and
+/// may be in flight once. Argument errors throw Error(invalid_argument) at the call and submit
+/// nothing; everything later arrives in the ticket.
+class SCALECOM_API Session {
+ public:
+  /// Joins the job this process was launched in: under mpirun over MPI, otherwise alone as one
+  /// rank. Throws Error when the ranks cannot be connected in config.connect_timeout_s, when MPI
+  /// is missing or its thread level is too low, or when ranks disagree about settings.
+  static std::unique_ptr<Session> connect(const Config& config);
+
+  /// For tests and programs with their own wiring; see runtime/session_impl.hpp.
+  explicit Session(std::unique_ptr<SessionImpl> impl);
+
+  /// shutdown(), then releases everything.
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  /// Leaves the job. Ends the session on every rank: tensors that all ranks had agreed on still
+  /// complete, all others complete with StatusCode::shut_down. Idempotent; bounded in time.
+  void shutdown();
+
+  /// Ok, or the first cause of the session's end or failure.
+  Status status() const;
+
+  const Topology& topology() const noexcept;
+
+  /// output = op over ranks of input. `input` and `output` have one shape and dtype and may be the
+  /// same memory; otherwise they must not overlap.
+  Ticket all_reduce(const std::string& name, const TensorView& input, const TensorView& output,
+                    const AllReduceOptions& options = {});
+
+  /// Concatenates the ranks' inputs along the first dimension, which may differ between ranks;
+  /// the other extents must agree. The result is ticket.output().
+  Ticket all_gather(const std::string& name, const TensorView& input);
+
+  /// tensor = root's tensor, in place.
+  Ticket broadcast(const std::string& name, const TensorView& tensor, int root);
+
+  /// Completes when every rank has submitted it; overtakes pending tensors.
+  Ticket barrier();
+
+  /// Copies of this rank's residuals, by name. Waits for the batch that is being executed.
+  std::vector<Residual> residuals() const;
+
+  /// Replaces (or creates) residuals; others keep theirs. Call it on every rank, with no
+  /// compressed tensor of these names in flight.
+  void restore_residuals(std::vector<Residual> residuals);
+
+  SessionStats stats() const;
+  SessionReport report() const;
+
+ private:
+  std::unique_ptr<SessionImpl> impl_;
+};
+
+}  // namespace scalecom

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <chrono>
+#include <memory>
+
+#include "scalecom/export.hpp"
+#include "scalecom/status.hpp"
+#include "scalecom/tensor.hpp"
+
+namespace scalecom {
+
+class TicketState;
+
+/// The promise of one submitted operation: completes exactly once, with a value or an error,
+/// shutdown included. Copies share the promise. Every method may be called from any thread.
+class SCALECOM_API Ticket {
+ public:
+  explicit Ticket(std::shared_ptr<TicketState> state);
+
+  /// True once the operation has completed, well or badly. Never blocks.
+  bool is_ready() const noexcept;
+
+  /// Blocks, asleep, until completion and returns the outcome. Bounded: the session fails every
+  /// ticket when a rank is lost, at shutdown, and when the stall shutdown time passes.
+  Status wait() const;
+
+  /// As wait(), but gives up after `limit` with StatusCode::timed_out; the operation goes on.
+  Status wait_for(std::chrono::milliseconds limit) const;
+
+  /// The result of an operation whose size only the agreement of all ranks fixes (all_gather):
+  /// owned by the ticket, valid while a copy of it lives. Empty data for other operations.
+  /// Requires is_ready().
+  TensorView output() const;
+
+ private:
+  std::shared_ptr<TicketState> state_;
+};
+
+}  // namespace scalecom

@@ -1,0 +1,146 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/deadline.hpp"
+#include "runtime/control/control_channel.hpp"
+#include "scalecom/compression.hpp"
+#include "scalecom/device.hpp"
+#include "scalecom/status.hpp"
+#include "scalecom/tensor.hpp"
+
+namespace scalecom {
+
+/// The values travel in the negotiation.
+enum class OperationKind : std::uint8_t { all_reduce = 0, all_gather = 1, broadcast = 2, barrier = 3 };
+
+const char* to_string(OperationKind kind) noexcept;
+
+/// Everything about a tensor that the ranks must agree on (all_gather: but the first extent).
+struct TensorSignature {
+  OperationKind kind = OperationKind::all_reduce;
+  DataType dtype = DataType::float32;
+  ReduceOp op = ReduceOp::sum;
+  DeviceKind device = DeviceKind::host;
+  std::int32_t process_set = 0;
+  std::int32_t root = 0;  ///< broadcast only, else 0
+  double prescale = 1.0;
+  double postscale = 1.0;
+  Compression compression;
+  /// Step at which this session's count of the tensor starts: 0, or what a restored residual says.
+  std::int64_t first_step = 0;
+  Shape shape;
+
+  bool operator==(const TensorSignature&) const = default;
+};
+
+/// What a rank tells the others about a submitted tensor: no data.
+struct TensorRequest {
+  std::string name;
+  TensorSignature signature;
+};
+
+/// A tensor that every rank has submitted with one signature.
+struct AgreedTensor {
+  std::string name;
+  TensorSignature signature;  ///< this rank's (its own first extent, for all_gather)
+  /// Calls of this tensor before this one, counted by rank 0 from signature.first_step; leader and
+  /// warm-up follow from it. Counted for compressed tensors; 0 for others.
+  std::int64_t step = 0;
+  /// all_gather: the first extent of each rank, in rank order. Empty otherwise.
+  std::vector<std::int64_t> first_extents;
+};
+
+/// Tensors to execute now, in this order, on every rank.
+struct Agreement {
+  std::uint64_t sequence = 0;  ///< 1, 2, 3... the same on every rank
+  std::vector<AgreedTensor> tensors;
+};
+
+/// Ranks disagree about one tensor: its ticket fails, on every rank; the session goes on.
+struct Mismatch {
+  std::string name;
+  std::string message;  ///< names the tensor, the ranks and the values
+};
+
+/// Some ranks submitted a tensor and others did not, for the stall check time.
+struct Stall {
+  std::string message;  ///< which ranks have not submitted what, for how long
+};
+
+/// The session is over on every rank: the first cause, sticky.
+struct SessionEnd {
+  Status status;  ///< shut_down, rank_lost, timed_out (stall shutdown)
+};
+
+using NegotiationEvent = std::variant<Agreement, Mismatch, Stall, SessionEnd>;
+
+struct OutgoingMessage {
+  int to = 0;
+  ControlMessage message;
+};
+
+struct NegotiationOptions {
+  int rank = 0;
+  int size = 1;
+  std::int64_t cache_capacity = 16384;
+  /// Rank 0 releases ready tensors of this many bytes at once.
+  std::int64_t fusion_threshold_bytes = 128LL << 20;
+  /// Negative: adaptive. See Config::cycle_time_ms.
+  double cycle_time_ms = -1.0;
+  bool stall_check = true;
+  double stall_check_time_s = 60.0;
+  double stall_shutdown_time_s = 0.0;  ///< 0: never
+};
+
+/// The agreement of all ranks on what to execute next: a pure state machine. It holds no socket, no
+/// thread and no clock; the coordinator feeds it submits, messages, losses and the time, and
+/// carries out what it says. The simulation in tests/sim does the same for hundreds of ranks.
+///
+/// Requests flow up the control tree, merged at each node; rank 0 orders what all ranks have
+/// submitted, and agreements flow down. Protocol and proof: docs/architecture.md.
+class Negotiation {
+ public:
+  explicit Negotiation(NegotiationOptions options);
+  ~Negotiation();
+
+  /// This rank has submitted a tensor. The name is not in flight here.
+  void submit(TensorRequest request, TimePoint now);
+
+  /// A neighbour's message. A message that does not parse ends the session with
+  /// Status(internal) naming the peer.
+  void receive(int from, const ControlMessage& message, TimePoint now);
+
+  /// A neighbour is gone.
+  void lose_peer(int peer, const std::string& cause, TimePoint now);
+
+  /// This rank wants to end the session for all, with `status` as cause.
+  void end_session(Status status, TimePoint now);
+
+  /// Looks at the timers.
+  void advance(TimePoint now);
+
+  /// When advance() must be called next at the latest; nothing while nothing is to be timed.
+  std::optional<TimePoint> next_timer() const;
+
+  /// What to send now, in order. Call after every call above.
+  std::vector<OutgoingMessage> take_outgoing();
+
+  /// What was decided, in order: the same order of Agreement and Mismatch on every rank. Nothing
+  /// follows a SessionEnd.
+  std::vector<NegotiationEvent> take_events();
+
+  /// Requests of this rank that travelled as a cache number.
+  std::int64_t cached_requests() const noexcept;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace scalecom

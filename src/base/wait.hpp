@@ -1,0 +1,40 @@
+#pragma once
+
+#include <string_view>
+
+#include "base/deadline.hpp"
+
+namespace scalecom {
+
+/// Looks at the rest of the world while a thread waits for data: the coordinator gives its own, so
+/// that a lost rank or a failed session ends the wait.
+class Interrupt {
+ public:
+  virtual ~Interrupt() = default;
+  /// Called every so often during a wait, on the waiting thread. Throws Error to end the wait.
+  virtual void check() = 0;
+};
+
+/// How long a wait may take and who may call it off. Passed down every synchronous call.
+struct WaitContext {
+  Deadline deadline;
+  Interrupt* interrupt = nullptr;
+};
+
+/// The one wait discipline of polled transports: spins a few microseconds, then yields the core,
+/// then sleeps with back-off (20 us to 500 us), so that more ranks than cores work well. Construct
+/// one per wait and call pause() after each unsuccessful poll.
+class WaitLoop {
+ public:
+  explicit WaitLoop(const WaitContext& context) : context_(context) {}
+
+  /// Gives time away. Throws Error(timed_out) naming `what` once the deadline has passed, or
+  /// whatever the interrupt throws.
+  void pause(std::string_view what);
+
+ private:
+  const WaitContext& context_;
+  unsigned polls_ = 0;
+};
+
+}  // namespace scalecom

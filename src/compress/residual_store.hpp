@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "scalecom/tensor.hpp"
+
+namespace scalecom {
+
+/// The error-feedback memories of one rank: float32, zero at start, keyed by process set and
+/// tensor name, never by batch. Confined to one thread.
+class ResidualStore {
+ public:
+  struct Entry {
+    Shape shape;
+    std::vector<float> values;
+    /// The tensor's step after the last completed one; saved and restored with the values.
+    std::int64_t next_step = 0;
+  };
+
+  /// The residual of `name`, created with zeros when absent. A change of shape drops the old
+  /// memory, counts a reset and logs it with the name and both shapes.
+  Entry& acquire(int process_set, std::string_view name, const Shape& shape);
+
+  /// The existing one, or null.
+  const Entry* find(int process_set, std::string_view name) const;
+
+  /// Replaces or creates. values.size() must be count_of(shape).
+  void restore(int process_set, std::string_view name, Entry entry);
+
+  std::int64_t reset_count() const noexcept { return reset_count_; }
+
+  using Key = std::pair<int, std::string>;
+  const std::map<Key, Entry>& entries() const noexcept { return entries_; }
+
+ private:
+  std::map<Key, Entry> entries_;
+  std::int64_t reset_count_ = 0;
+};
+
+}  // namespace scalecom

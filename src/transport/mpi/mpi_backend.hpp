@@ -1,0 +1,40 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "collective/collectives.hpp"
+#include "transport/bootstrap.hpp"
+#include "transport/transport.hpp"
+
+namespace scalecom {
+
+/// Everything that needs MPI, behind an interface without MPI's types: it lives in
+/// libscalecom_mpi.so, which is loaded only when a job was launched by MPI, so that libscalecom
+/// itself loads on machines without one.
+///
+/// All calls (construction included) come from one thread at a time. Initialises MPI only if nobody
+/// has; finalizes only what it initialised, and only by finalize().
+class MpiBackend {
+ public:
+  virtual ~MpiBackend() = default;
+
+  virtual Bootstrap& bootstrap() noexcept = 0;
+  virtual std::unique_ptr<Transport> make_transport() = 0;
+  /// MPI's own collectives, as another implementation of the same interface. Blocking MPI calls
+  /// are replaced by their non-blocking forms, tested under the wait discipline.
+  virtual std::unique_ptr<Collectives> make_collectives() = 0;
+  /// First line of MPI_Get_library_version.
+  virtual std::string library_version() const = 0;
+  /// "MPI_THREAD_MULTIPLE", ...
+  virtual std::string thread_level() const = 0;
+};
+
+/// Symbol of libscalecom_mpi.so with the type MpiBackendFactory. Throws Error(unavailable) when the
+/// thread level of an already initialised MPI is below MPI_THREAD_SERIALIZED (naming the level and
+/// the remedy).
+inline constexpr const char* kMpiBackendSymbol = "scalecom_make_mpi_backend_v1";
+using MpiBackendFactory = MpiBackend* (*)();
+
+}  // namespace scalecom
