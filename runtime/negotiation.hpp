@@ -16,8 +16,16 @@
 
 namespace scalecom {
 
+/// The set of all ranks.
+inline constexpr std::int32_t kGlobalProcessSet = 0;
+
 /// The values travel in the negotiation.
-enum class OperationKind : std::uint8_t { all_reduce = 0, all_gather = 1, broadcast = 2, barrier = 3 };
+enum class OperationKind : std::uint8_t {
+  all_reduce = 0,
+  all_gather = 1,
+  broadcast = 2,
+  barrier = 3
+};
 
 const char* to_string(OperationKind kind) noexcept;
 
@@ -27,7 +35,7 @@ struct TensorSignature {
   DataType dtype = DataType::float32;
   ReduceOp op = ReduceOp::sum;
   DeviceKind device = DeviceKind::host;
-  std::int32_t process_set = 0;
+  std::int32_t process_set = kGlobalProcessSet;
   std::int32_t root = 0;  ///< broadcast only, else 0
   double prescale = 1.0;
   double postscale = 1.0;

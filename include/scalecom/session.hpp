@@ -61,6 +61,13 @@ struct Residual {
   std::vector<float> values;
 };
 
+/// A residual without its values.
+struct ResidualInfo {
+  std::string name;
+  Shape shape;
+  std::int64_t step = 0;
+};
+
 /// What was loaded and how the ranks are connected, for scalecom-info.
 struct SessionReport {
   std::string transport;      ///< "mpi", "loopback"
@@ -117,8 +124,12 @@ class SCALECOM_API Session {
   /// Completes when every rank has submitted it; overtakes pending tensors.
   Ticket barrier();
 
-  /// Copies of this rank's residuals, by name. Waits for the batch that is being executed.
-  std::vector<Residual> residuals() const;
+  /// This rank's residuals, ordered by name. Like the two below, waits for the batch that is being
+  /// executed.
+  std::vector<ResidualInfo> residuals() const;
+
+  /// A copy of one. Throws Error(invalid_argument) when there is none of this name.
+  Residual residual(const std::string& name) const;
 
   /// Replaces (or creates) residuals; others keep theirs. Call it on every rank, with no
   /// compressed tensor of these names in flight.

@@ -15,8 +15,7 @@ namespace scalecom {
 
 /// Checks an invariant in every build. `details` is a string expression with the values at hand,
 /// evaluated on failure only.
-#define SCALECOM_ASSERT(condition, details)                                  \
-  (static_cast<bool>(condition)                                             \
-       ? void(0)                                                            \
-       : ::scalecom::assertion_failed(#condition, (details),                \
-                                      std::source_location::current()))
+#define SCALECOM_ASSERT(condition, details) \
+  (static_cast<bool>(condition)             \
+       ? void(0)                            \
+       : ::scalecom::assertion_failed(#condition, (details), std::source_location::current()))

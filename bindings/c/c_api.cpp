@@ -1,0 +1,321 @@
+#include "scalecom/c_api.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "runtime/info.hpp"
+#include "scalecom/scalecom.hpp"
+
+using scalecom::Error;
+using scalecom::Session;
+using scalecom::Status;
+using scalecom::StatusCode;
+
+struct scalecom_ticket {
+  scalecom::Ticket ticket;
+  scalecom::TensorView output;
+};
+
+namespace {
+
+// The process's session, shared so that a call in progress outlives a shutdown beside it.
+class DefaultSession {
+ public:
+  std::shared_ptr<Session> find() {
+    const std::lock_guard lock(mutex_);
+    return session_;
+  }
+
+  std::shared_ptr<Session> get() {
+    auto session = find();
+    if (session == nullptr) {
+      throw Error(StatusCode::unavailable, "scalecom has not been initialized; call init() first");
+    }
+    return session;
+  }
+
+  void connect() {
+    const std::lock_guard lock(mutex_);
+    if (session_ == nullptr) session_ = Session::connect(scalecom::Config::from_environment());
+  }
+
+  void disconnect() {
+    std::shared_ptr<Session> session;
+    {
+      const std::lock_guard lock(mutex_);
+      session = std::move(session_);
+    }
+    if (session != nullptr) session->shutdown();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::shared_ptr<Session> session_;
+};
+
+// Never destroyed: threads of the host program may still call while the process exits.
+DefaultSession& default_session() {
+  static auto& session = *new DefaultSession;
+  return session;
+}
+
+std::string& last_error() {
+  thread_local std::string message;
+  return message;
+}
+
+int fail(StatusCode code, std::string message) {
+  last_error() = std::move(message);
+  return static_cast<int>(code);
+}
+
+int report(const Status& status) {
+  return status.is_ok() ? 0 : fail(status.code(), status.message());
+}
+
+// No exception crosses the C interface.
+template <class Body>
+int guarded(Body&& body) noexcept {
+  try {
+    body();
+    return 0;
+  } catch (const Error& error) {
+    return fail(error.code(), error.what());
+  } catch (const std::bad_alloc&) {
+    return fail(StatusCode::unavailable, "out of memory");
+  } catch (const std::exception& error) {
+    return fail(StatusCode::internal, error.what());
+  }
+}
+
+std::string to_name(const char* name) {
+  if (name == nullptr) throw Error(StatusCode::invalid_argument, "name is NULL");
+  return name;
+}
+
+template <class T>
+T& deref(T* pointer, const char* argument) {
+  if (pointer == nullptr) {
+    throw Error(StatusCode::invalid_argument, std::string(argument) + " is NULL");
+  }
+  return *pointer;
+}
+
+scalecom::Shape to_shape(const int64_t* shape, int32_t dimensions) {
+  if (dimensions < 0 || (dimensions > 0 && shape == nullptr)) {
+    throw Error(StatusCode::invalid_argument,
+                "shape is NULL or has " + std::to_string(dimensions) + " dimensions");
+  }
+  return scalecom::Shape(shape, shape + dimensions);
+}
+
+scalecom::TensorView to_view(const scalecom_tensor* tensor, const char* argument) {
+  const scalecom_tensor& from = deref(tensor, argument);
+  return {from.data,
+          static_cast<scalecom::DataType>(from.dtype),
+          to_shape(from.shape, from.dimensions),
+          {static_cast<scalecom::DeviceKind>(from.device_kind), from.device_index}};
+}
+
+scalecom::AllReduceOptions to_options(int32_t op, double prescale, double postscale,
+                                      const scalecom_compression* compression) {
+  scalecom::AllReduceOptions options;
+  options.op = static_cast<scalecom::ReduceOp>(op);
+  options.prescale = prescale;
+  options.postscale = postscale;
+  if (compression != nullptr) {
+    options.compression = {static_cast<scalecom::CompressionMode>(compression->mode),
+                           compression->rate, compression->beta, compression->warmup_steps};
+  }
+  return options;
+}
+
+void give_ticket(scalecom_ticket** place, scalecom::Ticket ticket) {
+  *place = new scalecom_ticket{std::move(ticket), {}};
+}
+
+char* to_c_string(const std::string& text) {
+  auto* copy = static_cast<char*>(std::malloc(text.size() + 1));
+  if (copy == nullptr) throw std::bad_alloc();
+  std::memcpy(copy, text.c_str(), text.size() + 1);
+  return copy;
+}
+
+}  // namespace
+
+const char* scalecom_version(void) { return scalecom::kVersion; }
+
+const char* scalecom_last_error(void) { return last_error().c_str(); }
+
+void scalecom_free(void* pointer) { std::free(pointer); }
+
+int scalecom_init(void) {
+  return guarded([] { default_session().connect(); });
+}
+
+int scalecom_shutdown(void) {
+  return guarded([] { default_session().disconnect(); });
+}
+
+int scalecom_is_initialized(void) { return default_session().find() != nullptr ? 1 : 0; }
+
+int scalecom_session_status(void) {
+  Status status;
+  const int code = guarded([&] { status = default_session().get()->status(); });
+  return code != 0 ? code : report(status);
+}
+
+int scalecom_get_topology(scalecom_topology* topology) {
+  return guarded([&] {
+    const auto session = default_session().get();
+    const scalecom::Topology& from = session->topology();
+    deref(topology, "topology") = {from.rank,
+                                   from.size,
+                                   from.local_rank,
+                                   from.local_size,
+                                   from.cross_rank,
+                                   from.cross_size,
+                                   from.is_homogeneous ? 1 : 0};
+  });
+}
+
+int scalecom_all_reduce(const char* name, const scalecom_tensor* input,
+                        const scalecom_tensor* output, int32_t op, double prescale,
+                        double postscale, const scalecom_compression* compression,
+                        scalecom_ticket** ticket) {
+  return guarded([&] {
+    deref(ticket, "ticket") = nullptr;
+    give_ticket(ticket, default_session().get()->all_reduce(
+                            to_name(name), to_view(input, "input"), to_view(output, "output"),
+                            to_options(op, prescale, postscale, compression)));
+  });
+}
+
+int scalecom_all_gather(const char* name, const scalecom_tensor* input, scalecom_ticket** ticket) {
+  return guarded([&] {
+    deref(ticket, "ticket") = nullptr;
+    give_ticket(ticket,
+                default_session().get()->all_gather(to_name(name), to_view(input, "input")));
+  });
+}
+
+int scalecom_broadcast(const char* name, const scalecom_tensor* tensor, int32_t root,
+                       scalecom_ticket** ticket) {
+  return guarded([&] {
+    deref(ticket, "ticket") = nullptr;
+    give_ticket(ticket,
+                default_session().get()->broadcast(to_name(name), to_view(tensor, "tensor"), root));
+  });
+}
+
+int scalecom_barrier(scalecom_ticket** ticket) {
+  return guarded([&] {
+    deref(ticket, "ticket") = nullptr;
+    give_ticket(ticket, default_session().get()->barrier());
+  });
+}
+
+int scalecom_ticket_is_ready(const scalecom_ticket* ticket) {
+  return ticket != nullptr && ticket->ticket.is_ready() ? 1 : 0;
+}
+
+int scalecom_ticket_wait(const scalecom_ticket* ticket, double timeout_s) {
+  Status status;
+  const int code = guarded([&] {
+    const scalecom::Ticket& from = deref(ticket, "ticket").ticket;
+    const auto limit = std::chrono::duration<double>(timeout_s);
+    status = timeout_s < 0
+                 ? from.wait()
+                 : from.wait_for(std::chrono::duration_cast<std::chrono::milliseconds>(limit));
+  });
+  return code != 0 ? code : report(status);
+}
+
+int scalecom_ticket_output(const scalecom_ticket* ticket, scalecom_tensor* output) {
+  return guarded([&] {
+    auto& from = const_cast<scalecom_ticket&>(deref(ticket, "ticket"));
+    if (!from.ticket.is_ready()) {
+      throw Error(StatusCode::invalid_argument, "the ticket has not completed; wait for it first");
+    }
+    from.output = from.ticket.output();
+    deref(output, "output") = {from.output.data,
+                               from.output.shape.data(),
+                               static_cast<int32_t>(from.output.shape.size()),
+                               static_cast<int32_t>(from.output.dtype),
+                               static_cast<int32_t>(from.output.device.kind),
+                               from.output.device.index};
+  });
+}
+
+void scalecom_ticket_release(scalecom_ticket* ticket) { delete ticket; }
+
+int scalecom_residuals(char** json) {
+  return guarded([&] {
+    auto list = nlohmann::json::array();
+    for (const scalecom::ResidualInfo& residual : default_session().get()->residuals()) {
+      list.push_back({{"name", residual.name}, {"shape", residual.shape}, {"step", residual.step}});
+    }
+    deref(json, "json") = to_c_string(list.dump());
+  });
+}
+
+int scalecom_residual_get(const char* name, float* values, int64_t count) {
+  return guarded([&] {
+    const scalecom::Residual residual = default_session().get()->residual(to_name(name));
+    const auto size = static_cast<int64_t>(residual.values.size());
+    if (size != count) {
+      throw Error(StatusCode::invalid_argument, "the residual of " + residual.name + " has " +
+                                                    std::to_string(size) + " elements, not " +
+                                                    std::to_string(count));
+    }
+    if (size > 0)
+      std::copy(residual.values.begin(), residual.values.end(), &deref(values, "values"));
+  });
+}
+
+int scalecom_residual_set(const char* name, const int64_t* shape, int32_t dimensions,
+                          const float* values, int64_t step) {
+  return guarded([&] {
+    scalecom::Residual residual{to_name(name), to_shape(shape, dimensions), step, {}};
+    const int64_t count = scalecom::count_of(residual.shape);
+    if (count > 0) residual.values.assign(&deref(values, "values"), values + count);
+    std::vector<scalecom::Residual> residuals;
+    residuals.push_back(std::move(residual));
+    default_session().get()->restore_residuals(std::move(residuals));
+  });
+}
+
+int scalecom_stats(char** json) {
+  return guarded([&] {
+    const scalecom::SessionStats stats = default_session().get()->stats();
+    const nlohmann::json object = {
+        {"data_bytes_sent", stats.data_bytes_sent},
+        {"data_messages_sent", stats.data_messages_sent},
+        {"control_bytes_sent", stats.control_bytes_sent},
+        {"control_messages_sent", stats.control_messages_sent},
+        {"tensors_completed", stats.tensors_completed},
+        {"batches_executed", stats.batches_executed},
+        {"tensors_negotiated_from_cache", stats.tensors_negotiated_from_cache},
+        {"compressed_tensors", stats.compressed_tensors},
+        {"nonfinite_tensors", stats.nonfinite_tensors},
+        {"residual_resets", stats.residual_resets}};
+    deref(json, "json") = to_c_string(object.dump());
+  });
+}
+
+int scalecom_info(char** json) {
+  return guarded([&] {
+    const auto session = default_session().find();
+    std::optional<scalecom::SessionReport> report;
+    if (session != nullptr) report = session->report();
+    deref(json, "json") = to_c_string(scalecom::describe_installation_json(
+        report ? &*report : nullptr, session != nullptr ? &session->topology() : nullptr,
+        scalecom::Config::from_environment()));
+  });
+}

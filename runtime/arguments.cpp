@@ -1,0 +1,160 @@
+#include "runtime/arguments.hpp"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstdint>
+
+namespace scalecom {
+namespace {
+
+constexpr std::size_t kNameBytesMax = 4096;
+constexpr std::int64_t kRateMax = 65'536;
+
+[[noreturn]] void refuse(const std::string& name, const std::string& problem) {
+  throw Error(StatusCode::invalid_argument, fmt::format("tensor {}: {}", name, problem));
+}
+
+std::string to_string(const Shape& shape) { return fmt::format("({})", fmt::join(shape, ", ")); }
+
+void check_name(const std::string& name) {
+  if (name.empty()) {
+    throw Error(StatusCode::invalid_argument, "a tensor needs a name that is not empty");
+  }
+  if (name.size() > kNameBytesMax) {
+    refuse(name.substr(0, 64) + "...", fmt::format("the name has {} bytes; at most {} are allowed",
+                                                   name.size(), kNameBytesMax));
+  }
+}
+
+void check_dtype(const std::string& name, DataType dtype) {
+  if (size_of(dtype) > 0) return;
+  refuse(name, fmt::format("dtype {} is not known; allowed are uint8, int8, int16, int32, int64, "
+                           "float16, bfloat16, float32, float64 and bool",
+                           static_cast<int>(dtype)));
+}
+
+void check_view(const std::string& name, const TensorView& view) {
+  check_name(name);
+  check_dtype(name, view.dtype);
+  for (const std::int64_t extent : view.shape) {
+    if (extent < 0) refuse(name, "shape " + to_string(view.shape) + " has a negative extent");
+  }
+  if (view.data == nullptr && view.count() > 0) {
+    refuse(name, fmt::format("no data for shape {}", to_string(view.shape)));
+  }
+  if (view.device.kind != DeviceKind::host) {
+    refuse(name,
+           "the tensor is on a CUDA device, which this build does not support; move it to "
+           "the CPU");
+  }
+}
+
+bool is_float(DataType dtype) {
+  return dtype == DataType::float16 || dtype == DataType::bfloat16 || dtype == DataType::float32 ||
+         dtype == DataType::float64;
+}
+
+void check_op(const std::string& name, DataType dtype, const AllReduceOptions& options) {
+  switch (options.op) {
+    case ReduceOp::average:
+    case ReduceOp::sum:
+    case ReduceOp::min:
+    case ReduceOp::max:
+    case ReduceOp::product: break;
+    default:
+      refuse(name, fmt::format("op {} is not supported; allowed are average (0), sum (1), min (3), "
+                               "max (4) and product (5)",
+                               static_cast<int>(options.op)));
+  }
+  const bool is_scaled = options.prescale != 1.0 || options.postscale != 1.0;
+  if (dtype == DataType::boolean && (is_scaled || options.op == ReduceOp::average)) {
+    refuse(name,
+           "bool can be neither averaged nor scaled; use sum or max (or), min or product "
+           "(and), or cast it");
+  }
+  if (!std::isfinite(options.prescale) || !std::isfinite(options.postscale)) {
+    refuse(name, fmt::format("prescale is {} and postscale {}; both must be finite",
+                             options.prescale, options.postscale));
+  }
+}
+
+void check_compression(const std::string& name, DataType dtype, const AllReduceOptions& options) {
+  const Compression& compression = options.compression;
+  if (compression.mode == CompressionMode::none) return;
+  if (compression.mode != CompressionMode::cyclic) {
+    refuse(name,
+           fmt::format("compression mode {} is not known; allowed are none (0) and cyclic (1)",
+                       static_cast<int>(compression.mode)));
+  }
+  if (compression.rate < 1 || compression.rate > kRateMax) {
+    refuse(name,
+           fmt::format("compression rate is {}; allowed are 1 to {}", compression.rate, kRateMax));
+  }
+  if (!(compression.beta > 0.0 && compression.beta <= 1.0)) {
+    refuse(name, fmt::format("compression beta is {}; it must be above 0 and at most 1",
+                             compression.beta));
+  }
+  if (compression.warmup_steps < 0) {
+    refuse(name, fmt::format("compression warmup_steps is {}; it must be 0 or more",
+                             compression.warmup_steps));
+  }
+  if (!is_float(dtype) || dtype == DataType::float64) {
+    refuse(name, fmt::format("ScaleCom compresses float32, float16 and bfloat16, not {}; cast the "
+                             "tensor or send it without compression",
+                             scalecom::to_string(dtype)));
+  }
+  if (options.op != ReduceOp::average && options.op != ReduceOp::sum) {
+    refuse(name, fmt::format("ScaleCom compresses sum and average, not {}; send the tensor without "
+                             "compression",
+                             scalecom::to_string(options.op)));
+  }
+}
+
+}  // namespace
+
+void check_all_reduce(const std::string& name, const TensorView& input, const TensorView& output,
+                      const AllReduceOptions& options) {
+  check_view(name, input);
+  check_view(name, output);
+  if (input.shape != output.shape || input.dtype != output.dtype) {
+    refuse(name, fmt::format("input is {} {} and output {} {}; they must agree",
+                             scalecom::to_string(input.dtype), to_string(input.shape),
+                             scalecom::to_string(output.dtype), to_string(output.shape)));
+  }
+  const auto in = reinterpret_cast<std::uintptr_t>(input.data);
+  const auto out = reinterpret_cast<std::uintptr_t>(output.data);
+  const auto bytes = static_cast<std::uintptr_t>(input.bytes());
+  if (in != out && in < out + bytes && out < in + bytes) {
+    refuse(name, "input and output overlap; they must be the same memory or apart");
+  }
+  check_op(name, input.dtype, options);
+  check_compression(name, input.dtype, options);
+}
+
+void check_all_gather(const std::string& name, const TensorView& input) {
+  check_view(name, input);
+  if (input.shape.empty()) {
+    refuse(name, "a scalar cannot be gathered; give it one dimension");
+  }
+}
+
+void check_broadcast(const std::string& name, const TensorView& tensor, int root, int size) {
+  check_view(name, tensor);
+  if (root < 0 || root >= size) {
+    refuse(name, fmt::format("root is {}; allowed are the ranks 0 to {}", root, size - 1));
+  }
+}
+
+void check_residual(const Residual& residual) {
+  check_name(residual.name);
+  const std::int64_t count = count_of(residual.shape);
+  if (static_cast<std::int64_t>(residual.values.size()) != count || residual.step < 0) {
+    refuse(residual.name,
+           fmt::format("its residual has {} values for shape {} and step {}; {} values and a step "
+                       "of 0 or more are needed",
+                       residual.values.size(), to_string(residual.shape), residual.step, count));
+  }
+}
+
+}  // namespace scalecom

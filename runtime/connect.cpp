@@ -1,0 +1,148 @@
+#include <dlfcn.h>
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "base/log.hpp"
+#include "collective/message_collectives.hpp"
+#include "kernels/reduce.hpp"
+#include "runtime/control/host_facts.hpp"
+#include "runtime/control/loopback_channel.hpp"
+#include "runtime/control/socket_channel.hpp"
+#include "runtime/launch.hpp"
+#include "runtime/session_impl.hpp"
+#include "runtime/settings.hpp"
+#include "scalecom/version.hpp"
+#include "transport/loopback/loopback_transport.hpp"
+#include "transport/mpi/mpi_backend.hpp"
+
+namespace scalecom {
+namespace {
+
+constexpr const char* kMpiPlugin = "libscalecom_mpi.so";
+
+// The plugin lies beside the library that this code is in.
+std::string plugin_path() {
+  Dl_info info{};
+  if (dladdr(reinterpret_cast<const void*>(&plugin_path), &info) == 0) return kMpiPlugin;
+  return (std::filesystem::path(info.dli_fname).parent_path() / kMpiPlugin).string();
+}
+
+std::shared_ptr<MpiBackend> load_mpi_backend(const std::string& launched_by) {
+  const std::string path = plugin_path();
+  // Never unloaded: MPI cannot be initialised twice in a process.
+  void* plugin = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (plugin == nullptr) {
+    throw Error(StatusCode::unavailable,
+                fmt::format("this process was launched by MPI ({} is set), but scalecom's MPI part "
+                            "cannot be loaded: {}. Install Open MPI and build scalecom with "
+                            "SCALECOM_WITH_MPI=ON; scalecom-info tells what was built",
+                            launched_by, dlerror()));
+  }
+  const auto make = reinterpret_cast<MpiBackendFactory>(dlsym(plugin, kMpiBackendSymbol));
+  if (make == nullptr) {
+    throw Error(StatusCode::unavailable,
+                fmt::format("{} is of another version of scalecom: {} is missing in it; reinstall "
+                            "scalecom",
+                            path, kMpiBackendSymbol));
+  }
+  return std::shared_ptr<MpiBackend>(make());
+}
+
+// What a rank tells the others before anything else: who it is, and how it is set.
+struct Introduction {
+  std::string version;
+  std::string facts;
+  std::string settings;
+};
+
+std::string to_blob(const Introduction& introduction) {
+  return nlohmann::json{{"version", introduction.version},
+                        {"facts", introduction.facts},
+                        {"settings", introduction.settings}}
+      .dump();
+}
+
+Introduction from_blob(const std::string& blob) {
+  const auto json = nlohmann::json::parse(blob);
+  return {json.at("version"), json.at("facts"), json.at("settings")};
+}
+
+// Throws on every rank alike when the ranks do not belong together.
+std::vector<HostFacts> introduce(Bootstrap& bootstrap, const Config& config) {
+  const Introduction mine{kVersion, serialize(local_host_facts()), agreement_fingerprint(config)};
+  std::vector<HostFacts> facts;
+  std::vector<std::string> settings;
+  int rank = 0;
+  for (const std::string& blob : bootstrap.exchange(to_blob(mine))) {
+    Introduction introduction = from_blob(blob);
+    if (introduction.version != kVersion) {
+      throw Error(
+          StatusCode::invalid_argument,
+          fmt::format("rank {} runs scalecom {} and rank {} runs {}; install one version on "
+                      "every host",
+                      rank, introduction.version, bootstrap.rank(), kVersion));
+    }
+    facts.push_back(parse_host_facts(introduction.facts));
+    settings.push_back(std::move(introduction.settings));
+    ++rank;
+  }
+  if (const std::string problem = describe_disagreement(settings); !problem.empty()) {
+    throw Error(StatusCode::invalid_argument, problem);
+  }
+  return facts;
+}
+
+std::unique_ptr<Collectives> make_collectives(const Config& config, Transport& transport,
+                                              MpiBackend* backend) {
+  if (config.allreduce_algorithm == "mpi" && backend != nullptr) return backend->make_collectives();
+  const bool is_native = config.allreduce_algorithm == "mpi";
+  return std::make_unique<MessageCollectives>(transport,
+                                              is_native ? "auto" : config.allreduce_algorithm);
+}
+
+SessionParts connect_alone(const Config& config) {
+  SessionParts parts;
+  parts.config = config;
+  parts.topology = make_topology(0, {local_host_facts()});
+  parts.transport = LoopbackWorld(1).make_transport(0);
+  parts.channel = LoopbackControlWorld(1).make_channel(0);
+  parts.collectives = make_collectives(config, *parts.transport, nullptr);
+  return parts;
+}
+
+SessionParts connect_over_mpi(const Config& config, const std::string& launched_by) {
+  SessionParts parts;
+  parts.config = config;
+  const std::shared_ptr<MpiBackend> backend = load_mpi_backend(launched_by);
+  parts.backend = backend;
+  Bootstrap& bootstrap = backend->bootstrap();
+  parts.topology = make_topology(bootstrap.rank(), introduce(bootstrap, config));
+  const ControlTree tree = ControlTree::make(bootstrap.rank(), bootstrap.size());
+  parts.channel = connect_control_channel(
+      bootstrap, tree,
+      {.connect_timeout = std::chrono::duration<double>(config.connect_timeout_s),
+       .peer_timeout = std::chrono::duration<double>(config.peer_timeout_s)});
+  parts.transport = backend->make_transport();
+  parts.collectives = make_collectives(config, *parts.transport, backend.get());
+  parts.report.library = backend->library_version();
+  parts.report.thread_level = backend->thread_level();
+  return parts;
+}
+
+}  // namespace
+
+SessionParts connect_session(const Config& config) {
+  const std::string launched_by = mpi_launcher_variable();
+  SessionParts parts =
+      launched_by.empty() ? connect_alone(config) : connect_over_mpi(config, launched_by);
+  configure_log(parse_log_level(config.log_level), parts.topology.rank);
+  for (const std::string& warning : settings_without_effect(config)) log_warning(warning);
+  parts.report.transport = parts.transport->name();
+  parts.report.simd_target = kernels::simd_target();
+  parts.report.control_plane = parts.topology.size > kStarRanksMax ? "tree" : "star";
+  return parts;
+}
+
+}  // namespace scalecom

@@ -1,0 +1,331 @@
+#include "runtime/coordinator.hpp"
+
+#include <fmt/format.h>
+#include <sched.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "base/error.hpp"
+#include "base/log.hpp"
+
+namespace scalecom {
+namespace {
+
+// After work the thread keeps looking this long, giving the core away in between, before it sleeps:
+// blocking calls in a hot loop then need no wake-up (4 to 30 us each). An idle session never polls.
+constexpr auto kPollTime = std::chrono::microseconds(50);
+
+// How long a failed collective waits for the control plane to name the lost rank.
+constexpr auto kCauseTime = std::chrono::seconds(1);
+
+// How long a rank that ends the session waits for the others to agree.
+constexpr auto kShutdownTime = std::chrono::seconds(5);
+
+NegotiationOptions negotiation_options(const Coordinator::Parts& parts) {
+  const Config& config = parts.config;
+  NegotiationOptions options;
+  options.rank = parts.rank;
+  options.size = parts.size;
+  options.cache_capacity = config.cache_capacity;
+  options.fusion_threshold_bytes = config.fusion_threshold_bytes;
+  options.cycle_time_ms = config.cycle_time_ms;
+  options.stall_check = !config.stall_check_disable;
+  options.stall_check_time_s = config.stall_check_time_s;
+  options.stall_shutdown_time_s = config.stall_shutdown_time_s;
+  return options;
+}
+
+int make_epoll(std::initializer_list<int> descriptors) {
+  const int epoll = epoll_create1(EPOLL_CLOEXEC);
+  bool is_complete = epoll >= 0;
+  for (const int descriptor : descriptors) {
+    epoll_event event{};
+    event.events = EPOLLIN;
+    is_complete = is_complete && epoll_ctl(epoll, EPOLL_CTL_ADD, descriptor, &event) == 0;
+  }
+  if (!is_complete) {
+    throw Error(StatusCode::unavailable, std::string("cannot set up the coordinator's epoll: ") +
+                                             std::strerror(errno) +
+                                             "; raise the limit of open files (ulimit -n)");
+  }
+  return epoll;
+}
+
+int timeout_ms(TimePoint timer, TimePoint now) {
+  if (timer == TimePoint::max()) return -1;
+  if (timer <= now) return 0;
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(timer - now).count();
+  return static_cast<int>(std::min<std::int64_t>(left, 60'000));
+}
+
+}  // namespace
+
+SessionStats SharedStats::snapshot() const {
+  SessionStats stats;
+  stats.data_bytes_sent = data_bytes_sent;
+  stats.data_messages_sent = data_messages_sent;
+  stats.control_bytes_sent = control_bytes_sent;
+  stats.control_messages_sent = control_messages_sent;
+  stats.tensors_completed = tensors_completed;
+  stats.batches_executed = batches_executed;
+  stats.tensors_negotiated_from_cache = tensors_negotiated_from_cache;
+  stats.compressed_tensors = compressed_tensors;
+  stats.nonfinite_tensors = nonfinite_tensors;
+  stats.residual_resets = residual_resets;
+  return stats;
+}
+
+Coordinator::Coordinator(Parts parts)
+    : parts_(std::move(parts)),
+      negotiation_(negotiation_options(parts_)),
+      execution_(*parts_.collectives, parts_.rank, parts_.size),
+      epoll_(make_epoll({parts_.queue->wake_up().descriptor(), parts_.channel->descriptor()})) {}
+
+Coordinator::~Coordinator() { close(epoll_); }
+
+void Coordinator::run() {
+  last_activity_ = Clock::now();
+  while (!has_ended_) {
+    try {
+      wait_for_work();
+      run_tasks();
+      carry_out_events();
+    } catch (const Error& error) {
+      learn_first_cause(error);
+    } catch (const std::exception& error) {
+      learn_first_cause(Error(StatusCode::internal, error.what()));
+    }
+  }
+}
+
+// One look at everything that can bring work. True when something came.
+bool Coordinator::poll_once() {
+  take_submits();
+  take_control_messages();
+  const TimePoint now = Clock::now();
+  negotiation_.advance(now);
+  flush_negotiation();
+  const bool has_work = !events_.empty() || !tasks_.empty();
+  if (has_work) last_activity_ = now;
+  return has_work;
+}
+
+void Coordinator::run_tasks() {
+  while (!tasks_.empty()) {
+    const CoordinatorTask task = std::move(tasks_.front());
+    tasks_.pop_front();
+    task();
+  }
+}
+
+void Coordinator::wait_for_work() {
+  while (!poll_once()) {
+    const TimePoint now = Clock::now();
+    epoll_event event{};
+    if (now - last_activity_ < kPollTime) {
+      if (!parts_.queue->has_items() && epoll_wait(epoll_, &event, 1, 0) == 0) sched_yield();
+      continue;
+    }
+    if (requested_end_at_.has_passed()) {
+      events_.push_back(*requested_end_);
+      return;
+    }
+    auto timer = negotiation_.next_timer().value_or(TimePoint::max());
+    timer = std::min(timer, requested_end_at_.at());
+    if (epoll_wait(epoll_, &event, 1, timeout_ms(timer, now)) > 0) last_activity_ = Clock::now();
+  }
+}
+
+void Coordinator::take_submits() {
+  TensorQueue::Drained drained = parts_.queue->drain();
+  if (drained.is_empty()) return;
+  const TimePoint now = Clock::now();
+  for (CoordinatorTask& task : drained.tasks) tasks_.push_back(std::move(task));
+  for (PendingTensor& tensor : drained.tensors) {
+    if (const auto found = first_steps_.find(tensor.name); found != first_steps_.end()) {
+      tensor.signature.first_step = found->second;
+    }
+    negotiation_.submit(TensorRequest{tensor.name, tensor.signature}, now);
+    std::string name = tensor.name;
+    const auto [place, is_new] = pending_.try_emplace(std::move(name), std::move(tensor));
+    SCALECOM_ASSERT(is_new, place->first + " is in flight twice");
+  }
+  last_activity_ = now;
+}
+
+void Coordinator::take_control_messages() {
+  for (ControlEvent& event : parts_.channel->poll()) {
+    const TimePoint now = Clock::now();
+    if (const auto* received = std::get_if<ControlReceived>(&event)) {
+      negotiation_.receive(received->from, received->message, now);
+    } else {
+      const auto& lost = std::get<ControlPeerLost>(event);
+      negotiation_.lose_peer(lost.peer, lost.cause, now);
+    }
+    last_activity_ = now;
+  }
+}
+
+void Coordinator::flush_negotiation() {
+  for (OutgoingMessage& outgoing : negotiation_.take_outgoing()) {
+    parts_.channel->send(outgoing.to, std::move(outgoing.message));
+  }
+  for (NegotiationEvent& event : negotiation_.take_events()) events_.push_back(std::move(event));
+}
+
+// A session that failed; one that is shut down has not, and its end is ordered behind what was
+// agreed before.
+const SessionEnd* Coordinator::find_failure() const {
+  for (const NegotiationEvent& event : events_) {
+    const auto* end = std::get_if<SessionEnd>(&event);
+    if (end != nullptr && end->status.code() != StatusCode::shut_down) return end;
+  }
+  return nullptr;
+}
+
+// While a collective waits for data.
+void Coordinator::check() {
+  poll_once();
+  if (const SessionEnd* end = find_failure())
+    throw Error(end->status.code(), end->status.message());
+  if (requested_end_at_.has_passed()) {
+    throw Error(requested_end_->status.code(), requested_end_->status.message());
+  }
+}
+
+void Coordinator::carry_out_events() {
+  while (!events_.empty() && !has_ended_) {
+    NegotiationEvent event = std::move(events_.front());
+    events_.pop_front();
+    if (auto* agreement = std::get_if<Agreement>(&event)) {
+      carry_out(*agreement);
+    } else if (const auto* mismatch = std::get_if<Mismatch>(&event)) {
+      fail_one(*mismatch);
+    } else if (const auto* stall = std::get_if<Stall>(&event)) {
+      log_warning(stall->message);
+    } else {
+      finish(std::get<SessionEnd>(event).status);
+    }
+  }
+  last_activity_ = Clock::now();
+}
+
+void Coordinator::carry_out(Agreement& agreement) {
+  for (const Batch& batch :
+       plan_batches(agreement, parts_.size, parts_.config.fusion_threshold_bytes)) {
+    run_batch(batch, agreement);
+  }
+}
+
+void Coordinator::run_batch(const Batch& batch, const Agreement& agreement) {
+  std::vector<PendingTensor*> tensors;
+  tensors.reserve(batch.tensors.size());
+  for (const std::size_t place : batch.tensors) {
+    const auto found = pending_.find(agreement.tensors[place].name);
+    SCALECOM_ASSERT(found != pending_.end(),
+                    agreement.tensors[place].name + " was agreed on but never submitted here");
+    tensors.push_back(&found->second);
+  }
+  const auto limit = std::chrono::duration<double>(parts_.config.collective_timeout_s);
+  const WaitContext context{Deadline::after(limit), this};
+  try {
+    execution_.run(batch, agreement, tensors, context);
+  } catch (const Error& error) {
+    throw Error(error.code(), fmt::format("{} of {} tensors (first: {}): {}", to_string(batch.kind),
+                                          tensors.size(), tensors.front()->name, error.what()));
+  }
+  publish_stats();
+  parts_.stats->batches_executed += 1;
+  parts_.stats->tensors_completed += static_cast<std::int64_t>(tensors.size());
+  parts_.queue->complete(tensors, Status());
+  for (const std::size_t place : batch.tensors) pending_.erase(agreement.tensors[place].name);
+}
+
+void Coordinator::fail_one(const Mismatch& mismatch) {
+  const auto found = pending_.find(mismatch.name);
+  SCALECOM_ASSERT(found != pending_.end(), mismatch.name + " differs but was never submitted here");
+  const PendingTensor* tensor = &found->second;
+  parts_.queue->complete({&tensor, 1}, Status(StatusCode::mismatch, mismatch.message));
+  pending_.erase(found);
+}
+
+// A collective failed. The control plane often knows better why (which rank died), a little later;
+// what it says first, or else the error itself, is the cause that everyone sees.
+void Coordinator::learn_first_cause(const Error& error) {
+  const bool may_learn = error.code() != StatusCode::timed_out && !requested_end_;
+  const Deadline deadline = Deadline::after(may_learn ? kCauseTime : Clock::duration::zero());
+  while (find_failure() == nullptr && !deadline.has_passed()) {
+    take_control_messages();
+    flush_negotiation();
+    epoll_event event{};
+    if (find_failure() == nullptr) epoll_wait(epoll_, &event, 1, 20);
+  }
+  const SessionEnd* end = find_failure();
+  const Status cause = end != nullptr ? end->status : error.status();
+  if (end == nullptr) end_session(cause);
+  finish(cause);
+}
+
+void Coordinator::end_session(Status status) {
+  if (!requested_end_) {
+    requested_end_ = SessionEnd{status};
+    requested_end_at_ = Deadline::after(kShutdownTime);
+  }
+  negotiation_.end_session(std::move(status), Clock::now());
+  flush_negotiation();
+}
+
+void Coordinator::finish(const Status& status) {
+  if (has_ended_) return;
+  if (status.code() == StatusCode::shut_down) {
+    log_info("the session ended: " + status.message());
+  } else {
+    log_error("the session failed: " + status.message());
+  }
+  flush_negotiation();
+  // Peers may still write into memory that the callers own once their tickets are complete.
+  parts_.transport->cancel_all();
+  TensorQueue::Drained left = parts_.queue->close(status);
+  for (PendingTensor& tensor : left.tensors) {
+    pending_.insert_or_assign(tensor.name, std::move(tensor));
+  }
+  std::vector<const PendingTensor*> tensors;
+  for (const auto& [name, tensor] : pending_) tensors.push_back(&tensor);
+  parts_.queue->complete(tensors, status);
+  pending_.clear();
+  publish_stats();
+  has_ended_ = true;
+  for (CoordinatorTask& task : left.tasks) tasks_.push_back(std::move(task));
+  run_tasks();
+  parts_.channel->close();
+}
+
+void Coordinator::restore_residual(Residual residual) {
+  first_steps_[residual.name] = residual.step;
+  ResidualStore::Entry entry;
+  entry.shape = std::move(residual.shape);
+  entry.values = std::move(residual.values);
+  entry.next_step = residual.step;
+  execution_.residuals().restore(kGlobalProcessSet, residual.name, std::move(entry));
+}
+
+void Coordinator::publish_stats() {
+  const TransportCounters data = parts_.transport->counters();
+  const ControlCounters control = parts_.channel->counters();
+  SharedStats& stats = *parts_.stats;
+  stats.data_bytes_sent = data.bytes_sent;
+  stats.data_messages_sent = data.messages_sent;
+  stats.control_bytes_sent = control.bytes_sent;
+  stats.control_messages_sent = control.messages_sent;
+  stats.tensors_negotiated_from_cache = negotiation_.cached_requests();
+  stats.compressed_tensors = execution_.compressed_tensors();
+  stats.nonfinite_tensors = execution_.nonfinite_tensors();
+  stats.residual_resets = execution_.residuals().reset_count();
+}
+
+}  // namespace scalecom

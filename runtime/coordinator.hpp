@@ -1,0 +1,102 @@
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <memory>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "collective/collectives.hpp"
+#include "runtime/control/control_channel.hpp"
+#include "runtime/execution.hpp"
+#include "runtime/negotiation.hpp"
+#include "runtime/tensor_queue.hpp"
+#include "scalecom/config.hpp"
+#include "scalecom/session.hpp"
+#include "transport/transport.hpp"
+
+namespace scalecom {
+
+/// The session's counters: written by the coordinator's thread, read by any.
+struct SharedStats {
+  std::atomic<std::int64_t> data_bytes_sent{0};
+  std::atomic<std::int64_t> data_messages_sent{0};
+  std::atomic<std::int64_t> control_bytes_sent{0};
+  std::atomic<std::int64_t> control_messages_sent{0};
+  std::atomic<std::int64_t> tensors_completed{0};
+  std::atomic<std::int64_t> batches_executed{0};
+  std::atomic<std::int64_t> tensors_negotiated_from_cache{0};
+  std::atomic<std::int64_t> compressed_tensors{0};
+  std::atomic<std::int64_t> nonfinite_tensors{0};
+  std::atomic<std::int64_t> residual_resets{0};
+
+  SessionStats snapshot() const;
+};
+
+/// The one background thread's work: drains the queue, negotiates, plans, executes, completes.
+///
+/// It waits in one place, an epoll on the queue's descriptor, the control channel's and the
+/// negotiation's next timer. While a collective waits for data, check() (the collective's
+/// Interrupt) keeps the queue and the control plane going. After the session's end run() returns
+/// and every ticket is complete.
+class Coordinator final : private Interrupt {
+ public:
+  struct Parts {
+    int rank = 0;
+    int size = 1;
+    Config config;
+    Transport* transport = nullptr;
+    Collectives* collectives = nullptr;
+    ControlChannel* channel = nullptr;
+    TensorQueue* queue = nullptr;
+    SharedStats* stats = nullptr;
+  };
+  explicit Coordinator(Parts parts);
+  ~Coordinator() override;
+
+  /// Returns when the session has ended. Call once, on the thread that will own everything.
+  void run();
+
+  /// The rest: from run()'s thread (as a CoordinatorTask), or when run() has returned.
+
+  /// Ends the session on every rank with `status` as cause; on this one within kShutdownTime, also
+  /// when the others do not answer.
+  void end_session(Status status);
+  ResidualStore& residuals() noexcept { return execution_.residuals(); }
+  void restore_residual(Residual residual);
+
+ private:
+  void check() override;
+  void wait_for_work();
+  bool poll_once();
+  void run_tasks();
+  const SessionEnd* find_failure() const;
+  void take_submits();
+  void take_control_messages();
+  void flush_negotiation();
+  void carry_out_events();
+  void carry_out(Agreement& agreement);
+  void run_batch(const Batch& batch, const Agreement& agreement);
+  void fail_one(const Mismatch& mismatch);
+  void learn_first_cause(const Error& error);
+  void finish(const Status& status);
+  void publish_stats();
+
+  Parts parts_;
+  Negotiation negotiation_;
+  Execution execution_;
+  int epoll_ = -1;
+  std::unordered_map<std::string, PendingTensor> pending_;
+  std::unordered_map<std::string, std::int64_t> first_steps_;
+  std::deque<NegotiationEvent> events_;
+  // Run between batches only: a task may touch the residuals.
+  std::deque<CoordinatorTask> tasks_;
+  std::optional<SessionEnd> requested_end_;
+  Deadline requested_end_at_{TimePoint::max()};
+  TimePoint last_activity_{};
+  std::atomic<bool> has_ended_{false};
+};
+
+}  // namespace scalecom

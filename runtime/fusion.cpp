@@ -1,0 +1,90 @@
+#include "runtime/fusion.hpp"
+
+#include <map>
+#include <tuple>
+
+#include "base/error.hpp"
+#include "compress/chunks.hpp"
+
+namespace scalecom {
+namespace {
+
+BatchKind kind_of(const AgreedTensor& tensor) {
+  switch (tensor.signature.kind) {
+    case OperationKind::all_reduce:
+      return is_sparse(tensor) ? BatchKind::sparse_all_reduce : BatchKind::dense_all_reduce;
+    case OperationKind::all_gather: return BatchKind::all_gather;
+    case OperationKind::broadcast: return BatchKind::broadcast;
+    case OperationKind::barrier: return BatchKind::barrier;
+  }
+  SCALECOM_ASSERT(false, "operation kind of tensor " + tensor.name);
+  return BatchKind::barrier;
+}
+
+Batch start_batch(const AgreedTensor& tensor, int world_size) {
+  Batch batch;
+  batch.kind = kind_of(tensor);
+  if (batch.kind == BatchKind::dense_all_reduce) {
+    batch.dtype = tensor.signature.dtype;
+    batch.op = tensor.signature.op == ReduceOp::average ? ReduceOp::sum : tensor.signature.op;
+  }
+  if (batch.kind == BatchKind::sparse_all_reduce) {
+    batch.leader = static_cast<int>(tensor.step % world_size);
+  }
+  return batch;
+}
+
+}  // namespace
+
+const char* to_string(BatchKind kind) noexcept {
+  switch (kind) {
+    case BatchKind::dense_all_reduce: return "dense all-reduce";
+    case BatchKind::sparse_all_reduce: return "ScaleCom all-reduce";
+    case BatchKind::all_gather: return "all-gather";
+    case BatchKind::broadcast: return "broadcast";
+    case BatchKind::barrier: return "barrier";
+  }
+  return "unknown batch";
+}
+
+bool is_sparse(const AgreedTensor& tensor) noexcept {
+  const Compression& compression = tensor.signature.compression;
+  return compression.mode != CompressionMode::none && tensor.step >= compression.warmup_steps;
+}
+
+std::int64_t fused_bytes(const AgreedTensor& tensor) {
+  const std::int64_t count = count_of(tensor.signature.shape);
+  if (!is_sparse(tensor)) return count * size_of(tensor.signature.dtype);
+  return compress::selected_count(count, tensor.signature.compression.rate) *
+         static_cast<std::int64_t>(sizeof(float));
+}
+
+std::vector<Batch> plan_batches(const Agreement& agreement, int world_size,
+                                std::int64_t threshold_bytes) {
+  std::vector<Batch> batches;
+  // The batch that further tensors of a key join, as long as they fit.
+  std::map<std::tuple<BatchKind, DataType, ReduceOp, int>, std::size_t> open;
+  for (std::size_t place = 0; place < agreement.tensors.size(); ++place) {
+    const AgreedTensor& tensor = agreement.tensors[place];
+    Batch started = start_batch(tensor, world_size);
+    const std::int64_t bytes = fused_bytes(tensor);
+    const bool may_fuse =
+        started.kind == BatchKind::dense_all_reduce || started.kind == BatchKind::sparse_all_reduce;
+    const auto key = std::make_tuple(started.kind, started.dtype, started.op, started.leader);
+    if (const auto found = open.find(key); may_fuse && found != open.end()) {
+      Batch& batch = batches[found->second];
+      if (batch.bytes + bytes <= threshold_bytes) {
+        batch.bytes += bytes;
+        batch.tensors.push_back(place);
+        continue;
+      }
+    }
+    started.bytes = bytes;
+    started.tensors.push_back(place);
+    batches.push_back(std::move(started));
+    if (may_fuse) open[key] = batches.size() - 1;
+  }
+  return batches;
+}
+
+}  // namespace scalecom

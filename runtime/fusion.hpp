@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "runtime/negotiation.hpp"
+
+namespace scalecom {
+
+/// What one batch does. A compressed tensor in its warm-up steps is dense.
+enum class BatchKind { dense_all_reduce, sparse_all_reduce, all_gather, broadcast, barrier };
+
+const char* to_string(BatchKind kind) noexcept;
+
+/// Tensors that one collective carries together.
+struct Batch {
+  BatchKind kind = BatchKind::dense_all_reduce;
+  DataType dtype = DataType::float32;  ///< dense_all_reduce
+  ReduceOp op = ReduceOp::sum;         ///< dense_all_reduce: never average, which is a sum here
+  int leader = 0;                      ///< sparse_all_reduce: step mod world size
+  std::int64_t bytes = 0;              ///< what the fused buffer holds
+  std::vector<std::size_t> tensors;    ///< places in Agreement::tensors, in that order
+};
+
+/// Bytes of one agreed tensor in a fused buffer: all of it, or the selected float32 values of a
+/// compressed one.
+std::int64_t fused_bytes(const AgreedTensor& tensor);
+
+bool is_sparse(const AgreedTensor& tensor) noexcept;
+
+/// Cuts an agreement into batches of at most `threshold_bytes` (a larger tensor is a batch by
+/// itself; 0: no fusion). All-reduces are fused with others of the same kind, dtype and op, or of
+/// the same leader; other operations are batches of one. Batches are in the order of their first
+/// tensor. Pure: every rank gets the same plan from the same agreement.
+std::vector<Batch> plan_batches(const Agreement& agreement, int world_size,
+                                std::int64_t threshold_bytes);
+
+}  // namespace scalecom

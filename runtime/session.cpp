@@ -1,0 +1,172 @@
+#include "scalecom/session.hpp"
+
+#include <fmt/format.h>
+
+#include <future>
+#include <utility>
+
+#include "base/error.hpp"
+#include "base/log.hpp"
+#include "runtime/arguments.hpp"
+#include "runtime/session_impl.hpp"
+
+namespace scalecom {
+namespace {
+
+constexpr const char* kBarrierName = "scalecom.barrier";
+
+Coordinator::Parts coordinator_parts(SessionParts& parts, TensorQueue& queue, SharedStats& stats) {
+  return {.rank = parts.topology.rank,
+          .size = parts.topology.size,
+          .config = parts.config,
+          .transport = parts.transport.get(),
+          .collectives = parts.collectives.get(),
+          .channel = parts.channel.get(),
+          .queue = &queue,
+          .stats = &stats};
+}
+
+}  // namespace
+
+SessionImpl::SessionImpl(SessionParts parts)
+    : parts_(std::move(parts)),
+      queue_(parts_.config.queue_capacity),
+      coordinator_(coordinator_parts(parts_, queue_, stats_)),
+      thread_([this] { coordinator_.run(); }) {}
+
+SessionImpl::~SessionImpl() { shutdown(); }
+
+Ticket SessionImpl::submit(PendingTensor tensor) {
+  tensor.ticket = std::make_shared<TicketState>();
+  Ticket ticket(tensor.ticket);
+  queue_.push(std::move(tensor));
+  return ticket;
+}
+
+void SessionImpl::join() {
+  const std::lock_guard lock(join_mutex_);
+  if (thread_.joinable()) thread_.join();
+}
+
+void SessionImpl::run_on_coordinator(CoordinatorTask task) {
+  const auto done = std::make_shared<std::promise<void>>();
+  std::future<void> is_done = done->get_future();
+  if (queue_.push_task([&task, done] {
+        task();
+        done->set_value();
+      })) {
+    is_done.wait();
+    return;
+  }
+  join();  // The queue is closed, so the thread is on its last steps.
+  const std::lock_guard lock(join_mutex_);
+  task();
+}
+
+// The thread ends within the coordinator's shutdown time, whatever the other ranks do.
+void SessionImpl::shutdown() {
+  const std::string message = fmt::format("rank {} called shutdown()", parts_.topology.rank);
+  queue_.push_task(
+      [this, message] { coordinator_.end_session(Status(StatusCode::shut_down, message)); });
+  join();
+}
+
+Status SessionImpl::status() const { return queue_.closed_status(); }
+
+std::vector<ResidualInfo> SessionImpl::residuals() {
+  std::vector<ResidualInfo> infos;
+  run_on_coordinator([&] {
+    for (const auto& [key, entry] : coordinator_.residuals().entries()) {
+      infos.push_back({key.second, entry.shape, entry.next_step});
+    }
+  });
+  return infos;
+}
+
+Residual SessionImpl::residual(const std::string& name) {
+  std::optional<Residual> copy;
+  run_on_coordinator([&] {
+    if (const auto* entry = coordinator_.residuals().find(kGlobalProcessSet, name)) {
+      copy = {name, entry->shape, entry->next_step, entry->values};
+    }
+  });
+  if (!copy) {
+    throw Error(StatusCode::invalid_argument,
+                "tensor " + name +
+                    ": it has no residual on this rank; residuals() lists those "
+                    "that were compressed or restored");
+  }
+  return *std::move(copy);
+}
+
+void SessionImpl::restore_residuals(std::vector<Residual> residuals) {
+  for (const Residual& residual : residuals) check_residual(residual);
+  run_on_coordinator([&] {
+    for (Residual& residual : residuals) coordinator_.restore_residual(std::move(residual));
+  });
+}
+
+std::unique_ptr<Session> Session::connect(const Config& config) {
+  return std::make_unique<Session>(std::make_unique<SessionImpl>(connect_session(config)));
+}
+
+Session::Session(std::unique_ptr<SessionImpl> impl) : impl_(std::move(impl)) {}
+Session::~Session() = default;
+
+void Session::shutdown() { impl_->shutdown(); }
+Status Session::status() const { return impl_->status(); }
+const Topology& Session::topology() const noexcept { return impl_->topology(); }
+
+Ticket Session::all_reduce(const std::string& name, const TensorView& input,
+                           const TensorView& output, const AllReduceOptions& options) {
+  check_all_reduce(name, input, output, options);
+  TensorSignature signature;
+  signature.kind = OperationKind::all_reduce;
+  signature.dtype = input.dtype;
+  signature.op = options.op;
+  signature.device = input.device.kind;
+  signature.prescale = options.prescale;
+  signature.postscale = options.postscale;
+  signature.compression = options.compression;
+  signature.shape = input.shape;
+  return impl_->submit({name, std::move(signature), input, output, nullptr});
+}
+
+Ticket Session::all_gather(const std::string& name, const TensorView& input) {
+  check_all_gather(name, input);
+  TensorSignature signature;
+  signature.kind = OperationKind::all_gather;
+  signature.dtype = input.dtype;
+  signature.device = input.device.kind;
+  signature.shape = input.shape;
+  return impl_->submit({name, std::move(signature), input, {}, nullptr});
+}
+
+Ticket Session::broadcast(const std::string& name, const TensorView& tensor, int root) {
+  check_broadcast(name, tensor, root, impl_->topology().size);
+  TensorSignature signature;
+  signature.kind = OperationKind::broadcast;
+  signature.dtype = tensor.dtype;
+  signature.device = tensor.device.kind;
+  signature.root = root;
+  signature.shape = tensor.shape;
+  return impl_->submit({name, std::move(signature), tensor, tensor, nullptr});
+}
+
+Ticket Session::barrier() {
+  TensorSignature signature;
+  signature.kind = OperationKind::barrier;
+  return impl_->submit({kBarrierName, std::move(signature), {}, {}, nullptr});
+}
+
+std::vector<ResidualInfo> Session::residuals() const { return impl_->residuals(); }
+Residual Session::residual(const std::string& name) const { return impl_->residual(name); }
+
+void Session::restore_residuals(std::vector<Residual> residuals) {
+  impl_->restore_residuals(std::move(residuals));
+}
+
+SessionStats Session::stats() const { return impl_->stats(); }
+SessionReport Session::report() const { return impl_->report(); }
+
+}  // namespace scalecom

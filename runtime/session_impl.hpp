@@ -1,0 +1,65 @@
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "collective/collectives.hpp"
+#include "runtime/control/control_channel.hpp"
+#include "runtime/coordinator.hpp"
+#include "runtime/tensor_queue.hpp"
+#include "scalecom/session.hpp"
+#include "transport/transport.hpp"
+
+namespace scalecom {
+
+/// What a session is wired from. Members are destroyed in reverse order.
+struct SessionParts {
+  Config config;
+  Topology topology;
+  SessionReport report;
+  /// Keeps what the parts below are made of (the MPI backend); may be null.
+  std::shared_ptr<void> backend;
+  std::unique_ptr<Transport> transport;
+  std::unique_ptr<Collectives> collectives;
+  std::unique_ptr<ControlChannel> channel;
+};
+
+/// Owns the parts, the queue and the coordinator's thread.
+class SessionImpl {
+ public:
+  explicit SessionImpl(SessionParts parts);
+  ~SessionImpl();
+
+  /// The tensor has been checked.
+  Ticket submit(PendingTensor tensor);
+
+  void shutdown();
+  Status status() const;
+  std::vector<ResidualInfo> residuals();
+  Residual residual(const std::string& name);
+  void restore_residuals(std::vector<Residual> residuals);
+
+  const Topology& topology() const noexcept { return parts_.topology; }
+  SessionReport report() const { return parts_.report; }
+  SessionStats stats() const { return stats_.snapshot(); }
+
+ private:
+  /// Runs `task` on the coordinator's thread between two batches, or here once that has ended.
+  void run_on_coordinator(CoordinatorTask task);
+  void join();
+
+  SessionParts parts_;
+  TensorQueue queue_;
+  SharedStats stats_;
+  Coordinator coordinator_;
+  std::mutex join_mutex_;
+  std::thread thread_;
+};
+
+/// Finds the other ranks and wires a session: under an MPI launcher over MPI, else alone.
+/// See Session::connect.
+SessionParts connect_session(const Config& config);
+
+}  // namespace scalecom

@@ -1,0 +1,83 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+#include "runtime/negotiation.hpp"
+#include "runtime/ticket_state.hpp"
+#include "runtime/wake_up.hpp"
+#include "scalecom/tensor.hpp"
+
+namespace scalecom {
+
+/// A submitted tensor on its way through the coordinator, with its data and its promise.
+struct PendingTensor {
+  std::string name;
+  TensorSignature signature;
+  TensorView input;
+  TensorView output;
+  std::shared_ptr<TicketState> ticket;
+};
+
+/// Work for the coordinator's thread that is not a tensor: end the session, read a residual.
+using CoordinatorTask = std::function<void()>;
+
+/// The way in: application threads push, the coordinator drains. The only lock there is on it.
+/// Also knows the names in flight, so that a name is refused until its ticket has completed.
+class TensorQueue {
+ public:
+  explicit TensorQueue(std::int64_t capacity) : capacity_(capacity) {}
+
+  /// Throws Error: invalid_argument for a name in flight or a full queue; the session's end when
+  /// closed. Wakes the coordinator.
+  void push(PendingTensor tensor);
+
+  /// False when the queue is closed; the task is then not kept.
+  bool push_task(CoordinatorTask task);
+
+  struct Drained {
+    std::vector<PendingTensor> tensors;
+    std::vector<CoordinatorTask> tasks;
+    bool is_empty() const noexcept { return tensors.empty() && tasks.empty(); }
+  };
+  /// Everything pushed since the last call. Coordinator's thread.
+  Drained drain();
+
+  /// Anything to drain? One atomic read.
+  bool has_items() const noexcept { return has_items_.load(std::memory_order_acquire); }
+
+  /// Completes the tickets with `status`; their names may be submitted again.
+  void complete(std::span<const PendingTensor* const> tensors, const Status& status);
+
+  /// Refuses further pushes with `status` and returns what was still queued.
+  Drained close(const Status& status);
+
+  /// Ok while open; then what close() was given.
+  Status closed_status() const;
+
+  /// Readable when has_items().
+  const WakeUp& wake_up() const noexcept { return wake_up_; }
+
+ private:
+  Drained take_locked();
+
+  const std::int64_t capacity_;
+  WakeUp wake_up_;
+  std::atomic<bool> has_items_{false};
+  mutable std::mutex mutex_;
+  // Guarded by mutex_.
+  std::vector<PendingTensor> tensors_;
+  std::vector<CoordinatorTask> tasks_;
+  std::unordered_set<std::string> in_flight_;
+  bool is_closed_ = false;
+  Status closed_status_;
+};
+
+}  // namespace scalecom

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <memory>
+#include <mutex>
+#include <optional>
+
+#include "base/deadline.hpp"
+#include "scalecom/status.hpp"
+#include "scalecom/tensor.hpp"
+
+namespace scalecom {
+
+/// What the copies of one Ticket and the coordinator share. Completed once by the coordinator's
+/// thread (or by the closing queue); read by any thread.
+class TicketState {
+ public:
+  /// Memory of a result whose size only the agreement fixes. Set before complete(), by the same
+  /// thread.
+  void set_output(std::unique_ptr<std::byte[]> data, TensorView view);
+
+  /// The outcome. Called exactly once.
+  void complete(Status status);
+
+  bool is_ready() const noexcept { return is_ready_.load(std::memory_order_acquire); }
+
+  /// Blocks until completion or the deadline; nothing when the deadline came first.
+  std::optional<Status> wait_until(std::optional<Deadline> deadline) const;
+
+  /// Requires is_ready().
+  TensorView output() const;
+
+ private:
+  std::atomic<bool> is_ready_{false};
+  mutable std::mutex mutex_;
+  mutable std::condition_variable completed_;
+  Status status_;
+  std::unique_ptr<std::byte[]> output_data_;
+  TensorView output_;
+};
+
+}  // namespace scalecom

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "collective/message_collectives.hpp"
+#include "runtime/control/loopback_channel.hpp"
+#include "runtime/session_impl.hpp"
+#include "scalecom/session.hpp"
+#include "transport/loopback/loopback_transport.hpp"
+
+namespace scalecom::test {
+
+/// Sessions of `size` ranks in one process: the real runtime over in-process transports.
+class SessionWorld {
+ public:
+  explicit SessionWorld(int size, Config config = {}) : data_(size), control_(size) {
+    for (int rank = 0; rank < size; ++rank) {
+      SessionParts parts;
+      parts.config = config;
+      parts.topology.rank = parts.topology.local_rank = rank;
+      parts.topology.size = parts.topology.local_size = size;
+      parts.transport = data_.make_transport(rank);
+      parts.collectives =
+          std::make_unique<MessageCollectives>(*parts.transport, config.allreduce_algorithm);
+      parts.channel = control_.make_channel(rank);
+      sessions_.push_back(
+          std::make_unique<Session>(std::make_unique<SessionImpl>(std::move(parts))));
+    }
+  }
+
+  Session& operator[](int rank) { return *sessions_[static_cast<std::size_t>(rank)]; }
+  int size() const { return static_cast<int>(sessions_.size()); }
+
+  /// The rank's process is gone, as far as the others can see.
+  void lose(int rank) {
+    data_.lose(rank);
+    control_.lose(rank);
+  }
+
+ private:
+  LoopbackWorld data_;
+  LoopbackControlWorld control_;
+  std::vector<std::unique_ptr<Session>> sessions_;
+};
+
+inline TensorView view_of(std::vector<float>& values) {
+  return {values.data(), DataType::float32, {static_cast<std::int64_t>(values.size())}, {}};
+}
+
+}  // namespace scalecom::test

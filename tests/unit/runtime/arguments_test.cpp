@@ -1,0 +1,96 @@
+#include "runtime/arguments.hpp"
+
+#include <limits>
+
+#include "tests/support/catch.hpp"
+
+using namespace scalecom;
+using Catch::Contains;
+
+namespace {
+
+float storage[64];
+
+TensorView view(Shape shape = {4}, DataType dtype = DataType::float32) {
+  return {storage, dtype, std::move(shape), {}};
+}
+
+AllReduceOptions compressed(std::int64_t rate, double beta, std::int64_t warmup_steps = 0) {
+  AllReduceOptions options;
+  options.compression = {CompressionMode::cyclic, rate, beta, warmup_steps};
+  return options;
+}
+
+}  // namespace
+
+TEST_CASE("good arguments are accepted") {
+  CHECK_NOTHROW(check_all_reduce("w", view(), view(), {}));
+  CHECK_NOTHROW(check_all_reduce("w", view({0}), view({0}), {}));
+  CHECK_NOTHROW(check_all_reduce("w", view({}), view({}), compressed(1, 1.0)));
+  CHECK_NOTHROW(check_all_reduce("w", view({4}), view({4}), compressed(65'536, 1e-6)));
+  CHECK_NOTHROW(check_all_gather("w", view({0, 3})));
+  CHECK_NOTHROW(check_broadcast("w", view({}), 1, 2));
+}
+
+TEST_CASE("a refusal names the tensor, what was got and what is allowed") {
+  CHECK_THROWS_WITH(check_all_reduce("", view(), view(), {}), Contains("name"));
+  CHECK_THROWS_WITH(check_all_reduce("w", view({2}), view({3}), {}),
+                    Contains("tensor w") && Contains("(2)") && Contains("(3)"));
+  CHECK_THROWS_WITH(check_all_reduce("w", view({2}), view({2}, DataType::float64), {}),
+                    Contains("float32") && Contains("float64"));
+  CHECK_THROWS_WITH(check_all_reduce("w", view({-1}), view({-1}), {}), Contains("negative"));
+  CHECK_THROWS_WITH(check_broadcast("w", view(), 2, 2),
+                    Contains("root is 2") && Contains("0 to 1"));
+  CHECK_THROWS_WITH(check_broadcast("w", view(), -1, 2), Contains("root is -1"));
+  CHECK_THROWS_WITH(check_all_gather("w", view({})), Contains("scalar"));
+  TensorView cuda = view();
+  cuda.device.kind = DeviceKind::cuda;
+  CHECK_THROWS_WITH(check_all_reduce("w", cuda, cuda, {}), Contains("CUDA"));
+  TensorView unknown = view();
+  unknown.dtype = static_cast<DataType>(77);
+  CHECK_THROWS_WITH(check_all_reduce("w", unknown, unknown, {}), Contains("77"));
+}
+
+TEST_CASE("overlapping input and output are refused, the same memory is not") {
+  TensorView shifted = view();
+  shifted.data = storage + 1;
+  CHECK_THROWS_WITH(check_all_reduce("w", view(), shifted, {}), Contains("overlap"));
+  shifted.data = storage + 4;
+  CHECK_NOTHROW(check_all_reduce("w", view(), shifted, {}));
+}
+
+TEST_CASE("compression is refused outside its bounds") {
+  const auto check = [](const AllReduceOptions& options) {
+    check_all_reduce("w", view(), view(), options);
+  };
+  CHECK_THROWS_WITH(check(compressed(0, 1.0)), Contains("rate is 0") && Contains("65536"));
+  CHECK_THROWS_WITH(check(compressed(65'537, 1.0)), Contains("rate is 65537"));
+  CHECK_THROWS_WITH(check(compressed(10, 0.0)), Contains("beta is 0"));
+  CHECK_THROWS_WITH(check(compressed(10, 1.5)), Contains("beta is 1.5"));
+  CHECK_THROWS_WITH(check(compressed(10, std::numeric_limits<double>::quiet_NaN())),
+                    Contains("beta is nan"));
+  CHECK_THROWS_WITH(check(compressed(10, 1.0, -1)), Contains("warmup_steps is -1"));
+  AllReduceOptions maximum = compressed(10, 1.0);
+  maximum.op = ReduceOp::max;
+  CHECK_THROWS_WITH(check(maximum), Contains("not max"));
+  const TensorView doubles = view({4}, DataType::float64);
+  CHECK_THROWS_WITH(check_all_reduce("w", doubles, doubles, compressed(10, 1.0)),
+                    Contains("float64"));
+}
+
+TEST_CASE("bool is neither averaged nor scaled") {
+  const TensorView flags = view({4}, DataType::boolean);
+  AllReduceOptions options;
+  CHECK_THROWS_WITH(check_all_reduce("w", flags, flags, options), Contains("bool"));
+  options.op = ReduceOp::sum;
+  CHECK_NOTHROW(check_all_reduce("w", flags, flags, options));
+  options.prescale = 2.0;
+  CHECK_THROWS_AS(check_all_reduce("w", flags, flags, options), Error);
+}
+
+TEST_CASE("op 2 is reserved and refused with the list of ops") {
+  AllReduceOptions options;
+  options.op = static_cast<ReduceOp>(2);
+  CHECK_THROWS_WITH(check_all_reduce("w", view(), view(), options),
+                    Contains("op 2") && Contains("average (0)"));
+}

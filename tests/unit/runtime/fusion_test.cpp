@@ -1,0 +1,96 @@
+#include "runtime/fusion.hpp"
+
+#include "tests/support/catch.hpp"
+
+using namespace scalecom;
+
+namespace {
+
+AgreedTensor tensor(const std::string& name, std::int64_t count, DataType dtype = DataType::float32,
+                    ReduceOp op = ReduceOp::sum) {
+  AgreedTensor agreed;
+  agreed.name = name;
+  agreed.signature.dtype = dtype;
+  agreed.signature.op = op;
+  agreed.signature.shape = {count};
+  return agreed;
+}
+
+AgreedTensor compressed(const std::string& name, std::int64_t count, std::int64_t step,
+                        std::int64_t warmup_steps = 0) {
+  AgreedTensor agreed = tensor(name, count);
+  agreed.signature.compression = {CompressionMode::cyclic, 10, 1.0, warmup_steps};
+  agreed.step = step;
+  return agreed;
+}
+
+using Places = std::vector<std::size_t>;
+
+}  // namespace
+
+TEST_CASE("all-reduces of one dtype and op share a batch up to the threshold") {
+  const Agreement agreement{1, {tensor("a", 10), tensor("b", 10), tensor("c", 6)}};
+  const auto batches = plan_batches(agreement, 2, 80);
+  REQUIRE(batches.size() == 2);
+  CHECK(batches[0].tensors == Places{0, 1});
+  CHECK(batches[0].bytes == 80);
+  CHECK(batches[1].tensors == Places{2});
+}
+
+TEST_CASE("average travels as a sum and fuses with one") {
+  const Agreement agreement{1,
+                            {tensor("a", 1), tensor("b", 1, DataType::float32, ReduceOp::average)}};
+  const auto batches = plan_batches(agreement, 2, 1024);
+  REQUIRE(batches.size() == 1);
+  CHECK(batches[0].op == ReduceOp::sum);
+}
+
+TEST_CASE("different dtypes, ops and operations never share a batch") {
+  Agreement agreement{1,
+                      {tensor("a", 1), tensor("b", 1, DataType::float64),
+                       tensor("c", 1, DataType::float32, ReduceOp::max), tensor("d", 1)}};
+  agreement.tensors.push_back(tensor("e", 1));
+  agreement.tensors.back().signature.kind = OperationKind::broadcast;
+  agreement.tensors.push_back(tensor("f", 1));
+  agreement.tensors.back().signature.kind = OperationKind::broadcast;
+  const auto batches = plan_batches(agreement, 2, 1024);
+  REQUIRE(batches.size() == 5);
+  CHECK(batches[0].tensors == Places{0, 3});
+  CHECK(batches[3].tensors == Places{4});
+  CHECK(batches[4].tensors == Places{5});
+}
+
+TEST_CASE("a tensor above the threshold is a batch by itself") {
+  const Agreement agreement{1, {tensor("a", 100), tensor("b", 1), tensor("c", 1)}};
+  const auto batches = plan_batches(agreement, 2, 16);
+  REQUIRE(batches.size() == 2);
+  CHECK(batches[0].tensors == Places{0});
+  CHECK(batches[1].tensors == Places{1, 2});
+}
+
+TEST_CASE("threshold 0 turns fusion off") {
+  const Agreement agreement{1, {tensor("a", 1), tensor("b", 1)}};
+  CHECK(plan_batches(agreement, 2, 0).size() == 2);
+}
+
+TEST_CASE("the leader is the agreed step modulo the world size, and leaders do not mix") {
+  const Agreement agreement{
+      1, {compressed("a", 95, 7), compressed("b", 95, 8), compressed("c", 95, 4)}};
+  const auto batches = plan_batches(agreement, 3, 1024);
+  REQUIRE(batches.size() == 2);
+  CHECK(batches[0].kind == BatchKind::sparse_all_reduce);
+  CHECK(batches[0].leader == 1);
+  CHECK(batches[0].tensors == Places{0, 2});
+  CHECK(batches[0].bytes == 2 * 10 * 4);
+  CHECK(batches[1].leader == 2);
+}
+
+TEST_CASE("warm-up steps are dense and join dense batches") {
+  const Agreement agreement{1,
+                            {compressed("a", 95, 2, 3), tensor("b", 5), compressed("c", 95, 3, 3)}};
+  const auto batches = plan_batches(agreement, 2, 1024);
+  REQUIRE(batches.size() == 2);
+  CHECK(batches[0].kind == BatchKind::dense_all_reduce);
+  CHECK(batches[0].tensors == Places{0, 1});
+  CHECK(batches[1].kind == BatchKind::sparse_all_reduce);
+}

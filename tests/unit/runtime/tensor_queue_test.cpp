@@ -1,0 +1,100 @@
+#include "runtime/tensor_queue.hpp"
+
+#include <poll.h>
+
+#include <thread>
+
+#include "tests/support/catch.hpp"
+
+using namespace scalecom;
+
+namespace {
+
+PendingTensor pending(const std::string& name) {
+  PendingTensor tensor;
+  tensor.name = name;
+  tensor.ticket = std::make_shared<TicketState>();
+  return tensor;
+}
+
+bool is_readable(const WakeUp& wake_up) {
+  pollfd descriptor{wake_up.descriptor(), POLLIN, 0};
+  return poll(&descriptor, 1, 0) == 1;
+}
+
+}  // namespace
+
+TEST_CASE("a push wakes the coordinator and a drain takes everything in order") {
+  TensorQueue queue(10);
+  CHECK_FALSE(is_readable(queue.wake_up()));
+  queue.push(pending("a"));
+  queue.push(pending("b"));
+  CHECK(is_readable(queue.wake_up()));
+  const auto drained = queue.drain();
+  REQUIRE(drained.tensors.size() == 2);
+  CHECK(drained.tensors[0].name == "a");
+  CHECK(drained.tensors[1].name == "b");
+  CHECK_FALSE(is_readable(queue.wake_up()));
+  CHECK(queue.drain().is_empty());
+}
+
+TEST_CASE("a name is refused until its ticket has completed, also after the drain") {
+  TensorQueue queue(10);
+  queue.push(pending("a"));
+  CHECK_THROWS_WITH(queue.push(pending("a")),
+                    Catch::Contains("tensor a") && Catch::Contains("in flight"));
+  auto drained = queue.drain();
+  CHECK_THROWS_AS(queue.push(pending("a")), Error);
+  const PendingTensor* tensor = &drained.tensors[0];
+  queue.complete({&tensor, 1}, Status());
+  CHECK(tensor->ticket->is_ready());
+  CHECK_NOTHROW(queue.push(pending("a")));
+}
+
+TEST_CASE("the queue is bounded by what is in flight") {
+  TensorQueue queue(2);
+  queue.push(pending("a"));
+  queue.push(pending("b"));
+  queue.drain();
+  CHECK_THROWS_WITH(queue.push(pending("c")), Catch::Contains("SCALECOM_QUEUE_CAPACITY"));
+}
+
+TEST_CASE("a closed queue returns what it held and refuses with the cause") {
+  TensorQueue queue(10);
+  queue.push(pending("a"));
+  const auto left = queue.close(Status(StatusCode::rank_lost, "rank 3 died"));
+  CHECK(left.tensors.size() == 1);
+  CHECK_THROWS_WITH(queue.push(pending("b")), "rank 3 died");
+  CHECK_FALSE(queue.push_task([] {}));
+  CHECK(queue.closed_status().code() == StatusCode::rank_lost);
+}
+
+TEST_CASE("pushes of many threads are all drained, each once") {
+  constexpr int kThreads = 4;
+  constexpr int kPushes = 500;
+  TensorQueue queue(kThreads * kPushes);
+  std::vector<std::jthread> threads;
+  for (int thread = 0; thread < kThreads; ++thread) {
+    threads.emplace_back([&queue, thread] {
+      for (int i = 0; i < kPushes; ++i) {
+        queue.push(pending(std::to_string(thread) + "/" + std::to_string(i)));
+      }
+    });
+  }
+  std::size_t drained = 0;
+  while (drained < kThreads * kPushes) {
+    pollfd descriptor{queue.wake_up().descriptor(), POLLIN, 0};
+    REQUIRE(poll(&descriptor, 1, 10'000) == 1);
+    drained += queue.drain().tensors.size();
+  }
+  CHECK(drained == kThreads * kPushes);
+}
+
+TEST_CASE("a wait with a deadline gives up and the ticket still completes later") {
+  TicketState ticket;
+  CHECK_FALSE(ticket.wait_until(Deadline::after(std::chrono::milliseconds(5))));
+  ticket.complete(Status(StatusCode::mismatch, "differs"));
+  const auto status = ticket.wait_until(Deadline::after(std::chrono::seconds(10)));
+  REQUIRE(status);
+  CHECK(status->message() == "differs");
+}
