@@ -32,6 +32,9 @@ class WaitLoop {
   /// whatever the interrupt throws.
   void pause(std::string_view what);
 
+  /// Progress was made: the next pause spins again.
+  void restart() noexcept { polls_ = 0; }
+
  private:
   const WaitContext& context_;
   unsigned polls_ = 0;

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "base/wait.hpp"
+#include "kernels/reduce.hpp"
+#include "scalecom/tensor.hpp"
+#include "transport/transport.hpp"
+
+namespace scalecom {
+
+/// Memory for received data that grows to the largest request and stays.
+class Scratch {
+ public:
+  std::span<std::byte> acquire(std::size_t bytes) {
+    if (bytes > capacity_) {
+      memory_ = std::make_unique_for_overwrite<std::byte[]>(bytes);
+      capacity_ = bytes;
+    }
+    return {memory_.get(), bytes};
+  }
+
+ private:
+  std::unique_ptr<std::byte[]> memory_;
+  std::size_t capacity_ = 0;
+};
+
+/// What every algorithm runs on: the ranks, memory and patience.
+struct Group {
+  Transport& transport;
+  Scratch& scratch;
+  const WaitContext& context;
+
+  int rank() const noexcept { return transport.rank(); }
+  int size() const noexcept { return transport.size(); }
+};
+
+/// How elements are combined.
+struct Reduction {
+  DataType dtype = DataType::float32;
+  ReduceOp op = ReduceOp::sum;
+
+  std::size_t element_bytes() const noexcept { return static_cast<std::size_t>(size_of(dtype)); }
+  /// destination = a op b over whole elements.
+  void operator()(std::byte* destination, const std::byte* a, const std::byte* b,
+                  std::size_t bytes) const {
+    kernels::reduce(destination, a, b, static_cast<std::int64_t>(bytes / element_bytes()), dtype,
+                    op);
+  }
+};
+
+/// Part `index` of `data` cut in `parts` of whole elements, as equal as can be; the first ones are
+/// longer.
+inline std::span<std::byte> part_of(std::span<std::byte> data, int parts, int index,
+                                    std::size_t element_bytes) {
+  const std::size_t count = data.size() / element_bytes;
+  const auto n = static_cast<std::size_t>(parts);
+  const auto i = static_cast<std::size_t>(index);
+  const std::size_t base = count / n;
+  const std::size_t longer = count % n;
+  const std::size_t begin = i * base + std::min(i, longer);
+  const std::size_t length = base + (i < longer ? 1 : 0);
+  return data.subspan(begin * element_bytes, length * element_bytes);
+}
+
+}  // namespace scalecom

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <string>
+
+#include "collective/collectives.hpp"
+#include "collective/group.hpp"
+#include "transport/transport.hpp"
+
+namespace scalecom {
+
+/// The operations over any Transport, by the algorithm that the selector names for each size.
+class MessageCollectives final : public Collectives {
+ public:
+  /// `transport` outlives this object. Throws Error(invalid_argument) for an algorithm that
+  /// select_all_reduce() does not know.
+  explicit MessageCollectives(Transport& transport, std::string allreduce_algorithm = "auto");
+
+  std::string_view name() const noexcept override { return "messages"; }
+  void all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
+                  const WaitContext& context) override;
+  void broadcast(std::span<std::byte> data, int root, const WaitContext& context) override;
+  void all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
+                  std::span<const std::int64_t> bytes_per_rank,
+                  const WaitContext& context) override;
+
+ private:
+  Transport& transport_;
+  const std::string allreduce_algorithm_;
+  Scratch scratch_;
+};
+
+}  // namespace scalecom

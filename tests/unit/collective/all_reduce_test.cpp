@@ -1,0 +1,222 @@
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "base/error.hpp"
+#include "collective/message_collectives.hpp"
+#include "collective/selector.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/support/ranks.hpp"
+#include "transport/loopback/loopback_transport.hpp"
+
+using namespace scalecom;
+
+namespace {
+
+using Bytes = std::vector<std::byte>;
+
+WaitContext patience() { return {Deadline::after(std::chrono::seconds(60)), nullptr}; }
+
+// Every rank's input: small random numbers, valid for any dtype (0 or 1 for bool).
+Bytes input_of(int rank, std::int64_t count, DataType dtype) {
+  std::mt19937 generator(static_cast<unsigned>(rank + 1) * 2654435761u);
+  Bytes bytes(static_cast<std::size_t>(count * size_of(dtype)));
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto draw = static_cast<int>(generator() % 5) + 1;
+    std::byte* place = bytes.data() + i * size_of(dtype);
+    const auto put = [place](auto value) { std::memcpy(place, &value, sizeof value); };
+    switch (dtype) {
+      case DataType::uint8:
+      case DataType::int8: put(static_cast<std::int8_t>(draw)); break;
+      case DataType::int16: put(static_cast<std::int16_t>(draw)); break;
+      case DataType::int32: put(draw); break;
+      case DataType::int64: put(static_cast<std::int64_t>(draw)); break;
+      // Values whose sums are not exact, so that the order of reduction shows.
+      case DataType::float32:
+        put(static_cast<float>(draw) / 3.0f + static_cast<float>(rank));
+        break;
+      case DataType::float64: put(static_cast<double>(draw) / 3.0); break;
+      case DataType::float16: put(static_cast<std::uint16_t>(0x3c00 + 37 * draw)); break;
+      case DataType::bfloat16: put(static_cast<std::uint16_t>(0x3f80 + draw)); break;
+      case DataType::boolean: put(static_cast<std::uint8_t>(draw % 2)); break;
+    }
+  }
+  return bytes;
+}
+
+// ((r0 op r1) op r2) ... with the library's own element operation, which has its own tests.
+Bytes serial_result(int size, std::int64_t count, DataType dtype, ReduceOp op) {
+  Bytes result = input_of(0, count, dtype);
+  for (int rank = 1; rank < size; ++rank) {
+    const Bytes next = input_of(rank, count, dtype);
+    kernels::reduce(result.data(), result.data(), next.data(), count, dtype, op);
+  }
+  return result;
+}
+
+std::vector<Bytes> run(int size, std::int64_t count, DataType dtype, ReduceOp op,
+                       const std::string& algorithm,
+                       std::vector<TransportCounters>* counters = nullptr) {
+  LoopbackWorld world(size);
+  std::vector<Bytes> results(static_cast<std::size_t>(size));
+  if (counters != nullptr) counters->resize(static_cast<std::size_t>(size));
+  test::run_ranks(size, [&](int rank) {
+    const auto transport = world.make_transport(rank);
+    MessageCollectives collectives(*transport, algorithm);
+    Bytes data = input_of(rank, count, dtype);
+    collectives.all_reduce(data, dtype, op, patience());
+    results[static_cast<std::size_t>(rank)] = std::move(data);
+    if (counters != nullptr) (*counters)[static_cast<std::size_t>(rank)] = transport->counters();
+  });
+  return results;
+}
+
+double as_double(const Bytes& bytes, std::int64_t i, DataType dtype) {
+  // One element against 1.0: the cheapest way to any dtype's value is a scaled copy to itself and
+  // a cast of the few that have a C++ type; 16-bit floats are compared by bits instead.
+  const std::byte* place = bytes.data() + i * size_of(dtype);
+  if (dtype == DataType::float32) {
+    float value;
+    std::memcpy(&value, place, sizeof value);
+    return static_cast<double>(value);
+  }
+  double value;
+  std::memcpy(&value, place, sizeof value);
+  return value;
+}
+
+bool is_close(const Bytes& got, const Bytes& expected, DataType dtype) {
+  if (dtype != DataType::float32 && dtype != DataType::float64) return got == expected;
+  const double tolerance = dtype == DataType::float32 ? 1e-5 : 1e-13;
+  for (std::int64_t i = 0; i < static_cast<std::int64_t>(got.size()) / size_of(dtype); ++i) {
+    const double a = as_double(got, i, dtype);
+    const double b = as_double(expected, i, dtype);
+    if (std::abs(a - b) > tolerance * std::max(1.0, std::abs(b))) return false;
+  }
+  return true;
+}
+
+std::vector<std::string> message_algorithms() {
+  auto names = allreduce_algorithm_names();
+  std::erase(names, "mpi");
+  return names;
+}
+
+}  // namespace
+
+TEST_CASE("every algorithm reduces any number of elements on any number of ranks, bit-identical") {
+  const int size = GENERATE(1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 33);
+  const std::string algorithm = GENERATE(from_range(message_algorithms()));
+  CAPTURE(size, algorithm);
+  // 0, 1, around the number of ranks, a prime, and across chunk borders of 16 KiB and 64 KiB.
+  std::vector<std::int64_t> counts{0, 1, size - 1, size, 1009};
+  if (size <= 9) counts.push_back(size <= 4 ? 150'001 : 70'001);
+  for (const std::int64_t count : counts) {
+    const auto results = run(size, count, DataType::float32, ReduceOp::sum, algorithm);
+    const Bytes expected = serial_result(size, count, DataType::float32, ReduceOp::sum);
+    for (const Bytes& result : results) {
+      REQUIRE(result == results[0]);
+      REQUIRE(is_close(result, expected, DataType::float32));
+    }
+  }
+}
+
+TEST_CASE("every dtype and op works with every algorithm") {
+  const int size = GENERATE(2, 3, 5);
+  const std::string algorithm = GENERATE(from_range(message_algorithms()));
+  const DataType dtype =
+      GENERATE(DataType::uint8, DataType::int8, DataType::int16, DataType::int32, DataType::int64,
+               DataType::float32, DataType::float64, DataType::boolean);
+  const ReduceOp op = GENERATE(ReduceOp::sum, ReduceOp::min, ReduceOp::max, ReduceOp::product);
+  CAPTURE(size, algorithm, to_string(dtype), to_string(op));
+  const auto results = run(size, 257, dtype, op, algorithm);
+  const Bytes expected = serial_result(size, 257, dtype, op);
+  for (const Bytes& result : results) {
+    REQUIRE(result == results[0]);
+    REQUIRE(is_close(result, expected, dtype));
+  }
+}
+
+TEST_CASE("up to 4 ranks the default equals the serial reduction bit for bit") {
+  const int size = GENERATE(1, 2, 3, 4);
+  const DataType dtype = GENERATE(DataType::float32, DataType::float64, DataType::float16,
+                                  DataType::bfloat16, DataType::int32);
+  const std::int64_t count = GENERATE(1, 511, 513, 100'003);
+  CAPTURE(size, to_string(dtype), count);
+  for (const Bytes& result : run(size, count, dtype, ReduceOp::sum, "auto")) {
+    REQUIRE(result == serial_result(size, count, dtype, ReduceOp::sum));
+  }
+}
+
+TEST_CASE("the bytes sent are those of the algorithm's formula") {
+  const std::int64_t count = 840 * 64;  // divisible by every rank count here
+  const std::int64_t bytes = count * 4;
+  const auto sent = [&](int size, const std::string& algorithm) {
+    std::vector<TransportCounters> counters;
+    run(size, count, DataType::float32, ReduceOp::sum, algorithm, &counters);
+    std::vector<std::int64_t> per_rank;
+    for (const auto& counter : counters) per_rank.push_back(counter.bytes_sent);
+    return per_rank;
+  };
+  for (const int size : {2, 3, 4, 5, 7, 8}) {
+    for (const std::string algorithm : {"direct", "ring"}) {
+      for (const std::int64_t of_rank : sent(size, algorithm)) {
+        CHECK(of_rank == 2 * (size - 1) * (bytes / size));
+      }
+    }
+  }
+  for (const std::int64_t of_rank : sent(8, "recursive_doubling")) CHECK(of_rank == 3 * bytes);
+  for (const std::int64_t of_rank : sent(8, "halving_doubling"))
+    CHECK(of_rank == 2 * 7 * bytes / 8);
+  for (const std::int64_t of_rank : sent(8, "double_tree")) CHECK(of_rank <= 2 * bytes);
+}
+
+TEST_CASE("a lost rank ends every other rank's all-reduce, a deadline ends a lonely one") {
+  const std::string algorithm = GENERATE(from_range(message_algorithms()));
+  LoopbackWorld world(5);
+  std::vector<StatusCode> codes(5, StatusCode::ok);
+  test::run_ranks(5, [&](int rank) {
+    if (rank == 3) {
+      world.lose(3);
+      return;
+    }
+    const auto transport = world.make_transport(rank);
+    MessageCollectives collectives(*transport, algorithm);
+    Bytes data = input_of(rank, 50'000, DataType::float32);
+    try {
+      collectives.all_reduce(data, DataType::float32, ReduceOp::sum,
+                             {Deadline::after(std::chrono::seconds(2)), nullptr});
+    } catch (const Error& error) {
+      codes[static_cast<std::size_t>(rank)] = error.code();
+    }
+    // As the coordinator does after a failure: whoever waits for this rank must hear of it.
+    world.lose(rank);
+  });
+  for (const int rank : {0, 1, 2, 4}) {
+    CHECK(codes[static_cast<std::size_t>(rank)] == StatusCode::rank_lost);
+  }
+  LoopbackWorld two(2);
+  const auto transport = two.make_transport(0);
+  MessageCollectives lonely(*transport, algorithm);
+  Bytes data = input_of(0, 50'000, DataType::float32);
+  CHECK_THROWS_WITH(lonely.all_reduce(data, DataType::float32, ReduceOp::sum,
+                                      {Deadline::after(std::chrono::milliseconds(20)), nullptr}),
+                    Catch::Contains("deadline"));
+}
+
+TEST_CASE("more than 2^31 bytes are reduced", "[slow]") {
+  constexpr std::int64_t kCount = (1LL << 31) + 12'345;
+  LoopbackWorld world(2);
+  std::vector<bool> is_right(2);
+  test::run_ranks(2, [&](int rank) {
+    const auto transport = world.make_transport(rank);
+    MessageCollectives collectives(*transport);
+    Bytes data(kCount, static_cast<std::byte>(rank + 1));
+    collectives.all_reduce(data, DataType::uint8, ReduceOp::sum,
+                           {Deadline::after(std::chrono::minutes(10)), nullptr});
+    is_right[static_cast<std::size_t>(rank)] =
+        std::all_of(data.begin(), data.end(), [](std::byte byte) { return byte == std::byte{3}; });
+  });
+  CHECK(is_right[0]);
+  CHECK(is_right[1]);
+}

@@ -1,0 +1,29 @@
+#include "collective/selector.hpp"
+
+#include "scalecom/status.hpp"
+#include "tests/support/catch.hpp"
+
+using namespace scalecom;
+
+TEST_CASE("few ranks reduce directly, in rank order, at every size") {
+  for (const int ranks : {1, 2, 3, 4}) {
+    for (const std::int64_t bytes : {0LL, 4LL, 1LL << 20, 1LL << 33}) {
+      CHECK(select_all_reduce(bytes, ranks, "auto") == AllReduceAlgorithm::direct);
+    }
+  }
+}
+
+TEST_CASE("the algorithm changes with the size: latency first, then bytes") {
+  CHECK(select_all_reduce(4, 8, "auto") == AllReduceAlgorithm::recursive_doubling);
+  CHECK(select_all_reduce(60'000, 8, "auto") == AllReduceAlgorithm::halving_doubling);
+  CHECK(select_all_reduce(1 << 24, 8, "auto") == AllReduceAlgorithm::ring);
+  CHECK(select_all_reduce(1 << 24, 512, "auto") == AllReduceAlgorithm::double_tree);
+  CHECK(select_broadcast(1000, 8) == BroadcastAlgorithm::binomial);
+  CHECK(select_broadcast(1 << 24, 8) == BroadcastAlgorithm::chain);
+}
+
+TEST_CASE("a named algorithm is taken as it is, an unknown one is refused with the allowed names") {
+  CHECK(select_all_reduce(4, 2, "ring") == AllReduceAlgorithm::ring);
+  CHECK_THROWS_WITH(select_all_reduce(4, 2, "star"),
+                    Catch::Contains("star") && Catch::Contains("auto, direct, ring"));
+}
