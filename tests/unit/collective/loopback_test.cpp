@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include "scalecom/status.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/ranks.hpp"
 
