@@ -21,7 +21,7 @@ struct SparseSlot {
   /// Receives the averaged values on the selected coordinates and zero elsewhere. May be
   /// `gradient`.
   std::byte* result = nullptr;
-  /// This rank's memory m, updated in place. Null: without error feedback (not used by the runtime).
+  /// This rank's memory m, updated in place. Finite after each step if it was before.
   float* residual = nullptr;
   std::int64_t count = 0;
   /// float32, float16 or bfloat16; residual and wire values are float32.
@@ -37,7 +37,8 @@ struct SparseSlot {
   /// Out: elements on this rank that were NaN or Inf in m + g.
   std::int64_t nonfinite_count = 0;
   /// Out: some rank had NaN or Inf, so this tensor went dense in this step: result is the dense
-  /// reduction of g, and the residuals keep their values.
+  /// reduction of g, and the residuals keep their values but for one float32 rounding of m + beta
+  /// g.
   bool went_dense = false;
 };
 
@@ -58,15 +59,34 @@ class SparseAllReduce {
   /// `collectives` outlives this object.
   explicit SparseAllReduce(Collectives& collectives, int rank, int size);
 
-  /// Runs one batch; every rank calls it with agreeing slots and the same leader.
+  /// Runs one batch; every rank calls it with agreeing slots and the same leader. Throws what the
+  /// collectives throw; the residuals are then between two steps and the session has failed.
   void run(std::span<SparseSlot> slots, int leader, const WaitContext& context);
 
  private:
+  /// Slot i's elements start at places_[i].selected in selected_, values_ and kept_, and at
+  /// places_[i].wire in wire_. One more place is the end of the last slot.
+  struct Place {
+    std::int64_t selected = 0;
+    std::int64_t wire = 0;
+  };
+
+  void lay_out(std::span<const SparseSlot> slots);
+  void sweep(std::span<SparseSlot> slots, bool is_leader);
+  void gather(std::span<const SparseSlot> slots);
+  void deliver(std::span<SparseSlot> slots, const WaitContext& context);
+  void reduce_dense(SparseSlot& slot, const Place& place, const WaitContext& context);
+
   Collectives& collectives_;
-  int rank_;
-  int size_;
-  std::vector<std::byte> offsets_;
+  const int rank_;
+  const int size_;
+  std::vector<Place> places_;
+  std::vector<std::byte> wire_;
+  std::vector<std::uint16_t> selected_;
+  /// k values of each tensor, then one flag of each: not 0 where this rank saw NaN or Inf.
   std::vector<float> values_;
+  /// The swept memory of the selected coordinates, for a tensor that has to go dense.
+  std::vector<float> kept_;
 };
 
 }  // namespace scalecom

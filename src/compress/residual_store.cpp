@@ -1,0 +1,40 @@
+#include "compress/residual_store.hpp"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "base/error.hpp"
+#include "base/log.hpp"
+
+namespace scalecom {
+
+ResidualStore::Entry& ResidualStore::acquire(int process_set, std::string_view name,
+                                             const Shape& shape) {
+  const auto [found, is_new] = entries_.try_emplace(Key(process_set, name));
+  Entry& entry = found->second;
+  if (!is_new && entry.shape == shape) return entry;
+  if (!is_new) {
+    ++reset_count_;
+    log_warning(fmt::format(
+        "tensor {}: its shape changed from ({}) to ({}); the residual of the old shape is dropped",
+        name, fmt::join(entry.shape, ", "), fmt::join(shape, ", ")));
+  }
+  entry.shape = shape;
+  entry.values.assign(static_cast<std::size_t>(count_of(shape)), 0.0f);
+  return entry;
+}
+
+const ResidualStore::Entry* ResidualStore::find(int process_set, std::string_view name) const {
+  const auto found = entries_.find(Key(process_set, name));
+  return found == entries_.end() ? nullptr : &found->second;
+}
+
+void ResidualStore::restore(int process_set, std::string_view name, Entry entry) {
+  SCALECOM_ASSERT(static_cast<std::int64_t>(entry.values.size()) == count_of(entry.shape),
+                  fmt::format("{}: {} values for the shape ({})", name, entry.values.size(),
+                              fmt::join(entry.shape, ", ")));
+  entries_.insert_or_assign(Key(process_set, name), std::move(entry));
+}
+
+}  // namespace scalecom
