@@ -1,0 +1,169 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "runtime/control/tree.hpp"
+#include "runtime/negotiation.hpp"
+#include "runtime/negotiation/release_policy.hpp"
+#include "runtime/negotiation/step_counter.hpp"
+#include "runtime/negotiation/tensor_table.hpp"
+#include "runtime/negotiation/wire.hpp"
+
+namespace scalecom {
+
+/// One node of the control tree. docs/architecture.md explains the protocol; by file:
+/// negotiation.cpp the interface and how requests are merged, requests.cpp the messages up,
+/// ordering.cpp rank 0's decisions, stream.cpp the messages down, stalls.cpp, session_end.cpp.
+class Negotiation::Impl {
+ public:
+  explicit Impl(NegotiationOptions options);
+
+  void submit(TensorRequest request, TimePoint now);
+  void receive(int from, const ControlMessage& message, TimePoint now);
+  void lose_peer(int peer, const std::string& cause, TimePoint now);
+  void end_session(Status status, TimePoint now);
+  void advance(TimePoint now);
+  std::optional<TimePoint> next_timer() const;
+  std::vector<OutgoingMessage> take_outgoing();
+  std::vector<NegotiationEvent> take_events();
+  std::int64_t cached_requests() const noexcept { return cached_requests_; }
+
+ private:
+  using Tensor = negotiation::Tensor;
+  using Reader = negotiation::Reader;
+  using Writer = negotiation::Writer;
+  using RankSet = negotiation::RankSet;
+  using RankRange = negotiation::RankRange;
+
+  /// A subtree that contributes to this node: the rank itself (member 0) or a child's.
+  struct Member {
+    RankRange ranks;
+    std::uint64_t frame = 0;         ///< of its last message
+    std::uint64_t acknowledged = 0;  ///< cache generation that its whole subtree has reached
+  };
+
+  bool is_root() const noexcept { return options_.rank == 0; }
+  /// -1: no neighbour below.
+  int member_of(int rank) const noexcept;
+  int rank_of(std::size_t member) const noexcept { return members_[member].ranks.first; }
+  bool is_complete(const Tensor& tensor) const noexcept { return tensor.arrived == all_members_; }
+
+  // Merging (negotiation.cpp)
+  void list(Tensor& tensor);
+  void arrive(Tensor& tensor, std::size_t member, const TensorSignature& signature);
+  void arrive_split(Tensor& tensor, std::size_t member,
+                    std::vector<negotiation::SignatureGroup> groups);
+  void split(Tensor& tensor);
+  void add_to_group(Tensor& tensor, const TensorSignature& signature, const RankSet& ranks);
+  void mark_arrived(Tensor& tensor, std::size_t member);
+  std::vector<std::int64_t>& extents_of(Tensor& tensor);
+
+  // Requests from below and to above (requests.cpp)
+  void receive_requests(std::size_t member, Reader& reader);
+  void take_request_run(std::size_t member, std::uint64_t generation, Reader& reader,
+                        std::uint64_t& expected);
+  void take_cached_gather(std::size_t member, std::uint64_t generation, Reader& reader);
+  void take_full_request(std::size_t member, Reader& reader);
+  void take_split_request(std::size_t member, Reader& reader);
+  void take_acknowledgement(std::size_t member, Reader& reader);
+  Tensor& find_arriving(std::size_t member, std::string_view name);
+  void check_not_arrived(std::size_t member, const Tensor& tensor) const;
+  void write_requests(Writer& writer);
+  void write_full_request(Writer& writer, const Tensor& tensor) const;
+  void write_acknowledgement(Writer& writer);
+  void send_up();
+
+  // Order (ordering.cpp), rank 0 only
+  void order(Tensor& tensor);
+  void release_due();
+  void release(std::vector<Tensor*>& tensors);
+  void release_all();
+  std::optional<TimePoint> release_time() const;
+  void start_generation_if_due(const std::vector<Tensor*>& tensors);
+  void write_agreement(Writer& writer, const std::vector<Tensor*>& tensors);
+  void publish(Writer& item);
+
+  // The stream from rank 0 (stream.cpp)
+  void receive_stream(const ControlMessage& message);
+  void apply_item(Reader& reader);
+  void apply_agreement(Reader& reader);
+  void apply_run(Reader& reader, std::uint64_t& expected, std::int64_t& step,
+                 std::vector<AgreedTensor>& agreed);
+  void apply_cached_gather(Reader& reader, std::vector<AgreedTensor>& agreed);
+  void apply_full(Reader& reader, std::int64_t& step, std::vector<AgreedTensor>& agreed);
+  void apply_mismatch(Reader& reader);
+  void apply_generation(Reader& reader);
+  void apply_end(Reader& reader);
+  void agree_on(Tensor& tensor, std::int64_t step, std::vector<std::int64_t> first_extents,
+                std::vector<AgreedTensor>& agreed);
+  Tensor& find_numbered(std::uint64_t number);
+  std::vector<std::int64_t> read_first_extents(Reader& reader) const;
+  std::uint64_t acknowledged_below() const noexcept;
+  void send_down();
+
+  // Stalls (stalls.cpp)
+  void take_stall_report(std::size_t member, Reader& reader);
+  void write_stall_reports(Writer& writer);
+  void queue_stall_report(Tensor& tensor);
+  void check_stalls();
+  TimePoint check_stall(Tensor& tensor, std::vector<Tensor*>& stalled);
+  void report_stalls(const std::vector<Tensor*>& stalled);
+  RankSet submitted_ranks(const Tensor& tensor) const;
+  std::string describe_wait(const Tensor& tensor) const;
+
+  // The end (session_end.cpp)
+  void end_everywhere(const Status& status);
+  void end_here(const Status& status, bool is_parent_left);
+  void ask_for_end(const Status& status);
+  void take_end_request(Reader& reader);
+  void refuse(int from, const std::string& problem);
+
+  NegotiationOptions options_;
+  ControlTree tree_;
+  std::vector<Member> members_;
+  std::uint32_t all_members_ = 0;
+  TimePoint now_{};
+  negotiation::TensorTable table_;
+  std::int64_t cached_requests_ = 0;
+
+  // Up
+  std::vector<Tensor*> complete_;  ///< to be sent up
+  std::vector<Tensor*> stall_reports_;
+  std::uint64_t up_frame_ = 0;
+  std::uint64_t acknowledged_up_ = 0;
+
+  // Rank 0
+  negotiation::ReleasePolicy policy_;
+  negotiation::StepCounter steps_;
+  std::vector<Tensor*> ready_;
+  std::vector<Tensor*> barriers_;
+  std::int64_t ready_bytes_ = 0;
+  TimePoint ready_since_{};
+  TimePoint last_arrival_{};
+  std::uint64_t cache_misses_ = 0;  ///< since the table is full
+  Writer stream_;                   ///< items that the children have not been sent
+
+  // Down
+  std::uint64_t down_frame_ = 0;
+  std::uint64_t sequence_ = 0;
+
+  // Stalls
+  Clock::duration stall_time_{};      ///< until a node reports or rank 0 tells
+  Clock::duration stall_shutdown_{};  ///< zero: never
+  TimePoint next_stall_check_{};
+
+  // End
+  bool has_ended_ = false;
+  std::optional<Status> cause_;        ///< the first that this node knew of, before the end
+  std::optional<Status> end_request_;  ///< to be sent up
+  std::optional<TimePoint> end_deadline_;
+
+  std::vector<OutgoingMessage> outgoing_;
+  std::vector<NegotiationEvent> events_;
+};
+
+}  // namespace scalecom

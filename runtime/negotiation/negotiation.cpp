@@ -1,0 +1,217 @@
+#include "runtime/negotiation.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.hpp"
+#include "runtime/negotiation/impl.hpp"
+#include "runtime/negotiation/times.hpp"
+
+namespace scalecom {
+
+const char* to_string(OperationKind kind) noexcept {
+  switch (kind) {
+    case OperationKind::all_reduce: return "all_reduce";
+    case OperationKind::all_gather: return "all_gather";
+    case OperationKind::broadcast: return "broadcast";
+    case OperationKind::barrier: return "barrier";
+  }
+  return "unknown operation";
+}
+
+Negotiation::Impl::Impl(NegotiationOptions options)
+    : options_(options),
+      tree_(ControlTree::make(options.rank, options.size)),
+      table_(options.cache_capacity),
+      policy_(options.cycle_time_ms, options.fusion_threshold_bytes) {
+  members_.push_back({.ranks = {options.rank, options.rank + 1}});
+  for (std::size_t child = 0; child < tree_.children.size(); ++child) {
+    const bool is_last = child + 1 == tree_.children.size();
+    const int end = is_last ? tree_.subtree_end : tree_.children[child + 1];
+    members_.push_back({.ranks = {tree_.children[child], end}});
+  }
+  SCALECOM_ASSERT(members_.size() < 32, std::to_string(members_.size()) + " members");
+  all_members_ = (std::uint32_t{1} << members_.size()) - 1;
+
+  constexpr double kShortest = 1e-3;
+  double stall_time = std::max(options.stall_check_time_s, kShortest);
+  stall_shutdown_ = negotiation::seconds_of(options.stall_shutdown_time_s);
+  // What the nodes below know has reached rank 0 by the time that it reports or ends the session.
+  if (!is_root()) {
+    if (options.stall_shutdown_time_s > 0) {
+      stall_time = std::min(stall_time, std::max(options.stall_shutdown_time_s, kShortest));
+    }
+    stall_time /= 2;
+  }
+  stall_time_ = negotiation::seconds_of(stall_time);
+}
+
+int Negotiation::Impl::member_of(int rank) const noexcept {
+  const auto child = std::lower_bound(tree_.children.begin(), tree_.children.end(), rank);
+  if (child == tree_.children.end() || *child != rank) return -1;
+  return static_cast<int>(child - tree_.children.begin()) + 1;
+}
+
+void Negotiation::Impl::submit(TensorRequest request, TimePoint now) {
+  if (has_ended_) return;
+  now_ = now;
+  Tensor& tensor = table_.get(request.name);
+  SCALECOM_ASSERT((tensor.arrived & 1) == 0, request.name + " is in flight twice");
+  tensor.local_name = std::move(request.name);
+  tensor.local = std::move(request.signature);
+  if (tensor.local.kind == OperationKind::all_gather && !tensor.local.shape.empty()) {
+    extents_of(tensor)[0] = tensor.local.shape[0];
+  }
+  const bool is_hit = tensor.is_cached() && negotiation::agree(tensor.cached, tensor.local);
+  if (is_hit) ++cached_requests_;
+  arrive(tensor, 0, is_hit ? tensor.cached : tensor.local);
+}
+
+std::vector<std::int64_t>& Negotiation::Impl::extents_of(Tensor& tensor) {
+  if (tensor.extents.empty()) {
+    tensor.extents.resize(static_cast<std::size_t>(tree_.subtree_end - options_.rank));
+  }
+  return tensor.extents;
+}
+
+void Negotiation::Impl::list(Tensor& tensor) {
+  if (tensor.is_partial) return;
+  if (table_.first_partial() == nullptr) next_stall_check_ = now_ + stall_time_;
+  table_.list_partial(tensor, now_);
+}
+
+// `signature` lives until the request is over.
+void Negotiation::Impl::arrive(Tensor& tensor, std::size_t member,
+                               const TensorSignature& signature) {
+  if (tensor.groups.empty()) {
+    const bool is_first = tensor.arrived == 0;
+    if (is_first) tensor.common = &signature;
+    if (is_first || tensor.common == &signature || negotiation::agree(*tensor.common, signature)) {
+      mark_arrived(tensor, member);
+      return;
+    }
+    split(tensor);
+  }
+  add_to_group(tensor, signature, RankSet(members_[member].ranks));
+  mark_arrived(tensor, member);
+}
+
+void Negotiation::Impl::arrive_split(Tensor& tensor, std::size_t member,
+                                     std::vector<negotiation::SignatureGroup> groups) {
+  split(tensor);
+  for (const auto& group : groups) add_to_group(tensor, group.signature, group.ranks);
+  mark_arrived(tensor, member);
+}
+
+// From "all the same" to one group of those that have arrived.
+void Negotiation::Impl::split(Tensor& tensor) {
+  if (tensor.common == nullptr) return;
+  RankSet ranks;
+  for (std::size_t member = 0; member < members_.size(); ++member) {
+    if ((tensor.arrived >> member & 1) != 0) ranks.add(members_[member].ranks);
+  }
+  tensor.groups.push_back({*tensor.common, std::move(ranks)});
+  tensor.common = nullptr;
+}
+
+void Negotiation::Impl::add_to_group(Tensor& tensor, const TensorSignature& signature,
+                                     const RankSet& ranks) {
+  for (auto& group : tensor.groups) {
+    if (!negotiation::agree(group.signature, signature)) continue;
+    group.ranks.add(ranks);
+    return;
+  }
+  tensor.groups.push_back({signature, ranks});
+}
+
+void Negotiation::Impl::mark_arrived(Tensor& tensor, std::size_t member) {
+  tensor.arrived |= std::uint32_t{1} << member;
+  last_arrival_ = now_;
+  if (!is_complete(tensor)) {
+    list(tensor);
+    if (tensor.stall && tensor.stall->is_reported_up) queue_stall_report(tensor);
+    return;
+  }
+  table_.unlist_partial(tensor);
+  if (is_root()) {
+    order(tensor);
+  } else {
+    complete_.push_back(&tensor);
+  }
+}
+
+void Negotiation::Impl::receive(int from, const ControlMessage& message, TimePoint now) {
+  if (has_ended_) return;
+  now_ = now;
+  const int member = member_of(from);
+  try {
+    if (from == tree_.parent) {
+      receive_stream(message);
+    } else if (member > 0) {
+      Reader reader(message);
+      receive_requests(static_cast<std::size_t>(member), reader);
+    } else {
+      negotiation::refuse_message("it is no neighbour in the control tree");
+    }
+  } catch (const Error& error) {
+    refuse(from, error.what());
+  }
+}
+
+void Negotiation::Impl::advance(TimePoint now) {
+  if (has_ended_) return;
+  now_ = now;
+  release_due();
+  check_stalls();
+  if (end_deadline_ && now_ >= *end_deadline_) end_here(*cause_, tree_.parent >= 0);
+}
+
+std::optional<TimePoint> Negotiation::Impl::next_timer() const {
+  if (has_ended_) return std::nullopt;
+  std::optional<TimePoint> next = release_time();
+  const auto add = [&next](TimePoint at) { next = next ? std::min(*next, at) : at; };
+  if (options_.stall_check && table_.first_partial() != nullptr) add(next_stall_check_);
+  if (end_deadline_) add(*end_deadline_);
+  return next;
+}
+
+std::vector<OutgoingMessage> Negotiation::Impl::take_outgoing() {
+  release_due();
+  send_down();
+  send_up();
+  return std::exchange(outgoing_, {});
+}
+
+std::vector<NegotiationEvent> Negotiation::Impl::take_events() {
+  release_due();
+  return std::exchange(events_, {});
+}
+
+Negotiation::Negotiation(NegotiationOptions options) : impl_(std::make_unique<Impl>(options)) {}
+Negotiation::~Negotiation() = default;
+
+void Negotiation::submit(TensorRequest request, TimePoint now) {
+  impl_->submit(std::move(request), now);
+}
+
+void Negotiation::receive(int from, const ControlMessage& message, TimePoint now) {
+  impl_->receive(from, message, now);
+}
+
+void Negotiation::lose_peer(int peer, const std::string& cause, TimePoint now) {
+  impl_->lose_peer(peer, cause, now);
+}
+
+void Negotiation::end_session(Status status, TimePoint now) {
+  impl_->end_session(std::move(status), now);
+}
+
+void Negotiation::advance(TimePoint now) { impl_->advance(now); }
+std::optional<TimePoint> Negotiation::next_timer() const { return impl_->next_timer(); }
+std::vector<OutgoingMessage> Negotiation::take_outgoing() { return impl_->take_outgoing(); }
+std::vector<NegotiationEvent> Negotiation::take_events() { return impl_->take_events(); }
+std::int64_t Negotiation::cached_requests() const noexcept { return impl_->cached_requests(); }
+
+}  // namespace scalecom

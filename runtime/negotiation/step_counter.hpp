@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+
+#include "runtime/negotiation/tensor_table.hpp"
+
+namespace scalecom::negotiation {
+
+/// Rank 0's count of each compressed tensor's calls, by process set and name. It has an entry for
+/// each name that was ever compressed: less memory than the residual that every rank keeps for it.
+class StepCounter {
+ public:
+  /// The step of this call: counts on from signature.first_step, from the start again when that
+  /// changed. 0 without compression.
+  std::int64_t count(const std::string& name, const TensorSignature& signature) {
+    if (signature.compression.mode == CompressionMode::none) return 0;
+    const auto [place, is_new] = counts_[signature.process_set].try_emplace(name);
+    Count& tensor = place->second;
+    if (is_new || tensor.first != signature.first_step) {
+      tensor = {signature.first_step, signature.first_step};
+    }
+    return tensor.next++;
+  }
+
+ private:
+  struct Count {
+    std::int64_t first = 0;
+    std::int64_t next = 0;
+  };
+  std::map<std::int32_t, StringMap<Count>> counts_;
+};
+
+}  // namespace scalecom::negotiation

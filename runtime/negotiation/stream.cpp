@@ -1,0 +1,168 @@
+// The stream from rank 0: agreements and mismatches in one order, applied by every rank alike.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.hpp"
+#include "runtime/negotiation/impl.hpp"
+#include "runtime/negotiation/messages.hpp"
+
+namespace scalecom {
+namespace {
+
+using negotiation::AgreementEntry;
+using negotiation::DownItem;
+using negotiation::refuse_message;
+
+}  // namespace
+
+void Negotiation::Impl::receive_stream(const ControlMessage& message) {
+  Reader reader(message);
+  const std::uint64_t frame = reader.get_below(negotiation::kFrames, "frame");
+  if (frame == down_frame_ % negotiation::kFrames && down_frame_ > 0) return;
+  if (frame != (down_frame_ + 1) % negotiation::kFrames) {
+    refuse_message(fmt::format("frame {} follows frame {}", frame, down_frame_));
+  }
+  ++down_frame_;
+  while (!reader.is_at_end() && !has_ended_) apply_item(reader);
+  for (const int child : tree_.children) outgoing_.push_back({child, message});
+}
+
+void Negotiation::Impl::send_down() {
+  if (stream_.is_empty()) return;
+  Writer message;
+  message.put_varint(++down_frame_ % negotiation::kFrames);
+  message.put_bytes(stream_.bytes());
+  stream_.clear();
+  for (const int child : tree_.children) outgoing_.push_back({child, message.bytes()});
+}
+
+void Negotiation::Impl::apply_item(Reader& reader) {
+  switch (static_cast<DownItem>(reader.get_below(negotiation::kDownItems, "item"))) {
+    case DownItem::agreement: return apply_agreement(reader);
+    case DownItem::mismatch: return apply_mismatch(reader);
+    case DownItem::generation: return apply_generation(reader);
+    case DownItem::end: return apply_end(reader);
+  }
+  refuse_message("item 0 is not known");
+}
+
+void Negotiation::Impl::apply_agreement(Reader& reader) {
+  const std::uint64_t sequence = reader.get_varint();
+  if (sequence != sequence_ + 1) {
+    refuse_message(fmt::format("agreement {} follows agreement {}", sequence, sequence_));
+  }
+  sequence_ = sequence;
+  Agreement agreement;
+  agreement.sequence = sequence;
+  std::uint64_t expected = 0;
+  std::int64_t step = 0;
+  for (bool is_last = false; !is_last;) {
+    const auto entry =
+        static_cast<AgreementEntry>(reader.get_below(negotiation::kAgreementEntries, "entry"));
+    switch (entry) {
+      case AgreementEntry::last: is_last = true; break;
+      case AgreementEntry::cached_run: apply_run(reader, expected, step, agreement.tensors); break;
+      case AgreementEntry::cached_gather: apply_cached_gather(reader, agreement.tensors); break;
+      case AgreementEntry::full: apply_full(reader, step, agreement.tensors); break;
+    }
+  }
+  events_.emplace_back(std::move(agreement));
+}
+
+void Negotiation::Impl::apply_run(Reader& reader, std::uint64_t& expected, std::int64_t& step,
+                                  std::vector<AgreedTensor>& agreed) {
+  const auto offset = static_cast<std::uint64_t>(reader.get_signed());
+  const std::uint64_t first = expected + offset;
+  const std::uint64_t more = reader.get_below(table_.cached_count(), "number of cached tensors");
+  step = static_cast<std::int64_t>(static_cast<std::uint64_t>(step) +
+                                   static_cast<std::uint64_t>(reader.get_signed()));
+  for (std::uint64_t i = 0; i <= more; ++i) {
+    Tensor& tensor = find_numbered(first + i);
+    const bool is_compressed = tensor.cached.compression.mode != CompressionMode::none;
+    agree_on(tensor, is_compressed ? step : 0, {}, agreed);
+  }
+  expected = first + more + 1;
+}
+
+void Negotiation::Impl::apply_cached_gather(Reader& reader, std::vector<AgreedTensor>& agreed) {
+  Tensor& tensor = find_numbered(reader.get_varint());
+  agree_on(tensor, 0, read_first_extents(reader), agreed);
+}
+
+void Negotiation::Impl::apply_full(Reader& reader, std::int64_t& step,
+                                   std::vector<AgreedTensor>& agreed) {
+  const std::string_view name = reader.get_string();
+  const bool gets_number = reader.get_below(2, "cache flag") == 1;
+  step = static_cast<std::int64_t>(static_cast<std::uint64_t>(step) +
+                                   static_cast<std::uint64_t>(reader.get_signed()));
+  Tensor* tensor = table_.find(name);
+  if (tensor == nullptr || (tensor->arrived & 1) == 0) {
+    refuse_message(fmt::format("tensor {} was agreed on, but is not in flight here", name));
+  }
+  const bool is_gather = tensor->local.kind == OperationKind::all_gather;
+  std::vector<std::int64_t> first_extents;
+  if (is_gather) first_extents = read_first_extents(reader);
+  if (gets_number) {
+    if (table_.room() == 0 || table_.number_of(*tensor) >= 0) {
+      refuse_message(fmt::format("tensor {} gets a cache number that it cannot have", name));
+    }
+    table_.assign_number(*tensor);
+  }
+  const bool is_compressed = tensor->local.compression.mode != CompressionMode::none;
+  if (tensor->is_cached()) tensor->cached = tensor->local;
+  agree_on(*tensor, is_compressed ? step : 0, std::move(first_extents), agreed);
+}
+
+negotiation::Tensor& Negotiation::Impl::find_numbered(std::uint64_t number) {
+  Tensor* tensor = table_.find_number(table_.generation(), number);
+  if (tensor == nullptr) {
+    refuse_message(fmt::format("cache number {} is not one of {}", number, table_.cached_count()));
+  }
+  return *tensor;
+}
+
+std::vector<std::int64_t> Negotiation::Impl::read_first_extents(Reader& reader) const {
+  std::vector<std::int64_t> extents(static_cast<std::size_t>(options_.size));
+  read_extents(reader, extents, 0, extents.size());
+  return extents;
+}
+
+void Negotiation::Impl::agree_on(Tensor& tensor, std::int64_t step,
+                                 std::vector<std::int64_t> first_extents,
+                                 std::vector<AgreedTensor>& agreed) {
+  if (!is_complete(tensor) || tensor.is_sent_up == is_root()) {
+    refuse_message(fmt::format("tensor {} was agreed on before it was submitted", *tensor.name));
+  }
+  agreed.push_back(
+      {std::move(tensor.local_name), std::move(tensor.local), step, std::move(first_extents)});
+  table_.finish(tensor);
+}
+
+void Negotiation::Impl::apply_mismatch(Reader& reader) {
+  const std::string_view name = reader.get_string();
+  const std::string_view text = reader.get_string();
+  Tensor* tensor = table_.find(name);
+  if (tensor == nullptr || !is_complete(*tensor) || tensor->is_sent_up == is_root()) {
+    refuse_message(fmt::format("tensor {} differs, but was not submitted", name));
+  }
+  events_.emplace_back(Mismatch{std::move(tensor->local_name), std::string(text)});
+  table_.finish(*tensor);
+}
+
+void Negotiation::Impl::apply_generation(Reader& reader) {
+  const std::uint64_t generation = reader.get_varint();
+  if (generation != table_.generation() + 1) {
+    refuse_message(
+        fmt::format("cache generation {} follows generation {}", generation, table_.generation()));
+  }
+  table_.start_generation();
+}
+
+void Negotiation::Impl::apply_end(Reader& reader) {
+  events_.emplace_back(SessionEnd{negotiation::read_status(reader)});
+  has_ended_ = true;
+}
+
+}  // namespace scalecom

@@ -1,0 +1,206 @@
+#include "runtime/negotiation/wire.hpp"
+
+#include <fmt/format.h>
+
+#include <bit>
+
+#include "base/error.hpp"
+
+namespace scalecom::negotiation {
+namespace {
+
+constexpr std::uint64_t kRanksMax = 1u << 30;
+
+template <class Enum>
+Enum read_enum(Reader& reader, Enum last, const char* what) {
+  return static_cast<Enum>(reader.get_below(static_cast<std::uint64_t>(last) + 1, what));
+}
+
+std::int32_t read_int32(Reader& reader, const char* what) {
+  const std::int64_t value = reader.get_signed();
+  if (value != static_cast<std::int32_t>(value)) {
+    refuse_message(fmt::format("{} {} does not fit 32 bits", what, value));
+  }
+  return static_cast<std::int32_t>(value);
+}
+
+}  // namespace
+
+void refuse_message(const std::string& problem) { throw Error(StatusCode::internal, problem); }
+
+void Writer::put_varint(std::uint64_t value) {
+  while (value >= 0x80) {
+    bytes_.push_back(static_cast<char>(value | 0x80));
+    value >>= 7;
+  }
+  bytes_.push_back(static_cast<char>(value));
+}
+
+void Writer::put_signed(std::int64_t value) {
+  const auto sign = static_cast<std::uint64_t>(value >> 63);
+  put_varint((static_cast<std::uint64_t>(value) << 1) ^ sign);
+}
+
+void Writer::put_double(double value) {
+  const auto bits = std::bit_cast<std::uint64_t>(value);
+  for (int shift = 0; shift < 64; shift += 8) bytes_.push_back(static_cast<char>(bits >> shift));
+}
+
+void Writer::put_string(std::string_view text) {
+  put_varint(text.size());
+  put_bytes(text);
+}
+
+std::uint64_t Reader::get_varint() {
+  std::uint64_t value = 0;
+  for (std::size_t place = 0; place < rest_.size() && place < 10; ++place) {
+    const auto byte = static_cast<unsigned char>(rest_[place]);
+    if (place == 9 && byte > 1) break;
+    value |= static_cast<std::uint64_t>(byte & 0x7f) << (7 * place);
+    if (byte < 0x80) {
+      rest_.remove_prefix(place + 1);
+      return value;
+    }
+  }
+  refuse_message(rest_.size() < 10 ? "it ends inside a number" : "a number is longer than 64 bits");
+}
+
+std::uint64_t Reader::get_below(std::uint64_t limit, const char* what) {
+  const std::uint64_t value = get_varint();
+  if (value >= limit) refuse_message(fmt::format("{} {} is not below {}", what, value, limit));
+  return value;
+}
+
+std::int64_t Reader::get_signed() {
+  const std::uint64_t value = get_varint();
+  return static_cast<std::int64_t>((value >> 1) ^ (~(value & 1) + 1));
+}
+
+double Reader::get_double() {
+  if (rest_.size() < 8) refuse_message("it ends inside a floating-point number");
+  std::uint64_t bits = 0;
+  for (std::size_t byte = 0; byte < 8; ++byte) {
+    bits |= static_cast<std::uint64_t>(static_cast<unsigned char>(rest_[byte])) << (8 * byte);
+  }
+  rest_.remove_prefix(8);
+  return std::bit_cast<double>(bits);
+}
+
+std::string_view Reader::get_string() {
+  const std::size_t length = get_count("length of a text");
+  const std::string_view text = rest_.substr(0, length);
+  rest_.remove_prefix(length);
+  return text;
+}
+
+std::size_t Reader::get_count(const char* what) {
+  const std::uint64_t count = get_varint();
+  if (count > rest_.size()) {
+    refuse_message(fmt::format("{} {}, but {} bytes are left", what, count, rest_.size()));
+  }
+  return static_cast<std::size_t>(count);
+}
+
+void write_signature(Writer& writer, const TensorSignature& signature) {
+  writer.put_varint(static_cast<std::uint64_t>(signature.kind));
+  writer.put_varint(static_cast<std::uint64_t>(signature.dtype));
+  writer.put_varint(static_cast<std::uint64_t>(signature.op));
+  writer.put_varint(static_cast<std::uint64_t>(signature.device));
+  writer.put_signed(signature.process_set);
+  writer.put_signed(signature.root);
+  writer.put_double(signature.prescale);
+  writer.put_double(signature.postscale);
+  writer.put_varint(static_cast<std::uint64_t>(signature.compression.mode));
+  writer.put_signed(signature.compression.rate);
+  writer.put_double(signature.compression.beta);
+  writer.put_signed(signature.compression.warmup_steps);
+  writer.put_signed(signature.first_step);
+  writer.put_varint(signature.shape.size());
+  for (const std::int64_t extent : signature.shape) writer.put_signed(extent);
+}
+
+TensorSignature read_signature(Reader& reader) {
+  TensorSignature signature;
+  signature.kind = read_enum(reader, OperationKind::barrier, "operation");
+  signature.dtype = read_enum(reader, DataType::bfloat16, "dtype");
+  signature.op = read_enum(reader, ReduceOp::product, "op");
+  signature.device = read_enum(reader, DeviceKind::cuda, "device");
+  signature.process_set = read_int32(reader, "process set");
+  signature.root = read_int32(reader, "root");
+  signature.prescale = reader.get_double();
+  signature.postscale = reader.get_double();
+  signature.compression.mode = read_enum(reader, CompressionMode::cyclic, "compression mode");
+  signature.compression.rate = reader.get_signed();
+  signature.compression.beta = reader.get_double();
+  signature.compression.warmup_steps = reader.get_signed();
+  signature.first_step = reader.get_signed();
+  const std::size_t dimensions = reader.get_count("number of dimensions");
+  signature.shape.reserve(dimensions);
+  for (std::size_t i = 0; i < dimensions; ++i) signature.shape.push_back(reader.get_signed());
+  return signature;
+}
+
+void write_status(Writer& writer, const Status& status) {
+  writer.put_varint(static_cast<std::uint64_t>(status.code()));
+  writer.put_string(status.message());
+}
+
+Status read_status(Reader& reader) {
+  const StatusCode code = read_enum(reader, StatusCode::internal, "status code");
+  if (code == StatusCode::ok) refuse_message("a session cannot end with status ok");
+  return Status(code, std::string(reader.get_string()));
+}
+
+void write_ranks(Writer& writer, const RankSet& ranks) {
+  writer.put_varint(ranks.ranges().size());
+  int end = 0;
+  for (const RankRange& range : ranks.ranges()) {
+    writer.put_varint(static_cast<std::uint64_t>(range.first - end));
+    writer.put_varint(static_cast<std::uint64_t>(range.end - range.first));
+    end = range.end;
+  }
+}
+
+RankSet read_ranks(Reader& reader, int first, int end) {
+  RankSet ranks;
+  const std::size_t ranges = reader.get_count("number of rank ranges");
+  std::uint64_t at = 0;
+  for (std::size_t i = 0; i < ranges; ++i) {
+    const std::uint64_t begin = at + reader.get_below(kRanksMax, "rank");
+    at = begin + reader.get_below(kRanksMax, "number of ranks");
+    if (begin < static_cast<std::uint64_t>(first) || at > static_cast<std::uint64_t>(end) ||
+        at == begin) {
+      refuse_message(fmt::format("ranks {} to {} are not ranks below it", begin, at));
+    }
+    ranks.add({static_cast<int>(begin), static_cast<int>(at)});
+  }
+  if (ranks.is_empty()) refuse_message("a set of ranks is empty");
+  return ranks;
+}
+
+void write_extents(Writer& writer, const std::vector<std::int64_t>& extents, std::size_t first,
+                   std::size_t count) {
+  const std::size_t end = first + count;
+  while (first < end) {
+    std::size_t next = first + 1;
+    while (next < end && extents[next] == extents[first]) ++next;
+    writer.put_signed(extents[first]);
+    writer.put_varint(next - first);
+    first = next;
+  }
+}
+
+void read_extents(Reader& reader, std::vector<std::int64_t>& extents, std::size_t first,
+                  std::size_t count) {
+  while (count > 0) {
+    const std::int64_t extent = reader.get_signed();
+    const std::uint64_t repeats = reader.get_varint();
+    if (repeats == 0 || repeats > count) {
+      refuse_message(fmt::format("{} first extents, where {} are missing", repeats, count));
+    }
+    for (std::uint64_t i = 0; i < repeats; ++i) extents[first++] = extent;
+    count -= static_cast<std::size_t>(repeats);
+  }
+}
+
+}  // namespace scalecom::negotiation
