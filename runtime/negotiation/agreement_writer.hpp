@@ -61,7 +61,9 @@ class AgreementWriter {
   void put(std::uint64_t value) { writer_.put_varint(value); }
   void put_entry(AgreementEntry entry) { put(static_cast<std::uint64_t>(entry)); }
   void put_step(std::int64_t step) {
-    writer_.put_signed(step - last_step_);
+    // Wraps around like the reader's sum.
+    writer_.put_signed(static_cast<std::int64_t>(static_cast<std::uint64_t>(step) -
+                                                 static_cast<std::uint64_t>(last_step_)));
     last_step_ = step;
   }
   void end_run() {

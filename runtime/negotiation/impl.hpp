@@ -101,6 +101,7 @@ class Negotiation::Impl {
   void agree_on(Tensor& tensor, std::int64_t step, std::vector<std::int64_t> first_extents,
                 std::vector<AgreedTensor>& agreed);
   Tensor& find_numbered(std::uint64_t number);
+  void check_agreed_by_number(const Tensor& tensor, bool is_entry_of_kind) const;
   std::vector<std::int64_t> read_first_extents(Reader& reader) const;
   std::uint64_t acknowledged_below() const noexcept;
   void send_down();
@@ -119,6 +120,7 @@ class Negotiation::Impl {
   void end_everywhere(const Status& status);
   void end_here(const Status& status, bool is_parent_left);
   void ask_for_end(const Status& status);
+  Status first_failure(const Status& status) const;
   void take_end_request(Reader& reader);
   void refuse(int from, const std::string& problem);
 
@@ -152,7 +154,8 @@ class Negotiation::Impl {
   std::uint64_t sequence_ = 0;
 
   // Stalls
-  Clock::duration stall_time_{};      ///< until a node reports or rank 0 tells
+  Clock::duration stall_time_{};      ///< until a node reports, or rank 0 speaks
+  Clock::duration stall_look_{};      ///< until the first look at a tensor
   Clock::duration stall_shutdown_{};  ///< zero: never
   TimePoint next_stall_check_{};
 

@@ -35,17 +35,15 @@ Negotiation::Impl::Impl(NegotiationOptions options)
   SCALECOM_ASSERT(members_.size() < 32, std::to_string(members_.size()) + " members");
   all_members_ = (std::uint32_t{1} << members_.size()) - 1;
 
-  constexpr double kShortest = 1e-3;
-  double stall_time = std::max(options.stall_check_time_s, kShortest);
+  constexpr Clock::duration kShortest = std::chrono::milliseconds(1);
+  stall_time_ = std::max(negotiation::seconds_of(options.stall_check_time_s), kShortest);
   stall_shutdown_ = negotiation::seconds_of(options.stall_shutdown_time_s);
-  // What the nodes below know has reached rank 0 by the time that it reports or ends the session.
-  if (!is_root()) {
-    if (options.stall_shutdown_time_s > 0) {
-      stall_time = std::min(stall_time, std::max(options.stall_shutdown_time_s, kShortest));
-    }
-    stall_time /= 2;
+  stall_look_ = stall_time_;
+  if (stall_shutdown_ > Clock::duration::zero()) {
+    stall_look_ = std::clamp(stall_shutdown_, kShortest, stall_time_);
   }
-  stall_time_ = negotiation::seconds_of(stall_time);
+  // What the nodes below know is to be with rank 0 by the time that it speaks or ends the session.
+  if (!is_root()) stall_time_ = stall_look_ = stall_look_ / 2;
 }
 
 int Negotiation::Impl::member_of(int rank) const noexcept {
@@ -61,11 +59,11 @@ void Negotiation::Impl::submit(TensorRequest request, TimePoint now) {
   SCALECOM_ASSERT((tensor.arrived & 1) == 0, request.name + " is in flight twice");
   tensor.local_name = std::move(request.name);
   tensor.local = std::move(request.signature);
-  if (tensor.local.kind == OperationKind::all_gather && !tensor.local.shape.empty()) {
-    extents_of(tensor)[0] = tensor.local.shape[0];
+  if (tensor.local.kind == OperationKind::all_gather) {
+    extents_of(tensor)[0] = tensor.local.shape.empty() ? 0 : tensor.local.shape[0];
   }
   const bool is_hit = tensor.is_cached() && negotiation::agree(tensor.cached, tensor.local);
-  if (is_hit) ++cached_requests_;
+  if (is_hit && table_.number_of(tensor) >= 0) ++cached_requests_;
   arrive(tensor, 0, is_hit ? tensor.cached : tensor.local);
 }
 
@@ -78,7 +76,7 @@ std::vector<std::int64_t>& Negotiation::Impl::extents_of(Tensor& tensor) {
 
 void Negotiation::Impl::list(Tensor& tensor) {
   if (tensor.is_partial) return;
-  if (table_.first_partial() == nullptr) next_stall_check_ = now_ + stall_time_;
+  if (table_.first_partial() == nullptr) next_stall_check_ = now_ + stall_look_;
   table_.list_partial(tensor, now_);
 }
 

@@ -13,8 +13,8 @@ namespace {
 using negotiation::refuse_message;
 using negotiation::UpItem;
 
-// Tensors that one node knows at most: 4 times the default queue of a rank.
-constexpr std::size_t kKnownTensorsMax = std::size_t{1} << 22;
+// Tensors in flight that one node knows at most: 4 times the default queue of a rank.
+constexpr std::size_t kInFlightMax = std::size_t{1} << 22;
 
 void put(negotiation::Writer& writer, UpItem item) {
   writer.put_varint(static_cast<std::uint64_t>(item));
@@ -128,8 +128,8 @@ void Negotiation::Impl::take_acknowledgement(std::size_t member, Reader& reader)
 }
 
 negotiation::Tensor& Negotiation::Impl::find_arriving(std::size_t member, std::string_view name) {
-  if (table_.size() >= kKnownTensorsMax) {
-    refuse_message(fmt::format("more than {} tensors are in flight", kKnownTensorsMax));
+  if (table_.size() >= kInFlightMax + 2 * table_.capacity()) {
+    refuse_message(fmt::format("more than {} tensors are in flight", kInFlightMax));
   }
   Tensor& tensor = table_.get(name);
   check_not_arrived(member, tensor);

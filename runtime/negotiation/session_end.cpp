@@ -23,7 +23,7 @@ void Negotiation::Impl::lose_peer(int peer, const std::string& cause, TimePoint 
   now_ = now;
   const Status status(StatusCode::rank_lost, fmt::format("rank {} is lost: {}", peer, cause));
   if (peer == tree_.parent) {
-    end_here(cause_.value_or(status), false);
+    end_here(first_failure(status), false);
   } else if (member_of(peer) > 0) {
     ask_for_end(status);
   }
@@ -38,8 +38,13 @@ void Negotiation::Impl::end_session(Status status, TimePoint now) {
   if (status.code() == StatusCode::shut_down || is_root()) {
     ask_for_end(status);
   } else {
-    end_here(cause_.value_or(status), true);
+    end_here(first_failure(status), true);
   }
+}
+
+// What this node knew first. A shutdown that was only asked for has not ended anything.
+Status Negotiation::Impl::first_failure(const Status& status) const {
+  return cause_ && cause_->code() != StatusCode::shut_down ? *cause_ : status;
 }
 
 void Negotiation::Impl::ask_for_end(const Status& status) {
@@ -48,8 +53,8 @@ void Negotiation::Impl::ask_for_end(const Status& status) {
     return;
   }
   const bool is_failure = status.code() != StatusCode::shut_down;
-  if (is_failure && !end_deadline_) end_deadline_ = now_ + kEndTime;
-  if (cause_) return;
+  if (cause_ && (cause_->code() != StatusCode::shut_down || !is_failure)) return;
+  if (is_failure) end_deadline_ = now_ + kEndTime;
   cause_ = status;
   end_request_ = status;
 }
@@ -90,7 +95,7 @@ void Negotiation::Impl::refuse(int from, const std::string& problem) {
                                   "Please report it; are all ranks of one version?",
                                   options_.rank, from, problem));
   if (from == tree_.parent) {
-    end_here(cause_.value_or(status), true);
+    end_here(first_failure(status), true);
   } else {
     ask_for_end(status);
   }

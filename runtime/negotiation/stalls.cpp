@@ -49,11 +49,11 @@ void Negotiation::Impl::take_stall_report(std::size_t member, Reader& reader) {
   const TimePoint since = now_ - age;
   if (!tensor.is_partial) {
     // Not on its way to being ready soon: it must not be the youngest of the list.
-    if (table_.first_partial() == nullptr) next_stall_check_ = now_ + stall_time_;
+    if (table_.first_partial() == nullptr) next_stall_check_ = now_ + stall_look_;
     table_.list_partial_first(tensor, since);
   }
   tensor.since = std::min(tensor.since, since);
-  next_stall_check_ = std::min(next_stall_check_, std::max(now_, tensor.since + stall_time_));
+  next_stall_check_ = std::min(next_stall_check_, std::max(now_, tensor.since + stall_look_));
   if (!tensor.stall) tensor.stall = std::make_unique<negotiation::StallState>();
   tensor.stall->reported.resize(members_.size());
   tensor.stall->reported[member] = std::move(ranks);
@@ -75,7 +75,7 @@ negotiation::RankSet Negotiation::Impl::submitted_ranks(const Tensor& tensor) co
 void Negotiation::Impl::check_stalls() {
   if (!options_.stall_check || has_ended_ || now_ < next_stall_check_) return;
   // Tensors fall due one by one; checks closer together than this would find one each.
-  TimePoint next = now_ + stall_time_;
+  TimePoint next = now_ + stall_look_;
   std::vector<Tensor*> stalled;
   for (Tensor* tensor = table_.first_partial(); tensor != nullptr; tensor = tensor->next) {
     next = std::min(next, check_stall(*tensor, stalled));
@@ -90,7 +90,7 @@ void Negotiation::Impl::check_stalls() {
       return;
     }
   }
-  next_stall_check_ = std::max(next, now_ + stall_time_ / 16);
+  next_stall_check_ = std::max(next, now_ + stall_look_ / 16);
   if (!stalled.empty()) report_stalls(stalled);
 }
 

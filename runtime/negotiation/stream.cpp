@@ -24,8 +24,8 @@ void Negotiation::Impl::receive_stream(const ControlMessage& message) {
   if (frame != (down_frame_ + 1) % negotiation::kFrames) {
     refuse_message(fmt::format("frame {} follows frame {}", frame, down_frame_));
   }
-  ++down_frame_;
   while (!reader.is_at_end() && !has_ended_) apply_item(reader);
+  ++down_frame_;
   for (const int child : tree_.children) outgoing_.push_back({child, message});
 }
 
@@ -80,6 +80,7 @@ void Negotiation::Impl::apply_run(Reader& reader, std::uint64_t& expected, std::
                                    static_cast<std::uint64_t>(reader.get_signed()));
   for (std::uint64_t i = 0; i <= more; ++i) {
     Tensor& tensor = find_numbered(first + i);
+    check_agreed_by_number(tensor, tensor.cached.kind != OperationKind::all_gather);
     const bool is_compressed = tensor.cached.compression.mode != CompressionMode::none;
     agree_on(tensor, is_compressed ? step : 0, {}, agreed);
   }
@@ -88,7 +89,16 @@ void Negotiation::Impl::apply_run(Reader& reader, std::uint64_t& expected, std::
 
 void Negotiation::Impl::apply_cached_gather(Reader& reader, std::vector<AgreedTensor>& agreed) {
   Tensor& tensor = find_numbered(reader.get_varint());
+  check_agreed_by_number(tensor, tensor.cached.kind == OperationKind::all_gather);
   agree_on(tensor, 0, read_first_extents(reader), agreed);
+}
+
+void Negotiation::Impl::check_agreed_by_number(const Tensor& tensor, bool is_entry_of_kind) const {
+  if (is_entry_of_kind && tensor.common == &tensor.cached) return;
+  refuse_message(
+      fmt::format("tensor {} was agreed on by its cache number, but is not in flight "
+                  "with the cached signature",
+                  *tensor.name));
 }
 
 void Negotiation::Impl::apply_full(Reader& reader, std::int64_t& step,
@@ -98,7 +108,7 @@ void Negotiation::Impl::apply_full(Reader& reader, std::int64_t& step,
   step = static_cast<std::int64_t>(static_cast<std::uint64_t>(step) +
                                    static_cast<std::uint64_t>(reader.get_signed()));
   Tensor* tensor = table_.find(name);
-  if (tensor == nullptr || (tensor->arrived & 1) == 0) {
+  if (tensor == nullptr || (tensor->arrived & 1) == 0 || !tensor->groups.empty()) {
     refuse_message(fmt::format("tensor {} was agreed on, but is not in flight here", name));
   }
   const bool is_gather = tensor->local.kind == OperationKind::all_gather;
@@ -162,6 +172,7 @@ void Negotiation::Impl::apply_generation(Reader& reader) {
 
 void Negotiation::Impl::apply_end(Reader& reader) {
   events_.emplace_back(SessionEnd{negotiation::read_status(reader)});
+  end_request_.reset();
   has_ended_ = true;
 }
 

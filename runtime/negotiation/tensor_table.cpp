@@ -1,16 +1,24 @@
 #include "runtime/negotiation/tensor_table.hpp"
 
 #include <algorithm>
+#include <bit>
 
 #include "base/error.hpp"
 
 namespace scalecom::negotiation {
 
 bool agree(const TensorSignature& a, const TensorSignature& b) noexcept {
+  // A scale is compared by its bits: NaN is a value like any other.
+  const auto same = [](double x, double y) {
+    return std::bit_cast<std::uint64_t>(x) == std::bit_cast<std::uint64_t>(y);
+  };
   if (a.kind != b.kind || a.dtype != b.dtype || a.op != b.op || a.device != b.device ||
-      a.process_set != b.process_set || a.root != b.root || a.prescale != b.prescale ||
-      a.postscale != b.postscale || a.first_step != b.first_step ||
-      !(a.compression == b.compression) || a.shape.size() != b.shape.size()) {
+      a.process_set != b.process_set || a.root != b.root || !same(a.prescale, b.prescale) ||
+      !same(a.postscale, b.postscale) || a.first_step != b.first_step ||
+      a.compression.mode != b.compression.mode || a.compression.rate != b.compression.rate ||
+      !same(a.compression.beta, b.compression.beta) ||
+      a.compression.warmup_steps != b.compression.warmup_steps ||
+      a.shape.size() != b.shape.size()) {
     return false;
   }
   const std::size_t free = a.kind == OperationKind::all_gather && !a.shape.empty() ? 1 : 0;

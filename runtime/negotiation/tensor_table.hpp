@@ -89,6 +89,7 @@ class TensorTable {
 
   std::uint64_t generation() const noexcept { return generation_; }
   std::size_t cached_count() const noexcept { return current().size(); }
+  std::size_t capacity() const noexcept { return capacity_; }
   /// Numbers that are left in this generation.
   std::size_t room() const noexcept { return capacity_ - cached_count(); }
   /// Null when the generation is neither this nor the last one, or has no such number.
