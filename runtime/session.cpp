@@ -34,7 +34,11 @@ SessionImpl::SessionImpl(SessionParts parts)
       coordinator_(coordinator_parts(parts_, queue_, stats_)),
       thread_([this] { coordinator_.run(); }) {}
 
-SessionImpl::~SessionImpl() { shutdown(); }
+SessionImpl::~SessionImpl() {
+  shutdown();
+  const bool has_failed = status().code() != StatusCode::shut_down;
+  if (has_failed && parts_.backend != nullptr) parts_.backend->set_failed();
+}
 
 Ticket SessionImpl::submit(PendingTensor tensor) {
   tensor.ticket = std::make_shared<TicketState>();

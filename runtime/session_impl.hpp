@@ -10,6 +10,7 @@
 #include "runtime/coordinator.hpp"
 #include "runtime/tensor_queue.hpp"
 #include "scalecom/session.hpp"
+#include "transport/mpi/mpi_backend.hpp"
 #include "transport/transport.hpp"
 
 namespace scalecom {
@@ -19,8 +20,8 @@ struct SessionParts {
   Config config;
   Topology topology;
   SessionReport report;
-  /// Keeps what the parts below are made of (the MPI backend); may be null.
-  std::shared_ptr<void> backend;
+  /// What the parts below are made of; null without MPI.
+  std::shared_ptr<MpiBackend> backend;
   std::unique_ptr<Transport> transport;
   std::unique_ptr<Collectives> collectives;
   std::unique_ptr<ControlChannel> channel;

@@ -26,7 +26,7 @@ struct TransportCounters {
 /// Messages of one (sender, receiver, tag) match receives in the order of posting. A receive's span
 /// has exactly the size of the message it matches. Spans stay valid and untouched until their
 /// request completes. Any number of posts may be outstanding; posting never waits for the peer.
-/// Sending to oneself is allowed. Tags are 0 to 32,767.
+/// Sending to oneself is allowed. Tags are 0 to 32,767. A message has at most 2^31 - 1 bytes.
 ///
 /// Failures throw Error: rank_lost when the medium reports it, internal for a broken contract.
 class Transport {

@@ -15,7 +15,7 @@ namespace scalecom {
 /// itself loads on machines without one.
 ///
 /// All calls (construction included) come from one thread at a time. Initialises MPI only if nobody
-/// has; finalizes only what it initialised, and only by finalize().
+/// has; finalizes only what it initialised, at the process's exit.
 class MpiBackend {
  public:
   virtual ~MpiBackend() = default;
@@ -29,6 +29,8 @@ class MpiBackend {
   virtual std::string library_version() const = 0;
   /// "MPI_THREAD_MULTIPLE", ...
   virtual std::string thread_level() const = 0;
+  /// The session failed: no collective call of MPI (nor MPI_Finalize) may be made any more.
+  virtual void set_failed() noexcept = 0;
 };
 
 /// Symbol of libscalecom_mpi.so with the type MpiBackendFactory. Throws Error(unavailable) when the

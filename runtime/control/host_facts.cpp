@@ -1,0 +1,98 @@
+#include "runtime/control/host_facts.hpp"
+
+#include <arpa/inet.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netdb.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "scalecom/status.hpp"
+
+namespace scalecom {
+namespace {
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  gethostname(name.data(), name.size() - 1);
+  return name.data();
+}
+
+std::string host_id() {
+  std::string boot_id;
+  std::getline(std::ifstream("/proc/sys/kernel/random/boot_id"), boot_id);
+  struct stat network {};
+  stat("/proc/self/ns/net", &network);
+  return (boot_id.empty() ? host_name() : boot_id) + "/" + std::to_string(network.st_ino);
+}
+
+std::vector<std::string> interface_addresses() {
+  ifaddrs* raw = nullptr;
+  if (getifaddrs(&raw) != 0) return {};
+  const std::unique_ptr<ifaddrs, decltype(&freeifaddrs)> list(raw, &freeifaddrs);
+  std::vector<std::string> addresses;
+  for (const ifaddrs* entry = list.get(); entry != nullptr; entry = entry->ifa_next) {
+    const bool is_usable = entry->ifa_addr != nullptr && (entry->ifa_flags & IFF_UP) != 0 &&
+                           (entry->ifa_flags & IFF_LOOPBACK) == 0;
+    if (!is_usable || entry->ifa_addr->sa_family != AF_INET) continue;
+    std::array<char, NI_MAXHOST> text{};
+    if (getnameinfo(entry->ifa_addr, sizeof(sockaddr_in), text.data(), text.size(), nullptr, 0,
+                    NI_NUMERICHOST) == 0) {
+      addresses.emplace_back(text.data());
+    }
+  }
+  return addresses;
+}
+
+}  // namespace
+
+HostFacts local_host_facts() { return {host_name(), host_id(), interface_addresses()}; }
+
+std::string serialize(const HostFacts& facts) {
+  return nlohmann::json{
+      {"host_name", facts.host_name}, {"host_id", facts.host_id}, {"addresses", facts.addresses}}
+      .dump();
+}
+
+HostFacts parse_host_facts(const std::string& text) {
+  try {
+    const auto json = nlohmann::json::parse(text);
+    return {json.at("host_name"), json.at("host_id"), json.at("addresses")};
+  } catch (const nlohmann::json::exception& error) {
+    throw Error(StatusCode::internal,
+                std::string("a rank's host facts cannot be read: ") + error.what());
+  }
+}
+
+Topology make_topology(int rank, const std::vector<HostFacts>& facts) {
+  const auto mine = static_cast<std::size_t>(rank);
+  std::map<std::string, int> ranks_of_host;
+  std::vector<int> local_rank_of(facts.size());
+  Topology topology;
+  for (std::size_t r = 0; r < facts.size(); ++r) {
+    local_rank_of[r] = ranks_of_host[facts[r].host_id]++;
+    topology.hosts.push_back(facts[r].host_name);
+  }
+  topology.rank = rank;
+  topology.size = static_cast<int>(facts.size());
+  topology.local_rank = local_rank_of[mine];
+  topology.local_size = ranks_of_host[facts[mine].host_id];
+  topology.cross_size = 0;
+  for (std::size_t r = 0; r < facts.size(); ++r) {
+    if (local_rank_of[r] != topology.local_rank) continue;
+    if (r < mine) ++topology.cross_rank;
+    ++topology.cross_size;
+  }
+  for (const auto& [host, ranks] : ranks_of_host) {
+    topology.is_homogeneous = topology.is_homogeneous && ranks == topology.local_size;
+  }
+  return topology;
+}
+
+}  // namespace scalecom

@@ -1,0 +1,181 @@
+#include "runtime/control/sockets.hpp"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <cstring>
+#include <utility>
+
+#include "scalecom/status.hpp"
+
+namespace scalecom {
+namespace {
+
+constexpr int kBacklog = 64;
+
+[[noreturn]] void fail(const std::string& what) {
+  throw Error(StatusCode::unavailable,
+              "the control connection cannot be set up: " + what + ": " + std::strerror(errno));
+}
+
+Socket make_socket(int family) {
+  Socket made(socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!made.is_open()) fail("socket");
+  return made;
+}
+
+// The leading zero byte makes the name abstract.
+std::pair<sockaddr_un, socklen_t> unix_address(const std::string& name) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const std::size_t length = std::min(name.size(), sizeof address.sun_path - 1);
+  std::memcpy(address.sun_path + 1, name.data(), length);
+  return {address, static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + length)};
+}
+
+sockaddr_in tcp_address(const std::string& address, int port) {
+  sockaddr_in target{};
+  target.sin_family = AF_INET;
+  target.sin_port = htons(static_cast<std::uint16_t>(port));
+  if (inet_pton(AF_INET, address.c_str(), &target.sin_addr) != 1) {
+    throw Error(StatusCode::internal, address + " is not a numeric IPv4 address");
+  }
+  return target;
+}
+
+bool wait_for(const Socket& socket, short events, Deadline deadline) {
+  while (true) {
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(deadline.at() - Clock::now()).count();
+    if (left <= 0) return false;
+    pollfd descriptor{socket.descriptor(), events, 0};
+    const int ready = poll(&descriptor, 1, static_cast<int>(std::min<std::int64_t>(left, 60'000)));
+    if (ready > 0) return true;
+    if (ready < 0 && errno != EINTR) return false;
+  }
+}
+
+}  // namespace
+
+Socket::~Socket() {
+  if (descriptor_ >= 0) close(descriptor_);
+}
+Socket::Socket(Socket&& other) noexcept : descriptor_(std::exchange(other.descriptor_, -1)) {}
+Socket& Socket::operator=(Socket&& other) noexcept {
+  std::swap(descriptor_, other.descriptor_);
+  return *this;
+}
+
+Socket listen_unix(const std::string& name) {
+  Socket listener = make_socket(AF_UNIX);
+  const auto [address, length] = unix_address(name);
+  if (bind(listener.descriptor(), reinterpret_cast<const sockaddr*>(&address), length) != 0 ||
+      listen(listener.descriptor(), kBacklog) != 0) {
+    fail("listening on a Unix socket");
+  }
+  return listener;
+}
+
+Socket listen_tcp(const std::string& address, int& port) {
+  Socket listener = make_socket(AF_INET);
+  sockaddr_in bound = tcp_address(address, 0);
+  socklen_t length = sizeof bound;
+  if (bind(listener.descriptor(), reinterpret_cast<const sockaddr*>(&bound), length) != 0 ||
+      listen(listener.descriptor(), kBacklog) != 0 ||
+      getsockname(listener.descriptor(), reinterpret_cast<sockaddr*>(&bound), &length) != 0) {
+    fail("listening on " + address);
+  }
+  port = ntohs(bound.sin_port);
+  return listener;
+}
+
+Socket connect_unix(const std::string& name) {
+  Socket made = make_socket(AF_UNIX);
+  const auto [address, length] = unix_address(name);
+  if (connect(made.descriptor(), reinterpret_cast<const sockaddr*>(&address), length) != 0) {
+    return {};
+  }
+  return made;
+}
+
+Socket connect_tcp(const std::string& address, int port, Deadline deadline) {
+  Socket made = make_socket(AF_INET);
+  const sockaddr_in target = tcp_address(address, port);
+  if (connect(made.descriptor(), reinterpret_cast<const sockaddr*>(&target), sizeof target) == 0) {
+    return made;
+  }
+  if (errno != EINPROGRESS || !wait_for(made, POLLOUT, deadline)) return {};
+  int error = 0;
+  socklen_t length = sizeof error;
+  getsockopt(made.descriptor(), SOL_SOCKET, SO_ERROR, &error, &length);
+  if (error != 0) return {};
+  return made;
+}
+
+// Asks the routing table: connecting a datagram socket sends nothing.
+std::string local_address_towards(const std::string& peer_address) {
+  const Socket probe(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  const sockaddr_in target = tcp_address(peer_address, 9);
+  sockaddr_in local{};
+  socklen_t length = sizeof local;
+  if (!probe.is_open() ||
+      connect(probe.descriptor(), reinterpret_cast<const sockaddr*>(&target), sizeof target) != 0 ||
+      getsockname(probe.descriptor(), reinterpret_cast<sockaddr*>(&local), &length) != 0) {
+    return {};
+  }
+  char text[INET_ADDRSTRLEN] = "";
+  inet_ntop(AF_INET, &local.sin_addr, text, sizeof text);
+  return text;
+}
+
+void set_tcp_options(const Socket& socket, std::chrono::duration<double> peer_timeout) {
+  const auto set = [&](int level, int name, int value) {
+    setsockopt(socket.descriptor(), level, name, &value, sizeof value);
+  };
+  const auto timeout_ms = static_cast<int>(peer_timeout.count() * 1000.0);
+  // An idle connection is probed often enough that three lost probes fit into the time.
+  const int probe_s = std::max(1, static_cast<int>(peer_timeout.count() / 4.0));
+  set(IPPROTO_TCP, TCP_NODELAY, 1);
+  set(SOL_SOCKET, SO_KEEPALIVE, 1);
+  set(IPPROTO_TCP, TCP_KEEPIDLE, probe_s);
+  set(IPPROTO_TCP, TCP_KEEPINTVL, probe_s);
+  set(IPPROTO_TCP, TCP_KEEPCNT, 3);
+  set(IPPROTO_TCP, TCP_USER_TIMEOUT, timeout_ms);
+}
+
+bool send_all(const Socket& socket, std::string_view bytes, Deadline deadline) {
+  while (!bytes.empty()) {
+    const auto sent = send(socket.descriptor(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    if (sent > 0) {
+      bytes.remove_prefix(static_cast<std::size_t>(sent));
+    } else if ((errno != EAGAIN && errno != EINTR) || !wait_for(socket, POLLOUT, deadline)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+std::string receive_exactly(const Socket& socket, std::size_t size, Deadline deadline) {
+  std::string bytes(size, '\0');
+  std::size_t received = 0;
+  while (received < size) {
+    const auto got = recv(socket.descriptor(), bytes.data() + received, size - received, 0);
+    if (got > 0) {
+      received += static_cast<std::size_t>(got);
+    } else if (got == 0 || (errno != EAGAIN && errno != EINTR) ||
+               !wait_for(socket, POLLIN, deadline)) {
+      return {};
+    }
+  }
+  return bytes;
+}
+
+}  // namespace scalecom

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <chrono>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/deadline.hpp"
+
+namespace scalecom {
+
+/// Owns a socket. Move-only. All sockets made here are non-blocking.
+class Socket {
+ public:
+  Socket() = default;
+  explicit Socket(int descriptor) : descriptor_(descriptor) {}
+  ~Socket();
+  Socket(Socket&& other) noexcept;
+  Socket& operator=(Socket&& other) noexcept;
+
+  int descriptor() const noexcept { return descriptor_; }
+  bool is_open() const noexcept { return descriptor_ >= 0; }
+
+ private:
+  int descriptor_ = -1;
+};
+
+/// Listens on an abstract Unix address (nothing on disk). `name` is free in this namespace.
+Socket listen_unix(const std::string& name);
+
+/// Listens on one numeric IPv4 address and any free port, which is written to `port`.
+Socket listen_tcp(const std::string& address, int& port);
+
+/// A connection, or a closed socket when the peer refuses or the deadline passes.
+Socket connect_unix(const std::string& name);
+Socket connect_tcp(const std::string& address, int port, Deadline deadline);
+
+/// This host's address from which `peer_address` is reached; empty when there is no route.
+std::string local_address_towards(const std::string& peer_address);
+
+/// Small messages at once; a silent peer is given up after `peer_timeout`. Not for Unix sockets.
+void set_tcp_options(const Socket& socket, std::chrono::duration<double> peer_timeout);
+
+/// All of `bytes`, or false when the peer is gone or the deadline passes. Non-blocking sockets.
+bool send_all(const Socket& socket, std::string_view bytes, Deadline deadline);
+/// Exactly `size` bytes, or an empty string.
+std::string receive_exactly(const Socket& socket, std::size_t size, Deadline deadline);
+
+}  // namespace scalecom

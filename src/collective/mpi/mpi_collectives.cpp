@@ -1,0 +1,186 @@
+#include "collective/mpi/mpi_collectives.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "base/error.hpp"
+#include "kernels/reduce.hpp"
+#include "transport/mpi/mpi_error.hpp"
+
+namespace scalecom {
+namespace {
+
+// MPI counts are int: longer vectors go in pieces.
+constexpr std::int64_t kPieceElements = 1 << 30;
+
+MPI_Datatype mpi_type(DataType dtype) {
+  switch (dtype) {
+    case DataType::uint8: return MPI_UINT8_T;
+    case DataType::int8: return MPI_INT8_T;
+    case DataType::int16: return MPI_INT16_T;
+    case DataType::int32: return MPI_INT32_T;
+    case DataType::int64: return MPI_INT64_T;
+    case DataType::float32: return MPI_FLOAT;
+    case DataType::float64: return MPI_DOUBLE;
+    case DataType::boolean: return MPI_C_BOOL;
+    // Not MPI's: our own operations below work on their bits.
+    case DataType::float16:
+    case DataType::bfloat16: return MPI_UINT16_T;
+  }
+  SCALECOM_ASSERT(false, to_string(dtype));
+  return MPI_BYTE;
+}
+
+template <DataType kDtype, ReduceOp kOp>
+void reduce_halves(void* in, void* inout, int* count, MPI_Datatype*) {
+  auto* target = static_cast<std::byte*>(inout);
+  kernels::reduce(target, static_cast<const std::byte*>(in), target, *count, kDtype, kOp);
+}
+
+// MPI operations for the 16-bit floats, made on first use and kept by their owner.
+class HalfOps {
+ public:
+  HalfOps() { ops_.fill(MPI_OP_NULL); }
+  ~HalfOps() {
+    int is_finalized = 0;
+    MPI_Finalized(&is_finalized);
+    for (MPI_Op& op : ops_) {
+      if (op != MPI_OP_NULL && is_finalized == 0) MPI_Op_free(&op);
+    }
+  }
+  HalfOps(const HalfOps&) = delete;
+  HalfOps& operator=(const HalfOps&) = delete;
+
+  MPI_Op get(DataType dtype, ReduceOp op) {
+    return dtype == DataType::float16 ? get_for<DataType::float16>(0, op)
+                                      : get_for<DataType::bfloat16>(4, op);
+  }
+
+ private:
+  template <DataType kDtype>
+  MPI_Op get_for(std::size_t base, ReduceOp op) {
+    switch (op) {
+      case ReduceOp::sum: return make(base, reduce_halves<kDtype, ReduceOp::sum>);
+      case ReduceOp::min: return make(base + 1, reduce_halves<kDtype, ReduceOp::min>);
+      case ReduceOp::max: return make(base + 2, reduce_halves<kDtype, ReduceOp::max>);
+      default: return make(base + 3, reduce_halves<kDtype, ReduceOp::product>);
+    }
+  }
+
+  MPI_Op make(std::size_t place, MPI_User_function* function) {
+    if (ops_[place] == MPI_OP_NULL) {
+      check_mpi(MPI_Op_create(function, 1, &ops_[place]), "MPI_Op_create");
+    }
+    return ops_[place];
+  }
+
+  std::array<MPI_Op, 8> ops_;
+};
+
+MPI_Op mpi_op(DataType dtype, ReduceOp op, HalfOps& halves) {
+  if (dtype == DataType::float16 || dtype == DataType::bfloat16) return halves.get(dtype, op);
+  const bool is_bool = dtype == DataType::boolean;
+  switch (op) {
+    case ReduceOp::sum: return is_bool ? MPI_LOR : MPI_SUM;
+    case ReduceOp::max: return is_bool ? MPI_LOR : MPI_MAX;
+    case ReduceOp::min: return is_bool ? MPI_LAND : MPI_MIN;
+    case ReduceOp::product: return is_bool ? MPI_LAND : MPI_PROD;
+    case ReduceOp::average: break;
+  }
+  SCALECOM_ASSERT(false, "average is divided by the caller");
+  return MPI_OP_NULL;
+}
+
+class MpiCollectives final : public Collectives {
+ public:
+  explicit MpiCollectives(MPI_Comm communicator) : communicator_(communicator) {}
+
+  std::string_view name() const noexcept override { return "mpi"; }
+
+  void all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
+                  const WaitContext& context) override {
+    const MPI_Datatype type = mpi_type(dtype);
+    const MPI_Op operation = mpi_op(dtype, op, halves_);
+    for_each_piece(data, size_of(dtype), [&](std::byte* place, int count) {
+      MPI_Request request;
+      check_mpi(
+          MPI_Iallreduce(MPI_IN_PLACE, place, count, type, operation, communicator_, &request),
+          "MPI_Iallreduce");
+      wait(request, context, "MPI_Iallreduce");
+    });
+  }
+
+  void broadcast(std::span<std::byte> data, int root, const WaitContext& context) override {
+    for_each_piece(data, 1, [&](std::byte* place, int count) {
+      MPI_Request request;
+      check_mpi(MPI_Ibcast(place, count, MPI_BYTE, root, communicator_, &request), "MPI_Ibcast");
+      wait(request, context, "MPI_Ibcast");
+    });
+  }
+
+  void all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
+                  std::span<const std::int64_t> bytes_per_rank,
+                  const WaitContext& context) override {
+    std::vector<std::int64_t> places(bytes_per_rank.size());
+    std::exclusive_scan(bytes_per_rank.begin(), bytes_per_rank.end(), places.begin(),
+                        std::int64_t{0});
+    int rank = 0;
+    check_mpi(MPI_Comm_rank(communicator_, &rank), "MPI_Comm_rank");
+    std::byte* own_place = all.data() + places[static_cast<std::size_t>(rank)];
+    if (!mine.empty() && mine.data() != own_place) {
+      std::memcpy(own_place, mine.data(), mine.size());
+    }
+    if (all.size() > static_cast<std::size_t>(std::numeric_limits<int>::max())) {
+      for (std::size_t r = 0; r < places.size(); ++r) {
+        broadcast(all.subspan(static_cast<std::size_t>(places[r]),
+                              static_cast<std::size_t>(bytes_per_rank[r])),
+                  static_cast<int>(r), context);
+      }
+      return;
+    }
+    const std::vector<int> counts(bytes_per_rank.begin(), bytes_per_rank.end());
+    const std::vector<int> displacements(places.begin(), places.end());
+    MPI_Request request;
+    check_mpi(MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_BYTE, all.data(), counts.data(),
+                              displacements.data(), MPI_BYTE, communicator_, &request),
+              "MPI_Iallgatherv");
+    wait(request, context, "MPI_Iallgatherv");
+  }
+
+ private:
+  template <class Body>
+  static void for_each_piece(std::span<std::byte> data, std::int64_t element_bytes, Body&& body) {
+    const auto count = static_cast<std::int64_t>(data.size()) / element_bytes;
+    for (std::int64_t begin = 0; begin < count; begin += kPieceElements) {
+      body(data.data() + begin * element_bytes,
+           static_cast<int>(std::min(kPieceElements, count - begin)));
+    }
+  }
+
+  // A collective of MPI cannot be withdrawn; after a failure it stays behind, and MPI is not
+  // called again.
+  static void wait(MPI_Request& request, const WaitContext& context, const char* call) {
+    WaitLoop loop(context);
+    int is_done = 0;
+    while (true) {
+      check_mpi(MPI_Test(&request, &is_done, MPI_STATUS_IGNORE), call);
+      if (is_done != 0) return;
+      loop.pause(call);
+    }
+  }
+
+  MPI_Comm communicator_;
+  HalfOps halves_;
+};
+
+}  // namespace
+
+std::unique_ptr<Collectives> make_mpi_collectives(MPI_Comm communicator) {
+  return std::make_unique<MpiCollectives>(communicator);
+}
+
+}  // namespace scalecom

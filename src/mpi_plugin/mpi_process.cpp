@@ -1,0 +1,85 @@
+#include "mpi_plugin/mpi_process.hpp"
+
+#include <mpi.h>
+
+#include <atomic>
+#include <cstdlib>
+
+#include "transport/mpi/mpi_error.hpp"
+
+namespace scalecom {
+namespace {
+
+// One MPI per process: whether this library has to end it is a fact of the process.
+std::atomic<bool>& must_finalize() {
+  static std::atomic<bool> value{false};
+  return value;
+}
+
+void finalize_at_exit() {
+  int is_finalized = 0;
+  MPI_Finalized(&is_finalized);
+  if (must_finalize() && is_finalized == 0) MPI_Finalize();
+}
+
+std::string level_name(int level) {
+  switch (level) {
+    case MPI_THREAD_SINGLE: return "MPI_THREAD_SINGLE";
+    case MPI_THREAD_FUNNELED: return "MPI_THREAD_FUNNELED";
+    case MPI_THREAD_SERIALIZED: return "MPI_THREAD_SERIALIZED";
+    case MPI_THREAD_MULTIPLE: return "MPI_THREAD_MULTIPLE";
+    default: return "thread level " + std::to_string(level);
+  }
+}
+
+void initialise() {
+  int provided = MPI_THREAD_SINGLE;
+  check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
+  must_finalize() = true;
+  std::atexit(finalize_at_exit);
+}
+
+}  // namespace
+
+void ensure_mpi() {
+  int is_initialized = 0;
+  int is_finalized = 0;
+  MPI_Initialized(&is_initialized);
+  MPI_Finalized(&is_finalized);
+  if (is_finalized != 0) {
+    throw Error(StatusCode::unavailable,
+                "MPI has been finalized in this process and cannot be used again; call init() "
+                "before MPI_Finalize");
+  }
+  const bool is_ours = is_initialized == 0;
+  if (is_ours) initialise();
+  int level = MPI_THREAD_SINGLE;
+  MPI_Query_thread(&level);
+  if (level >= MPI_THREAD_SERIALIZED) return;
+  throw Error(StatusCode::unavailable,
+              is_ours ? "this MPI offers only " + level_name(level) +
+                            ", and scalecom calls it from a background thread; use an MPI built "
+                            "with MPI_THREAD_SERIALIZED or MPI_THREAD_MULTIPLE"
+                      : "the program initialised MPI with " + level_name(level) +
+                            ", and scalecom calls it from a background thread; initialise it with "
+                            "MPI_Init_thread(..., MPI_THREAD_MULTIPLE, ...), or let scalecom do it "
+                            "by calling init() first");
+}
+
+void renounce_finalize() noexcept { must_finalize() = false; }
+
+std::string mpi_thread_level() {
+  int level = MPI_THREAD_SINGLE;
+  MPI_Query_thread(&level);
+  return level_name(level);
+}
+
+std::string mpi_library_version() {
+  char text[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+  int length = 0;
+  MPI_Get_library_version(text, &length);
+  const std::string version(text);
+  return version.substr(0, version.find_first_of(",\n"));
+}
+
+}  // namespace scalecom
