@@ -1,0 +1,164 @@
+#include "tests/sim/workload.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+namespace scalecom::sim {
+
+Workload::Workload(World& world, WorkloadOptions options) : world_(world), options_(options) {
+  const auto size = static_cast<std::size_t>(world_.size());
+  for (int tensor = 0; tensor < options_.tensors; ++tensor) {
+    plans_.push_back(make_plan(tensor));
+    places_[plans_.back().name] = plans_.size() - 1;
+    expect_calls(plans_.back());
+  }
+  next_call_.assign(size, std::vector<std::size_t>(plans_.size(), 0));
+  open_.assign(size, 0);
+  world_.on_completion([this](int rank, const std::string& name) { take_completion(rank, name); });
+}
+
+std::size_t Workload::calls_per_rank() const noexcept {
+  return plans_.size() * static_cast<std::size_t>(options_.calls);
+}
+
+bool Workload::draw(double chance) {
+  return std::uniform_real_distribution<double>(0, 1)(world_.random()) < chance;
+}
+
+int Workload::draw_below(int limit) {
+  return std::uniform_int_distribution<int>(0, limit - 1)(world_.random());
+}
+
+Workload::Plan Workload::make_plan(int tensor) {
+  Plan plan;
+  plan.name =
+      "layer" + std::to_string(tensor) + (tensor % 3 == 0 ? ".bias" : ".some.longer.weight");
+  TensorSignature signature;
+  const int kind = draw_below(10);
+  signature.kind = kind < 6   ? OperationKind::all_reduce
+                   : kind < 8 ? OperationKind::all_gather
+                   : kind < 9 ? OperationKind::broadcast
+                              : OperationKind::barrier;
+  if (signature.kind != OperationKind::barrier) signature.shape = {1 + draw_below(1000), 3};
+  if (signature.kind == OperationKind::broadcast) signature.root = draw_below(world_.size());
+  if (signature.kind == OperationKind::all_reduce && draw(0.6)) {
+    signature.compression.mode = CompressionMode::cyclic;
+    signature.first_step = draw(0.2) ? 1 + draw_below(1000) : 0;
+  }
+  const auto size = static_cast<std::size_t>(world_.size());
+  for (int call = 0; call < options_.calls; ++call) {
+    if (call > 0) vary(signature, true);
+    Call next;
+    next.signature = signature;
+    next.is_odd.assign(size, false);
+    if (size > 1 && draw(options_.mismatches)) {
+      next.odd = make_odd(signature);
+      const int odd_ranks = 1 + draw_below(world_.size() - 1);
+      for (int i = 0; i < odd_ranks; ++i) next.is_odd[static_cast<std::size_t>(i)] = true;
+      std::shuffle(next.is_odd.begin(), next.is_odd.end(), world_.random());
+    }
+    if (signature.kind == OperationKind::all_gather) {
+      const bool is_equal = draw(0.5);
+      for (std::size_t rank = 0; rank < size; ++rank) {
+        next.first_extents.push_back(is_equal ? 7 : draw_below(20));
+      }
+    }
+    plan.calls.push_back(std::move(next));
+  }
+  return plan;
+}
+
+void Workload::vary(TensorSignature& signature, bool may_restart) {
+  if (!signature.shape.empty() && draw(options_.shape_changes)) {
+    signature.shape[1] = 1 + draw_below(50);
+  }
+  const bool is_compressed = signature.compression.mode != CompressionMode::none;
+  if (may_restart && is_compressed && draw(options_.first_step_changes)) {
+    signature.first_step = draw_below(100'000);
+  }
+}
+
+TensorSignature Workload::make_odd(TensorSignature signature) {
+  switch (draw_below(6)) {
+    case 0: signature.dtype = DataType::float64; break;
+    case 1: signature.op = ReduceOp::max; break;
+    case 2: signature.prescale = 0.5; break;
+    case 3: signature.compression.rate = 7; break;
+    case 4: signature.shape.push_back(2); break;
+    default: signature.root += 1;
+  }
+  return signature;
+}
+
+TensorSignature Workload::signature_of(const Call& call, int rank) const {
+  const auto r = static_cast<std::size_t>(rank);
+  TensorSignature signature = call.is_odd[r] ? call.odd : call.signature;
+  if (!call.first_extents.empty()) signature.shape[0] = call.first_extents[r];
+  return signature;
+}
+
+// The reference for steps: counts on from first_step, only what is agreed on.
+void Workload::expect_calls(const Plan& plan) {
+  std::int64_t first = -1;
+  std::int64_t next = 0;
+  for (const Call& call : plan.calls) {
+    ExpectedCall expected;
+    expected.is_mismatch = std::count(call.is_odd.begin(), call.is_odd.end(), true) > 0;
+    expected.first_extents = call.first_extents;
+    if (!expected.is_mismatch && call.signature.compression.mode != CompressionMode::none) {
+      if (first != call.signature.first_step) first = next = call.signature.first_step;
+      expected.step = next++;
+    }
+    world_.expect(plan.name, std::move(expected));
+  }
+}
+
+void Workload::start() {
+  for (int rank = 0; rank < world_.size(); ++rank) {
+    const Duration late = rank == options_.late_rank ? options_.late_by : Duration{};
+    world_.at(rank, late + world_.random_duration(options_.gap_max),
+              [this, rank] { start_step(rank); });
+  }
+}
+
+void Workload::start_step(int rank) {
+  std::vector<std::size_t> order(plans_.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  if (draw(0.8)) std::shuffle(order.begin(), order.end(), world_.random());
+  open_[static_cast<std::size_t>(rank)] = order.size();
+  Duration after{};
+  for (const std::size_t tensor : order) {
+    if (!draw(options_.bursts)) after += world_.random_duration(options_.gap_max);
+    world_.at(rank, after, [this, rank, tensor] { submit_next(rank, tensor); });
+  }
+}
+
+void Workload::submit_next(int rank, std::size_t tensor) {
+  const Plan& plan = plans_[tensor];
+  const std::size_t call = next_call_[static_cast<std::size_t>(rank)][tensor]++;
+  world_.submit(rank, plan.name, signature_of(plan.calls[call], rank));
+}
+
+void Workload::take_completion(int rank, const std::string& name) {
+  const auto r = static_cast<std::size_t>(rank);
+  const auto place = places_.find(name);
+  if (place == places_.end()) return;
+  const std::size_t tensor = place->second;
+  const auto calls = static_cast<std::size_t>(options_.calls);
+  if (options_.is_pipelined) {
+    if (next_call_[r][tensor] >= calls) return;
+    if (draw(options_.bursts)) {
+      submit_next(rank, tensor);  // The name is used again at once.
+    } else {
+      world_.at(rank, world_.random_duration(options_.gap_max),
+                [this, rank, tensor] { submit_next(rank, tensor); });
+    }
+    return;
+  }
+  if (--open_[r] == 0 && next_call_[r][tensor] < calls) {
+    world_.at(rank, world_.random_duration(options_.gap_max), [this, rank] { start_step(rank); });
+  }
+}
+
+}  // namespace scalecom::sim

@@ -1,0 +1,287 @@
+#include "tests/sim/world.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace scalecom::sim {
+namespace {
+
+constexpr std::size_t kViolationsMax = 20;
+
+}  // namespace
+
+World::World(WorldOptions options) : options_(std::move(options)), random_(options_.seed) {
+  ranks_.resize(static_cast<std::size_t>(options_.size));
+  for (int rank = 0; rank < options_.size; ++rank) {
+    NegotiationOptions negotiation = options_.negotiation;
+    negotiation.rank = rank;
+    negotiation.size = options_.size;
+    at_(rank).node = std::make_unique<Negotiation>(negotiation);
+    at_(rank).tree = ControlTree::make(rank, options_.size);
+  }
+}
+
+Duration World::random_duration(Duration max) {
+  return Duration(std::uniform_int_distribution<Duration::rep>(0, max.count())(random_));
+}
+
+void World::violate(const std::string& what) {
+  if (violations_.size() < kViolationsMax) violations_.push_back(what);
+}
+
+void World::expect(const std::string& name, ExpectedCall call) {
+  expected_[name].push_back(std::move(call));
+}
+
+void World::schedule(TimePoint at, std::function<void()> action) {
+  happenings_.push({at, happened_++, std::move(action)});
+}
+
+void World::at(int rank, Duration after, std::function<void()> action) {
+  ++work_left_;
+  schedule(now_ + after, [this, rank, action = std::move(action)] {
+    --work_left_;
+    if (at_(rank).is_alive && !at_(rank).end) action();
+  });
+}
+
+void World::submit(int rank, const std::string& name, TensorSignature signature) {
+  Rank& self = at_(rank);
+  if (!self.is_alive || self.end) return;
+  const std::size_t call = self.calls[name]++;
+  std::vector<int>& submitted = submitted_[name];
+  if (submitted.size() <= call) submitted.resize(call + 1);
+  ++submitted[call];
+  if (!self.in_flight.emplace(name, signature).second) {
+    violate(fmt::format("the test submits {} twice on rank {}", name, rank));
+    return;
+  }
+  self.node->submit({name, std::move(signature)}, now_);
+  touch(rank);
+}
+
+void World::end_session(int rank, Status status) {
+  Rank& self = at_(rank);
+  if (!self.is_alive || self.end) return;
+  self.node->end_session(std::move(status), now_);
+  touch(rank);
+}
+
+void World::kill(int rank) {
+  Rank& self = at_(rank);
+  if (!self.is_alive) return;
+  self.is_alive = false;
+  close(rank);
+}
+
+void World::inject(int from, int to, ControlMessage message) { send(from, to, std::move(message)); }
+
+// The rank's neighbours notice, after its last message.
+void World::close(int rank) {
+  Rank& self = at_(rank);
+  if (self.is_closed) return;
+  self.is_closed = true;
+  std::vector<int> neighbours = self.tree.children;
+  if (self.tree.parent >= 0) neighbours.push_back(self.tree.parent);
+  for (const int to : neighbours) {
+    TimePoint& last = last_arrival_[{rank, to}];
+    last = std::max(last, now_ + random_duration(options_.detection_max)) + Duration(1);
+    ++work_left_;
+    schedule(last, [this, rank, to] {
+      --work_left_;
+      if (!at_(to).is_alive || at_(to).is_closed) return;
+      at_(to).node->lose_peer(rank, "connection closed", now_);
+      touch(to);
+    });
+  }
+}
+
+// What comes within the next microseconds is flushed together, as by a coordinator that was busy.
+void World::touch(int rank) {
+  Rank& self = at_(rank);
+  if (self.has_flush) return;
+  self.has_flush = true;
+  ++work_left_;
+  schedule(now_ + random_duration(std::chrono::microseconds(3)), [this, rank] {
+    --work_left_;
+    at_(rank).has_flush = false;
+    flush(rank);
+  });
+}
+
+void World::flush(int rank) {
+  Rank& self = at_(rank);
+  if (!self.is_alive || self.is_closed) return;
+  self.node->advance(now_);
+  for (OutgoingMessage& outgoing : self.node->take_outgoing()) {
+    send(rank, outgoing.to, std::move(outgoing.message));
+  }
+  std::vector<NegotiationEvent> events = self.node->take_events();
+  if (options_.tamper) options_.tamper(rank, events);
+  for (NegotiationEvent& event : events) carry_out(rank, event);
+  if (self.end) {
+    close(rank);
+  } else {
+    set_timer(rank);
+  }
+}
+
+void World::set_timer(int rank) {
+  Rank& self = at_(rank);
+  const std::optional<TimePoint> next = self.node->next_timer();
+  if (!next || (self.timer && *self.timer <= std::max(*next, now_))) return;
+  self.timer = std::max(*next, now_);
+  schedule(*self.timer, [this, rank, at = *self.timer] {
+    Rank& woken = at_(rank);
+    if (woken.timer != at) return;
+    woken.timer.reset();
+    flush(rank);
+  });
+}
+
+void World::send(int from, int to, ControlMessage message) {
+  RankTraffic& traffic = at_(from).traffic;
+  ++traffic.messages;
+  traffic.bytes += static_cast<std::int64_t>(message.size());
+  const ControlTree& tree = at_(from).tree;
+  const bool is_neighbour =
+      to == tree.parent || std::count(tree.children.begin(), tree.children.end(), to) == 1;
+  if (!is_neighbour) violate(fmt::format("rank {} sends to rank {}, no neighbour", from, to));
+  const Duration delay =
+      options_.delay_min + random_duration(options_.delay_max - options_.delay_min);
+  TimePoint& last = last_arrival_[{from, to}];
+  last = std::max(last + Duration(1), now_ + delay);
+  const bool is_repeated =
+      std::uniform_real_distribution<double>(0, 1)(random_) < options_.duplicates;
+  ++work_left_;
+  schedule(last, [this, from, to, is_repeated, message = std::move(message)] {
+    --work_left_;
+    deliver(from, to, message);
+    if (is_repeated) deliver(from, to, message);
+  });
+}
+
+void World::deliver(int from, int to, const ControlMessage& message) {
+  if (!at_(to).is_alive || at_(to).is_closed) return;
+  at_(to).node->receive(from, message, now_);
+  touch(to);
+}
+
+void World::carry_out(int rank, NegotiationEvent& event) {
+  Rank& self = at_(rank);
+  if (self.end) {
+    violate(fmt::format("rank {} gets an event after the session's end", rank));
+    return;
+  }
+  if (const auto* agreement = std::get_if<Agreement>(&event)) {
+    if (agreement->sequence != self.last_sequence + 1) {
+      violate(fmt::format("rank {} gets agreement {} after {}", rank, agreement->sequence,
+                          self.last_sequence));
+    }
+    if (agreement->tensors.empty()) violate("an agreement is empty");
+    self.last_sequence = agreement->sequence;
+    for (const AgreedTensor& tensor : agreement->tensors) {
+      check_agreed(rank, tensor);
+      complete(rank, tensor.name,
+               fmt::format("{}: {} step {}", agreement->sequence, tensor.name, tensor.step));
+    }
+  } else if (const auto* mismatch = std::get_if<Mismatch>(&event)) {
+    const ExpectedCall* expected = find_expected(rank, mismatch->name);
+    if (expected != nullptr && !expected->is_mismatch) {
+      violate(fmt::format("rank {}: {}", rank, mismatch->message));
+    }
+    complete(rank, mismatch->name, mismatch->name + " differs: " + mismatch->message);
+  } else if (const auto* stall = std::get_if<Stall>(&event)) {
+    if (rank != 0) violate(fmt::format("rank {} gets a stall event", rank));
+    stalls_.emplace_back(now_, stall->message);
+  } else {
+    self.end = std::get<SessionEnd>(event).status;
+    last_end_ = now_;
+    self.completions += self.in_flight.size();
+    self.in_flight.clear();
+  }
+}
+
+const ExpectedCall* World::find_expected(int rank, const std::string& name) {
+  const Rank& self = at_(rank);
+  const auto calls = self.calls.find(name);
+  if (calls == self.calls.end() || self.in_flight.count(name) == 0) {
+    violate(fmt::format("rank {} is told about {}, which is not in flight there", rank, name));
+    return nullptr;
+  }
+  const std::size_t call = calls->second - 1;
+  if (submitted_[name][call] != options_.size) {
+    violate(fmt::format("call {} of {} is decided when {} of {} ranks have submitted it", call,
+                        name, submitted_[name][call], options_.size));
+  }
+  const auto expected = expected_.find(name);
+  if (expected == expected_.end() || expected->second.size() <= call) return nullptr;
+  return &expected->second[call];
+}
+
+void World::check_agreed(int rank, const AgreedTensor& tensor) {
+  const ExpectedCall* expected = find_expected(rank, tensor.name);
+  if (expected == nullptr) return;
+  if (expected->is_mismatch) {
+    violate(fmt::format("rank {}: {} is agreed on though it differs", rank, tensor.name));
+  }
+  if (!(tensor.signature == at_(rank).in_flight.at(tensor.name))) {
+    violate(fmt::format("rank {}: {} has another signature than submitted", rank, tensor.name));
+  }
+  if (tensor.step != expected->step) {
+    violate(fmt::format("rank {}: {} is at step {} instead of {}", rank, tensor.name, tensor.step,
+                        expected->step));
+  }
+  if (tensor.first_extents != expected->first_extents) {
+    violate(fmt::format("rank {}: {} has other first extents", rank, tensor.name));
+  }
+}
+
+void World::complete(int rank, const std::string& name, const std::string& line) {
+  Rank& self = at_(rank);
+  const std::size_t place = self.log.size();
+  if (place == order_.size()) {
+    order_.push_back(line);
+  } else if (order_[place] != line) {
+    violate(fmt::format("rank {} gets \"{}\" where another rank got \"{}\"", rank, line,
+                        order_[place]));
+  }
+  self.log.push_back(line);
+  if (self.in_flight.erase(name) == 1) ++self.completions;
+  if (on_completion_) on_completion_(rank, name);
+}
+
+void World::run(Duration limit) {
+  const TimePoint end = now_ + limit;
+  while (!happenings_.empty()) {
+    const Happening& next = happenings_.top();
+    if (next.at > end) break;
+    now_ = std::max(now_, next.at);
+    const std::function<void()> action = std::move(const_cast<Happening&>(next).action);
+    happenings_.pop();
+    action();
+  }
+}
+
+void World::check_drained(bool may_end) {
+  if (work_left_ > 0) violate("something still happens after the virtual time");
+  for (int rank = 0; rank < options_.size; ++rank) {
+    const Rank& self = at_(rank);
+    if (!self.is_alive) continue;
+    if (!self.in_flight.empty()) {
+      violate(fmt::format("rank {}: {} tensors never complete, for example {}", rank,
+                          self.in_flight.size(), self.in_flight.begin()->first));
+    }
+    if (may_end != self.end.has_value()) {
+      violate(fmt::format("rank {}: {}", rank,
+                          self.end ? "ended: " + self.end->message() : "did not end"));
+    }
+    if (!may_end && self.log.size() != order_.size()) {
+      violate(fmt::format("rank {} got {} of {} decisions", rank, self.log.size(), order_.size()));
+    }
+  }
+}
+
+}  // namespace scalecom::sim

@@ -1,0 +1,161 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <queue>
+#include <random>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "runtime/control/tree.hpp"
+#include "runtime/negotiation.hpp"
+
+namespace scalecom::sim {
+
+using Random = std::mt19937_64;
+using Duration = Clock::duration;
+
+/// What one call of a tensor must lead to: the reference that a world checks its ranks against.
+struct ExpectedCall {
+  bool is_mismatch = false;
+  std::int64_t step = 0;
+  std::vector<std::int64_t> first_extents;  ///< all_gather
+};
+
+struct WorldOptions {
+  int size = 2;
+  std::uint64_t seed = 1;
+  NegotiationOptions negotiation;  ///< rank and size are filled in
+  /// A message takes a random time between these.
+  Duration delay_min = std::chrono::microseconds(5);
+  Duration delay_max = std::chrono::microseconds(200);
+  /// Chance that a message arrives twice.
+  double duplicates = 0.0;
+  /// How long a rank takes to notice that a neighbour is gone, at most.
+  Duration detection_max = std::chrono::milliseconds(3);
+  /// What a broken rank would make of an event, to see that the world notices.
+  std::function<void(int rank, std::vector<NegotiationEvent>&)> tamper;
+};
+
+struct RankTraffic {
+  std::int64_t messages = 0;
+  std::int64_t bytes = 0;
+};
+
+/// N ranks of negotiation in one thread: a virtual clock, and between neighbours of the control
+/// tree a queue that keeps its order and delays each message by a random time. Every run follows
+/// from the seed. Each rank is driven as the coordinator does it: submits and messages that come
+/// together are flushed together, timers wake it, and after the session's end its neighbours see
+/// its connections close.
+///
+/// It checks the invariants while it runs and gathers what is violated, in words.
+class World {
+ public:
+  explicit World(WorldOptions options);
+
+  int size() const noexcept { return options_.size; }
+  TimePoint now() const noexcept { return now_; }
+  Random& random() noexcept { return random_; }
+  Duration random_duration(Duration max);
+
+  /// What all ranks must get for the n-th call of `name`; before it is submitted.
+  void expect(const std::string& name, ExpectedCall call);
+
+  /// Runs `action` at now + `after`, unless the rank is gone or its session over.
+  void at(int rank, Duration after, std::function<void()> action);
+  /// Called at each completion of one of the rank's tensors, when its name may be used again.
+  void on_completion(std::function<void(int rank, const std::string& name)> action) {
+    on_completion_ = std::move(action);
+  }
+
+  void submit(int rank, const std::string& name, TensorSignature signature);
+  void end_session(int rank, Status status);
+  void kill(int rank);
+  /// A message from one rank to its neighbour that its negotiation did not write.
+  void inject(int from, int to, ControlMessage message);
+
+  /// Until nothing is left to happen but timers, or the virtual time is over.
+  void run(Duration limit = std::chrono::seconds(100));
+
+  bool is_alive(int rank) const { return at_(rank).is_alive; }
+  /// When the last rank's session ended.
+  TimePoint last_end() const noexcept { return last_end_; }
+  const std::optional<Status>& end_of(int rank) const { return at_(rank).end; }
+  const std::vector<std::string>& log_of(int rank) const { return at_(rank).log; }
+  const std::vector<std::pair<TimePoint, std::string>>& stalls() const { return stalls_; }
+  std::size_t in_flight(int rank) const { return at_(rank).in_flight.size(); }
+  std::size_t completions(int rank) const { return at_(rank).completions; }
+  std::int64_t cached_requests(int rank) const { return at_(rank).node->cached_requests(); }
+  RankTraffic traffic(int rank) const { return at_(rank).traffic; }
+  const ControlTree& tree(int rank) const { return at_(rank).tree; }
+  int agreements(int rank) const { return static_cast<int>(at_(rank).last_sequence); }
+
+  /// Empty when all is well.
+  const std::vector<std::string>& violations() const noexcept { return violations_; }
+  void violate(const std::string& what);
+
+  /// Adds what must hold once nothing happens any more: nothing is in flight, all logs are equal.
+  /// `may_end`: the session was ended on purpose, so every living rank must say so.
+  void check_drained(bool may_end);
+
+ private:
+  struct Rank {
+    std::unique_ptr<Negotiation> node;
+    ControlTree tree;
+    bool is_alive = true;
+    bool is_closed = false;
+    bool has_flush = false;
+    std::optional<Status> end;
+    std::unordered_map<std::string, TensorSignature> in_flight;
+    std::unordered_map<std::string, std::size_t> calls;  ///< submitted so far
+    std::vector<std::string> log;
+    std::uint64_t last_sequence = 0;
+    std::size_t completions = 0;
+    std::optional<TimePoint> timer;
+    RankTraffic traffic;
+  };
+  struct Happening {
+    TimePoint at;
+    std::uint64_t order;
+    std::function<void()> action;
+    bool operator>(const Happening& other) const {
+      return at != other.at ? at > other.at : order > other.order;
+    }
+  };
+
+  Rank& at_(int rank) { return ranks_[static_cast<std::size_t>(rank)]; }
+  const Rank& at_(int rank) const { return ranks_[static_cast<std::size_t>(rank)]; }
+  void schedule(TimePoint at, std::function<void()> action);
+  void touch(int rank);
+  void flush(int rank);
+  void set_timer(int rank);
+  void send(int from, int to, ControlMessage message);
+  void deliver(int from, int to, const ControlMessage& message);
+  void close(int rank);
+  void carry_out(int rank, NegotiationEvent& event);
+  void complete(int rank, const std::string& name, const std::string& line);
+  void check_agreed(int rank, const AgreedTensor& tensor);
+  const ExpectedCall* find_expected(int rank, const std::string& name);
+
+  WorldOptions options_;
+  Random random_;
+  TimePoint now_{std::chrono::seconds(1000)};
+  std::vector<Rank> ranks_;
+  std::priority_queue<Happening, std::vector<Happening>, std::greater<>> happenings_;
+  std::uint64_t happened_ = 0;
+  std::size_t work_left_ = 0;  ///< happenings that are not timers
+  std::map<std::pair<int, int>, TimePoint> last_arrival_;
+  std::unordered_map<std::string, std::vector<ExpectedCall>> expected_;
+  std::unordered_map<std::string, std::vector<int>> submitted_;  ///< ranks, by call
+  std::vector<std::string> order_;                               ///< the longest log so far
+  std::vector<std::pair<TimePoint, std::string>> stalls_;
+  std::function<void(int, const std::string&)> on_completion_;
+  std::vector<std::string> violations_;
+  TimePoint last_end_{};
+};
+
+}  // namespace scalecom::sim
