@@ -5,11 +5,12 @@
 #include <cmath>
 #include <cstdint>
 
+#include "compress/offset_codec.hpp"
+
 namespace scalecom {
 namespace {
 
 constexpr std::size_t kNameBytesMax = 4096;
-constexpr std::int64_t kRateMax = 65'536;
 
 [[noreturn]] void refuse(const std::string& name, const std::string& problem) {
   throw Error(StatusCode::invalid_argument, fmt::format("tensor {}: {}", name, problem));

@@ -1,7 +1,5 @@
-#include <dlfcn.h>
 #include <fmt/format.h>
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "base/log.hpp"
@@ -11,6 +9,7 @@
 #include "runtime/control/loopback_channel.hpp"
 #include "runtime/control/socket_channel.hpp"
 #include "runtime/launch.hpp"
+#include "runtime/mpi_plugin.hpp"
 #include "runtime/session_impl.hpp"
 #include "runtime/settings.hpp"
 #include "scalecom/version.hpp"
@@ -19,36 +18,6 @@
 
 namespace scalecom {
 namespace {
-
-constexpr const char* kMpiPlugin = "libscalecom_mpi.so";
-
-// The plugin lies beside the library that this code is in.
-std::string plugin_path() {
-  Dl_info info{};
-  if (dladdr(reinterpret_cast<const void*>(&plugin_path), &info) == 0) return kMpiPlugin;
-  return (std::filesystem::path(info.dli_fname).parent_path() / kMpiPlugin).string();
-}
-
-std::shared_ptr<MpiBackend> load_mpi_backend(const std::string& launched_by) {
-  const std::string path = plugin_path();
-  // Never unloaded: MPI cannot be initialised twice in a process.
-  void* plugin = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (plugin == nullptr) {
-    throw Error(StatusCode::unavailable,
-                fmt::format("this process was launched by MPI ({} is set), but scalecom's MPI part "
-                            "cannot be loaded: {}. Install Open MPI and build scalecom with "
-                            "SCALECOM_WITH_MPI=ON; scalecom-info tells what was built",
-                            launched_by, dlerror()));
-  }
-  const auto make = reinterpret_cast<MpiBackendFactory>(dlsym(plugin, kMpiBackendSymbol));
-  if (make == nullptr) {
-    throw Error(StatusCode::unavailable,
-                fmt::format("{} is of another version of scalecom: {} is missing in it; reinstall "
-                            "scalecom",
-                            path, kMpiBackendSymbol));
-  }
-  return std::shared_ptr<MpiBackend>(make());
-}
 
 // What a rank tells the others before anything else: who it is, and how it is set.
 struct Introduction {
@@ -118,10 +87,11 @@ SessionParts connect_over_mpi(const Config& config, const std::string& launched_
   const std::shared_ptr<MpiBackend> backend = load_mpi_backend(launched_by);
   parts.backend = backend;
   Bootstrap& bootstrap = backend->bootstrap();
-  parts.topology = make_topology(bootstrap.rank(), introduce(bootstrap, config));
+  const std::vector<HostFacts> facts = introduce(bootstrap, config);
+  parts.topology = make_topology(bootstrap.rank(), facts);
   const ControlTree tree = ControlTree::make(bootstrap.rank(), bootstrap.size());
   parts.channel = connect_control_channel(
-      bootstrap, tree,
+      bootstrap, tree, facts,
       {.connect_timeout = std::chrono::duration<double>(config.connect_timeout_s),
        .peer_timeout = std::chrono::duration<double>(config.peer_timeout_s)});
   parts.transport = backend->make_transport();

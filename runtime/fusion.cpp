@@ -4,7 +4,7 @@
 #include <tuple>
 
 #include "base/error.hpp"
-#include "compress/chunks.hpp"
+#include "compress/offset_codec.hpp"
 
 namespace scalecom {
 namespace {
@@ -55,7 +55,7 @@ bool is_sparse(const AgreedTensor& tensor) noexcept {
 std::int64_t fused_bytes(const AgreedTensor& tensor) {
   const std::int64_t count = count_of(tensor.signature.shape);
   if (!is_sparse(tensor)) return count * size_of(tensor.signature.dtype);
-  return compress::selected_count(count, tensor.signature.compression.rate) *
+  return selected_count(count, tensor.signature.compression.rate) *
          static_cast<std::int64_t>(sizeof(float));
 }
 

@@ -60,4 +60,7 @@ struct SettingReport {
 
 SCALECOM_API std::vector<SettingReport> describe_settings(const Config& config);
 
+/// The settings table as the text of docs/configuration.md.
+SCALECOM_API std::string settings_markdown();
+
 }  // namespace scalecom

@@ -1,0 +1,54 @@
+// The only place that reads the environment.
+
+#include <fmt/format.h>
+
+#include <array>
+#include <cstdlib>
+
+#include "runtime/launch.hpp"
+#include "runtime/settings.hpp"
+#include "scalecom/status.hpp"
+
+namespace scalecom {
+namespace {
+
+// Each launcher sets one of these in the processes it starts: Open MPI, MPICH and Intel MPI, and
+// Slurm's PMIx.
+constexpr std::array kLauncherVariables{"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"};
+
+// Set to the empty string is not set, as for Horovod.
+const char* read_variable(const std::string& variable) {
+  const char* value = std::getenv(variable.c_str());
+  return value != nullptr && *value != '\0' ? value : nullptr;
+}
+
+}  // namespace
+
+std::string mpi_launcher_variable() {
+  for (const char* variable : kLauncherVariables) {
+    if (read_variable(variable) != nullptr) return variable;
+  }
+  return {};
+}
+
+Config Config::from_environment() {
+  Config config;
+  for (const Setting& setting : settings_table()) {
+    for (const char* prefix : {"SCALECOM_", "HOROVOD_"}) {
+      const std::string variable = prefix + setting.name;
+      const char* value = read_variable(variable);
+      if (value == nullptr) continue;
+      if (!setting.parse(config, value)) {
+        throw Error(
+            StatusCode::invalid_argument,
+            fmt::format("{}={} is not allowed; allowed: {}{}", variable, value, setting.allowed,
+                        setting.unit.empty() ? "" : " (" + setting.unit + ")"));
+      }
+      config.sources[setting.name] = variable;
+      break;
+    }
+  }
+  return config;
+}
+
+}  // namespace scalecom

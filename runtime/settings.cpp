@@ -1,0 +1,318 @@
+#include "runtime/settings.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <sstream>
+
+#include "base/error.hpp"
+#include "collective/selector.hpp"
+
+namespace scalecom {
+namespace {
+
+constexpr std::array<const char*, 7> kLogLevels{"trace", "debug", "info", "warning",
+                                                "error", "fatal", "off"};
+
+bool parse_integer(const std::string& text, std::int64_t min, std::int64_t max,
+                   std::int64_t& value) {
+  std::int64_t parsed = 0;
+  const char* end = text.data() + text.size();
+  const auto [stopped, error] = std::from_chars(text.data(), end, parsed);
+  if (error != std::errc() || stopped != end || parsed < min || parsed > max) return false;
+  value = parsed;
+  return true;
+}
+
+bool parse_real(const std::string& text, double min, double max, double& value) {
+  double parsed = 0;
+  const char* end = text.data() + text.size();
+  const auto [stopped, error] = std::from_chars(text.data(), end, parsed);
+  if (error != std::errc() || stopped != end || !(parsed >= min && parsed <= max)) return false;
+  value = parsed;
+  return true;
+}
+
+bool parse_flag(const std::string& text, bool& value) {
+  if (text != "0" && text != "1" && text != "true" && text != "false") return false;
+  value = text == "1" || text == "true";
+  return true;
+}
+
+Setting integer(std::string name, std::int64_t Config::*member, std::int64_t min, std::int64_t max,
+                std::string unit, std::string description) {
+  return {std::move(name),
+          std::move(unit),
+          fmt::format("{} to {}", min, max),
+          std::move(description),
+          [=](Config& config, const std::string& text) {
+            return parse_integer(text, min, max, config.*member);
+          },
+          [=](const Config& config) { return std::to_string(config.*member); }};
+}
+
+Setting real(std::string name, double Config::*member, double min, double max, std::string unit,
+             std::string description) {
+  return {std::move(name),
+          std::move(unit),
+          fmt::format("{:g} to {:g}", min, max),
+          std::move(description),
+          [=](Config& config, const std::string& text) {
+            return parse_real(text, min, max, config.*member);
+          },
+          [=](const Config& config) { return fmt::format("{:g}", config.*member); }};
+}
+
+Setting flag(std::string name, bool Config::*member, std::string description) {
+  return {std::move(name),
+          "",
+          "0, 1, false, true",
+          std::move(description),
+          [=](Config& config, const std::string& text) { return parse_flag(text, config.*member); },
+          [=](const Config& config) { return std::string(config.*member ? "1" : "0"); }};
+}
+
+Setting choice(std::string name, std::string Config::*member, std::vector<std::string> allowed,
+               std::string description) {
+  return {std::move(name),
+          "",
+          fmt::format("{}", fmt::join(allowed, ", ")),
+          std::move(description),
+          [=](Config& config, const std::string& text) {
+            if (std::find(allowed.begin(), allowed.end(), text) == allowed.end()) return false;
+            config.*member = text;
+            return true;
+          },
+          [=](const Config& config) { return config.*member; }};
+}
+
+Setting cycle_time() {
+  return {
+      "CYCLE_TIME",
+      "ms",
+      "adaptive, or 0 to 10000",
+      "Longest time a batch that is not full waits for tensors known to be on their way. Nothing "
+      "waits when all known tensors are in.",
+      [](Config& config, const std::string& text) {
+        if (text == "adaptive") {
+          config.cycle_time_ms = -1.0;
+          return true;
+        }
+        return parse_real(text, 0.0, 10'000.0, config.cycle_time_ms);
+      },
+      [](const Config& config) {
+        return config.cycle_time_ms < 0 ? "adaptive" : fmt::format("{:g}", config.cycle_time_ms);
+      }};
+}
+
+Setting must_agree(Setting setting) {
+  setting.must_agree = true;
+  return setting;
+}
+
+// Accepted so that a job moves over from Horovod unchanged. Values are kept as they are.
+Setting without_effect(std::string name, std::string unit, std::string allowed,
+                       std::string description,
+                       std::function<bool(const std::string&)> is_allowed) {
+  Setting setting{name,
+                  std::move(unit),
+                  std::move(allowed),
+                  std::move(description),
+                  [is_allowed](Config&, const std::string& text) { return is_allowed(text); },
+                  [name](const Config& config) {
+                    const auto found = config.sources.find(name);
+                    return found == config.sources.end() ? std::string() : "set";
+                  }};
+  setting.has_effect = false;
+  return setting;
+}
+
+Setting idle_flag(std::string name, std::string description) {
+  return without_effect(std::move(name), "", "0, 1, false, true", std::move(description),
+                        [](const std::string& text) {
+                          bool ignored = false;
+                          return parse_flag(text, ignored);
+                        });
+}
+
+Setting idle_number(std::string name, double max, std::string unit, std::string description) {
+  return without_effect(std::move(name), std::move(unit), fmt::format("0 to {:g}", max),
+                        std::move(description), [max](const std::string& text) {
+                          double ignored = 0;
+                          return parse_real(text, 0.0, max, ignored);
+                        });
+}
+
+Setting idle_text(std::string name, std::string description) {
+  return without_effect(std::move(name), "", "any text", std::move(description),
+                        [](const std::string&) { return true; });
+}
+
+void add_core(std::vector<Setting>& table) {
+  constexpr std::int64_t kTebibyte = 1LL << 40;
+  table.push_back(
+      must_agree(integer("FUSION_THRESHOLD", &Config::fusion_threshold_bytes, 0, kTebibyte, "bytes",
+                         "Bytes that one fused batch may hold. 0 turns fusion off.")));
+  table.push_back(must_agree(cycle_time()));
+  table.push_back(
+      must_agree(integer("CACHE_CAPACITY", &Config::cache_capacity, 0, 1 << 24, "tensors",
+                         "Tensors whose agreement is remembered, so that they are "
+                         "negotiated by number. 0 turns the cache off.")));
+  table.push_back(must_agree(
+      choice("ALLREDUCE_ALGORITHM", &Config::allreduce_algorithm, allreduce_algorithm_names(),
+             "Algorithm of every all-reduce (docs/algorithms.md); mpi: MPI's "
+             "own collectives.")));
+  table.push_back(flag("STALL_CHECK_DISABLE", &Config::stall_check_disable,
+                       "1: tensors that some ranks never submit are not reported."));
+  table.push_back(real("STALL_CHECK_TIME_SECONDS", &Config::stall_check_time_s, 0.01, 1e6, "s",
+                       "A tensor that some ranks submitted and others did not is reported after "
+                       "this time."));
+  table.push_back(real("STALL_SHUTDOWN_TIME_SECONDS", &Config::stall_shutdown_time_s, 0.0, 1e6, "s",
+                       "... and fails the session after this time. 0: never."));
+  table.push_back(real("CONNECT_TIMEOUT", &Config::connect_timeout_s, 0.1, 86400.0, "s",
+                       "Longest time for the ranks to find each other at init."));
+  table.push_back(real("COLLECTIVE_TIMEOUT", &Config::collective_timeout_s, 0.1, 1e6, "s",
+                       "Longest time one collective may take before its session fails."));
+  table.push_back(real("PEER_TIMEOUT", &Config::peer_timeout_s, 1.0, 3600.0, "s",
+                       "A host that stops answering on the network is given up after this time. (A "
+                       "process that dies is noticed at once.)"));
+  table.push_back(integer("QUEUE_CAPACITY", &Config::queue_capacity, 1, 1LL << 32, "tensors",
+                          "Tensors that may be in flight; a further submit is refused."));
+  table.push_back(choice("LOG_LEVEL", &Config::log_level, {kLogLevels.begin(), kLogLevels.end()},
+                         "What is written to stderr."));
+}
+
+void add_without_effect(std::vector<Setting>& table) {
+  table.push_back(idle_flag("HIERARCHICAL_ALLREDUCE", "All-reduce inside hosts, then between."));
+  table.push_back(idle_flag("HIERARCHICAL_ALLGATHER", "All-gather inside hosts, then between."));
+  table.push_back(idle_flag("TORUS_ALLREDUCE", "All-reduce on a torus of hosts and ranks."));
+  table.push_back(idle_flag("BATCH_D2D_MEMCOPIES", "One kernel for the copies of a GPU batch."));
+  table.push_back(idle_number("NUM_NCCL_STREAMS", 1024, "streams", "NCCL streams of a GPU."));
+  table.push_back(idle_flag("DISABLE_GROUP_FUSION", "Groups do not fuse with other tensors."));
+  table.push_back(idle_flag("DYNAMIC_PROCESS_SETS", "Process sets may change after init."));
+  table.push_back(idle_text("THREAD_AFFINITY", "Cores of the background threads."));
+  table.push_back(idle_text("TIMELINE", "File of the timeline."));
+  table.push_back(idle_flag("TIMELINE_MARK_CYCLES", "Cycles appear in the timeline."));
+  table.push_back(idle_flag("AUTOTUNE", "Tunes fusion threshold and cycle time."));
+  table.push_back(idle_text("AUTOTUNE_LOG", "File of the autotuner's log."));
+  table.push_back(idle_number("AUTOTUNE_WARMUP_SAMPLES", 1e6, "samples", "Samples thrown away."));
+  table.push_back(idle_number("AUTOTUNE_STEPS_PER_SAMPLE", 1e6, "steps", "Steps of a sample."));
+  table.push_back(
+      idle_number("AUTOTUNE_BAYES_OPT_MAX_SAMPLES", 1e6, "samples", "Samples at most."));
+  table.push_back(
+      idle_number("AUTOTUNE_GAUSSIAN_PROCESS_NOISE", 1.0, "", "Noise of the autotuner's model."));
+  table.push_back(idle_number("ADASUM_MPI_CHUNK_SIZE", 1e12, "bytes", "Chunk of an Adasum."));
+  table.push_back(idle_flag("MPI_THREADS_DISABLE", "MPI without threads."));
+}
+
+}  // namespace
+
+const std::vector<Setting>& settings_table() {
+  static const std::vector<Setting> table = [] {
+    std::vector<Setting> made;
+    add_core(made);
+    add_without_effect(made);
+    return made;
+  }();
+  return table;
+}
+
+std::vector<std::string> settings_without_effect(const Config& config) {
+  std::vector<std::string> warnings;
+  for (const Setting& setting : settings_table()) {
+    const auto source = config.sources.find(setting.name);
+    if (setting.has_effect || source == config.sources.end()) continue;
+    warnings.push_back(source->second + " is set, but has no effect in this version of scalecom");
+  }
+  return warnings;
+}
+
+std::string agreement_fingerprint(const Config& config) {
+  std::string lines;
+  for (const Setting& setting : settings_table()) {
+    if (setting.must_agree) lines += setting.name + "=" + setting.print(config) + "\n";
+  }
+  return lines;
+}
+
+std::string describe_disagreement(const std::vector<std::string>& fingerprints) {
+  // variable -> value -> ranks
+  std::map<std::string, std::map<std::string, std::vector<std::size_t>>> values;
+  for (std::size_t rank = 0; rank < fingerprints.size(); ++rank) {
+    std::istringstream lines(fingerprints[rank]);
+    for (std::string line; std::getline(lines, line);) {
+      const auto equals = line.find('=');
+      values[line.substr(0, equals)][line.substr(equals + 1)].push_back(rank);
+    }
+  }
+  for (const auto& [variable, ranks_of] : values) {
+    if (ranks_of.size() < 2) continue;
+    std::vector<std::string> parts;
+    for (const auto& [value, ranks] : ranks_of) {
+      parts.push_back(fmt::format("{} on rank {}", value, fmt::join(ranks, ", ")));
+    }
+    return fmt::format(
+        "SCALECOM_{} differs between ranks: {}; give it one value on all ranks (mpirun -x "
+        "SCALECOM_{} exports it)",
+        variable, fmt::join(parts, "; "), variable);
+  }
+  return {};
+}
+
+LogLevel parse_log_level(const std::string& name) {
+  const auto found = std::find(kLogLevels.begin(), kLogLevels.end(), name);
+  SCALECOM_ASSERT(found != kLogLevels.end(), name);
+  return static_cast<LogLevel>(found - kLogLevels.begin());
+}
+
+std::vector<SettingReport> describe_settings(const Config& config) {
+  const Config defaults;
+  std::vector<SettingReport> reports;
+  for (const Setting& setting : settings_table()) {
+    const auto source = config.sources.find(setting.name);
+    reports.push_back({.variable = "SCALECOM_" + setting.name,
+                       .value = setting.print(config),
+                       .default_value = setting.print(defaults),
+                       .unit = setting.unit,
+                       .allowed = setting.allowed,
+                       .source = source == config.sources.end() ? "default" : source->second,
+                       .description = setting.description,
+                       .has_effect = setting.has_effect});
+  }
+  return reports;
+}
+
+std::string settings_markdown() {
+  std::string text =
+      "# Configuration\n\n"
+      "scalecom reads its settings from the environment, once, at init. `SCALECOM_X` counts; "
+      "where\n"
+      "it is not set, `HOROVOD_X` does. A value that is not allowed is an error that names the\n"
+      "variable. `scalecom-info` shows the value and the source of each.\n\n"
+      "This page is generated: `scalecom-info --settings-markdown > docs/configuration.md`.\n\n"
+      "| Variable | Default | Unit | Allowed | Same on all ranks | Meaning |\n"
+      "|---|---|---|---|---|---|\n";
+  std::string idle =
+      "\n## Known from Horovod, without effect in this version\n\n"
+      "Checked and accepted; a warning says at init that they do nothing.\n\n"
+      "| Variable | Allowed | Meaning in Horovod |\n|---|---|---|\n";
+  const Config defaults;
+  for (const Setting& setting : settings_table()) {
+    if (setting.has_effect) {
+      text += fmt::format("| `SCALECOM_{}` | {} | {} | {} | {} | {} |\n", setting.name,
+                          setting.print(defaults), setting.unit, setting.allowed,
+                          setting.must_agree ? "yes" : "", setting.description);
+    } else {
+      idle += fmt::format("| `SCALECOM_{}` | {} | {} |\n", setting.name, setting.allowed,
+                          setting.description);
+    }
+  }
+  return text + idle;
+}
+
+}  // namespace scalecom

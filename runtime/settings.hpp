@@ -1,0 +1,44 @@
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/log.hpp"
+#include "scalecom/config.hpp"
+
+namespace scalecom {
+
+/// One row of the settings table: everything there is to know about one variable. The variables
+/// are SCALECOM_<name> and, as a fall-back, HOROVOD_<name>.
+struct Setting {
+  std::string name;
+  std::string unit;
+  std::string allowed;  ///< for people
+  std::string description;
+  /// Parses `text` into the config; false when it is not allowed.
+  std::function<bool(Config& config, const std::string& text)> parse;
+  std::function<std::string(const Config& config)> print;
+  /// Ranks must have the same value.
+  bool must_agree = false;
+  /// False: known from Horovod, checked, and without effect in this version.
+  bool has_effect = true;
+};
+
+/// All of them, in the order of docs/configuration.md.
+const std::vector<Setting>& settings_table();
+
+/// A sentence for each variable that is set but has no effect.
+std::vector<std::string> settings_without_effect(const Config& config);
+
+/// The settings that must agree, as text for the other ranks.
+std::string agreement_fingerprint(const Config& config);
+/// Given the fingerprints of all ranks, by rank: empty when they agree, else an error that names
+/// the variable, the values and the ranks.
+std::string describe_disagreement(const std::vector<std::string>& fingerprints);
+
+/// Requires one of the names that the table allows.
+LogLevel parse_log_level(const std::string& name);
+
+}  // namespace scalecom
