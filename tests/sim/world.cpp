@@ -10,6 +10,9 @@ namespace {
 
 constexpr std::size_t kViolationsMax = 20;
 
+// Virtual time that a world may take; longer means that something hangs.
+constexpr Duration kTimeMax = std::chrono::seconds(100);
+
 }  // namespace
 
 World::World(WorldOptions options) : options_(std::move(options)), random_(options_.seed) {
@@ -116,6 +119,7 @@ void World::flush(int rank) {
   if (!self.is_alive || self.is_closed) return;
   self.node->advance(now_);
   for (OutgoingMessage& outgoing : self.node->take_outgoing()) {
+    ++frames_[{rank, outgoing.to}];
     send(rank, outgoing.to, std::move(outgoing.message));
   }
   std::vector<NegotiationEvent> events = self.node->take_events();
@@ -249,12 +253,20 @@ void World::complete(int rank, const std::string& name, const std::string& line)
                         order_[place]));
   }
   self.log.push_back(line);
+  last_decision_ = now_;
   if (self.in_flight.erase(name) == 1) ++self.completions;
   if (on_completion_) on_completion_(rank, name);
 }
 
-void World::run(Duration limit) {
-  const TimePoint end = now_ + limit;
+void World::run() { run_until(now_ + kTimeMax); }
+
+void World::run(Duration time) {
+  const TimePoint end = now_ + time;
+  run_until(end);
+  now_ = end;
+}
+
+void World::run_until(TimePoint end) {
   while (!happenings_.empty()) {
     const Happening& next = happenings_.top();
     if (next.at > end) break;

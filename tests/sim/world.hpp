@@ -78,10 +78,14 @@ class World {
   /// A message from one rank to its neighbour that its negotiation did not write.
   void inject(int from, int to, ControlMessage message);
 
-  /// Until nothing is left to happen but timers, or the virtual time is over.
-  void run(Duration limit = std::chrono::seconds(100));
+  /// Until nothing is left to happen, or the time that any run may take is over.
+  void run();
+  /// For this long.
+  void run(Duration time);
 
   bool is_alive(int rank) const { return at_(rank).is_alive; }
+  /// When the last rank got an agreement or mismatch.
+  TimePoint last_decision() const noexcept { return last_decision_; }
   /// When the last rank's session ended.
   TimePoint last_end() const noexcept { return last_end_; }
   const std::optional<Status>& end_of(int rank) const { return at_(rank).end; }
@@ -91,6 +95,11 @@ class World {
   std::size_t completions(int rank) const { return at_(rank).completions; }
   std::int64_t cached_requests(int rank) const { return at_(rank).node->cached_requests(); }
   RankTraffic traffic(int rank) const { return at_(rank).traffic; }
+  /// Messages that the negotiation sent from one rank to the other.
+  int frames_between(int from, int to) const {
+    const auto found = frames_.find({from, to});
+    return found == frames_.end() ? 0 : found->second;
+  }
   const ControlTree& tree(int rank) const { return at_(rank).tree; }
   int agreements(int rank) const { return static_cast<int>(at_(rank).last_sequence); }
 
@@ -133,6 +142,7 @@ class World {
   void touch(int rank);
   void flush(int rank);
   void set_timer(int rank);
+  void run_until(TimePoint end);
   void send(int from, int to, ControlMessage message);
   void deliver(int from, int to, const ControlMessage& message);
   void close(int rank);
@@ -149,12 +159,14 @@ class World {
   std::uint64_t happened_ = 0;
   std::size_t work_left_ = 0;  ///< happenings that are not timers
   std::map<std::pair<int, int>, TimePoint> last_arrival_;
+  std::map<std::pair<int, int>, int> frames_;
   std::unordered_map<std::string, std::vector<ExpectedCall>> expected_;
   std::unordered_map<std::string, std::vector<int>> submitted_;  ///< ranks, by call
   std::vector<std::string> order_;                               ///< the longest log so far
   std::vector<std::pair<TimePoint, std::string>> stalls_;
   std::function<void(int, const std::string&)> on_completion_;
   std::vector<std::string> violations_;
+  TimePoint last_decision_{};
   TimePoint last_end_{};
 };
 
