@@ -36,11 +36,26 @@ struct InDouble {
   DoubleVector divide;
 };
 
+/// Rounds to nearest even. Without SIMD, Highway's own function turns infinities into the largest
+/// finite values.
+HWY_INLINE hn::Vec<hn::Rebind<float, Doubles>> narrowed(DoubleVector value) {
+  const hn::Rebind<float, Doubles> d;
+  if constexpr (HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128) {
+    HWY_ALIGN double wide[HWY_MAX_BYTES / sizeof(double)];
+    HWY_ALIGN float narrow[HWY_MAX_BYTES / sizeof(double)];
+    hn::Store(value, Doubles(), wide);
+    for (std::size_t i = 0; i < hn::Lanes(d); ++i) narrow[i] = static_cast<float>(wide[i]);
+    return hn::Load(d, narrow);
+  } else {
+    return hn::DemoteTo(d, value);
+  }
+}
+
 struct ToFloat32 : InDouble {
   using Tag = hn::Rebind<float, Doubles>;
   using InDouble::InDouble;
   HWY_INLINE hn::Vec<Tag> apply(hn::Vec<Tag> value) const {
-    return hn::DemoteTo(Tag(), exact(hn::PromoteTo(Doubles(), value)));
+    return narrowed(exact(hn::PromoteTo(Doubles(), value)));
   }
 };
 
@@ -56,7 +71,7 @@ struct ToOddFloat32 : InDouble {
     const auto rest = hn::And(bits, hn::Set(du, kDropped));
     const auto kept = hn::Xor(bits, rest);
     const auto sticky = hn::IfThenZeroElse(hn::Eq(rest, hn::Zero(du)), hn::Set(du, kDropped + 1));
-    return hn::DemoteTo(Tag(), hn::BitCast(Doubles(), hn::Or(kept, sticky)));
+    return narrowed(hn::BitCast(Doubles(), hn::Or(kept, sticky)));
   }
 };
 

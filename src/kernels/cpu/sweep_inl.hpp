@@ -1,6 +1,9 @@
 // Included once for each SIMD target (see foreach_target.h of Highway), hence without a guard.
 
+#include <hwy/cache_control.h>
+
 #include <algorithm>
+#include <atomic>
 
 #include "kernels/cpu/sweep.hpp"
 #include "kernels/cpu/vector_inl.hpp"
@@ -16,6 +19,8 @@ using IntVector = hn::Vec<Ints>;
 
 inline constexpr std::int32_t kAbsoluteBits = 0x7FFFFFFF;
 inline constexpr std::int32_t kLargestFinite = 0x7F7FFFFF;
+/// Elements between the one in work and the one announced: 4 KiB of float32.
+inline constexpr std::size_t kPrefetchDistance = 1024;
 /// Float32 lanes of the widest target that is compiled.
 inline constexpr std::size_t kLanesMax = HWY_MAX_BYTES / sizeof(float);
 
@@ -33,8 +38,13 @@ class Sweeper {
 
   HWY_INLINE IntVector next(std::size_t index) {
     const Floats df;
+    hwy::Prefetch(memory_ + index + kPrefetchDistance);
+    hwy::Prefetch(gradient_ + (index + kPrefetchDistance) * Format::kBytes);
     FloatVector m = hn::LoadU(df, memory_ + index);
-    const IntVector bits = step(Format::load(df, gradient_, index), m);
+    const FloatVector raw = Format::load(df, gradient_, index);
+    // No instruction. Keeps the compiler from reading m twice, which costs a tenth of the speed.
+    std::atomic_signal_fence(std::memory_order_acq_rel);
+    const IntVector bits = step(raw, m);
     hn::StoreU(m, df, memory_ + index);
     return bits;
   }
@@ -71,7 +81,9 @@ class Sweeper {
     const IntVector bits = hn::And(hn::BitCast(di, hn::Add(m, g)), hn::Set(di, kAbsoluteBits));
     const auto is_nonfinite = hn::Gt(bits, hn::Set(di, kLargestFinite));
     nonfinite_ = hn::Sub(nonfinite_, hn::VecFromMask(di, is_nonfinite));
-    m = hn::IfThenElse(hn::RebindMask(df, is_nonfinite), m, hn::Add(m, hn::Mul(beta_, g)));
+    // Adding zero instead of choosing m: compilers turn the choice into a masked load from m's
+    // place, which costs a third of the speed.
+    m = hn::Add(m, hn::IfThenZeroElse(hn::RebindMask(df, is_nonfinite), hn::Mul(beta_, g)));
     return bits;
   }
 
@@ -101,14 +113,19 @@ class LaneMaxima {
     best_place_ = hn::IfThenElse(is_larger, place_, best_place_);
   }
 
-  /// The lowest place that holds the maximum. Places before the chunk are negative, which makes
-  /// them the largest unsigned numbers.
+  /// The lowest place that holds the maximum.
   HWY_INLINE std::uint16_t winner() const {
     const Ints di;
-    const Unsigned du;
+    HWY_ALIGN std::int32_t places[kLanesMax];
+    hn::Store(best_place_, di, places);
     const auto is_best = hn::Eq(best_, hn::MaxOfLanes(di, best_));
-    const auto places = hn::IfThenElse(is_best, best_place_, hn::Set(di, -1));
-    return static_cast<std::uint16_t>(hn::GetLane(hn::MinOfLanes(du, hn::BitCast(du, places))));
+    if (hn::CountTrue(di, is_best) == 1) {
+      return static_cast<std::uint16_t>(places[hn::FindFirstTrue(di, is_best)]);
+    }
+    // Places before the chunk are negative, which makes them the largest unsigned numbers.
+    const Unsigned du;
+    const auto candidates = hn::IfThenElse(is_best, best_place_, hn::Set(di, -1));
+    return static_cast<std::uint16_t>(hn::GetLane(hn::MinOfLanes(du, hn::BitCast(du, candidates))));
   }
 
  private:
@@ -203,10 +220,11 @@ std::int64_t select_all(const SweepArguments& arguments, std::size_t chunk,
 HWY_INLINE FloatVector undone(FloatVector m, FloatVector g, FloatVector beta) {
   const Floats df;
   const Ints di;
-  const FloatVector before = hn::Sub(m, hn::Mul(beta, g));
-  const IntVector bits = hn::And(hn::BitCast(di, hn::Add(before, g)), hn::Set(di, kAbsoluteBits));
+  const FloatVector change = hn::Mul(beta, g);
+  const FloatVector p = hn::Add(hn::Sub(m, change), g);
+  const IntVector bits = hn::And(hn::BitCast(di, p), hn::Set(di, kAbsoluteBits));
   const auto is_nonfinite = hn::Gt(bits, hn::Set(di, kLargestFinite));
-  return hn::IfThenElse(hn::RebindMask(df, is_nonfinite), m, before);
+  return hn::Sub(m, hn::IfThenZeroElse(hn::RebindMask(df, is_nonfinite), change));
 }
 
 template <class Format>
@@ -219,8 +237,12 @@ void undo_all(const SweepArguments& arguments) {
   float* const memory = arguments.memory;
   std::size_t i = 0;
   for (; i + lanes <= count; i += lanes) {
-    const auto g = hn::Mul(Format::load(df, arguments.gradient.data, i), prescale);
-    hn::StoreU(undone(hn::LoadU(df, memory + i), g, beta), df, memory + i);
+    hwy::Prefetch(memory + i + kPrefetchDistance);
+    hwy::Prefetch(arguments.gradient.data + (i + kPrefetchDistance) * Format::kBytes);
+    const auto m = hn::LoadU(df, memory + i);
+    const auto raw = Format::load(df, arguments.gradient.data, i);
+    std::atomic_signal_fence(std::memory_order_acq_rel);  // as in Sweeper
+    hn::StoreU(undone(m, hn::Mul(raw, prescale), beta), df, memory + i);
   }
   for (; i < count; ++i) {
     const auto g = hn::Mul(hn::Set(df, Format::load(arguments.gradient.data, i)), prescale);

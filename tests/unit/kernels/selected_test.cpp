@@ -1,0 +1,134 @@
+#include <cmath>
+
+#include "kernels/select.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/unit/kernels/samples.hpp"
+#include "tests/unit/kernels/targets.hpp"
+
+using namespace scalecom;
+using kernels::Gradient;
+using test::RawTensor;
+
+namespace {
+
+constexpr DataType kGradientTypes[] = {DataType::float32, DataType::float16, DataType::bfloat16};
+
+struct Swept {
+  std::vector<float> before;
+  std::vector<float> after;
+  RawTensor tensor;
+  Gradient gradient;
+  std::vector<std::uint16_t> offsets;
+};
+
+Swept sweep_random(DataType dtype, std::int64_t count, std::int64_t chunk, float beta,
+                   unsigned special_period = 0) {
+  std::mt19937 generator(static_cast<unsigned>(count * 31 + chunk));
+  std::normal_distribution<float> normal;
+  Swept swept{std::vector<float>(static_cast<std::size_t>(count)),
+              {},
+              RawTensor(dtype, count),
+              {},
+              std::vector<std::uint16_t>(static_cast<std::size_t>((count + chunk - 1) / chunk))};
+  for (float& m : swept.before) m = normal(generator);
+  fill_floating(swept.tensor, dtype, count, generator, special_period);
+  swept.gradient = {swept.tensor.data(), dtype, count, 0.5f};
+  swept.after = swept.before;
+  kernels::sweep_and_select(swept.after.data(), swept.gradient, beta, chunk, swept.offsets.data());
+  return swept;
+}
+
+}  // namespace
+
+TEST_CASE("gathering gives p and leaves (1-beta) m, exactly zero at beta 1") {
+  const float beta = GENERATE(1.0f, 0.3f, 0.1f);
+  for (const DataType dtype : kGradientTypes) {
+    for (const std::int64_t chunk : {1, 7, 64, 257}) {
+      const std::int64_t count = 1009;
+      Swept swept = sweep_random(dtype, count, chunk, beta);
+      const std::size_t selected = swept.offsets.size();
+      std::vector<float> values(selected);
+      std::vector<float> kept(selected);
+      std::vector<float> memory = swept.after;
+      kernels::gather_selected(memory.data(), swept.gradient, beta, chunk, swept.offsets.data(),
+                               values.data(), kept.data());
+      double worst = 0.0;
+      int not_zero = 0;
+      for (std::size_t j = 0; j < selected; ++j) {
+        const std::size_t i = j * static_cast<std::size_t>(chunk) + swept.offsets[j];
+        const double g = floating_of(swept.tensor, dtype, i) * 0.5;
+        const double m = swept.before[i];
+        worst = std::max(worst, std::abs(static_cast<double>(values[j]) - (m + g)));
+        worst = std::max(worst, std::abs(static_cast<double>(memory[i]) -
+                                         (1.0 - static_cast<double>(beta)) * m));
+        not_zero += beta == 1.0f &&
+                    (memory[i] != 0.0f || values[j] != swept.before[i] + static_cast<float>(g));
+        CHECK(kept[j] == swept.after[i]);
+        memory[i] = swept.after[i];
+      }
+      CAPTURE(beta, to_string(dtype), chunk);
+      CHECK(worst < 1e-6);
+      CHECK(not_zero == 0);
+      CHECK(memory == swept.after);  // the rest was not touched
+    }
+  }
+}
+
+TEST_CASE("restoring and undoing give the memory before the sweep, NaN and Inf included") {
+  const float beta = GENERATE(1.0f, 0.3f, 0.1f);
+  test::for_each_simd_target([&](const std::string& target) {
+    for (const DataType dtype : kGradientTypes) {
+      for (const std::int64_t chunk : {1, 7, 64, 257}) {
+        Swept swept = sweep_random(dtype, 1009, chunk, beta, 30);
+        std::vector<float> values(swept.offsets.size());
+        std::vector<float> kept(swept.offsets.size());
+        std::vector<float> memory = swept.after;
+        kernels::gather_selected(memory.data(), swept.gradient, beta, chunk, swept.offsets.data(),
+                                 values.data(), kept.data());
+        kernels::restore_selected(memory.data(), 1009, chunk, swept.offsets.data(), kept.data());
+        CHECK(memory == swept.after);
+        kernels::undo_sweep(memory.data(), swept.gradient, beta);
+        double worst = 0.0;
+        int changed_at_nonfinite = 0;
+        for (std::size_t i = 0; i < memory.size(); ++i) {
+          const double g = floating_of(swept.tensor, dtype, i);
+          worst = std::max(worst, std::abs(static_cast<double>(memory[i]) -
+                                           static_cast<double>(swept.before[i])));
+          changed_at_nonfinite += !std::isfinite(g) && memory[i] != swept.before[i];
+        }
+        CAPTURE(target, beta, to_string(dtype), chunk);
+        CHECK(worst < 1e-6);
+        CHECK(changed_at_nonfinite == 0);
+      }
+    }
+  });
+}
+
+TEST_CASE("filling puts the values on the selected coordinates and zero everywhere else") {
+  std::mt19937 generator(23);
+  std::normal_distribution<float> normal;
+  for (const DataType dtype : kGradientTypes) {
+    for (const std::int64_t chunk : {1, 2, 33, 100, 4096, 65536}) {
+      for (const std::int64_t count :
+           {std::int64_t{0}, std::int64_t{1}, chunk, 3 * chunk + chunk / 2 + 1}) {
+        const std::int64_t selected = (count + chunk - 1) / chunk;
+        std::vector<std::uint16_t> offsets;
+        std::vector<float> values;
+        RawTensor expected(dtype, count);
+        for (std::int64_t i = 0; i < count; ++i)
+          set_floating(expected, dtype, static_cast<std::size_t>(i), 0.0);
+        for (std::int64_t j = 0; j < selected; ++j) {
+          const auto length = static_cast<unsigned>(std::min(chunk, count - j * chunk));
+          offsets.push_back(static_cast<std::uint16_t>(generator() % length));
+          values.push_back(normal(generator));
+          set_floating(expected, dtype, static_cast<std::size_t>(j * chunk + offsets.back()),
+                       values.back());
+        }
+        RawTensor result(dtype, count);
+        kernels::fill_selected(result.data(), dtype, count, chunk, offsets.data(), values.data());
+        CAPTURE(to_string(dtype), chunk, count);
+        CHECK(result == expected);
+      }
+    }
+  }
+}
