@@ -1,0 +1,26 @@
+# One tree for C++ and Python: bin, lib, include below any prefix, relocatable. The wheel has the same
+# tree inside its package folder.
+include(CMakePackageConfigHelpers)
+set(config_dir lib/cmake/scalecom)
+
+install(TARGETS scalecom EXPORT scalecomTargets LIBRARY DESTINATION lib)
+if(SCALECOM_HAS_MPI)
+  install(TARGETS scalecom_mpi LIBRARY DESTINATION lib)
+endif()
+install(DIRECTORY include/scalecom ${PROJECT_BINARY_DIR}/include/scalecom DESTINATION include
+        FILES_MATCHING PATTERN "*.hpp" PATTERN "*.h")
+install(EXPORT scalecomTargets NAMESPACE scalecom:: DESTINATION ${config_dir})
+
+configure_package_config_file(cmake/scalecomConfig.cmake.in
+  ${PROJECT_BINARY_DIR}/scalecomConfig.cmake INSTALL_DESTINATION ${config_dir})
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/scalecomConfigVersion.cmake
+  COMPATIBILITY SameMinorVersion)
+install(FILES ${PROJECT_BINARY_DIR}/scalecomConfig.cmake
+              ${PROJECT_BINARY_DIR}/scalecomConfigVersion.cmake DESTINATION ${config_dir})
+
+configure_file(cmake/scalecom.pc.in ${PROJECT_BINARY_DIR}/scalecom.pc @ONLY)
+install(FILES ${PROJECT_BINARY_DIR}/scalecom.pc DESTINATION lib/pkgconfig)
+
+if(SCALECOM_BUILD_TOOLS)
+  install(TARGETS scalecom-info scalecom-bench RUNTIME DESTINATION bin)
+endif()

@@ -1,0 +1,164 @@
+"""libscalecom.so and its C interface (scalecom/c_api.h), by ctypes.
+
+Nothing is compiled against Python or a framework, so one build serves every version of both. ctypes
+releases the interpreter lock during each call: a waiting thread sleeps and holds nothing up.
+"""
+
+import ctypes
+import json
+import pathlib
+
+from scalecom.exceptions import HorovodInternalError
+
+OK = 0
+INVALID_ARGUMENT = 1
+TIMED_OUT = 5
+UNAVAILABLE = 6
+
+FLOAT32 = 6
+
+
+class Tensor(ctypes.Structure):
+    """scalecom_tensor"""
+    _fields_ = [("data", ctypes.c_void_p), ("shape", ctypes.POINTER(ctypes.c_int64)),
+                ("dimensions", ctypes.c_int32), ("dtype", ctypes.c_int32),
+                ("device_kind", ctypes.c_int32), ("device_index", ctypes.c_int32)]
+
+
+class CompressionOptions(ctypes.Structure):
+    """scalecom_compression"""
+    _fields_ = [("mode", ctypes.c_int32), ("rate", ctypes.c_int64), ("beta", ctypes.c_double),
+                ("warmup_steps", ctypes.c_int64)]
+
+
+class Topology(ctypes.Structure):
+    """scalecom_topology"""
+    _fields_ = [(name, ctypes.c_int32)
+                for name in ("rank", "size", "local_rank", "local_size", "cross_rank",
+                             "cross_size", "is_homogeneous")]
+
+
+def prefix():
+    """Folder of the installed C++ parts: bin, lib, include."""
+    return pathlib.Path(__file__).resolve().parent
+
+
+def _declare(library):
+    c_int, c_char_p, c_double = ctypes.c_int, ctypes.c_char_p, ctypes.c_double
+    c_int32, c_int64, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.POINTER
+    ticket = ctypes.c_void_p
+    text = pointer(ctypes.c_void_p)
+    signatures = {
+        "scalecom_version": (c_char_p, []),
+        "scalecom_last_error": (c_char_p, []),
+        "scalecom_free": (None, [ctypes.c_void_p]),
+        "scalecom_init": (c_int, []),
+        "scalecom_shutdown": (c_int, []),
+        "scalecom_is_initialized": (c_int, []),
+        "scalecom_session_status": (c_int, []),
+        "scalecom_get_topology": (c_int, [pointer(Topology)]),
+        "scalecom_all_reduce": (c_int, [c_char_p, pointer(Tensor), pointer(Tensor), c_int32,
+                                        c_double, c_double, pointer(CompressionOptions),
+                                        pointer(ticket)]),
+        "scalecom_all_gather": (c_int, [c_char_p, pointer(Tensor), pointer(ticket)]),
+        "scalecom_broadcast": (c_int, [c_char_p, pointer(Tensor), c_int32, pointer(ticket)]),
+        "scalecom_barrier": (c_int, [pointer(ticket)]),
+        "scalecom_ticket_is_ready": (c_int, [ticket]),
+        "scalecom_ticket_wait": (c_int, [ticket, c_double]),
+        "scalecom_ticket_output": (c_int, [ticket, pointer(Tensor)]),
+        "scalecom_ticket_release": (None, [ticket]),
+        "scalecom_residuals": (c_int, [text]),
+        "scalecom_residual_get": (c_int, [c_char_p, ctypes.c_void_p, c_int64]),
+        "scalecom_residual_set": (c_int, [c_char_p, pointer(c_int64), c_int32, ctypes.c_void_p,
+                                          c_int64]),
+        "scalecom_stats": (c_int, [text]),
+        "scalecom_info": (c_int, [text]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, name)
+        function.restype = result
+        function.argtypes = arguments
+    return library
+
+
+def _load():
+    path = prefix() / "lib" / "libscalecom.so"
+    try:
+        return _declare(ctypes.CDLL(str(path)))
+    except OSError as error:
+        raise ImportError(f"scalecom's library cannot be loaded: {error}. "
+                          "Install the package again: pip install .") from error
+
+
+lib = _load()
+
+
+def version():
+    """Version of the loaded library."""
+    return lib.scalecom_version().decode()
+
+
+def last_error():
+    return lib.scalecom_last_error().decode()
+
+
+def check(code):
+    """Raises for a failed call: ValueError for the caller's mistake, else HorovodInternalError."""
+    if code == OK:
+        return
+    if code in (INVALID_ARGUMENT, UNAVAILABLE):
+        raise ValueError(last_error())
+    raise HorovodInternalError(last_error())
+
+
+def read_json(function):
+    """Result of a C function that hands out a JSON text."""
+    text = ctypes.c_void_p()
+    check(function(ctypes.byref(text)))
+    try:
+        return json.loads(ctypes.string_at(text))
+    finally:
+        lib.scalecom_free(text)
+
+
+class Ticket:
+    """A submitted operation. Keeps what it works on alive until it is released."""
+
+    __slots__ = ("_pointer", "_keep")
+
+    def __init__(self, pointer, keep):
+        self._pointer = pointer
+        self._keep = keep
+
+    def is_ready(self):
+        return lib.scalecom_ticket_is_ready(self._pointer) == 1
+
+    def wait(self):
+        """Sleeps until completion. Looks up twice a second, so that ctrl-C works."""
+        while True:
+            code = lib.scalecom_ticket_wait(self._pointer, 0.5)
+            if code != TIMED_OUT or self.is_ready():
+                break
+        if code == TIMED_OUT:  # It completed just now, or it failed with a time-out of its own.
+            code = lib.scalecom_ticket_wait(self._pointer, -1.0)
+        if code != OK:
+            raise HorovodInternalError(last_error())
+
+    def output(self):
+        """The result of an all-gather, borrowed: (address, shape)."""
+        tensor = Tensor()
+        check(lib.scalecom_ticket_output(self._pointer, ctypes.byref(tensor)))
+        return tensor.data, tuple(tensor.shape[i] for i in range(tensor.dimensions))
+
+    def __del__(self):
+        # The memory must outlive an operation that nobody waited for.
+        if not self.is_ready():
+            lib.scalecom_ticket_wait(self._pointer, -1.0)
+        lib.scalecom_ticket_release(self._pointer)
+
+
+def submit(function, arguments, keep):
+    """Calls a submitting C function; `keep` stays alive with the ticket."""
+    pointer = ctypes.c_void_p()
+    check(function(*arguments, ctypes.byref(pointer)))
+    return Ticket(pointer, keep)

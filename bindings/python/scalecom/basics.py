@@ -1,0 +1,135 @@
+"""What every adapter shares: init, shutdown and who this rank is."""
+
+import atexit
+import ctypes
+
+from scalecom import _library
+from scalecom._library import lib
+
+
+def init(comm=None, process_sets=None):
+    """Joins the job this process was launched in. Call it once, before anything else; further calls
+    do nothing.
+
+    Under mpirun all of its processes are the job, otherwise this process alone. `comm` may be None
+    or the list of all ranks. Raises ValueError when the ranks cannot be connected or the
+    environment is wrong; the message says what to do.
+    """
+    if process_sets:
+        raise ValueError("process_sets is given; this version of scalecom has the global process "
+                         "set only: leave it out")
+    if comm is not None and not isinstance(comm, (list, tuple)):
+        raise ValueError(f"comm is {type(comm).__name__}; this version of scalecom takes None or "
+                         "the list of all ranks")
+    code = lib.scalecom_init()
+    if code != _library.OK:
+        raise ValueError(_library.last_error())
+    if comm and sorted(comm) != list(range(size())):
+        shutdown()
+        raise ValueError(f"comm is {list(comm)}; this version of scalecom needs all ranks of the "
+                         "job in it")
+    atexit.register(shutdown)
+
+
+def shutdown():
+    """Ends the session on every rank; tensors that are in flight fail. May be called again."""
+    lib.scalecom_shutdown()
+
+
+def is_initialized():
+    return lib.scalecom_is_initialized() == 1
+
+
+def _topology():
+    topology = _library.Topology()
+    code = lib.scalecom_get_topology(ctypes.byref(topology))
+    if code != _library.OK:
+        raise ValueError(_library.last_error())
+    return topology
+
+
+def rank():
+    """This process's number, 0 to size() - 1."""
+    return _topology().rank
+
+
+def size():
+    """Number of processes in the job."""
+    return _topology().size
+
+
+def local_rank():
+    """This process's number among those of its host."""
+    return _topology().local_rank
+
+
+def local_size():
+    """Number of processes on this host."""
+    return _topology().local_size
+
+
+def cross_rank():
+    """Number of this host among those that have a process with this local rank."""
+    return _topology().cross_rank
+
+
+def cross_size():
+    """Number of hosts that have a process with this local rank."""
+    return _topology().cross_size
+
+
+def is_homogeneous():
+    """True when every host runs the same number of processes."""
+    return _topology().is_homogeneous == 1
+
+
+def info():
+    """What was built and what runs: the dictionary behind scalecom-info --json."""
+    return _library.read_json(lib.scalecom_info)
+
+
+def stats():
+    """What this rank has done since init, counted: bytes and messages sent, tensors, batches."""
+    return _library.read_json(lib.scalecom_stats)
+
+
+def mpi_built():
+    return info()["build"]["mpi"] == "yes"
+
+
+def mpi_enabled():
+    return info().get("session", {}).get("transport") == "mpi"
+
+
+def mpi_threads_supported():
+    """True when MPI was initialised with MPI_THREAD_MULTIPLE."""
+    return info().get("session", {}).get("mpi_thread_level") == "MPI_THREAD_MULTIPLE"
+
+
+def gloo_built():
+    return False
+
+
+def gloo_enabled():
+    return False
+
+
+def nccl_built():
+    """Version of NCCL, 0 without it."""
+    return 0
+
+
+def cuda_built():
+    return info()["build"]["cuda"] == "yes"
+
+
+def rocm_built():
+    return False
+
+
+def ddl_built():
+    return False
+
+
+def ccl_built():
+    return False

@@ -1,0 +1,36 @@
+"""scalecom for PyTorch, with Horovod's interface: ``import scalecom.torch as hvd``."""
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as error:
+    raise ImportError("scalecom.torch needs PyTorch, which is not installed: "
+                      "pip install torch") from error
+
+from scalecom.basics import (ccl_built, cross_rank, cross_size, cuda_built, ddl_built, gloo_built,
+                             gloo_enabled, info, init, is_homogeneous, is_initialized, local_rank,
+                             local_size, mpi_built, mpi_enabled, mpi_threads_supported, nccl_built,
+                             rank, rocm_built, shutdown, size, stats)
+from scalecom.exceptions import (HorovodInternalError, HorovodVersionMismatchError,
+                                 HostsUpdatedInterrupt)
+from scalecom.torch.compression import Compression
+from scalecom.torch.functions import (allgather_object, broadcast_object,
+                                      broadcast_optimizer_state, broadcast_parameters)
+from scalecom.torch.mpi_ops import (Adasum, Average, Max, Min, Product, Sum, allgather,
+                                    allgather_async, allreduce, allreduce_, allreduce_async,
+                                    allreduce_async_, barrier, broadcast, broadcast_,
+                                    broadcast_async, broadcast_async_, poll, synchronize)
+from scalecom.torch.optimizer import DistributedOptimizer
+from scalecom.torch.state import compression_state, load_compression_state
+
+__all__ = [
+    "Adasum", "Average", "Compression", "DistributedOptimizer", "HorovodInternalError",
+    "HorovodVersionMismatchError", "HostsUpdatedInterrupt", "Max", "Min", "Product", "Sum",
+    "allgather", "allgather_async", "allgather_object", "allreduce", "allreduce_",
+    "allreduce_async", "allreduce_async_", "barrier", "broadcast", "broadcast_",
+    "broadcast_async", "broadcast_async_", "broadcast_object", "broadcast_optimizer_state",
+    "broadcast_parameters", "ccl_built", "compression_state", "cross_rank", "cross_size",
+    "cuda_built", "ddl_built", "gloo_built", "gloo_enabled", "info", "init", "is_homogeneous",
+    "is_initialized", "load_compression_state", "local_rank", "local_size", "mpi_built",
+    "mpi_enabled", "mpi_threads_supported", "nccl_built", "poll", "rank", "rocm_built", "shutdown",
+    "size", "stats", "synchronize",
+]

@@ -1,0 +1,128 @@
+"""Parameters, optimizer state and Python objects, the same on every rank."""
+
+import io
+import pickle
+
+import torch
+
+from scalecom import basics
+from scalecom.torch import mpi_ops
+
+
+def _named_tensors(params):
+    if isinstance(params, dict):
+        items = sorted(params.items())
+    elif isinstance(params, list) and all(isinstance(item, tuple) for item in params):
+        items = params
+    else:
+        try:
+            items = list(params)  # module.named_parameters()
+        except TypeError:
+            items = None
+        if items is None or not all(isinstance(item, tuple) and len(item) == 2 for item in items):
+            raise ValueError(f"params is {type(params).__name__}; give a state_dict, or the pairs "
+                             "of named_parameters()")
+    return [(name, value) for name, value in items if isinstance(value, torch.Tensor)]
+
+
+def broadcast_parameters(params, root_rank):
+    """Gives every rank root_rank's values, in place. `params`: model.state_dict() or
+    model.named_parameters()."""
+    pending = []
+    for name, tensor in _named_tensors(params):
+        target = tensor.detach()
+        buffer = target.contiguous()
+        pending.append((target, buffer, mpi_ops.broadcast_async_(buffer, root_rank, name)))
+    for target, buffer, handle in pending:
+        mpi_ops.synchronize(handle)
+        if buffer.data_ptr() != target.data_ptr():
+            target.copy_(buffer)
+
+
+def _to_bytes(value):
+    buffer = io.BytesIO()
+    pickle.dump(value, buffer)
+    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+
+
+def _from_bytes(values):
+    return pickle.loads(values.numpy().tobytes())
+
+
+def broadcast_object(obj, root_rank=0, name=None, process_set=None):
+    """root_rank's object, on every rank; it is pickled."""
+    name = name or type(obj).__name__
+    is_root = basics.rank() == root_rank
+    values = _to_bytes(obj) if is_root else torch.empty(0, dtype=torch.uint8)
+    size = torch.tensor([values.numel()])
+    mpi_ops.broadcast_(size, root_rank, f"{name}.object_size", process_set)
+    if not is_root:
+        values = torch.empty(int(size), dtype=torch.uint8)
+    mpi_ops.broadcast_(values, root_rank, f"{name}.object", process_set)
+    return obj if is_root else _from_bytes(values)
+
+
+def allgather_object(obj, name=None, process_set=None):
+    """The objects of all ranks in rank order; they are pickled."""
+    name = name or type(obj).__name__
+    values = _to_bytes(obj)
+    sizes = mpi_ops.allgather(torch.tensor([values.numel()]), f"{name}.object_size", process_set)
+    everything = mpi_ops.allgather(values, f"{name}.object", process_set)
+    return [_from_bytes(part) for part in everything.split(sizes.tolist())]
+
+
+class _TensorPlace:
+    """Stands for a tensor while the structure around it travels pickled."""
+
+    def __init__(self, tensor):
+        self.shape = tuple(tensor.shape)
+        self.dtype = tensor.dtype
+
+
+def _take_tensors(value, tensors):
+    if isinstance(value, torch.Tensor):
+        tensors.append(value.detach().cpu().contiguous())
+        return _TensorPlace(value)
+    if isinstance(value, dict):
+        return {key: _take_tensors(item, tensors) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_take_tensors(item, tensors) for item in value)
+    return value
+
+
+def _put_tensors(value, tensors):
+    if isinstance(value, _TensorPlace):
+        return next(tensors)
+    if isinstance(value, dict):
+        return {key: _put_tensors(item, tensors) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_put_tensors(item, tensors) for item in value)
+    return value
+
+
+def _places(value):
+    if isinstance(value, _TensorPlace):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _places(item)
+
+
+def broadcast_optimizer_state(optimizer, root_rank):
+    """Gives every rank root_rank's optimizer state. Residuals stay each rank's own."""
+    is_root = basics.rank() == root_rank
+    tensors = []
+    structure = None
+    if is_root:
+        state = optimizer.state_dict()
+        state.pop("scalecom", None)
+        structure = _take_tensors(state, tensors)
+    structure = broadcast_object(structure, root_rank, "optimizer_state")
+    if not is_root:
+        tensors = [torch.empty(place.shape, dtype=place.dtype) for place in _places(structure)]
+    handles = [mpi_ops.broadcast_async_(tensor, root_rank, f"optimizer_state.{number}")
+               for number, tensor in enumerate(tensors)]
+    for handle in handles:
+        mpi_ops.synchronize(handle)
+    if not is_root:
+        optimizer.load_state_dict(_put_tensors(structure, iter(tensors)))

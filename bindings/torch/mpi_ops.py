@@ -1,0 +1,309 @@
+"""The collectives on torch tensors.
+
+An asynchronous call returns a handle; synchronize(handle) sleeps until it completes and gives the
+result. A name identifies a tensor across ranks and may be in flight once. Handles keep their
+tensors alive. Wrong arguments raise ValueError at the call; what goes wrong between ranks raises
+HorovodInternalError in synchronize(), on every rank.
+"""
+
+import ctypes
+import itertools
+import threading
+
+import torch
+
+from scalecom import _library, basics
+from scalecom._library import lib
+from scalecom.torch.compression import Compression, ScaleComCompressor
+
+Average = 0
+Sum = 1
+Adasum = 2
+Min = 3
+Max = 4
+Product = 5
+
+_DTYPES = {torch.uint8: 0, torch.int8: 1, torch.int16: 2, torch.int32: 3, torch.int64: 4,
+           torch.float16: 5, torch.float32: 6, torch.float64: 7, torch.bool: 8,
+           torch.bfloat16: 9}
+
+_handle_numbers = itertools.count(1)
+_handles = {}
+_name_lock = threading.Lock()
+_name_counters = {}
+
+
+class _Operation:
+    """What synchronize() needs: the ticket and how its result becomes a tensor."""
+
+    __slots__ = ("ticket", "finish")
+
+    def __init__(self, ticket, finish):
+        self.ticket = ticket
+        self.finish = finish
+
+
+def _register(ticket, finish):
+    handle = next(_handle_numbers)
+    _handles[handle] = _Operation(ticket, finish)
+    return handle
+
+
+def _full_name(kind, name):
+    # Calls without a name are matched by their order on each rank.
+    if name is not None:
+        return f"{kind}.{name}".encode()
+    with _name_lock:
+        number = _name_counters.get(kind, 0)
+        _name_counters[kind] = number + 1
+    return f"{kind}.noname.{number}".encode()
+
+
+def _view(tensor):
+    if not isinstance(tensor, torch.Tensor):
+        raise ValueError(f"a torch.Tensor is needed, not {type(tensor).__name__}")
+    if tensor.layout != torch.strided:
+        raise ValueError(f"the tensor's layout is {tensor.layout}; dense (strided) tensors are "
+                         "needed: call to_dense() first")
+    if not tensor.is_contiguous():
+        raise ValueError(f"the tensor of shape {tuple(tensor.shape)} is not contiguous; call "
+                         "contiguous() first")
+    dtype = _DTYPES.get(tensor.dtype)
+    if dtype is None:
+        raise ValueError(f"dtype {tensor.dtype} is not supported; allowed are "
+                         f"{', '.join(str(known) for known in _DTYPES)}")
+    if tensor.device.type != "cpu":
+        raise ValueError(f"the tensor is on {tensor.device}; this version of scalecom works on "
+                         "CPU tensors: call cpu() first")
+    dimensions = tensor.dim()
+    shape = (ctypes.c_int64 * dimensions)(*tensor.shape)
+    return _library.Tensor(tensor.data_ptr(), shape, dimensions, dtype, 0, 0)
+
+
+def _check_process_set(process_set):
+    if process_set is not None:
+        raise ValueError("process_set is given; this version of scalecom has the global process "
+                         "set only: leave it out")
+
+
+def _choose_op(average, op):
+    if average is not None and op is not None:
+        raise ValueError("average and op are both given; use op alone")
+    if op is None:
+        op = Sum if average is False else Average
+    if op == Adasum:
+        raise ValueError("op Adasum is not supported by this version of scalecom; use Average, "
+                         "Sum, Min, Max or Product")
+    return op
+
+
+def _submit_allreduce(tensor, output, name, op, prescale_factor, postscale_factor, options):
+    source = _view(tensor)
+    target = source if output is tensor else _view(output)
+    arguments = (_full_name("allreduce", name), source, target, op, prescale_factor,
+                 postscale_factor, options)
+    return _library.submit(lib.scalecom_all_reduce, arguments, (tensor, output))
+
+
+def _start_allreduce(tensor, in_place, name, op, prescale_factor, postscale_factor, compression):
+    if isinstance(compression, ScaleComCompressor):
+        output = tensor if in_place else torch.empty_like(tensor)
+        ticket = _submit_allreduce(tensor, output, name, op, prescale_factor, postscale_factor,
+                                   compression.options())
+        return _register(ticket, lambda _: output)
+    compressed, context = compression.compress(tensor)
+    is_own = compressed is not tensor
+    reduced = compressed if in_place or is_own else torch.empty_like(tensor)
+    ticket = _submit_allreduce(compressed, reduced, name, op, prescale_factor, postscale_factor,
+                               None)
+
+    def finish(_):
+        result = compression.decompress(reduced, context)
+        return tensor.copy_(result) if in_place and is_own else result
+
+    return _register(ticket, finish)
+
+
+def allreduce_async(tensor, average=None, name=None, op=None, prescale_factor=1.0,
+                    postscale_factor=1.0, process_set=None, *, compression=Compression.none):
+    """Starts a reduction of `tensor` over all ranks; the result is a new tensor."""
+    _check_process_set(process_set)
+    return _start_allreduce(tensor.detach(), False, name, _choose_op(average, op),
+                            prescale_factor, postscale_factor, compression)
+
+
+def allreduce_async_(tensor, average=None, name=None, op=None, prescale_factor=1.0,
+                     postscale_factor=1.0, process_set=None, *, compression=Compression.none):
+    """As allreduce_async, in place."""
+    _check_process_set(process_set)
+    handle = _start_allreduce(tensor.detach(), True, name, _choose_op(average, op),
+                              prescale_factor, postscale_factor, compression)
+    return _returning(handle, tensor)
+
+
+def _returning(handle, tensor):
+    # The caller's own tensor, not a detached view of its memory.
+    operation = _handles[handle]
+    finish = operation.finish
+
+    def finish_in_place(ticket):
+        finish(ticket)
+        return tensor
+
+    operation.finish = finish_in_place
+    return handle
+
+
+class _Allreduce(torch.autograd.Function):
+    """The gradient of a sum or an average is the same reduction of the gradients."""
+
+    @staticmethod
+    def forward(ctx, tensor, name, op, prescale_factor, postscale_factor, compression):
+        ctx.arguments = (op, prescale_factor, postscale_factor)
+        return synchronize(_start_allreduce(tensor, False, name, op, prescale_factor,
+                                            postscale_factor, compression))
+
+    @staticmethod
+    def backward(ctx, gradient):
+        op, prescale_factor, postscale_factor = ctx.arguments
+        if op not in (Average, Sum):
+            raise NotImplementedError("an allreduce is differentiable for Average and Sum only")
+        reduced = allreduce(gradient.contiguous(), op=op, prescale_factor=prescale_factor,
+                            postscale_factor=postscale_factor)
+        return reduced, None, None, None, None, None
+
+
+def allreduce(tensor, average=None, name=None, compression=Compression.none, op=None,
+              prescale_factor=1.0, postscale_factor=1.0, process_set=None):
+    """The reduction of `tensor` over all ranks, as a new tensor. Differentiable.
+
+    op: Average (default), Sum, Min, Max or Product. Each rank's values are multiplied by
+    prescale_factor before, the result by postscale_factor. With Compression.scalecom(...) one call
+    is one step of ScaleCom for the tensor of this name.
+    """
+    _check_process_set(process_set)
+    op = _choose_op(average, op)
+    if torch.is_grad_enabled() and tensor.requires_grad:
+        return _Allreduce.apply(tensor, name, op, prescale_factor, postscale_factor, compression)
+    return synchronize(_start_allreduce(tensor, False, name, op, prescale_factor,
+                                        postscale_factor, compression))
+
+
+def allreduce_(tensor, average=None, name=None, op=None, prescale_factor=1.0, postscale_factor=1.0,
+               process_set=None, *, compression=Compression.none):
+    """As allreduce, in place."""
+    return synchronize(allreduce_async_(tensor, average, name, op, prescale_factor,
+                                        postscale_factor, process_set, compression=compression))
+
+
+def allgather_async(tensor, name=None, process_set=None):
+    """Starts a concatenation of the ranks' tensors along the first dimension, which may differ."""
+    _check_process_set(process_set)
+    tensor = tensor.detach()
+    dtype = tensor.dtype
+    arguments = (_full_name("allgather", name), _view(tensor))
+    ticket = _library.submit(lib.scalecom_all_gather, arguments, tensor)
+
+    def finish(done):
+        address, shape = done.output()
+        result = torch.empty(shape, dtype=dtype)
+        ctypes.memmove(result.data_ptr(), address, result.numel() * result.element_size())
+        return result
+
+    return _register(ticket, finish)
+
+
+class _Allgather(torch.autograd.Function):
+    """The gradient is this rank's part of the averaged gradients."""
+
+    @staticmethod
+    def forward(ctx, tensor, name):
+        ctx.rows = tensor.shape[0]
+        return synchronize(allgather_async(tensor, name))
+
+    @staticmethod
+    def backward(ctx, gradient):
+        reduced = allreduce(gradient.contiguous(), op=Average)
+        rows = allgather(torch.tensor([ctx.rows]))
+        begin = int(rows[:basics.rank()].sum())
+        return reduced.narrow(0, begin, ctx.rows), None
+
+
+def allgather(tensor, name=None, process_set=None):
+    """The ranks' tensors, concatenated along the first dimension. Differentiable."""
+    _check_process_set(process_set)
+    if torch.is_grad_enabled() and tensor.requires_grad:
+        return _Allgather.apply(tensor, name)
+    return synchronize(allgather_async(tensor, name))
+
+
+def _start_broadcast(tensor, root_rank, name):
+    arguments = (_full_name("broadcast", name), _view(tensor), root_rank)
+    ticket = _library.submit(lib.scalecom_broadcast, arguments, tensor)
+    return _register(ticket, lambda _: tensor)
+
+
+def broadcast_async(tensor, root_rank, name=None, process_set=None):
+    """Starts a copy of root_rank's tensor to every rank; the result is a new tensor."""
+    _check_process_set(process_set)
+    _view(tensor)  # Refuses what clone() would make good.
+    return _start_broadcast(tensor.detach().clone(), root_rank, name)
+
+
+def broadcast_async_(tensor, root_rank, name=None, process_set=None):
+    """As broadcast_async, in place."""
+    _check_process_set(process_set)
+    return _returning(_start_broadcast(tensor.detach(), root_rank, name), tensor)
+
+
+class _Broadcast(torch.autograd.Function):
+    """The gradient is the averaged gradients on the root, and zero elsewhere."""
+
+    @staticmethod
+    def forward(ctx, tensor, root_rank, name):
+        ctx.root_rank = root_rank
+        return synchronize(broadcast_async(tensor, root_rank, name))
+
+    @staticmethod
+    def backward(ctx, gradient):
+        reduced = allreduce(gradient.contiguous(), op=Average)
+        return reduced if basics.rank() == ctx.root_rank else reduced * 0, None, None
+
+
+def broadcast(tensor, root_rank, name=None, process_set=None):
+    """root_rank's tensor, on every rank. Differentiable."""
+    _check_process_set(process_set)
+    if torch.is_grad_enabled() and tensor.requires_grad:
+        return _Broadcast.apply(tensor, root_rank, name)
+    return synchronize(broadcast_async(tensor, root_rank, name))
+
+
+def broadcast_(tensor, root_rank, name=None, process_set=None):
+    """As broadcast, in place."""
+    return synchronize(broadcast_async_(tensor, root_rank, name, process_set))
+
+
+def barrier(process_set=None):
+    """Returns when every rank has called it."""
+    _check_process_set(process_set)
+    _library.submit(lib.scalecom_barrier, (), None).wait()
+
+
+def poll(handle):
+    """True when synchronize(handle) would not wait."""
+    return _find(handle).ticket.is_ready()
+
+
+def synchronize(handle):
+    """Sleeps until the operation completes and returns its result. Use each handle once."""
+    operation = _find(handle)
+    del _handles[handle]
+    operation.ticket.wait()
+    return operation.finish(operation.ticket)
+
+
+def _find(handle):
+    operation = _handles.get(handle)
+    if operation is None:
+        raise ValueError(f"handle {handle} is not known; each handle can be synchronized once")
+    return operation

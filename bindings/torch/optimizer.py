@@ -1,0 +1,207 @@
+"""DistributedOptimizer: gradients are reduced while the backward pass goes on."""
+
+import contextlib
+import warnings
+
+import torch
+
+from scalecom.torch import mpi_ops, state
+from scalecom.torch.compression import Compression, ScaleComCompressor
+
+
+class _Settings:
+    """What the wrapped optimizer was asked for, and its work in progress."""
+
+    def __init__(self, names, compression, op, passes, predivide_factor, sparse_as_dense):
+        self.names = names  # parameter -> name
+        self.compression = compression
+        self.op = op
+        self.passes = passes
+        self.passes_left = {parameter: passes for parameter in names}
+        self.predivide_factor = predivide_factor
+        self.sparse_as_dense = sparse_as_dense
+        self.pending = {}  # parameter -> handle, finish
+        self.is_synchronized = False
+        self.should_synchronize = True
+        self.hooks = []
+
+
+class _DistributedMixin:
+    """Overrides of an optimizer whose class it is mixed into; see DistributedOptimizer."""
+
+    def _attach(self, settings):
+        self._scalecom = settings
+        for parameter in settings.names:
+            settings.hooks.append(
+                parameter.register_post_accumulate_grad_hook(self._gradient_is_ready))
+
+    def _gradient_is_ready(self, parameter):
+        settings = self._scalecom
+        if settings.passes_left[parameter] <= 0:
+            raise AssertionError(
+                f"the gradient of {settings.names[parameter]} was computed more than "
+                f"{settings.passes} times before step(); set backward_passes_per_step to the "
+                "number of backward passes between two steps")
+        settings.passes_left[parameter] -= 1
+        if settings.passes_left[parameter] == 0:
+            self._start(parameter)
+
+    def _start(self, parameter):
+        settings = self._scalecom
+        if parameter.grad is None:
+            # Others may have one: every rank takes part in every parameter.
+            parameter.grad = torch.zeros_like(parameter)
+        if parameter.grad.is_sparse:
+            if not settings.sparse_as_dense:
+                raise ValueError(f"the gradient of {settings.names[parameter]} is sparse; set "
+                                 "sparse_as_dense=True")
+            parameter.grad = parameter.grad.to_dense()
+        parameter.grad = parameter.grad.contiguous()
+        name = settings.names[parameter]
+        compression = settings.compression
+        options = None
+        if isinstance(compression, ScaleComCompressor):
+            rate = compression.rate_of(name, parameter)
+            options = None if rate is None else compression.options(rate)
+        wire, context = compression.compress(parameter.grad)
+        ticket = mpi_ops._submit_allreduce(
+            wire, wire, name, settings.op, 1.0 / settings.predivide_factor,
+            settings.predivide_factor, options)
+        settings.pending[parameter] = (ticket, wire, context)
+
+    def synchronize(self):
+        """Waits until every gradient is the reduced one. step() does it, unless inside
+        skip_synchronize(); call it yourself to look at the gradients before step()."""
+        settings = self._scalecom
+        for parameter in settings.names:
+            if parameter not in settings.pending:
+                self._start(parameter)
+        for parameter, (ticket, wire, context) in settings.pending.items():
+            ticket.wait()
+            if context is not None:
+                parameter.grad.copy_(settings.compression.decompress(wire, context))
+            settings.passes_left[parameter] = settings.passes
+        settings.pending.clear()
+        settings.is_synchronized = True
+
+    @contextlib.contextmanager
+    def skip_synchronize(self):
+        """step() inside does not wait, because synchronize() was called before."""
+        self._scalecom.should_synchronize = False
+        try:
+            yield
+        finally:
+            self._scalecom.should_synchronize = True
+
+    def set_backward_passes_per_step(self, passes):
+        self._scalecom.passes = passes
+        for parameter in self._scalecom.passes_left:
+            self._scalecom.passes_left[parameter] = passes
+
+    def step(self, closure=None):
+        settings = self._scalecom
+        if settings.should_synchronize:
+            if settings.is_synchronized:
+                warnings.warn("step() follows synchronize() without skip_synchronize(): the "
+                              "gradients are reduced twice", stacklevel=2)
+            self.synchronize()
+        settings.is_synchronized = False
+        return super().step(closure)
+
+    def zero_grad(self, *args, **kwargs):
+        if self._scalecom.pending:
+            raise AssertionError("zero_grad() was called between backward() and step(), while "
+                                 "gradients are being reduced; call step() or synchronize() first")
+        return super().zero_grad(*args, **kwargs)
+
+    def state_dict(self):
+        """The optimizer's state, and under "scalecom" this rank's residuals and steps."""
+        saved = super().state_dict()
+        names = set(self._scalecom.names.values())
+        saved["scalecom"] = {
+            "residuals": {name: value for name, value in state.compression_state().items()
+                          if name in names},
+            "steps": {name: step for name, step in state.compression_steps().items()
+                      if name in names},
+        }
+        return saved
+
+    def load_state_dict(self, state_dict):
+        state_dict = dict(state_dict)
+        saved = state_dict.pop("scalecom", None)
+        if saved is not None:
+            self._check_residuals(saved["residuals"])
+        super().load_state_dict(state_dict)
+        if saved is not None:
+            state.load_compression_state(saved["residuals"], saved["steps"])
+
+    def _check_residuals(self, residuals):
+        shapes = {name: tuple(parameter.shape) for parameter, name in self._scalecom.names.items()}
+        for name, residual in residuals.items():
+            if shapes.get(name) != tuple(residual.shape):
+                raise ValueError(f"the saved residual of {name} has shape {tuple(residual.shape)}; "
+                                 f"the parameter's is {shapes.get(name, 'unknown here')}: is this "
+                                 "the checkpoint of another model?")
+
+
+def _names_of(optimizer, named_parameters):
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if named_parameters is None:
+        pairs = [(f"parameter.{group}.{place}", parameter)
+                 for group, content in enumerate(optimizer.param_groups)
+                 for place, parameter in enumerate(content["params"])]
+    else:
+        pairs = list(named_parameters)
+        if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+            raise ValueError("named_parameters must be pairs of name and parameter, as from "
+                             "model.named_parameters()")
+    names = {parameter: name for name, parameter in pairs}
+    duplicates = sorted({name for name, _ in pairs
+                         if sum(other == name for other, _ in pairs) > 1}) if len(
+                             {name for name, _ in pairs}) < len(pairs) else []
+    if duplicates:
+        raise ValueError(f"named_parameters has names more than once: {', '.join(duplicates)}; "
+                         "each parameter needs a name of its own")
+    missing = [place for place, parameter in enumerate(parameters) if parameter not in names]
+    if missing:
+        raise ValueError(f"named_parameters lacks the optimizer's parameters at places "
+                         f"{missing[:10]}; give the names of all of them")
+    return {parameter: names[parameter] for parameter in parameters if parameter.requires_grad}
+
+
+def DistributedOptimizer(optimizer, named_parameters=None, compression=Compression.none,
+                         backward_passes_per_step=1, op=mpi_ops.Average,
+                         gradient_predivide_factor=1.0, num_groups=0, groups=None,
+                         sparse_as_dense=False, process_set=None):
+    """Wraps an optimizer: its gradients are reduced over all ranks before each step.
+
+    A gradient's reduction starts as soon as the backward pass has accumulated it, so communication
+    overlaps computation; step() waits for all. The result is an instance of the optimizer's class
+    that shares its state, with synchronize(), skip_synchronize(), set_backward_passes_per_step(),
+    and residuals in state_dict().
+
+    named_parameters: model.named_parameters(); names identify gradients across ranks and key the
+    residuals. op: Average or Sum. gradient_predivide_factor f: gradients are divided by f before
+    the sum and multiplied by f after the average.
+    """
+    mpi_ops._check_process_set(process_set)
+    if num_groups or groups:
+        raise ValueError("num_groups and groups are not supported by this version of scalecom; "
+                         "gradients are fused as they become ready: leave them out")
+    if op not in (mpi_ops.Average, mpi_ops.Sum):
+        raise ValueError(f"op is {op}; a DistributedOptimizer takes Average or Sum")
+    if backward_passes_per_step < 1:
+        raise ValueError(f"backward_passes_per_step is {backward_passes_per_step}; it must be 1 or "
+                         "more")
+    if gradient_predivide_factor != 1.0 and op != mpi_ops.Average:
+        raise ValueError("gradient_predivide_factor needs op=Average")
+    names = _names_of(optimizer, named_parameters)
+    if isinstance(compression, ScaleComCompressor):
+        compression.check_patterns(list(names.values()))
+    base = optimizer.__class__
+    wrapped_class = type(base.__name__, (_DistributedMixin, base), {})
+    wrapped = wrapped_class.__new__(wrapped_class)
+    wrapped.__dict__ = optimizer.__dict__
+    wrapped._attach(_Settings(names, compression, op, backward_passes_per_step,
+                              gradient_predivide_factor, sparse_as_dense))
+    return wrapped

@@ -1,0 +1,46 @@
+"""The residuals of this rank: training state that belongs into a checkpoint."""
+
+import ctypes
+
+import torch
+
+from scalecom import _library
+from scalecom._library import lib
+
+_PREFIX = "allreduce."
+
+
+def residual_infos():
+    """{tensor name: {"shape", "step"}} of this rank."""
+    return {entry["name"].removeprefix(_PREFIX): entry
+            for entry in _library.read_json(lib.scalecom_residuals)}
+
+
+def compression_state():
+    """{tensor name: residual} of this rank: float32 tensors in the tensors' shapes."""
+    state = {}
+    for name, entry in residual_infos().items():
+        values = torch.empty(entry["shape"], dtype=torch.float32)
+        _library.check(lib.scalecom_residual_get(entry["name"].encode(), values.data_ptr(),
+                                                 values.numel()))
+        state[name] = values
+    return state
+
+
+def compression_steps():
+    """{tensor name: next step} of this rank; leader and warm-up follow from it."""
+    return {name: entry["step"] for name, entry in residual_infos().items()}
+
+
+def load_compression_state(state, steps=None):
+    """Replaces this rank's residuals by those of compression_state(); others keep theirs.
+
+    Call it on every rank, with no compressed tensor in flight. `steps`: {tensor name: next step},
+    0 where a name is missing.
+    """
+    for name, residual in state.items():
+        values = residual.detach().to(device="cpu", dtype=torch.float32).contiguous()
+        shape = (ctypes.c_int64 * values.dim())(*values.shape)
+        step = (steps or {}).get(name, 0)
+        _library.check(lib.scalecom_residual_set((_PREFIX + name).encode(), shape, values.dim(),
+                                                 values.data_ptr(), step))

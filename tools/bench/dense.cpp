@@ -1,0 +1,123 @@
+#include <algorithm>
+#include <cmath>
+
+#include "tools/bench/bench.hpp"
+#include "tools/bench/values.hpp"
+
+namespace scalecom::bench {
+namespace {
+
+double expected_reduction(std::int64_t i, int size, ReduceOp op) {
+  double result = Values::input(i, 0);
+  for (int rank = 1; rank < size; ++rank) {
+    const double next = Values::input(i, rank);
+    switch (op) {
+      case ReduceOp::min: result = std::min(result, next); break;
+      case ReduceOp::max: result = std::max(result, next); break;
+      case ReduceOp::product: result *= next; break;
+      default: result += next;
+    }
+  }
+  return op == ReduceOp::average ? result / size : result;
+}
+
+bool is_right(double got, double expected, DataType dtype) {
+  switch (dtype) {
+    case DataType::float16:
+    case DataType::bfloat16: return std::abs(got - expected) <= 1e-2 * std::max(1.0, expected);
+    case DataType::float32:
+    case DataType::float64: return std::abs(got - expected) <= 1e-5 * std::max(1.0, expected);
+    default: return got == std::trunc(expected);
+  }
+}
+
+// The calls of one operation on one size.
+class DenseBench {
+ public:
+  DenseBench(Session& session, const Options& options, std::int64_t count)
+      : session_(session),
+        options_(options),
+        topology_(session.topology()),
+        input_(count, options.dtype),
+        output_(count, options.dtype) {
+    input_.fill_input(topology_.rank);
+  }
+
+  Timing time(bool is_in_place) {
+    const auto prepare = [&] {
+      if (is_in_place) output_.fill_input(topology_.rank);
+    };
+    return time_calls(options_, prepare, [&] { return submit(is_in_place); });
+  }
+
+  std::int64_t count_wrong(bool is_in_place) {
+    if (!options_.check) return 0;
+    if (is_in_place) output_.fill_input(topology_.rank);
+    const Ticket ticket = submit(is_in_place);
+    finish(ticket);
+    if (options_.operation == "all_gather") return wrong_in_gathered(ticket.output());
+    std::int64_t wrong = 0;
+    for (std::int64_t i = 0; i < output_.count(); ++i) {
+      const double expected = options_.operation == "broadcast"
+                                  ? Values::input(i, options_.root)
+                                  : expected_reduction(i, topology_.size, options_.op);
+      if (!is_right(output_.get(i), expected, options_.dtype)) ++wrong;
+    }
+    return wrong;
+  }
+
+ private:
+  Ticket submit(bool is_in_place) {
+    if (options_.operation == "all_gather") return session_.all_gather("bench", input_.view());
+    if (options_.operation == "broadcast") {
+      if (!is_in_place) output_ = input_;
+      return session_.broadcast("bench", output_.view(), options_.root);
+    }
+    AllReduceOptions reduction;
+    reduction.op = options_.op;
+    return session_.all_reduce("bench", is_in_place ? output_.view() : input_.view(),
+                               output_.view(), reduction);
+  }
+
+  std::int64_t wrong_in_gathered(const TensorView& gathered) const {
+    std::int64_t wrong = 0;
+    const auto* data = static_cast<const std::byte*>(gathered.data);
+    for (std::int64_t i = 0; i < gathered.count(); ++i) {
+      const auto rank = static_cast<int>(i / input_.count());
+      const double got = Values::decode(data + i * size_of(gathered.dtype), gathered.dtype);
+      if (got != Values::input(i % input_.count(), rank)) ++wrong;
+    }
+    return wrong;
+  }
+
+  Session& session_;
+  const Options& options_;
+  const Topology& topology_;
+  Values input_;
+  Values output_;
+};
+
+double bus_factor(const std::string& operation, int size) {
+  const double n = size;
+  if (operation == "all_reduce") return 2.0 * (n - 1) / n;
+  if (operation == "all_gather") return (n - 1) / n;
+  return 1.0;
+}
+
+}  // namespace
+
+Row run_dense(Session& session, const Options& options, std::int64_t bytes) {
+  Row row;
+  row.count = std::max<std::int64_t>(1, bytes / size_of(options.dtype));
+  row.bytes = row.count * size_of(options.dtype);
+  row.bus_factor = bus_factor(options.operation, session.topology().size);
+  DenseBench bench(session, options, row.count);
+  if (options.operation == "all_gather") row.bytes *= session.topology().size;
+  row.out_of_place = bench.time(false);
+  row.in_place = bench.time(true);
+  row.wrong = bench.count_wrong(false);
+  row.wrong_in_place = bench.count_wrong(true);
+  return row;
+}
+
+}  // namespace scalecom::bench

@@ -1,0 +1,82 @@
+#include "tools/bench/options.hpp"
+
+#include <CLI/CLI.hpp>
+#include <map>
+
+namespace scalecom::bench {
+namespace {
+
+const std::map<std::string, DataType> kTypes{
+    {"int8", DataType::int8},     {"uint8", DataType::uint8},   {"int32", DataType::int32},
+    {"int64", DataType::int64},   {"half", DataType::float16},  {"bfloat16", DataType::bfloat16},
+    {"float", DataType::float32}, {"double", DataType::float64}};
+const std::map<std::string, ReduceOp> kOps{{"sum", ReduceOp::sum},
+                                           {"avg", ReduceOp::average},
+                                           {"min", ReduceOp::min},
+                                           {"max", ReduceOp::max},
+                                           {"prod", ReduceOp::product}};
+
+void add_sizes(CLI::App& app, Options& options) {
+  const CLI::AsSizeValue units(false);
+  app.add_option("-b,--minbytes", options.min_bytes, "Smallest size, such as 8 or 64K")
+      ->transform(units)
+      ->check(CLI::PositiveNumber);
+  app.add_option("-e,--maxbytes", options.max_bytes, "Largest size")
+      ->transform(units)
+      ->check(CLI::PositiveNumber);
+  app.add_option("-i,--stepbytes", options.step_bytes,
+                 "Step between sizes; without it, --stepfactor")
+      ->transform(units);
+  app.add_option("-f,--stepfactor", options.factor, "Factor between sizes")
+      ->check(CLI::Range(1.01, 1e6));
+}
+
+void add_modes(CLI::App& app, Options& options) {
+  app.add_option("--latency", options.latency_calls,
+                 "Instead: this many blocking calls on the smallest size, with percentiles")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--burst", options.burst_tensors,
+                 "Instead: this many tensors of --burst-bytes submitted together")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--burst-bytes", options.burst_bytes, "Bytes of a burst's tensor")
+      ->transform(CLI::AsSizeValue(false));
+  app.add_option("--idle", options.idle_s,
+                 "Instead: CPU time that an idle session takes in S seconds")
+      ->check(CLI::PositiveNumber);
+}
+
+}  // namespace
+
+Options parse_options(int argc, char** argv) {
+  CLI::App app{
+      "Times scalecom's operations from submit to completion. Run it under mpirun for several "
+      "ranks."};
+  Options options;
+  app.add_option("operation,--operation", options.operation, "What to time")
+      ->check(CLI::IsMember({"all_reduce", "all_gather", "broadcast", "scalecom"}))
+      ->capture_default_str();
+  add_sizes(app, options);
+  app.add_option("-n,--iters", options.iterations, "Timed calls a size")
+      ->check(CLI::PositiveNumber);
+  app.add_option("-w,--warmup_iters", options.warmup, "Calls before them")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("-c,--check", options.check, "Check the results: 0 or 1");
+  app.add_option("-d,--datatype", options.dtype, "Element type")
+      ->transform(CLI::CheckedTransformer(kTypes, CLI::ignore_case));
+  app.add_option("-o,--op", options.op, "Reduction")
+      ->transform(CLI::CheckedTransformer(kOps, CLI::ignore_case));
+  app.add_option("-r,--root", options.root, "Root of a broadcast")->check(CLI::NonNegativeNumber);
+  app.add_option("-J,--json", options.json_path, "Write the results to this file, too");
+  app.add_option("--rate", options.rate, "scalecom: elements in a chunk")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{65536}));
+  app.add_option("--beta", options.beta, "scalecom: the low-pass filter's discount");
+  add_modes(app, options);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    std::exit(app.exit(error));
+  }
+  return options;
+}
+
+}  // namespace scalecom::bench

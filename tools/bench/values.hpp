@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "scalecom/tensor.hpp"
+
+namespace scalecom::bench {
+
+/// A vector of any dtype whose elements are read and written as double. The values used here are
+/// small integers, exact in every dtype.
+class Values {
+ public:
+  Values(std::int64_t count, DataType dtype);
+
+  TensorView view();
+  std::int64_t count() const noexcept { return count_; }
+  double get(std::int64_t i) const { return decode(memory_.data() + i * size_of(dtype_), dtype_); }
+  void set(std::int64_t i, double value);
+
+  /// Element i of rank r's input.
+  static double input(std::int64_t i, int rank) {
+    return static_cast<double>(i % 5) + static_cast<double>(rank % 3);
+  }
+  void fill_input(int rank);
+
+  /// The element at `place`.
+  static double decode(const std::byte* place, DataType dtype);
+
+ private:
+  std::int64_t count_;
+  DataType dtype_;
+  std::vector<std::byte> memory_;
+};
+
+}  // namespace scalecom::bench
