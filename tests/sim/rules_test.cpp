@@ -5,7 +5,7 @@
 
 #include "runtime/negotiation/rank_set.hpp"
 #include "runtime/negotiation/release_policy.hpp"
-#include "tests/sim/world.hpp"
+#include "tests/sim/small_world.hpp"
 #include "tests/support/catch.hpp"
 
 using namespace scalecom;
@@ -14,32 +14,6 @@ using namespace std::chrono_literals;
 using Catch::Contains;
 
 namespace {
-
-WorldOptions steady(int size) {
-  WorldOptions options;
-  options.size = size;
-  options.delay_min = options.delay_max = 20us;
-  return options;
-}
-
-TensorSignature all_reduce(Shape shape = {4}) {
-  TensorSignature signature;
-  signature.shape = std::move(shape);
-  return signature;
-}
-
-TensorSignature compressed(std::int64_t first_step = 0) {
-  TensorSignature signature = all_reduce({1000});
-  signature.compression.mode = CompressionMode::cyclic;
-  signature.first_step = first_step;
-  return signature;
-}
-
-void submit_everywhere(World& world, const std::string& name, const TensorSignature& signature) {
-  for (int rank = 0; rank < world.size(); ++rank) world.submit(rank, name, signature);
-}
-
-using Log = std::vector<std::string>;
 
 std::string mismatch_of(World& world) {
   world.run();
@@ -277,147 +251,6 @@ TEST_CASE("release policy: when ready tensors wait, and until when") {
   }
 }
 
-TEST_CASE("a stall is told once per stall check time, by rank 0, with who is missing") {
-  const int size = GENERATE(4, 40);
-  WorldOptions options = steady(size);
-  options.negotiation.stall_check_time_s = 1.0;
-  World world(options);
-  for (int rank = 0; rank < size; ++rank) {
-    if (rank != 1 && rank != size - 1) world.submit(rank, "late", all_reduce());
-    if (rank != 2) world.submit(rank, "later", all_reduce());
-  }
-  world.run(900ms);
-  CHECK(world.stalls().empty());
-  world.run(200ms);
-  REQUIRE(world.stalls().size() == 1);
-  const std::string message = world.stalls()[0].second;
-  CHECK_THAT(message, Contains("2 tensors"));
-  CHECK_THAT(message, Contains(fmt::format("late: ranks 1 and {} have not submitted it for 1.0 s",
-                                           size - 1)));
-  CHECK_THAT(message, Contains("later: rank 2 has not submitted it"));
-  CHECK_THAT(message, Contains(size == 4 ? "(ranks 0 and 2 did)" : "(ranks 0 and 2-38 did)"));
-  world.run(3s);
-  CHECK(world.stalls().size() == 4);
-  for (const int rank : {1, size - 1}) world.submit(rank, "late", all_reduce());
-  world.submit(2, "later", all_reduce());
-  world.run(3s);
-  world.check_drained(false);
-  CHECK(world.violations() == Log{});
-  CHECK(world.stalls().size() == 4);
-}
-
-TEST_CASE("a stall is seen wherever in the tree the submitting rank is") {
-  WorldOptions options = steady(100);
-  options.negotiation.stall_check_time_s = 1.0;
-  World world(options);
-  world.submit(77, "lonely", all_reduce());
-  world.run(1100ms);
-  REQUIRE(world.stalls().size() == 1);
-  CHECK_THAT(
-      world.stalls()[0].second,
-      Contains("lonely: ranks 0-76 and 78-99 have not submitted it") && Contains("(rank 77 did)"));
-  // Ranks that follow later are seen in the next report.
-  for (int rank = 10; rank < 20; ++rank) world.submit(rank, "lonely", all_reduce());
-  world.run(1s);
-  REQUIRE(world.stalls().size() == 2);
-  CHECK_THAT(world.stalls()[1].second, Contains("(ranks 10-19 and 77 did)"));
-}
-
-TEST_CASE("past the stall shutdown time every rank's session ends and names who is missing") {
-  const double check_time = GENERATE(1.0, 60.0);
-  WorldOptions options = steady(20);
-  options.negotiation.stall_check_time_s = check_time;
-  options.negotiation.stall_shutdown_time_s = 4.0;
-  World world(options);
-  for (int rank = 0; rank < 20; ++rank) {
-    if (rank != 7) world.submit(rank, "late", all_reduce());
-  }
-  const TimePoint start = world.now();
-  world.run(20s);
-  world.check_drained(true);
-  CHECK(world.violations() == Log{});
-  CHECK(world.last_end() - start >= 4s);
-  CHECK(world.last_end() - start < 4400ms);
-  for (int rank = 0; rank < 20; ++rank) {
-    REQUIRE(world.end_of(rank));
-    CHECK(world.end_of(rank)->code() == StatusCode::timed_out);
-    CHECK_THAT(world.end_of(rank)->message(), Contains("tensor late: rank 7 has not submitted it"));
-  }
-}
-
-TEST_CASE("without the stall check nothing is told and nothing is timed") {
-  WorldOptions options = steady(2);
-  options.negotiation.stall_check = false;
-  options.negotiation.stall_check_time_s = 0.1;
-  options.negotiation.stall_shutdown_time_s = 0.2;
-  World world(options);
-  world.submit(0, "late", all_reduce());
-  world.run(10s);
-  CHECK(world.stalls().empty());
-  CHECK_FALSE(world.end_of(0));
-}
-
-TEST_CASE("an idle session has no timer") {
-  Negotiation node({.rank = 0, .size = 2});
-  CHECK_FALSE(node.next_timer());
-  const TimePoint start{1000s};
-  node.submit({"w", all_reduce()}, start);
-  REQUIRE(node.next_timer());
-  CHECK(*node.next_timer() == start + 60s);
-}
-
-TEST_CASE("a shutdown comes after every agreement that was ordered before it, on every rank") {
-  World world(steady(50));
-  submit_everywhere(world, "a", all_reduce());
-  world.run(60us);  // Rank 0 has ordered it; two hops away nobody knows yet.
-  CHECK(world.log_of(49).empty());
-  world.end_session(30, Status(StatusCode::shut_down, "rank 30 called shutdown()"));
-  world.end_session(31, Status(StatusCode::shut_down, "rank 31 called shutdown()"));
-  world.submit(3, "never", all_reduce());
-  world.run();
-  world.check_drained(true);
-  CHECK(world.violations() == Log{});
-  for (int rank = 0; rank < 50; ++rank) {
-    CHECK(world.log_of(rank) == Log{"1: a step 0"});
-    CHECK(world.end_of(rank) == world.end_of(0));
-    CHECK_THAT(world.end_of(rank)->message(), Contains("called shutdown()"));
-  }
-}
-
-TEST_CASE("a lost rank is named on every other rank, wherever it was in the tree") {
-  const int lost = GENERATE(0, 1, 2, 9, 33, 99);
-  World world(steady(100));
-  submit_everywhere(world, "a", all_reduce());
-  world.at(lost, 50us, [&] { world.kill(lost); });
-  world.run();
-  world.check_drained(true);
-  CHECK(world.violations() == Log{});
-  for (int rank = 0; rank < 100; ++rank) {
-    if (rank == lost) continue;
-    CHECK(world.end_of(rank) ==
-          Status(StatusCode::rank_lost, fmt::format("rank {} is lost: connection closed", lost)));
-  }
-}
-
-TEST_CASE("ranks below a lost one report it even when rank 0 does not answer") {
-  // Rank 1 of the tree below rank 0 has no way to rank 0 any more, but is not closed either.
-  Negotiation node({.rank = 1, .size = 100});
-  const ControlTree tree = ControlTree::make(1, 100);
-  REQUIRE(tree.children.size() == 8);
-  const TimePoint start{1000s};
-  node.lose_peer(tree.children[2], "no answer for 5 s", start);
-  CHECK(node.take_events().empty());
-  REQUIRE(node.take_outgoing().size() == 1);
-  REQUIRE(node.next_timer());
-  node.advance(*node.next_timer());
-  const auto events = node.take_events();
-  REQUIRE(events.size() == 1);
-  CHECK_THAT(std::get<SessionEnd>(events[0]).status.message(),
-             Contains(fmt::format("rank {} is lost: no answer for 5 s", tree.children[2])));
-  CHECK(node.take_outgoing().size() == 9);  // To the children, and to the parent in case it lives.
-  CHECK(*std::max_element(tree.children.begin(), tree.children.end()) < tree.subtree_end);
-}
-
 TEST_CASE("a full cache starts again and never confuses numbers") {
   WorldOptions options = steady(30);
   options.negotiation.cache_capacity = 3;
@@ -434,6 +267,36 @@ TEST_CASE("a full cache starts again and never confuses numbers") {
   CHECK_THAT(world.log_of(29).back(), Contains("step 29"));
   // At least half of what a table that is never given up would serve.
   CHECK(world.cached_requests(29) >= 30 * 3 / 2);
+}
+
+TEST_CASE("tensors that come when the cache is full are cached in the next generation") {
+  WorldOptions options = steady(30);
+  options.negotiation.cache_capacity = 3;
+  World world(options);
+  for (const char* part : {"encoder", "decoder"}) {
+    const std::int64_t before = world.cached_requests(29);
+    for (int step = 0; step < 10; ++step) {
+      for (const char* name : {".a", ".b", ".c"}) {
+        submit_everywhere(world, std::string(part) + name, all_reduce());
+      }
+      world.run();
+    }
+    // All but the first two steps: one to miss the full table, one to fill the next.
+    CHECK(world.cached_requests(29) - before >= 8 * 3);
+  }
+}
+
+TEST_CASE("a changed signature travels in full once and replaces the cached one") {
+  World world(steady(3));
+  std::vector<std::int64_t> cached;
+  for (const std::int64_t extent : {4, 4, 5, 5, 5, 4, 4}) {
+    submit_everywhere(world, "w", all_reduce({extent}));
+    world.run();
+    cached.push_back(world.cached_requests(2));
+  }
+  world.check_drained(false);
+  CHECK(world.violations() == Log{});
+  CHECK(cached == std::vector<std::int64_t>{0, 1, 1, 2, 3, 3, 4});
 }
 
 TEST_CASE("sets of ranks are described in ranges, in bounded length") {
