@@ -40,7 +40,7 @@ void SparseAllReduce::lay_out(std::span<const SparseSlot> slots) {
   places_.clear();
   Place place;
   for (const SparseSlot& slot : slots) {
-    SCALECOM_ASSERT(slot.rate >= 1 && slot.rate <= kRateMax && slot.residual != nullptr,
+    SCALECOM_ASSERT(slot.rate >= 1 && slot.rate <= kRateMax,
                     fmt::format("{}: rate {}", slot.name, slot.rate));
     places_.push_back(place);
     place.selected += selected_count(slot.count, slot.rate);

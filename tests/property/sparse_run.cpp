@@ -1,0 +1,315 @@
+#include "tests/property/sparse_run.hpp"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cmath>
+#include <random>
+
+#include "collective/message_collectives.hpp"
+#include "sparse/sparse_all_reduce.hpp"
+#include "tests/support/ranks.hpp"
+#include "tests/unit/kernels/samples.hpp"
+#include "transport/loopback/loopback_transport.hpp"
+
+namespace scalecom::test {
+namespace {
+
+WaitContext patient() { return {Deadline::after(std::chrono::seconds(60)), nullptr}; }
+
+/// Passes everything on and remembers what travelled.
+class RecordingCollectives final : public Collectives {
+ public:
+  explicit RecordingCollectives(Collectives& inner) : inner_(inner) {}
+
+  std::string_view name() const noexcept override { return "recording"; }
+  void all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
+                  const WaitContext& context) override {
+    if (reduced_bytes.empty()) first_input.assign(data.begin(), data.end());
+    reduced_bytes.push_back(data.size());
+    inner_.all_reduce(data, dtype, op, context);
+  }
+  void broadcast(std::span<std::byte> data, int root, const WaitContext& context) override {
+    inner_.broadcast(data, root, context);
+    broadcasts.assign(data.begin(), data.end());
+  }
+  void all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
+                  std::span<const std::int64_t> bytes_per_rank,
+                  const WaitContext& context) override {
+    inner_.all_gather(mine, all, bytes_per_rank, context);
+  }
+
+  void clear() {
+    reduced_bytes.clear();
+    first_input.clear();
+    broadcasts.clear();
+  }
+
+  std::vector<std::size_t> reduced_bytes;
+  std::vector<std::byte> first_input;
+  std::vector<std::byte> broadcasts;
+
+ private:
+  Collectives& inner_;
+};
+
+RawTensor raw_of(const Values& values, DataType dtype) {
+  RawTensor tensor(dtype, static_cast<std::int64_t>(values.size()));
+  for (std::size_t i = 0; i < values.size(); ++i) set_floating(tensor, dtype, i, values[i]);
+  return tensor;
+}
+
+Values values_of(const RawTensor& tensor, DataType dtype, std::int64_t count) {
+  Values values;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i) {
+    values.push_back(floating_of(tensor, dtype, i));
+  }
+  return values;
+}
+
+std::size_t chunks_of(const TensorSpec& spec) {
+  return static_cast<std::size_t>((spec.count + spec.rate - 1) / spec.rate);
+}
+
+/// Reads offsets and values off the wire, by the format's definition.
+void read_wire(RankStep& step, const RecordingCollectives& wire, const RunOptions& options) {
+  std::size_t place = 0;
+  std::size_t value = 0;
+  for (std::size_t t = 0; t < options.tensors.size(); ++t) {
+    const TensorSpec& spec = options.tensors[t];
+    for (std::size_t j = 0; j < chunks_of(spec); ++j) {
+      auto offset = static_cast<std::size_t>(wire.broadcasts.at(place++));
+      if (spec.rate > 256) offset += static_cast<std::size_t>(wire.broadcasts.at(place++)) << 8;
+      step.tensors[t].selected.push_back(j * static_cast<std::size_t>(spec.rate) + offset);
+      float sent;
+      std::memcpy(&sent, wire.first_input.data() + 4 * value++, sizeof sent);
+      step.tensors[t].sent.push_back(sent);
+    }
+  }
+  step.broadcast_bytes = wire.broadcasts.size();
+  step.reduced_bytes = wire.reduced_bytes;
+}
+
+/// One rank of a run: its residuals and its end of the transport.
+class Rank {
+ public:
+  Rank(const RunOptions& options, LoopbackWorld& world, int rank)
+      : options_(options),
+        rank_(rank),
+        transport_(world.make_transport(rank)),
+        messages_(*transport_),
+        wire_(messages_),
+        sparse_(wire_, rank, options.size) {
+    for (const TensorSpec& spec : options.tensors) {
+      memories_.emplace_back(static_cast<std::size_t>(spec.count), 0.0f);
+    }
+  }
+
+  RankStep run(int step) {
+    RankStep record;
+    std::vector<RawTensor> gradients;
+    std::vector<RawTensor> results;
+    for (std::size_t t = 0; t < options_.tensors.size(); ++t) {
+      gradients.push_back(raw_of(options_.gradient(rank_, step, t), options_.tensors[t].dtype));
+      results.emplace_back(options_.tensors[t].dtype, options_.tensors[t].count, 3);
+    }
+    std::vector<SparseSlot> slots;
+    for (std::size_t t = 0; t < options_.tensors.size(); ++t) {
+      const TensorSpec& spec = options_.tensors[t];
+      TensorStep& tensor = record.tensors.emplace_back();
+      tensor.gradient = values_of(gradients[t], spec.dtype, spec.count);
+      slots.push_back(slot_of(t, gradients[t], results[t]));
+    }
+    wire_.clear();
+    sparse_.run(slots, (options_.first_leader + step) % options_.size, patient());
+    read_wire(record, wire_, options_);
+    for (std::size_t t = 0; t < slots.size(); ++t) {
+      const TensorSpec& spec = options_.tensors[t];
+      const RawTensor& result = options_.is_in_place ? gradients[t] : results[t];
+      TensorStep& tensor = record.tensors[t];
+      tensor.result = values_of(result, spec.dtype, spec.count);
+      tensor.result_bytes.assign(result.data(), result.data() + result.bytes());
+      tensor.memory = memories_[t];
+      tensor.nonfinite_count = slots[t].nonfinite_count;
+      tensor.went_dense = slots[t].went_dense;
+      if (!result.is_guard_intact()) throw std::runtime_error("wrote behind the result");
+    }
+    return record;
+  }
+
+ private:
+  SparseSlot slot_of(std::size_t t, RawTensor& gradient, RawTensor& result) {
+    const TensorSpec& spec = options_.tensors[t];
+    SparseSlot slot;
+    slot.name = "tensor";
+    slot.gradient = gradient.data();
+    slot.result = options_.is_in_place ? gradient.data() : result.data();
+    slot.residual = memories_[t].data();
+    slot.count = spec.count;
+    slot.dtype = spec.dtype;
+    slot.rate = spec.rate;
+    slot.beta = spec.beta;
+    slot.prescale = spec.prescale;
+    slot.result_scale = {1.0, options_.is_average ? static_cast<double>(options_.size) : 1.0};
+    return slot;
+  }
+
+  const RunOptions& options_;
+  const int rank_;
+  std::unique_ptr<Transport> transport_;
+  MessageCollectives messages_;
+  RecordingCollectives wire_;
+  SparseAllReduce sparse_;
+  std::vector<std::vector<float>> memories_;
+};
+
+/// The memories and the result in float64.
+class Reference {
+ public:
+  explicit Reference(const RunOptions& options) : options_(options) {
+    for (const TensorSpec& spec : options.tensors) {
+      memories_.emplace_back(static_cast<std::size_t>(options.size),
+                             Values(static_cast<std::size_t>(spec.count), 0.0));
+    }
+  }
+
+  std::string difference(const Run& run, int step, std::size_t t) {
+    std::vector<const TensorStep*> ranks;
+    for (const auto& steps : run) {
+      ranks.push_back(&steps[static_cast<std::size_t>(step)].tensors[t]);
+    }
+    const auto leader = static_cast<std::size_t>((options_.first_leader + step) % options_.size);
+    const TensorSpec& spec = options_.tensors[t];
+    for (std::size_t rank = 0; rank < ranks.size(); ++rank) {  // m becomes p
+      for (std::size_t i = 0; i < memories_[t][rank].size(); ++i) {
+        memories_[t][rank][i] += spec.prescale * ranks[rank]->gradient[i];
+      }
+    }
+    const std::vector<std::size_t>& selected = ranks[leader]->selected;
+    const std::string wrong = wrong_selection(memories_[t][leader], selected, spec.rate);
+    if (!wrong.empty()) return wrong;
+    const Values result = finish_step(t, ranks, selected);
+    for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
+      const std::string unequal = unequal_to(*ranks[rank], result, memories_[t][rank], spec.dtype);
+      if (!unequal.empty()) return fmt::format("rank {}: {}", rank, unequal);
+    }
+    return "";
+  }
+
+ private:
+  static std::string wrong_selection(const Values& p, const std::vector<std::size_t>& selected,
+                                     std::int64_t rate) {
+    for (std::size_t i = 0; i < p.size(); ++i) {
+      const std::size_t chunk = i / static_cast<std::size_t>(rate);
+      const std::size_t choice = selected.at(chunk);
+      if (choice / static_cast<std::size_t>(rate) != chunk || choice >= p.size()) {
+        return fmt::format("{} was selected in chunk {} of {} elements", choice, chunk, p.size());
+      }
+      if (std::abs(p[i]) > std::abs(p[choice]) + 1e-5) {
+        return fmt::format("{} was selected, but |p| is larger at {}", choice, i);
+      }
+    }
+    return "";
+  }
+
+  /// Takes the memories from p to those after the step; returns the result.
+  Values finish_step(std::size_t t, const std::vector<const TensorStep*>& ranks,
+                     const std::vector<std::size_t>& selected) {
+    const TensorSpec& spec = options_.tensors[t];
+    Values result(static_cast<std::size_t>(spec.count), 0.0);
+    for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
+      Values& memory = memories_[t][rank];
+      Values sent(memory.size(), 0.0);
+      for (const std::size_t i : selected) sent[i] = memory[i];
+      for (std::size_t i = 0; i < memory.size(); ++i) {
+        const double p = memory[i];
+        const double m = p - spec.prescale * ranks[rank]->gradient[i];
+        memory[i] = (1.0 - spec.beta) * m + spec.beta * (p - sent[i]);
+        result[i] += sent[i] / (options_.is_average ? static_cast<double>(options_.size) : 1.0);
+      }
+    }
+    return result;
+  }
+
+  static std::string unequal_to(const TensorStep& step, const Values& result, const Values& memory,
+                                DataType dtype) {
+    for (std::size_t i = 0; i < result.size(); ++i) {
+      const double error = std::abs(step.result[i] - result[i]);
+      if (!(error <= 2e-5 + rounding_of(dtype) * std::abs(result[i]))) {
+        return fmt::format("result[{}] is {}, not {}", i, step.result[i], result[i]);
+      }
+      const auto m = static_cast<double>(step.memory[i]);
+      if (!(std::abs(m - memory[i]) <= 2e-5)) {
+        return fmt::format("m[{}] is {}, not {}", i, m, memory[i]);
+      }
+    }
+    return "";
+  }
+
+  const RunOptions& options_;
+  std::vector<std::vector<Values>> memories_;
+};
+
+}  // namespace
+
+Run run_sparse(const RunOptions& options) {
+  LoopbackWorld world(options.size);
+  Run run(static_cast<std::size_t>(options.size));
+  run_ranks(options.size, [&](int rank) {
+    Rank self(options, world, rank);
+    for (int step = 0; step < options.steps; ++step) {
+      run[static_cast<std::size_t>(rank)].push_back(self.run(step));
+    }
+  });
+  return run;
+}
+
+std::vector<Values> run_dense(const RunOptions& options, int step) {
+  LoopbackWorld world(options.size);
+  std::vector<Values> results(options.tensors.size());
+  run_ranks(options.size, [&](int rank) {
+    const auto transport = world.make_transport(rank);
+    MessageCollectives collectives(*transport);
+    for (std::size_t t = 0; t < options.tensors.size(); ++t) {
+      const TensorSpec& spec = options.tensors[t];
+      RawTensor data = raw_of(options.gradient(rank, step, t), spec.dtype);
+      kernels::scale_copy(data.data(), data.data(), spec.count, spec.dtype, {spec.prescale, 1.0});
+      collectives.all_reduce({data.data(), data.bytes()}, spec.dtype, ReduceOp::sum, patient());
+      kernels::scale_copy(data.data(), data.data(), spec.count, spec.dtype,
+                          {1.0, options.is_average ? static_cast<double>(options.size) : 1.0});
+      if (rank == 0) results[t] = values_of(data, spec.dtype, spec.count);
+    }
+  });
+  return results;
+}
+
+std::string difference_to_reference(const RunOptions& options, const Run& run) {
+  Reference reference(options);
+  for (int step = 0; step < options.steps; ++step) {
+    for (std::size_t t = 0; t < options.tensors.size(); ++t) {
+      const std::string difference = reference.difference(run, step, t);
+      if (!difference.empty()) return fmt::format("step {}, tensor {}: {}", step, t, difference);
+    }
+  }
+  return "";
+}
+
+double rounding_of(DataType dtype) {
+  switch (dtype) {
+    case DataType::float16: return 0x1p-11;
+    case DataType::bfloat16: return 0x1p-8;
+    default: return 0x1p-23;
+  }
+}
+
+Values normal_values(unsigned seed, int rank, int step, std::size_t tensor, std::int64_t count) {
+  std::seed_seq sequence{seed, static_cast<unsigned>(rank), static_cast<unsigned>(step),
+                         static_cast<unsigned>(tensor)};
+  std::mt19937 generator(sequence);
+  std::normal_distribution<double> normal;
+  Values values(static_cast<std::size_t>(count));
+  for (double& value : values) value = normal(generator);
+  return values;
+}
+
+}  // namespace scalecom::test

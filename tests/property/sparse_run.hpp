@@ -1,0 +1,72 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "scalecom/tensor.hpp"
+
+namespace scalecom::test {
+
+using Values = std::vector<double>;
+
+/// One tensor of every batch of a run.
+struct TensorSpec {
+  std::int64_t count = 0;
+  std::int64_t rate = 1;
+  double beta = 1.0;
+  DataType dtype = DataType::float32;
+  double prescale = 1.0;
+};
+
+/// What one rank saw of one tensor in one step.
+struct TensorStep {
+  Values gradient;  ///< as the rank submitted it, rounded to the dtype
+  Values result;    ///< what the optimizer gets
+  std::vector<std::byte> result_bytes;
+  std::vector<std::size_t> selected;  ///< coordinates, from the leader's broadcast
+  std::vector<float> sent;    ///< this rank's values on them, as they went into the all-reduce
+  std::vector<float> memory;  ///< the residual after the step
+  std::int64_t nonfinite_count = 0;
+  bool went_dense = false;
+};
+
+struct RankStep {
+  std::vector<TensorStep> tensors;
+  std::size_t broadcast_bytes = 0;
+  std::vector<std::size_t> reduced_bytes;  ///< one for each all-reduce
+};
+
+struct RunOptions {
+  int size = 1;
+  int steps = 1;
+  int first_leader = 0;
+  bool is_average = true;
+  bool is_in_place = true;
+  std::vector<TensorSpec> tensors;
+  /// Gradient of (rank, step, tensor), before it is rounded to the tensor's dtype.
+  std::function<Values(int, int, std::size_t)> gradient;
+};
+
+/// record[rank][step]. Ranks are threads over the loopback transport; the leader of step t is
+/// (first_leader + t) mod size.
+using Run = std::vector<std::vector<RankStep>>;
+Run run_sparse(const RunOptions& options);
+
+/// The dense all-reduce of the same gradients, as the runtime does it: [tensor] of step `step`.
+std::vector<Values> run_dense(const RunOptions& options, int step);
+
+/// Steps 1 to 5 of CLT-k in float64, from the definition. Follows the selection of the run, because
+/// float32 may break a tie otherwise, and checks that it is one that the definition allows. Returns
+/// the first difference, or "".
+std::string difference_to_reference(const RunOptions& options, const Run& run);
+
+/// Greatest error of a value of about 1 after it is rounded to `dtype`.
+double rounding_of(DataType dtype);
+
+/// Normal values from a seed, the same for equal arguments.
+Values normal_values(unsigned seed, int rank, int step, std::size_t tensor, std::int64_t count);
+
+}  // namespace scalecom::test
