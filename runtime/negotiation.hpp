@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -15,6 +16,9 @@
 #include "scalecom/tensor.hpp"
 
 namespace scalecom {
+
+/// Agreements that rank 0 has ahead of its execution: the one that runs, and the next.
+inline constexpr std::size_t kBacklogMax = 2;
 
 /// The set of all ranks.
 inline constexpr std::int32_t kGlobalProcessSet = 0;
@@ -129,6 +133,11 @@ class Negotiation {
 
   /// This rank wants to end the session for all, with `status` as cause.
   void end_session(Status status, TimePoint now);
+
+  /// Agreements that this rank has taken and not finished, the running one included. While rank 0
+  /// has kBacklogMax of them, tensors that become ready wait to be fused with more: they could not
+  /// be executed sooner anyhow. Say it before advance(); 0 until said.
+  void set_backlog(std::size_t agreements) noexcept;
 
   /// Looks at the timers.
   void advance(TimePoint now);

@@ -26,6 +26,7 @@ class Negotiation::Impl {
   void receive(int from, const ControlMessage& message, TimePoint now);
   void lose_peer(int peer, const std::string& cause, TimePoint now);
   void end_session(Status status, TimePoint now);
+  void set_backlog(std::size_t agreements) noexcept { backlog_ = agreements; }
   void advance(TimePoint now);
   std::optional<TimePoint> next_timer() const;
   std::vector<OutgoingMessage> take_outgoing();
@@ -144,6 +145,7 @@ class Negotiation::Impl {
   std::vector<Tensor*> ready_;
   std::vector<Tensor*> barriers_;
   std::int64_t ready_bytes_ = 0;
+  std::size_t backlog_ = 0;
   TimePoint ready_since_{};
   TimePoint last_arrival_{};
   std::uint64_t cache_misses_ = 0;  ///< since the table is full

@@ -206,6 +206,7 @@ void Negotiation::end_session(Status status, TimePoint now) {
   impl_->end_session(std::move(status), now);
 }
 
+void Negotiation::set_backlog(std::size_t agreements) noexcept { impl_->set_backlog(agreements); }
 void Negotiation::advance(TimePoint now) { impl_->advance(now); }
 std::optional<TimePoint> Negotiation::next_timer() const { return impl_->next_timer(); }
 std::vector<OutgoingMessage> Negotiation::take_outgoing() { return impl_->take_outgoing(); }

@@ -48,11 +48,13 @@ std::optional<TimePoint> Negotiation::Impl::release_time() const {
   if (!barriers_.empty()) return TimePoint::min();
   if (ready_.empty()) return std::nullopt;
   negotiation::ReleaseSituation situation;
+  situation.backlog = backlog_;
   situation.ready_bytes = ready_bytes_;
   situation.ready_since = ready_since_;
   situation.last_arrival = last_arrival_;
   if (const Tensor* youngest = table_.last_partial()) situation.youngest_partial = youngest->since;
-  return policy_.hold_until(situation);
+  const TimePoint until = policy_.hold_until(situation);
+  return until == TimePoint::max() ? std::nullopt : std::optional(until);
 }
 
 void Negotiation::Impl::release_due() {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 
@@ -9,6 +10,7 @@ namespace scalecom::negotiation {
 
 /// What rank 0 sees when it decides whether the tensors that are ready go out now.
 struct ReleaseSituation {
+  std::size_t backlog = 0;  ///< agreements that wait for their execution or are in it
   std::int64_t ready_bytes = 0;
   TimePoint ready_since{};   ///< when the first of them became ready
   TimePoint last_arrival{};  ///< of any request
@@ -18,9 +20,11 @@ struct ReleaseSituation {
 
 /// How long tensors that are ready wait for others that are on their way, so that they are fused.
 ///
-/// Nothing waits while every known tensor is ready, nor once `threshold_bytes` are. Otherwise the
-/// ready ones wait for at most the cycle time. A partly submitted tensor is taken to be on its way
-/// only for a cycle time after it was first heard of: a rank that stays away delays its own tensor.
+/// Nothing waits once `threshold_bytes` are ready. While the execution has enough to do (a backlog
+/// of kBacklogMax agreements) all others wait for it. Else nothing waits while every known tensor
+/// is ready; otherwise the ready ones wait for at most the cycle time. A partly submitted tensor is
+/// taken to be on its way only for a cycle time after it was first heard of: a rank that stays away
+/// delays its own tensor.
 ///
 /// Adaptive: at most kAdaptiveLimit, and only while requests keep coming, none missing for longer
 /// than kQuietTime. A gap of that length is what a message costs between hosts: within a burst
@@ -32,7 +36,8 @@ class ReleasePolicy {
 
   ReleasePolicy(double cycle_time_ms, std::int64_t threshold_bytes);
 
-  /// Until when the ready tensors wait; not after `now`-like times means: release now.
+  /// Until when the ready tensors wait: TimePoint::min() not at all, TimePoint::max() until the
+  /// situation changes.
   TimePoint hold_until(const ReleaseSituation& situation) const;
 
  private:

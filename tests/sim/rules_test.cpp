@@ -218,6 +218,26 @@ TEST_CASE("ready tensors wait for those on their way and are released with them"
   }
 }
 
+TEST_CASE("what becomes ready while rank 0 executes goes out as one agreement") {
+  const TimePoint now{1000s};
+  Negotiation node({});
+  node.set_backlog(kBacklogMax);
+  for (const char* name : {"a", "b", "c"}) {
+    node.submit({name, all_reduce()}, now);
+    node.advance(now);
+    CHECK(node.take_events().empty());
+  }
+  CHECK_FALSE(node.next_timer());
+  TensorSignature barrier;
+  barrier.kind = OperationKind::barrier;
+  node.submit({"barrier", barrier}, now);
+  CHECK(node.take_events().size() == 1);
+  node.set_backlog(kBacklogMax - 1);
+  const auto events = node.take_events();
+  REQUIRE(events.size() == 1);
+  CHECK(std::get<Agreement>(events[0]).tensors.size() == 3);
+}
+
 TEST_CASE("release policy: when ready tensors wait, and until when") {
   using negotiation::ReleasePolicy;
   const TimePoint start{1000s};
@@ -229,6 +249,13 @@ TEST_CASE("release policy: when ready tensors wait, and until when") {
   SECTION("nothing waits when all known tensors are in") {
     CHECK(ReleasePolicy(-1, 1 << 20).hold_until(situation) <= start);
     CHECK(ReleasePolicy(1000, 1 << 20).hold_until(situation) <= start);
+  }
+  SECTION("all wait while the execution has enough to do, but a full batch") {
+    situation.backlog = 1;
+    CHECK(ReleasePolicy(-1, 1 << 20).hold_until(situation) <= start);
+    situation.backlog = kBacklogMax;
+    CHECK(ReleasePolicy(-1, 1 << 20).hold_until(situation) == TimePoint::max());
+    CHECK(ReleasePolicy(-1, 1000).hold_until(situation) <= start);
   }
   situation.youngest_partial = start + 20us;
   SECTION("nothing waits once the threshold is reached, nor without fusion") {
@@ -273,7 +300,7 @@ TEST_CASE("tensors that come when the cache is full are cached in the next gener
   WorldOptions options = steady(30);
   options.negotiation.cache_capacity = 3;
   World world(options);
-  for (const char* part : {"encoder", "decoder"}) {
+  for (const char* part : {"encoder", "decoder", "head"}) {
     const std::int64_t before = world.cached_requests(29);
     for (int step = 0; step < 10; ++step) {
       for (const char* name : {".a", ".b", ".c"}) {

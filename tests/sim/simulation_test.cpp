@@ -42,6 +42,7 @@ Scenario make_scenario(std::uint64_t seed, int size_max) {
   world.negotiation.fusion_threshold_bytes = pick<std::int64_t>(random, {0, 4000, 128 << 20});
   world.negotiation.stall_check_time_s = pick(random, {0.002, 60.0});
   world.delay_max = pick<Duration>(random, {20us, 200us, 5ms});
+  world.execution_max = pick<Duration>(random, {0us, 500us});
   world.duplicates = pick(random, {0.0, 0.05});
   WorkloadOptions& workload = scenario.workload;
   const int budget = std::max(20'000 / world.size, 30);  // calls of a rank

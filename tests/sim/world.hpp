@@ -37,6 +37,8 @@ struct WorldOptions {
   double duplicates = 0.0;
   /// How long a rank takes to notice that a neighbour is gone, at most.
   Duration detection_max = std::chrono::milliseconds(3);
+  /// How long a rank takes to execute an agreement, at most.
+  Duration execution_max{};
   /// What a broken rank would make of an event, to see that the world notices.
   std::function<void(int rank, std::vector<NegotiationEvent>&)> tamper;
 };
@@ -124,6 +126,7 @@ class World {
     std::vector<std::string> log;
     std::uint64_t last_sequence = 0;
     std::size_t completions = 0;
+    std::size_t backlog = 0;
     std::optional<TimePoint> timer;
     RankTraffic traffic;
   };
@@ -146,6 +149,7 @@ class World {
   void send(int from, int to, ControlMessage message);
   void deliver(int from, int to, const ControlMessage& message);
   void close(int rank);
+  void execute(int rank);
   void carry_out(int rank, NegotiationEvent& event);
   void complete(int rank, const std::string& name, const std::string& line);
   void check_agreed(int rank, const AgreedTensor& tensor);
