@@ -1,0 +1,198 @@
+"""Trains a small convolutional network on Fashion-MNIST, dense or with ScaleCom.
+
+    python fashion_mnist.py
+    mpirun -np 4 python fashion_mnist.py --compression scalecom
+
+The data is Debian's package dataset-fashion-mnist; where it is not installed, scikit-learn's 8 x 8
+digits take its place, and the script says so. All ranks draw the same batches from the seed, each
+takes its part.
+"""
+
+import argparse
+import gzip
+import hashlib
+import json
+import os
+import pathlib
+import statistics
+import sys
+import time
+
+import numpy
+import torch
+from torch import nn
+
+import scalecom.torch as hvd
+
+FASHION_MNIST = pathlib.Path("/usr/share/datasets/fashion-mnist")
+
+
+def read_idx(path):
+    """An array in the IDX format: two zero bytes, type, rank, extents (big endian), elements."""
+    data = gzip.decompress(path.read_bytes())
+    dimensions = data[3]
+    shape = numpy.frombuffer(data, ">i4", dimensions, 4)
+    return numpy.frombuffer(data, numpy.uint8, -1, 4 + 4 * dimensions).reshape(shape)
+
+
+def load_data():
+    """Name, training and test images (uint8, N x 1 x H x W) and labels."""
+    if FASHION_MNIST.is_dir():
+        arrays = [read_idx(FASHION_MNIST / f"{part}-{content}.gz")
+                  for part in ("train", "t10k")
+                  for content in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+        name = "Fashion-MNIST"
+    else:
+        from sklearn.datasets import load_digits
+        digits = load_digits()
+        images = (digits.images * 15).astype(numpy.uint8).repeat(4, 1).repeat(4, 2)
+        images = images[:, 2:30, 2:30]
+        labels = digits.target.astype(numpy.uint8)
+        arrays = [images[:1500], labels[:1500], images[1500:], labels[1500:]]
+        name = "scikit-learn's digits (dataset-fashion-mnist is not installed)"
+    train, train_labels, test, test_labels = (torch.from_numpy(array.copy()) for array in arrays)
+    return name, (train.unsqueeze(1), train_labels.long()), (test.unsqueeze(1), test_labels.long())
+
+
+def make_model():
+    """Convolutions and a large fully connected layer: 1.28 million parameters."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(32 * 7 * 7, 800), nn.ReLU(), nn.Linear(800, 10))
+
+
+def to_input(images):
+    return (images.float() - 72.9) / 90.0
+
+
+class Progress:
+    """A bar on rank 0's standard error."""
+
+    def __init__(self, total):
+        self.total = total
+        self.shown = -1
+        self.is_on = hvd.rank() == 0
+
+    def show(self, done, loss):
+        percent = 100 * done // self.total
+        if not self.is_on or percent == self.shown:
+            return
+        self.shown = percent
+        is_terminal = sys.stderr.isatty()
+        if not is_terminal and percent % 20:
+            return
+        bar = "#" * (percent // 4)
+        end = "\r" if is_terminal and percent < 100 else "\n"
+        print(f"  [{bar:<25}] {percent:3d} %  loss {loss:.3f}", end=end, file=sys.stderr, flush=True)
+
+
+def train(arguments, model, optimizer, scheduler, images, labels):
+    """Returns seconds, the time of each step, and the bytes this rank sent in a step."""
+    rank, size = hvd.rank(), hvd.size()
+    criterion = nn.CrossEntropyLoss()
+    generator = torch.Generator().manual_seed(arguments.seed)
+    steps_per_epoch = len(images) // arguments.batch_size
+    total = steps_per_epoch * arguments.epochs
+    progress = Progress(total)
+    step_times = []
+    hvd.barrier()
+    sent_before = hvd.stats()["data_bytes_sent"]
+    begin = time.perf_counter()
+    for epoch in range(arguments.epochs):
+        order = torch.randperm(len(images), generator=generator)
+        for step in range(steps_per_epoch):
+            step_begin = time.perf_counter()
+            batch = order[step * arguments.batch_size:(step + 1) * arguments.batch_size][rank::size]
+            optimizer.zero_grad()
+            loss = criterion(model(to_input(images[batch])), labels[batch])
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            step_times.append(time.perf_counter() - step_begin)
+            progress.show(epoch * steps_per_epoch + step + 1, loss.item())
+    seconds = time.perf_counter() - begin
+    return seconds, step_times, (hvd.stats()["data_bytes_sent"] - sent_before) / total
+
+
+@torch.no_grad()
+def test_accuracy(model, images, labels):
+    model.eval()
+    rank, size = hvd.rank(), hvd.size()
+    right = 0
+    for batch in torch.arange(rank, len(images), size).split(500):
+        right += (model(to_input(images[batch])).argmax(1) == labels[batch]).sum()
+    return hvd.allreduce(torch.as_tensor(right), name="right", op=hvd.Sum).item() / len(images)
+
+
+def checksum(model):
+    digest = hashlib.sha256()
+    for parameter in model.parameters():
+        digest.update(parameter.detach().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--compression", choices=["none", "scalecom"], default="none")
+    parser.add_argument("--rate", type=int, default=100, help="elements of which one is sent")
+    parser.add_argument("--beta", type=float, default=1.0, help="low-pass filter, in (0, 1]")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--batch-size", type=int, default=128, help="of all ranks together")
+    parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", help="write the figures to this file")
+    arguments = parser.parse_args()
+    if arguments.epochs < 1 or arguments.batch_size < 1:
+        parser.error("--epochs and --batch-size must be 1 or more")
+    return arguments
+
+
+def main():
+    arguments = parse_arguments()
+    hvd.init()
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // hvd.local_size()))
+    torch.manual_seed(arguments.seed)
+    data_name, (images, labels), (test_images, test_labels) = load_data()
+    model = make_model()
+    compression = hvd.Compression.none
+    if arguments.compression == "scalecom":
+        # The first layer stays dense, the other small ones are compressed mildly: together they are
+        # 2 % of the parameters.
+        compression = hvd.Compression.scalecom(
+            rate=arguments.rate, beta=arguments.beta,
+            rates={"0.weight": None, "3.weight": 25, "9.weight": 25})
+    optimizer = torch.optim.SGD(model.parameters(), lr=arguments.lr, momentum=0.9)
+    optimizer = hvd.DistributedOptimizer(optimizer, named_parameters=model.named_parameters(),
+                                         compression=compression)
+    hvd.broadcast_parameters(model.state_dict(), root_rank=0)
+    hvd.broadcast_optimizer_state(optimizer, root_rank=0)
+    steps = arguments.epochs * (len(images) // arguments.batch_size)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=arguments.lr,
+                                                    total_steps=steps + 1, pct_start=0.2)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if hvd.rank() == 0:
+        print(f"{data_name}: {len(images)} images, {parameters} parameters, {hvd.size()} ranks, "
+              f"compression {arguments.compression}", file=sys.stderr, flush=True)
+    seconds, step_times, bytes_per_step = train(arguments, model, optimizer, scheduler, images,
+                                                labels)
+    figures = {
+        "test_accuracy": test_accuracy(model, test_images, test_labels),
+        "seconds": seconds,
+        "step_ms": 1000 * statistics.median(step_times),
+        "bytes_per_step": bytes_per_step,
+        "parameters": parameters,
+        "ranks": hvd.size(),
+        "parameter_checksums": hvd.allgather_object(checksum(model)),
+        "data": data_name,
+    }
+    if hvd.rank() == 0:
+        print(f"test accuracy {100 * figures['test_accuracy']:.2f} %, {seconds:.1f} s, "
+              f"{figures['step_ms']:.1f} ms a step, {bytes_per_step:.0f} bytes sent a step")
+        if arguments.json:
+            pathlib.Path(arguments.json).write_text(json.dumps(figures, indent=2) + "\n")
+    hvd.shutdown()
+
+
+if __name__ == "__main__":
+    main()
