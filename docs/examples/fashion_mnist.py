@@ -69,21 +69,21 @@ def to_input(images):
 class Progress:
     """A bar on rank 0's standard error."""
 
-    def __init__(self, total):
+    def __init__(self, total, is_bar):
         self.total = total
         self.shown = -1
         self.is_on = hvd.rank() == 0
+        self.is_bar = is_bar
 
     def show(self, done, loss):
         percent = 100 * done // self.total
         if not self.is_on or percent == self.shown:
             return
         self.shown = percent
-        is_terminal = sys.stderr.isatty()
-        if not is_terminal and percent % 20:
+        if not self.is_bar and percent % 20:
             return
         bar = "#" * (percent // 4)
-        end = "\r" if is_terminal and percent < 100 else "\n"
+        end = "\r" if self.is_bar and percent < 100 else "\n"
         print(f"  [{bar:<25}] {percent:3d} %  loss {loss:.3f}", end=end, file=sys.stderr, flush=True)
 
 
@@ -94,7 +94,7 @@ def train(arguments, model, optimizer, scheduler, images, labels):
     generator = torch.Generator().manual_seed(arguments.seed)
     steps_per_epoch = len(images) // arguments.batch_size
     total = steps_per_epoch * arguments.epochs
-    progress = Progress(total)
+    progress = Progress(total, arguments.progress == "bar")
     step_times = []
     hvd.barrier()
     sent_before = hvd.stats()["data_bytes_sent"]
@@ -141,6 +141,8 @@ def parse_arguments():
     parser.add_argument("--batch-size", type=int, default=128, help="of all ranks together")
     parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--progress", choices=["bar", "lines"],
+                        default="bar" if sys.stderr.isatty() else "lines")
     parser.add_argument("--json", help="write the figures to this file")
     arguments = parser.parse_args()
     if arguments.epochs < 1 or arguments.batch_size < 1:
