@@ -1,13 +1,11 @@
 #include "runtime/coordinator.hpp"
 
 #include <fmt/format.h>
+#include <poll.h>
 #include <sched.h>
-#include <sys/epoll.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
+#include <array>
 #include <utility>
 
 #include "base/error.hpp"
@@ -40,27 +38,14 @@ NegotiationOptions negotiation_options(const Coordinator::Parts& parts) {
   return options;
 }
 
-int make_epoll(std::initializer_list<int> descriptors) {
-  const int epoll = epoll_create1(EPOLL_CLOEXEC);
-  bool is_complete = epoll >= 0;
-  for (const int descriptor : descriptors) {
-    epoll_event event{};
-    event.events = EPOLLIN;
-    is_complete = is_complete && epoll_ctl(epoll, EPOLL_CTL_ADD, descriptor, &event) == 0;
-  }
-  if (!is_complete) {
-    throw Error(StatusCode::unavailable, std::string("cannot set up the coordinator's epoll: ") +
-                                             std::strerror(errno) +
-                                             "; raise the limit of open files (ulimit -n)");
-  }
-  return epoll;
-}
-
-int timeout_ms(TimePoint timer, TimePoint now) {
-  if (timer == TimePoint::max()) return -1;
-  if (timer <= now) return 0;
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(timer - now).count();
-  return static_cast<int>(std::min<std::int64_t>(left, 60'000));
+// ppoll, because the negotiation's timers are finer than epoll's milliseconds.
+bool wait_for_any(int first, int second, Clock::duration limit) {
+  const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(
+      std::clamp<Clock::duration>(limit, Clock::duration::zero(), std::chrono::minutes(1)));
+  const timespec timeout{static_cast<time_t>(ns.count() / 1'000'000'000),
+                         static_cast<long>(ns.count() % 1'000'000'000)};
+  std::array<pollfd, 2> descriptors{pollfd{first, POLLIN, 0}, pollfd{second, POLLIN, 0}};
+  return ppoll(descriptors.data(), descriptors.size(), &timeout, nullptr) > 0;
 }
 
 }  // namespace
@@ -83,10 +68,11 @@ SessionStats SharedStats::snapshot() const {
 Coordinator::Coordinator(Parts parts)
     : parts_(std::move(parts)),
       negotiation_(negotiation_options(parts_)),
-      execution_(*parts_.collectives, parts_.rank, parts_.size),
-      epoll_(make_epoll({parts_.queue->wake_up().descriptor(), parts_.channel->descriptor()})) {}
+      execution_(*parts_.collectives, parts_.rank, parts_.size) {}
 
-Coordinator::~Coordinator() { close(epoll_); }
+bool Coordinator::sleep(Clock::duration limit) const {
+  return wait_for_any(parts_.queue->wake_up().descriptor(), parts_.channel->descriptor(), limit);
+}
 
 void Coordinator::run() {
   last_activity_ = Clock::now();
@@ -108,11 +94,19 @@ bool Coordinator::poll_once() {
   take_submits();
   take_control_messages();
   const TimePoint now = Clock::now();
+  negotiation_.set_backlog(agreements_waiting());
   negotiation_.advance(now);
   flush_negotiation();
   const bool has_work = !events_.empty() || !tasks_.empty();
   if (has_work) last_activity_ = now;
   return has_work;
+}
+
+std::size_t Coordinator::agreements_waiting() const {
+  const auto waiting = std::count_if(events_.begin(), events_.end(), [](const auto& event) {
+    return std::holds_alternative<Agreement>(event);
+  });
+  return static_cast<std::size_t>(waiting) + (is_executing_ ? 1 : 0);
 }
 
 void Coordinator::run_tasks() {
@@ -126,18 +120,17 @@ void Coordinator::run_tasks() {
 void Coordinator::wait_for_work() {
   while (!poll_once()) {
     const TimePoint now = Clock::now();
-    epoll_event event{};
     if (now - last_activity_ < kPollTime) {
-      if (!parts_.queue->has_items() && epoll_wait(epoll_, &event, 1, 0) == 0) sched_yield();
+      if (!parts_.queue->has_items() && !sleep(Clock::duration::zero())) sched_yield();
       continue;
     }
     if (requested_end_at_.has_passed()) {
       events_.push_back(*requested_end_);
       return;
     }
-    auto timer = negotiation_.next_timer().value_or(TimePoint::max());
-    timer = std::min(timer, requested_end_at_.at());
-    if (epoll_wait(epoll_, &event, 1, timeout_ms(timer, now)) > 0) last_activity_ = Clock::now();
+    const TimePoint timer =
+        std::min(negotiation_.next_timer().value_or(TimePoint::max()), requested_end_at_.at());
+    if (sleep(timer - now)) last_activity_ = Clock::now();
   }
 }
 
@@ -215,11 +208,13 @@ void Coordinator::carry_out_events() {
   last_activity_ = Clock::now();
 }
 
-void Coordinator::carry_out(Agreement& agreement) {
+void Coordinator::carry_out(const Agreement& agreement) {
+  is_executing_ = true;
   for (const Batch& batch :
        plan_batches(agreement, parts_.size, parts_.config.fusion_threshold_bytes)) {
     run_batch(batch, agreement);
   }
+  is_executing_ = false;
 }
 
 void Coordinator::run_batch(const Batch& batch, const Agreement& agreement) {
@@ -262,8 +257,7 @@ void Coordinator::learn_first_cause(const Error& error) {
   while (find_failure() == nullptr && !deadline.has_passed()) {
     take_control_messages();
     flush_negotiation();
-    epoll_event event{};
-    if (find_failure() == nullptr) epoll_wait(epoll_, &event, 1, 20);
+    if (find_failure() == nullptr) sleep(std::chrono::milliseconds(20));
   }
   const SessionEnd* end = find_failure();
   const Status cause = end != nullptr ? end->status : error.status();

@@ -37,7 +37,7 @@ struct SharedStats {
 
 /// The one background thread's work: drains the queue, negotiates, plans, executes, completes.
 ///
-/// It waits in one place, an epoll on the queue's descriptor, the control channel's and the
+/// It waits in one place, a poll on the queue's descriptor, the control channel's and the
 /// negotiation's next timer. While a collective waits for data, check() (the collective's
 /// Interrupt) keeps the queue and the control plane going. After the session's end run() returns
 /// and every ticket is complete.
@@ -54,7 +54,6 @@ class Coordinator final : private Interrupt {
     SharedStats* stats = nullptr;
   };
   explicit Coordinator(Parts parts);
-  ~Coordinator() override;
 
   /// Returns when the session has ended. Call once, on the thread that will own everything.
   void run();
@@ -71,13 +70,16 @@ class Coordinator final : private Interrupt {
   void check() override;
   void wait_for_work();
   bool poll_once();
+  /// Until there is something to drain or receive (true), or `limit` has passed.
+  bool sleep(Clock::duration limit) const;
+  std::size_t agreements_waiting() const;
   void run_tasks();
   const SessionEnd* find_failure() const;
   void take_submits();
   void take_control_messages();
   void flush_negotiation();
   void carry_out_events();
-  void carry_out(Agreement& agreement);
+  void carry_out(const Agreement& agreement);
   void run_batch(const Batch& batch, const Agreement& agreement);
   void fail_one(const Mismatch& mismatch);
   void learn_first_cause(const Error& error);
@@ -87,7 +89,6 @@ class Coordinator final : private Interrupt {
   Parts parts_;
   Negotiation negotiation_;
   Execution execution_;
-  int epoll_ = -1;
   std::unordered_map<std::string, PendingTensor> pending_;
   std::unordered_map<std::string, std::int64_t> first_steps_;
   std::deque<NegotiationEvent> events_;
@@ -95,6 +96,7 @@ class Coordinator final : private Interrupt {
   std::deque<CoordinatorTask> tasks_;
   std::optional<SessionEnd> requested_end_;
   Deadline requested_end_at_{TimePoint::max()};
+  bool is_executing_ = false;
   TimePoint last_activity_{};
   std::atomic<bool> has_ended_{false};
 };
