@@ -1,0 +1,30 @@
+"""Functions of a module that are claims about a healthy job of any size."""
+
+import importlib
+import inspect
+import traceback
+
+
+def names(module):
+    """Names of a module's claims in the order they are written: its public functions."""
+    module = importlib.import_module(module)
+    functions = [function for name, function in vars(module).items()
+                 if inspect.isfunction(function) and function.__module__ == module.__name__
+                 and not name.startswith("_")]
+    return [function.__name__
+            for function in sorted(functions, key=lambda item: item.__code__.co_firstlineno)]
+
+
+def check_all(module):
+    """Returns {claim: traceback, or None where it holds}. Every rank tries every claim."""
+    import scalecom.torch as hvd
+    hvd.init()
+    verdicts = {}
+    for name in names(module):
+        try:
+            getattr(importlib.import_module(module), name)()
+            verdicts[name] = None
+        except Exception:
+            verdicts[name] = traceback.format_exc()
+    hvd.shutdown()
+    return verdicts
