@@ -1,0 +1,19 @@
+// Every rank runs the same cases; the job fails when one of them does.
+#define CATCH_CONFIG_RUNNER
+#include "mpi_plugin/make_mpi_backend.hpp"
+#include "tests/mpi/world.hpp"
+#include "tests/support/catch.hpp"
+
+namespace scalecom::test {
+
+MpiBackend& mpi_world() {
+  static const std::unique_ptr<MpiBackend> backend = make_mpi_backend();
+  return *backend;
+}
+
+}  // namespace scalecom::test
+
+int main(int argc, char** argv) {
+  scalecom::test::mpi_world();
+  return Catch::Session().run(argc, argv);
+}

@@ -1,0 +1,118 @@
+#include "runtime/settings.hpp"
+
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+
+#include "runtime/launch.hpp"
+#include "scalecom/status.hpp"
+#include "tests/support/catch.hpp"
+
+using namespace scalecom;
+using Catch::Contains;
+
+namespace {
+
+// Sets a variable for one test.
+class Variable {
+ public:
+  Variable(std::string name, const std::string& value) : name_(std::move(name)) {
+    setenv(name_.c_str(), value.c_str(), 1);
+  }
+  ~Variable() { unsetenv(name_.c_str()); }
+  Variable(const Variable&) = delete;
+  Variable& operator=(const Variable&) = delete;
+
+ private:
+  std::string name_;
+};
+
+}  // namespace
+
+TEST_CASE("without variables every setting is the struct's default, and says so") {
+  const Config config = Config::from_environment();
+  CHECK(config.fusion_threshold_bytes == 128LL << 20);
+  CHECK(config.sources.empty());
+  for (const SettingReport& setting : describe_settings(config)) {
+    CHECK(setting.source == "default");
+    CHECK(setting.value == setting.default_value);
+    CHECK_FALSE(setting.allowed.empty());
+    CHECK_FALSE(setting.description.empty());
+  }
+}
+
+TEST_CASE("SCALECOM_X counts before HOROVOD_X, which counts before the default") {
+  const Variable horovod("HOROVOD_FUSION_THRESHOLD", "1024");
+  CHECK(Config::from_environment().fusion_threshold_bytes == 1024);
+  CHECK(Config::from_environment().sources.at("FUSION_THRESHOLD") == "HOROVOD_FUSION_THRESHOLD");
+  const Variable own("SCALECOM_FUSION_THRESHOLD", "2048");
+  const Config config = Config::from_environment();
+  CHECK(config.fusion_threshold_bytes == 2048);
+  CHECK(config.sources.at("FUSION_THRESHOLD") == "SCALECOM_FUSION_THRESHOLD");
+}
+
+TEST_CASE("each kind of setting is parsed") {
+  const Variable cycle("SCALECOM_CYCLE_TIME", "2.5");
+  const Variable stall("SCALECOM_STALL_CHECK_DISABLE", "true");
+  const Variable algorithm("SCALECOM_ALLREDUCE_ALGORITHM", "ring");
+  const Variable level("SCALECOM_LOG_LEVEL", "debug");
+  const Config config = Config::from_environment();
+  CHECK(config.cycle_time_ms == 2.5);
+  CHECK(config.stall_check_disable);
+  CHECK(config.allreduce_algorithm == "ring");
+  CHECK(parse_log_level(config.log_level) == LogLevel::debug);
+  const Variable adaptive("SCALECOM_CYCLE_TIME", "adaptive");
+  CHECK(Config::from_environment().cycle_time_ms < 0);
+}
+
+TEST_CASE("a value that is not allowed names the variable, the value and what is allowed") {
+  const auto [variable, value, allowed] = GENERATE(table<std::string, std::string, std::string>(
+      {{"SCALECOM_FUSION_THRESHOLD", "64MB", "0 to"},
+       {"HOROVOD_FUSION_THRESHOLD", "-1", "0 to"},
+       {"SCALECOM_CYCLE_TIME", "fast", "adaptive"},
+       {"SCALECOM_CYCLE_TIME", "nan", "adaptive"},
+       {"SCALECOM_CACHE_CAPACITY", "99999999999999999999", "0 to"},
+       {"SCALECOM_STALL_CHECK_DISABLE", "yes", "true"},
+       {"SCALECOM_ALLREDUCE_ALGORITHM", "star", "halving_doubling"},
+       {"SCALECOM_LOG_LEVEL", "loud", "warning"},
+       {"SCALECOM_PEER_TIMEOUT", "0", "1 to"},
+       {"SCALECOM_AUTOTUNE", "maybe", "true"}}));
+  const Variable set(variable, value);
+  CHECK_THROWS_WITH(Config::from_environment(),
+                    Contains(variable + "=" + value) && Contains(allowed));
+}
+
+TEST_CASE("Horovod's variables without effect are checked, accepted and warned about") {
+  const Variable timeline("HOROVOD_TIMELINE", "trace.json");
+  const auto warnings = settings_without_effect(Config::from_environment());
+  REQUIRE(warnings.size() == 1);
+  CHECK_THAT(warnings[0], Contains("HOROVOD_TIMELINE") && Contains("no effect"));
+}
+
+TEST_CASE("settings that differ between ranks are named with their values and ranks") {
+  Config one;
+  Config two;
+  two.fusion_threshold_bytes = 1024;
+  CHECK(describe_disagreement({agreement_fingerprint(one), agreement_fingerprint(one)}).empty());
+  CHECK_THAT(describe_disagreement({agreement_fingerprint(one), agreement_fingerprint(two),
+                                    agreement_fingerprint(one)}),
+             Contains("SCALECOM_FUSION_THRESHOLD") && Contains("1024 on rank 1") &&
+                 Contains("134217728 on rank 0, 2"));
+  two = one;
+  two.log_level = "debug";
+  CHECK(agreement_fingerprint(one) == agreement_fingerprint(two));
+}
+
+TEST_CASE("the launcher is known by its variable") {
+  CHECK(mpi_launcher_variable().empty());
+  const Variable launched("OMPI_COMM_WORLD_SIZE", "4");
+  CHECK(mpi_launcher_variable() == "OMPI_COMM_WORLD_SIZE");
+}
+
+TEST_CASE("docs/configuration.md is the table") {
+  std::ifstream file(SCALECOM_CONFIGURATION_PAGE);
+  std::ostringstream page;
+  page << file.rdbuf();
+  INFO("write it anew: scalecom-info --settings-markdown > docs/configuration.md");
+  CHECK(page.str() == settings_markdown());
+}

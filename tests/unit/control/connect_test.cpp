@@ -1,0 +1,204 @@
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <barrier>
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "runtime/control/handshake.hpp"
+#include "runtime/control/socket_channel.hpp"
+#include "runtime/control/sockets.hpp"
+#include "scalecom/status.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/support/ranks.hpp"
+
+using namespace scalecom;
+using Catch::Contains;
+
+namespace {
+
+// Threads as ranks exchange through shared memory.
+class Exchange {
+ public:
+  explicit Exchange(int size) : size_(size) {}
+
+  std::vector<std::string> exchange(int rank, int round, const std::string& mine) {
+    std::unique_lock lock(mutex_);
+    auto& blobs = rounds_[round];
+    blobs.resize(static_cast<std::size_t>(size_));
+    blobs[static_cast<std::size_t>(rank)] = mine;
+    ++arrived_[round];
+    changed_.notify_all();
+    changed_.wait(lock, [&] { return arrived_[round] == size_; });
+    return rounds_[round];
+  }
+
+ private:
+  const int size_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::map<int, std::vector<std::string>> rounds_;
+  std::map<int, int> arrived_;
+};
+
+class ThreadBootstrap final : public Bootstrap {
+ public:
+  using Edit = std::function<std::string(std::string)>;
+  ThreadBootstrap(Exchange& exchange, int rank, int size, Edit edit = {})
+      : exchange_(exchange), rank_(rank), size_(size), edit_(std::move(edit)) {}
+
+  int rank() const noexcept override { return rank_; }
+  int size() const noexcept override { return size_; }
+  std::vector<std::string> exchange(const std::string& mine) override {
+    auto blobs = exchange_.exchange(rank_, round_++, mine);
+    if (edit_) blobs[0] = edit_(blobs[0]);
+    return blobs;
+  }
+
+ private:
+  Exchange& exchange_;
+  int rank_;
+  int size_;
+  Edit edit_;
+  int round_ = 0;
+};
+
+std::vector<HostFacts> facts_of(int size, bool is_one_host) {
+  std::vector<HostFacts> facts;
+  for (int rank = 0; rank < size; ++rank) {
+    facts.push_back({"host", is_one_host ? "one" : std::to_string(rank), {"127.0.0.1"}});
+  }
+  return facts;
+}
+
+std::vector<ControlEvent> poll_until(ControlChannel& channel, std::size_t count) {
+  std::vector<ControlEvent> events;
+  while (events.size() < count) {
+    pollfd descriptor{channel.descriptor(), POLLIN, 0};
+    if (::poll(&descriptor, 1, 10'000) != 1) throw std::runtime_error("nothing arrived in 10 s");
+    for (auto& event : channel.poll()) events.push_back(std::move(event));
+  }
+  return events;
+}
+
+}  // namespace
+
+TEST_CASE("ranks of one host over Unix sockets, of several over TCP, on a star and on a tree") {
+  const bool is_one_host = GENERATE(true, false);
+  const int size = GENERATE(1, 2, 5, 20);
+  Exchange exchange(size);
+  std::vector<std::string> heard(static_cast<std::size_t>(size));
+  test::run_ranks(size, [&](int rank) {
+    ThreadBootstrap bootstrap(exchange, rank, size);
+    const ControlTree tree = ControlTree::make(rank, size);
+    const auto channel = connect_control_channel(bootstrap, tree, facts_of(size, is_one_host), {});
+    // Down the tree comes the root's word; every rank passes it on.
+    std::string word = "from the root";
+    if (tree.parent >= 0) {
+      const auto events = poll_until(*channel, 1);
+      word = std::get<ControlReceived>(events[0]).message;
+    }
+    for (const int child : tree.children) channel->send(child, word);
+    heard[static_cast<std::size_t>(rank)] = word;
+    for (std::size_t left = tree.children.size(); left > 0;) left -= poll_until(*channel, 1).size();
+    channel->close();
+  });
+  for (const std::string& word : heard) CHECK(word == "from the root");
+}
+
+TEST_CASE("a peer that goes away is reported once, after its last message") {
+  Exchange exchange(2);
+  std::vector<ControlEvent> events;
+  test::run_ranks(2, [&](int rank) {
+    ThreadBootstrap bootstrap(exchange, rank, 2);
+    const auto channel =
+        connect_control_channel(bootstrap, ControlTree::make(rank, 2), facts_of(2, true), {});
+    if (rank == 1) {
+      channel->send(0, "last words");
+      return;
+    }
+    events = poll_until(*channel, 2);
+  });
+  REQUIRE(events.size() == 2);
+  CHECK(std::get<ControlReceived>(events[0]).message == "last words");
+  CHECK(std::get<ControlPeerLost>(events[1]).peer == 1);
+}
+
+TEST_CASE("a rank that never comes is named when the time is over") {
+  Exchange exchange(3);
+  std::string message;
+  test::run_ranks(3, [&](int rank) {
+    ThreadBootstrap bootstrap(exchange, rank, 3);
+    if (rank == 2) {
+      bootstrap.exchange(nlohmann::json{
+          {"key", std::vector<int>()}, {"unix", ""}, {"tcp", nlohmann::json::array()}}
+                             .dump());
+      return;
+    }
+    try {
+      connect_control_channel(bootstrap, ControlTree::make(rank, 3), facts_of(3, true),
+                              {.connect_timeout = std::chrono::milliseconds(300)});
+    } catch (const Error& error) {
+      if (rank == 0) message = error.what();
+    }
+  });
+  CHECK_THAT(message, Contains("rank 2") && Contains("SCALECOM_CONNECT_TIMEOUT"));
+}
+
+TEST_CASE("strangers are dropped: silent, babbling, and with a wrong key; the job goes on") {
+  Exchange exchange(2);
+  std::vector<Socket> strangers;
+  bool is_connected = false;
+  test::run_ranks(2, [&](int rank) {
+    const auto visit = [&](std::string blob) {
+      if (rank != 1) return blob;
+      const std::string name = nlohmann::json::parse(blob).at("unix");
+      strangers.push_back(connect_unix(name));  // says nothing
+      strangers.push_back(connect_unix(name));
+      send_all(strangers.back(), std::string(500, 'x'), Deadline::after(std::chrono::seconds(1)));
+      strangers.push_back(connect_unix(name));
+      const Deadline deadline = Deadline::after(std::chrono::seconds(5));
+      const std::string challenge = receive_exactly(strangers.back(), kChallengeBytes, deadline);
+      send_all(strangers.back(), Handshake{std::string(32, 'k'), 0}.answer(challenge, 1), deadline);
+      return blob;
+    };
+    ThreadBootstrap bootstrap(exchange, rank, 2, visit);
+    const auto channel =
+        connect_control_channel(bootstrap, ControlTree::make(rank, 2), facts_of(2, true), {});
+    if (rank == 1) {
+      channel->send(0, "hello");
+      poll_until(*channel, 1);
+    } else {
+      is_connected = std::get<ControlReceived>(poll_until(*channel, 1)[0]).message == "hello";
+      channel->send(1, "hello");
+    }
+  });
+  CHECK(is_connected);
+  // The one with the wrong key was shut out: its connection ends without a proof.
+  CHECK(receive_exactly(strangers.back(), kProofBytes, Deadline::after(std::chrono::seconds(5)))
+            .empty());
+}
+
+TEST_CASE("a parent that does not know the key is refused by its child") {
+  Exchange exchange(2);
+  std::vector<std::string> messages(2);
+  test::run_ranks(2, [&](int rank) {
+    const auto forge = [&](std::string blob) {
+      auto json = nlohmann::json::parse(blob);
+      if (rank == 0) json["key"] = std::vector<int>(32, 7);
+      return json.dump();
+    };
+    ThreadBootstrap bootstrap(exchange, rank, 2, forge);
+    try {
+      connect_control_channel(bootstrap, ControlTree::make(rank, 2), facts_of(2, true),
+                              {.connect_timeout = std::chrono::milliseconds(500)});
+    } catch (const Error& error) {
+      messages[static_cast<std::size_t>(rank)] = error.what();
+    }
+  });
+  CHECK_THAT(messages[0], Contains("rank 1"));
+  CHECK_THAT(messages[1], Contains("did not prove"));
+}
