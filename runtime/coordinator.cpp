@@ -70,7 +70,7 @@ Coordinator::Coordinator(Parts parts)
       negotiation_(negotiation_options(parts_)),
       execution_(*parts_.collectives, parts_.rank, parts_.size) {}
 
-bool Coordinator::sleep(Clock::duration limit) const {
+bool Coordinator::wait_for_news(Clock::duration limit) const {
   return wait_for_any(parts_.queue->wake_up().descriptor(), parts_.channel->descriptor(), limit);
 }
 
@@ -121,7 +121,7 @@ void Coordinator::wait_for_work() {
   while (!poll_once()) {
     const TimePoint now = Clock::now();
     if (now - last_activity_ < kPollTime) {
-      if (!parts_.queue->has_items() && !sleep(Clock::duration::zero())) sched_yield();
+      if (!parts_.queue->has_items() && !wait_for_news(Clock::duration::zero())) sched_yield();
       continue;
     }
     if (requested_end_at_.has_passed()) {
@@ -130,7 +130,7 @@ void Coordinator::wait_for_work() {
     }
     const TimePoint timer =
         std::min(negotiation_.next_timer().value_or(TimePoint::max()), requested_end_at_.at());
-    if (sleep(timer - now)) last_activity_ = Clock::now();
+    if (wait_for_news(timer - now)) last_activity_ = Clock::now();
   }
 }
 
@@ -257,7 +257,7 @@ void Coordinator::learn_first_cause(const Error& error) {
   while (find_failure() == nullptr && !deadline.has_passed()) {
     take_control_messages();
     flush_negotiation();
-    if (find_failure() == nullptr) sleep(std::chrono::milliseconds(20));
+    if (find_failure() == nullptr) wait_for_news(std::chrono::milliseconds(20));
   }
   const SessionEnd* end = find_failure();
   const Status cause = end != nullptr ? end->status : error.status();

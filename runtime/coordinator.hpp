@@ -71,7 +71,7 @@ class Coordinator final : private Interrupt {
   void wait_for_work();
   bool poll_once();
   /// Until there is something to drain or receive (true), or `limit` has passed.
-  bool sleep(Clock::duration limit) const;
+  bool wait_for_news(Clock::duration limit) const;
   std::size_t agreements_waiting() const;
   void run_tasks();
   const SessionEnd* find_failure() const;

@@ -40,6 +40,7 @@ typedef struct scalecom_ticket scalecom_ticket;
 SCALECOM_API const char* scalecom_version(void);
 /* Message of the last failed call on this thread; "" if none. Valid until the next call. */
 SCALECOM_API const char* scalecom_last_error(void);
+/* Releases a string that a function returned by char**. NULL is allowed. */
 SCALECOM_API void scalecom_free(void* pointer);
 
 /* Joins the job (see scalecom::Session::connect) with settings from the environment. Idempotent
@@ -55,6 +56,7 @@ SCALECOM_API int scalecom_session_status(void);
 typedef struct {
   int32_t rank, size, local_rank, local_size, cross_rank, cross_size, is_homogeneous;
 } scalecom_topology;
+/* Who this rank is; fails before init. */
 SCALECOM_API int scalecom_get_topology(scalecom_topology* topology);
 
 /* Submits. `*ticket` is set only on success; release it with scalecom_ticket_release().
@@ -63,10 +65,13 @@ SCALECOM_API int scalecom_all_reduce(const char* name, const scalecom_tensor* in
                                      const scalecom_tensor* output, int32_t op, double prescale,
                                      double postscale, const scalecom_compression* compression,
                                      scalecom_ticket** ticket);
+/* Concatenates along the first dimension; the result is scalecom_ticket_output(). */
 SCALECOM_API int scalecom_all_gather(const char* name, const scalecom_tensor* input,
                                      scalecom_ticket** ticket);
+/* In place, from rank `root`. */
 SCALECOM_API int scalecom_broadcast(const char* name, const scalecom_tensor* tensor, int32_t root,
                                     scalecom_ticket** ticket);
+/* Completes when every rank has submitted it. */
 SCALECOM_API int scalecom_barrier(scalecom_ticket** ticket);
 
 /* 1 when completed (well or badly), else 0. */

@@ -58,6 +58,7 @@ struct SettingReport {
   bool has_effect = true;  ///< false: accepted for Horovod's sake, without effect in this version
 };
 
+/// Every setting with its value in `config` and where it came from, in the table's order.
 SCALECOM_API std::vector<SettingReport> describe_settings(const Config& config);
 
 /// The settings table as the text of docs/configuration.md.

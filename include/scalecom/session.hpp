@@ -29,6 +29,7 @@ struct Topology {
   std::vector<std::string> hosts;
 };
 
+/// How one all-reduce combines the ranks' values.
 struct AllReduceOptions {
   ReduceOp op = ReduceOp::average;
   /// Each rank's values are multiplied by it before the reduction.

@@ -44,8 +44,8 @@ class Transport {
   /// Makes progress; true when `request` is complete, which then becomes null. True for null.
   virtual bool test(TransportRequest& request) = 0;
 
-  /// Gives up everything outstanding, after a failure: when it returns, no span of a post is read or
-  /// written any more, and later posts throw. Never blocks on a peer.
+  /// Gives up everything outstanding, after a failure: when it returns, no span of a post is read
+  /// or written any more, and later posts throw. Never blocks on a peer.
   virtual void cancel_all() noexcept = 0;
 
   virtual TransportCounters counters() const noexcept = 0;

@@ -1,0 +1,185 @@
+"""The rules of the tree, as data and pure functions from text to findings. See test_tidy.py."""
+
+import re
+
+# Who may include whom: folder -> folders. A folder may always include itself and the public headers.
+INCLUDES = {
+    "src/base": set(),
+    "src/kernels": {"src/base"},
+    "src/transport": {"src/base"},
+    "src/transport/mpi": {"src/base", "src/transport", "src/collective"},
+    "src/collective": {"src/base", "src/transport", "src/kernels"},
+    "src/collective/mpi": {"src/base", "src/transport", "src/transport/mpi", "src/collective",
+                           "src/kernels"},
+    "src/compress": {"src/base"},
+    "src/sparse": {"src/base", "src/kernels", "src/collective", "src/compress"},
+    "src/mpi_plugin": {"src/base", "src/transport", "src/transport/mpi", "src/collective",
+                       "src/collective/mpi"},
+    "runtime/control": {"src/base", "src/transport", "runtime/wake_up.hpp"},
+    "runtime/negotiation": {"src/base", "runtime/control", "runtime/negotiation.hpp"},
+    "runtime": {"src/base", "src/kernels", "src/transport", "src/transport/mpi", "src/collective",
+                "src/compress", "src/sparse", "runtime/control", "runtime/negotiation"},
+    # The C interface is the runtime's own face; the other bindings see the public headers only.
+    "bindings/c": {"runtime"},
+    "tools": {"src/kernels"},
+    "tests": {"src/base", "src/kernels", "src/transport", "src/transport/mpi", "src/collective",
+              "src/collective/mpi", "src/compress", "src/sparse", "src/mpi_plugin", "runtime",
+              "runtime/control", "runtime/negotiation"},
+}
+
+FILE_LINES_MAX = 500
+FUNCTION_LINES_MAX = 70
+
+# Where the preprocessor may decide, and why.
+CONDITIONALS = {
+    "include/scalecom/c_api.h": "extern \"C\" for C++",
+    "src/base/wait.cpp": "the processor's pause instruction",
+    "src/kernels/cpu/": "Highway compiles these files once for each instruction set",
+    "tests/support/catch.hpp": "Catch2 version 2 or 3",
+    "tests/support/catch_main.cpp": "Catch2 version 2 or 3",
+}
+
+# Where a thread may sleep for a time, and why.
+SLEEPS = {
+    "src/base/wait.cpp": "the one wait discipline of polled transports",
+    "tools/bench/modes.cpp": "measures that nothing happens meanwhile",
+}
+
+GETENV = {"runtime/config_env.cpp"}
+
+# Compiled into other files, several times each: no guard.
+REPEATED_HEADERS = re.compile(r"_inl\.hpp$")
+
+MACHINE_PATHS = re.compile(r"(?<![\w.])/(?:work|root|tmp/w)/")
+
+
+def owner(path):
+    """The folder of INCLUDES that a file belongs to: the longest that matches."""
+    folders = [folder for folder in INCLUDES if path.startswith(folder + "/")]
+    return max(folders, key=len, default=None)
+
+
+def included_path(name, exists):
+    """The file in the tree that an #include names, or None for others' headers."""
+    for root in ("", "src/", "include/"):
+        if exists(root + name):
+            return root + name
+    return None
+
+
+def include_findings(path, text, exists):
+    folder = owner(path)
+    if folder is None:
+        return []
+    findings = []
+    for name in re.findall(r'^\s*#include "([^"]+)"', text, re.MULTILINE):
+        target = included_path(name, exists)
+        if target is None or target.startswith("include/"):
+            continue
+        allowed = INCLUDES[folder]
+        if owner(target) == folder or owner(target) in allowed or target in allowed:
+            continue
+        findings.append(f"{path} includes {name}: {folder} may include "
+                        f"{', '.join(sorted(allowed)) or 'nothing but itself'}")
+    return findings
+
+
+def length_findings(path, text):
+    lines = text.count("\n")
+    return [f"{path} has {lines} lines; {FILE_LINES_MAX} are allowed"] * (lines > FILE_LINES_MAX)
+
+
+def _strip_cpp(text):
+    """C++ without what could hold a brace that is none: comments, strings, characters."""
+    pattern = r'//[^\n]*|/\*.*?\*/|R"\((?:.*?)\)"|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])\''
+    return re.sub(pattern, lambda match: "\n" * match.group().count("\n"), text, flags=re.DOTALL)
+
+
+def cpp_functions(text):
+    """(first line, last line) of each outermost function body."""
+    bodies = []
+    stack = []
+    statement = ""
+    line = 1
+    for character in _strip_cpp(text):
+        if character == "\n":
+            line += 1
+        if character == "{":
+            head = statement.strip()
+            is_function = (head.endswith((")", "const", "noexcept", "override", "mutable"))
+                           or re.search(r"\)\s*(?:->\s*[\w:<>&* ]+|:.*)$", head, re.DOTALL))
+            is_scope = re.match(r"(?:inline )?(?:namespace|class|struct|enum|union|extern)\b", head)
+            inside = any(kind == "function" for kind, _ in stack)
+            kind = "function" if is_function and not is_scope and not inside else "other"
+            stack.append((kind, line - head.count("\n")))
+            statement = ""
+        elif character == "}":
+            if stack:
+                kind, begin = stack.pop()
+                if kind == "function":
+                    bodies.append((begin, line))
+            statement = ""
+        elif character == ";":
+            statement = ""
+        else:
+            statement += character
+    return bodies
+
+
+def cpp_function_findings(path, text):
+    return [f"{path}:{first}: a function of {last - first + 1} lines; {FUNCTION_LINES_MAX} are "
+            "allowed" for first, last in cpp_functions(text)
+            if last - first + 1 > FUNCTION_LINES_MAX]
+
+
+def conditional_findings(path, text):
+    if any(path.startswith(allowed) for allowed in CONDITIONALS):
+        return []
+    return [f"{path}:{number}: {line.strip()}: choose by file, or list it with its reason"
+            for number, line in enumerate(text.splitlines(), 1)
+            if re.match(r"\s*#\s*(if|ifdef|ifndef|elif)\b", line)]
+
+
+def guard_findings(path, text):
+    if REPEATED_HEADERS.search(path) or "#pragma once" in text:
+        return []
+    return [f"{path} lacks #pragma once"]
+
+
+def getenv_findings(path, text):
+    if path in GETENV or path.startswith("tests/"):
+        return []
+    return [f"{path} reads the environment; runtime/config_env.cpp is the place"
+            ] * bool(re.search(r"\b(secure_)?getenv\s*\(", _strip_cpp(text)))
+
+
+def sleep_findings(path, text):
+    if path in SLEEPS:
+        return []
+    sleeps = r"\b(sleep_for|sleep_until|usleep|nanosleep|sleep)\s*\("
+    found = re.findall(sleeps, _strip_cpp(text))
+    return [f"{path} sleeps ({found[0] if found else ''}); wait on a condition with a deadline"
+            ] * bool(found)
+
+
+def machine_path_findings(path, text):
+    return [f"{path} names a path of one machine: {match.group()}"
+            for match in MACHINE_PATHS.finditer(text)]
+
+
+def documentation_findings(path, text):
+    """Public classes, structs, enums and free functions without a comment above."""
+    lines = text.splitlines()
+    findings = []
+    for number, line in enumerate(lines):
+        declares = re.match(r"(class|struct|enum class)\s+(?:SCALECOM_API\s+)?\w+[^;]*\{", line) \
+            or re.match(r"SCALECOM_API\s+(?!const char\* to_string)[\w:<>*& ]+\(", line)
+        above = lines[number - 1].strip() if number else ""
+        if declares and not above.startswith(("///", "/*", "*")) and not above.endswith("*/"):
+            findings.append(f"{path}:{number + 1}: {line.strip()} has no comment")
+    return findings
+
+
+def decision_findings(path, text):
+    lines = [line for line in text.splitlines() if line.strip()]
+    return [f"{path} has {len(lines)} lines; a decision takes at most 20"] * (len(lines) > 20)
