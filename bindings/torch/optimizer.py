@@ -99,14 +99,33 @@ class _DistributedMixin:
             self._scalecom.passes_left[parameter] = passes
 
     def step(self, closure=None):
+        """Waits for the reduced gradients, then updates the parameters. A closure's backward passes
+        are reduced too, each before the optimizer sees its gradients."""
         settings = self._scalecom
-        if settings.should_synchronize:
-            if settings.is_synchronized:
-                warnings.warn("step() follows synchronize() without skip_synchronize(): the "
-                              "gradients are reduced twice", stacklevel=2)
-            self.synchronize()
+        if closure is None or settings.pending:
+            self._synchronize_for_step()
         settings.is_synchronized = False
-        return super().step(closure)
+        if closure is None:
+            return super().step()
+
+        def reduced_closure():
+            with torch.enable_grad():
+                loss = closure()
+            if settings.pending:
+                self.synchronize()
+                settings.is_synchronized = False
+            return loss
+
+        return super().step(reduced_closure)
+
+    def _synchronize_for_step(self):
+        settings = self._scalecom
+        if not settings.should_synchronize:
+            return
+        if settings.is_synchronized:
+            warnings.warn("step() follows synchronize() without skip_synchronize(): the gradients "
+                          "are reduced twice", stacklevel=3)
+        self.synchronize()
 
     def zero_grad(self, *args, **kwargs):
         if self._scalecom.pending:
@@ -178,7 +197,8 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     A gradient's reduction starts as soon as the backward pass has accumulated it, so communication
     overlaps computation; step() waits for all. The result is an instance of the optimizer's class
     that shares its state, with synchronize(), skip_synchronize(), set_backward_passes_per_step(),
-    and residuals in state_dict().
+    and residuals in state_dict(). Residuals belong to names and live as long as the session: a second
+    model whose parameters have the same names and shapes goes on with them.
 
     named_parameters: model.named_parameters(); names identify gradients across ranks and key the
     residuals. op: Average or Sum. gradient_predivide_factor f: gradients are divided by f before

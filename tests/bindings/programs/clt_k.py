@@ -47,7 +47,7 @@ def _check_steps(name, shape, rate, beta, steps, call=hvd.allreduce_):
     reference = Reference(ranks, shape, rate, beta)
     for step in range(steps):
         gradients = numpy.stack([_gradient(name, step, other, shape) for other in range(ranks)])
-        mine = torch.from_numpy(gradients[rank].copy())
+        mine = torch.from_numpy(numpy.array(gradients[rank]))
         result = call(mine, name=name, op=hvd.Average, compression=compression).numpy()
         wanted = reference.reduce(gradients.astype(numpy.float64))
         assert numpy.array_equal(result != 0, wanted != 0), f"{name}: other choice at step {step}"
