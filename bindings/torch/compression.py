@@ -1,6 +1,8 @@
 """How the bytes of an all-reduce are reduced."""
 
 import fnmatch
+import math
+import numbers
 
 import torch
 
@@ -53,9 +55,9 @@ class ScaleComCompressor(NoneCompressor):
                  min_elements=1024):
         if mode not in _MODES:
             raise ValueError(f"mode is {mode!r}; allowed are {', '.join(map(repr, _MODES))}")
-        if not 0.0 < beta <= 1.0:
+        if not isinstance(beta, numbers.Real) or not 0.0 < beta <= 1.0:
             raise ValueError(f"beta is {beta}; it must be above 0 and at most 1")
-        if warmup_steps < 0 or warmup_steps != int(warmup_steps):
+        if not _is_whole(warmup_steps) or warmup_steps < 0:
             raise ValueError(f"warmup_steps is {warmup_steps}; it must be a whole number of 0 or "
                              "more")
         self.rate = _checked_rate(rate)
@@ -96,10 +98,25 @@ class ScaleComCompressor(NoneCompressor):
                 f"warmup_steps={self.warmup_steps}, mode={self.mode!r}, rates={self.rates})")
 
 
+def _is_whole(value):
+    return isinstance(value, numbers.Real) and math.isfinite(value) and value == int(value)
+
+
 def _checked_rate(rate):
-    if rate != int(rate) or not 1 <= rate <= _RATE_MAX:
+    if not _is_whole(rate) or not 1 <= rate <= _RATE_MAX:
         raise ValueError(f"rate is {rate}; allowed are whole numbers from 1 to {_RATE_MAX}")
     return int(rate)
+
+
+def check_compression(compression):
+    """Raises ValueError for what `compression=` does not take."""
+    is_class = isinstance(compression, type)
+    is_allowed = (issubclass(compression, (NoneCompressor, FP16Compressor)) and
+                  not issubclass(compression, ScaleComCompressor) if is_class
+                  else isinstance(compression, (NoneCompressor, FP16Compressor)))
+    if not is_allowed:
+        raise ValueError(f"compression is {compression!r}; allowed are Compression.none, "
+                         "Compression.fp16 and Compression.scalecom(...), with its parentheses")
 
 
 class Compression:

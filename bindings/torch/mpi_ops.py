@@ -14,7 +14,7 @@ import torch
 
 from scalecom import _library, basics
 from scalecom._library import lib
-from scalecom.torch.compression import Compression, ScaleComCompressor
+from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
 
 Average = 0
 Sum = 1
@@ -59,9 +59,13 @@ def _full_name(kind, name):
     return f"{kind}.noname.{number}".encode()
 
 
-def _view(tensor):
+def _checked(tensor):
     if not isinstance(tensor, torch.Tensor):
-        raise ValueError(f"a torch.Tensor is needed, not {type(tensor).__name__}")
+        raise ValueError(f"a torch.Tensor is needed, not a {type(tensor).__name__}")
+    return tensor
+
+
+def _view(tensor):
     if tensor.layout != torch.strided:
         raise ValueError(f"the tensor's layout is {tensor.layout}; dense (strided) tensors are "
                          "needed: call to_dense() first")
@@ -106,6 +110,8 @@ def _submit_allreduce(tensor, output, name, op, prescale_factor, postscale_facto
 
 
 def _start_allreduce(tensor, in_place, name, op, prescale_factor, postscale_factor, compression):
+    if compression is not Compression.none:
+        check_compression(compression)
     if isinstance(compression, ScaleComCompressor):
         output = tensor if in_place else torch.empty_like(tensor)
         ticket = _submit_allreduce(tensor, output, name, op, prescale_factor, postscale_factor,
@@ -128,7 +134,7 @@ def allreduce_async(tensor, average=None, name=None, op=None, prescale_factor=1.
                     postscale_factor=1.0, process_set=None, *, compression=Compression.none):
     """Starts a reduction of `tensor` over all ranks; the result is a new tensor."""
     _check_process_set(process_set)
-    return _start_allreduce(tensor.detach(), False, name, _choose_op(average, op),
+    return _start_allreduce(_checked(tensor).detach(), False, name, _choose_op(average, op),
                             prescale_factor, postscale_factor, compression)
 
 
@@ -136,7 +142,7 @@ def allreduce_async_(tensor, average=None, name=None, op=None, prescale_factor=1
                      postscale_factor=1.0, process_set=None, *, compression=Compression.none):
     """As allreduce_async, in place."""
     _check_process_set(process_set)
-    handle = _start_allreduce(tensor.detach(), True, name, _choose_op(average, op),
+    handle = _start_allreduce(_checked(tensor).detach(), True, name, _choose_op(average, op),
                               prescale_factor, postscale_factor, compression)
     return _returning(handle, tensor)
 
@@ -183,7 +189,7 @@ def allreduce(tensor, average=None, name=None, compression=Compression.none, op=
     """
     _check_process_set(process_set)
     op = _choose_op(average, op)
-    if torch.is_grad_enabled() and tensor.requires_grad:
+    if _checked(tensor).requires_grad and torch.is_grad_enabled():
         return _Allreduce.apply(tensor, name, op, prescale_factor, postscale_factor, compression)
     return synchronize(_start_allreduce(tensor, False, name, op, prescale_factor,
                                         postscale_factor, compression))
@@ -199,7 +205,7 @@ def allreduce_(tensor, average=None, name=None, op=None, prescale_factor=1.0, po
 def allgather_async(tensor, name=None, process_set=None):
     """Starts a concatenation of the ranks' tensors along the first dimension, which may differ."""
     _check_process_set(process_set)
-    tensor = tensor.detach()
+    tensor = _checked(tensor).detach()
     dtype = tensor.dtype
     arguments = (_full_name("allgather", name), _view(tensor))
     ticket = _library.submit(lib.scalecom_all_gather, arguments, tensor)
@@ -232,7 +238,7 @@ class _Allgather(torch.autograd.Function):
 def allgather(tensor, name=None, process_set=None):
     """The ranks' tensors, concatenated along the first dimension. Differentiable."""
     _check_process_set(process_set)
-    if torch.is_grad_enabled() and tensor.requires_grad:
+    if _checked(tensor).requires_grad and torch.is_grad_enabled():
         return _Allgather.apply(tensor, name)
     return synchronize(allgather_async(tensor, name))
 
@@ -246,14 +252,14 @@ def _start_broadcast(tensor, root_rank, name):
 def broadcast_async(tensor, root_rank, name=None, process_set=None):
     """Starts a copy of root_rank's tensor to every rank; the result is a new tensor."""
     _check_process_set(process_set)
-    _view(tensor)  # Refuses what clone() would make good.
+    _view(_checked(tensor))  # Refuses what clone() would make good.
     return _start_broadcast(tensor.detach().clone(), root_rank, name)
 
 
 def broadcast_async_(tensor, root_rank, name=None, process_set=None):
     """As broadcast_async, in place."""
     _check_process_set(process_set)
-    return _returning(_start_broadcast(tensor.detach(), root_rank, name), tensor)
+    return _returning(_start_broadcast(_checked(tensor).detach(), root_rank, name), tensor)
 
 
 class _Broadcast(torch.autograd.Function):
@@ -273,7 +279,7 @@ class _Broadcast(torch.autograd.Function):
 def broadcast(tensor, root_rank, name=None, process_set=None):
     """root_rank's tensor, on every rank. Differentiable."""
     _check_process_set(process_set)
-    if torch.is_grad_enabled() and tensor.requires_grad:
+    if _checked(tensor).requires_grad and torch.is_grad_enabled():
         return _Broadcast.apply(tensor, root_rank, name)
     return synchronize(broadcast_async(tensor, root_rank, name))
 

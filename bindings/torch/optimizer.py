@@ -6,7 +6,7 @@ import warnings
 import torch
 
 from scalecom.torch import mpi_ops, state
-from scalecom.torch.compression import Compression, ScaleComCompressor
+from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
 
 
 class _Settings:
@@ -197,14 +197,15 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     A gradient's reduction starts as soon as the backward pass has accumulated it, so communication
     overlaps computation; step() waits for all. The result is an instance of the optimizer's class
     that shares its state, with synchronize(), skip_synchronize(), set_backward_passes_per_step(),
-    and residuals in state_dict(). Residuals belong to names and live as long as the session: a second
-    model whose parameters have the same names and shapes goes on with them.
+    and residuals in state_dict(). Residuals belong to names and live as long as the session: a
+    second model whose parameters have the same names and shapes goes on with them.
 
     named_parameters: model.named_parameters(); names identify gradients across ranks and key the
     residuals. op: Average or Sum. gradient_predivide_factor f: gradients are divided by f before
     the sum and multiplied by f after the average.
     """
     mpi_ops._check_process_set(process_set)
+    check_compression(compression)
     if num_groups or groups:
         raise ValueError("num_groups and groups are not supported by this version of scalecom; "
                          "gradients are fused as they become ready: leave them out")

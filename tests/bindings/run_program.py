@@ -1,4 +1,4 @@
-"""Runs one program on one rank and writes its verdict: run_program.py MODULE:FUNCTION FOLDER JSON"""
+"""One program on one rank, which writes its verdict: run_program.py MODULE:FUNCTION FOLDER JSON"""
 
 import importlib
 import json

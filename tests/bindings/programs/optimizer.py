@@ -148,7 +148,8 @@ def communication_starts_before_the_backward_pass_ends():
         started.extend(optimizer._scalecom.pending)
 
     # Called when the gradient has passed all layers but the first.
-    model[0].register_forward_hook(lambda layer, inputs, output: output.register_hook(look) and None)
+    model[0].register_forward_hook(
+        lambda layer, inputs, output: output.register_hook(look) and None)
     _backward(model, _mine(_batches(1)[0]))
     assert any(parameter is model[4].weight for parameter in started)
     assert not any(parameter is model[0].weight for parameter in started)

@@ -1,0 +1,163 @@
+"""Claims about wrong input. Each function is called on every rank of a job, in this order."""
+
+import time
+
+import pytest
+import torch
+
+import scalecom.torch as hvd
+
+
+def _is_last():
+    return hvd.rank() == hvd.size() - 1
+
+
+def _assert_disagreement(submit, name, *parts):
+    """`submit` fails on every rank within a second, the message has all parts, and the session
+    goes on. Alone there is nobody to disagree with."""
+    if hvd.size() == 1:
+        return
+    hvd.barrier()
+    begin = time.monotonic()
+    with pytest.raises(hvd.HorovodInternalError) as caught:
+        submit()
+    assert time.monotonic() - begin < 1.0
+    message = str(caught.value)
+    last = str(hvd.size() - 1)
+    for part in (name, last, *parts):
+        assert part in message, f"{part!r} is not in: {message}"
+    assert hvd.allreduce(torch.ones(1), name=name, op=hvd.Sum) == hvd.size()
+
+
+def different_shapes_fail_everywhere_with_both_values():
+    shape = (4, 9) if _is_last() else (4, 7)
+    _assert_disagreement(lambda: hvd.allreduce(torch.ones(shape), name="shaped"),
+                         "shaped", "4, 7", "4, 9")
+    size = 6 if _is_last() else 5
+    _assert_disagreement(lambda: hvd.broadcast(torch.ones(size), 0, name="shaped"),
+                         "shaped", "5", "6")
+    _assert_disagreement(lambda: hvd.allgather(torch.ones(2, size), name="shaped"),
+                         "shaped", "5]", "6]")
+
+
+def different_dtypes_fail_everywhere_with_both_values():
+    dtype = torch.float64 if _is_last() else torch.float32
+    _assert_disagreement(lambda: hvd.allreduce(torch.ones(3, dtype=dtype), name="typed"),
+                         "typed", "float32", "float64")
+
+
+def different_ops_fail_everywhere_with_both_values():
+    op = hvd.Max if _is_last() else hvd.Sum
+    _assert_disagreement(lambda: hvd.allreduce(torch.ones(3), name="op", op=op),
+                         "op", "sum", "max")
+
+
+def different_roots_fail_everywhere_with_both_values():
+    root = hvd.size() - 1 if _is_last() else 0
+    _assert_disagreement(lambda: hvd.broadcast(torch.ones(3), root, name="rooted"),
+                         "rooted", "root")
+
+
+def different_scales_fail_everywhere():
+    scale = 0.25 if _is_last() else 0.5
+    _assert_disagreement(
+        lambda: hvd.allreduce(torch.ones(3), name="scaled", prescale_factor=scale),
+        "scaled", "0.25", "0.5")
+
+
+def different_compression_fails_everywhere_with_both_values():
+    rate = 10 if _is_last() else 20
+    _assert_disagreement(
+        lambda: hvd.allreduce(torch.ones(30), name="rated",
+                              compression=hvd.Compression.scalecom(rate=rate)),
+        "rated", "10", "20")
+
+
+def one_name_is_in_flight_once():
+    handle = None
+    if hvd.rank() == 0:
+        handle = hvd.allreduce_async(torch.ones(2), name="twice", op=hvd.Sum)
+        if hvd.size() > 1:  # The others have not submitted it: it is in flight.
+            with pytest.raises(ValueError, match="twice.*in flight"):
+                hvd.allreduce_async(torch.ones(2), name="twice", op=hvd.Sum)
+            with pytest.raises(ValueError, match="twice.*in flight"):
+                hvd.allreduce_(torch.ones(2), name="twice", op=hvd.Sum)
+    hvd.barrier()
+    if handle is None:
+        handle = hvd.allreduce_async(torch.ones(2), name="twice", op=hvd.Sum)
+    assert hvd.synchronize(handle).tolist() == [hvd.size()] * 2
+    assert hvd.allreduce(torch.ones(2), name="twice", op=hvd.Sum).tolist() == [hvd.size()] * 2
+
+
+def tensors_of_the_wrong_kind_are_refused_at_the_call():
+    transposed = torch.ones(3, 4).t()
+    for call in (hvd.allreduce, hvd.allreduce_, hvd.allreduce_async, hvd.allgather,
+                 lambda tensor: hvd.broadcast(tensor, 0),
+                 lambda tensor: hvd.broadcast_(tensor, 0)):
+        with pytest.raises(ValueError, match=r"\(4, 3\).*not contiguous.*contiguous\(\)"):
+            call(transposed)
+        with pytest.raises(ValueError, match="complex64.*allowed are"):
+            call(torch.ones(2, dtype=torch.complex64))
+        with pytest.raises(ValueError, match="meta"):
+            call(torch.ones(2, device="meta"))
+        with pytest.raises(ValueError, match="to_dense"):
+            call(torch.ones(2, 2).to_sparse())
+        with pytest.raises(ValueError, match="torch.Tensor.*list"):
+            call([1.0, 2.0])
+
+
+def wrong_options_are_refused_at_the_call():
+    tensor = torch.ones(4)
+    with pytest.raises(ValueError, match="average and op"):
+        hvd.allreduce(tensor, average=True, op=hvd.Sum)
+    with pytest.raises(ValueError, match="Adasum"):
+        hvd.allreduce(tensor, op=hvd.Adasum)
+    with pytest.raises(ValueError, match="op 77"):
+        hvd.allreduce(tensor, op=77)
+    with pytest.raises(ValueError, match="process_set"):
+        hvd.allreduce(tensor, process_set=object())
+    for root in (-1, hvd.size()):
+        with pytest.raises(ValueError, match=f"root is {root}; allowed are"):
+            hvd.broadcast(tensor, root)
+    with pytest.raises(ValueError, match="scalar"):
+        hvd.allgather(torch.tensor(1.0))
+    with pytest.raises(ValueError, match="bool"):
+        hvd.allreduce(torch.tensor([True]), op=hvd.Average)
+    with pytest.raises(ValueError, match="finite"):
+        hvd.allreduce(tensor, prescale_factor=float("nan"))
+    with pytest.raises(ValueError, match="name"):
+        hvd.allreduce(tensor, name="x" * 5000)
+
+
+def wrong_compression_is_refused_at_the_call():
+    for rate in (0, -1, 2.5, 65_537, float("nan"), "many"):
+        with pytest.raises(ValueError, match="rate is .*1 to 65536"):
+            hvd.Compression.scalecom(rate=rate)
+    for beta in (0, -0.1, 1.01, float("nan")):
+        with pytest.raises(ValueError, match="beta is .*above 0 and at most 1"):
+            hvd.Compression.scalecom(beta=beta)
+    with pytest.raises(ValueError, match="warmup_steps is -1"):
+        hvd.Compression.scalecom(warmup_steps=-1)
+    with pytest.raises(ValueError, match="mode is 'sharp'.*'cyclic'"):
+        hvd.Compression.scalecom(mode="sharp")
+    with pytest.raises(ValueError, match="rate is 0"):
+        hvd.Compression.scalecom(rates={"*": 0})
+    for compression in (100, "fp16", hvd.Compression.scalecom, hvd.Compression):
+        with pytest.raises(ValueError, match="compression is .*allowed are"):
+            hvd.allreduce(torch.ones(4), compression=compression)
+        with pytest.raises(ValueError, match="compression is .*allowed are"):
+            hvd.allreduce_async_(torch.ones(4), compression=compression)
+        layer = torch.nn.Linear(1, 1)
+        with pytest.raises(ValueError, match="compression is .*allowed are"):
+            hvd.DistributedOptimizer(torch.optim.SGD(layer.parameters(), 0.1),
+                                     compression=compression)
+
+
+def residuals_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="step"):
+        hvd.load_compression_state({"x": torch.zeros(3)}, {"x": -1})
+
+
+def a_refused_call_leaves_nothing_behind():
+    assert hvd.allreduce(torch.ones(1), name="after all", op=hvd.Sum) == hvd.size()
+    assert hvd.stats()["tensors_completed"] > 0
