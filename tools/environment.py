@@ -84,7 +84,8 @@ def install_system_packages(with_tests=False):
 
 
 def has_module(name):
-    return subprocess.run([PYTHON, "-c", f"import {name}"], capture_output=True).returncode == 0
+    probe = f"import importlib.util, sys; sys.exit(importlib.util.find_spec('{name}') is None)"
+    return subprocess.run([PYTHON, "-c", probe], capture_output=True).returncode == 0
 
 
 def install_python_packages(extra=()):

@@ -91,12 +91,16 @@ def run_limited(command, timeout, **options):
         return None, f"{output}\nno end within {timeout} s"
 
 
-def run_ranks(folder, ranks, program, *, arguments=None, env=None, timeout=60, options=()):
-    """Runs a program on all ranks (0: one process without mpirun); returns the Outcome."""
+def run_ranks(folder, ranks, program, *, arguments=None, env=None, timeout=60, options=(),
+              wrapper=()):
+    """Runs a program on all ranks (0: one process without mpirun); returns the Outcome.
+
+    arguments: the program's keyword arguments. options: of mpirun. wrapper: what runs Python.
+    """
     verdicts = folder / f"verdicts{len(list(folder.iterdir()))}"
     verdicts.mkdir()
     command = mpirun_command(ranks, options) if ranks > 0 else []
-    command += [sys.executable, str(HERE / "run_program.py"), program, str(verdicts),
+    command += [*wrapper, sys.executable, str(HERE / "run_program.py"), program, str(verdicts),
                 json.dumps(arguments or {})]
     status, output = run_limited(command, timeout, env=rank_environment(env), cwd=folder)
     return Outcome(verdicts, max(ranks, 1), status, output)

@@ -4,6 +4,7 @@ Nothing is compiled against Python or a framework, so one build serves every ver
 releases the interpreter lock during each call: a waiting thread sleeps and holds nothing up.
 """
 
+import collections
 import ctypes
 import json
 import pathlib
@@ -151,14 +152,34 @@ class Ticket:
         return tensor.data, tuple(tensor.shape[i] for i in range(tensor.dimensions))
 
     def __del__(self):
-        # The memory must outlive an operation that nobody waited for.
+        # Nobody waits any more (an interrupt, an error): the memory must outlive the operation.
         if not self.is_ready():
-            lib.scalecom_ticket_wait(self._pointer, -1.0)
+            _abandoned.append((self._pointer, self._keep))
+            return
         lib.scalecom_ticket_release(self._pointer)
+
+
+# Tickets that were given up before they completed, with the memory they work on. Appending and
+# popping need no lock.
+_abandoned = collections.deque()
+
+
+def _release_abandoned():
+    for _ in range(len(_abandoned)):
+        try:
+            pointer, keep = _abandoned.popleft()
+        except IndexError:  # Another thread took the last one.
+            return
+        if lib.scalecom_ticket_is_ready(pointer):
+            lib.scalecom_ticket_release(pointer)
+        else:
+            _abandoned.append((pointer, keep))
 
 
 def submit(function, arguments, keep):
     """Calls a submitting C function; `keep` stays alive with the ticket."""
+    if _abandoned:
+        _release_abandoned()
     pointer = ctypes.c_void_p()
     check(function(*arguments, ctypes.byref(pointer)))
     return Ticket(pointer, keep)

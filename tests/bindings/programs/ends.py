@@ -1,0 +1,203 @@
+"""Programs in which a rank dies, leaves, lags or is set wrongly; the test files say what is wanted.
+
+Waiting "for the others" below goes through scalecom's own barrier, so no program guesses times.
+"""
+
+import os
+import signal
+import threading
+import time
+
+import torch
+
+import scalecom.torch as hvd
+
+
+def _error_of(action):
+    """(message, seconds until it came) of the HorovodInternalError that the action raises."""
+    begin = time.monotonic()
+    try:
+        action()
+    except hvd.HorovodInternalError as error:
+        return str(error), time.monotonic() - begin
+    raise AssertionError("no error came")
+
+
+def lose_a_rank(victim):
+    """The victim kills itself while the others wait for it; then they try once more."""
+    hvd.init()
+    waiting = None
+    if hvd.rank() != victim:
+        waiting = [hvd.allreduce_async(torch.ones(1000), name=f"lost.{number}")
+                   for number in range(3)]
+    hvd.barrier()
+    if hvd.rank() == victim:
+        os.kill(os.getpid(), signal.SIGKILL)
+    errors = [_error_of(lambda handle=handle: hvd.synchronize(handle)) for handle in waiting]
+    after, _ = _error_of(lambda: hvd.allreduce(torch.ones(1), name="after"))
+    begin = time.monotonic()
+    hvd.shutdown()
+    return {"messages": [message for message, _ in errors],
+            "seconds": sum(seconds for _, seconds in errors), "after": after,
+            "shutdown_seconds": time.monotonic() - begin}
+
+
+def lose_a_rank_in_a_collective(victim):
+    """As above, while large all-reduces run without end."""
+    hvd.init()
+    tensors = [torch.ones(1_000_000) for _ in range(4)]
+
+    def run(steps):
+        for _ in range(steps):
+            for handle in [hvd.allreduce_async_(tensor, name=f"large.{number}")
+                           for number, tensor in enumerate(tensors)]:
+                hvd.synchronize(handle)
+
+    run(2)
+    if hvd.rank() == victim:
+        threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+    message, _ = _error_of(lambda: run(1_000_000))
+    begin = time.monotonic()
+    hvd.shutdown()
+    return {"messages": [message], "shutdown_seconds": time.monotonic() - begin}
+
+
+def leave_with_tensors_in_flight():
+    """Rank 0 leaves while tensors of every rank wait for somebody."""
+    hvd.init()
+    handles = [hvd.allreduce_async(torch.ones(10), name=f"of {hvd.rank()}.{number}")
+               for number in range(3)]
+    hvd.barrier()
+    if hvd.rank() == 0:
+        hvd.shutdown()
+    errors = [_error_of(lambda handle=handle: hvd.synchronize(handle)) for handle in handles]
+    hvd.shutdown()
+    return {"messages": [message for message, _ in errors],
+            "seconds": sum(seconds for _, seconds in errors)}
+
+
+def lag_for_ever():
+    """The last rank never submits "wanted"; every rank submits "other" later."""
+    hvd.init()
+    is_late = hvd.rank() == hvd.size() - 1
+    if is_late:
+        handle = hvd.allreduce_async(torch.ones(1), name="only the last")
+    else:
+        handle = hvd.allreduce_async(torch.ones(1), name="wanted")
+    message, seconds = _error_of(lambda: hvd.synchronize(handle))
+    return {"message": message, "seconds": seconds}
+
+
+def lag_for_a_while(seconds):
+    """The last rank submits late, after reports of a stall; nothing fails."""
+    hvd.init()
+    if hvd.rank() == hvd.size() - 1:
+        time.sleep(seconds)  # The lateness that the report is about.
+    return hvd.allreduce(torch.ones(1), name="late", op=hvd.Sum).item()
+
+
+def wait_without_the_interpreter(seconds):
+    """Rank 0 waits for a late rank while another of its threads counts; what did both cost?"""
+    hvd.init()
+    hvd.allreduce(torch.ones(1), name="first")
+    counted = []
+    if hvd.rank() == 0:
+        handle = hvd.allreduce_async(torch.ones(1), name="late")
+        is_over = threading.Event()
+
+        def count():
+            begin, number = time.thread_time(), 0
+            while not is_over.is_set():
+                number += 1
+            counted.extend([number, time.thread_time() - begin])
+
+        thread = threading.Thread(target=count)
+        begin = time.monotonic()
+        cpu = time.thread_time()
+        thread.start()
+        hvd.synchronize(handle)
+        cpu = time.thread_time() - cpu
+        waited = time.monotonic() - begin
+        is_over.set()
+        thread.join()
+        return {"counted": counted[0], "counter_cpu": counted[1], "waiter_cpu": cpu,
+                "waited": waited}
+    time.sleep(seconds)  # The lateness of the rank that is waited for.
+    hvd.allreduce(torch.ones(1), name="late")
+    return None
+
+
+def idle(seconds):
+    """Processor time that a connected rank takes while nothing is to do, and while it waits."""
+    hvd.init()
+    hvd.allreduce(torch.ones(1), name="first")
+    begin, cpu = time.monotonic(), time.process_time()
+    time.sleep(seconds)
+    idle_share = (time.process_time() - cpu) / (time.monotonic() - begin)
+    handle = None
+    if hvd.rank() == 0:
+        handle = hvd.allreduce_async(torch.ones(1), name="late")
+        begin, cpu = time.monotonic(), time.process_time()
+        hvd.synchronize(handle)
+        return {"idle": idle_share,
+                "waiting": (time.process_time() - cpu) / (time.monotonic() - begin)}
+    time.sleep(seconds)
+    hvd.allreduce(torch.ones(1), name="late")
+    return {"idle": idle_share, "waiting": 0.0}
+
+
+def interrupt_a_wait():
+    """Ctrl-C reaches a rank that waits for a tensor; the session goes on."""
+    hvd.init()
+    if hvd.rank() == 0:
+        timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+        handle = hvd.allreduce_async(torch.ones(1000), name="interrupted", op=hvd.Sum)
+        begin = time.monotonic()
+        timer.start()
+        try:
+            hvd.synchronize(handle)
+        except KeyboardInterrupt:
+            seconds = time.monotonic() - begin
+        hvd.barrier()
+        assert hvd.allreduce(torch.ones(1), name="after", op=hvd.Sum) == hvd.size()
+        return seconds
+    hvd.barrier()
+    hvd.allreduce(torch.ones(1000), name="interrupted", op=hvd.Sum)
+    hvd.allreduce(torch.ones(1), name="after", op=hvd.Sum)
+    return 0.0
+
+
+def exit_without_shutdown():
+    """The script just ends, as most scripts do."""
+    hvd.init()
+    return hvd.allreduce(torch.ones(1), name="only", op=hvd.Sum).item()
+
+
+def fail_to_init():
+    try:
+        hvd.init()
+    except ValueError as error:
+        assert not hvd.is_initialized()
+        return str(error)
+    return None
+
+
+def show_settings():
+    hvd.init()
+    return {entry["variable"]: (entry["value"], entry["source"])
+            for entry in hvd.info()["settings"]}
+
+
+def use_before_init():
+    errors = []
+    for call in (hvd.rank, hvd.size, hvd.local_rank, hvd.local_size, hvd.cross_rank,
+                 hvd.cross_size, hvd.is_homogeneous, hvd.barrier, hvd.stats,
+                 lambda: hvd.allreduce(torch.ones(1)), hvd.compression_state):
+        try:
+            call()
+            errors.append("none")
+        except ValueError as error:
+            errors.append(str(error))
+    assert not hvd.is_initialized()
+    hvd.shutdown()
+    return errors

@@ -1,0 +1,91 @@
+"""Ranks that die, leave or lag: an error that names them, in time, and nothing hangs."""
+
+import pytest
+
+# Without it mpirun ends every rank when one dies.
+RECOVERY = ("--mca", "orte_enable_recovery", "1")
+
+
+@pytest.mark.parametrize("ranks, victim", [(2, 1), (3, 0), (4, 2)])
+def test_a_killed_rank_is_named_within_five_seconds(launch_unchecked, ranks, victim):
+    outcome = launch_unchecked(ranks, "programs.ends:lose_a_rank", arguments={"victim": victim},
+                               options=RECOVERY)
+    survivors = set(range(ranks)) - {victim}
+    assert set(outcome.values) == survivors, (outcome.errors, outcome.output)
+    for value in outcome.values.values():
+        for message in [*value["messages"], value["after"]]:
+            assert f"rank {victim}" in message
+        assert value["seconds"] < 5.0
+        assert value["shutdown_seconds"] < 5.0
+
+
+def test_a_rank_killed_in_a_collective_is_named(launch_unchecked):
+    outcome = launch_unchecked(3, "programs.ends:lose_a_rank_in_a_collective",
+                               arguments={"victim": 1}, options=RECOVERY)
+    assert set(outcome.values) == {0, 2}, (outcome.errors, outcome.output)
+    for value in outcome.values.values():
+        assert "rank 1" in value["messages"][0]
+        assert value["shutdown_seconds"] < 5.0
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_shutdown_fails_tensors_in_flight_on_every_rank(launch, ranks):
+    for value in launch(ranks, "programs.ends:leave_with_tensors_in_flight"):
+        assert all("rank 0 called shutdown()" in message for message in value["messages"])
+        assert value["seconds"] < 5.0
+
+
+def test_a_stall_is_reported_and_then_fails(launch_unchecked):
+    settings = {"SCALECOM_STALL_CHECK_TIME_SECONDS": "0.3",
+                "SCALECOM_STALL_SHUTDOWN_TIME_SECONDS": "1.5"}
+    outcome = launch_unchecked(3, "programs.ends:lag_for_ever", env=settings)
+    for value in outcome.check():
+        assert "has not submitted" in value["message"] or "have not submitted" in value["message"]
+        assert 1.0 < value["seconds"] < 10.0
+    reports = [line for line in outcome.output.splitlines() if "warning" in line]
+    assert any("allreduce.wanted" in line and "rank 2" in line for line in reports), reports
+
+
+def test_a_late_rank_is_reported_and_delays_only(launch_unchecked):
+    outcome = launch_unchecked(2, "programs.ends:lag_for_a_while", arguments={"seconds": 1.0},
+                               env={"SCALECOM_STALL_CHECK_TIME_SECONDS": "0.2"})
+    assert outcome.check() == [2.0, 2.0]
+    assert "allreduce.late" in outcome.output and "rank 1" in outcome.output
+
+
+def test_stall_reports_can_be_switched_off(launch_unchecked):
+    outcome = launch_unchecked(2, "programs.ends:lag_for_a_while", arguments={"seconds": 0.6},
+                               env={"SCALECOM_STALL_CHECK_TIME_SECONDS": "0.1",
+                                    "SCALECOM_STALL_CHECK_DISABLE": "1"})
+    assert outcome.check() == [2.0, 2.0]
+    assert "submitted" not in outcome.output
+
+
+@pytest.mark.parametrize("ranks", [0, 1, 3])
+def test_a_script_may_end_without_shutdown(launch_unchecked, ranks):
+    outcome = launch_unchecked(ranks, "programs.ends:exit_without_shutdown")
+    assert outcome.check() == [float(max(ranks, 1))] * max(ranks, 1)
+    assert outcome.status == 0, outcome.output
+
+
+def test_an_interrupt_ends_a_wait(launch):
+    assert max(launch(2, "programs.ends:interrupt_a_wait")) < 2.0
+
+
+def test_a_waiting_thread_sleeps_and_holds_no_lock(launch):
+    value = launch(2, "programs.ends:wait_without_the_interpreter", arguments={"seconds": 1.0})[0]
+    # The counter had the interpreter all the time it could run; the waiter took hardly any.
+    assert value["waited"] > 0.5
+    assert value["counted"] > 10_000
+    assert value["waiter_cpu"] < 0.05 * value["waited"]
+
+
+def test_an_idle_rank_and_a_waiting_rank_take_no_core(launch):
+    for value in launch(2, "programs.ends:idle", arguments={"seconds": 3.0}):
+        assert value["idle"] < 0.005
+        assert value["waiting"] < 0.02
+
+
+def test_calls_before_init_say_so(launch):
+    for message in launch(0, "programs.ends:use_before_init")[0]:
+        assert "init" in message

@@ -1,0 +1,99 @@
+"""The installed package: what it holds, its tools, and what it says without a framework."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import scalecom
+from conftest import mpirun_command, rank_environment, run_limited
+
+BIN = pathlib.Path(sys.executable).parent
+EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "docs" / "examples"
+
+
+def run_python(code):
+    return subprocess.run([sys.executable, "-c", code], check=False, capture_output=True,
+                          text=True, timeout=60, env=rank_environment())
+
+
+def test_one_build_serves_every_python():
+    wheel = importlib.metadata.distribution("scalecom").read_text("WHEEL")
+    tags = [line for line in wheel.splitlines() if line.startswith("Tag:")]
+    assert tags and all("py3-none-" in tag for tag in tags), tags
+    files = [str(path) for path in importlib.metadata.files("scalecom")]
+    assert any(path.endswith("lib/libscalecom.so") for path in files)
+    assert not any("cpython" in path and path.endswith(".so") for path in files)
+
+
+def test_the_version_is_the_librarys():
+    assert scalecom.__version__ == importlib.metadata.version("scalecom")
+
+
+def test_the_library_shows_its_c_interface_only():
+    library = pathlib.Path(scalecom.__file__).parent / "lib" / "libscalecom.so"
+    listed = subprocess.run(["nm", "-D", "--defined-only", str(library)], check=True, text=True,
+                            capture_output=True).stdout.split("\n")
+    symbols = {line.split()[-1] for line in listed if line}
+    assert "scalecom_all_reduce" in symbols
+    assert not any("spdlog" in symbol or "nlohmann" in symbol for symbol in symbols)
+
+
+def test_the_package_needs_no_framework():
+    result = run_python("import sys, scalecom, scalecom.basics; "
+                        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules")
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_adapter_says_what_to_install():
+    result = run_python("import sys; sys.modules['torch'] = None\nimport scalecom.torch")
+    assert result.returncode != 0
+    assert "ImportError: scalecom.torch needs PyTorch" in result.stderr
+    assert "pip install torch" in result.stderr
+
+
+def test_one_process_loads_no_mpi():
+    result = run_python("import scalecom.basics as hvd; hvd.init(); assert hvd.size() == 1; "
+                        "assert 'libmpi' not in open('/proc/self/maps').read()")
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_the_installation_check_works(ranks):
+    command = mpirun_command(ranks) if ranks else []
+    status, output = run_limited([*command, sys.executable, "-m", "scalecom.check"], 60,
+                                 env=rank_environment())
+    assert status == 0 and f"works: {max(ranks, 1)} ranks" in output, output
+
+
+def test_info_tells_builds_and_settings():
+    result = subprocess.run([BIN / "scalecom-info", "--json"], check=True, capture_output=True,
+                            text=True, timeout=60, env=rank_environment())
+    report = json.loads(result.stdout)
+    assert report["build"]["mpi"] == "yes"
+    assert {"variable", "value", "source"} <= set(report["settings"][0])
+
+
+def test_bench_runs():
+    status, output = run_limited([BIN / "scalecom-bench", "-b", "8", "-e", "1K"], 60,
+                                 env=rank_environment())
+    assert status == 0, output
+
+
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_the_ten_line_script_runs(ranks, tmp_path):
+    command = mpirun_command(ranks) if ranks else []
+    status, output = run_limited([*command, sys.executable, str(EXAMPLES / "ten_lines.py")], 60,
+                                 env=rank_environment(), cwd=tmp_path)
+    assert status == 0, output
+    for rank in range(max(ranks, 1)):
+        assert f"rank {rank} of {max(ranks, 1)}: loss" in output
+
+
+@pytest.mark.skipif(not os.environ.get("VIRTUAL_ENV") and sys.prefix == sys.base_prefix,
+                    reason="the tests do not run in a virtual environment")
+def test_the_package_is_the_installed_one():
+    assert pathlib.Path(scalecom.__file__).is_relative_to(sys.prefix)

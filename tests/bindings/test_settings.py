@@ -1,0 +1,46 @@
+"""Settings from the environment: parsed strictly, named in errors, and the same on all ranks."""
+
+import pytest
+
+
+@pytest.mark.parametrize("ranks", [0, 2])
+@pytest.mark.parametrize("variable, value, allowed", [
+    ("SCALECOM_FUSION_THRESHOLD", "64MB", "0 to"),
+    ("SCALECOM_CYCLE_TIME", "-1", "adaptive"),
+    ("HOROVOD_CYCLE_TIME", "soon", "adaptive"),
+    ("SCALECOM_LOG_LEVEL", "loud", "warning"),
+    ("SCALECOM_ALLREDUCE_ALGORITHM", "fastest", "ring"),
+    ("SCALECOM_STALL_CHECK_DISABLE", "maybe", "0, 1"),
+    ("HOROVOD_AUTOTUNE", "2", "0, 1"),
+])
+def test_a_bad_value_fails_init_with_its_name(launch, ranks, variable, value, allowed):
+    for message in launch(ranks, "programs.ends:fail_to_init", env={variable: value}):
+        assert message is not None
+        for part in (variable, value, allowed):
+            assert part in message, message
+
+
+def test_values_that_differ_between_ranks_fail_init(tmp_path, launch):
+    launcher = tmp_path / "rank_program"
+    launcher.write_text("#!/bin/sh\nexport SCALECOM_CACHE_CAPACITY=$((100 + "
+                        "OMPI_COMM_WORLD_RANK))\nexec \"$@\"\n")
+    launcher.chmod(0o755)
+    for message in launch(2, "programs.ends:fail_to_init", wrapper=[str(launcher)]):
+        for part in ("SCALECOM_CACHE_CAPACITY", "100 on rank 0", "101 on rank 1"):
+            assert part in message, message
+
+
+def test_scalecoms_variables_come_before_horovods(launch):
+    env = {"SCALECOM_CYCLE_TIME": "2", "HOROVOD_CYCLE_TIME": "7",
+           "HOROVOD_CACHE_CAPACITY": "33"}
+    settings = launch(0, "programs.ends:show_settings", env=env)[0]
+    assert settings["SCALECOM_CYCLE_TIME"] == ["2", "SCALECOM_CYCLE_TIME"]
+    assert settings["SCALECOM_CACHE_CAPACITY"] == ["33", "HOROVOD_CACHE_CAPACITY"]
+    assert settings["SCALECOM_FUSION_THRESHOLD"][1] == "default"
+
+
+def test_settings_without_effect_are_said(launch_unchecked):
+    outcome = launch_unchecked(0, "programs.ends:exit_without_shutdown",
+                               env={"HOROVOD_TIMELINE": "/tmp/timeline.json"})
+    outcome.check()
+    assert "HOROVOD_TIMELINE is set, but has no effect" in outcome.output
