@@ -113,6 +113,9 @@ def _start_allreduce(tensor, in_place, name, op, prescale_factor, postscale_fact
     if compression is not Compression.none:
         check_compression(compression)
     if isinstance(compression, ScaleComCompressor):
+        if name is None:
+            raise ValueError("name is None; with Compression.scalecom a tensor needs a name: its "
+                             "residual is kept under it from one call to the next")
         output = tensor if in_place else torch.empty_like(tensor)
         ticket = _submit_allreduce(tensor, output, name, op, prescale_factor, postscale_factor,
                                    compression.options())

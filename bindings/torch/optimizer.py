@@ -5,6 +5,7 @@ import warnings
 
 import torch
 
+from scalecom.exceptions import HorovodInternalError
 from scalecom.torch import mpi_ops, state
 from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
 
@@ -71,17 +72,26 @@ class _DistributedMixin:
 
     def synchronize(self):
         """Waits until every gradient is the reduced one. step() does it, unless inside
-        skip_synchronize(); call it yourself to look at the gradients before step()."""
+        skip_synchronize(); call it yourself to look at the gradients before step().
+
+        After a HorovodInternalError no gradient is in flight; those that failed are undefined.
+        """
         settings = self._scalecom
         for parameter in settings.names:
             if parameter not in settings.pending:
                 self._start(parameter)
+        first_error = None
         for parameter, (ticket, wire, context) in settings.pending.items():
-            ticket.wait()
+            try:
+                ticket.wait()
+            except HorovodInternalError as error:
+                first_error = first_error or error
             if context is not None:
                 parameter.grad.copy_(settings.compression.decompress(wire, context))
             settings.passes_left[parameter] = settings.passes
         settings.pending.clear()
+        if first_error is not None:
+            raise first_error
         settings.is_synchronized = True
 
     @contextlib.contextmanager

@@ -35,12 +35,14 @@ def compression_steps():
 def load_compression_state(state, steps=None):
     """Replaces this rank's residuals by those of compression_state(); others keep theirs.
 
-    Call it on every rank, with no compressed tensor in flight. `steps`: {tensor name: next step},
-    0 where a name is missing.
+    Call it on every rank, with no compressed tensor in flight. `steps`: compression_steps() of the
+    same moment; where a name is missing, its step count goes on, from 0 for a new name. The ranks'
+    counts must agree.
     """
+    current = compression_steps()
     for name, residual in state.items():
         values = residual.detach().to(device="cpu", dtype=torch.float32).contiguous()
         shape = (ctypes.c_int64 * values.dim())(*values.shape)
-        step = (steps or {}).get(name, 0)
+        step = (steps or {}).get(name, current.get(name, 0))
         _library.check(lib.scalecom_residual_set((_PREFIX + name).encode(), shape, values.dim(),
                                                  values.data_ptr(), step))

@@ -1,6 +1,7 @@
 #include "mpi_plugin/mpi_process.hpp"
 
 #include <mpi.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstdlib>
@@ -10,16 +11,18 @@
 namespace scalecom {
 namespace {
 
-// One MPI per process: whether this library has to end it is a fact of the process.
-std::atomic<bool>& must_finalize() {
-  static std::atomic<bool> value{false};
-  return value;
+// One MPI per process: whether this library has to end it is a fact of the process. 0 when it has
+// not; a process forked from this one has another number, and no MPI to end.
+std::atomic<pid_t>& finalizing_process() {
+  static std::atomic<pid_t> process{0};
+  return process;
 }
 
 void finalize_at_exit() {
+  if (finalizing_process() != getpid()) return;
   int is_finalized = 0;
   MPI_Finalized(&is_finalized);
-  if (must_finalize() && is_finalized == 0) MPI_Finalize();
+  if (is_finalized == 0) MPI_Finalize();
 }
 
 std::string level_name(int level) {
@@ -35,7 +38,7 @@ std::string level_name(int level) {
 void initialise() {
   int provided = MPI_THREAD_SINGLE;
   check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
-  must_finalize() = true;
+  finalizing_process() = getpid();
   std::atexit(finalize_at_exit);
 }
 
@@ -66,7 +69,7 @@ void ensure_mpi() {
                             "by calling init() first");
 }
 
-void renounce_finalize() noexcept { must_finalize() = false; }
+void renounce_finalize() noexcept { finalizing_process() = 0; }
 
 std::string mpi_thread_level() {
   int level = MPI_THREAD_SINGLE;

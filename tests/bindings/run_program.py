@@ -15,6 +15,8 @@ def main():
     try:
         program = getattr(importlib.import_module(module), function)
         verdict = {"value": program(**json.loads(arguments))}
+    except SystemExit:
+        raise
     except BaseException:  # Whatever it is, the test process is to know.
         verdict = {"error": traceback.format_exc()}
     path = pathlib.Path(folder, f"rank{rank}.json")

@@ -2,6 +2,8 @@
 
 import atexit
 import ctypes
+import functools
+import os
 
 from scalecom import _library
 from scalecom._library import lib
@@ -28,7 +30,16 @@ def init(comm=None, process_sets=None):
         shutdown()
         raise ValueError(f"comm is {list(comm)}; this version of scalecom needs all ranks of the "
                          "job in it")
-    atexit.register(shutdown)
+    _shutdown_at_exit(os.getpid())
+
+
+@functools.lru_cache(maxsize=None)  # Once for each process.
+def _shutdown_at_exit(process):
+    def end():
+        if os.getpid() == process:  # A forked process has no session of its own.
+            shutdown()
+
+    atexit.register(end)
 
 
 def shutdown():

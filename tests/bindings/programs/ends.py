@@ -5,6 +5,7 @@ Waiting "for the others" below goes through scalecom's own barrier, so no progra
 
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -168,8 +169,12 @@ def interrupt_a_wait():
 
 
 def exit_without_shutdown():
-    """The script just ends, as most scripts do."""
+    """The script just ends, as most scripts do; so does a process that it forked."""
     hvd.init()
+    child = os.fork()
+    if child == 0:
+        sys.exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     return hvd.allreduce(torch.ones(1), name="only", op=hvd.Sum).item()
 
 

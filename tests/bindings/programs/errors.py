@@ -153,6 +153,11 @@ def wrong_compression_is_refused_at_the_call():
                                      compression=compression)
 
 
+def compression_needs_a_name():
+    with pytest.raises(ValueError, match="needs a name"):
+        hvd.allreduce(torch.ones(4), compression=hvd.Compression.scalecom())
+
+
 def residuals_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="step"):
         hvd.load_compression_state({"x": torch.zeros(3)}, {"x": -1})

@@ -202,6 +202,29 @@ def a_closure_is_called_before_the_reduction():
     _assert_same_model(model, _train_alone(10))
 
 
+def a_failed_step_leaves_the_optimizer_usable():
+    model = _model(torch.float32)
+    optimizer = _wrap(model)
+    if hvd.size() > 1:
+        _backward(model, _mine(_batches(1, torch.float32)[0]))
+        optimizer.synchronize()
+        # One rank's gradient has another shape than the others'.
+        rows = 3 if hvd.rank() == 0 else 2
+        handle = hvd.allreduce_async(torch.ones(rows), name="0.weight")
+        with pytest.raises(hvd.HorovodInternalError, match="0.weight"):
+            hvd.synchronize(handle)
+        optimizer.zero_grad()
+        if hvd.rank() == 0:
+            optimizer._scalecom.compression = hvd.Compression.fp16  # The dtypes differ now.
+        _backward(model, _mine(_batches(1, torch.float32)[0]))
+        with pytest.raises(hvd.HorovodInternalError, match="float16 on rank 0"):
+            optimizer.step()
+        optimizer._scalecom.compression = hvd.Compression.none
+        optimizer.zero_grad()
+    _train(model, optimizer, _batches(2, torch.float32))
+    _assert_same_bits(model)
+
+
 def parameters_without_gradient_on_some_ranks_take_part():
     class Branches(nn.Module):
         def __init__(self):
@@ -329,6 +352,19 @@ def it_is_an_optimizer_of_its_class():
     _train(model, optimizer, _batches(1))
     scheduler.step()
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+
+
+def data_loaders_may_fork():
+    data = torch.utils.data.TensorDataset(torch.arange(24.0).reshape(12, 2))
+    loader = torch.utils.data.DataLoader(data, batch_size=4, num_workers=2)
+    layer = torch.nn.Linear(2, 1)
+    optimizer = _wrap(layer)
+    hvd.broadcast_parameters(layer.state_dict(), 0)
+    for (values,) in loader:
+        optimizer.zero_grad()
+        layer(values).sum().backward()
+        optimizer.step()
+    _assert_same_bits(layer)
 
 
 def names_are_made_where_none_are_given():
