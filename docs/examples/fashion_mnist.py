@@ -55,11 +55,11 @@ def load_data():
 
 
 def make_model():
-    """Convolutions and a large fully connected layer: 1.28 million parameters."""
+    """Convolutions and a large fully connected layer: 1.02 million parameters."""
     return nn.Sequential(
         nn.Conv2d(1, 16, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(32 * 7 * 7, 800), nn.ReLU(), nn.Linear(800, 10))
+        nn.Flatten(), nn.Linear(32 * 7 * 7, 640), nn.ReLU(), nn.Linear(640, 10))
 
 
 def to_input(images):
@@ -135,11 +135,11 @@ def checksum(model):
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--compression", choices=["none", "scalecom"], default="none")
-    parser.add_argument("--rate", type=int, default=100, help="elements of which one is sent")
+    parser.add_argument("--rate", type=int, default=64, help="elements of which one is sent")
     parser.add_argument("--beta", type=float, default=1.0, help="low-pass filter, in (0, 1]")
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, default=128, help="of all ranks together")
-    parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument("--batch-size", type=int, default=64, help="of all ranks together")
+    parser.add_argument("--lr", type=float, default=0.03)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--progress", choices=["bar", "lines"],
                         default="bar" if sys.stderr.isatty() else "lines")
@@ -159,11 +159,11 @@ def main():
     model = make_model()
     compression = hvd.Compression.none
     if arguments.compression == "scalecom":
-        # The first layer stays dense, the other small ones are compressed mildly: together they are
-        # 2 % of the parameters.
+        # 98 % of the parameters are in one layer. The first layer stays dense and the other small
+        # ones are compressed mildly: that costs few bytes and is worth half a point of accuracy.
         compression = hvd.Compression.scalecom(
             rate=arguments.rate, beta=arguments.beta,
-            rates={"0.weight": None, "3.weight": 25, "9.weight": 25})
+            rates={"0.weight": None, "3.weight": 4, "9.weight": 4})
     optimizer = torch.optim.SGD(model.parameters(), lr=arguments.lr, momentum=0.9)
     optimizer = hvd.DistributedOptimizer(optimizer, named_parameters=model.named_parameters(),
                                          compression=compression)
