@@ -14,10 +14,12 @@ namespace {
 // About 2 us of polling: longer than a message between two running ranks takes.
 constexpr unsigned kSpins = 64;
 // Then the core is offered to others, which costs well below a microsecond when nobody wants it.
-constexpr unsigned kYields = 2000;
-constexpr unsigned kChecksEvery = 64;
-constexpr long kSleepNsMin = 20'000;
-constexpr long kSleepNsMax = 500'000;
+constexpr auto kYieldTime = std::chrono::milliseconds(1);
+// Then sleeps of an eighth of the time waited so far, within these bounds.
+constexpr auto kSleepMin = std::chrono::microseconds(20);
+constexpr auto kSleepMax = std::chrono::microseconds(500);
+// By time and not by polls: a yield takes milliseconds where others want the core.
+constexpr auto kCheckPeriod = std::chrono::microseconds(100);
 
 void relax() {
 #if defined(__x86_64__)
@@ -28,26 +30,28 @@ void relax() {
 }  // namespace
 
 void WaitLoop::pause(std::string_view what) {
-  const unsigned poll = polls_++;
-  if (poll < kSpins) {
+  if (polls_++ < kSpins) {
     relax();
     return;
   }
-  const unsigned waited = poll - kSpins;
-  const bool is_sleeping = waited >= kYields;
-  if (is_sleeping || waited % kChecksEvery == 0) {
+  const TimePoint now = Clock::now();
+  if (polls_ == kSpins + 1) started_ = checked_ = now;
+  if (now - checked_ >= kCheckPeriod) {
+    checked_ = now;
     if (context_.interrupt != nullptr) context_.interrupt->check();
     if (context_.deadline.has_passed()) {
       throw Error(StatusCode::timed_out, std::string(what) + ": the deadline has passed");
     }
   }
-  if (!is_sleeping) {
+  const auto waited = now - started_;
+  if (waited < kYieldTime) {
     sched_yield();
     return;
   }
-  const unsigned doublings = std::min((waited - kYields) / 8, 5u);
-  timespec pause_for{0, std::min(kSleepNsMin << doublings, kSleepNsMax)};
-  nanosleep(&pause_for, nullptr);
+  const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(
+      std::clamp<Clock::duration>(waited / 8, kSleepMin, kSleepMax));
+  const timespec sleep_for{0, static_cast<long>(ns.count())};
+  nanosleep(&sleep_for, nullptr);
 }
 
 }  // namespace scalecom

@@ -21,9 +21,9 @@ struct WaitContext {
   Interrupt* interrupt = nullptr;
 };
 
-/// The one wait discipline of polled transports: spins a few microseconds, then yields the core,
-/// then sleeps with back-off (20 us to 500 us), so that more ranks than cores work well. Construct
-/// one per wait and call pause() after each unsuccessful poll.
+/// The one wait discipline of polled transports: spins 2 us, yields the core for a millisecond,
+/// then sleeps with back-off (to 500 us), so that more ranks than cores work well. Construct one
+/// per wait and call pause() after each unsuccessful poll.
 class WaitLoop {
  public:
   explicit WaitLoop(const WaitContext& context) : context_(context) {}
@@ -38,6 +38,8 @@ class WaitLoop {
  private:
   const WaitContext& context_;
   unsigned polls_ = 0;
+  TimePoint started_;
+  TimePoint checked_;
 };
 
 }  // namespace scalecom

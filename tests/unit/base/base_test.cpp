@@ -42,7 +42,7 @@ TEST_CASE("a scalar has one element, an empty extent none, and counts have 64 bi
 
 TEST_CASE("a wait loop looks at the interrupt often and gives up at its deadline") {
   CountingInterrupt interrupt;
-  const WaitContext context{Deadline::after(std::chrono::milliseconds(30)), &interrupt};
+  const WaitContext context{Deadline::after(std::chrono::milliseconds(200)), &interrupt};
   WaitLoop loop(context);
   const auto wait_forever = [&] {
     while (true) loop.pause("all-reduce of w");
