@@ -207,7 +207,7 @@ TEST_CASE("a lost rank ends every other rank's all-reduce, a deadline ends a lon
 TEST_CASE("more than 2^31 bytes are reduced", "[slow]") {
   constexpr std::int64_t kCount = (1LL << 31) + 12'345;
   LoopbackWorld world(2);
-  std::vector<bool> is_right(2);
+  std::vector<char> is_right(2);
   test::run_ranks(2, [&](int rank) {
     const auto transport = world.make_transport(rank);
     MessageCollectives collectives(*transport);

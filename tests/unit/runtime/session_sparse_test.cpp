@@ -144,8 +144,8 @@ TEST_CASE(
 
 TEST_CASE("warm-up steps are dense, leave the residual zero and are counted") {
   SessionWorld world(2);
-  std::vector<bool> is_dense(2);
-  std::vector<bool> is_sparse(2);
+  std::vector<char> is_dense(2);
+  std::vector<char> is_sparse(2);
   std::vector<Residual> during(2);
   test::run_ranks(2, [&](int rank) {
     const auto r = static_cast<std::size_t>(rank);
