@@ -11,14 +11,14 @@
 namespace scalecom {
 namespace {
 
-// About 2 us of polling: longer than a message between two running ranks takes.
-constexpr unsigned kSpins = 64;
+// By time and not by polls: a poll of several requests takes a microsecond, and a yield takes
+// milliseconds where others want the core. Longer than a message between two running ranks takes.
+constexpr auto kSpinTime = std::chrono::microseconds(2);
 // Then the core is offered to others, which costs well below a microsecond when nobody wants it.
 constexpr auto kYieldTime = std::chrono::milliseconds(1);
 // Then sleeps of an eighth of the time waited so far, within these bounds.
 constexpr auto kSleepMin = std::chrono::microseconds(20);
 constexpr auto kSleepMax = std::chrono::microseconds(500);
-// By time and not by polls: a yield takes milliseconds where others want the core.
 constexpr auto kCheckPeriod = std::chrono::microseconds(100);
 
 void relax() {
@@ -30,12 +30,11 @@ void relax() {
 }  // namespace
 
 void WaitLoop::pause(std::string_view what) {
-  if (polls_++ < kSpins) {
-    relax();
-    return;
-  }
   const TimePoint now = Clock::now();
-  if (polls_ == kSpins + 1) started_ = checked_ = now;
+  if (!is_waiting_) {
+    is_waiting_ = true;
+    started_ = checked_ = now;
+  }
   if (now - checked_ >= kCheckPeriod) {
     checked_ = now;
     if (context_.interrupt != nullptr) context_.interrupt->check();
@@ -44,6 +43,7 @@ void WaitLoop::pause(std::string_view what) {
     }
   }
   const auto waited = now - started_;
+  if (waited < kSpinTime) return relax();
   if (waited < kYieldTime) {
     sched_yield();
     return;

@@ -33,11 +33,11 @@ class WaitLoop {
   void pause(std::string_view what);
 
   /// Progress was made: the next pause spins again.
-  void restart() noexcept { polls_ = 0; }
+  void restart() noexcept { is_waiting_ = false; }
 
  private:
   const WaitContext& context_;
-  unsigned polls_ = 0;
+  bool is_waiting_ = false;
   TimePoint started_;
   TimePoint checked_;
 };

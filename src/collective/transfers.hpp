@@ -11,7 +11,7 @@ namespace scalecom {
 
 /// Bytes of one message on the way. A multiple of every element size. Windows of such messages
 /// fill a link in both directions, where one large exchange reaches half of it.
-inline constexpr std::size_t kChunkBytes = 64 * 1024;
+inline constexpr std::size_t kChunkBytes = 256 * 1024;
 /// Messages of one transfer that are outstanding at once.
 inline constexpr std::size_t kWindow = 4;
 
