@@ -4,7 +4,7 @@ import pytest
 from programs.claims import names
 
 
-@pytest.mark.parametrize("ranks", [0, 1, 2, 3, 4, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ranks", [0, 1, 2, 3, 4, 8])
 @pytest.mark.parametrize("claim", names("programs.optimizer"))
 def test_optimizer(claims, ranks, claim):
     claims.check(ranks, "programs.optimizer", claim)
