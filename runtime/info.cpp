@@ -13,8 +13,9 @@ namespace {
 using nlohmann::json;
 
 json describe_loadable() {
-  const std::string problem = why_mpi_plugin_cannot_load();
-  return {{"mpi", problem.empty() ? "yes" : "no (" + problem + ")"}};
+  const MpiPluginFacts mpi = probe_mpi_plugin();
+  return {{"mpi", mpi.problem.empty() ? "yes" : "no (" + mpi.problem + ")"},
+          {"mpi_library", mpi.library}};
 }
 
 json describe_session(const SessionReport& report, const Topology& topology) {

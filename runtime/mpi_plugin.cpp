@@ -23,8 +23,11 @@ void* open_plugin(const std::string& path) { return dlopen(path.c_str(), RTLD_NO
 
 }  // namespace
 
-std::string why_mpi_plugin_cannot_load() {
-  return open_plugin(plugin_path()) != nullptr ? std::string() : std::string(dlerror());
+MpiPluginFacts probe_mpi_plugin() {
+  void* plugin = open_plugin(plugin_path());
+  if (plugin == nullptr) return {dlerror(), {}};
+  const auto version = reinterpret_cast<MpiVersion>(dlsym(plugin, kMpiVersionSymbol));
+  return {{}, version != nullptr ? version() : ""};
 }
 
 std::shared_ptr<MpiBackend> load_mpi_backend(const std::string& launched_by) {

@@ -12,7 +12,11 @@ namespace scalecom {
 /// says MPI launched this process, for the message.
 std::shared_ptr<MpiBackend> load_mpi_backend(const std::string& launched_by);
 
-/// Empty when the plugin and its MPI load here; else the loader's reason. Initialises nothing.
-std::string why_mpi_plugin_cannot_load();
+/// What the plugin finds on this machine. Initialises nothing.
+struct MpiPluginFacts {
+  std::string problem;  ///< the loader's reason when it cannot be loaded, else empty
+  std::string library;  ///< version of its MPI
+};
+MpiPluginFacts probe_mpi_plugin();
 
 }  // namespace scalecom

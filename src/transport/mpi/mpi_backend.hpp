@@ -39,4 +39,9 @@ class MpiBackend {
 inline constexpr const char* kMpiBackendSymbol = "scalecom_make_mpi_backend_v1";
 using MpiBackendFactory = MpiBackend* (*)();
 
+/// Symbol of libscalecom_mpi.so with the type MpiVersion: MpiBackend::library_version() without
+/// initialising MPI.
+inline constexpr const char* kMpiVersionSymbol = "scalecom_mpi_library_version_v1";
+using MpiVersion = const char* (*)();
+
 }  // namespace scalecom
