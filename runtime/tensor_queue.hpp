@@ -66,6 +66,7 @@ class TensorQueue {
   const WakeUp& wake_up() const noexcept { return wake_up_; }
 
  private:
+  void signal_locked();
   Drained take_locked();
 
   const std::int64_t capacity_;

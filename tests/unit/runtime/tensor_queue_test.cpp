@@ -2,6 +2,7 @@
 
 #include <poll.h>
 
+#include <atomic>
 #include <thread>
 
 #include "tests/support/catch.hpp"
@@ -88,6 +89,28 @@ TEST_CASE("pushes of many threads are all drained, each once") {
     drained += queue.drain().tensors.size();
   }
   CHECK(drained == kThreads * kPushes);
+}
+
+TEST_CASE("a drained queue is not readable, however close the push and the drain come") {
+  constexpr int kPushes = 20'000;
+  TensorQueue queue(10);
+  std::atomic<int> pushed{0};
+  std::atomic<int> drained{0};
+  std::jthread pusher([&] {
+    for (int i = 1; i <= kPushes; ++i) {
+      queue.push_task([] {});
+      pushed = i;
+      while (drained < i) std::this_thread::yield();
+    }
+  });
+  int readable = 0;
+  for (int i = 1; i <= kPushes; ++i) {
+    while (queue.drain().is_empty()) std::this_thread::yield();
+    while (pushed < i) std::this_thread::yield();  // The push has returned.
+    if (is_readable(queue.wake_up())) ++readable;
+    drained = i;
+  }
+  CHECK(readable == 0);
 }
 
 TEST_CASE("a wait with a deadline gives up and the ticket still completes later") {
