@@ -47,6 +47,13 @@ SLEEPS = {
 
 GETENV = {"runtime/config_env.cpp"}
 
+# Variables that outlive every object, and why.
+GLOBALS = {
+    "src/base/log.cpp": "the logger",
+    "bindings/c/c_api.cpp": "the default session of a process, the last error of a thread",
+    "src/mpi_plugin/mpi_process.cpp": "who finalizes MPI is a fact of the process",
+}
+
 # Compiled into other files, several times each: no guard.
 REPEATED_HEADERS = re.compile(r"_inl\.hpp$")
 
@@ -160,6 +167,25 @@ def sleep_findings(path, text):
     found = re.findall(sleeps, _strip_cpp(text))
     return [f"{path} sleeps ({found[0] if found else ''}); wait on a condition with a deadline"
             ] * bool(found)
+
+
+def global_findings(path, text):
+    """Best effort: static and thread_local variables, and variables outside of every body."""
+    if path in GLOBALS:
+        return []
+    findings = []
+    for number, line in enumerate(_strip_cpp(text).splitlines(), 1):
+        head = re.split(r"[={;]", line, maxsplit=1)[0]
+        if "(" in head or re.search(r"\b(const|constexpr|constinit const)\b", head):
+            continue
+        is_static = re.match(r"\s*(?:inline )?(?:static|thread_local)\s+\S+.*\s\S+", head)
+        is_at_scope = re.match(r"(?!(?:using|typedef|extern|template|class|struct|enum|union|friend|"
+                               r"namespace|return|public|private|inline namespace)\b)"
+                               r"[A-Za-z_][\w:<>,&* ]*[\s&*]\w+\s*$", head)
+        if is_static or (is_at_scope and re.search(r"[={;]", line) and not line.startswith("}")):
+            findings.append(f"{path}:{number}: {line.strip()} is a global that changes; give it an "
+                            "owner")
+    return findings
 
 
 def machine_path_findings(path, text):

@@ -88,6 +88,16 @@ def test_the_environment_is_read_in_one_place():
     assert rules.getenv_findings("src/x.cpp", 'auto a = std::getenv("A");')
 
 
+def test_no_global_changes():
+    check([path for path in CPP if not path.startswith(("tests/", "docs/"))], rules.global_findings)
+    for sample in ("int counter = 0;\n", "std::map<int, int> table;\n", "static int calls;\n",
+                   "void f() {\n  static std::string last;\n}\n", "inline thread_local int x = 1;\n"):
+        assert rules.global_findings("src/x.cpp", sample), sample
+    for sample in ("constexpr int kLimit = 3;\n", "static const Table table = make();\n",
+                   "using Key = std::pair<int, int>;\n", "static int size_of(int x);\n"):
+        assert not rules.global_findings("src/x.cpp", sample), sample
+
+
 def test_nothing_sleeps_as_synchronisation():
     check(CPP, rules.sleep_findings)
     assert rules.sleep_findings("src/x.cpp", "std::this_thread::sleep_for(1s);")
