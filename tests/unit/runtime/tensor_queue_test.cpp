@@ -92,7 +92,7 @@ TEST_CASE("pushes of many threads are all drained, each once") {
 }
 
 TEST_CASE("a drained queue is not readable, however close the push and the drain come") {
-  constexpr int kPushes = 5000;
+  constexpr int kPushes = 5'000;
   TensorQueue queue(10);
   std::atomic<int> pushed{0};
   std::atomic<int> drained{0};
@@ -105,9 +105,9 @@ TEST_CASE("a drained queue is not readable, however close the push and the drain
   });
   int readable = 0;
   for (int i = 1; i <= kPushes; ++i) {
-    // As close behind the push as can be.
+    // As close behind the push as can be: this meets the race where two cores are free.
     for (int polls = 0; queue.drain().is_empty(); ++polls) {
-      if (polls > 1000) std::this_thread::yield();
+      if (polls > 10'000) std::this_thread::yield();
     }
     while (pushed < i) std::this_thread::yield();  // The push has returned.
     if (is_readable(queue.wake_up())) ++readable;
