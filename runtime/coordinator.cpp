@@ -21,7 +21,8 @@ constexpr auto kPollTime = std::chrono::microseconds(50);
 // How long a failed collective waits for the control plane to name the lost rank.
 constexpr auto kCauseTime = std::chrono::seconds(1);
 
-// How long a rank that ends the session waits for the others to agree.
+// How long a rank waits for others once the session is to end: for their consent, and for data of
+// what was agreed on before, as long as none moves.
 constexpr auto kShutdownTime = std::chrono::seconds(5);
 
 NegotiationOptions negotiation_options(const Coordinator::Parts& parts) {
@@ -148,6 +149,7 @@ void Coordinator::take_submits() {
     const auto [place, is_new] = pending_.try_emplace(std::move(name), std::move(tensor));
     SCALECOM_ASSERT(is_new, place->first + " is in flight twice");
   }
+  for (const CoordinatorTask& task : drained.urgent_tasks) task();
   last_activity_ = now;
 }
 
@@ -168,7 +170,16 @@ void Coordinator::flush_negotiation() {
   for (OutgoingMessage& outgoing : negotiation_.take_outgoing()) {
     parts_.channel->send(outgoing.to, std::move(outgoing.message));
   }
-  for (NegotiationEvent& event : negotiation_.take_events()) events_.push_back(std::move(event));
+  for (NegotiationEvent& event : negotiation_.take_events()) {
+    if (const auto* end = std::get_if<SessionEnd>(&event)) bound_end(*end);
+    events_.push_back(std::move(event));
+  }
+}
+
+// From here on a rank that hangs, or left early, holds this one up for kShutdownTime at most.
+void Coordinator::bound_end(const SessionEnd& end) {
+  if (!requested_end_) requested_end_ = end;
+  requested_end_at_ = Deadline::after(kShutdownTime);
 }
 
 // A session that failed; one that is shut down has not, and its end is ordered behind what was
@@ -186,6 +197,12 @@ void Coordinator::check() {
   poll_once();
   if (const SessionEnd* end = find_failure())
     throw Error(end->status.code(), end->status.message());
+  if (!requested_end_) return;
+  if (const std::int64_t sent = parts_.transport->counters().messages_sent;
+      sent != messages_at_end_) {
+    messages_at_end_ = sent;
+    requested_end_at_ = Deadline::after(kShutdownTime);
+  }
   if (requested_end_at_.has_passed()) {
     throw Error(requested_end_->status.code(), requested_end_->status.message());
   }
@@ -266,10 +283,7 @@ void Coordinator::learn_first_cause(const Error& error) {
 }
 
 void Coordinator::end_session(Status status) {
-  if (!requested_end_) {
-    requested_end_ = SessionEnd{status};
-    requested_end_at_ = Deadline::after(kShutdownTime);
-  }
+  if (!requested_end_) bound_end(SessionEnd{status});
   negotiation_.end_session(std::move(status), Clock::now());
   flush_negotiation();
 }
@@ -295,12 +309,13 @@ void Coordinator::finish(const Status& status) {
   publish_stats();
   has_ended_ = true;
   for (CoordinatorTask& task : left.tasks) tasks_.push_back(std::move(task));
-  run_tasks();
+  run_tasks();  // A session that is over needs no urgent ones: they would end it.
   parts_.channel->close();
 }
 
 void Coordinator::restore_residual(Residual residual) {
   first_steps_[residual.name] = residual.step;
+  negotiation_.restart_steps(kGlobalProcessSet, residual.name);
   ResidualStore::Entry entry;
   entry.shape = std::move(residual.shape);
   entry.values = std::move(residual.values);

@@ -60,8 +60,8 @@ class Coordinator final : private Interrupt {
 
   /// The rest: from run()'s thread (as a CoordinatorTask), or when run() has returned.
 
-  /// Ends the session on every rank with `status` as cause; on this one within kShutdownTime, also
-  /// when the others do not answer.
+  /// Ends the session on every rank with `status` as cause; on this one when nothing has moved for
+  /// kShutdownTime, also while a batch is in execution and when the others do not answer.
   void end_session(Status status);
   ResidualStore& residuals() noexcept { return execution_.residuals(); }
   void restore_residual(Residual residual);
@@ -83,6 +83,7 @@ class Coordinator final : private Interrupt {
   void run_batch(const Batch& batch, const Agreement& agreement);
   void fail_one(const Mismatch& mismatch);
   void learn_first_cause(const Error& error);
+  void bound_end(const SessionEnd& end);
   void finish(const Status& status);
   void publish_stats();
 
@@ -96,6 +97,7 @@ class Coordinator final : private Interrupt {
   std::deque<CoordinatorTask> tasks_;
   std::optional<SessionEnd> requested_end_;
   Deadline requested_end_at_{TimePoint::max()};
+  std::int64_t messages_at_end_ = 0;
   bool is_executing_ = false;
   TimePoint last_activity_{};
   std::atomic<bool> has_ended_{false};

@@ -134,6 +134,11 @@ class Negotiation {
   /// This rank wants to end the session for all, with `status` as cause.
   void end_session(Status status, TimePoint now);
 
+  /// The next call of this tensor counts from its signature's first step again, also when that is
+  /// the same as before: a checkpoint may be restored twice. Every rank says it (rank 0 counts),
+  /// with no request of the name in flight here.
+  void restart_steps(std::int32_t process_set, const std::string& name);
+
   /// Agreements that this rank has taken and not finished, the running one included. While rank 0
   /// has kBacklogMax of them, tensors that become ready wait to be fused with more: they could not
   /// be executed sooner anyhow. Say it before advance(); 0 until said.

@@ -70,7 +70,7 @@ void SessionImpl::run_on_coordinator(CoordinatorTask task) {
 // The thread ends within the coordinator's shutdown time, whatever the other ranks do.
 void SessionImpl::shutdown() {
   const std::string message = fmt::format("rank {} called shutdown()", parts_.topology.rank);
-  queue_.push_task(
+  queue_.push_urgent_task(
       [this, message] { coordinator_.end_session(Status(StatusCode::shut_down, message)); });
   join();
 }

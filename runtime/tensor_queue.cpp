@@ -39,9 +39,17 @@ bool TensorQueue::push_task(CoordinatorTask task) {
   return true;
 }
 
+bool TensorQueue::push_urgent_task(CoordinatorTask task) {
+  const std::lock_guard lock(mutex_);
+  if (is_closed_) return false;
+  urgent_tasks_.push_back(std::move(task));
+  signal_locked();
+  return true;
+}
+
 TensorQueue::Drained TensorQueue::take_locked() {
   if (has_items_.exchange(false, std::memory_order_acq_rel)) wake_up_.clear();
-  return {std::exchange(tensors_, {}), std::exchange(tasks_, {})};
+  return {std::exchange(tensors_, {}), std::exchange(tasks_, {}), std::exchange(urgent_tasks_, {})};
 }
 
 TensorQueue::Drained TensorQueue::drain() {

@@ -42,10 +42,17 @@ class TensorQueue {
   /// False when the queue is closed; the task is then not kept.
   bool push_task(CoordinatorTask task);
 
+  /// As push_task(), for a task that does not wait for the batch in execution and touches nothing
+  /// of it.
+  bool push_urgent_task(CoordinatorTask task);
+
   struct Drained {
     std::vector<PendingTensor> tensors;
     std::vector<CoordinatorTask> tasks;
-    bool is_empty() const noexcept { return tensors.empty() && tasks.empty(); }
+    std::vector<CoordinatorTask> urgent_tasks;
+    bool is_empty() const noexcept {
+      return tensors.empty() && tasks.empty() && urgent_tasks.empty();
+    }
   };
   /// Everything pushed since the last call. Coordinator's thread.
   Drained drain();
@@ -76,6 +83,7 @@ class TensorQueue {
   // Guarded by mutex_.
   std::vector<PendingTensor> tensors_;
   std::vector<CoordinatorTask> tasks_;
+  std::vector<CoordinatorTask> urgent_tasks_;
   std::unordered_set<std::string> in_flight_;
   bool is_closed_ = false;
   Status closed_status_;

@@ -8,6 +8,7 @@ HorovodInternalError in synchronize(), on every rank.
 
 import ctypes
 import itertools
+import operator
 import threading
 
 import torch
@@ -52,7 +53,10 @@ def _register(ticket, finish):
 def _full_name(kind, name):
     # Calls without a name are matched by their order on each rank.
     if name is not None:
-        return f"{kind}.{name}".encode()
+        full = f"{kind}.{name}"
+        if "\0" in full:
+            raise ValueError(f"name is {name!r}; a name cannot hold a zero byte")
+        return full.encode()
     with _name_lock:
         number = _name_counters.get(kind, 0)
         _name_counters[kind] = number + 1
@@ -95,17 +99,29 @@ def _choose_op(average, op):
         raise ValueError("average and op are both given; use op alone")
     if op is None:
         op = Sum if average is False else Average
+    if not isinstance(op, int):
+        raise ValueError(f"op is {op!r}; allowed are Average, Sum, Min, Max and Product")
     if op == Adasum:
         raise ValueError("op Adasum is not supported by this version of scalecom; use Average, "
                          "Sum, Min, Max or Product")
     return op
 
 
+def _as(convert, argument, value):
+    """The value as the C interface takes it."""
+    try:
+        return convert(value)
+    except (TypeError, ValueError):
+        wanted = "a number" if convert is float else "a whole number"
+        raise ValueError(f"{argument} is {value!r}; it must be {wanted}") from None
+
+
 def _submit_allreduce(tensor, output, name, op, prescale_factor, postscale_factor, options):
     source = _view(tensor)
     target = source if output is tensor else _view(output)
-    arguments = (_full_name("allreduce", name), source, target, op, prescale_factor,
-                 postscale_factor, options)
+    arguments = (_full_name("allreduce", name), source, target, op,
+                 _as(float, "prescale_factor", prescale_factor),
+                 _as(float, "postscale_factor", postscale_factor), options)
     return _library.submit(lib.scalecom_all_reduce, arguments, (tensor, output))
 
 
@@ -247,7 +263,8 @@ def allgather(tensor, name=None, process_set=None):
 
 
 def _start_broadcast(tensor, root_rank, name):
-    arguments = (_full_name("broadcast", name), _view(tensor), root_rank)
+    arguments = (_full_name("broadcast", name), _view(tensor),
+                 _as(operator.index, "root_rank", root_rank))
     ticket = _library.submit(lib.scalecom_broadcast, arguments, tensor)
     return _register(ticket, lambda _: tensor)
 

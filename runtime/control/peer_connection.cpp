@@ -15,6 +15,8 @@ namespace {
 constexpr std::size_t kHeaderBytes = 4;
 constexpr std::uint32_t kGoodbye = 0xffffffffu;
 constexpr std::uint32_t kFrameBytesMax = 64u << 20;
+constexpr const char* kClosed = "connection closed";
+constexpr const char* kNoAnswer = "no answer";
 
 std::array<char, kHeaderBytes> header_of(std::uint32_t length) {
   std::array<char, kHeaderBytes> header{};
@@ -47,19 +49,29 @@ void PeerConnection::send_goodbye() {
 }
 
 void PeerConnection::append(std::string_view bytes) {
-  if (outgoing_.empty()) {
-    const auto sent = ::send(descriptor(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
-    if (sent > 0) bytes.remove_prefix(static_cast<std::size_t>(sent));
-  }
+  if (outgoing_.empty()) bytes.remove_prefix(send_some(bytes));
   outgoing_.append(bytes);
 }
 
-// A broken connection shows in receive(), which also has what the peer sent before.
 void PeerConnection::flush() {
   while (!outgoing_.empty()) {
-    const auto sent = ::send(descriptor(), outgoing_.data(), outgoing_.size(), MSG_NOSIGNAL);
-    if (sent <= 0) return;
-    outgoing_.erase(0, static_cast<std::size_t>(sent));
+    const std::size_t sent = send_some(outgoing_);
+    if (sent == 0) return;
+    outgoing_.erase(0, sent);
+  }
+}
+
+// On a broken connection the bytes count as sent: nobody will take them, and kept they would hold
+// up the orderly end. The break itself shows in receive(), behind what the peer sent before.
+std::size_t PeerConnection::send_some(std::string_view bytes) {
+  while (true) {
+    const auto sent = ::send(descriptor(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    if (sent >= 0) return static_cast<std::size_t>(sent);
+    if (errno == EAGAIN || errno == EWOULDBLOCK) return 0;
+    if (errno == EINTR) continue;
+    // The socket tells an error once, here or in receive().
+    if (errno == ETIMEDOUT) has_timed_out_ = true;
+    return bytes.size();
   }
 }
 
@@ -73,11 +85,11 @@ PeerConnection::Received PeerConnection::receive() {
       received.end = take_frames(received.messages);
       if (static_cast<std::size_t>(got) < buffer.size()) break;
     } else if (got == 0) {
-      received.end = "connection closed";
+      received.end = has_timed_out_ ? kNoAnswer : kClosed;
     } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
       break;
     } else if (errno == ETIMEDOUT) {
-      received.end = "no answer";
+      received.end = kNoAnswer;
     } else if (errno != EINTR) {
       received.end = std::strerror(errno);
     }

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/control/control_channel.hpp"
@@ -38,12 +39,15 @@ class PeerConnection {
 
  private:
   void append(std::string_view bytes);
+  /// Bytes the socket took; all of them when it is broken.
+  std::size_t send_some(std::string_view bytes);
   /// Moves whole frames from the buffer; the end's cause when one is broken or a goodbye.
   std::optional<std::string> take_frames(std::vector<ControlMessage>& messages);
 
   Socket socket_;
   std::string incoming_;
   std::string outgoing_;
+  bool has_timed_out_ = false;
 };
 
 }  // namespace scalecom

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -142,6 +143,7 @@ std::vector<Socket> listen_for_children(const ControlTree& tree,
                                         const std::vector<HostFacts>& facts, Endpoint& endpoint) {
   std::vector<Socket> listeners;
   std::set<std::string> addresses;
+  const auto& mine = facts[static_cast<std::size_t>(tree.rank)].addresses;
   for (const int child : tree.children) {
     if (is_same_host(facts, tree.rank, child)) {
       if (!endpoint.unix_name.empty()) continue;
@@ -150,6 +152,8 @@ std::vector<Socket> listen_for_children(const ControlTree& tree,
       continue;
     }
     for (const std::string& address : facts[static_cast<std::size_t>(child)].addresses) {
+      // The same on both hosts, as a container bridge's is: it leads back to this one.
+      if (std::find(mine.begin(), mine.end(), address) != mine.end()) continue;
       const std::string local = local_address_towards(address);
       if (local.empty() || !addresses.insert(local).second) continue;
       int port = 0;

@@ -27,6 +27,9 @@ class Negotiation::Impl {
   void lose_peer(int peer, const std::string& cause, TimePoint now);
   void end_session(Status status, TimePoint now);
   void set_backlog(std::size_t agreements) noexcept { backlog_ = agreements; }
+  void restart_steps(std::int32_t process_set, const std::string& name) {
+    steps_.forget(process_set, name);
+  }
   void advance(TimePoint now);
   std::optional<TimePoint> next_timer() const;
   std::vector<OutgoingMessage> take_outgoing();

@@ -206,6 +206,10 @@ void Negotiation::end_session(Status status, TimePoint now) {
   impl_->end_session(std::move(status), now);
 }
 
+void Negotiation::restart_steps(std::int32_t process_set, const std::string& name) {
+  impl_->restart_steps(process_set, name);
+}
+
 void Negotiation::set_backlog(std::size_t agreements) noexcept { impl_->set_backlog(agreements); }
 void Negotiation::advance(TimePoint now) { impl_->advance(now); }
 std::optional<TimePoint> Negotiation::next_timer() const { return impl_->next_timer(); }

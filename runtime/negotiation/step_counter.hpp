@@ -23,6 +23,11 @@ class StepCounter {
     return tensor.next++;
   }
 
+  /// The next call counts from its signature.first_step.
+  void forget(std::int32_t process_set, const std::string& name) {
+    counts_[process_set].erase(name);
+  }
+
  private:
   struct Count {
     std::int64_t first = 0;

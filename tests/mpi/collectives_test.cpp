@@ -1,5 +1,10 @@
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
+#include <random>
+#include <string>
+#include <type_traits>
 #include <vector>
 
 #include "collective/message_collectives.hpp"
@@ -49,13 +54,13 @@ Bytes serial(int size, std::int64_t count, DataType dtype, ReduceOp op) {
 
 // MPI's own, and ours over MPI messages.
 struct Implementation {
-  explicit Implementation(bool is_native) {
+  explicit Implementation(bool is_native, const std::string& algorithm = "auto") {
     MpiBackend& backend = test::mpi_world();
     transport = backend.make_transport();
     if (is_native) {
       collectives = backend.make_collectives();
     } else {
-      collectives = std::make_unique<MessageCollectives>(*transport);
+      collectives = std::make_unique<MessageCollectives>(*transport, algorithm);
     }
   }
   std::unique_ptr<Transport> transport;
@@ -64,6 +69,18 @@ struct Implementation {
 
 int rank_here() { return test::mpi_world().bootstrap().rank(); }
 int size_here() { return test::mpi_world().bootstrap().size(); }
+
+// Of many magnitudes and both signs, so that a sum depends on its order.
+template <class Value>
+std::vector<Value> uneven_values(int rank, std::size_t count) {
+  std::mt19937_64 random(1234u + static_cast<unsigned>(rank));
+  std::vector<Value> values(count);
+  for (Value& value : values) {
+    const auto mantissa = static_cast<Value>(random() >> 11) / static_cast<Value>(1ull << 53);
+    value = std::ldexp(mantissa - Value{0.5}, static_cast<int>(random() % 16));
+  }
+  return values;
+}
 
 }  // namespace
 
@@ -100,6 +117,39 @@ TEST_CASE("every algorithm works over MPI") {
     Bytes data = input_of(rank_here(), count, DataType::int32);
     collectives.all_reduce(data, DataType::int32, ReduceOp::sum, patience());
     REQUIRE(data == serial(size_here(), count, DataType::int32, ReduceOp::sum));
+  }
+}
+
+TEMPLATE_TEST_CASE("inexact sums are the same bits on every rank, and close to the exact sum", "",
+                   float, double) {
+  // MPI's own first; "direct" to "double_tree" are ours.
+  const std::string algorithm =
+      GENERATE("mpi", "direct", "ring", "recursive_doubling", "halving_doubling", "double_tree");
+  constexpr std::size_t kCount = 20'011;
+  const int size = size_here();
+  const DataType dtype = std::is_same_v<TestType, float> ? DataType::float32 : DataType::float64;
+  Implementation implementation(algorithm == "mpi", algorithm);
+  std::vector<long double> exact(kCount);
+  std::vector<long double> magnitude(kCount);
+  std::vector<TestType> data;
+  for (int rank = 0; rank < size; ++rank) {
+    const auto values = uneven_values<TestType>(rank, kCount);
+    for (std::size_t i = 0; i < kCount; ++i) {
+      exact[i] += values[i];
+      magnitude[i] += std::abs(values[i]);
+    }
+    if (rank == rank_here()) data = values;
+  }
+  implementation.collectives->all_reduce(std::as_writable_bytes(std::span(data)), dtype,
+                                         ReduceOp::sum, patience());
+  const std::string bits(reinterpret_cast<const char*>(data.data()), kCount * sizeof(TestType));
+  for (const std::string& others : test::mpi_world().bootstrap().exchange(bits)) {
+    REQUIRE(others == bits);
+  }
+  // A sum of n numbers in any order: n - 1 roundings, each of half an epsilon of a partial sum.
+  const long double tolerance = (size - 1) * std::numeric_limits<TestType>::epsilon();
+  for (std::size_t i = 0; i < kCount; ++i) {
+    REQUIRE(std::abs(data[i] - exact[i]) <= tolerance * magnitude[i]);
   }
 }
 

@@ -8,14 +8,34 @@
 
 namespace scalecom {
 
-/// Throws Error with MPI's own text when `code` is not MPI_SUCCESS. A failure of MPI in a running
-/// job nearly always means that a peer is gone; the control plane then names it.
+/// internal for what only a wrong call of ours causes, else rank_lost: a failure of MPI in a
+/// running job nearly always means that a peer is gone; the control plane then names it.
+inline StatusCode status_of_mpi(int code) {
+  int error_class = MPI_ERR_UNKNOWN;
+  MPI_Error_class(code, &error_class);
+  switch (error_class) {
+    case MPI_ERR_TRUNCATE:
+    case MPI_ERR_BUFFER:
+    case MPI_ERR_COUNT:
+    case MPI_ERR_TYPE:
+    case MPI_ERR_TAG:
+    case MPI_ERR_COMM:
+    case MPI_ERR_RANK:
+    case MPI_ERR_ROOT:
+    case MPI_ERR_OP:
+    case MPI_ERR_REQUEST:
+    case MPI_ERR_ARG: return StatusCode::internal;
+    default: return StatusCode::rank_lost;
+  }
+}
+
+/// Throws Error with MPI's own text when `code` is not MPI_SUCCESS.
 inline void check_mpi(int code, const char* call) {
   if (code == MPI_SUCCESS) return;
   char text[MPI_MAX_ERROR_STRING] = "unknown error";
   int length = 0;
   MPI_Error_string(code, text, &length);
-  throw Error(StatusCode::rank_lost, std::string(call) + " failed: " + text);
+  throw Error(status_of_mpi(code), std::string(call) + " failed: " + text);
 }
 
 }  // namespace scalecom

@@ -166,3 +166,15 @@ def residuals_that_cannot_be_are_refused():
 def a_refused_call_leaves_nothing_behind():
     assert hvd.allreduce(torch.ones(1), name="after all", op=hvd.Sum) == hvd.size()
     assert hvd.stats()["tensors_completed"] > 0
+
+
+def wrong_types_are_refused_at_the_call():
+    for arguments, part in [({"op": "sum"}, "op is 'sum'"), ({"op": 1.5}, "op is 1.5"),
+                            ({"prescale_factor": "x"}, "prescale_factor is 'x'"),
+                            ({"postscale_factor": None}, "postscale_factor is None"),
+                            ({"name": "a\0b"}, "zero byte")]:
+        with pytest.raises(ValueError, match=part):
+            hvd.allreduce(torch.ones(2), **arguments)
+    for root in (0.5, "root"):
+        with pytest.raises(ValueError, match="root_rank is"):
+            hvd.broadcast(torch.ones(2), root)

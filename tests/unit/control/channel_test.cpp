@@ -1,4 +1,7 @@
+#include <poll.h>
 #include <sys/socket.h>
+
+#include <thread>
 
 #include "runtime/control/loopback_channel.hpp"
 #include "runtime/control/peer_connection.hpp"
@@ -81,6 +84,27 @@ TEST_CASE("a goodbye, a closed connection and a broken frame each end with their
   CHECK_THAT(broken.far.receive().end.value(), Contains("2147483647 bytes"));
 }
 
+TEST_CASE("what a peer that is gone cannot take is dropped, and its last words are still read") {
+  Pair pair;
+  pair.near.send("last words");
+  pair.near.close();
+  // Kept, it would hold up the orderly end until its time is over.
+  pair.far.send("to nobody");
+  pair.far.send_goodbye();
+  CHECK_FALSE(pair.far.has_backlog());
+  auto received = pair.far.receive();
+  CHECK(received.messages == std::vector<std::string>{"last words"});
+  if (!received.end) received = pair.far.receive();
+  CHECK_THAT(received.end.value(), Contains("connection closed"));
+
+  Pair waiting;
+  waiting.near.send(std::string(4 << 20, 'x'));
+  REQUIRE(waiting.near.has_backlog());
+  waiting.far.close();
+  waiting.near.flush();
+  CHECK_FALSE(waiting.near.has_backlog());
+}
+
 TEST_CASE("loopback channels carry messages in order and report a lost neighbour once, last") {
   LoopbackControlWorld world(3);
   const auto root = world.make_channel(0);
@@ -98,4 +122,61 @@ TEST_CASE("loopback channels carry messages in order and report a lost neighbour
   CHECK(root->poll().empty());
   CHECK(other->poll().empty());  // no neighbour of rank 1
   CHECK(child->counters().messages_sent == 3);
+}
+
+TEST_CASE("a loopback channel's descriptor is readable exactly while something waits") {
+  LoopbackControlWorld world(2);
+  const auto root = world.make_channel(0);
+  const auto child = world.make_channel(1);
+  const auto is_readable = [&] {
+    pollfd descriptor{root->descriptor(), POLLIN, 0};
+    return ::poll(&descriptor, 1, 0) == 1;
+  };
+  CHECK_FALSE(is_readable());
+  child->send(0, "a");
+  child->send(0, "b");
+  CHECK(is_readable());
+  CHECK(root->poll().size() == 2);
+  CHECK_FALSE(is_readable());
+  world.lose(1);
+  CHECK(is_readable());
+  CHECK(root->poll().size() == 1);
+  world.lose(1);
+  CHECK_FALSE(is_readable());
+}
+
+TEST_CASE("loopback channels carry the messages of several threads, each sender's in order") {
+  constexpr int kSenders = 4;
+  constexpr int kMessages = 2000;
+  LoopbackControlWorld world(kSenders + 1);
+  const auto root = world.make_channel(0);
+  std::vector<std::jthread> senders;
+  for (int rank = 1; rank <= kSenders; ++rank) {
+    senders.emplace_back([&world, rank] {
+      const auto channel = world.make_channel(rank);
+      for (int i = 0; i < kMessages; ++i) channel->send(0, std::to_string(i));
+    });
+  }
+  std::vector<int> next(kSenders + 1, 0);
+  int received = 0;
+  bool is_ordered = true;
+  while (received < kSenders * kMessages) {
+    pollfd descriptor{root->descriptor(), POLLIN, 0};
+    REQUIRE(::poll(&descriptor, 1, 10'000) == 1);
+    for (const ControlEvent& event : root->poll()) {
+      const auto& [from, message] = std::get<ControlReceived>(event);
+      const auto sender = static_cast<std::size_t>(from);
+      is_ordered = is_ordered && message == std::to_string(next[sender]++);
+      ++received;
+    }
+  }
+  CHECK(is_ordered);
+}
+
+TEST_CASE("a loopback neighbour that never reads is refused more than the bound") {
+  LoopbackControlWorld world(2);
+  const auto root = world.make_channel(0);
+  const auto child = world.make_channel(1);
+  child->send(0, std::string(kControlBacklogMax, 'x'));
+  CHECK_THROWS_WITH(child->send(0, "x"), Contains("rank 0 does not read"));
 }

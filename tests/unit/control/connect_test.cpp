@@ -69,7 +69,9 @@ class ThreadBootstrap final : public Bootstrap {
 std::vector<HostFacts> facts_of(int size, bool is_one_host) {
   std::vector<HostFacts> facts;
   for (int rank = 0; rank < size; ++rank) {
-    facts.push_back({"host", is_one_host ? "one" : std::to_string(rank), {"127.0.0.1"}});
+    facts.push_back({"host",
+                     is_one_host ? "one" : std::to_string(rank),
+                     {"127.0.0." + std::to_string(rank + 1)}});
   }
   return facts;
 }

@@ -1,3 +1,4 @@
+#include <atomic>
 #include <thread>
 
 #include "tests/support/catch.hpp"
@@ -18,7 +19,56 @@ Status reduce(Session& session, const std::string& name, std::size_t count,
   return ticket.wait();
 }
 
+// Data that never moves: the rank on the other side is stopped, or swaps.
+class HungTransport final : public Transport {
+ public:
+  HungTransport(int rank, std::atomic<int>& posts) : rank_(rank), posts_(posts) {}
+  int rank() const noexcept override { return rank_; }
+  int size() const noexcept override { return 2; }
+  std::string_view name() const noexcept override { return "hung"; }
+  TransportRequest post_send(std::span<const std::byte>, int, int) override { return {1}; }
+  TransportRequest post_receive(std::span<std::byte>, int, int) override {
+    ++posts_;
+    return {2};
+  }
+  bool test(TransportRequest& request) override { return request.is_null(); }
+  void cancel_all() noexcept override {}
+  TransportCounters counters() const noexcept override { return {}; }
+
+ private:
+  const int rank_;
+  std::atomic<int>& posts_;
+};
+
 }  // namespace
+
+TEST_CASE("a shutdown ends in time on every rank while a collective hangs") {
+  LoopbackControlWorld control(2);
+  std::atomic<int> posts{0};
+  std::vector<std::unique_ptr<Session>> sessions;
+  for (int rank = 0; rank < 2; ++rank) {
+    SessionParts parts;
+    parts.topology.rank = rank;
+    parts.topology.size = 2;
+    parts.transport = std::make_unique<HungTransport>(rank, posts);
+    parts.collectives = std::make_unique<MessageCollectives>(*parts.transport);
+    parts.channel = control.make_channel(rank);
+    sessions.push_back(std::make_unique<Session>(std::make_unique<SessionImpl>(std::move(parts))));
+  }
+  std::vector<float> values(8);
+  std::vector<Ticket> tickets;
+  for (const auto& session : sessions) {
+    tickets.push_back(session->all_reduce("w", view_of(values), view_of(values)));
+  }
+  while (posts < 2) std::this_thread::yield();  // Both are in the collective.
+  const int leaver = GENERATE(0, 1);
+  const TimePoint begin = Clock::now();
+  sessions[static_cast<std::size_t>(leaver)]->shutdown();
+  for (const Ticket& ticket : tickets) {
+    CHECK(ticket.wait_for(std::chrono::seconds(20)).code() == StatusCode::shut_down);
+  }
+  CHECK(Clock::now() - begin < std::chrono::seconds(10));
+}
 
 TEST_CASE("a mismatch fails the tensor on every rank with both values, and the session goes on") {
   const int size = 3;

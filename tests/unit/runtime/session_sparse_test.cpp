@@ -185,6 +185,7 @@ TEST_CASE("a session restored from another's residuals continues step for step")
   };
   std::vector<std::vector<float>> uninterrupted(3);
   std::vector<std::vector<float>> resumed(3);
+  std::vector<std::vector<float>> resumed_again(3);
   std::vector<Residual> saved(3);
   SessionWorld whole(size);
   SessionWorld first(size);
@@ -196,10 +197,13 @@ TEST_CASE("a session restored from another's residuals continues step for step")
     saved[r] = first[rank].residual("w");
     second[rank].restore_residuals({saved[r]});
     resumed[r] = run(second, rank, 4, 8);
+    second[rank].restore_residuals({saved[r]});
+    resumed_again[r] = run(second, rank, 4, 8);
   });
   for (std::size_t r = 0; r < 3; ++r) {
     CHECK(saved[r].step == 4);
     CHECK(resumed[r] == uninterrupted[r]);
+    CHECK(resumed_again[r] == uninterrupted[r]);
   }
   Residual broken = saved[0];
   broken.values.pop_back();
