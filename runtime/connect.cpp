@@ -4,6 +4,7 @@
 
 #include "base/log.hpp"
 #include "collective/message_collectives.hpp"
+#include "collective/shm/shm_collectives.hpp"
 #include "kernels/reduce.hpp"
 #include "runtime/control/host_facts.hpp"
 #include "runtime/control/loopback_channel.hpp"
@@ -63,12 +64,42 @@ std::vector<HostFacts> introduce(Bootstrap& bootstrap, const Config& config) {
   return facts;
 }
 
-std::unique_ptr<Collectives> make_collectives(const Config& config, Transport& transport,
-                                              MpiBackend* backend) {
-  if (config.allreduce_algorithm == "mpi" && backend != nullptr) return backend->make_collectives();
-  const bool is_native = config.allreduce_algorithm == "mpi";
-  return std::make_unique<MessageCollectives>(transport,
-                                              is_native ? "auto" : config.allreduce_algorithm);
+// A slot this long keeps a block in the cache of the processor; many ranks get shorter ones.
+constexpr std::size_t kSlotBytesMax = 512 << 10;
+constexpr std::size_t kSlotBytesMin = 64 << 10;
+constexpr std::size_t kHostBytesMax = 64 << 20;
+
+std::size_t slot_bytes_for(int ranks) {
+  const std::size_t share = kHostBytesMax / (static_cast<std::size_t>(ranks) * Board::kSlots);
+  return std::clamp(share / kSlotBytesMin * kSlotBytesMin, kSlotBytesMin, kSlotBytesMax);
+}
+
+// A named algorithm is one of messages, also inside a host.
+bool wants_shared_memory(const Config& config, const Topology& topology) {
+  return config.shared_memory && config.allreduce_algorithm == "auto" &&
+         topology.local_size == topology.size;
+}
+
+void share_memory(SessionParts& parts, Bootstrap& bootstrap, const std::vector<HostFacts>& facts,
+                  const ControlOptions& options) {
+  const Topology& topology = parts.topology;
+  const std::size_t slot_bytes = slot_bytes_for(topology.local_size);
+  parts.host_segment = share_host_segment(
+      bootstrap, facts, Board::bytes_for(topology.local_size, slot_bytes), options);
+  if (!parts.host_segment.is_usable()) {
+    parts.report.shared_memory = parts.host_segment.problem;
+    return;
+  }
+  parts.board = std::make_unique<Board>(parts.host_segment.segment.bytes(), topology.local_rank,
+                                        topology.local_size, slot_bytes);
+}
+
+std::unique_ptr<Collectives> make_collectives(const SessionParts& parts) {
+  const std::string& algorithm = parts.config.allreduce_algorithm;
+  if (algorithm == "mpi" && parts.backend != nullptr) return parts.backend->make_collectives();
+  if (parts.board != nullptr) return std::make_unique<ShmCollectives>(*parts.board);
+  return std::make_unique<MessageCollectives>(*parts.transport,
+                                              algorithm == "mpi" ? "auto" : algorithm);
 }
 
 SessionParts connect_alone(const Config& config) {
@@ -77,7 +108,7 @@ SessionParts connect_alone(const Config& config) {
   parts.topology = make_topology(0, {local_host_facts()});
   parts.transport = LoopbackWorld(1).make_transport(0);
   parts.channel = LoopbackControlWorld(1).make_channel(0);
-  parts.collectives = make_collectives(config, *parts.transport, nullptr);
+  parts.collectives = make_collectives(parts);
   return parts;
 }
 
@@ -90,12 +121,13 @@ SessionParts connect_over_mpi(const Config& config, const std::string& launched_
   const std::vector<HostFacts> facts = introduce(bootstrap, config);
   parts.topology = make_topology(bootstrap.rank(), facts);
   const ControlTree tree = ControlTree::make(bootstrap.rank(), bootstrap.size());
-  parts.channel = connect_control_channel(
-      bootstrap, tree, facts,
-      {.connect_timeout = std::chrono::duration<double>(config.connect_timeout_s),
-       .peer_timeout = std::chrono::duration<double>(config.peer_timeout_s)});
+  const ControlOptions options{
+      .connect_timeout = std::chrono::duration<double>(config.connect_timeout_s),
+      .peer_timeout = std::chrono::duration<double>(config.peer_timeout_s)};
+  parts.channel = connect_control_channel(bootstrap, tree, facts, options);
+  if (wants_shared_memory(config, parts.topology)) share_memory(parts, bootstrap, facts, options);
   parts.transport = backend->make_transport();
-  parts.collectives = make_collectives(config, *parts.transport, backend.get());
+  parts.collectives = make_collectives(parts);
   parts.report.library = backend->library_version();
   parts.report.thread_level = backend->thread_level();
   return parts;
@@ -109,7 +141,12 @@ SessionParts connect_session(const Config& config) {
       launched_by.empty() ? connect_alone(config) : connect_over_mpi(config, launched_by);
   configure_log(parse_log_level(config.log_level), parts.topology.rank);
   for (const std::string& warning : settings_without_effect(config)) log_warning(warning);
+  if (!parts.report.shared_memory.empty() && parts.topology.rank == 0) {
+    log_warning("ranks of one host do not share memory, so MPI carries their data: " +
+                parts.report.shared_memory);
+  }
   parts.report.transport = parts.transport->name();
+  parts.report.collectives = parts.collectives->name();
   parts.report.simd_target = kernels::simd_target();
   parts.report.control_plane = parts.topology.size > kStarRanksMax ? "tree" : "star";
   return parts;

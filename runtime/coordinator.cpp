@@ -198,7 +198,7 @@ void Coordinator::check() {
   if (const SessionEnd* end = find_failure())
     throw Error(end->status.code(), end->status.message());
   if (!requested_end_) return;
-  if (const std::int64_t sent = parts_.transport->counters().messages_sent;
+  if (const std::int64_t sent = parts_.collectives->counters().messages_sent;
       sent != messages_at_end_) {
     messages_at_end_ = sent;
     requested_end_at_ = Deadline::after(kShutdownTime);
@@ -245,17 +245,29 @@ void Coordinator::run_batch(const Batch& batch, const Agreement& agreement) {
   }
   const auto limit = std::chrono::duration<double>(parts_.config.collective_timeout_s);
   const WaitContext context{Deadline::after(limit), this};
+  std::size_t completed = 0;
+  const auto done = [&](std::size_t count) {
+    if (count == tensors.size()) parts_.stats->batches_executed += 1;
+    complete({tensors.data() + completed, count - completed});
+    completed = count;
+  };
   try {
-    execution_.run(batch, agreement, tensors, context);
+    execution_.run(batch, agreement, tensors, done, context);
   } catch (const Error& error) {
+    const std::string& first = agreement.tensors[batch.tensors.front()].name;
     throw Error(error.code(), fmt::format("{} of {} tensors (first: {}): {}", to_string(batch.kind),
-                                          tensors.size(), tensors.front()->name, error.what()));
+                                          tensors.size(), first, error.what()));
   }
+}
+
+// From here on the caller may submit the names again, also while the rest of the batch goes on.
+void Coordinator::complete(std::span<PendingTensor* const> tensors) {
   publish_stats();
-  parts_.stats->batches_executed += 1;
   parts_.stats->tensors_completed += static_cast<std::int64_t>(tensors.size());
+  std::vector<PendingTensors::node_type> done;
+  done.reserve(tensors.size());
+  for (const PendingTensor* tensor : tensors) done.push_back(pending_.extract(tensor->name));
   parts_.queue->complete(tensors, Status());
-  for (const std::size_t place : batch.tensors) pending_.erase(agreement.tensors[place].name);
 }
 
 void Coordinator::fail_one(const Mismatch& mismatch) {
@@ -324,7 +336,7 @@ void Coordinator::restore_residual(Residual residual) {
 }
 
 void Coordinator::publish_stats() {
-  const TransportCounters data = parts_.transport->counters();
+  const TransportCounters data = parts_.collectives->counters();
   const ControlCounters control = parts_.channel->counters();
   SharedStats& stats = *parts_.stats;
   stats.data_bytes_sent = data.bytes_sent;

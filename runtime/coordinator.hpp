@@ -67,6 +67,8 @@ class Coordinator final : private Interrupt {
   void restore_residual(Residual residual);
 
  private:
+  using PendingTensors = std::unordered_map<std::string, PendingTensor>;
+
   void check() override;
   void wait_for_work();
   bool poll_once();
@@ -81,6 +83,7 @@ class Coordinator final : private Interrupt {
   void carry_out_events();
   void carry_out(const Agreement& agreement);
   void run_batch(const Batch& batch, const Agreement& agreement);
+  void complete(std::span<PendingTensor* const> tensors);
   void fail_one(const Mismatch& mismatch);
   void learn_first_cause(const Error& error);
   void bound_end(const SessionEnd& end);
@@ -90,7 +93,7 @@ class Coordinator final : private Interrupt {
   Parts parts_;
   Negotiation negotiation_;
   Execution execution_;
-  std::unordered_map<std::string, PendingTensor> pending_;
+  PendingTensors pending_;
   std::unordered_map<std::string, std::int64_t> first_steps_;
   std::deque<NegotiationEvent> events_;
   // Run between batches only: a task may touch the residuals.

@@ -30,12 +30,6 @@ Scale output_scale(const TensorSignature& signature, int size) {
                signature.op == ReduceOp::average ? static_cast<double>(size) : 1.0};
 }
 
-void scale_copy(std::byte* destination, const std::byte* source, const TensorView& like,
-                Scale scale) {
-  if (destination == source && scale.is_identity()) return;
-  kernels::scale_copy(destination, source, like.count(), like.dtype, scale);
-}
-
 std::span<std::byte> bytes_of(const TensorView& view) {
   return {static_cast<std::byte*>(view.data), static_cast<std::size_t>(view.bytes())};
 }
@@ -46,17 +40,14 @@ Execution::Execution(Collectives& collectives, int rank, int size)
     : collectives_(collectives), size_(size), rank_(rank), sparse_(collectives, rank, size) {}
 
 void Execution::run(const Batch& batch, const Agreement& agreement,
-                    std::span<PendingTensor* const> tensors, const WaitContext& context) {
+                    std::span<PendingTensor* const> tensors, const TensorsDone& done,
+                    const WaitContext& context) {
   PendingTensor& first = *tensors.front();
   switch (batch.kind) {
     case BatchKind::dense_all_reduce:
-      if (tensors.size() == 1) {
-        all_reduce_alone(batch, first, context);
-      } else {
-        all_reduce_fused(batch, tensors, context);
-      }
-      keep_warmup_steps(batch, agreement);
-      break;
+      all_reduce_dense(batch, tensors, done, context);
+      keep_steps(batch, agreement);
+      return;
     case BatchKind::sparse_all_reduce: all_reduce_sparse(batch, agreement, tensors, context); break;
     case BatchKind::all_gather:
       all_gather(agreement.tensors[batch.tensors.front()], first, context);
@@ -66,35 +57,19 @@ void Execution::run(const Batch& batch, const Agreement& agreement,
       break;
     case BatchKind::barrier: break;  // The agreement itself is the barrier.
   }
+  done(tensors.size());
 }
 
-void Execution::all_reduce_alone(const Batch& batch, PendingTensor& tensor,
-                                 const WaitContext& context) {
-  const TensorSignature& signature = tensor.signature;
-  scale_copy(output_of(tensor), input_of(tensor), tensor.output, input_scale(signature));
-  collectives_.all_reduce(bytes_of(tensor.output), batch.dtype, batch.op, context);
-  scale_copy(output_of(tensor), output_of(tensor), tensor.output, output_scale(signature, size_));
-}
-
-void Execution::all_reduce_fused(const Batch& batch, std::span<PendingTensor* const> tensors,
-                                 const WaitContext& context) {
-  if (batch.bytes > fused_capacity_) {
-    const auto capacity = std::bit_ceil(static_cast<std::uint64_t>(batch.bytes));
-    fused_ = std::make_unique_for_overwrite<std::byte[]>(capacity);
-    fused_capacity_ = static_cast<std::int64_t>(capacity);
-  }
-  std::byte* place = fused_.get();
+void Execution::all_reduce_dense(const Batch& batch, std::span<PendingTensor* const> tensors,
+                                 const TensorsDone& done, const WaitContext& context) {
+  std::vector<Piece> pieces;
+  pieces.reserve(tensors.size());
   for (const PendingTensor* tensor : tensors) {
-    scale_copy(place, input_of(*tensor), tensor->input, input_scale(tensor->signature));
-    place += tensor->input.bytes();
+    const TensorSignature& signature = tensor->signature;
+    pieces.push_back({input_of(*tensor), output_of(*tensor), tensor->input.count(),
+                      input_scale(signature), output_scale(signature, size_)});
   }
-  collectives_.all_reduce({fused_.get(), static_cast<std::size_t>(batch.bytes)}, batch.dtype,
-                          batch.op, context);
-  place = fused_.get();
-  for (const PendingTensor* tensor : tensors) {
-    scale_copy(output_of(*tensor), place, tensor->output, output_scale(tensor->signature, size_));
-    place += tensor->output.bytes();
-  }
+  collectives_.all_reduce_pieces(pieces, batch.dtype, batch.op, done, context);
 }
 
 void Execution::all_reduce_sparse(const Batch& batch, const Agreement& agreement,
@@ -102,8 +77,8 @@ void Execution::all_reduce_sparse(const Batch& batch, const Agreement& agreement
                                   const WaitContext& context) {
   std::vector<SparseSlot> slots;
   slots.reserve(tensors.size());
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    const PendingTensor& tensor = *tensors[i];
+  for (const PendingTensor* pending : tensors) {
+    const PendingTensor& tensor = *pending;
     const TensorSignature& signature = tensor.signature;
     ResidualStore::Entry& residual =
         residuals_.acquire(signature.process_set, tensor.name, signature.shape);
@@ -119,18 +94,18 @@ void Execution::all_reduce_sparse(const Batch& batch, const Agreement& agreement
     slot.prescale = signature.prescale;
     slot.result_scale = output_scale(signature, size_);
     slots.push_back(slot);
-    residual.next_step = agreement.tensors[batch.tensors[i]].step + 1;
   }
   sparse_.run(slots, batch.leader, context);
+  keep_steps(batch, agreement);
   compressed_tensors_ += static_cast<std::int64_t>(slots.size());
   for (const SparseSlot& slot : slots) {
     if (slot.went_dense) report_nonfinite(slot);
   }
 }
 
-// Warm-up steps go dense and leave the residual as it is; only their number is kept, for a
-// checkpoint taken in between.
-void Execution::keep_warmup_steps(const Batch& batch, const Agreement& agreement) {
+// Warm-up steps, which go dense and leave the residual as it is, count as well: a checkpoint may be
+// taken in between.
+void Execution::keep_steps(const Batch& batch, const Agreement& agreement) {
   for (const std::size_t place : batch.tensors) {
     const AgreedTensor& agreed = agreement.tensors[place];
     const TensorSignature& signature = agreed.signature;

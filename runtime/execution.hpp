@@ -2,7 +2,7 @@
 
 #include <atomic>
 #include <chrono>
-#include <memory>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -14,18 +14,20 @@
 
 namespace scalecom {
 
-/// Carries out batches: packs, reduces, unpacks. Owns the fused buffer and this rank's residuals.
-/// Confined to the coordinator's thread.
+/// Told when the first `count` tensors of the batch have their results.
+using TensorsDone = std::function<void(std::size_t count)>;
+
+/// Carries out batches. Owns this rank's residuals. Confined to the coordinator's thread.
 class Execution {
  public:
   /// `collectives` outlives this object.
   Execution(Collectives& collectives, int rank, int size);
 
   /// Runs one batch of the agreement. `tensors[i]` is the submission behind
-  /// agreement.tensors[batch.tensors[i]]. Results are in the tensors' outputs (or tickets)
-  /// afterwards. Throws Error when the world fails.
+  /// agreement.tensors[batch.tensors[i]]; it is not looked at any more once it is done. Results are
+  /// in the tensors' outputs (or tickets) by then. Throws Error when the world fails.
   void run(const Batch& batch, const Agreement& agreement, std::span<PendingTensor* const> tensors,
-           const WaitContext& context);
+           const TensorsDone& done, const WaitContext& context);
 
   ResidualStore& residuals() noexcept { return residuals_; }
 
@@ -33,13 +35,12 @@ class Execution {
   std::int64_t nonfinite_tensors() const noexcept { return nonfinite_tensors_; }
 
  private:
-  void all_reduce_alone(const Batch& batch, PendingTensor& tensor, const WaitContext& context);
-  void all_reduce_fused(const Batch& batch, std::span<PendingTensor* const> tensors,
-                        const WaitContext& context);
+  void all_reduce_dense(const Batch& batch, std::span<PendingTensor* const> tensors,
+                        const TensorsDone& done, const WaitContext& context);
   void all_reduce_sparse(const Batch& batch, const Agreement& agreement,
                          std::span<PendingTensor* const> tensors, const WaitContext& context);
   void all_gather(const AgreedTensor& agreed, PendingTensor& tensor, const WaitContext& context);
-  void keep_warmup_steps(const Batch& batch, const Agreement& agreement);
+  void keep_steps(const Batch& batch, const Agreement& agreement);
   void report_nonfinite(const SparseSlot& slot);
 
   Collectives& collectives_;
@@ -47,9 +48,6 @@ class Execution {
   const int rank_;
   SparseAllReduce sparse_;
   ResidualStore residuals_;
-  // Grows to the largest batch and stays.
-  std::unique_ptr<std::byte[]> fused_;
-  std::int64_t fused_capacity_ = 0;
   std::int64_t compressed_tensors_ = 0;
   std::int64_t nonfinite_tensors_ = 0;
 };

@@ -19,18 +19,21 @@ json describe_loadable() {
 }
 
 json describe_session(const SessionReport& report, const Topology& topology) {
-  return {{"transport", report.transport},
-          {"mpi_library", report.library},
-          {"mpi_thread_level", report.thread_level},
-          {"control_plane", report.control_plane},
-          {"rank", topology.rank},
-          {"size", topology.size},
-          {"local_rank", topology.local_rank},
-          {"local_size", topology.local_size},
-          {"cross_rank", topology.cross_rank},
-          {"cross_size", topology.cross_size},
-          {"is_homogeneous", topology.is_homogeneous},
-          {"hosts", topology.hosts}};
+  return {
+      {"transport", report.transport},
+      {"collectives", report.collectives},
+      {"shared_memory", report.shared_memory.empty() ? "yes" : "no (" + report.shared_memory + ")"},
+      {"mpi_library", report.library},
+      {"mpi_thread_level", report.thread_level},
+      {"control_plane", report.control_plane},
+      {"rank", topology.rank},
+      {"size", topology.size},
+      {"local_rank", topology.local_rank},
+      {"local_size", topology.local_size},
+      {"cross_rank", topology.cross_rank},
+      {"cross_size", topology.cross_size},
+      {"is_homogeneous", topology.is_homogeneous},
+      {"hosts", topology.hosts}};
 }
 
 json to_json(const SettingReport& setting) {

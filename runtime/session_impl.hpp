@@ -7,10 +7,12 @@
 
 #include "collective/collectives.hpp"
 #include "runtime/control/control_channel.hpp"
+#include "runtime/control/host_segment.hpp"
 #include "runtime/coordinator.hpp"
 #include "runtime/tensor_queue.hpp"
 #include "scalecom/session.hpp"
 #include "transport/mpi/mpi_backend.hpp"
+#include "transport/shm/board.hpp"
 #include "transport/transport.hpp"
 
 namespace scalecom {
@@ -23,6 +25,8 @@ struct SessionParts {
   /// What the parts below are made of; null without MPI.
   std::shared_ptr<MpiBackend> backend;
   std::unique_ptr<Transport> transport;
+  HostSegment host_segment;
+  std::unique_ptr<Board> board;
   std::unique_ptr<Collectives> collectives;
   std::unique_ptr<ControlChannel> channel;
 };

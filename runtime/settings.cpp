@@ -167,6 +167,8 @@ void add_core(std::vector<Setting>& table) {
       choice("ALLREDUCE_ALGORITHM", &Config::allreduce_algorithm, allreduce_algorithm_names(),
              "Algorithm of every all-reduce (docs/algorithms.md); mpi: MPI's "
              "own collectives.")));
+  table.push_back(must_agree(flag("SHARED_MEMORY", &Config::shared_memory,
+                                  "0: ranks of one host exchange data as ranks of several do.")));
   table.push_back(flag("STALL_CHECK_DISABLE", &Config::stall_check_disable,
                        "1: tensors that some ranks never submit are not reported."));
   table.push_back(real("STALL_CHECK_TIME_SECONDS", &Config::stall_check_time_s, 0.01, 1e6, "s",

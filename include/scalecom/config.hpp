@@ -32,6 +32,8 @@ struct SCALECOM_API Config {
   double peer_timeout_s = 5.0;
   /// auto, or the name of one algorithm for every all-reduce (docs/algorithms.md).
   std::string allreduce_algorithm = "auto";
+  /// Ranks of one host exchange data through shared memory.
+  bool shared_memory = true;
   /// Tensors submitted and not yet completed, at most; a further submit is refused.
   std::int64_t queue_capacity = 1 << 20;
   /// trace, debug, info, warning, error, fatal, off.

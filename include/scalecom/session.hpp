@@ -71,8 +71,11 @@ struct ResidualInfo {
 
 /// What was loaded and how the ranks are connected, for scalecom-info.
 struct SessionReport {
-  std::string transport;      ///< "mpi", "loopback"
-  std::string library;        ///< e.g. the MPI library's version line; empty without one
+  std::string transport;    ///< between hosts: "mpi", "loopback"
+  std::string collectives;  ///< "shared memory", "messages", "mpi"
+  std::string
+      shared_memory;    ///< why ranks of a host do not share memory; empty: they do, or need not
+  std::string library;  ///< e.g. the MPI library's version line; empty without one
   std::string thread_level;   ///< MPI's; empty without MPI
   std::string simd_target;    ///< instruction set the kernels chose
   std::string control_plane;  ///< "star", "tree"

@@ -1,26 +1,14 @@
 #pragma once
 
-#include <chrono>
 #include <memory>
 #include <vector>
 
 #include "runtime/control/control_channel.hpp"
-#include "runtime/control/host_facts.hpp"
-#include "runtime/control/tree.hpp"
-#include "transport/bootstrap.hpp"
+#include "runtime/control/neighbours.hpp"
 
 namespace scalecom {
 
-struct ControlOptions {
-  std::chrono::duration<double> connect_timeout{60.0};
-  std::chrono::duration<double> peer_timeout{5.0};
-};
-
-/// Connects this rank with its neighbours in the tree: Unix sockets inside a host, TCP between
-/// hosts, listening only on the addresses that lead to a child. Rank 0's random session key and the
-/// addresses travel over `bootstrap`; every connection is authenticated (see handshake.hpp), and
-/// strangers are dropped. `facts` are those of all ranks. Throws Error(timed_out) that names the
-/// ranks which are missing.
+/// A channel to this rank's neighbours in the control tree, connected as connect_neighbours() does.
 std::unique_ptr<ControlChannel> connect_control_channel(Bootstrap& bootstrap,
                                                         const ControlTree& tree,
                                                         const std::vector<HostFacts>& facts,

@@ -43,6 +43,10 @@ void set_tcp_options(const Socket& socket, std::chrono::duration<double> peer_ti
 
 /// All of `bytes`, or false when the peer is gone or the deadline passes. Non-blocking sockets.
 bool send_all(const Socket& socket, std::string_view bytes, Deadline deadline);
+/// Hands an open file to the process at the other end of a Unix socket, as a descriptor of its own.
+bool send_descriptor(const Socket& socket, int descriptor, Deadline deadline);
+/// The descriptor, which is now the caller's, or -1 when the peer is gone or the deadline passes.
+int receive_descriptor(const Socket& socket, Deadline deadline);
 /// Exactly `size` bytes, or an empty string.
 std::string receive_exactly(const Socket& socket, std::size_t size, Deadline deadline);
 

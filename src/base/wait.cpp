@@ -30,6 +30,13 @@ void relax() {
 }  // namespace
 
 void WaitLoop::pause(std::string_view what) {
+  const std::chrono::nanoseconds time = pause_or_sleep_time(what);
+  if (time == std::chrono::nanoseconds::zero()) return;
+  const timespec sleep_for{0, static_cast<long>(time.count())};
+  nanosleep(&sleep_for, nullptr);
+}
+
+std::chrono::nanoseconds WaitLoop::pause_or_sleep_time(std::string_view what) {
   const TimePoint now = Clock::now();
   if (!is_waiting_) {
     is_waiting_ = true;
@@ -43,15 +50,15 @@ void WaitLoop::pause(std::string_view what) {
     }
   }
   const auto waited = now - started_;
-  if (waited < kSpinTime) return relax();
+  if (waited < kSpinTime) {
+    relax();
+    return {};
+  }
   if (waited < kYieldTime) {
     sched_yield();
-    return;
+    return {};
   }
-  const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(
-      std::clamp<Clock::duration>(waited / 8, kSleepMin, kSleepMax));
-  const timespec sleep_for{0, static_cast<long>(ns.count())};
-  nanosleep(&sleep_for, nullptr);
+  return std::clamp<Clock::duration>(waited / 8, kSleepMin, kSleepMax);
 }
 
 }  // namespace scalecom

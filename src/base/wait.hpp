@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <string_view>
 
 #include "base/deadline.hpp"
@@ -31,6 +32,10 @@ class WaitLoop {
   /// Gives time away. Throws Error(timed_out) naming `what` once the deadline has passed, or
   /// whatever the interrupt throws.
   void pause(std::string_view what);
+
+  /// As pause(), for a caller who can be woken: where pause() would sleep, it returns for how long
+  /// (else zero), and the caller sleeps, at most that long.
+  std::chrono::nanoseconds pause_or_sleep_time(std::string_view what);
 
   /// Progress was made: the next pause spins again.
   void restart() noexcept { is_waiting_ = false; }

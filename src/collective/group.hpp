@@ -3,31 +3,15 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
 
 #include "base/wait.hpp"
+#include "collective/scratch.hpp"
 #include "kernels/reduce.hpp"
 #include "scalecom/tensor.hpp"
 #include "transport/transport.hpp"
 
 namespace scalecom {
-
-/// Memory for received data that grows to the largest request and stays.
-class Scratch {
- public:
-  std::span<std::byte> acquire(std::size_t bytes) {
-    if (bytes > capacity_) {
-      memory_ = std::make_unique_for_overwrite<std::byte[]>(bytes);
-      capacity_ = bytes;
-    }
-    return {memory_.get(), bytes};
-  }
-
- private:
-  std::unique_ptr<std::byte[]> memory_;
-  std::size_t capacity_ = 0;
-};
 
 /// What every algorithm runs on: the ranks, memory and patience.
 struct Group {

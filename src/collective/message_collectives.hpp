@@ -22,6 +22,7 @@ class MessageCollectives final : public Collectives {
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
                   std::span<const std::int64_t> bytes_per_rank,
                   const WaitContext& context) override;
+  TransportCounters counters() const noexcept override { return transport_.counters(); }
 
  private:
   Transport& transport_;

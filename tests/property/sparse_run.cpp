@@ -39,6 +39,8 @@ class RecordingCollectives final : public Collectives {
     inner_.all_gather(mine, all, bytes_per_rank, context);
   }
 
+  TransportCounters counters() const noexcept override { return inner_.counters(); }
+
   void clear() {
     reduced_bytes.clear();
     first_input.clear();

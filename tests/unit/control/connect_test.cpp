@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "runtime/control/handshake.hpp"
+#include "runtime/control/host_segment.hpp"
 #include "runtime/control/socket_channel.hpp"
 #include "runtime/control/sockets.hpp"
 #include "scalecom/status.hpp"
@@ -203,4 +204,47 @@ TEST_CASE("a parent that does not know the key is refused by its child") {
   });
   CHECK_THAT(messages[0], Contains("rank 1"));
   CHECK_THAT(messages[1], Contains("did not prove"));
+}
+
+TEST_CASE("the ranks of each host share one segment, and different hosts share nothing") {
+  // Ranks 0, 1, 4 on host 0; 2, 3 on host 1; 5 alone.
+  const std::vector<int> host_of{0, 0, 1, 1, 0, 2};
+  const int size = static_cast<int>(host_of.size());
+  Exchange exchange(size);
+  std::vector<HostFacts> facts;
+  for (const int host : host_of) {
+    facts.push_back({"host" + std::to_string(host), std::to_string(host), {"127.0.0.1"}});
+  }
+  std::vector<HostSegment> shared(host_of.size());
+  test::run_ranks(size, [&](int rank) {
+    ThreadBootstrap bootstrap(exchange, rank, size);
+    shared[static_cast<std::size_t>(rank)] = share_host_segment(bootstrap, facts, 4096, {});
+  });
+  for (std::size_t rank = 0; rank < shared.size(); ++rank) {
+    REQUIRE(shared[rank].is_usable());
+    if (host_of[rank] != 2) shared[rank].segment.bytes()[rank] = std::byte{1};
+  }
+  CHECK(shared[5].segment.bytes().empty());
+  for (std::size_t reader = 0; reader < 5; ++reader) {
+    for (std::size_t writer = 0; writer < 5; ++writer) {
+      const bool is_together = host_of[reader] == host_of[writer];
+      CHECK(shared[reader].segment.bytes()[writer] == std::byte{is_together});
+    }
+  }
+}
+
+TEST_CASE("when a host cannot make its segment, no rank uses one, and all are told why") {
+  const int size = 3;
+  Exchange exchange(size);
+  std::vector<HostSegment> shared(3);
+  test::run_ranks(size, [&](int rank) {
+    ThreadBootstrap bootstrap(exchange, rank, size);
+    // What the lowest rank made is not what rank 2 was promised.
+    shared[static_cast<std::size_t>(rank)] =
+        share_host_segment(bootstrap, facts_of(size, true), rank == 2 ? 8192 : 4096, {});
+  });
+  for (const HostSegment& segment : shared) {
+    CHECK_FALSE(segment.is_usable());
+    CHECK_THAT(segment.problem, Contains("rank 2 on host") && Contains("8192"));
+  }
 }

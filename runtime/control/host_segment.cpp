@@ -1,0 +1,78 @@
+#include "runtime/control/host_segment.hpp"
+
+#include <fmt/format.h>
+
+#include "scalecom/status.hpp"
+
+namespace scalecom {
+namespace {
+
+SharedSegment make_and_share(const Neighbours& neighbours, std::size_t bytes, Deadline deadline) {
+  SharedSegment segment = SharedSegment::create(bytes);
+  for (const auto& [peer, socket] : neighbours) {
+    if (!send_descriptor(socket, segment.descriptor(), deadline)) {
+      throw Error(StatusCode::unavailable,
+                  fmt::format("shared memory cannot be handed to rank {}", peer));
+    }
+  }
+  return segment;
+}
+
+SharedSegment take(const Neighbours& neighbours, std::size_t bytes, Deadline deadline) {
+  const auto& [leader, socket] = *neighbours.begin();
+  const int descriptor = receive_descriptor(socket, deadline);
+  if (descriptor < 0) {
+    throw Error(StatusCode::unavailable,
+                fmt::format("rank {} handed no shared memory over", leader));
+  }
+  return SharedSegment::adopt(descriptor, bytes);
+}
+
+}  // namespace
+
+ControlTree host_star(int rank, const std::vector<HostFacts>& facts) {
+  ControlTree star;
+  star.rank = rank;
+  star.size = static_cast<int>(facts.size());
+  const std::string& host = facts[static_cast<std::size_t>(rank)].host_id;
+  std::vector<int> ranks;
+  for (int other = 0; other < star.size; ++other) {
+    if (facts[static_cast<std::size_t>(other)].host_id == host) ranks.push_back(other);
+  }
+  if (ranks.front() == rank) {
+    star.children.assign(ranks.begin() + 1, ranks.end());
+  } else {
+    star.parent = ranks.front();
+  }
+  return star;
+}
+
+HostSegment share_host_segment(Bootstrap& bootstrap, const std::vector<HostFacts>& facts,
+                               std::size_t bytes, const ControlOptions& options) {
+  const ControlTree star = host_star(bootstrap.rank(), facts);
+  HostSegment shared;
+  {
+    // The connections end here, which tells who waits for a segment that could not be made.
+    const Neighbours neighbours = connect_neighbours(bootstrap, star, facts, options);
+    const Deadline deadline = Deadline::after(options.connect_timeout);
+    try {
+      if (star.parent >= 0) {
+        shared.segment = take(neighbours, bytes, deadline);
+      } else if (!star.children.empty()) {
+        shared.segment = make_and_share(neighbours, bytes, deadline);
+      }
+    } catch (const Error& error) {
+      shared.problem =
+          fmt::format("rank {} on {}: {}", star.rank,
+                      facts[static_cast<std::size_t>(star.rank)].host_name, error.what());
+    }
+  }
+  std::string first_problem;
+  for (const std::string& problem : bootstrap.exchange(shared.problem)) {
+    if (first_problem.empty()) first_problem = problem;
+  }
+  shared.problem = first_problem;
+  return shared;
+}
+
+}  // namespace scalecom

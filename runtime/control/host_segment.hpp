@@ -1,0 +1,30 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/control/neighbours.hpp"
+#include "transport/shm/shared_segment.hpp"
+
+namespace scalecom {
+
+/// Memory that the ranks of this host share.
+struct HostSegment {
+  SharedSegment segment;
+  /// Why there is none, on some host of the job; then no rank uses any.
+  std::string problem;
+  bool is_usable() const noexcept { return problem.empty(); }
+};
+
+/// Shares one segment of `bytes` between the ranks of each host that has several: the lowest rank
+/// makes it and hands it over Unix sockets, authenticated as all connections are. Every rank of the
+/// job calls; all get the same answer to whether it can be used everywhere. Throws Error(timed_out)
+/// when a rank does not take part.
+HostSegment share_host_segment(Bootstrap& bootstrap, const std::vector<HostFacts>& facts,
+                               std::size_t bytes, const ControlOptions& options);
+
+/// This rank's place in a star of its host's ranks around the lowest of them.
+ControlTree host_star(int rank, const std::vector<HostFacts>& facts);
+
+}  // namespace scalecom

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "collective/collectives.hpp"
+#include "collective/group.hpp"
+#include "collective/shm/shm_all_reduce.hpp"
+#include "transport/shm/board.hpp"
+
+namespace scalecom {
+
+/// What shared memory is used by; found by measurement (docs/performance.md).
+struct ShmTuning {
+  /// Up to here every rank reduces everything by itself, in one step.
+  std::size_t flat_bytes_max = 0;
+  /// Bytes of a block above that.
+  std::size_t block_bytes = 0;
+
+  static ShmTuning defaults(int ranks, std::size_t slot_bytes);
+};
+
+/// The operations of the ranks of one host, natively in shared memory: no messages, no copies but
+/// those in and out of the board. Reduces in rank order: the result equals the serial one.
+///
+/// Bytes are counted as sent when a rank writes them for others to read, once for all readers.
+class ShmCollectives final : public Collectives {
+ public:
+  /// `board` outlives this object, and is used by it alone.
+  explicit ShmCollectives(Board& board);
+  ShmCollectives(Board& board, const ShmTuning& tuning) : board_(board), tuning_(tuning) {}
+
+  std::string_view name() const noexcept override { return "shared memory"; }
+  void all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
+                  const WaitContext& context) override;
+  void all_reduce_pieces(std::span<const Piece> pieces, DataType dtype, ReduceOp op,
+                         const PiecesDone& done, const WaitContext& context) override;
+  void broadcast(std::span<std::byte> data, int root, const WaitContext& context) override;
+  void all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
+                  std::span<const std::int64_t> bytes_per_rank,
+                  const WaitContext& context) override;
+  TransportCounters counters() const noexcept override { return counters_; }
+
+ private:
+  void reduce_flat(const PieceList& pieces, const Reduction& reduction, const WaitContext& context);
+  void reduce_inline(const PieceList& pieces, const Reduction& reduction,
+                     const WaitContext& context);
+  /// Until this rank's slot of `block` may be filled again.
+  void wait_for_slot(std::uint64_t block, const WaitContext& context);
+  void post(std::uint64_t block, std::size_t bytes);
+  void finish(std::uint64_t block);
+  void count(std::size_t bytes);
+
+  Board& board_;
+  const ShmTuning tuning_;
+  std::uint64_t next_block_ = 0;
+  TransportCounters counters_;
+};
+
+}  // namespace scalecom

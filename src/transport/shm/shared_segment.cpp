@@ -1,0 +1,77 @@
+#include "transport/shm/shared_segment.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "scalecom/status.hpp"
+
+namespace scalecom {
+namespace {
+
+constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+
+[[noreturn]] void fail(const char* call, std::size_t bytes, int error) {
+  throw Error(StatusCode::unavailable, fmt::format("shared memory of {} bytes: {} failed: {}",
+                                                   bytes, call, std::strerror(error)));
+}
+
+}  // namespace
+
+SharedSegment SharedSegment::create(std::size_t bytes) {
+  SharedSegment segment(memfd_create("scalecom", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (segment.descriptor_ < 0) fail("memfd_create", bytes, errno);
+  const auto size = static_cast<off_t>(bytes);
+  if (ftruncate(segment.descriptor_, size) != 0) fail("ftruncate", bytes, errno);
+  if (const int error = posix_fallocate(segment.descriptor_, 0, size); error != 0) {
+    fail("posix_fallocate", bytes, error);
+  }
+  if (fcntl(segment.descriptor_, F_ADD_SEALS, kSeals) != 0) fail("fcntl", bytes, errno);
+  segment.map(bytes);
+  return segment;
+}
+
+SharedSegment SharedSegment::adopt(int descriptor, std::size_t bytes) {
+  SharedSegment segment(descriptor);
+  struct stat facts {};
+  if (fstat(descriptor, &facts) != 0) fail("fstat", bytes, errno);
+  const int seals = fcntl(descriptor, F_GET_SEALS);
+  if (facts.st_size != static_cast<off_t>(bytes) || seals < 0 || (seals & kSeals) != kSeals) {
+    throw Error(StatusCode::unavailable,
+                fmt::format("shared memory: a file of {} bytes was handed over, one of {} sealed "
+                            "bytes was expected",
+                            facts.st_size, bytes));
+  }
+  segment.map(bytes);
+  return segment;
+}
+
+void SharedSegment::map(std::size_t bytes) {
+  void* memory =
+      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, descriptor_, 0);
+  if (memory == MAP_FAILED) fail("mmap", bytes, errno);
+  memory_ = {static_cast<std::byte*>(memory), bytes};
+}
+
+SharedSegment::~SharedSegment() {
+  if (!memory_.empty()) munmap(memory_.data(), memory_.size());
+  if (descriptor_ >= 0) close(descriptor_);
+}
+
+SharedSegment::SharedSegment(SharedSegment&& other) noexcept
+    : descriptor_(std::exchange(other.descriptor_, -1)),
+      memory_(std::exchange(other.memory_, {})) {}
+
+SharedSegment& SharedSegment::operator=(SharedSegment&& other) noexcept {
+  std::swap(descriptor_, other.descriptor_);
+  std::swap(memory_, other.memory_);
+  return *this;
+}
+
+}  // namespace scalecom

@@ -1,0 +1,86 @@
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
+
+#include "scalecom/status.hpp"
+#include "tests/support/catch.hpp"
+#include "transport/shm/board.hpp"
+#include "transport/shm/shared_segment.hpp"
+
+using namespace scalecom;
+using Catch::Contains;
+
+namespace {
+
+std::size_t files_in_dev_shm() {
+  std::error_code none;
+  std::size_t count = 0;
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator("/dev/shm", none)) {
+    ++count;
+  }
+  return count;
+}
+
+}  // namespace
+
+TEST_CASE("a segment is zero, seen by whoever adopts its descriptor, and of fixed size") {
+  const SharedSegment made = SharedSegment::create(8192);
+  for (const std::byte byte : made.bytes()) REQUIRE(byte == std::byte{});
+  const SharedSegment taken = SharedSegment::adopt(dup(made.descriptor()), 8192);
+  made.bytes()[8000] = std::byte{7};
+  CHECK(taken.bytes()[8000] == std::byte{7});
+  CHECK(ftruncate(made.descriptor(), 100) != 0);
+  CHECK(ftruncate(made.descriptor(), 100'000) != 0);
+}
+
+TEST_CASE("a foreign file is not adopted") {
+  CHECK_THROWS_WITH(SharedSegment::adopt(dup(SharedSegment::create(4096).descriptor()), 8192),
+                    Contains("4096 bytes was handed over"));
+  const int unsealed = memfd_create("unsealed", MFD_CLOEXEC);
+  REQUIRE(ftruncate(unsealed, 4096) == 0);
+  CHECK_THROWS_WITH(SharedSegment::adopt(unsealed, 4096), Contains("sealed"));
+  CHECK_THROWS_WITH(SharedSegment::adopt(-1, 4096), Contains("fstat"));
+}
+
+TEST_CASE("memory that cannot be had is an error that says so, not a crash later") {
+  const auto [resource, call] = GENERATE(std::pair(RLIMIT_NOFILE, "memfd_create failed"),
+                                         std::pair(RLIMIT_FSIZE, "ftruncate failed"));
+  const auto ignore_before = signal(SIGXFSZ, SIG_IGN);
+  rlimit before{};
+  getrlimit(resource, &before);
+  const rlimit none{0, before.rlim_max};
+  setrlimit(resource, &none);
+  std::string message;
+  try {
+    SharedSegment::create(4096);
+  } catch (const Error& error) {
+    message = error.what();
+  }
+  setrlimit(resource, &before);
+  signal(SIGXFSZ, ignore_before);
+  CHECK_THAT(message, Contains("shared memory of 4096 bytes") && Contains(call));
+}
+
+TEST_CASE("a process that is killed leaves nothing in /dev/shm, and its counters stay readable") {
+  const std::size_t before = files_in_dev_shm();
+  const SharedSegment segment = SharedSegment::create(Board::bytes_for(2, 64));
+  Board board(segment.bytes(), 0, 2, 64);
+  const pid_t child = fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    Board theirs(segment.bytes(), 1, 2, 64);
+    theirs.publish(Board::Phase::posted, 5);
+    ::raise(SIGKILL);
+  }
+  int status = 0;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  CHECK(WIFSIGNALED(status));
+  CHECK(board.others_have_reached(Board::Phase::posted, 5));
+  CHECK_FALSE(board.others_have_reached(Board::Phase::posted, 6));
+  CHECK(files_in_dev_shm() == before);
+}
