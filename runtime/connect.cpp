@@ -4,6 +4,7 @@
 
 #include "base/log.hpp"
 #include "collective/message_collectives.hpp"
+#include "collective/shm/hierarchical.hpp"
 #include "collective/shm/shm_collectives.hpp"
 #include "kernels/reduce.hpp"
 #include "runtime/control/host_facts.hpp"
@@ -69,21 +70,28 @@ constexpr std::size_t kSlotBytesMax = 512 << 10;
 constexpr std::size_t kSlotBytesMin = 64 << 10;
 constexpr std::size_t kHostBytesMax = 64 << 20;
 
-std::size_t slot_bytes_for(int ranks) {
-  const std::size_t share = kHostBytesMax / (static_cast<std::size_t>(ranks) * Board::kSlots);
+std::size_t slot_bytes_for(std::size_t ranks) {
+  const std::size_t share = kHostBytesMax / (ranks * Board::kSlots);
   return std::clamp(share / kSlotBytesMin * kSlotBytesMin, kSlotBytesMin, kSlotBytesMax);
 }
 
+std::size_t most_ranks_on_a_host(const HostRanks& hosts) {
+  std::size_t most = 0;
+  for (const std::vector<int>& ranks : hosts) most = std::max(most, ranks.size());
+  return most;
+}
+
 // A named algorithm is one of messages, also inside a host.
-bool wants_shared_memory(const Config& config, const Topology& topology) {
+bool wants_shared_memory(const Config& config, const HostRanks& hosts) {
   return config.shared_memory && config.allreduce_algorithm == "auto" &&
-         topology.local_size == topology.size;
+         most_ranks_on_a_host(hosts) > 1;
 }
 
 void share_memory(SessionParts& parts, Bootstrap& bootstrap, const std::vector<HostFacts>& facts,
-                  const ControlOptions& options) {
+                  const HostRanks& hosts, const ControlOptions& options) {
   const Topology& topology = parts.topology;
-  const std::size_t slot_bytes = slot_bytes_for(topology.local_size);
+  // The same on all hosts, whose ranks work on the same blocks.
+  const std::size_t slot_bytes = slot_bytes_for(most_ranks_on_a_host(hosts));
   parts.host_segment = share_host_segment(
       bootstrap, facts, Board::bytes_for(topology.local_size, slot_bytes), options);
   if (!parts.host_segment.is_usable()) {
@@ -94,10 +102,15 @@ void share_memory(SessionParts& parts, Bootstrap& bootstrap, const std::vector<H
                                         topology.local_size, slot_bytes);
 }
 
-std::unique_ptr<Collectives> make_collectives(const SessionParts& parts) {
+std::unique_ptr<Collectives> make_collectives(const SessionParts& parts, const HostRanks& hosts) {
   const std::string& algorithm = parts.config.allreduce_algorithm;
   if (algorithm == "mpi" && parts.backend != nullptr) return parts.backend->make_collectives();
-  if (parts.board != nullptr) return std::make_unique<ShmCollectives>(*parts.board);
+  if (parts.board != nullptr && hosts.size() == 1) {
+    return std::make_unique<ShmCollectives>(*parts.board);
+  }
+  if (parts.board != nullptr) {
+    return std::make_unique<HierarchicalCollectives>(*parts.board, *parts.transport, hosts);
+  }
   return std::make_unique<MessageCollectives>(*parts.transport,
                                               algorithm == "mpi" ? "auto" : algorithm);
 }
@@ -108,7 +121,7 @@ SessionParts connect_alone(const Config& config) {
   parts.topology = make_topology(0, {local_host_facts()});
   parts.transport = LoopbackWorld(1).make_transport(0);
   parts.channel = LoopbackControlWorld(1).make_channel(0);
-  parts.collectives = make_collectives(parts);
+  parts.collectives = make_collectives(parts, {{0}});
   return parts;
 }
 
@@ -125,9 +138,10 @@ SessionParts connect_over_mpi(const Config& config, const std::string& launched_
       .connect_timeout = std::chrono::duration<double>(config.connect_timeout_s),
       .peer_timeout = std::chrono::duration<double>(config.peer_timeout_s)};
   parts.channel = connect_control_channel(bootstrap, tree, facts, options);
-  if (wants_shared_memory(config, parts.topology)) share_memory(parts, bootstrap, facts, options);
+  const HostRanks hosts = ranks_by_host(facts);
+  if (wants_shared_memory(config, hosts)) share_memory(parts, bootstrap, facts, hosts, options);
   parts.transport = backend->make_transport();
-  parts.collectives = make_collectives(parts);
+  parts.collectives = make_collectives(parts, hosts);
   parts.report.library = backend->library_version();
   parts.report.thread_level = backend->thread_level();
   return parts;

@@ -70,6 +70,17 @@ HostFacts parse_host_facts(const std::string& text) {
   }
 }
 
+std::vector<std::vector<int>> ranks_by_host(const std::vector<HostFacts>& facts) {
+  std::map<std::string, std::size_t> place_of;
+  std::vector<std::vector<int>> hosts;
+  for (std::size_t rank = 0; rank < facts.size(); ++rank) {
+    const auto [place, is_new] = place_of.try_emplace(facts[rank].host_id, hosts.size());
+    if (is_new) hosts.emplace_back();
+    hosts[place->second].push_back(static_cast<int>(rank));
+  }
+  return hosts;
+}
+
 Topology make_topology(int rank, const std::vector<HostFacts>& facts) {
   const auto mine = static_cast<std::size_t>(rank);
   std::map<std::string, int> ranks_of_host;

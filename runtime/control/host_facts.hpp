@@ -25,6 +25,9 @@ std::string serialize(const HostFacts& facts);
 /// Throws Error(internal) for what serialize() did not write.
 HostFacts parse_host_facts(const std::string& text);
 
+/// The ranks of each host, ascending; hosts by their lowest rank. Pure.
+std::vector<std::vector<int>> ranks_by_host(const std::vector<HostFacts>& facts);
+
 /// Local and cross ranks from every rank's facts, by rank. Pure.
 Topology make_topology(int rank, const std::vector<HostFacts>& facts);
 

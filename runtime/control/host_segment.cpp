@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "scalecom/status.hpp"
 
 namespace scalecom {
@@ -34,15 +36,12 @@ ControlTree host_star(int rank, const std::vector<HostFacts>& facts) {
   ControlTree star;
   star.rank = rank;
   star.size = static_cast<int>(facts.size());
-  const std::string& host = facts[static_cast<std::size_t>(rank)].host_id;
-  std::vector<int> ranks;
-  for (int other = 0; other < star.size; ++other) {
-    if (facts[static_cast<std::size_t>(other)].host_id == host) ranks.push_back(other);
-  }
-  if (ranks.front() == rank) {
-    star.children.assign(ranks.begin() + 1, ranks.end());
-  } else {
-    star.parent = ranks.front();
+  for (const std::vector<int>& ranks : ranks_by_host(facts)) {
+    if (ranks.front() == rank) {
+      star.children.assign(ranks.begin() + 1, ranks.end());
+    } else if (std::find(ranks.begin(), ranks.end(), rank) != ranks.end()) {
+      star.parent = ranks.front();
+    }
   }
   return star;
 }
@@ -58,7 +57,7 @@ HostSegment share_host_segment(Bootstrap& bootstrap, const std::vector<HostFacts
     try {
       if (star.parent >= 0) {
         shared.segment = take(neighbours, bytes, deadline);
-      } else if (!star.children.empty()) {
+      } else {
         shared.segment = make_and_share(neighbours, bytes, deadline);
       }
     } catch (const Error& error) {

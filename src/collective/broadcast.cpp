@@ -6,6 +6,7 @@
 // bytes a rank. For large ones.
 
 #include <array>
+#include <utility>
 #include <vector>
 
 #include "collective/algorithms.hpp"
@@ -21,14 +22,13 @@ void binomial_broadcast(const Group& group, std::span<std::byte> data, int root)
   int mask = 1;
   while (mask < n && (place & mask) == 0) mask *= 2;
   if (place != 0) {
-    Transfer transfers[] = {receive_from(rank_of(place - mask), data)};
-    run_transfers(group, transfers, "binomial broadcast");
+    run_transfers(group, {receive_from(rank_of(place - mask), data)}, "binomial broadcast");
   }
   std::vector<Transfer> sends;
   for (mask /= 2; mask > 0; mask /= 2) {
     if (place + mask < n) sends.push_back(send_to(rank_of(place + mask), data));
   }
-  run_transfers(group, sends, "binomial broadcast");
+  run_transfers(group, std::move(sends), "binomial broadcast");
 }
 
 void chain_broadcast(const Group& group, std::span<std::byte> data, int root) {
@@ -38,8 +38,8 @@ void chain_broadcast(const Group& group, std::span<std::byte> data, int root) {
   const int previous = (group.rank() - 1 + n) % n;
   const int next = (group.rank() + 1) % n;
   if (place == 0 || place == n - 1) {
-    Transfer transfers[] = {place == 0 ? send_to(next, data) : receive_from(previous, data)};
-    run_transfers(group, transfers, "chain broadcast");
+    run_transfers(group, {place == 0 ? send_to(next, data) : receive_from(previous, data)},
+                  "chain broadcast");
     return;
   }
   // Sends in flight, the oldest first; a slot is waited for before it is used again.
@@ -48,10 +48,9 @@ void chain_broadcast(const Group& group, std::span<std::byte> data, int root) {
   const auto pass_on = [&](std::size_t offset, std::size_t bytes) {
     TransportRequest& slot = sends[sent++ % kWindow];
     wait(group.transport, slot, group.context, "chain broadcast");
-    slot = group.transport.post_send(data.subspan(offset, bytes), next, 0);
+    slot = group.transport.post_send(data.subspan(offset, bytes), next, group.first_tag);
   };
-  Transfer transfers[] = {receive_from(previous, data, pass_on)};
-  run_transfers(group, transfers, "chain broadcast");
+  run_transfers(group, {receive_from(previous, data, pass_on)}, "chain broadcast");
   wait_all(group.transport, sends, group.context, "chain broadcast");
 }
 

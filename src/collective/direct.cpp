@@ -41,51 +41,45 @@ void reduce_in_rank_order(int rank, int size, std::span<std::byte> data,
   }
 }
 
-void exchange_whole(const Group& group, std::span<std::byte> data, const Reduction& reduction) {
-  const int n = group.size();
-  const std::size_t bytes = data.size();
-  const auto received = group.scratch.acquire(bytes * static_cast<std::size_t>(n - 1));
+// Receives from and sends to every other rank; a rank's number among the others is its slot.
+template <class Receive, class Send>
+std::vector<Transfer> exchange(const Group& group, const Receive& receive, const Send& send) {
   std::vector<Transfer> transfers;
   std::size_t slot = 0;
-  for (int peer = 0; peer < n; ++peer) {
+  for (int peer = 0; peer < group.size(); ++peer) {
     if (peer == group.rank()) continue;
-    transfers.push_back(receive_from(peer, received.subspan(slot++ * bytes, bytes)));
-    transfers.push_back(send_to(peer, data));
+    transfers.push_back(receive_from(peer, receive(peer, slot++)));
+    transfers.push_back(send_to(peer, send(peer)));
   }
-  run_transfers(group, transfers, "direct all-reduce");
-  reduce_in_rank_order(group.rank(), n, data, received, reduction);
+  return transfers;
 }
 
 }  // namespace
 
-void direct_all_reduce(const Group& group, std::span<std::byte> data, const Reduction& reduction) {
+Steps direct_steps(const Group& group, std::span<std::byte> data, const Reduction& reduction) {
   const int n = group.size();
   const int rank = group.rank();
-  if (n == 1 || data.empty()) return;
-  if (data.size() <= kWholeBytesMax) {
-    exchange_whole(group, data, reduction);
-    return;
-  }
-  const auto part = [&](int r) { return part_of(data, n, r, reduction.element_bytes()); };
+  if (n == 1 || data.empty()) return {};
+  const bool is_whole = data.size() <= kWholeBytesMax;
+  const auto part = [=](int r) {
+    return is_whole ? data : part_of(data, n, r, reduction.element_bytes());
+  };
   const std::size_t mine = part(rank).size();
   const auto received = group.scratch.acquire(mine * static_cast<std::size_t>(n - 1));
-  std::vector<Transfer> transfers;
-  std::size_t slot = 0;
-  for (int peer = 0; peer < n; ++peer) {
-    if (peer == rank) continue;
-    transfers.push_back(receive_from(peer, received.subspan(slot++ * mine, mine)));
-    transfers.push_back(send_to(peer, part(peer)));
-  }
-  run_transfers(group, transfers, "direct all-reduce, reduce-scatter");
-  reduce_in_rank_order(rank, n, part(rank), received, reduction);
+  const auto slot_of = [=](int, std::size_t slot) { return received.subspan(slot * mine, mine); };
+  const auto reduce = [=] { reduce_in_rank_order(rank, n, part(rank), received, reduction); };
+  if (is_whole) return {1, [=, &group](int) { return exchange(group, slot_of, part); }, reduce};
+  return {2, [=, &group](int step) {
+            if (step == 0) return exchange(group, slot_of, part);
+            reduce();
+            return exchange(
+                group, [&](int peer, std::size_t) { return part(peer); },
+                [&](int) { return part(rank); });
+          }};
+}
 
-  transfers.clear();
-  for (int peer = 0; peer < n; ++peer) {
-    if (peer == rank) continue;
-    transfers.push_back(receive_from(peer, part(peer)));
-    transfers.push_back(send_to(peer, part(rank)));
-  }
-  run_transfers(group, transfers, "direct all-reduce, all-gather");
+void direct_all_reduce(const Group& group, std::span<std::byte> data, const Reduction& reduction) {
+  run_steps(group, direct_steps(group, data, reduction), "direct all-reduce");
 }
 
 }  // namespace scalecom

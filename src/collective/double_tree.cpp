@@ -50,8 +50,8 @@ class TreePipe {
         scratch_(scratch),
         reduction_(reduction),
         chunks_((data.size() + kTreeChunkBytes - 1) / kTreeChunkBytes),
-        up_tag_(2 * tree),
-        down_tag_(2 * tree + 1) {
+        up_tag_(group.first_tag + 2 * tree),
+        down_tag_(group.first_tag + 2 * tree + 1) {
     const int n = group.size();
     // The second tree is the first, shifted by one rank.
     const Node node = node_at((group.rank() + tree) % n + 1, n);

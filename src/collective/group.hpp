@@ -18,6 +18,8 @@ struct Group {
   Transport& transport;
   Scratch& scratch;
   const WaitContext& context;
+  /// Added to the tags of all messages, to keep operations apart that are under way at once.
+  int first_tag = 0;
 
   int rank() const noexcept { return transport.rank(); }
   int size() const noexcept { return transport.size(); }

@@ -45,24 +45,25 @@ void fold_in(const Group& group, const Fold& fold, std::span<std::byte> data,
              const Reduction& reduction) {
   if (group.rank() >= 2 * fold.folded) return;
   if (fold.member < 0) {
-    Transfer transfers[] = {send_to(group.rank() - 1, data)};
-    run_transfers(group, transfers, "all-reduce, fold");
+    run_transfers(group, {send_to(group.rank() - 1, data)}, "all-reduce, fold");
     return;
   }
   const auto received = group.scratch.acquire(data.size());
-  Transfer transfers[] = {
-      receive_from(group.rank() + 1, received, [&](std::size_t offset, std::size_t bytes) {
-        reduce_ordered(reduction, data.data() + offset, received.data() + offset, bytes, true);
-      })};
-  run_transfers(group, transfers, "all-reduce, fold");
+  run_transfers(group,
+                {receive_from(group.rank() + 1, received,
+                              [&](std::size_t offset, std::size_t bytes) {
+                                reduce_ordered(reduction, data.data() + offset,
+                                               received.data() + offset, bytes, true);
+                              })},
+                "all-reduce, fold");
 }
 
 void fold_out(const Group& group, const Fold& fold, std::span<std::byte> data) {
   if (group.rank() >= 2 * fold.folded) return;
   const bool is_member = fold.member >= 0;
-  Transfer transfers[] = {is_member ? send_to(group.rank() + 1, data)
-                                    : receive_from(group.rank() - 1, data)};
-  run_transfers(group, transfers, "all-reduce, unfold");
+  run_transfers(
+      group, {is_member ? send_to(group.rank() + 1, data) : receive_from(group.rank() - 1, data)},
+      "all-reduce, unfold");
 }
 
 void double_up(const Group& group, const Fold& fold, std::span<std::byte> data,
@@ -71,8 +72,8 @@ void double_up(const Group& group, const Fold& fold, std::span<std::byte> data,
   for (int mask = 1; mask < fold.members; mask *= 2) {
     const int partner = fold.member ^ mask;
     const int peer = fold.rank_of(partner);
-    Transfer transfers[] = {receive_from(peer, received), send_to(peer, data)};
-    run_transfers(group, transfers, "recursive doubling all-reduce");
+    run_transfers(group, {receive_from(peer, received), send_to(peer, data)},
+                  "recursive doubling all-reduce");
     reduce_ordered(reduction, data.data(), received.data(), data.size(), fold.member < partner);
   }
 }
@@ -108,9 +109,10 @@ void halving_doubling_all_reduce(const Group& group, std::span<std::byte> data,
                        fold.member < partner);
       };
       const int peer = fold.rank_of(partner);
-      Transfer transfers[] = {receive_from(peer, received.first(mine.size()), reduce_chunk),
-                              send_to(peer, theirs)};
-      run_transfers(group, transfers, "halving-doubling all-reduce, reduce-scatter");
+      run_transfers(
+          group,
+          {receive_from(peer, received.first(mine.size()), reduce_chunk), send_to(peer, theirs)},
+          "halving-doubling all-reduce, reduce-scatter");
       held.push_back(mine);
     }
     for (int mask = 1; mask < fold.members; mask *= 2) {
@@ -118,9 +120,10 @@ void halving_doubling_all_reduce(const Group& group, std::span<std::byte> data,
       const int upper = fold.member > partner ? 1 : 0;
       held.pop_back();
       const int peer = fold.rank_of(partner);
-      Transfer transfers[] = {receive_from(peer, part_of(held.back(), 2, 1 - upper, element)),
-                              send_to(peer, part_of(held.back(), 2, upper, element))};
-      run_transfers(group, transfers, "halving-doubling all-reduce, all-gather");
+      run_transfers(group,
+                    {receive_from(peer, part_of(held.back(), 2, 1 - upper, element)),
+                     send_to(peer, part_of(held.back(), 2, upper, element))},
+                    "halving-doubling all-reduce, all-gather");
     }
   }
   fold_out(group, fold, data);

@@ -16,38 +16,37 @@ namespace {
 
 int modulo(int value, int n) { return ((value % n) + n) % n; }
 
+// The step of passing finished parts on; rank r begins with part `first`.
 template <class PartOf>
-void pass_around(const Group& group, int first, const PartOf& part, std::string_view what) {
+std::vector<Transfer> pass_on(const Group& group, int first, int step, const PartOf& part) {
   const int n = group.size();
-  const int right = modulo(group.rank() + 1, n);
-  const int left = modulo(group.rank() - 1, n);
-  for (int step = 0; step < n - 1; ++step) {
-    Transfer transfers[] = {receive_from(left, part(modulo(first - step - 1, n))),
-                            send_to(right, part(modulo(first - step, n)))};
-    run_transfers(group, transfers, what);
-  }
+  return {receive_from(modulo(group.rank() - 1, n), part(modulo(first - step - 1, n))),
+          send_to(modulo(group.rank() + 1, n), part(modulo(first - step, n)))};
 }
 
 }  // namespace
 
-void ring_all_reduce(const Group& group, std::span<std::byte> data, const Reduction& reduction) {
+Steps ring_steps(const Group& group, std::span<std::byte> data, const Reduction& reduction) {
   const int n = group.size();
-  if (n == 1 || data.empty()) return;
+  if (n == 1 || data.empty()) return {};
   const int rank = group.rank();
-  const auto part = [&](int r) { return part_of(data, n, r, reduction.element_bytes()); };
+  const auto part = [=](int r) { return part_of(data, n, r, reduction.element_bytes()); };
   const auto scratch = group.scratch.acquire(part(0).size());
-  for (int step = 0; step < n - 1; ++step) {
-    const auto target = part(modulo(rank - step - 1, n));
-    const auto received = scratch.first(target.size());
-    const auto reduce_chunk = [&](std::size_t offset, std::size_t bytes) {
-      std::byte* place = target.data() + offset;
-      reduction(place, received.data() + offset, place, bytes);
-    };
-    Transfer transfers[] = {receive_from(modulo(rank - 1, n), received, reduce_chunk),
-                            send_to(modulo(rank + 1, n), part(modulo(rank - step, n)))};
-    run_transfers(group, transfers, "ring all-reduce, reduce-scatter");
-  }
-  pass_around(group, rank + 1, part, "ring all-reduce, all-gather");
+  return {2 * (n - 1), [=, &group](int step) -> std::vector<Transfer> {
+            if (step >= n - 1) return pass_on(group, rank + 1, step - (n - 1), part);
+            const auto target = part(modulo(rank - step - 1, n));
+            const auto received = scratch.first(target.size());
+            const auto reduce_chunk = [=](std::size_t offset, std::size_t bytes) {
+              std::byte* place = target.data() + offset;
+              reduction(place, received.data() + offset, place, bytes);
+            };
+            return {receive_from(modulo(rank - 1, n), received, reduce_chunk),
+                    send_to(modulo(rank + 1, n), part(modulo(rank - step, n)))};
+          }};
+}
+
+void ring_all_reduce(const Group& group, std::span<std::byte> data, const Reduction& reduction) {
+  run_steps(group, ring_steps(group, data, reduction), "ring all-reduce");
 }
 
 void ring_all_gather(const Group& group, std::span<std::byte> all,
@@ -58,9 +57,9 @@ void ring_all_gather(const Group& group, std::span<std::byte> all,
     parts.push_back(all.subspan(begin, static_cast<std::size_t>(bytes)));
     begin += static_cast<std::size_t>(bytes);
   }
-  pass_around(
-      group, group.rank(), [&](int r) { return parts[static_cast<std::size_t>(r)]; },
-      "ring all-gather");
+  const auto part = [&](int r) { return parts[static_cast<std::size_t>(r)]; };
+  const auto make = [&](int step) { return pass_on(group, group.rank(), step, part); };
+  run_steps(group, {group.size() - 1, make}, "ring all-gather");
 }
 
 }  // namespace scalecom

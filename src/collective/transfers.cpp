@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 #include <vector>
 
 namespace scalecom {
-namespace {
 
+// One transfer under way.
 class TransferProgress {
  public:
   TransferProgress(const Group& group, Transfer& transfer)
@@ -42,9 +43,10 @@ class TransferProgress {
   void post_next() {
     const std::span<std::byte> chunk = chunk_at(posted_);
     TransportRequest& place = window_[posted_ % kWindow];
+    const int tag = group_.first_tag + transfer_.tag;
     place = transfer_.direction == Transfer::Direction::send
-                ? group_.transport.post_send(chunk, transfer_.peer, transfer_.tag)
-                : group_.transport.post_receive(chunk, transfer_.peer, transfer_.tag);
+                ? group_.transport.post_send(chunk, transfer_.peer, tag)
+                : group_.transport.post_receive(chunk, transfer_.peer, tag);
     ++posted_;
   }
 
@@ -56,32 +58,66 @@ class TransferProgress {
   std::array<TransportRequest, kWindow> window_{};
 };
 
-}  // namespace
-
-void run_transfers(const Group& group, std::span<Transfer> transfers, std::string_view what) {
-  std::vector<TransferProgress> active;
-  active.reserve(transfers.size());
-  // Receives first: a message that finds its receive posted needs no copy in between.
+// Receives first: a message that finds its receive posted needs no copy in between.
+TransferRun::TransferRun(const Group& group, std::vector<Transfer> transfers)
+    : transfers_(std::move(transfers)) {
+  active_.reserve(transfers_.size());
   for (const auto direction : {Transfer::Direction::receive, Transfer::Direction::send}) {
-    for (Transfer& transfer : transfers) {
-      if (transfer.direction == direction) active.emplace_back(group, transfer);
+    for (Transfer& transfer : transfers_) {
+      if (transfer.direction == direction) active_.emplace_back(group, transfer);
     }
   }
-  WaitLoop loop(group.context);
+}
+
+TransferRun::~TransferRun() = default;
+
+bool TransferRun::advance() {
+  bool has_moved = false;
+  is_done_ = true;
+  for (TransferProgress& progress : active_) {
+    has_moved = progress.advance() || has_moved;
+    is_done_ = is_done_ && progress.is_done();
+  }
+  return has_moved;
+}
+
+bool StepsRun::advance() {
+  if (is_done()) return false;
+  if (!run_) run_.emplace(group_, steps_.make(step_));
+  const bool has_moved = run_->advance();
+  if (!run_->is_done()) return has_moved;
+  run_.reset();
+  is_done_ = ++step_ == steps_.count;
+  if (is_done_ && steps_.finish) steps_.finish();
+  return true;
+}
+
+namespace {
+
+template <class Run>
+void complete(Run& run, const WaitContext& context, std::string_view what) {
+  WaitLoop loop(context);
   while (true) {
-    bool has_moved = false;
-    bool is_done = true;
-    for (TransferProgress& progress : active) {
-      has_moved = progress.advance() || has_moved;
-      is_done = is_done && progress.is_done();
-    }
-    if (is_done) return;
+    const bool has_moved = run.advance();
+    if (run.is_done()) return;
     if (has_moved) {
       loop.restart();
     } else {
       loop.pause(what);
     }
   }
+}
+
+}  // namespace
+
+void run_transfers(const Group& group, std::vector<Transfer> transfers, std::string_view what) {
+  TransferRun run(group, std::move(transfers));
+  complete(run, group.context, what);
+}
+
+void run_steps(const Group& group, Steps steps, std::string_view what) {
+  StepsRun run(group, std::move(steps));
+  complete(run, group.context, what);
 }
 
 }  // namespace scalecom

@@ -2,8 +2,10 @@
 
 #include <cstddef>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "collective/group.hpp"
 
@@ -34,8 +36,58 @@ inline Transfer receive_from(int peer, std::span<std::byte> bytes,
   return {Transfer::Direction::receive, peer, bytes, std::move(on_chunk)};
 }
 
-/// Carries out all transfers at once, each with its own window. Both ends cut a vector of one size
-/// into the same chunks; nothing travels for an empty one. `what` names the work in errors.
-void run_transfers(const Group& group, std::span<Transfer> transfers, std::string_view what);
+class TransferProgress;
+
+/// Transfers that are carried out at once, each with its own window. Both ends cut a vector of one
+/// size into the same chunks; nothing travels for an empty one.
+class TransferRun {
+ public:
+  /// Posts what fits into the windows. The group outlives the run.
+  TransferRun(const Group& group, std::vector<Transfer> transfers);
+  ~TransferRun();
+  TransferRun(const TransferRun&) = delete;
+  TransferRun& operator=(const TransferRun&) = delete;
+
+  /// Completes what has arrived or left and goes on, without waiting; false when nothing moved.
+  bool advance();
+  bool is_done() const noexcept { return is_done_; }
+
+ private:
+  std::vector<Transfer> transfers_;
+  std::vector<TransferProgress> active_;
+  bool is_done_ = false;
+};
+
+/// Carries out all transfers. `what` names the work in errors.
+void run_transfers(const Group& group, std::vector<Transfer> transfers, std::string_view what);
+
+/// A collective as a series of steps, each a set of transfers that is made when the one before is
+/// over (and may compute something first).
+struct Steps {
+  int count = 0;
+  std::function<std::vector<Transfer>(int step)> make = {};
+  std::function<void()> finish = {};  ///< behind the last step
+};
+
+/// Steps on their way, without waiting.
+class StepsRun {
+ public:
+  /// The group outlives the run.
+  StepsRun(const Group& group, Steps steps)
+      : group_(group), steps_(std::move(steps)), is_done_(steps_.count == 0) {}
+
+  /// False when nothing moved.
+  bool advance();
+  bool is_done() const noexcept { return is_done_; }
+
+ private:
+  const Group& group_;
+  const Steps steps_;
+  bool is_done_ = false;
+  int step_ = 0;
+  std::optional<TransferRun> run_;
+};
+
+void run_steps(const Group& group, Steps steps, std::string_view what);
 
 }  // namespace scalecom

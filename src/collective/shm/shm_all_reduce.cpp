@@ -36,7 +36,8 @@ ShmAllReduce::ShmAllReduce(Board& board, const PieceList& pieces, const Reductio
       reduction_(reduction),
       done_(done),
       options_(options),
-      blocks_((pieces.bytes() + options.block_bytes - 1) / options.block_bytes) {}
+      blocks_((pieces.bytes() + options.block_bytes - 1) / options.block_bytes),
+      first_block_(board.take_blocks(blocks_)) {}
 
 ShmAllReduce::Range ShmAllReduce::block_range(std::uint64_t block) const noexcept {
   const std::size_t begin = block * options_.block_bytes;
@@ -56,7 +57,7 @@ ShmAllReduce::Range ShmAllReduce::part_range(std::uint64_t block, int owner) con
 
 bool ShmAllReduce::can_post() const {
   if (posted_ == blocks_) return false;
-  const std::uint64_t block = options_.first_block + posted_;
+  const std::uint64_t block = first_block_ + posted_;
   return block < Board::kSlots ||
          (posted_ - finished_ < Board::kSlots &&
           board_.others_have_reached(Phase::finished, block - Board::kSlots + 1));
@@ -64,7 +65,7 @@ bool ShmAllReduce::can_post() const {
 
 void ShmAllReduce::post() {
   const Range range = block_range(posted_);
-  const std::uint64_t block = options_.first_block + posted_;
+  const std::uint64_t block = first_block_ + posted_;
   pieces_.load(board_.slot(board_.rank(), block), range.begin, range.end);
   ++posted_;
   board_.publish(Phase::posted, block + 1);
@@ -72,12 +73,11 @@ void ShmAllReduce::post() {
 
 bool ShmAllReduce::can_reduce() const {
   return reduced_ < posted_ &&
-         (!is_owner() ||
-          board_.others_have_reached(Phase::posted, options_.first_block + reduced_ + 1));
+         (!is_owner() || board_.others_have_reached(Phase::posted, first_block_ + reduced_ + 1));
 }
 
 void ShmAllReduce::reduce() {
-  const std::uint64_t block = options_.first_block + reduced_;
+  const std::uint64_t block = first_block_ + reduced_;
   if (is_owner()) {
     const Range part = part_range(reduced_, board_.rank());
     std::byte* place = board_.slot(board_.rank(), block) + part.begin;
@@ -87,20 +87,21 @@ void ShmAllReduce::reduce() {
   if (!options_.is_open || !is_owner()) publish_part();
 }
 
-std::span<std::byte> ShmAllReduce::open_part() const {
-  SCALECOM_ASSERT(has_open_part(), "no part is open");
-  const Range part = part_range(published_, board_.rank());
-  std::byte* place = board_.slot(board_.rank(), options_.first_block + published_) + part.begin;
+std::span<std::byte> ShmAllReduce::open_part(std::size_t index) const {
+  SCALECOM_ASSERT(has_open_part(index), std::to_string(index) + " of the open parts");
+  const std::uint64_t block = published_ + index;
+  const Range part = part_range(block, board_.rank());
+  std::byte* place = board_.slot(board_.rank(), first_block_ + block) + part.begin;
   return {place, part.end - part.begin};
 }
 
 void ShmAllReduce::publish_part() {
   ++published_;
-  if (is_owner()) board_.publish(Phase::reduced, options_.first_block + published_);
+  if (is_owner()) board_.publish(Phase::reduced, first_block_ + published_);
 }
 
 int ShmAllReduce::late_owner() const {
-  const std::uint64_t count = options_.first_block + finished_ + 1;
+  const std::uint64_t count = first_block_ + finished_ + 1;
   for (int owner = 0; owner < options_.owners; ++owner) {
     if (owner != board_.rank() && !board_.has_reached(owner, Phase::reduced, count)) return owner;
   }
@@ -110,7 +111,7 @@ int ShmAllReduce::late_owner() const {
 bool ShmAllReduce::can_finish() const { return finished_ < published_ && late_owner() < 0; }
 
 void ShmAllReduce::finish() {
-  const std::uint64_t block = options_.first_block + finished_;
+  const std::uint64_t block = first_block_ + finished_;
   const std::size_t begin = block_range(finished_).begin;
   for (int owner = 0; owner < options_.owners; ++owner) {
     const Range part = part_range(finished_, owner);
@@ -141,14 +142,14 @@ bool ShmAllReduce::advance() {
 }
 
 // The oldest block is one that no other rank waits for this rank with, so sleeping for it is safe.
-void ShmAllReduce::sleep(std::chrono::nanoseconds limit) const {
-  const std::uint64_t count = options_.first_block + finished_ + 1;
+void ShmAllReduce::wait_for_change(std::chrono::nanoseconds limit) const {
+  const std::uint64_t count = first_block_ + finished_ + 1;
   if (posted_ == finished_) {
-    board_.sleep_for_others(Phase::finished, count - Board::kSlots, limit);
+    board_.wait_for_change_of_others(Phase::finished, count - Board::kSlots, limit);
   } else if (reduced_ == finished_) {
-    board_.sleep_for_others(Phase::posted, count, limit);
+    board_.wait_for_change_of_others(Phase::posted, count, limit);
   } else if (const int owner = late_owner(); owner >= 0) {
-    board_.sleep(owner, Phase::reduced, count, limit);
+    board_.wait_for_change(owner, Phase::reduced, count, limit);
   }
 }
 

@@ -25,8 +25,7 @@ namespace scalecom {
 class ShmAllReduce {
  public:
   struct Options {
-    std::uint64_t first_block = 0;
-    std::size_t block_bytes = 0;  ///< at most the board's slots; a multiple of 64 times `owners`
+    std::size_t block_bytes = 0;  ///< at most the board's slots, whole cache lines
     int owners = 1;
     bool is_open = false;
   };
@@ -42,12 +41,13 @@ class ShmAllReduce {
   bool advance();
 
   /// Sleeps until the rank that the oldest block waits for may have moved on.
-  void sleep(std::chrono::nanoseconds limit) const;
+  void wait_for_change(std::chrono::nanoseconds limit) const;
 
-  /// Open: this owner's part of the oldest block that is reduced here and not published. Memory in
-  /// the slot, which the caller changes.
-  bool has_open_part() const noexcept { return published_ < reduced_; }
-  std::span<std::byte> open_part() const;
+  /// Open: this owner's part of the blocks that are reduced here and not published, the oldest is
+  /// 0. Memory in the slot, which the caller changes.
+  bool has_open_part(std::size_t index) const noexcept { return published_ + index < reduced_; }
+  std::span<std::byte> open_part(std::size_t index) const;
+  /// The oldest.
   void publish_part();
 
  private:
@@ -74,6 +74,7 @@ class ShmAllReduce {
   const PiecesDone& done_;
   const Options options_;
   const std::uint64_t blocks_;
+  const std::uint64_t first_block_;
   std::uint64_t posted_ = 0;
   std::uint64_t reduced_ = 0;
   std::uint64_t published_ = 0;

@@ -75,10 +75,8 @@ void ShmCollectives::all_reduce_pieces(std::span<const Piece> pieces, DataType d
     done(pieces.size());
     return;
   }
-  ShmAllReduce pipeline(
-      board_, list, reduction, done,
-      {.first_block = next_block_, .block_bytes = tuning_.block_bytes, .owners = board_.size()});
-  next_block_ += pipeline.blocks();
+  ShmAllReduce pipeline(board_, list, reduction, done,
+                        {.block_bytes = tuning_.block_bytes, .owners = board_.size()});
   WaitLoop loop(context);
   while (!pipeline.is_done()) {
     const std::uint64_t posted = pipeline.posted();
@@ -88,14 +86,14 @@ void ShmCollectives::all_reduce_pieces(std::span<const Piece> pieces, DataType d
       continue;
     }
     const auto time = loop.pause_or_sleep_time("shared-memory all-reduce");
-    if (time.count() > 0) pipeline.sleep(time);
+    if (time.count() > 0) pipeline.wait_for_change(time);
   }
   counters_.bytes_sent += static_cast<std::int64_t>(list.bytes());
 }
 
 void ShmCollectives::reduce_flat(const PieceList& pieces, const Reduction& reduction,
                                  const WaitContext& context) {
-  const std::uint64_t block = next_block_++;
+  const std::uint64_t block = board_.take_blocks(1);
   const std::size_t bytes = pieces.bytes();
   wait_for_slot(block, context);
   pieces.load(board_.slot(board_.rank(), block), 0, bytes);
@@ -112,7 +110,7 @@ void ShmCollectives::reduce_flat(const PieceList& pieces, const Reduction& reduc
 
 void ShmCollectives::reduce_inline(const PieceList& pieces, const Reduction& reduction,
                                    const WaitContext& context) {
-  const std::uint64_t block = next_block_++;
+  const std::uint64_t block = board_.take_blocks(1);
   const std::size_t bytes = pieces.bytes();
   alignas(8) std::array<std::byte, Board::kInlineBytes> values;
   pieces.load(values.data(), 0, bytes);
@@ -123,7 +121,7 @@ void ShmCollectives::reduce_inline(const PieceList& pieces, const Reduction& red
     WaitLoop loop(context);
     while (!board_.has_inline(rank, block)) {
       const auto time = loop.pause_or_sleep_time("shared-memory all-reduce");
-      if (time.count() > 0) board_.sleep(rank, Phase::posted, block + 1, time);
+      if (time.count() > 0) board_.wait_for_change(rank, Phase::posted, block + 1, time);
     }
     const std::byte* theirs = board_.inline_data(rank, block);
     if (rank == 0) {
@@ -140,7 +138,7 @@ void ShmCollectives::broadcast(std::span<std::byte> data, int root, const WaitCo
   const std::size_t slot_bytes = board_.slot_bytes();
   const std::size_t blocks = blocks_of(data.size(), slot_bytes);
   for (std::size_t i = 0; i < blocks; ++i) {
-    const std::uint64_t block = next_block_++;
+    const std::uint64_t block = board_.take_blocks(1);
     const auto part =
         data.subspan(i * slot_bytes, std::min(slot_bytes, data.size() - i * slot_bytes));
     if (board_.rank() == root) {
@@ -174,9 +172,8 @@ void ShmCollectives::all_gather(std::span<const std::byte> mine, std::span<std::
     const std::size_t begin = std::min(part_bytes, i * slot_bytes);
     return std::pair(begin, std::min(slot_bytes, part_bytes - begin));
   };
-  const std::uint64_t first = next_block_;
   const std::size_t blocks = blocks_of(longest, slot_bytes);
-  next_block_ += blocks;
+  const std::uint64_t first = board_.take_blocks(blocks);
   for (std::size_t i = 0; i <= blocks; ++i) {
     if (i < blocks) {
       wait_for_slot(first + i, context);

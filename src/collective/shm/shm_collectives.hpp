@@ -53,7 +53,6 @@ class ShmCollectives final : public Collectives {
 
   Board& board_;
   const ShmTuning tuning_;
-  std::uint64_t next_block_ = 0;
   TransportCounters counters_;
 };
 

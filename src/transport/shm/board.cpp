@@ -99,8 +99,8 @@ const std::byte* Board::inline_data(int rank, std::uint64_t block) const noexcep
   return inline_line(rank, block).data.data();
 }
 
-void Board::sleep(int rank, Phase phase, std::uint64_t count,
-                  std::chrono::nanoseconds limit) const {
+void Board::wait_for_change(int rank, Phase phase, std::uint64_t count,
+                            std::chrono::nanoseconds limit) const {
   Counter& theirs = counter(rank, phase);
   theirs.sleepers.fetch_add(1, std::memory_order_seq_cst);
   const std::uint64_t seen = theirs.value.load(std::memory_order_seq_cst);
@@ -112,11 +112,11 @@ void Board::sleep(int rank, Phase phase, std::uint64_t count,
   theirs.sleepers.fetch_sub(1, std::memory_order_relaxed);
 }
 
-void Board::sleep_for_others(Phase phase, std::uint64_t count,
-                             std::chrono::nanoseconds limit) const {
+void Board::wait_for_change_of_others(Phase phase, std::uint64_t count,
+                                      std::chrono::nanoseconds limit) const {
   for (int rank = 0; rank < size_; ++rank) {
     if (rank == rank_ || has_reached(rank, phase, count)) continue;
-    return sleep(rank, phase, count, limit);
+    return wait_for_change(rank, phase, count, limit);
   }
 }
 
@@ -125,7 +125,7 @@ void Board::wait(int rank, Phase phase, std::uint64_t count, const WaitContext& 
   WaitLoop loop(context);
   while (!has_reached(rank, phase, count)) {
     const std::chrono::nanoseconds time = loop.pause_or_sleep_time(what);
-    if (time.count() > 0) sleep(rank, phase, count, time);
+    if (time.count() > 0) wait_for_change(rank, phase, count, time);
   }
 }
 

@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
+#include <utility>
 
 #include "base/wait.hpp"
 
@@ -44,6 +46,11 @@ class Board {
   int size() const noexcept { return size_; }
   std::size_t slot_bytes() const noexcept { return slot_bytes_; }
 
+  /// The first of `count` blocks for the next operation.
+  std::uint64_t take_blocks(std::uint64_t count) noexcept {
+    return std::exchange(next_block_, next_block_ + count);
+  }
+
   std::byte* slot(int rank, std::uint64_t block) const noexcept;
 
   /// Says that `phase` is over for all blocks before `count`; wakes who sleeps for it.
@@ -58,10 +65,12 @@ class Board {
   const std::byte* inline_data(int rank, std::uint64_t block) const noexcept;
 
   /// Sleeps until the rank publishes, at most for `limit`; may wake early.
-  void sleep(int rank, Phase phase, std::uint64_t count, std::chrono::nanoseconds limit) const;
+  void wait_for_change(int rank, Phase phase, std::uint64_t count,
+                       std::chrono::nanoseconds limit) const;
 
   /// The same for the first other rank that has not reached the count.
-  void sleep_for_others(Phase phase, std::uint64_t count, std::chrono::nanoseconds limit) const;
+  void wait_for_change_of_others(Phase phase, std::uint64_t count,
+                                 std::chrono::nanoseconds limit) const;
 
   /// Waits for one rank, or for all others, with the discipline of WaitLoop.
   void wait(int rank, Phase phase, std::uint64_t count, const WaitContext& context,
@@ -91,6 +100,7 @@ class Board {
   const int rank_;
   const int size_;
   const std::size_t slot_bytes_;
+  std::uint64_t next_block_ = 0;
   /// What others_have_reached() has seen, by phase.
   std::array<std::uint64_t, 3> known_{};
 };

@@ -207,7 +207,7 @@ TEST_CASE("a rank that sleeps on a counter is woken by its change, long before i
     if (rank == 0) {
       is_about_to_sleep = true;
       while (!board.has_reached(1, Board::Phase::posted, 3)) {
-        board.sleep(1, Board::Phase::posted, 3, std::chrono::seconds(20));
+        board.wait_for_change(1, Board::Phase::posted, 3, std::chrono::seconds(20));
       }
     } else {
       while (!is_about_to_sleep) std::this_thread::yield();

@@ -222,11 +222,10 @@ TEST_CASE("the ranks of each host share one segment, and different hosts share n
   });
   for (std::size_t rank = 0; rank < shared.size(); ++rank) {
     REQUIRE(shared[rank].is_usable());
-    if (host_of[rank] != 2) shared[rank].segment.bytes()[rank] = std::byte{1};
+    shared[rank].segment.bytes()[rank] = std::byte{1};
   }
-  CHECK(shared[5].segment.bytes().empty());
-  for (std::size_t reader = 0; reader < 5; ++reader) {
-    for (std::size_t writer = 0; writer < 5; ++writer) {
+  for (std::size_t reader = 0; reader < shared.size(); ++reader) {
+    for (std::size_t writer = 0; writer < shared.size(); ++writer) {
       const bool is_together = host_of[reader] == host_of[writer];
       CHECK(shared[reader].segment.bytes()[writer] == std::byte{is_together});
     }

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "collective/message_collectives.hpp"
+#include "collective/shm/shm_collectives.hpp"
+#include "transport/shm/board.hpp"
+#include "transport/transport.hpp"
+
+namespace scalecom {
+
+/// Ranks by host, hosts by their lowest rank; a rank's place in its host is its local rank.
+using HostRanks = std::vector<std::vector<int>>;
+
+/// Several hosts with several ranks: shared memory inside a host, messages between hosts.
+///
+/// The *talkers* of a host are its first local ranks; talker j exchanges with talker j of every
+/// other host. All-reduce: the pipeline of shm_all_reduce.hpp, in which each talker owns a part of
+/// a block, reduces it inside the host, all-reduces it with its counterparts and then hands it to
+/// its host. Parts of several blocks are under way between hosts while further blocks are packed,
+/// reduced and unpacked inside. H hosts, S bytes: a host sends 2(H-1)/H S, its talkers share it.
+///
+/// Small vectors go by one talker, in one message where more would only add latency.
+class HierarchicalCollectives final : public Collectives {
+ public:
+  /// `board` is that of this rank's host, `transport` joins all ranks; both outlive this object.
+  HierarchicalCollectives(Board& board, Transport& transport, const HostRanks& hosts);
+
+  std::string_view name() const noexcept override { return "hierarchical"; }
+  void all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
+                  const WaitContext& context) override;
+  void all_reduce_pieces(std::span<const Piece> pieces, DataType dtype, ReduceOp op,
+                         const PiecesDone& done, const WaitContext& context) override;
+  void broadcast(std::span<std::byte> data, int root, const WaitContext& context) override;
+  void all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
+                  std::span<const std::int64_t> bytes_per_rank,
+                  const WaitContext& context) override;
+  TransportCounters counters() const noexcept override;
+
+ private:
+  bool is_talker(int talkers) const noexcept { return board_.rank() < talkers; }
+  void run(ShmAllReduce& pipeline, const Reduction& reduction, const WaitContext& context);
+
+  Board& board_;
+  Transport& transport_;
+  const HostRanks hosts_;
+  int host_ = 0;
+  int talkers_ = 1;
+  /// Every host's ranks follow each other, so that a host's part of a gathered vector is one piece.
+  bool is_contiguous_ = true;
+  ShmCollectives inside_;
+  MessageCollectives everyone_;
+  /// This rank and its counterparts; null when it is no talker.
+  std::unique_ptr<Transport> counterparts_;
+  std::unique_ptr<MessageCollectives> between_;
+  TransportCounters counters_;
+};
+
+}  // namespace scalecom
