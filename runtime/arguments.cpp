@@ -56,7 +56,7 @@ bool is_float(DataType dtype) {
          dtype == DataType::float64;
 }
 
-void check_op(const std::string& name, DataType dtype, const AllReduceOptions& options) {
+void check_op(const std::string& name, DataType dtype, const ReduceOptions& options) {
   switch (options.op) {
     case ReduceOp::average:
     case ReduceOp::sum:
@@ -137,6 +137,48 @@ void check_all_gather(const std::string& name, const TensorView& input) {
   check_view(name, input);
   if (input.shape.empty()) {
     refuse(name, "a scalar cannot be gathered; give it one dimension");
+  }
+}
+
+void check_reduce_scatter(const std::string& name, const TensorView& input,
+                          const ReduceOptions& options) {
+  check_view(name, input);
+  if (input.shape.empty()) {
+    refuse(name, "a scalar cannot be scattered; give it one dimension");
+  }
+  check_op(name, input.dtype, options);
+}
+
+void check_all_to_all(const std::string& name, const TensorView& input,
+                      std::span<const std::int64_t> splits, int size) {
+  check_view(name, input);
+  if (input.shape.empty()) refuse(name, "a scalar cannot be split; give it one dimension");
+  const std::int64_t rows = input.shape[0];
+  if (splits.empty()) {
+    if (rows % size == 0) return;
+    refuse(name, fmt::format("the first dimension of shape {} cannot be split equally between {} "
+                             "ranks; give splits",
+                             to_string(input.shape), size));
+  }
+  if (static_cast<int>(splits.size()) != size) {
+    refuse(name, fmt::format("{} splits are given; {} are needed, one for each rank", splits.size(),
+                             size));
+  }
+  std::int64_t left = rows;
+  for (std::size_t rank = 0; rank < splits.size(); ++rank) {
+    if (splits[rank] < 0) {
+      refuse(name,
+             fmt::format("the split for rank {} is {}; it must be 0 or more", rank, splits[rank]));
+    }
+    if (splits[rank] > left) {
+      refuse(name, fmt::format("the splits add up to more than the {} rows of shape {}", rows,
+                               to_string(input.shape)));
+    }
+    left -= splits[rank];
+  }
+  if (left != 0) {
+    refuse(name, fmt::format("the splits add up to {}, not to the {} rows of shape {}", rows - left,
+                             rows, to_string(input.shape)));
   }
 }
 

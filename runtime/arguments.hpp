@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+#include <span>
 #include <string>
 
 #include "scalecom/session.hpp"
@@ -12,6 +14,11 @@ namespace scalecom {
 void check_all_reduce(const std::string& name, const TensorView& input, const TensorView& output,
                       const AllReduceOptions& options);
 void check_all_gather(const std::string& name, const TensorView& input);
+void check_reduce_scatter(const std::string& name, const TensorView& input,
+                          const ReduceOptions& options);
+/// `size` ranks; no splits: equal parts.
+void check_all_to_all(const std::string& name, const TensorView& input,
+                      std::span<const std::int64_t> splits, int size);
 void check_broadcast(const std::string& name, const TensorView& tensor, int root, int size);
 void check_residual(const Residual& residual);
 

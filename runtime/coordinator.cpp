@@ -69,7 +69,8 @@ SessionStats SharedStats::snapshot() const {
 Coordinator::Coordinator(Parts parts)
     : parts_(std::move(parts)),
       negotiation_(negotiation_options(parts_)),
-      execution_(*parts_.collectives, parts_.rank, parts_.size) {}
+      execution_(*parts_.collectives, parts_.rank, parts_.size,
+                 [this](std::span<PendingTensor* const> tensors) { complete(tensors); }) {}
 
 bool Coordinator::wait_for_news(Clock::duration limit) const {
   return wait_for_any(parts_.queue->wake_up().descriptor(), parts_.channel->descriptor(), limit);
@@ -80,7 +81,6 @@ void Coordinator::run() {
   while (!has_ended_) {
     try {
       wait_for_work();
-      run_tasks();
       carry_out_events();
     } catch (const Error& error) {
       learn_first_cause(error);
@@ -107,7 +107,8 @@ std::size_t Coordinator::agreements_waiting() const {
   const auto waiting = std::count_if(events_.begin(), events_.end(), [](const auto& event) {
     return std::holds_alternative<Agreement>(event);
   });
-  return static_cast<std::size_t>(waiting) + (is_executing_ ? 1 : 0);
+  return static_cast<std::size_t>(waiting) + (starting_ != nullptr ? 1 : 0) +
+         execution_.agreements_under_way(starting_);
 }
 
 void Coordinator::run_tasks() {
@@ -144,7 +145,7 @@ void Coordinator::take_submits() {
     if (const auto found = first_steps_.find(tensor.name); found != first_steps_.end()) {
       tensor.signature.first_step = found->second;
     }
-    negotiation_.submit(TensorRequest{tensor.name, tensor.signature}, now);
+    negotiation_.submit(TensorRequest{tensor.name, tensor.signature, tensor.splits}, now);
     std::string name = tensor.name;
     const auto [place, is_new] = pending_.try_emplace(std::move(name), std::move(tensor));
     SCALECOM_ASSERT(is_new, place->first + " is in flight twice");
@@ -208,33 +209,55 @@ void Coordinator::check() {
   }
 }
 
+// Until there is nothing to do and nothing under way.
 void Coordinator::carry_out_events() {
-  while (!events_.empty() && !has_ended_) {
-    NegotiationEvent event = std::move(events_.front());
-    events_.pop_front();
-    if (auto* agreement = std::get_if<Agreement>(&event)) {
-      carry_out(*agreement);
-    } else if (const auto* mismatch = std::get_if<Mismatch>(&event)) {
-      fail_one(*mismatch);
-    } else if (const auto* stall = std::get_if<Stall>(&event)) {
-      log_warning(stall->message);
+  const auto has_news = [this] {
+    return execution_.under_way() == 0 || !events_.empty() || !tasks_.empty();
+  };
+  while (!has_ended_) {
+    if (!tasks_.empty()) {
+      execution_.finish(0);
+      run_tasks();
+    } else if (!events_.empty()) {
+      NegotiationEvent event = std::move(events_.front());
+      events_.pop_front();
+      carry_out(std::move(event));
+    } else if (execution_.under_way() > 0) {
+      execution_.progress(has_news);
     } else {
-      finish(std::get<SessionEnd>(event).status);
+      break;
     }
   }
   last_activity_ = Clock::now();
 }
 
-void Coordinator::carry_out(const Agreement& agreement) {
-  is_executing_ = true;
-  for (const Batch& batch :
-       plan_batches(agreement, parts_.size, parts_.config.fusion_threshold_bytes)) {
-    run_batch(batch, agreement);
+void Coordinator::carry_out(NegotiationEvent event) {
+  if (auto* agreement = std::get_if<Agreement>(&event)) {
+    start_batches(std::make_shared<const Agreement>(std::move(*agreement)));
+  } else if (const auto* mismatch = std::get_if<Mismatch>(&event)) {
+    fail_one(*mismatch);
+  } else if (const auto* stall = std::get_if<Stall>(&event)) {
+    log_warning(stall->message);
+  } else {
+    const Status& status = std::get<SessionEnd>(event).status;
+    if (status.code() == StatusCode::shut_down) execution_.finish(0);
+    finish(status);
   }
-  is_executing_ = false;
 }
 
-void Coordinator::run_batch(const Batch& batch, const Agreement& agreement) {
+void Coordinator::start_batches(const std::shared_ptr<const Agreement>& agreement) {
+  starting_ = agreement.get();
+  for (Batch& batch : plan_batches(*agreement, parts_.size, parts_.config.fusion_threshold_bytes)) {
+    const auto limit = std::chrono::duration<double>(parts_.config.collective_timeout_s);
+    std::vector<PendingTensor*> tensors = find_tensors(batch, *agreement);
+    execution_.start(std::move(batch), agreement, std::move(tensors),
+                     {Deadline::after(limit), this});
+  }
+  starting_ = nullptr;
+}
+
+std::vector<PendingTensor*> Coordinator::find_tensors(const Batch& batch,
+                                                      const Agreement& agreement) {
   std::vector<PendingTensor*> tensors;
   tensors.reserve(batch.tensors.size());
   for (const std::size_t place : batch.tensors) {
@@ -243,21 +266,7 @@ void Coordinator::run_batch(const Batch& batch, const Agreement& agreement) {
                     agreement.tensors[place].name + " was agreed on but never submitted here");
     tensors.push_back(&found->second);
   }
-  const auto limit = std::chrono::duration<double>(parts_.config.collective_timeout_s);
-  const WaitContext context{Deadline::after(limit), this};
-  std::size_t completed = 0;
-  const auto done = [&](std::size_t count) {
-    if (count == tensors.size()) parts_.stats->batches_executed += 1;
-    complete({tensors.data() + completed, count - completed});
-    completed = count;
-  };
-  try {
-    execution_.run(batch, agreement, tensors, done, context);
-  } catch (const Error& error) {
-    const std::string& first = agreement.tensors[batch.tensors.front()].name;
-    throw Error(error.code(), fmt::format("{} of {} tensors (first: {}): {}", to_string(batch.kind),
-                                          tensors.size(), first, error.what()));
-  }
+  return tensors;
 }
 
 // From here on the caller may submit the names again, also while the rest of the batch goes on.
@@ -343,6 +352,7 @@ void Coordinator::publish_stats() {
   stats.data_messages_sent = data.messages_sent;
   stats.control_bytes_sent = control.bytes_sent;
   stats.control_messages_sent = control.messages_sent;
+  stats.batches_executed = execution_.batches_executed();
   stats.tensors_negotiated_from_cache = negotiation_.cached_requests();
   stats.compressed_tensors = execution_.compressed_tensors();
   stats.nonfinite_tensors = execution_.nonfinite_tensors();

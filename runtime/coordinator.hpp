@@ -36,6 +36,8 @@ struct SharedStats {
 };
 
 /// The one background thread's work: drains the queue, negotiates, plans, executes, completes.
+/// While batches are under way it goes on with all of that, so that the next one is agreed on and
+/// packed by the time they are over.
 ///
 /// It waits in one place, a poll on the queue's descriptor, the control channel's and the
 /// negotiation's next timer. While a collective waits for data, check() (the collective's
@@ -81,8 +83,9 @@ class Coordinator final : private Interrupt {
   void take_control_messages();
   void flush_negotiation();
   void carry_out_events();
-  void carry_out(const Agreement& agreement);
-  void run_batch(const Batch& batch, const Agreement& agreement);
+  void carry_out(NegotiationEvent event);
+  void start_batches(const std::shared_ptr<const Agreement>& agreement);
+  std::vector<PendingTensor*> find_tensors(const Batch& batch, const Agreement& agreement);
   void complete(std::span<PendingTensor* const> tensors);
   void fail_one(const Mismatch& mismatch);
   void learn_first_cause(const Error& error);
@@ -101,7 +104,8 @@ class Coordinator final : private Interrupt {
   std::optional<SessionEnd> requested_end_;
   Deadline requested_end_at_{TimePoint::max()};
   std::int64_t messages_at_end_ = 0;
-  bool is_executing_ = false;
+  /// Not all of its batches have been started; else null.
+  const Agreement* starting_ = nullptr;
   TimePoint last_activity_{};
   std::atomic<bool> has_ended_{false};
 };

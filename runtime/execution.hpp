@@ -2,7 +2,9 @@
 
 #include <atomic>
 #include <chrono>
+#include <deque>
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -14,40 +16,76 @@
 
 namespace scalecom {
 
-/// Told when the first `count` tensors of the batch have their results.
-using TensorsDone = std::function<void(std::size_t count)>;
+/// Told when tensors have their results. They are not looked at any more afterwards.
+using TensorsDone = std::function<void(std::span<PendingTensor* const> tensors)>;
 
 /// Carries out batches. Owns this rank's residuals. Confined to the coordinator's thread.
 class Execution {
  public:
-  /// `collectives` outlives this object.
-  Execution(Collectives& collectives, int rank, int size);
+  /// Batches under way at once: one is packed while the one before is on its way.
+  static constexpr std::size_t kBatchesMax = 2;
 
-  /// Runs one batch of the agreement. `tensors[i]` is the submission behind
-  /// agreement.tensors[batch.tensors[i]]; it is not looked at any more once it is done. Results are
-  /// in the tensors' outputs (or tickets) by then. Throws Error when the world fails.
-  void run(const Batch& batch, const Agreement& agreement, std::span<PendingTensor* const> tensors,
-           const TensorsDone& done, const WaitContext& context);
+  /// `collectives` outlives this object.
+  Execution(Collectives& collectives, int rank, int size, TensorsDone done);
+
+  /// Begins a batch of the agreement; `tensors[i]` is the submission behind
+  /// agreement.tensors[batch.tensors[i]]. A dense all-reduce goes on in progress(); of these
+  /// kBatchesMax are under way at most. Any other batch waits for those, and is over on return.
+  /// Throws Error when the world fails, like the two below.
+  void start(Batch batch, std::shared_ptr<const Agreement> agreement,
+             std::vector<PendingTensor*> tensors, const WaitContext& context);
+
+  /// Carries on what is under way until `is_enough`, which must come true when nothing is.
+  void progress(const std::function<bool()>& is_enough);
+
+  /// Until at most `left` batches are under way.
+  void finish(std::size_t left) {
+    progress([&] { return under_way_.size() <= left; });
+  }
+
+  std::size_t under_way() const noexcept { return under_way_.size(); }
+
+  /// Agreements with a batch under way, but for `other`.
+  std::size_t agreements_under_way(const Agreement* other) const noexcept;
 
   ResidualStore& residuals() noexcept { return residuals_; }
 
+  std::int64_t batches_executed() const noexcept { return batches_executed_; }
   std::int64_t compressed_tensors() const noexcept { return compressed_tensors_; }
   std::int64_t nonfinite_tensors() const noexcept { return nonfinite_tensors_; }
 
  private:
-  void all_reduce_dense(const Batch& batch, std::span<PendingTensor* const> tensors,
-                        const TensorsDone& done, const WaitContext& context);
-  void all_reduce_sparse(const Batch& batch, const Agreement& agreement,
-                         std::span<PendingTensor* const> tensors, const WaitContext& context);
+  struct BatchUnderWay {
+    Batch batch;
+    std::shared_ptr<const Agreement> agreement;
+    std::vector<PendingTensor*> tensors;
+    WaitContext context;
+    std::size_t done = 0;  ///< tensors
+  };
+
+  void run(const BatchUnderWay& work);
+  void start_dense(BatchUnderWay& work);
+  void complete(BatchUnderWay& work, std::size_t count);
+  bool advance();
+  [[noreturn]] void fail(const BatchUnderWay& work, const Error& error) const;
+  void all_reduce_sparse(int leader, std::span<PendingTensor* const> tensors,
+                         const WaitContext& context);
   void all_gather(const AgreedTensor& agreed, PendingTensor& tensor, const WaitContext& context);
+  void reduce_scatter(const Batch& batch, PendingTensor& tensor, const WaitContext& context);
+  void all_to_all(const AgreedTensor& agreed, PendingTensor& tensor, const WaitContext& context);
   void keep_steps(const Batch& batch, const Agreement& agreement);
   void report_nonfinite(const SparseSlot& slot);
 
   Collectives& collectives_;
   const int size_;
   const int rank_;
+  const TensorsDone done_;
+  /// Oldest first; but for a batch that is just being started, what the collectives have under way.
+  std::deque<BatchUnderWay> under_way_;
   SparseAllReduce sparse_;
   ResidualStore residuals_;
+  Scratch scratch_;
+  std::int64_t batches_executed_ = 0;
   std::int64_t compressed_tensors_ = 0;
   std::int64_t nonfinite_tensors_ = 0;
 };

@@ -16,6 +16,8 @@ BatchKind kind_of(const AgreedTensor& tensor) {
     case OperationKind::all_gather: return BatchKind::all_gather;
     case OperationKind::broadcast: return BatchKind::broadcast;
     case OperationKind::barrier: return BatchKind::barrier;
+    case OperationKind::reduce_scatter: return BatchKind::reduce_scatter;
+    case OperationKind::all_to_all: return BatchKind::all_to_all;
   }
   SCALECOM_ASSERT(false, "operation kind of tensor " + tensor.name);
   return BatchKind::barrier;
@@ -24,7 +26,7 @@ BatchKind kind_of(const AgreedTensor& tensor) {
 Batch start_batch(const AgreedTensor& tensor, int world_size) {
   Batch batch;
   batch.kind = kind_of(tensor);
-  if (batch.kind == BatchKind::dense_all_reduce) {
+  if (batch.kind == BatchKind::dense_all_reduce || batch.kind == BatchKind::reduce_scatter) {
     batch.dtype = tensor.signature.dtype;
     batch.op = tensor.signature.op == ReduceOp::average ? ReduceOp::sum : tensor.signature.op;
   }
@@ -43,6 +45,8 @@ const char* to_string(BatchKind kind) noexcept {
     case BatchKind::all_gather: return "all-gather";
     case BatchKind::broadcast: return "broadcast";
     case BatchKind::barrier: return "barrier";
+    case BatchKind::reduce_scatter: return "reduce-scatter";
+    case BatchKind::all_to_all: return "all-to-all";
   }
   return "unknown batch";
 }

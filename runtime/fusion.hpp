@@ -9,15 +9,23 @@
 namespace scalecom {
 
 /// What one batch does. A compressed tensor in its warm-up steps is dense.
-enum class BatchKind { dense_all_reduce, sparse_all_reduce, all_gather, broadcast, barrier };
+enum class BatchKind {
+  dense_all_reduce,
+  sparse_all_reduce,
+  all_gather,
+  broadcast,
+  barrier,
+  reduce_scatter,
+  all_to_all
+};
 
 const char* to_string(BatchKind kind) noexcept;
 
 /// Tensors that one collective carries together.
 struct Batch {
   BatchKind kind = BatchKind::dense_all_reduce;
-  DataType dtype = DataType::float32;  ///< dense_all_reduce
-  ReduceOp op = ReduceOp::sum;         ///< dense_all_reduce: never average, which is a sum here
+  DataType dtype = DataType::float32;  ///< dense_all_reduce, reduce_scatter
+  ReduceOp op = ReduceOp::sum;         ///< as dtype: never average, which is a sum here
   int leader = 0;                      ///< sparse_all_reduce: step mod world size
   std::int64_t bytes = 0;              ///< what the fused buffer holds
   std::vector<std::size_t> tensors;    ///< places in Agreement::tensors, in that order

@@ -28,12 +28,19 @@ enum class OperationKind : std::uint8_t {
   all_reduce = 0,
   all_gather = 1,
   broadcast = 2,
-  barrier = 3
+  barrier = 3,
+  reduce_scatter = 4,
+  all_to_all = 5
 };
 
 const char* to_string(OperationKind kind) noexcept;
 
-/// Everything about a tensor that the ranks must agree on (all_gather: but the first extent).
+/// First extents that each rank chooses by itself and tells all others: of its tensor for an
+/// all_gather (1), of the part for each rank for an all_to_all (the world size). Else none.
+std::size_t first_extents_of_rank(OperationKind kind, int size) noexcept;
+
+/// Everything about a tensor that the ranks must agree on: all but the first extent, where each
+/// rank chooses its own.
 struct TensorSignature {
   OperationKind kind = OperationKind::all_reduce;
   DataType dtype = DataType::float32;
@@ -55,16 +62,20 @@ struct TensorSignature {
 struct TensorRequest {
   std::string name;
   TensorSignature signature;
+  /// all_to_all: the rows of the first dimension for each rank, in rank order; their sum is its
+  /// extent. Empty otherwise.
+  std::vector<std::int64_t> splits = {};
 };
 
 /// A tensor that every rank has submitted with one signature.
 struct AgreedTensor {
   std::string name;
-  TensorSignature signature;  ///< this rank's (its own first extent, for all_gather)
+  TensorSignature signature;  ///< this rank's, with its own first extent
   /// Calls of this tensor before this one, counted by rank 0 from signature.first_step; leader and
   /// warm-up follow from it. Counted for compressed tensors; 0 for others.
   std::int64_t step = 0;
-  /// all_gather: the first extent of each rank, in rank order. Empty otherwise.
+  /// What first_extents_of_rank() says, rank after rank: of each rank's tensor for an all_gather,
+  /// each rank's splits for an all_to_all. Empty otherwise.
   std::vector<std::int64_t> first_extents;
 };
 

@@ -146,6 +146,35 @@ Ticket Session::all_gather(const std::string& name, const TensorView& input) {
   return impl_->submit({name, std::move(signature), input, {}, nullptr});
 }
 
+Ticket Session::reduce_scatter(const std::string& name, const TensorView& input,
+                               const ReduceOptions& options) {
+  check_reduce_scatter(name, input, options);
+  TensorSignature signature;
+  signature.kind = OperationKind::reduce_scatter;
+  signature.dtype = input.dtype;
+  signature.op = options.op;
+  signature.device = input.device.kind;
+  signature.prescale = options.prescale;
+  signature.postscale = options.postscale;
+  signature.shape = input.shape;
+  return impl_->submit({name, std::move(signature), input, {}, nullptr});
+}
+
+Ticket Session::all_to_all(const std::string& name, const TensorView& input,
+                           const std::vector<std::int64_t>& splits) {
+  const int size = impl_->topology().size;
+  check_all_to_all(name, input, splits, size);
+  TensorSignature signature;
+  signature.kind = OperationKind::all_to_all;
+  signature.dtype = input.dtype;
+  signature.device = input.device.kind;
+  signature.shape = input.shape;
+  PendingTensor tensor{name, std::move(signature), input, {}, nullptr};
+  tensor.splits = splits;
+  if (splits.empty()) tensor.splits.assign(static_cast<std::size_t>(size), input.shape[0] / size);
+  return impl_->submit(std::move(tensor));
+}
+
 Ticket Session::broadcast(const std::string& name, const TensorView& tensor, int root) {
   check_broadcast(name, tensor, root, impl_->topology().size);
   TensorSignature signature;

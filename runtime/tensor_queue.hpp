@@ -24,6 +24,7 @@ struct PendingTensor {
   TensorView input;
   TensorView output;
   std::shared_ptr<TicketState> ticket;
+  std::vector<std::int64_t> splits = {};  ///< all_to_all: see TensorRequest
 };
 
 /// Work for the coordinator's thread that is not a tensor: end the session, read a residual.

@@ -16,10 +16,12 @@ constexpr auto kPollTime = std::chrono::microseconds(20);
 
 }  // namespace
 
-void TicketState::set_output(std::unique_ptr<std::byte[]> data, TensorView view) {
+void TicketState::set_output(std::unique_ptr<std::byte[]> data, TensorView view,
+                             std::vector<std::int64_t> received_splits) {
   output_data_ = std::move(data);
   output_ = std::move(view);
   output_.data = output_data_.get();
+  received_splits_ = std::move(received_splits);
 }
 
 void TicketState::complete(Status status) {
@@ -54,6 +56,12 @@ TensorView TicketState::output() const {
   return output_;
 }
 
+std::vector<std::int64_t> TicketState::received_splits() const {
+  SCALECOM_ASSERT(is_ready(), "received_splits() of a ticket that is not complete");
+  const std::lock_guard lock(mutex_);
+  return received_splits_;
+}
+
 Ticket::Ticket(std::shared_ptr<TicketState> state) : state_(std::move(state)) {}
 
 bool Ticket::is_ready() const noexcept { return state_->is_ready(); }
@@ -69,5 +77,7 @@ Status Ticket::wait_for(std::chrono::milliseconds limit) const {
 }
 
 TensorView Ticket::output() const { return state_->output(); }
+
+std::vector<std::int64_t> Ticket::received_splits() const { return state_->received_splits(); }
 
 }  // namespace scalecom

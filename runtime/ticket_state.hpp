@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <vector>
 
 #include "base/deadline.hpp"
 #include "scalecom/status.hpp"
@@ -19,7 +20,8 @@ class TicketState {
  public:
   /// Memory of a result whose size only the agreement fixes. Set before complete(), by the same
   /// thread.
-  void set_output(std::unique_ptr<std::byte[]> data, TensorView view);
+  void set_output(std::unique_ptr<std::byte[]> data, TensorView view,
+                  std::vector<std::int64_t> received_splits = {});
 
   /// The outcome. Called exactly once.
   void complete(Status status);
@@ -31,6 +33,8 @@ class TicketState {
 
   /// Requires is_ready().
   TensorView output() const;
+  /// Requires is_ready().
+  std::vector<std::int64_t> received_splits() const;
 
  private:
   std::atomic<bool> is_ready_{false};
@@ -39,6 +43,7 @@ class TicketState {
   Status status_;
   std::unique_ptr<std::byte[]> output_data_;
   TensorView output_;
+  std::vector<std::int64_t> received_splits_;
 };
 
 }  // namespace scalecom

@@ -123,12 +123,17 @@ scalecom::TensorView to_view(const scalecom_tensor* tensor, const char* argument
           {static_cast<scalecom::DeviceKind>(from.device_kind), from.device_index}};
 }
 
-scalecom::AllReduceOptions to_options(int32_t op, double prescale, double postscale,
-                                      const scalecom_compression* compression) {
-  scalecom::AllReduceOptions options;
+scalecom::ReduceOptions to_options(int32_t op, double prescale, double postscale) {
+  scalecom::ReduceOptions options;
   options.op = static_cast<scalecom::ReduceOp>(op);
   options.prescale = prescale;
   options.postscale = postscale;
+  return options;
+}
+
+scalecom::AllReduceOptions to_options(int32_t op, double prescale, double postscale,
+                                      const scalecom_compression* compression) {
+  scalecom::AllReduceOptions options{to_options(op, prescale, postscale), {}};
   if (compression != nullptr) {
     options.compression = {static_cast<scalecom::CompressionMode>(compression->mode),
                            compression->rate, compression->beta, compression->warmup_steps};
@@ -138,6 +143,14 @@ scalecom::AllReduceOptions to_options(int32_t op, double prescale, double postsc
 
 void give_ticket(scalecom_ticket** place, scalecom::Ticket ticket) {
   *place = new scalecom_ticket{std::move(ticket), {}};
+}
+
+const scalecom::Ticket& completed(const scalecom_ticket* ticket) {
+  const scalecom::Ticket& from = deref(ticket, "ticket").ticket;
+  if (!from.is_ready()) {
+    throw Error(StatusCode::invalid_argument, "the ticket has not completed; wait for it first");
+  }
+  return from;
 }
 
 char* to_c_string(const std::string& text) {
@@ -205,6 +218,30 @@ int scalecom_all_gather(const char* name, const scalecom_tensor* input, scalecom
   });
 }
 
+int scalecom_reduce_scatter(const char* name, const scalecom_tensor* input, int32_t op,
+                            double prescale, double postscale, scalecom_ticket** ticket) {
+  return guarded([&] {
+    deref(ticket, "ticket") = nullptr;
+    give_ticket(ticket,
+                default_session().get()->reduce_scatter(to_name(name), to_view(input, "input"),
+                                                        to_options(op, prescale, postscale)));
+  });
+}
+
+int scalecom_all_to_all(const char* name, const scalecom_tensor* input, const int64_t* splits,
+                        int32_t count, scalecom_ticket** ticket) {
+  return guarded([&] {
+    deref(ticket, "ticket") = nullptr;
+    if (count < 0 || (count > 0 && splits == nullptr)) {
+      throw Error(StatusCode::invalid_argument,
+                  "splits is NULL or count is " + std::to_string(count));
+    }
+    give_ticket(ticket, default_session().get()->all_to_all(
+                            to_name(name), to_view(input, "input"),
+                            std::vector<std::int64_t>(splits, splits + count)));
+  });
+}
+
 int scalecom_broadcast(const char* name, const scalecom_tensor* tensor, int32_t root,
                        scalecom_ticket** ticket) {
   return guarded([&] {
@@ -237,13 +274,23 @@ int scalecom_ticket_wait(const scalecom_ticket* ticket, double timeout_s) {
   return code != 0 ? code : report(status);
 }
 
+int scalecom_ticket_received_splits(const scalecom_ticket* ticket, int64_t* splits, int32_t count) {
+  return guarded([&] {
+    const std::vector<std::int64_t> received = completed(ticket).received_splits();
+    if (static_cast<std::size_t>(count) != received.size()) {
+      throw Error(StatusCode::invalid_argument, "the operation received " +
+                                                    std::to_string(received.size()) +
+                                                    " splits, not " + std::to_string(count));
+    }
+    if (count > 0) std::copy(received.begin(), received.end(), &deref(splits, "splits"));
+  });
+}
+
 int scalecom_ticket_output(const scalecom_ticket* ticket, scalecom_tensor* output) {
   return guarded([&] {
-    auto& from = const_cast<scalecom_ticket&>(deref(ticket, "ticket"));
-    if (!from.ticket.is_ready()) {
-      throw Error(StatusCode::invalid_argument, "the ticket has not completed; wait for it first");
-    }
-    from.output = from.ticket.output();
+    const scalecom::TensorView result = completed(ticket).output();
+    auto& from = const_cast<scalecom_ticket&>(*ticket);
+    from.output = result;
     deref(output, "output") = {from.output.data,
                                from.output.shape.data(),
                                static_cast<int32_t>(from.output.shape.size()),

@@ -17,8 +17,9 @@ from scalecom.torch.functions import (allgather_object, broadcast_object,
                                       broadcast_optimizer_state, broadcast_parameters)
 from scalecom.torch.mpi_ops import (Adasum, Average, Max, Min, Product, Sum, allgather,
                                     allgather_async, allreduce, allreduce_, allreduce_async,
-                                    allreduce_async_, barrier, broadcast, broadcast_,
-                                    broadcast_async, broadcast_async_, poll, synchronize)
+                                    allreduce_async_, alltoall, alltoall_async, barrier, broadcast,
+                                    broadcast_, broadcast_async, broadcast_async_, poll,
+                                    reducescatter, reducescatter_async, synchronize)
 from scalecom.torch.optimizer import DistributedOptimizer
 from scalecom.torch.state import compression_state, compression_steps, load_compression_state
 
@@ -26,11 +27,12 @@ __all__ = [
     "Adasum", "Average", "Compression", "DistributedOptimizer", "HorovodInternalError",
     "HorovodVersionMismatchError", "HostsUpdatedInterrupt", "Max", "Min", "Product", "Sum",
     "allgather", "allgather_async", "allgather_object", "allreduce", "allreduce_",
-    "allreduce_async", "allreduce_async_", "barrier", "broadcast", "broadcast_", "broadcast_async",
-    "broadcast_async_", "broadcast_object", "broadcast_optimizer_state", "broadcast_parameters",
-    "ccl_built", "compression_state", "compression_steps", "cross_rank", "cross_size", "cuda_built",
-    "ddl_built", "gloo_built", "gloo_enabled", "info", "init", "is_homogeneous", "is_initialized",
-    "load_compression_state", "local_rank", "local_size", "mpi_built", "mpi_enabled",
-    "mpi_threads_supported", "nccl_built", "poll", "rank", "rocm_built", "shutdown", "size",
+    "allreduce_async", "allreduce_async_", "alltoall", "alltoall_async", "barrier", "broadcast",
+    "broadcast_", "broadcast_async", "broadcast_async_", "broadcast_object",
+    "broadcast_optimizer_state", "broadcast_parameters", "ccl_built", "compression_state",
+    "compression_steps", "cross_rank", "cross_size", "cuda_built", "ddl_built", "gloo_built",
+    "gloo_enabled", "info", "init", "is_homogeneous", "is_initialized", "load_compression_state",
+    "local_rank", "local_size", "mpi_built", "mpi_enabled", "mpi_threads_supported", "nccl_built",
+    "poll", "rank", "reducescatter", "reducescatter_async", "rocm_built", "shutdown", "size",
     "stats", "synchronize",
 ]

@@ -225,17 +225,20 @@ def allgather_async(tensor, name=None, process_set=None):
     """Starts a concatenation of the ranks' tensors along the first dimension, which may differ."""
     _check_process_set(process_set)
     tensor = _checked(tensor).detach()
-    dtype = tensor.dtype
     arguments = (_full_name("allgather", name), _view(tensor))
     ticket = _library.submit(lib.scalecom_all_gather, arguments, tensor)
+    return _register(ticket, _copier(tensor.dtype))
 
-    def finish(done):
+
+def _copier(dtype):
+    # What the ticket owns ends with it.
+    def copy(done):
         address, shape = done.output()
         result = torch.empty(shape, dtype=dtype)
         ctypes.memmove(result.data_ptr(), address, result.numel() * result.element_size())
         return result
 
-    return _register(ticket, finish)
+    return copy
 
 
 class _Allgather(torch.autograd.Function):
@@ -260,6 +263,116 @@ def allgather(tensor, name=None, process_set=None):
     if _checked(tensor).requires_grad and torch.is_grad_enabled():
         return _Allgather.apply(tensor, name)
     return synchronize(allgather_async(tensor, name))
+
+
+def reducescatter_async(tensor, name=None, op=Average, process_set=None, prescale_factor=1.0,
+                        postscale_factor=1.0, *, compression=Compression.none):
+    """Starts a reduction whose result is cut between the ranks; see reducescatter."""
+    _check_process_set(process_set)
+    op = _choose_op(None, op)
+    if compression is not Compression.none:
+        check_compression(compression)
+    if isinstance(compression, ScaleComCompressor):
+        raise ValueError("compression is Compression.scalecom; it works with allreduce only")
+    compressed, context = compression.compress(_checked(tensor).detach())
+    arguments = (_full_name("reducescatter", name), _view(compressed), op,
+                 _as(float, "prescale_factor", prescale_factor),
+                 _as(float, "postscale_factor", postscale_factor))
+    ticket = _library.submit(lib.scalecom_reduce_scatter, arguments, compressed)
+    copy = _copier(compressed.dtype)
+    return _register(ticket, lambda done: compression.decompress(copy(done), context))
+
+
+class _Reducescatter(torch.autograd.Function):
+    """The gradient of an average is the ranks' gathered gradients, as Horovod has it; of a sum, as
+    many times that as there are ranks."""
+
+    @staticmethod
+    def forward(ctx, tensor, name, op, prescale_factor, postscale_factor, compression):
+        ctx.arguments = (op, prescale_factor, postscale_factor)
+        return synchronize(reducescatter_async(tensor, name, op, None, prescale_factor,
+                                               postscale_factor, compression=compression))
+
+    @staticmethod
+    def backward(ctx, gradient):
+        op, prescale_factor, postscale_factor = ctx.arguments
+        if op not in (Average, Sum):
+            raise NotImplementedError("a reducescatter is differentiable for Average and Sum only")
+        factor = prescale_factor * postscale_factor * (basics.size() if op == Sum else 1)
+        return allgather(gradient.contiguous() * factor), None, None, None, None, None
+
+
+def reducescatter(tensor, name=None, compression=Compression.none, op=Average, process_set=None,
+                  prescale_factor=1.0, postscale_factor=1.0):
+    """This rank's part of the reduction of `tensor` over all ranks. Differentiable.
+
+    The first dimension is cut in rank order as evenly as can be; the first ranks get the rows that
+    are left over. op, prescale_factor and postscale_factor as in allreduce.
+    """
+    _check_process_set(process_set)
+    if _checked(tensor).requires_grad and torch.is_grad_enabled():
+        return _Reducescatter.apply(tensor, name, op, prescale_factor, postscale_factor,
+                                    compression)
+    return synchronize(reducescatter_async(tensor, name, op, None, prescale_factor,
+                                           postscale_factor, compression=compression))
+
+
+def _split_numbers(splits):
+    values = splits.tolist() if isinstance(splits, torch.Tensor) else splits
+    try:
+        return [operator.index(value) for value in values]
+    except TypeError:
+        raise ValueError(f"splits is {values!r}; it must be whole numbers, one for each "
+                         "rank") from None
+
+
+def alltoall_async(tensor, splits=None, name=None, process_set=None):
+    """Starts an exchange of rows between all ranks; see alltoall."""
+    _check_process_set(process_set)
+    tensor = _checked(tensor).detach()
+    numbers = [] if splits is None else _split_numbers(splits)
+    arguments = (_full_name("alltoall", name), _view(tensor),
+                 (ctypes.c_int64 * len(numbers))(*numbers), len(numbers))
+    ticket = _library.submit(lib.scalecom_all_to_all, arguments, tensor)
+    copy = _copier(tensor.dtype)
+    if splits is None:
+        return _register(ticket, copy)
+    is_short = isinstance(splits, torch.Tensor) and splits.dtype == torch.int32
+    dtype, ranks = torch.int32 if is_short else torch.int64, basics.size()
+    return _register(ticket, lambda done: (copy(done), torch.tensor(done.received_splits(ranks),
+                                                                    dtype=dtype)))
+
+
+class _Alltoall(torch.autograd.Function):
+    """The gradients of the rows go back to where these came from."""
+
+    @staticmethod
+    def forward(ctx, tensor, splits, name):
+        if splits is None:
+            ctx.received = None
+            return synchronize(alltoall_async(tensor, None, name))
+        result, ctx.received = synchronize(alltoall_async(tensor, splits, name))
+        ctx.mark_non_differentiable(ctx.received)
+        return result, ctx.received
+
+    @staticmethod
+    def backward(ctx, gradient, *_):
+        back = alltoall(gradient.contiguous(), ctx.received)
+        return back if ctx.received is None else back[0], None, None
+
+
+def alltoall(tensor, splits=None, name=None, process_set=None):
+    """Gives splits[p] rows of `tensor` to rank p, and returns the rows that the ranks gave to this
+    one, in rank order. Differentiable.
+
+    splits: whole numbers, one for each rank, that add up to the first dimension; with them the
+    result is (rows, received_splits), where received_splits[p] rows came from rank p. Without them
+    every rank gets as many rows, and the first dimension must be a multiple of the world size.
+    """
+    _check_process_set(process_set)
+    if _checked(tensor).requires_grad and torch.is_grad_enabled():
+        return _Alltoall.apply(tensor, splits, name)
+    return synchronize(alltoall_async(tensor, splits, name))
 
 
 def _start_broadcast(tensor, root_rank, name):

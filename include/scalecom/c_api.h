@@ -68,6 +68,17 @@ SCALECOM_API int scalecom_all_reduce(const char* name, const scalecom_tensor* in
 /* Concatenates along the first dimension; the result is scalecom_ticket_output(). */
 SCALECOM_API int scalecom_all_gather(const char* name, const scalecom_tensor* input,
                                      scalecom_ticket** ticket);
+/* Reduces and cuts the first dimension between the ranks; the result, this rank's part, is
+ * scalecom_ticket_output(). */
+SCALECOM_API int scalecom_reduce_scatter(const char* name, const scalecom_tensor* input, int32_t op,
+                                         double prescale, double postscale,
+                                         scalecom_ticket** ticket);
+/* Gives splits[p] rows of the first dimension to rank p; `count` splits, or none (NULL and 0) for
+ * equal parts. The result is scalecom_ticket_output(), and where its rows came from
+ * scalecom_ticket_received_splits(). `splits` is not used after the call. */
+SCALECOM_API int scalecom_all_to_all(const char* name, const scalecom_tensor* input,
+                                     const int64_t* splits, int32_t count,
+                                     scalecom_ticket** ticket);
 /* In place, from rank `root`. */
 SCALECOM_API int scalecom_broadcast(const char* name, const scalecom_tensor* tensor, int32_t root,
                                     scalecom_ticket** ticket);
@@ -79,9 +90,13 @@ SCALECOM_API int scalecom_ticket_is_ready(const scalecom_ticket* ticket);
 /* Sleeps until completion and returns its code. timeout_s < 0: as long as it takes (bounded by
  * the session). On time-out returns timed_out (5) and the operation goes on. */
 SCALECOM_API int scalecom_ticket_wait(const scalecom_ticket* ticket, double timeout_s);
-/* Result of an all_gather, borrowed from the ticket; requires completion. dimensions and shape
- * stay valid while the ticket lives. */
+/* Result of an all_gather, reduce_scatter or all_to_all, borrowed from the ticket; requires
+ * completion. dimensions and shape stay valid while the ticket lives. */
 SCALECOM_API int scalecom_ticket_output(const scalecom_ticket* ticket, scalecom_tensor* output);
+/* Copies the rows that each rank gave to an all_to_all's result (count: the world size); requires
+ * completion. */
+SCALECOM_API int scalecom_ticket_received_splits(const scalecom_ticket* ticket, int64_t* splits,
+                                                 int32_t count);
 /* Gives up the ticket; the operation goes on. NULL is allowed. */
 SCALECOM_API void scalecom_ticket_release(scalecom_ticket* ticket);
 

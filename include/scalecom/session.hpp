@@ -29,13 +29,17 @@ struct Topology {
   std::vector<std::string> hosts;
 };
 
-/// How one all-reduce combines the ranks' values.
-struct AllReduceOptions {
+/// How a reduction combines the ranks' values.
+struct ReduceOptions {
   ReduceOp op = ReduceOp::average;
   /// Each rank's values are multiplied by it before the reduction.
   double prescale = 1.0;
   /// The result is multiplied by it (after the division of an average).
   double postscale = 1.0;
+};
+
+/// How one all-reduce does.
+struct AllReduceOptions : ReduceOptions {
   Compression compression;
 };
 
@@ -121,6 +125,20 @@ class SCALECOM_API Session {
   /// Concatenates the ranks' inputs along the first dimension, which may differ between ranks;
   /// the other extents must agree. The result is ticket.output().
   Ticket all_gather(const std::string& name, const TensorView& input);
+
+  /// Reduces the ranks' inputs, which have one shape, and gives each rank its part: the first
+  /// dimension is cut in rank order, as evenly as can be, and the first ranks get the rows that
+  /// are left over. The result is ticket.output(); it has no rows for some where there are fewer
+  /// than ranks.
+  Ticket reduce_scatter(const std::string& name, const TensorView& input,
+                        const ReduceOptions& options = {});
+
+  /// Gives splits[p] rows of `input` to rank p, in rank order: the first dimension may differ
+  /// between ranks, the other extents must agree. Without splits all parts are equal, and the
+  /// first dimension must be a multiple of the world size. The result, the ranks' parts in rank
+  /// order, is ticket.output(); how many rows each rank gave, ticket.received_splits().
+  Ticket all_to_all(const std::string& name, const TensorView& input,
+                    const std::vector<std::int64_t>& splits = {});
 
   /// tensor = root's tensor, in place.
   Ticket broadcast(const std::string& name, const TensorView& tensor, int root);

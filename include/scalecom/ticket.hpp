@@ -1,7 +1,9 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "scalecom/export.hpp"
 #include "scalecom/status.hpp"
@@ -27,10 +29,15 @@ class SCALECOM_API Ticket {
   /// As wait(), but gives up after `limit` with StatusCode::timed_out; the operation goes on.
   Status wait_for(std::chrono::milliseconds limit) const;
 
-  /// The result of an operation whose size only the agreement of all ranks fixes (all_gather):
+  /// The result of an operation whose size only the agreement of all ranks fixes (all_gather,
+  /// reduce_scatter, all_to_all):
   /// owned by the ticket, valid while a copy of it lives. Empty data for other operations.
   /// Requires is_ready().
   TensorView output() const;
+
+  /// all_to_all: the rows of output() that came from each rank, in rank order. Empty for other
+  /// operations, and when it failed. Requires is_ready().
+  std::vector<std::int64_t> received_splits() const;
 
  private:
   std::shared_ptr<TicketState> state_;

@@ -36,14 +36,14 @@ class AgreementWriter {
     }
   }
 
-  void add_cached_gather(std::int32_t number, const std::vector<std::int64_t>& first_extents) {
+  void add_cached_extents(std::int32_t number, const std::vector<std::int64_t>& first_extents) {
     end_run();
-    put_entry(AgreementEntry::cached_gather);
+    put_entry(AgreementEntry::cached_extents);
     put(static_cast<std::uint64_t>(number));
     write_extents(writer_, first_extents, 0, first_extents.size());
   }
 
-  /// The caller appends the first extents of an all_gather.
+  /// The caller appends the first extents, if ranks choose theirs.
   void add_full(std::string_view name, bool gets_number, std::int64_t step) {
     end_run();
     put_entry(AgreementEntry::full);

@@ -64,13 +64,15 @@ class Negotiation::Impl {
   void split(Tensor& tensor);
   void add_to_group(Tensor& tensor, const TensorSignature& signature, const RankSet& ranks);
   void mark_arrived(Tensor& tensor, std::size_t member);
-  std::vector<std::int64_t>& extents_of(Tensor& tensor);
+  void set_local_extents(Tensor& tensor, const std::vector<std::int64_t>& splits);
+  std::vector<std::int64_t>& extents_of(Tensor& tensor, OperationKind kind);
+  void take_extents(Tensor& tensor, OperationKind kind, std::size_t member, Reader& reader);
 
   // Requests from below and to above (requests.cpp)
   void receive_requests(std::size_t member, Reader& reader);
   void take_request_run(std::size_t member, std::uint64_t generation, Reader& reader,
                         std::uint64_t& expected);
-  void take_cached_gather(std::size_t member, std::uint64_t generation, Reader& reader);
+  void take_cached_extents(std::size_t member, std::uint64_t generation, Reader& reader);
   void take_full_request(std::size_t member, Reader& reader);
   void take_split_request(std::size_t member, Reader& reader);
   void take_acknowledgement(std::size_t member, Reader& reader);
@@ -97,7 +99,7 @@ class Negotiation::Impl {
   void apply_agreement(Reader& reader);
   void apply_run(Reader& reader, std::uint64_t& expected, std::int64_t& step,
                  std::vector<AgreedTensor>& agreed);
-  void apply_cached_gather(Reader& reader, std::vector<AgreedTensor>& agreed);
+  void apply_cached_extents(Reader& reader, std::vector<AgreedTensor>& agreed);
   void apply_full(Reader& reader, std::int64_t& step, std::vector<AgreedTensor>& agreed);
   void apply_mismatch(Reader& reader);
   void apply_generation(Reader& reader);
@@ -106,7 +108,7 @@ class Negotiation::Impl {
                 std::vector<AgreedTensor>& agreed);
   Tensor& find_numbered(std::uint64_t number);
   void check_agreed_by_number(const Tensor& tensor, bool is_entry_of_kind) const;
-  std::vector<std::int64_t> read_first_extents(Reader& reader) const;
+  std::vector<std::int64_t> read_first_extents(Reader& reader, OperationKind kind) const;
   std::uint64_t acknowledged_below() const noexcept;
   void send_down();
 

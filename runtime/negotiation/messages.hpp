@@ -6,13 +6,13 @@ namespace scalecom::negotiation {
 
 /// Items of a message to the parent: frame, generation, items until the end.
 enum class UpItem : std::uint64_t {
-  cached_run = 1,     ///< first number (signed, from the end of the last run), count - 1
-  cached_gather = 2,  ///< number, first extents of the subtree
-  full = 3,           ///< name, signature, first extents if it is an all_gather
-  split = 4,          ///< name, count, then signature and ranks of each group
-  acknowledge = 5,    ///< cache generation that the whole subtree has reached
-  stall = 6,          ///< name, age in ms, ranks of the subtree that have submitted
-  end = 7,            ///< status: the session is to end
+  cached_run = 1,      ///< first number (signed, from the end of the last run), count - 1
+  cached_extents = 2,  ///< number, first extents of the subtree
+  full = 3,            ///< name, signature, first extents if ranks choose theirs
+  split = 4,           ///< name, count, then signature and ranks of each group
+  acknowledge = 5,     ///< cache generation that the whole subtree has reached
+  stall = 6,           ///< name, age in ms, ranks of the subtree that have submitted
+  end = 7,             ///< status: the session is to end
 };
 inline constexpr std::uint64_t kUpItems = 8;
 
@@ -28,9 +28,9 @@ inline constexpr std::uint64_t kDownItems = 5;
 /// Entries of an agreement. A step is the difference from the entry before.
 enum class AgreementEntry : std::uint64_t {
   last = 0,
-  cached_run = 1,     ///< first number (signed, from the end of the last run), count - 1, step
-  cached_gather = 2,  ///< number, first extents of all ranks
-  full = 3,           ///< name, 1 when it gets the next cache number, step, first extents
+  cached_run = 1,      ///< first number (signed, from the end of the last run), count - 1, step
+  cached_extents = 2,  ///< number, first extents of all ranks
+  full = 3,            ///< name, 1 when it gets the next cache number, step, first extents
 };
 inline constexpr std::uint64_t kAgreementEntries = 4;
 

@@ -39,9 +39,7 @@ const std::array<Field, 11> kFields = {{
     {"operation", [](const TensorSignature& s) { return std::string(to_string(s.kind)); }},
     {"dtype", [](const TensorSignature& s) { return std::string(to_string(s.dtype)); }},
     {"shape",
-     [](const TensorSignature& s) {
-       return text_of(s.shape, s.kind == OperationKind::all_gather);
-     }},
+     [](const TensorSignature& s) { return text_of(s.shape, has_own_first_extent(s.kind)); }},
     {"op", [](const TensorSignature& s) { return std::string(to_string(s.op)); }},
     {"root", [](const TensorSignature& s) { return std::to_string(s.root); }},
     {"device",

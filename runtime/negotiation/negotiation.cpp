@@ -17,8 +17,18 @@ const char* to_string(OperationKind kind) noexcept {
     case OperationKind::all_gather: return "all_gather";
     case OperationKind::broadcast: return "broadcast";
     case OperationKind::barrier: return "barrier";
+    case OperationKind::reduce_scatter: return "reduce_scatter";
+    case OperationKind::all_to_all: return "all_to_all";
   }
   return "unknown operation";
+}
+
+std::size_t first_extents_of_rank(OperationKind kind, int size) noexcept {
+  switch (kind) {
+    case OperationKind::all_gather: return 1;
+    case OperationKind::all_to_all: return static_cast<std::size_t>(size);
+    default: return 0;
+  }
 }
 
 Negotiation::Impl::Impl(NegotiationOptions options)
@@ -59,19 +69,39 @@ void Negotiation::Impl::submit(TensorRequest request, TimePoint now) {
   SCALECOM_ASSERT((tensor.arrived & 1) == 0, request.name + " is in flight twice");
   tensor.local_name = std::move(request.name);
   tensor.local = std::move(request.signature);
-  if (tensor.local.kind == OperationKind::all_gather) {
-    extents_of(tensor)[0] = tensor.local.shape.empty() ? 0 : tensor.local.shape[0];
-  }
+  set_local_extents(tensor, request.splits);
   const bool is_hit = tensor.is_cached() && negotiation::agree(tensor.cached, tensor.local);
   if (is_hit && table_.number_of(tensor) >= 0) ++cached_requests_;
   arrive(tensor, 0, is_hit ? tensor.cached : tensor.local);
 }
 
-std::vector<std::int64_t>& Negotiation::Impl::extents_of(Tensor& tensor) {
-  if (tensor.extents.empty()) {
-    tensor.extents.resize(static_cast<std::size_t>(tree_.subtree_end - options_.rank));
+void Negotiation::Impl::set_local_extents(Tensor& tensor, const std::vector<std::int64_t>& splits) {
+  const TensorSignature& signature = tensor.local;
+  if (signature.kind == OperationKind::all_gather) {
+    extents_of(tensor, signature.kind)[0] = signature.shape.empty() ? 0 : signature.shape[0];
+  } else if (signature.kind == OperationKind::all_to_all) {
+    SCALECOM_ASSERT(static_cast<int>(splits.size()) == options_.size,
+                    fmt::format("{} splits for {} ranks", splits.size(), options_.size));
+    std::copy(splits.begin(), splits.end(), extents_of(tensor, signature.kind).begin());
   }
+}
+
+// The subtree's extents. Ranks that submit another kind make it a mismatch, which needs none: its
+// extents may be lost, but never have the wrong size.
+std::vector<std::int64_t>& Negotiation::Impl::extents_of(Tensor& tensor, OperationKind kind) {
+  const auto ranks = static_cast<std::size_t>(tree_.subtree_end - options_.rank);
+  tensor.extents.resize(ranks * first_extents_of_rank(kind, options_.size));
   return tensor.extents;
+}
+
+void Negotiation::Impl::take_extents(Tensor& tensor, OperationKind kind, std::size_t member,
+                                     Reader& reader) {
+  const RankRange ranks = members_[member].ranks;
+  const std::size_t of_rank = first_extents_of_rank(kind, options_.size);
+  if (of_rank == 0) return;
+  read_extents(reader, extents_of(tensor, kind),
+               static_cast<std::size_t>(ranks.first - options_.rank) * of_rank,
+               static_cast<std::size_t>(ranks.end - ranks.first) * of_rank);
 }
 
 void Negotiation::Impl::list(Tensor& tensor) {

@@ -101,16 +101,16 @@ void Negotiation::Impl::write_agreement(Writer& writer, const std::vector<Tensor
   for (const Tensor* tensor : tensors) {
     const TensorSignature& signature = *tensor->common;
     const bool is_compressed = signature.compression.mode != CompressionMode::none;
-    const bool is_gather = signature.kind == OperationKind::all_gather;
+    const bool has_extents = negotiation::has_own_first_extent(signature.kind);
     const std::int64_t step = steps_.count(*tensor->name, signature);
     const std::int32_t number = table_.number_of(*tensor);
     if (number < 0 || tensor->common != &tensor->cached) {
       const bool gets_number = number < 0 && room > 0;
       if (gets_number) --room;
       agreement.add_full(*tensor->name, gets_number, step);
-      if (is_gather) write_extents(writer, tensor->extents, 0, tensor->extents.size());
-    } else if (is_gather) {
-      agreement.add_cached_gather(number, tensor->extents);
+      if (has_extents) write_extents(writer, tensor->extents, 0, tensor->extents.size());
+    } else if (has_extents) {
+      agreement.add_cached_extents(number, tensor->extents);
     } else {
       agreement.add_cached(number, is_compressed ? std::optional(step) : std::nullopt);
     }

@@ -10,6 +10,7 @@
 namespace scalecom {
 namespace {
 
+using negotiation::has_own_first_extent;
 using negotiation::refuse_message;
 using negotiation::UpItem;
 
@@ -35,7 +36,7 @@ void Negotiation::Impl::receive_requests(std::size_t member, Reader& reader) {
   while (!reader.is_at_end() && !has_ended_) {
     switch (static_cast<UpItem>(reader.get_below(negotiation::kUpItems, "item"))) {
       case UpItem::cached_run: take_request_run(member, generation, reader, expected); break;
-      case UpItem::cached_gather: take_cached_gather(member, generation, reader); break;
+      case UpItem::cached_extents: take_cached_extents(member, generation, reader); break;
       case UpItem::full: take_full_request(member, reader); break;
       case UpItem::split: take_split_request(member, reader); break;
       case UpItem::acknowledge: take_acknowledgement(member, reader); break;
@@ -54,7 +55,7 @@ void Negotiation::Impl::take_request_run(std::size_t member, std::uint64_t gener
   // A number that is not known ends the loop, whatever the count says.
   for (std::uint64_t i = 0; i <= more; ++i) {
     Tensor* tensor = table_.find_number(generation, first + i);
-    if (tensor == nullptr || tensor->cached.kind == OperationKind::all_gather) {
+    if (tensor == nullptr || has_own_first_extent(tensor->cached.kind)) {
       refuse_message(
           fmt::format("cache number {} of generation {} is not known here (generation {}, "
                       "{} numbers)",
@@ -66,29 +67,23 @@ void Negotiation::Impl::take_request_run(std::size_t member, std::uint64_t gener
   expected = first + more + 1;
 }
 
-void Negotiation::Impl::take_cached_gather(std::size_t member, std::uint64_t generation,
-                                           Reader& reader) {
+void Negotiation::Impl::take_cached_extents(std::size_t member, std::uint64_t generation,
+                                            Reader& reader) {
   const std::uint64_t number = reader.get_varint();
   Tensor* tensor = table_.find_number(generation, number);
-  if (tensor == nullptr || tensor->cached.kind != OperationKind::all_gather) {
+  if (tensor == nullptr || !has_own_first_extent(tensor->cached.kind)) {
     refuse_message(
-        fmt::format("cache number {} of generation {} is no all_gather", number, generation));
+        fmt::format("cache number {} of generation {} has no first extents", number, generation));
   }
   check_not_arrived(member, *tensor);
-  const RankRange ranks = members_[member].ranks;
-  read_extents(reader, extents_of(*tensor), static_cast<std::size_t>(ranks.first - options_.rank),
-               static_cast<std::size_t>(ranks.end - ranks.first));
+  take_extents(*tensor, tensor->cached.kind, member, reader);
   arrive(*tensor, member, tensor->cached);
 }
 
 void Negotiation::Impl::take_full_request(std::size_t member, Reader& reader) {
   Tensor& tensor = find_arriving(member, reader.get_string());
   TensorSignature signature = negotiation::read_signature(reader);
-  if (signature.kind == OperationKind::all_gather) {
-    const RankRange ranks = members_[member].ranks;
-    read_extents(reader, extents_of(tensor), static_cast<std::size_t>(ranks.first - options_.rank),
-                 static_cast<std::size_t>(ranks.end - ranks.first));
-  }
+  take_extents(tensor, signature.kind, member, reader);
   if (tensor.is_cached() && negotiation::agree(tensor.cached, signature)) {
     arrive(tensor, member, tensor.cached);
   } else if (tensor.arrived == 0) {
@@ -151,8 +146,8 @@ void Negotiation::Impl::write_requests(Writer& writer) {
       ++i;
       continue;
     }
-    if (tensor.cached.kind == OperationKind::all_gather) {
-      put(writer, UpItem::cached_gather);
+    if (has_own_first_extent(tensor.cached.kind)) {
+      put(writer, UpItem::cached_extents);
       writer.put_varint(static_cast<std::uint64_t>(number));
       write_extents(writer, tensor.extents, 0, tensor.extents.size());
       ++i;
@@ -160,7 +155,7 @@ void Negotiation::Impl::write_requests(Writer& writer) {
     }
     const std::size_t first = i++;
     while (i < complete_.size() && complete_[i]->common == &complete_[i]->cached &&
-           complete_[i]->cached.kind != OperationKind::all_gather &&
+           !has_own_first_extent(complete_[i]->cached.kind) &&
            table_.number_of(*complete_[i]) == number + static_cast<std::int32_t>(i - first)) {
       ++i;
     }
@@ -178,7 +173,7 @@ void Negotiation::Impl::write_full_request(Writer& writer, const Tensor& tensor)
   writer.put_string(*tensor.name);
   if (tensor.groups.empty()) {
     write_signature(writer, *tensor.common);
-    if (tensor.common->kind == OperationKind::all_gather) {
+    if (has_own_first_extent(tensor.common->kind)) {
       write_extents(writer, tensor.extents, 0, tensor.extents.size());
     }
     return;

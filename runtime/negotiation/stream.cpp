@@ -13,6 +13,7 @@ namespace {
 
 using negotiation::AgreementEntry;
 using negotiation::DownItem;
+using negotiation::has_own_first_extent;
 using negotiation::refuse_message;
 
 }  // namespace
@@ -64,7 +65,7 @@ void Negotiation::Impl::apply_agreement(Reader& reader) {
     switch (entry) {
       case AgreementEntry::last: is_last = true; break;
       case AgreementEntry::cached_run: apply_run(reader, expected, step, agreement.tensors); break;
-      case AgreementEntry::cached_gather: apply_cached_gather(reader, agreement.tensors); break;
+      case AgreementEntry::cached_extents: apply_cached_extents(reader, agreement.tensors); break;
       case AgreementEntry::full: apply_full(reader, step, agreement.tensors); break;
     }
   }
@@ -80,17 +81,17 @@ void Negotiation::Impl::apply_run(Reader& reader, std::uint64_t& expected, std::
                                    static_cast<std::uint64_t>(reader.get_signed()));
   for (std::uint64_t i = 0; i <= more; ++i) {
     Tensor& tensor = find_numbered(first + i);
-    check_agreed_by_number(tensor, tensor.cached.kind != OperationKind::all_gather);
+    check_agreed_by_number(tensor, !has_own_first_extent(tensor.cached.kind));
     const bool is_compressed = tensor.cached.compression.mode != CompressionMode::none;
     agree_on(tensor, is_compressed ? step : 0, {}, agreed);
   }
   expected = first + more + 1;
 }
 
-void Negotiation::Impl::apply_cached_gather(Reader& reader, std::vector<AgreedTensor>& agreed) {
+void Negotiation::Impl::apply_cached_extents(Reader& reader, std::vector<AgreedTensor>& agreed) {
   Tensor& tensor = find_numbered(reader.get_varint());
-  check_agreed_by_number(tensor, tensor.cached.kind == OperationKind::all_gather);
-  agree_on(tensor, 0, read_first_extents(reader), agreed);
+  check_agreed_by_number(tensor, has_own_first_extent(tensor.cached.kind));
+  agree_on(tensor, 0, read_first_extents(reader, tensor.cached.kind), agreed);
 }
 
 void Negotiation::Impl::check_agreed_by_number(const Tensor& tensor, bool is_entry_of_kind) const {
@@ -111,9 +112,7 @@ void Negotiation::Impl::apply_full(Reader& reader, std::int64_t& step,
   if (tensor == nullptr || (tensor->arrived & 1) == 0 || !tensor->groups.empty()) {
     refuse_message(fmt::format("tensor {} was agreed on, but is not in flight here", name));
   }
-  const bool is_gather = tensor->local.kind == OperationKind::all_gather;
-  std::vector<std::int64_t> first_extents;
-  if (is_gather) first_extents = read_first_extents(reader);
+  std::vector<std::int64_t> first_extents = read_first_extents(reader, tensor->local.kind);
   if (gets_number) {
     if (table_.room() == 0 || table_.number_of(*tensor) >= 0) {
       refuse_message(fmt::format("tensor {} gets a cache number that it cannot have", name));
@@ -133,8 +132,10 @@ negotiation::Tensor& Negotiation::Impl::find_numbered(std::uint64_t number) {
   return *tensor;
 }
 
-std::vector<std::int64_t> Negotiation::Impl::read_first_extents(Reader& reader) const {
-  std::vector<std::int64_t> extents(static_cast<std::size_t>(options_.size));
+std::vector<std::int64_t> Negotiation::Impl::read_first_extents(Reader& reader,
+                                                                OperationKind kind) const {
+  std::vector<std::int64_t> extents(static_cast<std::size_t>(options_.size) *
+                                    first_extents_of_rank(kind, options_.size));
   read_extents(reader, extents, 0, extents.size());
   return extents;
 }

@@ -21,7 +21,7 @@ bool agree(const TensorSignature& a, const TensorSignature& b) noexcept {
       a.shape.size() != b.shape.size()) {
     return false;
   }
-  const std::size_t free = a.kind == OperationKind::all_gather && !a.shape.empty() ? 1 : 0;
+  const std::size_t free = has_own_first_extent(a.kind) && !a.shape.empty() ? 1 : 0;
   return std::equal(a.shape.begin() + static_cast<std::ptrdiff_t>(free), a.shape.end(),
                     b.shape.begin() + static_cast<std::ptrdiff_t>(free));
 }

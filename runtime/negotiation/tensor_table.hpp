@@ -31,8 +31,13 @@ struct SignatureGroup {
   RankSet ranks;
 };
 
-/// True when the ranks with these signatures can execute together: all is equal, but the first
-/// extent of an all_gather.
+/// True when each rank chooses its own first extent, which its requests then carry.
+inline bool has_own_first_extent(OperationKind kind) noexcept {
+  return first_extents_of_rank(kind, 1) > 0;
+}
+
+/// True when the ranks with these signatures can execute together: all is equal, but a first
+/// extent that each rank chooses.
 bool agree(const TensorSignature& a, const TensorSignature& b) noexcept;
 
 /// What is known of a tensor that its subtree has not completed for a while.
@@ -62,7 +67,7 @@ struct Tensor {
   TensorSignature received;            ///< what `common` points to when a child was first
   std::vector<SignatureGroup> groups;  ///< when they differ
   bool is_sent_up = false;             ///< complete, and not here at rank 0
-  std::vector<std::int64_t> extents;   ///< all_gather: first extents, by rank of the subtree
+  std::vector<std::int64_t> extents;   ///< first extents of the subtree's ranks, if they choose
   std::unique_ptr<StallState> stall;
 
   // Partly submitted tensors, in order of arrival.

@@ -121,7 +121,7 @@ void write_signature(Writer& writer, const TensorSignature& signature) {
 
 TensorSignature read_signature(Reader& reader) {
   TensorSignature signature;
-  signature.kind = read_enum(reader, OperationKind::barrier, "operation");
+  signature.kind = read_enum(reader, OperationKind::all_to_all, "operation");
   signature.dtype = read_enum(reader, DataType::bfloat16, "dtype");
   signature.op = read_enum(reader, ReduceOp::product, "op");
   signature.device = read_enum(reader, DeviceKind::cuda, "device");

@@ -29,11 +29,15 @@ void relax() {
 
 }  // namespace
 
-void WaitLoop::pause(std::string_view what) {
-  const std::chrono::nanoseconds time = pause_or_sleep_time(what);
-  if (time == std::chrono::nanoseconds::zero()) return;
+// At most kSleepMax, so below a second.
+void sleep_between_polls(std::chrono::nanoseconds time) {
   const timespec sleep_for{0, static_cast<long>(time.count())};
   nanosleep(&sleep_for, nullptr);
+}
+
+void WaitLoop::pause(std::string_view what) {
+  const std::chrono::nanoseconds time = pause_or_sleep_time(what);
+  if (time.count() > 0) sleep_between_polls(time);
 }
 
 std::chrono::nanoseconds WaitLoop::pause_or_sleep_time(std::string_view what) {

@@ -22,6 +22,9 @@ struct WaitContext {
   Interrupt* interrupt = nullptr;
 };
 
+/// Between two polls of something that wakes nobody; for the time of pause_or_sleep_time().
+void sleep_between_polls(std::chrono::nanoseconds time);
+
 /// The one wait discipline of polled transports: spins 2 us, yields the core for a millisecond,
 /// then sleeps with back-off (to 500 us), so that more ranks than cores work well. Construct one
 /// per wait and call pause() after each unsuccessful poll.

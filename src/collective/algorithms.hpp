@@ -5,32 +5,51 @@
 #include <span>
 
 #include "collective/group.hpp"
+#include "collective/selector.hpp"
 #include "collective/transfers.hpp"
 
-/// The algorithms, each defined in a file that gives its steps and bytes. All work in place on
-/// `data`, for any number of ranks and any size, and leave bit-identical results on every rank.
+/// The algorithms, each defined in a file that gives its steps and bytes. For any number of ranks
+/// and any size; in place, but for all-to-all. What every rank gets is bit-identical.
 /// What has Steps can also be carried out piecemeal; group, data and scratch outlive those.
 namespace scalecom {
 
+/// all_reduce.cpp. The steps of one algorithm: any but double_tree, which has none.
+Steps all_reduce_steps(AllReduceAlgorithm algorithm, const Group& group, std::span<std::byte> data,
+                       const Reduction& reduction);
+
+/// all_reduce.cpp. Carries out any of them.
+void run_all_reduce(AllReduceAlgorithm algorithm, const Group& group, std::span<std::byte> data,
+                    const Reduction& reduction);
+
 /// direct.cpp. Reduces in rank order: the result equals the serial one bit for bit.
 Steps direct_steps(const Group& group, std::span<std::byte> data, const Reduction& reduction);
-void direct_all_reduce(const Group& group, std::span<std::byte> data, const Reduction& reduction);
+
+/// direct.cpp. parts[r] is reduced on rank r, in rank order; the others are unspecified afterwards.
+void direct_reduce_scatter(const Group& group, std::span<const std::span<std::byte>> parts,
+                           const Reduction& reduction);
+
+/// pairwise.cpp. As direct_reduce_scatter(), in an order that depends on the rank.
+void pairwise_reduce_scatter(const Group& group, std::span<const std::span<std::byte>> parts,
+                             const Reduction& reduction);
+
+/// pairwise.cpp. receive[p] = what rank p has in its send[this rank].
+void pairwise_all_to_all(const Group& group, std::span<const std::span<const std::byte>> send,
+                         std::span<const std::span<std::byte>> receive);
 
 /// ring.cpp
 Steps ring_steps(const Group& group, std::span<std::byte> data, const Reduction& reduction);
-void ring_all_reduce(const Group& group, std::span<std::byte> data, const Reduction& reduction);
 
 /// ring.cpp. Part r of `all` has bytes_per_rank[r] bytes; this rank's is in place.
 void ring_all_gather(const Group& group, std::span<std::byte> all,
                      std::span<const std::int64_t> bytes_per_rank);
 
 /// recursive.cpp
-void recursive_doubling_all_reduce(const Group& group, std::span<std::byte> data,
-                                   const Reduction& reduction);
+Steps recursive_doubling_steps(const Group& group, std::span<std::byte> data,
+                               const Reduction& reduction);
 
 /// recursive.cpp
-void halving_doubling_all_reduce(const Group& group, std::span<std::byte> data,
-                                 const Reduction& reduction);
+Steps halving_doubling_steps(const Group& group, std::span<std::byte> data,
+                             const Reduction& reduction);
 
 /// double_tree.cpp
 void double_tree_all_reduce(const Group& group, std::span<std::byte> data,

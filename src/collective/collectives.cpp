@@ -1,34 +1,62 @@
 #include "collective/collectives.hpp"
 
-namespace scalecom {
+#include <utility>
 
-void Collectives::all_reduce_pieces(std::span<const Piece> pieces, DataType dtype, ReduceOp op,
-                                    const PiecesDone& done, const WaitContext& context) {
-  const auto bytes_of = [dtype](const Piece& piece) {
-    return static_cast<std::size_t>(piece.count * size_of(dtype));
-  };
+namespace scalecom {
+namespace {
+
+std::size_t bytes_of(const Piece& piece, DataType dtype) {
+  return static_cast<std::size_t>(piece.count * size_of(dtype));
+}
+
+}  // namespace
+
+void Collectives::start_all_reduce(AllReduceBatch batch) { waiting_.push_back(std::move(batch)); }
+
+bool Collectives::advance(const WaitContext& context) {
+  if (waiting_.empty()) return false;
+  // Off the list only when it is done, so that under_way() counts it meanwhile.
+  const auto& [pieces, dtype, op, done] = waiting_.front();
   if (pieces.size() == 1) {
     const Piece& alone = pieces.front();
     kernels::scale_copy(alone.output, alone.input, alone.count, dtype, alone.before);
-    all_reduce({alone.output, bytes_of(alone)}, dtype, op, context);
+    all_reduce({alone.output, bytes_of(alone, dtype)}, dtype, op, context);
     kernels::scale_copy(alone.output, alone.output, alone.count, dtype, alone.after);
     done(1);
-    return;
+    waiting_.pop_front();
+    return true;
   }
   std::size_t bytes = 0;
-  for (const Piece& piece : pieces) bytes += bytes_of(piece);
+  for (const Piece& piece : pieces) bytes += bytes_of(piece, dtype);
   const std::span<std::byte> packed = packed_.acquire(bytes);
   std::byte* place = packed.data();
   for (const Piece& piece : pieces) {
     kernels::scale_copy(place, piece.input, piece.count, dtype, piece.before);
-    place += bytes_of(piece);
+    place += bytes_of(piece, dtype);
   }
   all_reduce(packed, dtype, op, context);
   place = packed.data();
   for (std::size_t i = 0; i < pieces.size(); ++i) {
     kernels::scale_copy(pieces[i].output, place, pieces[i].count, dtype, pieces[i].after);
-    place += bytes_of(pieces[i]);
+    place += bytes_of(pieces[i], dtype);
     done(i + 1);
+  }
+  waiting_.pop_front();
+  return true;
+}
+
+void Collectives::wait_for_change(std::chrono::nanoseconds limit) { sleep_between_polls(limit); }
+
+void Collectives::all_reduce_pieces(AllReduceBatch batch, const WaitContext& context) {
+  start_all_reduce(std::move(batch));
+  WaitLoop loop(context);
+  while (under_way() > 0) {
+    if (advance(context)) {
+      loop.restart();
+      continue;
+    }
+    const auto time = loop.pause_or_sleep_time("all-reduce");
+    if (time.count() > 0) wait_for_change(time);
   }
 }
 

@@ -1,10 +1,13 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "base/wait.hpp"
 #include "collective/scratch.hpp"
@@ -26,10 +29,29 @@ struct Piece {
 /// Told as soon as further pieces have their result: those before `count` have it now.
 using PiecesDone = std::function<void(std::size_t count)>;
 
+/// One all-reduce of pieces: output = after(op over ranks of before(input)).
+struct AllReduceBatch {
+  std::vector<Piece> pieces;  ///< at least one; their memory stays until the last one is done
+  DataType dtype = DataType::float32;
+  ReduceOp op = ReduceOp::sum;  ///< not average
+  PiecesDone done;              ///< told on the way, from within advance()
+
+  /// data = op over ranks of data; nobody is told.
+  static AllReduceBatch in_place(std::span<std::byte> data, DataType dtype, ReduceOp op) {
+    const std::int64_t count = static_cast<std::int64_t>(data.size()) / size_of(dtype);
+    return {{{data.data(), data.data(), count}}, dtype, op, [](std::size_t) {}};
+  }
+  std::size_t bytes() const noexcept {
+    std::int64_t count = 0;
+    for (const Piece& piece : pieces) count += piece.count;
+    return static_cast<std::size_t>(count * size_of(dtype));
+  }
+};
+
 /// Typed operations of all ranks of a group. Every rank calls the same operations in the same
 /// order with agreeing arguments; the coordinator sees to it. Synchronous; confined to one thread.
 ///
-/// Results are bit-identical on every rank. Errors are thrown (Error: rank_lost, timed_out,
+/// What every rank gets is bit-identical. Errors are thrown (Error: rank_lost, timed_out,
 /// internal); after one the group is unusable.
 class Collectives {
  public:
@@ -43,10 +65,23 @@ class Collectives {
   virtual void all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
                           const WaitContext& context) = 0;
 
-  /// The same for pieces: output = after(op over ranks of before(input)), and `done` is told on the
-  /// way. Packed into one buffer, unless an implementation knows better.
-  virtual void all_reduce_pieces(std::span<const Piece> pieces, DataType dtype, ReduceOp op,
-                                 const PiecesDone& done, const WaitContext& context);
+  /// The same for pieces, in the background: advance() moves it on. Batches that are under way at
+  /// once overlap; they complete in the order of their start, which is the same on all ranks. The
+  /// other operations require that none is under way.
+  virtual void start_all_reduce(AllReduceBatch batch);
+
+  /// Does what can be done now for the batches under way, without waiting for other ranks where the
+  /// implementation can (else within `context`). False: nothing could be done.
+  virtual bool advance(const WaitContext& context);
+
+  /// Batches that have been started and are not done.
+  virtual std::size_t under_way() const noexcept { return waiting_.size(); }
+
+  /// Sleeps until what the oldest batch waits for may have come; may return early.
+  virtual void wait_for_change(std::chrono::nanoseconds limit);
+
+  /// start_all_reduce(), and waits for it and all before it.
+  void all_reduce_pieces(AllReduceBatch batch, const WaitContext& context);
 
   /// data = root's data; same size on every rank.
   virtual void broadcast(std::span<std::byte> data, int root, const WaitContext& context) = 0;
@@ -57,10 +92,27 @@ class Collectives {
                           std::span<const std::int64_t> bytes_per_rank,
                           const WaitContext& context) = 0;
 
+  /// Part `rank` of data = op over ranks of that part. `data` is this rank's whole input, cut in
+  /// rank order into parts of bytes_per_rank bytes (whole elements, 0 allowed); what the other
+  /// parts hold afterwards is not specified. dtype and op as in all_reduce. Every part is reduced
+  /// on one rank, always in the same order.
+  virtual void reduce_scatter(std::span<std::byte> data,
+                              std::span<const std::int64_t> bytes_per_rank, DataType dtype,
+                              ReduceOp op, const WaitContext& context) = 0;
+
+  /// Part p of `receive` = the part of rank p's `send` that is for this rank. Both are cut in rank
+  /// order, into parts of send_bytes and receive_bytes bytes (0 allowed), and do not overlap.
+  /// send_bytes[p] here equals receive_bytes[this rank] on rank p.
+  virtual void all_to_all(std::span<const std::byte> send, std::span<const std::int64_t> send_bytes,
+                          std::span<std::byte> receive, std::span<const std::int64_t> receive_bytes,
+                          const WaitContext& context) = 0;
+
   /// What this rank has given to others so far.
   virtual TransportCounters counters() const noexcept = 0;
 
  private:
+  /// Where nothing overlaps: carried out one by one, packed into one buffer.
+  std::deque<AllReduceBatch> waiting_;
   Scratch packed_;
 };
 

@@ -1,9 +1,10 @@
-// Direct all-reduce, for a few ranks.
+// Direct all-reduce and reduce-scatter, for a few ranks or small vectors.
 //
-// n ranks, S bytes. Small vectors: every rank sends all of its data to every other and reduces by
-// itself: 1 step, (n-1) S bytes a rank. Larger ones: rank r owns part r; it receives part r of
-// everyone, reduces, and sends the result to everyone: 2 steps, 2(n-1)/n S bytes a rank, as a ring,
-// but with 2 steps instead of 2(n-1).
+// n ranks, S bytes. All-reduce, small vectors: every rank sends all of its data to every other and
+// reduces by itself: 1 step, (n-1) S bytes a rank. Larger ones: rank r owns part r; it receives
+// part r of everyone, reduces (this is the reduce-scatter), and sends the result to everyone:
+// 2 steps, 2(n-1)/n S bytes a rank, as a ring, but with 2 steps instead of 2(n-1).
+// Reduce-scatter: 1 step, all but the own part of S, with n-1 parts of memory to receive into.
 //
 // Every element is reduced in rank order, ((r0 op r1) op r2) op ..., on whichever rank it happens,
 // so the result equals a serial reduction bit for bit.
@@ -56,6 +57,21 @@ std::vector<Transfer> exchange(const Group& group, const Receive& receive, const
 
 }  // namespace
 
+void direct_reduce_scatter(const Group& group, std::span<const std::span<std::byte>> parts,
+                           const Reduction& reduction) {
+  const int n = group.size();
+  const std::span<std::byte> mine = parts[static_cast<std::size_t>(group.rank())];
+  const auto received = group.scratch.acquire(mine.size() * static_cast<std::size_t>(n - 1));
+  run_transfers(
+      group,
+      exchange(
+          group,
+          [&](int, std::size_t slot) { return received.subspan(slot * mine.size(), mine.size()); },
+          [&](int peer) { return parts[static_cast<std::size_t>(peer)]; }),
+      "direct reduce-scatter");
+  reduce_in_rank_order(group.rank(), n, mine, received, reduction);
+}
+
 Steps direct_steps(const Group& group, std::span<std::byte> data, const Reduction& reduction) {
   const int n = group.size();
   const int rank = group.rank();
@@ -76,10 +92,6 @@ Steps direct_steps(const Group& group, std::span<std::byte> data, const Reductio
                 group, [&](int peer, std::size_t) { return part(peer); },
                 [&](int) { return part(rank); });
           }};
-}
-
-void direct_all_reduce(const Group& group, std::span<std::byte> data, const Reduction& reduction) {
-  run_steps(group, direct_steps(group, data, reduction), "direct all-reduce");
 }
 
 }  // namespace scalecom

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "base/wait.hpp"
 #include "collective/scratch.hpp"
@@ -38,6 +39,20 @@ struct Reduction {
                     op);
   }
 };
+
+/// `data` cut in rank order into parts of bytes_per_rank bytes, which are all of it.
+template <class Byte>
+std::vector<std::span<Byte>> cut(std::span<Byte> data,
+                                 std::span<const std::int64_t> bytes_per_rank) {
+  std::vector<std::span<Byte>> parts;
+  parts.reserve(bytes_per_rank.size());
+  std::size_t begin = 0;
+  for (const std::int64_t bytes : bytes_per_rank) {
+    parts.push_back(data.subspan(begin, static_cast<std::size_t>(bytes)));
+    begin += static_cast<std::size_t>(bytes);
+  }
+  return parts;
+}
 
 /// Part `index` of `data` cut in `parts` of whole elements, as equal as can be; the first ones are
 /// longer.

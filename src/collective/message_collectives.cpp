@@ -18,17 +18,9 @@ MessageCollectives::MessageCollectives(Transport& transport, std::string allredu
 void MessageCollectives::all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
                                     const WaitContext& context) {
   const Group group{transport_, scratch_, context};
-  const Reduction reduction{dtype, op};
   const auto bytes = static_cast<std::int64_t>(data.size());
-  switch (select_all_reduce(bytes, group.size(), allreduce_algorithm_)) {
-    case AllReduceAlgorithm::direct: return direct_all_reduce(group, data, reduction);
-    case AllReduceAlgorithm::ring: return ring_all_reduce(group, data, reduction);
-    case AllReduceAlgorithm::recursive_doubling:
-      return recursive_doubling_all_reduce(group, data, reduction);
-    case AllReduceAlgorithm::halving_doubling:
-      return halving_doubling_all_reduce(group, data, reduction);
-    case AllReduceAlgorithm::double_tree: return double_tree_all_reduce(group, data, reduction);
-  }
+  run_all_reduce(select_all_reduce(bytes, group.size(), allreduce_algorithm_), group, data,
+                 {dtype, op});
 }
 
 void MessageCollectives::broadcast(std::span<std::byte> data, int root,
@@ -55,6 +47,31 @@ void MessageCollectives::all_gather(std::span<const std::byte> mine, std::span<s
     std::memcpy(place.data(), mine.data(), mine.size());
   }
   ring_all_gather(group, all, bytes_per_rank);
+}
+
+void MessageCollectives::reduce_scatter(std::span<std::byte> data,
+                                        std::span<const std::int64_t> bytes_per_rank,
+                                        DataType dtype, ReduceOp op, const WaitContext& context) {
+  const Group group{transport_, scratch_, context};
+  const Reduction reduction{dtype, op};
+  const auto parts = cut(data, bytes_per_rank);
+  switch (select_reduce_scatter(static_cast<std::int64_t>(data.size()), group.size())) {
+    case ReduceScatterAlgorithm::direct: return direct_reduce_scatter(group, parts, reduction);
+    case ReduceScatterAlgorithm::pairwise: return pairwise_reduce_scatter(group, parts, reduction);
+  }
+}
+
+void MessageCollectives::all_to_all(std::span<const std::byte> send,
+                                    std::span<const std::int64_t> send_bytes,
+                                    std::span<std::byte> receive,
+                                    std::span<const std::int64_t> receive_bytes,
+                                    const WaitContext& context) {
+  const auto rank = static_cast<std::size_t>(transport_.rank());
+  SCALECOM_ASSERT(send_bytes[rank] == receive_bytes[rank],
+                  std::to_string(send_bytes[rank]) + " bytes to itself, " +
+                      std::to_string(receive_bytes[rank]) + " from itself");
+  pairwise_all_to_all({transport_, scratch_, context}, cut(send, send_bytes),
+                      cut(receive, receive_bytes));
 }
 
 }  // namespace scalecom

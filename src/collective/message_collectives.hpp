@@ -22,6 +22,11 @@ class MessageCollectives final : public Collectives {
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
                   std::span<const std::int64_t> bytes_per_rank,
                   const WaitContext& context) override;
+  void reduce_scatter(std::span<std::byte> data, std::span<const std::int64_t> bytes_per_rank,
+                      DataType dtype, ReduceOp op, const WaitContext& context) override;
+  void all_to_all(std::span<const std::byte> send, std::span<const std::int64_t> send_bytes,
+                  std::span<std::byte> receive, std::span<const std::int64_t> receive_bytes,
+                  const WaitContext& context) override;
   TransportCounters counters() const noexcept override { return transport_.counters(); }
 
  private:

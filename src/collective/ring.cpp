@@ -45,18 +45,9 @@ Steps ring_steps(const Group& group, std::span<std::byte> data, const Reduction&
           }};
 }
 
-void ring_all_reduce(const Group& group, std::span<std::byte> data, const Reduction& reduction) {
-  run_steps(group, ring_steps(group, data, reduction), "ring all-reduce");
-}
-
 void ring_all_gather(const Group& group, std::span<std::byte> all,
                      std::span<const std::int64_t> bytes_per_rank) {
-  std::vector<std::span<std::byte>> parts;
-  std::size_t begin = 0;
-  for (const std::int64_t bytes : bytes_per_rank) {
-    parts.push_back(all.subspan(begin, static_cast<std::size_t>(bytes)));
-    begin += static_cast<std::size_t>(bytes);
-  }
+  const auto parts = cut(all, bytes_per_rank);
   const auto part = [&](int r) { return parts[static_cast<std::size_t>(r)]; };
   const auto make = [&](int step) { return pass_on(group, group.rank(), step, part); };
   run_steps(group, {group.size() - 1, make}, "ring all-gather");

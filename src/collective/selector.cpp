@@ -48,6 +48,11 @@ constexpr std::array kAllReduceTable{
 // Binomial sends log2(n) S from the root, a chain S from everyone with n-2 chunks of delay.
 constexpr std::int64_t kBinomialBytesMax = 256 << 10;
 
+// Direct takes one step and as much memory as the input; pairwise n-1 steps, which reduce while
+// they receive. Up to 4 ranks direct is the first half of the all-reduce there: the same bits.
+constexpr int kDirectReduceScatterRanksMax = 4;
+constexpr std::int64_t kDirectReduceScatterBytesMax = 256 << 10;
+
 }  // namespace
 
 std::vector<std::string> allreduce_algorithm_names() {
@@ -72,9 +77,21 @@ AllReduceAlgorithm select_all_reduce(std::int64_t bytes, int ranks, std::string_
   return AllReduceAlgorithm::ring;
 }
 
+AllReduceAlgorithm select_all_reduce_steps(std::int64_t bytes, int ranks) {
+  const AllReduceAlgorithm algorithm = select_all_reduce(bytes, ranks, "auto");
+  return algorithm == AllReduceAlgorithm::double_tree ? AllReduceAlgorithm::halving_doubling
+                                                      : algorithm;
+}
+
 BroadcastAlgorithm select_broadcast(std::int64_t bytes, int ranks) {
   const bool is_short = bytes <= kBinomialBytesMax || ranks <= 2;
   return is_short ? BroadcastAlgorithm::binomial : BroadcastAlgorithm::chain;
+}
+
+ReduceScatterAlgorithm select_reduce_scatter(std::int64_t bytes, int ranks) {
+  const bool is_direct =
+      ranks <= kDirectReduceScatterRanksMax || bytes <= kDirectReduceScatterBytesMax;
+  return is_direct ? ReduceScatterAlgorithm::direct : ReduceScatterAlgorithm::pairwise;
 }
 
 }  // namespace scalecom

@@ -28,8 +28,8 @@ struct Transfer {
   int tag = 0;
 };
 
-inline Transfer send_to(int peer, std::span<std::byte> bytes) {
-  return {Transfer::Direction::send, peer, bytes};
+inline Transfer send_to(int peer, std::span<const std::byte> bytes) {
+  return {Transfer::Direction::send, peer, {const_cast<std::byte*>(bytes.data()), bytes.size()}};
 }
 inline Transfer receive_from(int peer, std::span<std::byte> bytes,
                              std::function<void(std::size_t, std::size_t)> on_chunk = {}) {

@@ -178,6 +178,58 @@ TEST_CASE("broadcast from every root and all-gather of unequal parts") {
   }
 }
 
+TEST_CASE("reduce-scatter over MPI gives each rank its part, for every dtype and op") {
+  const bool is_native = GENERATE(false, true);
+  const DataType dtype = GENERATE(DataType::uint8, DataType::int8, DataType::int16, DataType::int32,
+                                  DataType::int64, DataType::float16, DataType::bfloat16,
+                                  DataType::float32, DataType::float64, DataType::boolean);
+  const ReduceOp op = GENERATE(ReduceOp::sum, ReduceOp::min, ReduceOp::max, ReduceOp::product);
+  Implementation implementation(is_native);
+  const auto size = static_cast<std::size_t>(size_here());
+  const auto rank = static_cast<std::size_t>(rank_here());
+  for (const std::int64_t largest : {0, 3, 70'001}) {
+    CAPTURE(is_native, to_string(dtype), to_string(op), largest);
+    std::vector<std::int64_t> bytes(size);
+    for (std::size_t r = 0; r < size; ++r) bytes[r] = r == 1 ? 0 : largest * size_of(dtype);
+    const auto all = std::accumulate(bytes.begin(), bytes.end(), std::int64_t{0});
+    Bytes data = input_of(rank_here(), all / size_of(dtype), dtype);
+    implementation.collectives->reduce_scatter(data, bytes, dtype, op, patience());
+    const Bytes expected = serial(size_here(), all / size_of(dtype), dtype, op);
+    const auto begin = std::accumulate(bytes.begin(), bytes.begin() + rank_here(), std::int64_t{0});
+    REQUIRE(std::equal(data.begin() + begin, data.begin() + begin + bytes[rank],
+                       expected.begin() + begin));
+  }
+}
+
+TEST_CASE("all-to-all over MPI brings unequal and empty parts to their ranks") {
+  const bool is_native = GENERATE(false, true);
+  Implementation implementation(is_native);
+  const auto bytes_of = [](int from, int to) -> std::int64_t {
+    if ((from + 2 * to) % 4 == 0) return 0;
+    return from == 1 ? 300'001 : 10 * from + to + 1;
+  };
+  Bytes send;
+  Bytes expected;
+  std::vector<std::int64_t> send_bytes;
+  std::vector<std::int64_t> receive_bytes;
+  const auto append = [](Bytes& bytes, int from, int to, std::int64_t size) {
+    for (std::int64_t i = 0; i < size; ++i) {
+      bytes.push_back(static_cast<std::byte>((i * 31 + from * 101 + to * 59) % 251));
+    }
+  };
+  for (int peer = 0; peer < size_here(); ++peer) {
+    send_bytes.push_back(bytes_of(rank_here(), peer));
+    receive_bytes.push_back(bytes_of(peer, rank_here()));
+    append(send, rank_here(), peer, send_bytes.back());
+    append(expected, peer, rank_here(), receive_bytes.back());
+  }
+  for (int call = 0; call < 3; ++call) {
+    Bytes received(expected.size());
+    implementation.collectives->all_to_all(send, send_bytes, received, receive_bytes, patience());
+    REQUIRE(received == expected);
+  }
+}
+
 TEST_CASE("a wait over MPI ends at its deadline, and a cancelled transport refuses") {
   const auto transport = test::mpi_world().make_transport();
   std::byte byte{};

@@ -38,6 +38,15 @@ class RecordingCollectives final : public Collectives {
                   const WaitContext& context) override {
     inner_.all_gather(mine, all, bytes_per_rank, context);
   }
+  void reduce_scatter(std::span<std::byte> data, std::span<const std::int64_t> bytes_per_rank,
+                      DataType dtype, ReduceOp op, const WaitContext& context) override {
+    inner_.reduce_scatter(data, bytes_per_rank, dtype, op, context);
+  }
+  void all_to_all(std::span<const std::byte> send, std::span<const std::int64_t> send_bytes,
+                  std::span<std::byte> receive, std::span<const std::int64_t> receive_bytes,
+                  const WaitContext& context) override {
+    inner_.all_to_all(send, send_bytes, receive, receive_bytes, context);
+  }
 
   TransportCounters counters() const noexcept override { return inner_.counters(); }
 

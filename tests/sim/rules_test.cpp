@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "runtime/negotiation/rank_set.hpp"
 #include "runtime/negotiation/release_policy.hpp"
@@ -134,6 +135,66 @@ TEST_CASE("an all_gather may differ in the first extent only, and every rank lea
   CHECK(world.violations() == Log{});
   CHECK(world.log_of(19) == Log{"1: g step 0", "2: g step 0"});
   CHECK(world.cached_requests(7) == 1);
+}
+
+TEST_CASE("every rank of an all_to_all learns all splits, which may change from call to call") {
+  for (const int size : {1, 4, 20, 40}) {
+    World world(steady(size));
+    const auto split = [](int call, int from, int to) -> std::int64_t {
+      return call == 0 ? 3 : (call * 7 + from * 3 + to) % 11;
+    };
+    for (int call = 0; call < 3; ++call) {
+      ExpectedCall expected;
+      for (int from = 0; from < size; ++from) {
+        for (int to = 0; to < size; ++to) expected.first_extents.push_back(split(call, from, to));
+      }
+      world.expect("x", expected);
+    }
+    for (int call = 0; call < 3; ++call) {
+      for (int rank = 0; rank < size; ++rank) {
+        std::vector<std::int64_t> splits;
+        for (int to = 0; to < size; ++to) splits.push_back(split(call, rank, to));
+        TensorSignature signature =
+            all_reduce({std::accumulate(splits.begin(), splits.end(), std::int64_t{0}), 2});
+        signature.kind = OperationKind::all_to_all;
+        world.submit(rank, "x", signature, splits);
+      }
+      world.run();
+    }
+    world.check_drained(false);
+    CHECK(world.violations() == Log{});
+    CHECK(world.log_of(size - 1) == Log{"1: x step 0", "2: x step 0", "3: x step 0"});
+    CHECK(world.cached_requests(size - 1) == 2);
+  }
+}
+
+TEST_CASE("ranks that confuse operations with different first extents get a mismatch") {
+  const auto submit = [](World& world, int rank, OperationKind kind) {
+    TensorSignature signature = all_reduce({world.size(), 2});
+    signature.kind = kind;
+    const bool has_splits = kind == OperationKind::all_to_all;
+    world.submit(rank, "w", signature,
+                 std::vector<std::int64_t>(static_cast<std::size_t>(has_splits * world.size()), 1));
+  };
+  const OperationKind kinds[] = {OperationKind::all_gather, OperationKind::all_to_all,
+                                 OperationKind::reduce_scatter};
+  // Once the name is known as an all_gather, its requests travel by number.
+  const bool is_cached = GENERATE(false, true);
+  const int order = GENERATE(0, 1, 2);
+  for (const int size : {3, 40}) {
+    World world(steady(size));
+    for (int rank = 0; is_cached && rank < size; ++rank) submit(world, rank, kinds[0]);
+    world.run();
+    for (int rank = 0; rank < size; ++rank) submit(world, rank, kinds[(rank + order) % 3]);
+    world.run();
+    CHECK_THAT(world.log_of(size - 1).back(),
+               Contains("operation differs between ranks") && Contains("all_gather on") &&
+                   Contains("all_to_all on") && Contains("reduce_scatter on"));
+    for (int rank = 0; rank < size; ++rank) submit(world, rank, OperationKind::all_to_all);
+    world.run();
+    world.check_drained(false);
+    CHECK(world.violations() == Log{});
+  }
 }
 
 TEST_CASE("steps count on from first_step and start again where it changes") {

@@ -30,16 +30,24 @@ int Workload::draw_below(int limit) {
   return std::uniform_int_distribution<int>(0, limit - 1)(world_.random());
 }
 
+OperationKind Workload::draw_kind() {
+  switch (draw_below(12)) {
+    case 0:
+    case 1: return OperationKind::all_gather;
+    case 2: return OperationKind::broadcast;
+    case 3: return OperationKind::barrier;
+    case 4: return OperationKind::reduce_scatter;
+    case 5: return OperationKind::all_to_all;
+    default: return OperationKind::all_reduce;
+  }
+}
+
 Workload::Plan Workload::make_plan(int tensor) {
   Plan plan;
   plan.name =
       "layer" + std::to_string(tensor) + (tensor % 3 == 0 ? ".bias" : ".some.longer.weight");
   TensorSignature signature;
-  const int kind = draw_below(10);
-  signature.kind = kind < 6   ? OperationKind::all_reduce
-                   : kind < 8 ? OperationKind::all_gather
-                   : kind < 9 ? OperationKind::broadcast
-                              : OperationKind::barrier;
+  signature.kind = draw_kind();
   if (signature.kind != OperationKind::barrier) signature.shape = {1 + draw_below(1000), 3};
   if (signature.kind == OperationKind::broadcast) signature.root = draw_below(world_.size());
   if (signature.kind == OperationKind::all_reduce && draw(0.6)) {
@@ -58,11 +66,10 @@ Workload::Plan Workload::make_plan(int tensor) {
       for (int i = 0; i < odd_ranks; ++i) next.is_odd[static_cast<std::size_t>(i)] = true;
       std::shuffle(next.is_odd.begin(), next.is_odd.end(), world_.random());
     }
-    if (signature.kind == OperationKind::all_gather) {
-      const bool is_equal = draw(0.5);
-      for (std::size_t rank = 0; rank < size; ++rank) {
-        next.first_extents.push_back(is_equal ? 7 : draw_below(20));
-      }
+    const bool is_equal = draw(0.5);
+    const std::size_t extents = size * first_extents_of_rank(signature.kind, world_.size());
+    for (std::size_t i = 0; i < extents; ++i) {
+      next.first_extents.push_back(is_equal ? 7 : draw_below(20));
     }
     plan.calls.push_back(std::move(next));
   }
@@ -80,12 +87,16 @@ void Workload::vary(TensorSignature& signature, bool may_restart) {
 }
 
 TensorSignature Workload::make_odd(TensorSignature signature) {
-  switch (draw_below(6)) {
+  switch (draw_below(7)) {
     case 0: signature.dtype = DataType::float64; break;
     case 1: signature.op = ReduceOp::max; break;
     case 2: signature.prescale = 0.5; break;
     case 3: signature.compression.rate = 7; break;
     case 4: signature.shape.push_back(2); break;
+    case 5:
+      signature.kind = signature.kind == OperationKind::all_gather ? OperationKind::reduce_scatter
+                                                                   : OperationKind::all_gather;
+      break;
     default: signature.root += 1;
   }
   return signature;
@@ -94,8 +105,18 @@ TensorSignature Workload::make_odd(TensorSignature signature) {
 TensorSignature Workload::signature_of(const Call& call, int rank) const {
   const auto r = static_cast<std::size_t>(rank);
   TensorSignature signature = call.is_odd[r] ? call.odd : call.signature;
-  if (!call.first_extents.empty()) signature.shape[0] = call.first_extents[r];
+  if (signature.kind == OperationKind::all_gather && !call.first_extents.empty()) {
+    signature.shape[0] = call.first_extents[r];
+  } else if (const auto splits = splits_of(call, rank); !splits.empty()) {
+    signature.shape[0] = std::reduce(splits.begin(), splits.end());
+  }
   return signature;
+}
+
+std::vector<std::int64_t> Workload::splits_of(const Call& call, int rank) const {
+  if (call.signature.kind != OperationKind::all_to_all) return {};
+  const auto row = call.first_extents.begin() + static_cast<std::ptrdiff_t>(rank) * world_.size();
+  return {row, row + world_.size()};
 }
 
 // The reference for steps: counts on from first_step, only what is agreed on.
@@ -137,7 +158,8 @@ void Workload::start_step(int rank) {
 void Workload::submit_next(int rank, std::size_t tensor) {
   const Plan& plan = plans_[tensor];
   const std::size_t call = next_call_[static_cast<std::size_t>(rank)][tensor]++;
-  world_.submit(rank, plan.name, signature_of(plan.calls[call], rank));
+  world_.submit(rank, plan.name, signature_of(plan.calls[call], rank),
+                splits_of(plan.calls[call], rank));
 }
 
 void Workload::take_completion(int rank, const std::string& name) {

@@ -40,7 +40,7 @@ class Workload {
     TensorSignature signature;
     TensorSignature odd;  ///< what the odd ranks submit
     std::vector<bool> is_odd;
-    std::vector<std::int64_t> first_extents;
+    std::vector<std::int64_t> first_extents;  ///< of all ranks, if they choose theirs
   };
   struct Plan {
     std::string name;
@@ -51,6 +51,8 @@ class Workload {
   void vary(TensorSignature& signature, bool may_restart);
   TensorSignature make_odd(TensorSignature signature);
   TensorSignature signature_of(const Call& call, int rank) const;
+  std::vector<std::int64_t> splits_of(const Call& call, int rank) const;
+  OperationKind draw_kind();
   bool draw(double chance);
   int draw_below(int limit);
   void expect_calls(const Plan& plan);

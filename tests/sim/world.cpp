@@ -50,7 +50,8 @@ void World::at(int rank, Duration after, std::function<void()> action) {
   });
 }
 
-void World::submit(int rank, const std::string& name, TensorSignature signature) {
+void World::submit(int rank, const std::string& name, TensorSignature signature,
+                   std::vector<std::int64_t> splits) {
   Rank& self = at_(rank);
   if (!self.is_alive || self.end) return;
   const std::size_t call = self.calls[name]++;
@@ -61,7 +62,7 @@ void World::submit(int rank, const std::string& name, TensorSignature signature)
     violate(fmt::format("the test submits {} twice on rank {}", name, rank));
     return;
   }
-  self.node->submit({name, std::move(signature)}, now_);
+  self.node->submit({name, std::move(signature), std::move(splits)}, now_);
   touch(rank);
 }
 

@@ -23,7 +23,7 @@ using Duration = Clock::duration;
 struct ExpectedCall {
   bool is_mismatch = false;
   std::int64_t step = 0;
-  std::vector<std::int64_t> first_extents;  ///< all_gather
+  std::vector<std::int64_t> first_extents;  ///< all_gather, all_to_all
 };
 
 struct WorldOptions {
@@ -74,7 +74,8 @@ class World {
     on_completion_ = std::move(action);
   }
 
-  void submit(int rank, const std::string& name, TensorSignature signature);
+  void submit(int rank, const std::string& name, TensorSignature signature,
+              std::vector<std::int64_t> splits = {});
   void end_session(int rank, Status status);
   void kill(int rank);
   /// A message from one rank to its neighbour that its negotiation did not write.

@@ -58,6 +58,8 @@ class DenseBench {
     const Ticket ticket = submit(is_in_place);
     finish(ticket);
     if (options_.operation == "all_gather") return wrong_in_gathered(ticket.output());
+    if (options_.operation == "alltoall") return wrong_in_exchanged(ticket.output());
+    if (options_.operation == "reduce_scatter") return wrong_in_part(ticket.output());
     std::int64_t wrong = 0;
     for (std::int64_t i = 0; i < output_.count(); ++i) {
       const double expected = options_.operation == "broadcast"
@@ -75,19 +77,46 @@ class DenseBench {
       if (!is_in_place) output_ = input_;
       return session_.broadcast("bench", output_.view(), options_.root);
     }
+    if (options_.operation == "alltoall") return session_.all_to_all("bench", input_.view());
     AllReduceOptions reduction;
     reduction.op = options_.op;
+    if (options_.operation == "reduce_scatter") {
+      return session_.reduce_scatter("bench", input_.view(), reduction);
+    }
     return session_.all_reduce("bench", is_in_place ? output_.view() : input_.view(),
                                output_.view(), reduction);
   }
 
   std::int64_t wrong_in_gathered(const TensorView& gathered) const {
+    return wrong_in(gathered, [&](std::int64_t i) {
+      return Values::input(i % input_.count(), static_cast<int>(i / input_.count()));
+    });
+  }
+
+  std::int64_t wrong_in_exchanged(const TensorView& exchanged) const {
+    const std::int64_t part = input_.count() / topology_.size;
+    return wrong_in(exchanged, [&](std::int64_t i) {
+      return Values::input(topology_.rank * part + i % part, static_cast<int>(i / part));
+    });
+  }
+
+  std::int64_t wrong_in_part(const TensorView& part) const {
+    const std::int64_t rows = input_.count() / topology_.size;
+    const std::int64_t longer = input_.count() % topology_.size;
+    const std::int64_t begin =
+        topology_.rank * rows + std::min<std::int64_t>(topology_.rank, longer);
+    return wrong_in(part, [&](std::int64_t i) {
+      return expected_reduction(begin + i, topology_.size, options_.op);
+    });
+  }
+
+  template <class Expected>
+  static std::int64_t wrong_in(const TensorView& result, const Expected& expected) {
     std::int64_t wrong = 0;
-    const auto* data = static_cast<const std::byte*>(gathered.data);
-    for (std::int64_t i = 0; i < gathered.count(); ++i) {
-      const auto rank = static_cast<int>(i / input_.count());
-      const double got = Values::decode(data + i * size_of(gathered.dtype), gathered.dtype);
-      if (got != Values::input(i % input_.count(), rank)) ++wrong;
+    const auto* data = static_cast<const std::byte*>(result.data);
+    for (std::int64_t i = 0; i < result.count(); ++i) {
+      const double got = Values::decode(data + i * size_of(result.dtype), result.dtype);
+      if (!is_right(got, expected(i), result.dtype)) ++wrong;
     }
     return wrong;
   }
@@ -102,15 +131,22 @@ class DenseBench {
 double bus_factor(const std::string& operation, int size) {
   const double n = size;
   if (operation == "all_reduce") return 2.0 * (n - 1) / n;
-  if (operation == "all_gather") return (n - 1) / n;
-  return 1.0;
+  if (operation == "broadcast") return 1.0;
+  return (n - 1) / n;
+}
+
+// A rank's elements: all_to_all gives every rank as many.
+std::int64_t count_of_input(const Options& options, std::int64_t bytes, int size) {
+  const std::int64_t count = std::max<std::int64_t>(1, bytes / size_of(options.dtype));
+  if (options.operation != "alltoall") return count;
+  return std::max<std::int64_t>(1, count / size) * size;
 }
 
 }  // namespace
 
 Row run_dense(Session& session, const Options& options, std::int64_t bytes) {
   Row row;
-  row.count = std::max<std::int64_t>(1, bytes / size_of(options.dtype));
+  row.count = count_of_input(options, bytes, session.topology().size);
   row.bytes = row.count * size_of(options.dtype);
   row.bus_factor = bus_factor(options.operation, session.topology().size);
   DenseBench bench(session, options, row.count);

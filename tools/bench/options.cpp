@@ -53,7 +53,8 @@ Options parse_options(int argc, char** argv) {
       "ranks."};
   Options options;
   app.add_option("operation,--operation", options.operation, "What to time")
-      ->check(CLI::IsMember({"all_reduce", "all_gather", "broadcast", "scalecom"}))
+      ->check(CLI::IsMember(
+          {"all_reduce", "all_gather", "reduce_scatter", "alltoall", "broadcast", "scalecom"}))
       ->capture_default_str();
   add_sizes(app, options);
   app.add_option("-n,--iters", options.iterations, "Timed calls a size")

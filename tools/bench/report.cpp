@@ -14,7 +14,7 @@ void print_timing(const Row& row, const Timing& timing, std::int64_t wrong) {
 }
 
 const char* op_name(const Options& options) {
-  const bool reduces = options.operation == "all_reduce";
+  const bool reduces = options.operation == "all_reduce" || options.operation == "reduce_scatter";
   if (is_compressed(options)) return "avg";
   return reduces ? to_string(options.op) : "none";
 }

@@ -62,11 +62,16 @@ def _declare(library):
                                         c_double, c_double, pointer(CompressionOptions),
                                         pointer(ticket)]),
         "scalecom_all_gather": (c_int, [c_char_p, pointer(Tensor), pointer(ticket)]),
+        "scalecom_reduce_scatter": (c_int, [c_char_p, pointer(Tensor), c_int32, c_double, c_double,
+                                            pointer(ticket)]),
+        "scalecom_all_to_all": (c_int, [c_char_p, pointer(Tensor), pointer(c_int64), c_int32,
+                                        pointer(ticket)]),
         "scalecom_broadcast": (c_int, [c_char_p, pointer(Tensor), c_int32, pointer(ticket)]),
         "scalecom_barrier": (c_int, [pointer(ticket)]),
         "scalecom_ticket_is_ready": (c_int, [ticket]),
         "scalecom_ticket_wait": (c_int, [ticket, c_double]),
         "scalecom_ticket_output": (c_int, [ticket, pointer(Tensor)]),
+        "scalecom_ticket_received_splits": (c_int, [ticket, pointer(c_int64), c_int32]),
         "scalecom_ticket_release": (None, [ticket]),
         "scalecom_residuals": (c_int, [text]),
         "scalecom_residual_get": (c_int, [c_char_p, ctypes.c_void_p, c_int64]),
@@ -146,10 +151,16 @@ class Ticket:
             raise HorovodInternalError(last_error())
 
     def output(self):
-        """The result of an all-gather, borrowed: (address, shape)."""
+        """The result of an operation that makes its own, borrowed: (address, shape)."""
         tensor = Tensor()
         check(lib.scalecom_ticket_output(self._pointer, ctypes.byref(tensor)))
         return tensor.data, tuple(tensor.shape[i] for i in range(tensor.dimensions))
+
+    def received_splits(self, ranks):
+        """Rows that an all-to-all brought from each rank."""
+        splits = (ctypes.c_int64 * ranks)()
+        check(lib.scalecom_ticket_received_splits(self._pointer, splits, ranks))
+        return list(splits)
 
     def __del__(self):
         # Nobody waits any more (an interrupt, an error): the memory must outlive the operation.

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.hpp"
+#include "collective/group.hpp"
 #include "kernels/reduce.hpp"
 #include "transport/mpi/mpi_error.hpp"
 
@@ -95,6 +96,43 @@ MPI_Op mpi_op(DataType dtype, ReduceOp op, HalfOps& halves) {
   return MPI_OP_NULL;
 }
 
+// One part for each rank at any place: an MPI datatype a part, because MPI's own displacements are
+// int. Released by free(); after a failure they stay behind with the operation.
+class PartTypes {
+ public:
+  explicit PartTypes(std::span<const std::int64_t> bytes_per_rank) {
+    std::int64_t begin = 0;
+    for (const std::int64_t bytes : bytes_per_rank) {
+      types_.push_back(make(begin, bytes));
+      begin += bytes;
+    }
+  }
+
+  const MPI_Datatype* data() const noexcept { return types_.data(); }
+
+  void free() {
+    for (MPI_Datatype& type : types_) check_mpi(MPI_Type_free(&type), "MPI_Type_free");
+  }
+
+ private:
+  static MPI_Datatype make(std::int64_t begin, std::int64_t bytes) {
+    std::vector<int> lengths;
+    std::vector<MPI_Aint> places;
+    for (std::int64_t done = 0; done < bytes; done += kPieceElements) {
+      lengths.push_back(static_cast<int>(std::min(kPieceElements, bytes - done)));
+      places.push_back(static_cast<MPI_Aint>(begin + done));
+    }
+    MPI_Datatype type = MPI_DATATYPE_NULL;
+    check_mpi(MPI_Type_create_hindexed(static_cast<int>(lengths.size()), lengths.data(),
+                                       places.data(), MPI_BYTE, &type),
+              "MPI_Type_create_hindexed");
+    check_mpi(MPI_Type_commit(&type), "MPI_Type_commit");
+    return type;
+  }
+
+  std::vector<MPI_Datatype> types_;
+};
+
 class MpiCollectives final : public Collectives {
  public:
   explicit MpiCollectives(MPI_Comm communicator) : communicator_(communicator) {}
@@ -132,9 +170,7 @@ class MpiCollectives final : public Collectives {
     std::vector<std::int64_t> places(bytes_per_rank.size());
     std::exclusive_scan(bytes_per_rank.begin(), bytes_per_rank.end(), places.begin(),
                         std::int64_t{0});
-    int rank = 0;
-    check_mpi(MPI_Comm_rank(communicator_, &rank), "MPI_Comm_rank");
-    std::byte* own_place = all.data() + places[static_cast<std::size_t>(rank)];
+    std::byte* own_place = all.data() + places[static_cast<std::size_t>(own_rank())];
     if (!mine.empty() && mine.data() != own_place) {
       std::memcpy(own_place, mine.data(), mine.size());
     }
@@ -155,7 +191,69 @@ class MpiCollectives final : public Collectives {
     wait(request, context, "MPI_Iallgatherv");
   }
 
+  void reduce_scatter(std::span<std::byte> data, std::span<const std::int64_t> bytes_per_rank,
+                      DataType dtype, ReduceOp op, const WaitContext& context) override {
+    const MPI_Datatype type = mpi_type(dtype);
+    const MPI_Op operation = mpi_op(dtype, op, halves_);
+    const auto parts = cut(data, bytes_per_rank);
+    if (data.size() > static_cast<std::size_t>(kPieceElements * size_of(dtype))) {
+      reduce_parts(parts, dtype, operation, context);
+      return;
+    }
+    std::vector<int> counts;
+    for (const std::int64_t bytes : bytes_per_rank) {
+      counts.push_back(static_cast<int>(bytes / size_of(dtype)));
+    }
+    MPI_Request request;
+    check_mpi(MPI_Ireduce_scatter(MPI_IN_PLACE, data.data(), counts.data(), type, operation,
+                                  communicator_, &request),
+              "MPI_Ireduce_scatter");
+    wait(request, context, "MPI_Ireduce_scatter");
+    // In place MPI leaves this rank's part at the beginning.
+    const auto mine = parts[static_cast<std::size_t>(own_rank())];
+    if (!mine.empty()) std::memmove(mine.data(), data.data(), mine.size());
+  }
+
+  void all_to_all(std::span<const std::byte> send, std::span<const std::int64_t> send_bytes,
+                  std::span<std::byte> receive, std::span<const std::int64_t> receive_bytes,
+                  const WaitContext& context) override {
+    const std::vector<int> counts(send_bytes.size(), 1);
+    const std::vector<int> displacements(send_bytes.size(), 0);
+    PartTypes send_types(send_bytes);
+    PartTypes receive_types(receive_bytes);
+    MPI_Request request;
+    check_mpi(MPI_Ialltoallw(send.data(), counts.data(), displacements.data(), send_types.data(),
+                             receive.data(), counts.data(), displacements.data(),
+                             receive_types.data(), communicator_, &request),
+              "MPI_Ialltoallw");
+    wait(request, context, "MPI_Ialltoallw");
+    send_types.free();
+    receive_types.free();
+  }
+
  private:
+  int own_rank() const {
+    int rank = 0;
+    check_mpi(MPI_Comm_rank(communicator_, &rank), "MPI_Comm_rank");
+    return rank;
+  }
+
+  // Each part to its rank.
+  void reduce_parts(const std::vector<std::span<std::byte>>& parts, DataType dtype,
+                    MPI_Op operation, const WaitContext& context) {
+    const int rank = own_rank();
+    for (std::size_t root = 0; root < parts.size(); ++root) {
+      const bool is_mine = static_cast<int>(root) == rank;
+      for_each_piece(parts[root], size_of(dtype), [&](std::byte* place, int count) {
+        MPI_Request request;
+        check_mpi(MPI_Ireduce(is_mine ? MPI_IN_PLACE : place, place, count, mpi_type(dtype),
+                              operation, static_cast<int>(root), communicator_, &request),
+                  "MPI_Ireduce");
+        wait(request, context, "MPI_Ireduce");
+      });
+    }
+  }
+
   template <class Body>
   static void for_each_piece(std::span<std::byte> data, std::int64_t element_bytes, Body&& body) {
     const auto count = static_cast<std::int64_t>(data.size()) / element_bytes;

@@ -1,8 +1,8 @@
 #include "collective/shm/hierarchical.hpp"
 
 #include <algorithm>
-#include <deque>
 #include <numeric>
+#include <utility>
 
 #include "base/error.hpp"
 #include "collective/algorithms.hpp"
@@ -13,35 +13,48 @@ namespace {
 
 // Up to here one talker: a message costs more than its bytes.
 constexpr std::size_t kOneTalkerBytesMax = 64 << 10;
-// Up to so many hosts all talkers exchange directly, in 2 steps; above, along a ring.
-constexpr int kDirectHostsMax = 4;
 // Tags of the parts under way at once, each with room for an algorithm's own.
 constexpr int kTagsPerPart = 8;
 
-// One part of a block on its way between the hosts.
-class PartOnItsWay {
+}  // namespace
+
+// A reduced part of a block on its way between the hosts.
+class HierarchicalCollectives::PartOnItsWay {
  public:
-  PartOnItsWay(Transport& counterparts, std::uint64_t index, std::span<std::byte> part,
-               const Reduction& reduction, const WaitContext& context)
-      : group_{counterparts, scratch_, context,
-               kTagsPerPart * (1 + static_cast<int>(index % Board::kSlots))},
-        run_(group_, group_.size() <= kDirectHostsMax ? direct_steps(group_, part, reduction)
-                                                      : ring_steps(group_, part, reduction)) {}
+  PartOnItsWay(Transport& counterparts, ShmAllReduce& all_reduce)
+      : all_reduce_(all_reduce),
+        group_{counterparts, scratch_, never_waits_,
+               kTagsPerPart * (1 + static_cast<int>(all_reduce.next_open_block() % Board::kSlots))},
+        run_(group_, steps(all_reduce.open_next_part())) {}
 
   bool advance() { return run_.advance(); }
   bool is_done() const noexcept { return run_.is_done(); }
+  void publish() { all_reduce_.publish_part(); }
 
  private:
+  Steps steps(std::span<std::byte> part) {
+    const auto bytes = static_cast<std::int64_t>(part.size());
+    return all_reduce_steps(select_all_reduce_steps(bytes, group_.size()), group_, part,
+                            all_reduce_.reduction());
+  }
+
+  ShmAllReduce& all_reduce_;
   Scratch scratch_;
+  const WaitContext never_waits_{Deadline(TimePoint::max())};
   const Group group_;
   StepsRun run_;
 };
 
-}  // namespace
+HierarchicalCollectives::~HierarchicalCollectives() = default;
 
 HierarchicalCollectives::HierarchicalCollectives(Board& board, Transport& transport,
                                                  const HostRanks& hosts)
-    : board_(board), transport_(transport), hosts_(hosts), inside_(board), everyone_(transport) {
+    : board_(board),
+      transport_(transport),
+      hosts_(hosts),
+      inside_(board),
+      everyone_(transport),
+      pipeline_(board) {
   talkers_ = transport.size();
   for (std::size_t h = 0; h < hosts_.size(); ++h) {
     const std::vector<int>& ranks = hosts_[h];
@@ -67,59 +80,39 @@ HierarchicalCollectives::HierarchicalCollectives(Board& board, Transport& transp
 
 void HierarchicalCollectives::all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
                                          const WaitContext& context) {
-  const Piece piece{data.data(), data.data(),
-                    static_cast<std::int64_t>(data.size()) / size_of(dtype)};
-  all_reduce_pieces(
-      {&piece, 1}, dtype, op, [](std::size_t) {}, context);
+  all_reduce_pieces(AllReduceBatch::in_place(data, dtype, op), context);
 }
 
-void HierarchicalCollectives::all_reduce_pieces(std::span<const Piece> pieces, DataType dtype,
-                                                ReduceOp op, const PiecesDone& done,
-                                                const WaitContext& context) {
-  const PieceList list(pieces, dtype);
-  if (list.bytes() == 0) return done(pieces.size());
-  const Reduction reduction{dtype, op};
-  ShmAllReduce pipeline(board_, list, reduction, done,
-                        {.block_bytes = board_.slot_bytes(),
-                         .owners = list.bytes() <= kOneTalkerBytesMax ? 1 : talkers_,
-                         .is_open = true});
-  run(pipeline, reduction, context);
-  counters_.bytes_sent += static_cast<std::int64_t>(list.bytes());
-  counters_.messages_sent += static_cast<std::int64_t>(pipeline.blocks());
+void HierarchicalCollectives::start_all_reduce(AllReduceBatch batch) {
+  const int owners = batch.bytes() <= kOneTalkerBytesMax ? 1 : talkers_;
+  pipeline_.start(std::move(batch),
+                  {.block_bytes = board_.slot_bytes(), .owners = owners, .is_open = true});
 }
 
-void HierarchicalCollectives::run(ShmAllReduce& pipeline, const Reduction& reduction,
-                                  const WaitContext& context) {
-  constexpr std::string_view kWhat = "hierarchical all-reduce";
-  std::deque<PartOnItsWay> under_way;
-  std::uint64_t started = 0;
-  WaitLoop loop(context);
-  while (!pipeline.is_done()) {
-    bool has_moved = pipeline.advance();
-    if (pipeline.has_open_part(0) && pipeline.blocks() == 1) {
-      // Nothing to overlap with: the algorithm for the size.
-      between_->all_reduce(pipeline.open_part(0), reduction.dtype, reduction.op, context);
-      pipeline.publish_part();
-      continue;
-    }
-    if (pipeline.has_open_part(under_way.size())) {
-      under_way.emplace_back(*counterparts_, started++, pipeline.open_part(under_way.size()),
-                             reduction, context);
+// Parts are published in the order in which they were opened, which is that of their blocks.
+bool HierarchicalCollectives::advance(const WaitContext&) {
+  bool has_moved = pipeline_.advance();
+  for (ShmAllReduce& all_reduce : pipeline_.all_reduces()) {
+    while (all_reduce.has_part_to_open()) {
+      parts_.emplace_back(*counterparts_, all_reduce);
       has_moved = true;
     }
-    for (PartOnItsWay& part : under_way) has_moved = part.advance() || has_moved;
-    while (!under_way.empty() && under_way.front().is_done()) {
-      under_way.pop_front();
-      pipeline.publish_part();
-      has_moved = true;
-    }
-    if (has_moved) {
-      loop.restart();
-    } else if (!under_way.empty()) {
-      loop.pause(kWhat);
-    } else if (const auto time = loop.pause_or_sleep_time(kWhat); time.count() > 0) {
-      pipeline.wait_for_change(time);
-    }
+  }
+  for (PartOnItsWay& part : parts_) has_moved = part.advance() || has_moved;
+  while (!parts_.empty() && parts_.front().is_done()) {
+    parts_.front().publish();
+    parts_.pop_front();
+    has_moved = true;
+  }
+  return has_moved;
+}
+
+// Messages wake nobody: while some are on the way the caller has to look at them.
+void HierarchicalCollectives::wait_for_change(std::chrono::nanoseconds limit) {
+  if (parts_.empty()) {
+    pipeline_.wait_for_change(limit);
+  } else {
+    sleep_between_polls(limit);
   }
 }
 
@@ -164,11 +157,28 @@ void HierarchicalCollectives::all_gather(std::span<const std::byte> mine, std::s
   inside_.broadcast(all.subspan(before + here.size()), 0, context);
 }
 
+// Every byte goes to one rank only: there is nothing to share inside a host.
+void HierarchicalCollectives::reduce_scatter(std::span<std::byte> data,
+                                             std::span<const std::int64_t> bytes_per_rank,
+                                             DataType dtype, ReduceOp op,
+                                             const WaitContext& context) {
+  everyone_.reduce_scatter(data, bytes_per_rank, dtype, op, context);
+}
+
+void HierarchicalCollectives::all_to_all(std::span<const std::byte> send,
+                                         std::span<const std::int64_t> send_bytes,
+                                         std::span<std::byte> receive,
+                                         std::span<const std::int64_t> receive_bytes,
+                                         const WaitContext& context) {
+  everyone_.all_to_all(send, send_bytes, receive, receive_bytes, context);
+}
+
 TransportCounters HierarchicalCollectives::counters() const noexcept {
+  const TransportCounters reduced = pipeline_.counters();
   const TransportCounters inside = inside_.counters();
   const TransportCounters between = transport_.counters();
-  return {counters_.bytes_sent + inside.bytes_sent + between.bytes_sent,
-          counters_.messages_sent + inside.messages_sent + between.messages_sent};
+  return {reduced.bytes_sent + inside.bytes_sent + between.bytes_sent,
+          reduced.messages_sent + inside.messages_sent + between.messages_sent};
 }
 
 }  // namespace scalecom

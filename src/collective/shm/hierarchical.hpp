@@ -1,5 +1,6 @@
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -13,7 +14,8 @@ namespace scalecom {
 /// Ranks by host, hosts by their lowest rank; a rank's place in its host is its local rank.
 using HostRanks = std::vector<std::vector<int>>;
 
-/// Several hosts with several ranks: shared memory inside a host, messages between hosts.
+/// Several hosts: shared memory inside a host, messages between hosts. A host with one rank has a
+/// board of its own memory, so that pack, transfer and unpack overlap there in the same way.
 ///
 /// The *talkers* of a host are its first local ranks; talker j exchanges with talker j of every
 /// other host. All-reduce: the pipeline of shm_all_reduce.hpp, in which each talker owns a part of
@@ -26,21 +28,29 @@ class HierarchicalCollectives final : public Collectives {
  public:
   /// `board` is that of this rank's host, `transport` joins all ranks; both outlive this object.
   HierarchicalCollectives(Board& board, Transport& transport, const HostRanks& hosts);
+  ~HierarchicalCollectives() override;
 
   std::string_view name() const noexcept override { return "hierarchical"; }
   void all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
                   const WaitContext& context) override;
-  void all_reduce_pieces(std::span<const Piece> pieces, DataType dtype, ReduceOp op,
-                         const PiecesDone& done, const WaitContext& context) override;
+  void start_all_reduce(AllReduceBatch batch) override;
+  bool advance(const WaitContext& context) override;
+  std::size_t under_way() const noexcept override { return pipeline_.under_way(); }
+  void wait_for_change(std::chrono::nanoseconds limit) override;
   void broadcast(std::span<std::byte> data, int root, const WaitContext& context) override;
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
                   std::span<const std::int64_t> bytes_per_rank,
+                  const WaitContext& context) override;
+  void reduce_scatter(std::span<std::byte> data, std::span<const std::int64_t> bytes_per_rank,
+                      DataType dtype, ReduceOp op, const WaitContext& context) override;
+  void all_to_all(std::span<const std::byte> send, std::span<const std::int64_t> send_bytes,
+                  std::span<std::byte> receive, std::span<const std::int64_t> receive_bytes,
                   const WaitContext& context) override;
   TransportCounters counters() const noexcept override;
 
  private:
   bool is_talker(int talkers) const noexcept { return board_.rank() < talkers; }
-  void run(ShmAllReduce& pipeline, const Reduction& reduction, const WaitContext& context);
+  class PartOnItsWay;
 
   Board& board_;
   Transport& transport_;
@@ -54,7 +64,9 @@ class HierarchicalCollectives final : public Collectives {
   /// This rank and its counterparts; null when it is no talker.
   std::unique_ptr<Transport> counterparts_;
   std::unique_ptr<MessageCollectives> between_;
-  TransportCounters counters_;
+  ShmPipeline pipeline_;
+  /// Oldest first.
+  std::deque<PartOnItsWay> parts_;
 };
 
 }  // namespace scalecom

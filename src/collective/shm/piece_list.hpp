@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <span>
+#include <utility>
 #include <vector>
 
 #include "collective/collectives.hpp"
@@ -13,15 +13,16 @@ namespace scalecom {
 /// in.
 class PieceList {
  public:
-  PieceList(std::span<const Piece> pieces, DataType dtype) : pieces_(pieces), dtype_(dtype) {
-    ends_.reserve(pieces.size());
+  PieceList(std::vector<Piece> pieces, DataType dtype) : pieces_(std::move(pieces)), dtype_(dtype) {
+    ends_.reserve(pieces_.size());
     std::size_t end = 0;
-    for (const Piece& piece : pieces) {
+    for (const Piece& piece : pieces_) {
       end += static_cast<std::size_t>(piece.count * size_of(dtype));
       ends_.push_back(end);
     }
   }
 
+  std::size_t size() const noexcept { return pieces_.size(); }
   std::size_t bytes() const noexcept { return ends_.empty() ? 0 : ends_.back(); }
 
   /// Pieces that lie wholly before `end`.
@@ -61,7 +62,7 @@ class PieceList {
     return static_cast<std::int64_t>(bytes) / size_of(dtype_);
   }
 
-  const std::span<const Piece> pieces_;
+  const std::vector<Piece> pieces_;
   const DataType dtype_;
   std::vector<std::size_t> ends_;
 };

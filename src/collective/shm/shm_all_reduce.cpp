@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstring>
+#include <utility>
 
 #include "base/error.hpp"
 
@@ -29,15 +30,18 @@ void reduce_slots(const Board& board, std::uint64_t block, std::size_t offset,
   }
 }
 
-ShmAllReduce::ShmAllReduce(Board& board, const PieceList& pieces, const Reduction& reduction,
-                           const PiecesDone& done, const Options& options)
+ShmAllReduce::ShmAllReduce(Board& board, AllReduceBatch batch, const Options& options)
     : board_(board),
-      pieces_(pieces),
-      reduction_(reduction),
-      done_(done),
+      pieces_(std::move(batch.pieces), batch.dtype),
+      reduction_{batch.dtype, batch.op},
+      done_(std::move(batch.done)),
       options_(options),
-      blocks_((pieces.bytes() + options.block_bytes - 1) / options.block_bytes),
-      first_block_(board.take_blocks(blocks_)) {}
+      is_inline_(options.owners == 0 && pieces_.bytes() <= Board::kInlineBytes),
+      blocks_((pieces_.bytes() + options.block_bytes - 1) / options.block_bytes),
+      first_block_(board.take_blocks(blocks_)) {
+  SCALECOM_ASSERT(options.owners > 0 || blocks_ <= 1,
+                  std::to_string(pieces_.bytes()) + " bytes without an owner");
+}
 
 ShmAllReduce::Range ShmAllReduce::block_range(std::uint64_t block) const noexcept {
   const std::size_t begin = block * options_.block_bytes;
@@ -58,16 +62,23 @@ ShmAllReduce::Range ShmAllReduce::part_range(std::uint64_t block, int owner) con
 bool ShmAllReduce::can_post() const {
   if (posted_ == blocks_) return false;
   const std::uint64_t block = first_block_ + posted_;
-  return block < Board::kSlots ||
-         (posted_ - finished_ < Board::kSlots &&
-          board_.others_have_reached(Phase::finished, block - Board::kSlots + 1));
+  if (block < Board::kSlots) return true;
+  const std::uint64_t free = block - Board::kSlots + 1;
+  return board_.has_reached(board_.rank(), Phase::finished, free) &&
+         board_.others_have_reached(Phase::finished, free);
 }
 
 void ShmAllReduce::post() {
   const Range range = block_range(posted_);
   const std::uint64_t block = first_block_ + posted_;
-  pieces_.load(board_.slot(board_.rank(), block), range.begin, range.end);
   ++posted_;
+  if (is_inline_) {
+    alignas(8) std::array<std::byte, Board::kInlineBytes> data;
+    pieces_.load(data.data(), range.begin, range.end);
+    board_.post_inline(block, std::span(data).first(range.end));
+    return;
+  }
+  pieces_.load(board_.slot(board_.rank(), block), range.begin, range.end);
   board_.publish(Phase::posted, block + 1);
 }
 
@@ -84,14 +95,14 @@ void ShmAllReduce::reduce() {
     reduce_slots(board_, block, part.begin, {place, part.end - part.begin}, reduction_);
   }
   ++reduced_;
-  if (!options_.is_open || !is_owner()) publish_part();
+  if (!is_open_owner()) publish_part();
 }
 
-std::span<std::byte> ShmAllReduce::open_part(std::size_t index) const {
-  SCALECOM_ASSERT(has_open_part(index), std::to_string(index) + " of the open parts");
-  const std::uint64_t block = published_ + index;
-  const Range part = part_range(block, board_.rank());
-  std::byte* place = board_.slot(board_.rank(), first_block_ + block) + part.begin;
+std::span<std::byte> ShmAllReduce::open_next_part() {
+  SCALECOM_ASSERT(has_part_to_open(), std::to_string(opened_) + " parts are open");
+  const Range part = part_range(opened_, board_.rank());
+  std::byte* place = board_.slot(board_.rank(), first_block_ + opened_) + part.begin;
+  ++opened_;
   return {place, part.end - part.begin};
 }
 
@@ -108,49 +119,133 @@ int ShmAllReduce::late_owner() const {
   return -1;
 }
 
-bool ShmAllReduce::can_finish() const { return finished_ < published_ && late_owner() < 0; }
+int ShmAllReduce::late_inline_rank() const {
+  for (int rank = 0; rank < board_.size(); ++rank) {
+    if (!board_.has_inline(rank, first_block_)) return rank;
+  }
+  return -1;
+}
+
+bool ShmAllReduce::can_finish() const {
+  if (finished_ == published_) return false;
+  if (is_inline_) return late_inline_rank() < 0;
+  if (options_.owners > 0) return late_owner() < 0;
+  return board_.others_have_reached(Phase::posted, first_block_ + finished_ + 1);
+}
 
 void ShmAllReduce::finish() {
+  if (is_inline_) {
+    reduce_inline();
+  } else if (options_.owners == 0) {
+    reduce_flat();
+  } else {
+    unpack();
+  }
+  ++finished_;
+  board_.publish(Phase::finished, first_block_ + finished_);
+  tell(pieces_.pieces_before(block_range(finished_ - 1).end));
+}
+
+void ShmAllReduce::reduce_inline() {
+  const std::size_t bytes = pieces_.bytes();
+  alignas(8) std::array<std::byte, Board::kInlineBytes> values;
+  std::memcpy(values.data(), board_.inline_data(0, first_block_), bytes);
+  for (int rank = 1; rank < board_.size(); ++rank) {
+    reduction_(values.data(), values.data(), board_.inline_data(rank, first_block_), bytes);
+  }
+  pieces_.store(values.data(), 0, bytes);
+}
+
+void ShmAllReduce::reduce_flat() {
+  const std::size_t bytes = pieces_.bytes();
+  alignas(64) std::array<std::byte, kReduceTileBytes> tile;
+  for (std::size_t begin = 0; begin < bytes; begin += tile.size()) {
+    const std::size_t end = std::min(bytes, begin + tile.size());
+    reduce_slots(board_, first_block_, begin, std::span(tile).first(end - begin), reduction_);
+    pieces_.store(tile.data(), begin, end);
+  }
+}
+
+void ShmAllReduce::unpack() {
   const std::uint64_t block = first_block_ + finished_;
   const std::size_t begin = block_range(finished_).begin;
   for (int owner = 0; owner < options_.owners; ++owner) {
     const Range part = part_range(finished_, owner);
     pieces_.store(board_.slot(owner, block) + part.begin, begin + part.begin, begin + part.end);
   }
-  ++finished_;
-  board_.publish(Phase::finished, block + 1);
-  const std::size_t count = pieces_.pieces_before(block_range(finished_ - 1).end);
-  if (count > pieces_done_) done_(pieces_done_ = count);
+}
+
+void ShmAllReduce::tell(std::size_t count) {
+  if (count == pieces_done_) return;
+  pieces_done_ = count;
+  done_(count);
 }
 
 // One of each kind in turn, so that a block's data is still in the cache when it is its turn again.
-bool ShmAllReduce::advance() {
+bool ShmAllReduce::advance(const ShmAllReduce* before) {
   bool has_moved = false;
-  if (can_post()) {
+  if ((before == nullptr || before->posted_ == before->blocks_) && can_post()) {
     post();
     has_moved = true;
   }
-  if (can_reduce()) {
+  if ((before == nullptr || before->reduced_ == before->blocks_) && can_reduce()) {
     reduce();
     has_moved = true;
   }
-  if (can_finish()) {
+  if ((before == nullptr || before->is_done()) && can_finish()) {
     finish();
     has_moved = true;
   }
+  if (blocks_ == 0 && before == nullptr && !is_done()) {
+    tell(pieces_.size());
+    has_moved = true;
+  }
   return has_moved;
+}
+
+std::size_t ShmAllReduce::posted_bytes() const noexcept {
+  return posted_ == 0 ? 0 : block_range(posted_ - 1).end;
 }
 
 // The oldest block is one that no other rank waits for this rank with, so sleeping for it is safe.
 void ShmAllReduce::wait_for_change(std::chrono::nanoseconds limit) const {
   const std::uint64_t count = first_block_ + finished_ + 1;
   if (posted_ == finished_) {
-    board_.wait_for_change_of_others(Phase::finished, count - Board::kSlots, limit);
-  } else if (reduced_ == finished_) {
+    if (count > Board::kSlots) {
+      board_.wait_for_change_of_others(Phase::finished, count - Board::kSlots, limit);
+    }
+  } else if (is_inline_) {
+    const int rank = late_inline_rank();
+    if (rank >= 0) board_.wait_for_change(rank, Phase::posted, count, limit);
+  } else if (reduced_ == finished_ || options_.owners == 0) {
     board_.wait_for_change_of_others(Phase::posted, count, limit);
   } else if (const int owner = late_owner(); owner >= 0) {
     board_.wait_for_change(owner, Phase::reduced, count, limit);
   }
+}
+
+bool ShmPipeline::advance() {
+  bool has_moved = false;
+  const ShmAllReduce* before = nullptr;
+  for (ShmAllReduce& all_reduce : under_way_) {
+    has_moved = all_reduce.advance(before) || has_moved;
+    before = &all_reduce;
+  }
+  while (!under_way_.empty() && under_way_.front().is_done()) {
+    counters_.bytes_sent += static_cast<std::int64_t>(under_way_.front().posted_bytes());
+    counters_.messages_sent += static_cast<std::int64_t>(under_way_.front().blocks());
+    under_way_.pop_front();
+  }
+  return has_moved;
+}
+
+TransportCounters ShmPipeline::counters() const noexcept {
+  TransportCounters all = counters_;
+  for (const ShmAllReduce& all_reduce : under_way_) {
+    all.bytes_sent += static_cast<std::int64_t>(all_reduce.posted_bytes());
+    all.messages_sent += static_cast<std::int64_t>(all_reduce.posted_blocks());
+  }
+  return all;
 }
 
 }  // namespace scalecom

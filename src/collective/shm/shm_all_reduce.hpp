@@ -3,6 +3,8 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
+#include <span>
 
 #include "collective/group.hpp"
 #include "collective/shm/piece_list.hpp"
@@ -10,44 +12,52 @@
 
 namespace scalecom {
 
-/// A large all-reduce on a board as a pipeline of blocks, moved on step by step and never waiting.
+/// One all-reduce on a board, moved on step by step and never waiting.
 ///
-/// S bytes, n ranks, blocks of B bytes, each cut into one part per owner (the first `owners`
-/// ranks). For a block a rank does three things, each when it can:
+/// S bytes, n ranks, in blocks of B bytes. For a block a rank does three things, each when it can:
 ///   post    pieces -> its slot; the pack of a fused batch and this copy are one
-///   reduce  an owner: its part of all slots, in rank order -> its slot
+///   reduce  an owner (one of the first ranks): its part of all slots, in rank order -> its slot
 ///   finish  the owners' parts -> pieces
 /// User memory is read once and written once; the rest stays in the cache, if B does. Per rank:
 /// 2 S of copies, (n-1)/owners S of reduction, 2 S/B waits that are usually over.
 ///
-/// With `is_open`, an owner's reduced part is not published by itself: the caller reduces it
-/// further (between hosts) in place, then calls publish_part().
+/// Small vectors are one block without owners: every rank reduces all n slots by itself when it
+/// finishes, which reads n S and saves a step. Up to Board::kInlineBytes the data travels in the
+/// cache line that says it is there.
 class ShmAllReduce {
  public:
   struct Options {
     std::size_t block_bytes = 0;  ///< at most the board's slots, whole cache lines
-    int owners = 1;
+    int owners = 0;               ///< 0: every rank reduces by itself; S is at most one block
+    /// An owner's reduced part is not handed on by itself: the caller takes it by open_next_part(),
+    /// reduces it further (between hosts) in place, then calls publish_part().
     bool is_open = false;
   };
-  /// Everything given outlives this object.
-  ShmAllReduce(Board& board, const PieceList& pieces, const Reduction& reduction,
-               const PiecesDone& done, const Options& options);
+  /// The board outlives this object.
+  ShmAllReduce(Board& board, AllReduceBatch batch, const Options& options);
 
   std::uint64_t blocks() const noexcept { return blocks_; }
-  std::uint64_t posted() const noexcept { return posted_; }
-  bool is_done() const noexcept { return finished_ == blocks_; }
+  const Reduction& reduction() const noexcept { return reduction_; }
+  bool is_done() const noexcept { return finished_ == blocks_ && pieces_done_ == pieces_.size(); }
 
-  /// Does what can be done now; false when that is nothing.
-  bool advance();
+  /// Does what can be done now; false when that is nothing. What was started `before` on the same
+  /// board (null: nothing that is not done) is ahead in every phase.
+  bool advance(const ShmAllReduce* before);
+
+  /// Blocks and bytes given to other ranks so far.
+  std::uint64_t posted_blocks() const noexcept { return posted_; }
+  std::size_t posted_bytes() const noexcept;
 
   /// Sleeps until the rank that the oldest block waits for may have moved on.
   void wait_for_change(std::chrono::nanoseconds limit) const;
 
-  /// Open: this owner's part of the blocks that are reduced here and not published, the oldest is
-  /// 0. Memory in the slot, which the caller changes.
-  bool has_open_part(std::size_t index) const noexcept { return published_ + index < reduced_; }
-  std::span<std::byte> open_part(std::size_t index) const;
-  /// The oldest.
+  /// Open: whether this owner has a reduced part that the caller has not taken yet.
+  bool has_part_to_open() const noexcept { return is_open_owner() && opened_ < reduced_; }
+  /// That part of the next block: memory in the slot, which the caller changes.
+  std::span<std::byte> open_next_part();
+  /// The block that open_next_part() will take, numbered through the life of the board.
+  std::uint64_t next_open_block() const noexcept { return first_block_ + opened_; }
+  /// The oldest open part is ready for the ranks of this host.
   void publish_part();
 
  private:
@@ -58,6 +68,7 @@ class ShmAllReduce {
   Range block_range(std::uint64_t block) const noexcept;
   Range part_range(std::uint64_t block, int owner) const noexcept;
   bool is_owner() const noexcept { return board_.rank() < options_.owners; }
+  bool is_open_owner() const noexcept { return options_.is_open && is_owner(); }
 
   bool can_post() const;
   bool can_reduce() const;
@@ -65,21 +76,54 @@ class ShmAllReduce {
   void post();
   void reduce();
   void finish();
+  void reduce_inline();
+  void reduce_flat();
+  void unpack();
+  void tell(std::size_t count);
   /// The owner whose part of the oldest block is missing, or -1.
   int late_owner() const;
+  /// The rank whose inline data of the only block is missing, or -1.
+  int late_inline_rank() const;
 
   Board& board_;
-  const PieceList& pieces_;
-  const Reduction& reduction_;
-  const PiecesDone& done_;
+  const PieceList pieces_;
+  const Reduction reduction_;
+  const PiecesDone done_;
   const Options options_;
+  const bool is_inline_;
   const std::uint64_t blocks_;
   const std::uint64_t first_block_;
   std::uint64_t posted_ = 0;
   std::uint64_t reduced_ = 0;
+  std::uint64_t opened_ = 0;
   std::uint64_t published_ = 0;
   std::uint64_t finished_ = 0;
   std::size_t pieces_done_ = 0;
+};
+
+/// The all-reduces under way on one board, in the order of their start.
+class ShmPipeline {
+ public:
+  explicit ShmPipeline(Board& board) : board_(board) {}
+
+  void start(AllReduceBatch batch, const ShmAllReduce::Options& options) {
+    under_way_.emplace_back(board_, std::move(batch), options);
+  }
+  /// False when nothing could be done.
+  bool advance();
+  std::size_t under_way() const noexcept { return under_way_.size(); }
+  /// For the oldest.
+  void wait_for_change(std::chrono::nanoseconds limit) const {
+    if (!under_way_.empty()) under_way_.front().wait_for_change(limit);
+  }
+  std::deque<ShmAllReduce>& all_reduces() noexcept { return under_way_; }
+  /// Posted so far, by those that are done and those under way.
+  TransportCounters counters() const noexcept;
+
+ private:
+  Board& board_;
+  std::deque<ShmAllReduce> under_way_;
+  TransportCounters counters_;
 };
 
 /// Partial results of this size stay in the nearest cache from one rank's values to the next's.

@@ -1,10 +1,11 @@
-// The operations in shared memory, other than the pipelined all-reduce (shm_all_reduce.hpp).
+// The operations in shared memory; the all-reduce is in shm_all_reduce.hpp.
 //
-// n ranks, S bytes. Inline (S <= 56): one cache line a rank carries data and flag. Flat: every rank
-// posts S and reduces all n slots by itself: 1 step, n S of reads. Broadcast, all-gather: blocks of
-// a slot's size are posted while the one before is copied out.
+// Blocks of a slot's size, which in reduce-scatter and all-to-all has a share for every rank, are
+// posted while the one before is copied or reduced out.
 
 #include "collective/shm/shm_collectives.hpp"
+
+#include <fmt/format.h>
 
 #include <array>
 #include <cstring>
@@ -22,6 +23,29 @@ constexpr std::size_t kFlatBytesMax = 512 << 10;
 
 std::size_t blocks_of(std::size_t bytes, std::size_t block_bytes) {
   return (bytes + block_bytes - 1) / block_bytes;
+}
+
+template <class Byte>
+std::span<Byte> chunk_of(std::span<Byte> part, std::size_t index, std::size_t chunk_bytes) {
+  const std::size_t begin = std::min(part.size(), index * chunk_bytes);
+  return part.subspan(begin, std::min(chunk_bytes, part.size() - begin));
+}
+
+std::size_t copy(std::byte* to, std::span<const std::byte> from) {
+  if (!from.empty()) std::memcpy(to, from.data(), from.size());
+  return from.size();
+}
+
+// Chunk `index` of every part, each into its rank's share of the slot.
+template <class Byte>
+std::size_t copy_shares(std::byte* slot, std::span<const std::span<Byte>> parts, std::size_t index,
+                        std::size_t share) {
+  std::size_t bytes = 0;
+  for (const std::span<Byte> part : parts) {
+    bytes += copy(slot, chunk_of(part, index, share));
+    slot += share;
+  }
+  return bytes;
 }
 
 }  // namespace
@@ -56,82 +80,22 @@ void ShmCollectives::count(std::size_t bytes) {
 
 void ShmCollectives::all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
                                 const WaitContext& context) {
-  const Piece piece{data.data(), data.data(),
-                    static_cast<std::int64_t>(data.size()) / size_of(dtype)};
-  all_reduce_pieces(
-      {&piece, 1}, dtype, op, [](std::size_t) {}, context);
+  all_reduce_pieces(AllReduceBatch::in_place(data, dtype, op), context);
 }
 
-void ShmCollectives::all_reduce_pieces(std::span<const Piece> pieces, DataType dtype, ReduceOp op,
-                                       const PiecesDone& done, const WaitContext& context) {
-  const PieceList list(pieces, dtype);
-  const Reduction reduction{dtype, op};
-  if (list.bytes() <= tuning_.flat_bytes_max) {
-    if (list.bytes() > Board::kInlineBytes) {
-      reduce_flat(list, reduction, context);
-    } else if (list.bytes() > 0) {
-      reduce_inline(list, reduction, context);
-    }
-    done(pieces.size());
-    return;
-  }
-  ShmAllReduce pipeline(board_, list, reduction, done,
-                        {.block_bytes = tuning_.block_bytes, .owners = board_.size()});
-  WaitLoop loop(context);
-  while (!pipeline.is_done()) {
-    const std::uint64_t posted = pipeline.posted();
-    if (pipeline.advance()) {
-      counters_.messages_sent += static_cast<std::int64_t>(pipeline.posted() - posted);
-      loop.restart();
-      continue;
-    }
-    const auto time = loop.pause_or_sleep_time("shared-memory all-reduce");
-    if (time.count() > 0) pipeline.wait_for_change(time);
-  }
-  counters_.bytes_sent += static_cast<std::int64_t>(list.bytes());
+void ShmCollectives::start_all_reduce(AllReduceBatch batch) {
+  const bool is_flat = batch.bytes() <= tuning_.flat_bytes_max;
+  pipeline_.start(std::move(batch),
+                  {.block_bytes = is_flat ? board_.slot_bytes() : tuning_.block_bytes,
+                   .owners = is_flat ? 0 : board_.size()});
 }
 
-void ShmCollectives::reduce_flat(const PieceList& pieces, const Reduction& reduction,
-                                 const WaitContext& context) {
-  const std::uint64_t block = board_.take_blocks(1);
-  const std::size_t bytes = pieces.bytes();
-  wait_for_slot(block, context);
-  pieces.load(board_.slot(board_.rank(), block), 0, bytes);
-  post(block, bytes);
-  board_.wait_for_others(Phase::posted, block + 1, context, "shared-memory all-reduce");
-  alignas(64) std::array<std::byte, kReduceTileBytes> tile;
-  for (std::size_t begin = 0; begin < bytes; begin += tile.size()) {
-    const std::size_t end = std::min(bytes, begin + tile.size());
-    reduce_slots(board_, block, begin, std::span(tile).first(end - begin), reduction);
-    pieces.store(tile.data(), begin, end);
-  }
-  finish(block);
-}
+bool ShmCollectives::advance(const WaitContext&) { return pipeline_.advance(); }
 
-void ShmCollectives::reduce_inline(const PieceList& pieces, const Reduction& reduction,
-                                   const WaitContext& context) {
-  const std::uint64_t block = board_.take_blocks(1);
-  const std::size_t bytes = pieces.bytes();
-  alignas(8) std::array<std::byte, Board::kInlineBytes> values;
-  pieces.load(values.data(), 0, bytes);
-  wait_for_slot(block, context);
-  board_.post_inline(block, std::span(values).first(bytes));
-  count(bytes);
-  for (int rank = 0; rank < board_.size(); ++rank) {
-    WaitLoop loop(context);
-    while (!board_.has_inline(rank, block)) {
-      const auto time = loop.pause_or_sleep_time("shared-memory all-reduce");
-      if (time.count() > 0) board_.wait_for_change(rank, Phase::posted, block + 1, time);
-    }
-    const std::byte* theirs = board_.inline_data(rank, block);
-    if (rank == 0) {
-      std::memcpy(values.data(), theirs, bytes);
-    } else {
-      reduction(values.data(), values.data(), theirs, bytes);
-    }
-  }
-  finish(block);
-  pieces.store(values.data(), 0, bytes);
+TransportCounters ShmCollectives::counters() const noexcept {
+  const TransportCounters reduced = pipeline_.counters();
+  return {counters_.bytes_sent + reduced.bytes_sent,
+          counters_.messages_sent + reduced.messages_sent};
 }
 
 void ShmCollectives::broadcast(std::span<std::byte> data, int root, const WaitContext& context) {
@@ -153,48 +117,95 @@ void ShmCollectives::broadcast(std::span<std::byte> data, int root, const WaitCo
   }
 }
 
-void ShmCollectives::all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
-                                std::span<const std::int64_t> bytes_per_rank,
-                                const WaitContext& context) {
-  const std::size_t slot_bytes = board_.slot_bytes();
-  std::vector<std::span<std::byte>> parts;
-  std::size_t longest = 0;
-  for (std::size_t begin = 0; const std::int64_t bytes : bytes_per_rank) {
-    parts.push_back(all.subspan(begin, static_cast<std::size_t>(bytes)));
-    begin += parts.back().size();
-    longest = std::max(longest, parts.back().size());
-  }
-  const auto self = static_cast<std::size_t>(board_.rank());
-  SCALECOM_ASSERT(
-      mine.size() == parts[self].size(),
-      std::to_string(mine.size()) + " bytes, " + std::to_string(parts[self].size()) + " agreed");
-  const auto chunk = [&](std::size_t part_bytes, std::size_t i) {
-    const std::size_t begin = std::min(part_bytes, i * slot_bytes);
-    return std::pair(begin, std::min(slot_bytes, part_bytes - begin));
-  };
-  const std::size_t blocks = blocks_of(longest, slot_bytes);
+template <class Fill, class Empty>
+void ShmCollectives::exchange(std::size_t blocks, const WaitContext& context, const char* what,
+                              const Fill& fill, const Empty& empty) {
   const std::uint64_t first = board_.take_blocks(blocks);
   for (std::size_t i = 0; i <= blocks; ++i) {
     if (i < blocks) {
       wait_for_slot(first + i, context);
-      const auto [begin, bytes] = chunk(mine.size(), i);
-      if (bytes > 0) std::memcpy(board_.slot(board_.rank(), first + i), mine.data() + begin, bytes);
-      post(first + i, bytes);
+      post(first + i, fill(board_.slot(board_.rank(), first + i), i));
     }
     if (i == 0) continue;
     const std::uint64_t block = first + i - 1;
-    for (int rank = 0; rank < board_.size(); ++rank) {
-      const std::span<std::byte> part = parts[static_cast<std::size_t>(rank)];
-      const auto [begin, bytes] = chunk(part.size(), i - 1);
-      if (rank == board_.rank() || bytes == 0) continue;
-      board_.wait(rank, Phase::posted, block + 1, context, "shared-memory all-gather");
-      std::memcpy(part.data() + begin, board_.slot(rank, block), bytes);
-    }
+    board_.wait_for_others(Phase::posted, block + 1, context, what);
+    empty(block, i - 1);
     finish(block);
   }
-  if (!mine.empty() && mine.data() != parts[self].data()) {
-    std::memcpy(parts[self].data(), mine.data(), mine.size());
+}
+
+void ShmCollectives::all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
+                                std::span<const std::int64_t> bytes_per_rank,
+                                const WaitContext& context) {
+  const std::size_t slot_bytes = board_.slot_bytes();
+  const auto parts = cut(all, bytes_per_rank);
+  const std::span<std::byte> own = parts[static_cast<std::size_t>(board_.rank())];
+  SCALECOM_ASSERT(mine.size() == own.size(),
+                  fmt::format("{} bytes, {} agreed", mine.size(), own.size()));
+  std::size_t longest = 0;
+  for (const std::span<std::byte> part : parts) longest = std::max(longest, part.size());
+  exchange(
+      blocks_of(longest, slot_bytes), context, "shared-memory all-gather",
+      [&](std::byte* slot, std::size_t i) { return copy(slot, chunk_of(mine, i, slot_bytes)); },
+      [&](std::uint64_t block, std::size_t i) {
+        for (int rank = 0; rank < board_.size(); ++rank) {
+          const auto place = chunk_of(parts[static_cast<std::size_t>(rank)], i, slot_bytes);
+          if (rank != board_.rank()) copy(place.data(), {board_.slot(rank, block), place.size()});
+        }
+      });
+  if (mine.data() != own.data()) copy(own.data(), mine);
+}
+
+void ShmCollectives::reduce_scatter(std::span<std::byte> data,
+                                    std::span<const std::int64_t> bytes_per_rank, DataType dtype,
+                                    ReduceOp op, const WaitContext& context) {
+  const auto parts = cut(data, bytes_per_rank);
+  const std::size_t share = share_of_slot();
+  const Reduction reduction{dtype, op};
+  const auto self = static_cast<std::size_t>(board_.rank());
+  std::size_t longest = 0;
+  for (const std::span<std::byte> part : parts) longest = std::max(longest, part.size());
+  exchange(
+      blocks_of(longest, share), context, "shared-memory reduce-scatter",
+      [&](std::byte* slot, std::size_t i) { return copy_shares<std::byte>(slot, parts, i, share); },
+      [&](std::uint64_t block, std::size_t i) {
+        reduce_slots(board_, block, self * share, chunk_of(parts[self], i, share), reduction);
+      });
+}
+
+void ShmCollectives::all_to_all(std::span<const std::byte> send,
+                                std::span<const std::int64_t> send_bytes,
+                                std::span<std::byte> receive,
+                                std::span<const std::int64_t> receive_bytes,
+                                const WaitContext& context) {
+  const auto to = cut(send, send_bytes);
+  const auto from = cut(receive, receive_bytes);
+  const std::size_t share = share_of_slot();
+  const auto self = static_cast<std::size_t>(board_.rank());
+  // A rank knows its own parts only, but all take part in the same number of blocks.
+  std::int64_t blocks = 0;
+  for (const std::span<const std::byte> part : to) {
+    blocks = std::max(blocks, static_cast<std::int64_t>(blocks_of(part.size(), share)));
   }
+  all_reduce(std::as_writable_bytes(std::span(&blocks, 1)), DataType::int64, ReduceOp::max,
+             context);
+  exchange(
+      static_cast<std::size_t>(blocks), context, "shared-memory all-to-all",
+      [&](std::byte* slot, std::size_t i) {
+        return copy_shares<const std::byte>(slot, to, i, share);
+      },
+      [&](std::uint64_t block, std::size_t i) {
+        for (int rank = 0; rank < board_.size(); ++rank) {
+          const auto place = chunk_of(from[static_cast<std::size_t>(rank)], i, share);
+          copy(place.data(), {board_.slot(rank, block) + self * share, place.size()});
+        }
+      });
+}
+
+// Of a slot that has something for every rank.
+std::size_t ShmCollectives::share_of_slot() const noexcept {
+  const std::size_t share = board_.slot_bytes() / static_cast<std::size_t>(board_.size());
+  return share / Board::kLineBytes * Board::kLineBytes;
 }
 
 }  // namespace scalecom

@@ -28,31 +28,45 @@ class ShmCollectives final : public Collectives {
  public:
   /// `board` outlives this object, and is used by it alone.
   explicit ShmCollectives(Board& board);
-  ShmCollectives(Board& board, const ShmTuning& tuning) : board_(board), tuning_(tuning) {}
+  ShmCollectives(Board& board, const ShmTuning& tuning)
+      : board_(board), tuning_(tuning), pipeline_(board) {}
 
   std::string_view name() const noexcept override { return "shared memory"; }
   void all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
                   const WaitContext& context) override;
-  void all_reduce_pieces(std::span<const Piece> pieces, DataType dtype, ReduceOp op,
-                         const PiecesDone& done, const WaitContext& context) override;
+  void start_all_reduce(AllReduceBatch batch) override;
+  bool advance(const WaitContext& context) override;
+  std::size_t under_way() const noexcept override { return pipeline_.under_way(); }
+  void wait_for_change(std::chrono::nanoseconds limit) override {
+    pipeline_.wait_for_change(limit);
+  }
   void broadcast(std::span<std::byte> data, int root, const WaitContext& context) override;
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
                   std::span<const std::int64_t> bytes_per_rank,
                   const WaitContext& context) override;
-  TransportCounters counters() const noexcept override { return counters_; }
+  void reduce_scatter(std::span<std::byte> data, std::span<const std::int64_t> bytes_per_rank,
+                      DataType dtype, ReduceOp op, const WaitContext& context) override;
+  void all_to_all(std::span<const std::byte> send, std::span<const std::int64_t> send_bytes,
+                  std::span<std::byte> receive, std::span<const std::int64_t> receive_bytes,
+                  const WaitContext& context) override;
+  TransportCounters counters() const noexcept override;
 
  private:
-  void reduce_flat(const PieceList& pieces, const Reduction& reduction, const WaitContext& context);
-  void reduce_inline(const PieceList& pieces, const Reduction& reduction,
-                     const WaitContext& context);
   /// Until this rank's slot of `block` may be filled again.
   void wait_for_slot(std::uint64_t block, const WaitContext& context);
   void post(std::uint64_t block, std::size_t bytes);
   void finish(std::uint64_t block);
+  /// Posts `blocks` blocks, each filled by `fill(slot, i)`, which returns its bytes; the one before
+  /// is emptied by `empty(block, i)` once it is posted everywhere.
+  template <class Fill, class Empty>
+  void exchange(std::size_t blocks, const WaitContext& context, const char* what, const Fill& fill,
+                const Empty& empty);
   void count(std::size_t bytes);
+  std::size_t share_of_slot() const noexcept;
 
   Board& board_;
   const ShmTuning tuning_;
+  ShmPipeline pipeline_;
   TransportCounters counters_;
 };
 

@@ -294,9 +294,9 @@ def bytes_are_counted():
     after = hvd.stats()
     sent = after["data_bytes_sent"] - before["data_bytes_sent"]
     assert after["tensors_completed"] == before["tensors_completed"] + 1
-    share = 2 * (hvd.size() - 1) / hvd.size() * 4000
     everyone = sum(hvd.allgather_object(sent))
-    assert everyone >= share * hvd.size() * 0.999 if hvd.size() > 1 else everyone == 0
+    # In shared memory a rank writes its data once, whoever reads it; by messages it sends more.
+    assert everyone >= 4000 * hvd.size() if hvd.size() > 1 else everyone == 0
 
 
 def init_again_does_nothing_and_after_shutdown_joins_again():

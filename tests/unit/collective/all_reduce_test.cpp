@@ -1,12 +1,11 @@
-#include <cmath>
-#include <cstring>
+#include <algorithm>
 
 #include "base/error.hpp"
 #include "collective/message_collectives.hpp"
 #include "collective/selector.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/ranks.hpp"
-#include "tests/unit/collective/inputs.hpp"
+#include "tests/unit/collective/reduction_inputs.hpp"
 #include "transport/loopback/loopback_transport.hpp"
 
 using namespace scalecom;
@@ -29,31 +28,6 @@ std::vector<Bytes> run(int size, std::int64_t count, DataType dtype, ReduceOp op
     if (counters != nullptr) (*counters)[static_cast<std::size_t>(rank)] = transport->counters();
   });
   return results;
-}
-
-double as_double(const Bytes& bytes, std::int64_t i, DataType dtype) {
-  // One element against 1.0: the cheapest way to any dtype's value is a scaled copy to itself and
-  // a cast of the few that have a C++ type; 16-bit floats are compared by bits instead.
-  const std::byte* place = bytes.data() + i * size_of(dtype);
-  if (dtype == DataType::float32) {
-    float value;
-    std::memcpy(&value, place, sizeof value);
-    return static_cast<double>(value);
-  }
-  double value;
-  std::memcpy(&value, place, sizeof value);
-  return value;
-}
-
-bool is_close(const Bytes& got, const Bytes& expected, DataType dtype) {
-  if (dtype != DataType::float32 && dtype != DataType::float64) return got == expected;
-  const double tolerance = dtype == DataType::float32 ? 1e-5 : 1e-13;
-  for (std::int64_t i = 0; i < static_cast<std::int64_t>(got.size()) / size_of(dtype); ++i) {
-    const double a = as_double(got, i, dtype);
-    const double b = as_double(expected, i, dtype);
-    if (std::abs(a - b) > tolerance * std::max(1.0, std::abs(b))) return false;
-  }
-  return true;
 }
 
 std::vector<std::string> message_algorithms() {

@@ -5,7 +5,8 @@
 #include "tests/support/board_world.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/ranks.hpp"
-#include "tests/unit/collective/inputs.hpp"
+#include "tests/unit/collective/overlap.hpp"
+#include "tests/unit/collective/reduction_inputs.hpp"
 #include "transport/loopback/loopback_transport.hpp"
 
 using namespace scalecom;
@@ -21,7 +22,7 @@ struct Job {
   int size = 0;
 };
 
-// Ranks in blocks, unequal, dealt out in turn, and one host alone.
+// Ranks in blocks, unequal, dealt out in turn, one host alone, and hosts with one rank each.
 std::vector<Job> jobs() {
   return {{{{0, 1}, {2, 3}}, 4},
           {{{0, 1, 2}, {3}}, 4},
@@ -29,7 +30,9 @@ std::vector<Job> jobs() {
           {{{0, 2, 4}, {1, 3, 5}}, 6},
           {{{0, 1, 2}, {3, 4}, {5, 6, 7}}, 8},
           {{{0, 1}, {2, 3}, {4, 5}, {6, 7}, {8, 9}}, 10},
-          {{{0, 1, 2}}, 3}};
+          {{{0, 1, 2}}, 3},
+          {{{0}, {1}}, 2},
+          {{{0}, {1}, {2}, {3}, {4}}, 5}};
 }
 
 std::size_t index(int value) { return static_cast<std::size_t>(value); }
@@ -97,15 +100,26 @@ TEST_CASE("hierarchical pieces are scaled and told in order") {
     const std::vector<Piece> pieces{{bytes(first), bytes(first), 700, {}, {0.5, 1.0}},
                                     {bytes(second), bytes(second), 500, {2.0, 1.0}, {}}};
     std::vector<std::size_t> told;
-    collectives.all_reduce_pieces(
-        pieces, DataType::float64, ReduceOp::sum, [&](std::size_t count) { told.push_back(count); },
-        patience());
+    collectives.all_reduce_pieces({pieces, DataType::float64, ReduceOp::sum,
+                                   [&](std::size_t count) { told.push_back(count); }},
+                                  patience());
     const double sum = job.size * (job.size + 1) / 2.0;
     is_right[index(rank)] = told == std::vector<std::size_t>{1, 2} &&
                             first == std::vector<double>(700, sum / 2) &&
                             second == std::vector<double>(500, 2.0 * job.size);
   });
   CHECK(is_right == std::vector<char>(index(job.size), 1));
+}
+
+TEST_CASE("hierarchical all-reduces that overlap keep their results apart, in order") {
+  const Job job = GENERATE(from_range(jobs()));
+  const unsigned seed = GENERATE(1u, 2u);
+  CAPTURE(job.hosts.size(), job.size, seed);
+  std::vector<std::string> wrong(index(job.size));
+  run_job(job, [&](int rank, HierarchicalCollectives& collectives) {
+    wrong[index(rank)] = overlap_all_reduces(collectives, rank, job.size, seed, 50);
+  });
+  for (const std::string& calls : wrong) CHECK(calls == "");
 }
 
 TEST_CASE("hierarchical broadcast and all-gather reach every rank, from any root") {

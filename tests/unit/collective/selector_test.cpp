@@ -20,6 +20,9 @@ TEST_CASE("the algorithm changes with the size: latency first, then bytes") {
   CHECK(select_all_reduce(1 << 24, 512, "auto") == AllReduceAlgorithm::double_tree);
   CHECK(select_broadcast(1000, 8) == BroadcastAlgorithm::binomial);
   CHECK(select_broadcast(1 << 24, 8) == BroadcastAlgorithm::chain);
+  CHECK(select_reduce_scatter(1 << 24, 4) == ReduceScatterAlgorithm::direct);
+  CHECK(select_reduce_scatter(1000, 8) == ReduceScatterAlgorithm::direct);
+  CHECK(select_reduce_scatter(1 << 24, 8) == ReduceScatterAlgorithm::pairwise);
 }
 
 TEST_CASE("a named algorithm is taken as it is, an unknown one is refused with the allowed names") {

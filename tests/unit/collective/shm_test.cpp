@@ -9,7 +9,8 @@
 #include "tests/support/board_world.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/ranks.hpp"
-#include "tests/unit/collective/inputs.hpp"
+#include "tests/unit/collective/overlap.hpp"
+#include "tests/unit/collective/reduction_inputs.hpp"
 
 using namespace scalecom;
 using namespace scalecom::test;
@@ -92,8 +93,9 @@ TEST_CASE("pieces are reduced as one vector, scaled on the way in and out, and t
                         {0.5, 1.0}});
     }
     collectives.all_reduce_pieces(
-        pieces, DataType::float32, ReduceOp::sum,
-        [&](std::size_t count) { orders[r(rank)] += std::to_string(count) + " "; }, patience());
+        {pieces, DataType::float32, ReduceOp::sum,
+         [&](std::size_t count) { orders[r(rank)] += std::to_string(count) + " "; }},
+        patience());
   });
   const float sum = static_cast<float>(size * (size + 1)) / 2.0f;
   for (std::size_t rank = 0; rank < r(size); ++rank) {
@@ -176,6 +178,19 @@ TEST_CASE("any sequence of operations, at any speed of the ranks, keeps its resu
         }
       });
   for (const std::string& calls : wrong) CHECK(calls.empty());
+}
+
+TEST_CASE("all-reduces that overlap in shared memory keep their results apart, in order") {
+  const int size = GENERATE(1, 2, 3, 4, 9);
+  const unsigned seed = GENERATE(1u, 2u, 3u, 4u);
+  CAPTURE(size, seed);
+  std::vector<std::string> wrong(static_cast<std::size_t>(size));
+  run_on_board(size, {.flat_bytes_max = 1024, .block_bytes = 768},
+               [&](int rank, ShmCollectives& collectives) {
+                 wrong[static_cast<std::size_t>(rank)] =
+                     overlap_all_reduces(collectives, rank, size, seed, 60);
+               });
+  for (const std::string& calls : wrong) CHECK(calls == "");
 }
 
 TEST_CASE("who waits in shared memory for a rank that never comes leaves at the deadline") {

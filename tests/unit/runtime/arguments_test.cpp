@@ -30,6 +30,10 @@ TEST_CASE("good arguments are accepted") {
   CHECK_NOTHROW(check_all_reduce("w", view({4}), view({4}), compressed(65'536, 1e-6)));
   CHECK_NOTHROW(check_all_gather("w", view({0, 3})));
   CHECK_NOTHROW(check_broadcast("w", view({}), 1, 2));
+  CHECK_NOTHROW(check_reduce_scatter("w", view({1, 3}), {}));
+  CHECK_NOTHROW(check_all_to_all("w", view({6, 3}), {}, 3));
+  CHECK_NOTHROW(check_all_to_all("w", view({0, 3}), {}, 3));
+  CHECK_NOTHROW(check_all_to_all("w", view({7}), std::vector<std::int64_t>{0, 7, 0}, 3));
 }
 
 TEST_CASE("a refusal names the tensor, what was got and what is allowed") {
@@ -49,6 +53,34 @@ TEST_CASE("a refusal names the tensor, what was got and what is allowed") {
   TensorView unknown = view();
   unknown.dtype = static_cast<DataType>(77);
   CHECK_THROWS_WITH(check_all_reduce("w", unknown, unknown, {}), Contains("77"));
+}
+
+TEST_CASE("splits that are not the rows for each rank are refused") {
+  const auto check = [](std::vector<std::int64_t> splits) {
+    check_all_to_all("w", view({6, 2}), splits, 3);
+  };
+  CHECK_THROWS_WITH(check({3, 3}), Contains("tensor w: 2 splits") && Contains("3 are needed"));
+  CHECK_THROWS_WITH(check({1, 2, 2, 1}), Contains("4 splits"));
+  CHECK_THROWS_WITH(check({4, -1, 3}), Contains("split for rank 1 is -1"));
+  CHECK_THROWS_WITH(check({1, 2, 2}), Contains("add up to 5, not to the 6 rows of shape (6, 2)"));
+  CHECK_THROWS_WITH(check({1, 2, 4}), Contains("more than the 6 rows"));
+  constexpr auto kLargest = std::numeric_limits<std::int64_t>::max();
+  CHECK_THROWS_WITH(check({kLargest, kLargest, 8}), Contains("more than the 6 rows"));
+  CHECK_THROWS_WITH(check_all_to_all("w", view({7, 2}), {}, 3),
+                    Contains("(7, 2)") && Contains("equally between 3 ranks; give splits"));
+  CHECK_THROWS_WITH(check_all_to_all("w", view({}), {}, 1), Contains("scalar"));
+}
+
+TEST_CASE("a reduce-scatter is refused what an all-reduce is, and scalars") {
+  ReduceOptions options;
+  CHECK_THROWS_WITH(check_reduce_scatter("w", view({}), options), Contains("scalar"));
+  CHECK_THROWS_WITH(check_reduce_scatter("w", view({4}, DataType::boolean), options),
+                    Contains("bool"));
+  options.prescale = std::numeric_limits<double>::infinity();
+  CHECK_THROWS_WITH(check_reduce_scatter("w", view(), options), Contains("finite"));
+  options = {};
+  options.op = static_cast<ReduceOp>(2);
+  CHECK_THROWS_WITH(check_reduce_scatter("w", view(), options), Contains("op 2"));
 }
 
 TEST_CASE("overlapping input and output are refused, the same memory is not") {

@@ -60,6 +60,24 @@ TEST_CASE("different dtypes, ops and operations never share a batch") {
   CHECK(batches[4].tensors == Places{5});
 }
 
+TEST_CASE("reduce-scatters and all-to-alls are batches of one, an average is a sum") {
+  Agreement agreement;
+  for (const auto kind : {OperationKind::reduce_scatter, OperationKind::all_to_all}) {
+    for (const std::string name : {"a", "b"}) {
+      agreement.tensors.push_back(
+          tensor(name + to_string(kind), 5, DataType::float64, ReduceOp::average));
+      agreement.tensors.back().signature.kind = kind;
+    }
+  }
+  const auto batches = plan_batches(agreement, 2, 1024);
+  REQUIRE(batches.size() == 4);
+  CHECK(batches[1].kind == BatchKind::reduce_scatter);
+  CHECK(batches[1].dtype == DataType::float64);
+  CHECK(batches[1].op == ReduceOp::sum);
+  CHECK(batches[1].bytes == 40);
+  CHECK(batches[2].kind == BatchKind::all_to_all);
+}
+
 TEST_CASE("a tensor above the threshold is a batch by itself") {
   const Agreement agreement{1, {tensor("a", 100), tensor("b", 1), tensor("c", 1)}};
   const auto batches = plan_batches(agreement, 2, 16);

@@ -1,6 +1,9 @@
 #pragma once
 
 #include <chrono>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <random>
 #include <vector>
@@ -15,7 +18,7 @@ using Bytes = std::vector<std::byte>;
 
 inline WaitContext patience() { return {Deadline::after(std::chrono::seconds(60)), nullptr}; }
 
-/// Every rank's input: small random numbers, valid for any dtype (0 or 1 for bool).
+/// A rank's input: small random numbers, valid for any dtype (0 or 1 for bool).
 inline Bytes input_of(int rank, std::int64_t count, DataType dtype) {
   std::mt19937 generator(static_cast<unsigned>(rank + 1) * 2654435761u);
   Bytes bytes(static_cast<std::size_t>(count * size_of(dtype)));
@@ -50,6 +53,31 @@ inline Bytes serial_result(int size, std::int64_t count, DataType dtype, ReduceO
     kernels::reduce(result.data(), result.data(), next.data(), count, dtype, op);
   }
   return result;
+}
+
+inline double as_double(const Bytes& bytes, std::int64_t i, DataType dtype) {
+  // One element against 1.0: the cheapest way to any dtype's value is a scaled copy to itself and
+  // a cast of the few that have a C++ type; 16-bit floats are compared by bits instead.
+  const std::byte* place = bytes.data() + i * size_of(dtype);
+  if (dtype == DataType::float32) {
+    float value;
+    std::memcpy(&value, place, sizeof value);
+    return static_cast<double>(value);
+  }
+  double value;
+  std::memcpy(&value, place, sizeof value);
+  return value;
+}
+
+inline bool is_close(const Bytes& got, const Bytes& expected, DataType dtype) {
+  if (dtype != DataType::float32 && dtype != DataType::float64) return got == expected;
+  const double tolerance = dtype == DataType::float32 ? 1e-5 : 1e-13;
+  for (std::int64_t i = 0; i < static_cast<std::int64_t>(got.size()) / size_of(dtype); ++i) {
+    const double a = as_double(got, i, dtype);
+    const double b = as_double(expected, i, dtype);
+    if (std::abs(a - b) > tolerance * std::max(1.0, std::abs(b))) return false;
+  }
+  return true;
 }
 
 }  // namespace scalecom::test

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <deque>
+#include <random>
+#include <string>
+#include <thread>
+
+#include "collective/collectives.hpp"
+#include "tests/unit/collective/reduction_inputs.hpp"
+
+namespace scalecom::test {
+
+/// Starts `calls` all-reduces of sizes that `seed` chooses (the same on all ranks), up to three
+/// under way at once, at a pace of this rank's own. Describes what is wrong; empty: nothing is.
+inline std::string overlap_all_reduces(Collectives& collectives, int rank, int size, unsigned seed,
+                                       int calls) {
+  struct Call {
+    Bytes first;
+    Bytes second;
+    std::size_t told = 0;
+  };
+  std::mt19937 same(seed);
+  std::mt19937 own(seed * 100 + static_cast<unsigned>(rank));
+  std::deque<Call> under_way;
+  std::deque<Bytes> expected;
+  std::string wrong;
+  int started = 0;
+  const auto check_oldest = [&] {
+    const Call& call = under_way.front();
+    const bool is_right = call.told == 2 && call.first == expected[0] && call.second == expected[1];
+    if (!is_right) wrong += std::to_string(started - static_cast<int>(under_way.size())) + " ";
+    under_way.pop_front();
+    expected.erase(expected.begin(), expected.begin() + 2);
+  };
+  const WaitContext context = patience();
+  while (started < calls || !under_way.empty()) {
+    if (started < calls && collectives.under_way() < 3 && own() % 2 == 0) {
+      const std::array<std::int64_t, 6> counts{0, 1, 10, 100, 1500, 9000};
+      const std::int64_t first = counts[same() % 6];
+      const std::int64_t second = counts[same() % 6];
+      expected.push_back(serial_result(size, first, DataType::int64, ReduceOp::sum));
+      expected.push_back(serial_result(size, second, DataType::int64, ReduceOp::sum));
+      Call& call = under_way.emplace_back();
+      call.first = input_of(rank, first, DataType::int64);
+      call.second = input_of(rank, second, DataType::int64);
+      const std::vector<Piece> pieces{{call.first.data(), call.first.data(), first},
+                                      {call.second.data(), call.second.data(), second}};
+      collectives.start_all_reduce({pieces, DataType::int64, ReduceOp::sum,
+                                    [&call](std::size_t count) { call.told = count; }});
+      ++started;
+    }
+    if (own() % 4 == 0) std::this_thread::yield();
+    if (!collectives.advance(context)) {
+      if (context.deadline.has_passed()) return wrong + "timed out";
+      std::this_thread::yield();
+    }
+    while (under_way.size() > collectives.under_way()) check_oldest();
+  }
+  return wrong;
+}
+
+}  // namespace scalecom::test

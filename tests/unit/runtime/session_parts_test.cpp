@@ -1,0 +1,196 @@
+// The operations that give each rank a part of its own: reduce-scatter and all-to-all.
+#include <cstring>
+#include <numeric>
+
+#include "tests/support/catch.hpp"
+#include "tests/support/ranks.hpp"
+#include "tests/support/session_world.hpp"
+
+using namespace scalecom;
+using Catch::Contains;
+using test::SessionWorld;
+using test::view_of;
+
+namespace {
+
+// What one rank saw; compared behind the ranks' threads.
+struct Outcome {
+  Status status;
+  Shape shape;
+  std::vector<float> values;
+  std::vector<std::int64_t> received_splits;
+};
+
+Outcome outcome_of(const Ticket& ticket) {
+  Outcome outcome;
+  outcome.status = ticket.wait();
+  const TensorView output = ticket.output();
+  outcome.shape = output.shape;
+  outcome.received_splits = ticket.received_splits();
+  if (output.data != nullptr && output.dtype == DataType::float32) {
+    outcome.values.resize(static_cast<std::size_t>(output.count()));
+    std::memcpy(outcome.values.data(), output.data, static_cast<std::size_t>(output.bytes()));
+  }
+  return outcome;
+}
+
+std::vector<Outcome> on_every_rank(int size, const std::function<Outcome(int)>& body) {
+  std::vector<Outcome> outcomes(static_cast<std::size_t>(size));
+  test::run_ranks(size, [&](int rank) { outcomes[static_cast<std::size_t>(rank)] = body(rank); });
+  return outcomes;
+}
+
+std::vector<float> rows_from(int rank, std::int64_t rows, std::int64_t columns) {
+  std::vector<float> values(static_cast<std::size_t>(rows * columns));
+  std::iota(values.begin(), values.end(), static_cast<float>(rank * 1000));
+  return values;
+}
+
+}  // namespace
+
+TEST_CASE("reduce_scatter cuts the first dimension, the first ranks get the rows left over") {
+  const int size = GENERATE(1, 2, 3, 4, 7);
+  const std::int64_t rows = GENERATE(0, 1, 2, 7, 8, 15);
+  CAPTURE(size, rows);
+  constexpr std::int64_t kColumns = 3;
+  SessionWorld world(size);
+  std::vector<std::vector<float>> inputs;
+  for (int rank = 0; rank < size; ++rank) inputs.push_back(rows_from(rank, rows, kColumns));
+  const auto before = inputs;
+  const auto outcomes = on_every_rank(size, [&](int rank) {
+    auto& input = inputs[static_cast<std::size_t>(rank)];
+    ReduceOptions sum;
+    sum.op = ReduceOp::sum;
+    return outcome_of(world[rank].reduce_scatter(
+        "r", {input.data(), DataType::float32, {rows, kColumns}, {}}, sum));
+  });
+  CHECK(inputs == before);
+  std::size_t next = 0;
+  for (int rank = 0; rank < size; ++rank) {
+    const Outcome& outcome = outcomes[static_cast<std::size_t>(rank)];
+    REQUIRE(outcome.status.is_ok());
+    CHECK(outcome.shape == Shape{rows / size + (rank < rows % size ? 1 : 0), kColumns});
+    for (const float value : outcome.values) {
+      float expected = 0.0f;
+      for (const auto& input : before) expected += input[next];
+      CHECK(value == expected);
+      ++next;
+    }
+  }
+  CHECK(next == before[0].size());
+}
+
+TEST_CASE("reduce_scatter averages by default, scales before and after, and takes other ops") {
+  const int size = 3;
+  SessionWorld world(size);
+  const auto reduce = [&](const std::string& name, ReduceOptions options) {
+    const auto outcomes = on_every_rank(size, [&](int rank) {
+      std::vector<float> mine(3, static_cast<float>(rank + 1));
+      return outcome_of(world[rank].reduce_scatter(name, view_of(mine), options));
+    });
+    for (const Outcome& outcome : outcomes) CHECK(outcome.values == outcomes[0].values);
+    return outcomes[0].values;
+  };
+  ReduceOptions options;
+  CHECK(reduce("default", options) == std::vector<float>{2.0f});
+  options.prescale = 4.0;
+  options.postscale = 0.5;
+  CHECK(reduce("scaled", options) == std::vector<float>{4.0f});
+  CHECK(reduce("scaled", options) == std::vector<float>{4.0f});
+  options = {};
+  options.op = ReduceOp::min;
+  CHECK(reduce("min", options) == std::vector<float>{1.0f});
+  options.op = ReduceOp::max;
+  CHECK(reduce("max", options) == std::vector<float>{3.0f});
+  options.op = ReduceOp::product;
+  CHECK(reduce("product", options) == std::vector<float>{6.0f});
+}
+
+TEST_CASE("all_to_all gives each rank its rows and says how many came from whom, call by call") {
+  const int size = GENERATE(1, 2, 3, 5);
+  CAPTURE(size);
+  constexpr std::int64_t kColumns = 2;
+  // The first call has equal parts; the others change, some are empty.
+  const auto split = [](int call, int from, int to) -> std::int64_t {
+    return call == 0 ? 2 : (call * 5 + from * 3 + to * 2) % 4;
+  };
+  SessionWorld world(size);
+  for (int call = 0; call < 4; ++call) {
+    const auto outcomes = on_every_rank(size, [&](int rank) {
+      std::vector<std::int64_t> splits;
+      for (int to = 0; to < size; ++to) splits.push_back(split(call, rank, to));
+      const auto rows = std::accumulate(splits.begin(), splits.end(), std::int64_t{0});
+      std::vector<float> input = rows_from(rank, rows, kColumns);
+      if (call == 0 && rank % 2 == 0) splits.clear();
+      return outcome_of(world[rank].all_to_all(
+          "x", {input.data(), DataType::float32, {rows, kColumns}, {}}, splits));
+    });
+    for (int rank = 0; rank < size; ++rank) {
+      const Outcome& outcome = outcomes[static_cast<std::size_t>(rank)];
+      std::vector<std::int64_t> received;
+      std::vector<float> expected;
+      for (int from = 0; from < size; ++from) {
+        received.push_back(split(call, from, rank));
+        std::int64_t before = 0;
+        for (int to = 0; to < rank; ++to) before += split(call, from, to);
+        for (std::int64_t i = 0; i < received.back() * kColumns; ++i) {
+          expected.push_back(static_cast<float>(from * 1000 + before * kColumns + i));
+        }
+      }
+      REQUIRE(outcome.status.is_ok());
+      CHECK(outcome.received_splits == received);
+      CHECK(outcome.values == expected);
+      CHECK(outcome.shape == Shape{std::reduce(received.begin(), received.end()), kColumns});
+    }
+  }
+  CHECK(world[0].stats().tensors_negotiated_from_cache == 3);
+}
+
+TEST_CASE("ranks that disagree about a part's operation get a mismatch, and the session goes on") {
+  const int size = 3;
+  SessionWorld world(size);
+  std::vector<float> values(6);
+  const auto messages = [&](const std::function<Ticket(int)>& submit) {
+    const auto outcomes = on_every_rank(size, [&](int rank) { return outcome_of(submit(rank)); });
+    for (const Outcome& outcome : outcomes) {
+      CHECK(outcome.status.code() == StatusCode::mismatch);
+      CHECK(outcome.status == outcomes[0].status);
+    }
+    return outcomes[0].status.message();
+  };
+  CHECK_THAT(
+      messages([&](int rank) {
+        const std::int64_t columns = rank == 2 ? 1 : 2;
+        return world[rank].all_to_all("w", {values.data(), DataType::float32, {3, columns}, {}});
+      }),
+      Contains("shape differs") && Contains("[any, 2] on ranks 0, 1") &&
+          Contains("[any, 1] on rank 2"));
+  CHECK_THAT(messages([&](int rank) {
+               return world[rank].reduce_scatter(
+                   "w", {values.data(), DataType::float32, {rank == 1 ? 6 : 3}, {}});
+             }),
+             Contains("shape differs") && Contains("[6] on rank 1"));
+  CHECK_THAT(messages([&](int rank) {
+               return rank == 0 ? world[rank].reduce_scatter("w", view_of(values))
+                                : world[rank].all_to_all("w", view_of(values));
+             }),
+             Contains("reduce_scatter on rank 0; all_to_all on ranks 1, 2"));
+  CHECK_THAT(messages([&](int rank) {
+               ReduceOptions options;
+               options.op = rank == 0 ? ReduceOp::max : ReduceOp::sum;
+               return world[rank].reduce_scatter("w", view_of(values), options);
+             }),
+             Contains("op differs"));
+  const auto outcomes = on_every_rank(
+      size, [&](int rank) { return outcome_of(world[rank].reduce_scatter("w", view_of(values))); });
+  for (const Outcome& outcome : outcomes) CHECK(outcome.status.is_ok());
+}
+
+TEST_CASE("wrong splits are refused at the call and leave the name free") {
+  SessionWorld world(1);
+  std::vector<float> values(3);
+  CHECK_THROWS_WITH(world[0].all_to_all("w", view_of(values), {2}), Contains("not to the 3 rows"));
+  const Ticket ticket = world[0].all_to_all("w", view_of(values), {3});
+  CHECK(ticket.wait().is_ok());
+  CHECK(ticket.received_splits() == std::vector<std::int64_t>{3});
+}
