@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/log.hpp"
@@ -82,37 +83,51 @@ std::size_t most_ranks_on_a_host(const HostRanks& hosts) {
 }
 
 // A named algorithm is one of messages, also inside a host.
-bool wants_shared_memory(const Config& config, const HostRanks& hosts) {
-  return config.shared_memory && config.allreduce_algorithm == "auto" &&
-         most_ranks_on_a_host(hosts) > 1;
+bool has_own_collectives(const Config& config) { return config.allreduce_algorithm == "auto"; }
+
+// Every rank as its own host: for ranks that cannot, or are not to, share memory.
+HostRanks apart(const HostRanks& hosts) {
+  HostRanks alone;
+  for (const std::vector<int>& ranks : hosts) {
+    for (const int rank : ranks) alone.push_back({rank});
+  }
+  std::sort(alone.begin(), alone.end());
+  return alone;
 }
 
-void share_memory(SessionParts& parts, Bootstrap& bootstrap, const std::vector<HostFacts>& facts,
-                  const HostRanks& hosts, const ControlOptions& options) {
+// The board of this rank's host, and the hosts as the collectives are to see them.
+HostRanks make_board(SessionParts& parts, Bootstrap& bootstrap, const std::vector<HostFacts>& facts,
+                     const ControlOptions& options) {
   const Topology& topology = parts.topology;
+  HostRanks hosts = ranks_by_host(facts);
   // The same on all hosts, whose ranks work on the same blocks.
   const std::size_t slot_bytes = slot_bytes_for(most_ranks_on_a_host(hosts));
-  parts.host_segment = share_host_segment(
-      bootstrap, facts, Board::bytes_for(topology.local_size, slot_bytes), options);
-  if (!parts.host_segment.is_usable()) {
+  if (parts.config.shared_memory && most_ranks_on_a_host(hosts) > 1) {
+    parts.host_segment = share_host_segment(
+        bootstrap, facts, Board::bytes_for(topology.local_size, slot_bytes), options);
     parts.report.shared_memory = parts.host_segment.problem;
-    return;
+    if (parts.host_segment.is_usable()) {
+      parts.board =
+          std::make_unique<Board>(parts.host_segment.segment.bytes(), topology.local_rank,
+                                  topology.local_size, slot_bytes);
+      return hosts;
+    }
   }
-  parts.board = std::make_unique<Board>(parts.host_segment.segment.bytes(), topology.local_rank,
-                                        topology.local_size, slot_bytes);
+  parts.board_memory.resize(Board::bytes_for(1, slot_bytes) / Board::kLineBytes);
+  parts.board = std::make_unique<Board>(std::as_writable_bytes(std::span(parts.board_memory)), 0, 1,
+                                        slot_bytes);
+  return apart(hosts);
 }
 
 std::unique_ptr<Collectives> make_collectives(const SessionParts& parts, const HostRanks& hosts) {
   const std::string& algorithm = parts.config.allreduce_algorithm;
   if (algorithm == "mpi" && parts.backend != nullptr) return parts.backend->make_collectives();
-  if (parts.board != nullptr && hosts.size() == 1) {
-    return std::make_unique<ShmCollectives>(*parts.board);
+  if (parts.board == nullptr) {
+    return std::make_unique<MessageCollectives>(*parts.transport,
+                                                algorithm == "mpi" ? "auto" : algorithm);
   }
-  if (parts.board != nullptr) {
-    return std::make_unique<HierarchicalCollectives>(*parts.board, *parts.transport, hosts);
-  }
-  return std::make_unique<MessageCollectives>(*parts.transport,
-                                              algorithm == "mpi" ? "auto" : algorithm);
+  if (hosts.size() == 1) return std::make_unique<ShmCollectives>(*parts.board);
+  return std::make_unique<HierarchicalCollectives>(*parts.board, *parts.transport, hosts);
 }
 
 SessionParts connect_alone(const Config& config) {
@@ -138,8 +153,8 @@ SessionParts connect_over_mpi(const Config& config, const std::string& launched_
       .connect_timeout = std::chrono::duration<double>(config.connect_timeout_s),
       .peer_timeout = std::chrono::duration<double>(config.peer_timeout_s)};
   parts.channel = connect_control_channel(bootstrap, tree, facts, options);
-  const HostRanks hosts = ranks_by_host(facts);
-  if (wants_shared_memory(config, hosts)) share_memory(parts, bootstrap, facts, hosts, options);
+  HostRanks hosts;
+  if (has_own_collectives(config)) hosts = make_board(parts, bootstrap, facts, options);
   parts.transport = backend->make_transport();
   parts.collectives = make_collectives(parts, hosts);
   parts.report.library = backend->library_version();

@@ -4,6 +4,7 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "collective/collectives.hpp"
 #include "runtime/control/control_channel.hpp"
@@ -26,6 +27,8 @@ struct SessionParts {
   std::shared_ptr<MpiBackend> backend;
   std::unique_ptr<Transport> transport;
   HostSegment host_segment;
+  /// In place of the segment, where ranks do not share memory.
+  std::vector<Board::Line> board_memory;
   std::unique_ptr<Board> board;
   std::unique_ptr<Collectives> collectives;
   std::unique_ptr<ControlChannel> channel;

@@ -30,7 +30,10 @@ class HierarchicalCollectives final : public Collectives {
   HierarchicalCollectives(Board& board, Transport& transport, const HostRanks& hosts);
   ~HierarchicalCollectives() override;
 
-  std::string_view name() const noexcept override { return "hierarchical"; }
+  std::string_view name() const noexcept override {
+    return hosts_.size() == static_cast<std::size_t>(transport_.size()) ? "messages"
+                                                                        : "hierarchical";
+  }
   void all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
                   const WaitContext& context) override;
   void start_all_reduce(AllReduceBatch batch) override;

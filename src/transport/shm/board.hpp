@@ -31,6 +31,10 @@ class Board {
  public:
   static constexpr std::size_t kSlots = 4;
   static constexpr std::size_t kLineBytes = 64;
+  /// What a board's memory is made of.
+  struct alignas(kLineBytes) Line {
+    std::array<std::byte, kLineBytes> bytes{};
+  };
   /// What fits into one cache line beside its counter.
   static constexpr std::size_t kInlineBytes = kLineBytes - sizeof(std::uint64_t);
 
