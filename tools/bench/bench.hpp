@@ -30,7 +30,7 @@ struct Timing {
 /// Calls `call` warmup + iterations times, `prepare` before each and not timed. Throws Error when a
 /// call fails.
 Timing time_calls(const Options& options, const std::function<void()>& prepare,
-                  const std::function<Ticket()>& call);
+                  const std::function<void()>& call);
 
 /// Waits; throws Error when the operation failed.
 void finish(const Ticket& ticket);

@@ -50,7 +50,7 @@ class CompressedBench {
     const Timing timing = time_calls(options, prepare, [&] {
       is_pending_ = true;
       Floats& input = is_in_place ? result_ : gradient_;
-      return session_.all_reduce(name_, view_of(input), view_of(result_), reduction_);
+      finish(session_.all_reduce(name_, view_of(input), view_of(result_), reduction_));
     });
     add_last_step();
     return timing;

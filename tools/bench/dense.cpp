@@ -1,35 +1,10 @@
 #include <algorithm>
-#include <cmath>
 
 #include "tools/bench/bench.hpp"
 #include "tools/bench/values.hpp"
 
 namespace scalecom::bench {
 namespace {
-
-double expected_reduction(std::int64_t i, int size, ReduceOp op) {
-  double result = Values::input(i, 0);
-  for (int rank = 1; rank < size; ++rank) {
-    const double next = Values::input(i, rank);
-    switch (op) {
-      case ReduceOp::min: result = std::min(result, next); break;
-      case ReduceOp::max: result = std::max(result, next); break;
-      case ReduceOp::product: result *= next; break;
-      default: result += next;
-    }
-  }
-  return op == ReduceOp::average ? result / size : result;
-}
-
-bool is_right(double got, double expected, DataType dtype) {
-  switch (dtype) {
-    case DataType::float16:
-    case DataType::bfloat16: return std::abs(got - expected) <= 1e-2 * std::max(1.0, expected);
-    case DataType::float32:
-    case DataType::float64: return std::abs(got - expected) <= 1e-5 * std::max(1.0, expected);
-    default: return got == std::trunc(expected);
-  }
-}
 
 // The calls of one operation on one size.
 class DenseBench {
@@ -49,7 +24,7 @@ class DenseBench {
       output_.fill_input(topology_.rank);
       finish(session_.barrier());  // Nobody's clock runs while others still fill.
     };
-    return time_calls(options_, prepare, [&] { return submit(is_in_place); });
+    return time_calls(options_, prepare, [&] { finish(submit(is_in_place)); });
   }
 
   std::int64_t count_wrong(bool is_in_place) {

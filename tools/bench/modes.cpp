@@ -41,11 +41,11 @@ void finish(const Ticket& ticket) {
 }
 
 Timing time_calls(const Options& options, const std::function<void()>& prepare,
-                  const std::function<Ticket()>& call) {
+                  const std::function<void()>& call) {
   Timing timing;
   for (int i = -options.warmup; i < options.iterations; ++i) {
     prepare();
-    const double us = microseconds([&] { finish(call()); });
+    const double us = microseconds(call);
     if (i >= 0) timing.sorted_us.push_back(us);
   }
   std::sort(timing.sorted_us.begin(), timing.sorted_us.end());
@@ -64,7 +64,8 @@ nlohmann::json run_latency(Session& session, const Options& options) {
     timing = time_calls(
         calls, [&] { values.fill_input(session.topology().rank); },
         [&] {
-          return session.all_reduce("latency", values.view(), values.view(), reduction_of(options));
+          finish(
+              session.all_reduce("latency", values.view(), values.view(), reduction_of(options)));
         });
   });
   const double cpu_share = (cpu_seconds() - cpu_before) * 1e6 / wall_us;

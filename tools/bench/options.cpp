@@ -43,6 +43,30 @@ void add_modes(CLI::App& app, Options& options) {
   app.add_option("--idle", options.idle_s,
                  "Instead: CPU time that an idle session takes in S seconds")
       ->check(CLI::PositiveNumber);
+  app.add_flag(
+         "--peers", options.with_peers,
+         "Instead: all-reduces of each size by scalecom and by MPI, in blocks that take turns")
+      ->excludes("--latency", "--burst", "--idle");
+  app.add_option("--blocks", options.blocks, "--peers: blocks of calls for each library")
+      ->check(CLI::PositiveNumber);
+}
+
+// What --peers cannot do is said before anything is connected.
+void check_peers(const Options& options) {
+  if (!options.with_peers) return;
+  if (options.operation != "all_reduce") {
+    throw CLI::ValidationError("--peers", "compares all_reduce alone, not " + options.operation);
+  }
+  if (options.op == ReduceOp::average) {
+    throw CLI::ValidationError("--peers",
+                               "MPI has no average; allowed are -o sum, min, max and prod");
+  }
+  if (options.dtype == DataType::float16 || options.dtype == DataType::bfloat16) {
+    throw CLI::ValidationError("--peers", std::string("MPI has no type for ") +
+                                              to_string(options.dtype) +
+                                              "; allowed are -d int8, uint8, int32, int64, float "
+                                              "and double");
+  }
 }
 
 }  // namespace
@@ -74,6 +98,7 @@ Options parse_options(int argc, char** argv) {
   add_modes(app, options);
   try {
     app.parse(argc, argv);
+    check_peers(options);
   } catch (const CLI::ParseError& error) {
     std::exit(app.exit(error));
   }

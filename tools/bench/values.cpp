@@ -1,5 +1,6 @@
 #include "tools/bench/values.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -80,6 +81,30 @@ double Values::decode(const std::byte* place, DataType dtype) {
           std::bit_cast<float>(static_cast<std::uint32_t>(load<std::uint16_t>(place)) << 16));
   }
   return 0.0;
+}
+
+double expected_reduction(std::int64_t i, int size, ReduceOp op) {
+  double result = Values::input(i, 0);
+  for (int rank = 1; rank < size; ++rank) {
+    const double next = Values::input(i, rank);
+    switch (op) {
+      case ReduceOp::min: result = std::min(result, next); break;
+      case ReduceOp::max: result = std::max(result, next); break;
+      case ReduceOp::product: result *= next; break;
+      default: result += next;
+    }
+  }
+  return op == ReduceOp::average ? result / size : result;
+}
+
+bool is_right(double got, double expected, DataType dtype) {
+  switch (dtype) {
+    case DataType::float16:
+    case DataType::bfloat16: return std::abs(got - expected) <= 1e-2 * std::max(1.0, expected);
+    case DataType::float32:
+    case DataType::float64: return std::abs(got - expected) <= 1e-5 * std::max(1.0, expected);
+    default: return got == std::trunc(expected);
+  }
 }
 
 }  // namespace scalecom::bench

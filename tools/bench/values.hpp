@@ -34,4 +34,10 @@ class Values {
   std::vector<std::byte> memory_;
 };
 
+/// Element i of the reduction of all ranks' inputs.
+double expected_reduction(std::int64_t i, int size, ReduceOp op);
+
+/// Whether a reduced element is what it should be, within what the dtype rounds.
+bool is_right(double got, double expected, DataType dtype);
+
 }  // namespace scalecom::bench
