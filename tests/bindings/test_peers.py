@@ -21,6 +21,13 @@ def report_module(monkeypatch):
     return peers_report
 
 
+@pytest.fixture
+def worker_module(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    import peers_worker
+    return peers_worker
+
+
 def call_peers(*arguments, timeout=60):
     return subprocess.run([sys.executable, PEERS, *map(str, arguments)], check=False, text=True,
                           capture_output=True, timeout=timeout, env=rank_environment())
@@ -159,3 +166,30 @@ def test_a_burst_in_one_call_is_compared_with_the_burst(report_module):
     summary = report_module.summarise(rounds, ["burst", "burst_fused"])
     assert summary["burst"]["mpi"]["ratio"]["median"] == 4.0
     assert summary["burst_fused"]["mpi"]["ratio"]["median"] == 0.5
+
+
+def test_the_slowest_rank_counts(worker_module):
+    torch = pytest.importorskip("torch")
+
+    class OtherRank:
+        def all_reduce(self, table, _):
+            table += torch.tensor([0.0, 0.0, 5.0, 1.0], dtype=torch.float64)
+
+    bench = worker_module.Bench(OtherRank(), 0, 2, 0)
+    bench.figures = {"4": 2.0, "64": 9.0}
+    assert bench.slowest(torch, 2) == {"4": 5.0, "64": 9.0}
+
+
+def test_a_wrong_sum_ends_the_measurement(worker_module):
+    torch = pytest.importorskip("torch")
+
+    class Idle:
+        def barrier(self):
+            pass
+
+        def all_reduce(self, *_):
+            pass
+
+    for nbytes in (4, 4096):
+        with pytest.raises(RuntimeError, match="the sum is wrong on rank 0.*wanted 3"):
+            worker_module.Bench(Idle(), 0, 2, 2).measure_size(torch, nbytes)
