@@ -107,9 +107,8 @@ HostRanks make_board(SessionParts& parts, Bootstrap& bootstrap, const std::vecto
         bootstrap, facts, Board::bytes_for(topology.local_size, slot_bytes), options);
     parts.report.shared_memory = parts.host_segment.problem;
     if (parts.host_segment.is_usable()) {
-      parts.board =
-          std::make_unique<Board>(parts.host_segment.segment.bytes(), topology.local_rank,
-                                  topology.local_size, slot_bytes);
+      parts.board = std::make_unique<Board>(parts.host_segment.segment.bytes(), topology.local_rank,
+                                            topology.local_size, slot_bytes);
       return hosts;
     }
   }

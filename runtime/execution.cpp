@@ -3,18 +3,14 @@
 #include <fmt/format.h>
 
 #include <bit>
-#include <cstring>
-#include <numeric>
 #include <utility>
 
 #include "base/error.hpp"
 #include "base/log.hpp"
-#include "kernels/reduce.hpp"
+#include "runtime/tensor_scales.hpp"
 
 namespace scalecom {
 namespace {
-
-using kernels::Scale;
 
 const std::byte* input_of(const PendingTensor& tensor) {
   return static_cast<const std::byte*>(tensor.input.data);
@@ -24,13 +20,6 @@ std::byte* output_of(const PendingTensor& tensor) {
   return static_cast<std::byte*>(tensor.output.data);
 }
 
-Scale input_scale(const TensorSignature& signature) { return Scale{signature.prescale, 1.0}; }
-
-Scale output_scale(const TensorSignature& signature, int size) {
-  return Scale{signature.postscale,
-               signature.op == ReduceOp::average ? static_cast<double>(size) : 1.0};
-}
-
 std::span<std::byte> bytes_of(const TensorView& view) {
   return {static_cast<std::byte*>(view.data), static_cast<std::size_t>(view.bytes())};
 }
@@ -38,44 +27,9 @@ std::span<std::byte> bytes_of(const TensorView& view) {
 // While a batch keeps moving, the rest of the world is looked at this often.
 constexpr auto kLookAroundPeriod = std::chrono::microseconds(50);
 
-std::int64_t sum_of(std::span<const std::int64_t> values) {
-  return std::reduce(values.begin(), values.end(), std::int64_t{0});
-}
-
-// Bytes of so many rows of `like`, which has a first dimension.
-std::vector<std::int64_t> bytes_of_rows(std::span<const std::int64_t> rows,
-                                        const TensorView& like) {
-  std::int64_t row_bytes = size_of(like.dtype);
-  for (std::size_t axis = 1; axis < like.shape.size(); ++axis) row_bytes *= like.shape[axis];
-  std::vector<std::int64_t> bytes;
-  bytes.reserve(rows.size());
-  for (const std::int64_t count : rows) bytes.push_back(count * row_bytes);
-  return bytes;
-}
-
 bool has_steps(BatchKind kind) {
   return kind == BatchKind::dense_all_reduce || kind == BatchKind::sparse_all_reduce;
 }
-
-// A result that its ticket will own: as `like`, but with `rows` rows.
-class Output {
- public:
-  Output(const TensorView& like, std::int64_t rows) : view_(like) {
-    view_.shape[0] = rows;
-    data_ = std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(view_.bytes()));
-    view_.data = data_.get();
-  }
-
-  const TensorView& view() const noexcept { return view_; }
-  std::span<std::byte> bytes() const { return bytes_of(view_); }
-  void give_to(TicketState& ticket, std::vector<std::int64_t> received_splits = {}) {
-    ticket.set_output(std::move(data_), std::move(view_), std::move(received_splits));
-  }
-
- private:
-  std::unique_ptr<std::byte[]> data_;
-  TensorView view_;
-};
 
 }  // namespace
 
@@ -84,7 +38,8 @@ Execution::Execution(Collectives& collectives, int rank, int size, TensorsDone d
       size_(size),
       rank_(rank),
       done_(std::move(done)),
-      sparse_(collectives, rank, size) {}
+      sparse_(collectives, rank, size),
+      parts_(collectives, rank, size) {}
 
 void Execution::start(Batch batch, std::shared_ptr<const Agreement> agreement,
                       std::vector<PendingTensor*> tensors, const WaitContext& context) {
@@ -163,20 +118,27 @@ std::size_t Execution::agreements_under_way(const Agreement* other) const noexce
 
 void Execution::run(const BatchUnderWay& work) {
   const Batch& batch = work.batch;
-  const AgreedTensor& agreed = work.agreement->tensors[batch.tensors.front()];
-  PendingTensor& first = *work.tensors.front();
+  std::vector<const AgreedTensor*> agreed;
+  for (const std::size_t place : batch.tensors) agreed.push_back(&work.agreement->tensors[place]);
   switch (batch.kind) {
     case BatchKind::sparse_all_reduce:
       return all_reduce_sparse(batch.leader, work.tensors, work.context);
-    case BatchKind::all_gather: return all_gather(agreed, first, work.context);
-    case BatchKind::broadcast:
-      return collectives_.broadcast(bytes_of(first.output), first.signature.root, work.context);
-    case BatchKind::reduce_scatter: return reduce_scatter(batch, first, work.context);
-    case BatchKind::all_to_all: return all_to_all(agreed, first, work.context);
+    case BatchKind::all_gather: return parts_.all_gather(agreed, work.tensors, work.context);
+    case BatchKind::broadcast: return broadcast(batch.root, work.tensors, work.context);
+    case BatchKind::reduce_scatter: return parts_.reduce_scatter(batch, work.tensors, work.context);
+    case BatchKind::all_to_all: return parts_.all_to_all(agreed, work.tensors, work.context);
     case BatchKind::barrier: return;  // The agreement itself is the barrier.
     case BatchKind::dense_all_reduce: break;
   }
   SCALECOM_ASSERT(false, "dense all-reduces go on in the background");
+}
+
+void Execution::broadcast(int root, std::span<PendingTensor* const> tensors,
+                          const WaitContext& context) {
+  std::vector<std::span<std::byte>> parts;
+  parts.reserve(tensors.size());
+  for (const PendingTensor* tensor : tensors) parts.push_back(bytes_of(tensor->output));
+  collectives_.broadcast_parts(parts, root, context);
 }
 
 void Execution::start_dense(BatchUnderWay& work) {
@@ -242,55 +204,6 @@ void Execution::report_nonfinite(const SparseSlot& slot) {
       "tensor {}: NaN or Inf in the gradient ({} elements on rank {}); it was all-reduced dense in "
       "this step and its residual kept; {} tensors so far",
       slot.name, slot.nonfinite_count, rank_, nonfinite_tensors_));
-}
-
-void Execution::all_gather(const AgreedTensor& agreed, PendingTensor& tensor,
-                           const WaitContext& context) {
-  SCALECOM_ASSERT(
-      static_cast<int>(agreed.first_extents.size()) == size_,
-      fmt::format("{}: {} extents for {} ranks", agreed.name, agreed.first_extents.size(), size_));
-  Output output(tensor.input, sum_of(agreed.first_extents));
-  collectives_.all_gather(bytes_of(tensor.input), output.bytes(),
-                          bytes_of_rows(agreed.first_extents, tensor.input), context);
-  output.give_to(*tensor.ticket);
-}
-
-// The first dimension is cut as evenly as can be, the first ranks get one row more.
-void Execution::reduce_scatter(const Batch& batch, PendingTensor& tensor,
-                               const WaitContext& context) {
-  const std::int64_t rows = tensor.input.shape[0];
-  std::vector<std::int64_t> rows_per_rank(static_cast<std::size_t>(size_), rows / size_);
-  for (std::int64_t rank = 0; rank < rows % size_; ++rank) {
-    ++rows_per_rank[static_cast<std::size_t>(rank)];
-  }
-  const auto bytes_per_rank = bytes_of_rows(rows_per_rank, tensor.input);
-  const auto own = static_cast<std::size_t>(rank_);
-  const std::span<std::byte> data = scratch_.acquire(static_cast<std::size_t>(batch.bytes));
-  kernels::scale_copy(data.data(), input_of(tensor), tensor.input.count(), batch.dtype,
-                      input_scale(tensor.signature));
-  collectives_.reduce_scatter(data, bytes_per_rank, batch.dtype, batch.op, context);
-  const std::byte* part =
-      data.data() + sum_of(std::span<const std::int64_t>(bytes_per_rank).first(own));
-  Output output(tensor.input, rows_per_rank[own]);
-  kernels::scale_copy(output.bytes().data(), part, output.view().count(), batch.dtype,
-                      output_scale(tensor.signature, size_));
-  output.give_to(*tensor.ticket);
-}
-
-void Execution::all_to_all(const AgreedTensor& agreed, PendingTensor& tensor,
-                           const WaitContext& context) {
-  const auto size = static_cast<std::size_t>(size_);
-  SCALECOM_ASSERT(
-      agreed.first_extents.size() == size * size,
-      fmt::format("{}: {} splits for {} ranks", agreed.name, agreed.first_extents.size(), size_));
-  std::vector<std::int64_t> received_splits;
-  for (std::size_t from = 0; from < size; ++from) {
-    received_splits.push_back(agreed.first_extents[from * size + static_cast<std::size_t>(rank_)]);
-  }
-  Output output(tensor.input, sum_of(received_splits));
-  collectives_.all_to_all(bytes_of(tensor.input), bytes_of_rows(tensor.splits, tensor.input),
-                          output.bytes(), bytes_of_rows(received_splits, tensor.input), context);
-  output.give_to(*tensor.ticket, std::move(received_splits));
 }
 
 }  // namespace scalecom

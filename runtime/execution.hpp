@@ -11,6 +11,7 @@
 #include "collective/collectives.hpp"
 #include "compress/residual_store.hpp"
 #include "runtime/fusion.hpp"
+#include "runtime/part_exchange.hpp"
 #include "runtime/tensor_queue.hpp"
 #include "sparse/sparse_all_reduce.hpp"
 
@@ -70,9 +71,7 @@ class Execution {
   [[noreturn]] void fail(const BatchUnderWay& work, const Error& error) const;
   void all_reduce_sparse(int leader, std::span<PendingTensor* const> tensors,
                          const WaitContext& context);
-  void all_gather(const AgreedTensor& agreed, PendingTensor& tensor, const WaitContext& context);
-  void reduce_scatter(const Batch& batch, PendingTensor& tensor, const WaitContext& context);
-  void all_to_all(const AgreedTensor& agreed, PendingTensor& tensor, const WaitContext& context);
+  void broadcast(int root, std::span<PendingTensor* const> tensors, const WaitContext& context);
   void keep_steps(const Batch& batch, const Agreement& agreement);
   void report_nonfinite(const SparseSlot& slot);
 
@@ -83,8 +82,8 @@ class Execution {
   /// Oldest first; but for a batch that is just being started, what the collectives have under way.
   std::deque<BatchUnderWay> under_way_;
   SparseAllReduce sparse_;
+  PartExchange parts_;
   ResidualStore residuals_;
-  Scratch scratch_;
   std::int64_t batches_executed_ = 0;
   std::int64_t compressed_tensors_ = 0;
   std::int64_t nonfinite_tensors_ = 0;

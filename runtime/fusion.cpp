@@ -1,6 +1,7 @@
 #include "runtime/fusion.hpp"
 
 #include <map>
+#include <numeric>
 #include <tuple>
 
 #include "base/error.hpp"
@@ -33,6 +34,7 @@ Batch start_batch(const AgreedTensor& tensor, int world_size) {
   if (batch.kind == BatchKind::sparse_all_reduce) {
     batch.leader = static_cast<int>(tensor.step % world_size);
   }
+  if (batch.kind == BatchKind::broadcast) batch.root = tensor.signature.root;
   return batch;
 }
 
@@ -56,26 +58,33 @@ bool is_sparse(const AgreedTensor& tensor) noexcept {
   return compression.mode != CompressionMode::none && tensor.step >= compression.warmup_steps;
 }
 
-std::int64_t fused_bytes(const AgreedTensor& tensor) {
-  const std::int64_t count = count_of(tensor.signature.shape);
-  if (!is_sparse(tensor)) return count * size_of(tensor.signature.dtype);
-  return selected_count(count, tensor.signature.compression.rate) *
-         static_cast<std::int64_t>(sizeof(float));
+std::int64_t fused_bytes(const AgreedTensor& tensor, int world_size) {
+  const TensorSignature& signature = tensor.signature;
+  const std::int64_t count = count_of(signature.shape);
+  if (is_sparse(tensor)) {
+    return selected_count(count, signature.compression.rate) *
+           static_cast<std::int64_t>(sizeof(float));
+  }
+  if (tensor.first_extents.empty()) return count * size_of(signature.dtype);
+  std::int64_t bytes = size_of(signature.dtype);
+  for (std::size_t axis = 1; axis < signature.shape.size(); ++axis) bytes *= signature.shape[axis];
+  const std::int64_t rows =
+      std::reduce(tensor.first_extents.begin(), tensor.first_extents.end(), std::int64_t{0});
+  return bytes * (signature.kind == OperationKind::all_to_all ? rows / world_size : rows);
 }
 
 std::vector<Batch> plan_batches(const Agreement& agreement, int world_size,
                                 std::int64_t threshold_bytes) {
   std::vector<Batch> batches;
   // The batch that further tensors of a key join, as long as they fit.
-  std::map<std::tuple<BatchKind, DataType, ReduceOp, int>, std::size_t> open;
+  std::map<std::tuple<BatchKind, DataType, ReduceOp, int, int>, std::size_t> open;
   for (std::size_t place = 0; place < agreement.tensors.size(); ++place) {
     const AgreedTensor& tensor = agreement.tensors[place];
     Batch started = start_batch(tensor, world_size);
-    const std::int64_t bytes = fused_bytes(tensor);
-    const bool may_fuse =
-        started.kind == BatchKind::dense_all_reduce || started.kind == BatchKind::sparse_all_reduce;
-    const auto key = std::make_tuple(started.kind, started.dtype, started.op, started.leader);
-    if (const auto found = open.find(key); may_fuse && found != open.end()) {
+    const std::int64_t bytes = fused_bytes(tensor, world_size);
+    const auto key =
+        std::make_tuple(started.kind, started.dtype, started.op, started.leader, started.root);
+    if (const auto found = open.find(key); found != open.end()) {
       Batch& batch = batches[found->second];
       if (batch.bytes + bytes <= threshold_bytes) {
         batch.bytes += bytes;
@@ -86,7 +95,7 @@ std::vector<Batch> plan_batches(const Agreement& agreement, int world_size,
     started.bytes = bytes;
     started.tensors.push_back(place);
     batches.push_back(std::move(started));
-    if (may_fuse) open[key] = batches.size() - 1;
+    open[key] = batches.size() - 1;
   }
   return batches;
 }

@@ -1,5 +1,6 @@
 #include "collective/collectives.hpp"
 
+#include <cstring>
 #include <utility>
 
 namespace scalecom {
@@ -58,6 +59,25 @@ void Collectives::all_reduce_pieces(AllReduceBatch batch, const WaitContext& con
     const auto time = loop.pause_or_sleep_time("all-reduce");
     if (time.count() > 0) wait_for_change(time);
   }
+}
+
+void Collectives::broadcast_parts(std::span<const std::span<std::byte>> parts, int root,
+                                  const WaitContext& context) {
+  if (parts.size() == 1) return broadcast(parts.front(), root, context);
+  std::size_t bytes = 0;
+  for (const std::span<std::byte> part : parts) bytes += part.size();
+  const std::span<std::byte> packed = packed_.acquire(bytes);
+  const auto copy_all = [&](bool is_packing) {
+    std::byte* place = packed.data();
+    for (const std::span<std::byte> part : parts) {
+      if (part.empty()) continue;
+      std::memcpy(is_packing ? place : part.data(), is_packing ? part.data() : place, part.size());
+      place += part.size();
+    }
+  };
+  if (rank() == root) copy_all(true);
+  broadcast(packed, root, context);
+  if (rank() != root) copy_all(false);
 }
 
 }  // namespace scalecom

@@ -58,6 +58,7 @@ class Collectives {
   virtual ~Collectives() = default;
 
   virtual std::string_view name() const noexcept = 0;
+  virtual int rank() const noexcept = 0;
 
   /// data = op over ranks of data, in place; `data` holds whole elements of `dtype`.
   /// float16 and bfloat16 are accumulated in float32 at each step. boolean: sum and max are "or",
@@ -85,6 +86,11 @@ class Collectives {
 
   /// data = root's data; same size on every rank.
   virtual void broadcast(std::span<std::byte> data, int root, const WaitContext& context) = 0;
+
+  /// The same for several vectors, as one: packed into one buffer, unless an implementation knows
+  /// better.
+  virtual void broadcast_parts(std::span<const std::span<std::byte>> parts, int root,
+                               const WaitContext& context);
 
   /// all = the ranks' parts in rank order; part r has bytes_per_rank[r] bytes (0 allowed), and
   /// `mine` is this rank's. `mine` may be its own place inside `all`; otherwise no overlap.

@@ -16,6 +16,7 @@ class MessageCollectives final : public Collectives {
   explicit MessageCollectives(Transport& transport, std::string allreduce_algorithm = "auto");
 
   std::string_view name() const noexcept override { return "messages"; }
+  int rank() const noexcept override { return transport_.rank(); }
   void all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
                   const WaitContext& context) override;
   void broadcast(std::span<std::byte> data, int root, const WaitContext& context) override;

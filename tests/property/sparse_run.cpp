@@ -23,6 +23,7 @@ class RecordingCollectives final : public Collectives {
   explicit RecordingCollectives(Collectives& inner) : inner_(inner) {}
 
   std::string_view name() const noexcept override { return "recording"; }
+  int rank() const noexcept override { return inner_.rank(); }
   void all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
                   const WaitContext& context) override {
     if (reduced_bytes.empty()) first_input.assign(data.begin(), data.end());

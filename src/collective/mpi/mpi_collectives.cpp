@@ -138,6 +138,11 @@ class MpiCollectives final : public Collectives {
   explicit MpiCollectives(MPI_Comm communicator) : communicator_(communicator) {}
 
   std::string_view name() const noexcept override { return "mpi"; }
+  int rank() const noexcept override {
+    int rank = 0;
+    MPI_Comm_rank(communicator_, &rank);
+    return rank;
+  }
   TransportCounters counters() const noexcept override { return counters_; }
 
   void all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
@@ -170,7 +175,7 @@ class MpiCollectives final : public Collectives {
     std::vector<std::int64_t> places(bytes_per_rank.size());
     std::exclusive_scan(bytes_per_rank.begin(), bytes_per_rank.end(), places.begin(),
                         std::int64_t{0});
-    std::byte* own_place = all.data() + places[static_cast<std::size_t>(own_rank())];
+    std::byte* own_place = all.data() + places[static_cast<std::size_t>(rank())];
     if (!mine.empty() && mine.data() != own_place) {
       std::memcpy(own_place, mine.data(), mine.size());
     }
@@ -210,7 +215,7 @@ class MpiCollectives final : public Collectives {
               "MPI_Ireduce_scatter");
     wait(request, context, "MPI_Ireduce_scatter");
     // In place MPI leaves this rank's part at the beginning.
-    const auto mine = parts[static_cast<std::size_t>(own_rank())];
+    const auto mine = parts[static_cast<std::size_t>(rank())];
     if (!mine.empty()) std::memmove(mine.data(), data.data(), mine.size());
   }
 
@@ -232,18 +237,12 @@ class MpiCollectives final : public Collectives {
   }
 
  private:
-  int own_rank() const {
-    int rank = 0;
-    check_mpi(MPI_Comm_rank(communicator_, &rank), "MPI_Comm_rank");
-    return rank;
-  }
-
   // Each part to its rank.
   void reduce_parts(const std::vector<std::span<std::byte>>& parts, DataType dtype,
                     MPI_Op operation, const WaitContext& context) {
-    const int rank = own_rank();
+    const int own = rank();
     for (std::size_t root = 0; root < parts.size(); ++root) {
-      const bool is_mine = static_cast<int>(root) == rank;
+      const bool is_mine = static_cast<int>(root) == own;
       for_each_piece(parts[root], size_of(dtype), [&](std::byte* place, int count) {
         MPI_Request request;
         check_mpi(MPI_Ireduce(is_mine ? MPI_IN_PLACE : place, place, count, mpi_type(dtype),

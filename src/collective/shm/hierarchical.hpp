@@ -34,6 +34,7 @@ class HierarchicalCollectives final : public Collectives {
     return hosts_.size() == static_cast<std::size_t>(transport_.size()) ? "messages"
                                                                         : "hierarchical";
   }
+  int rank() const noexcept override { return transport_.rank(); }
   void all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
                   const WaitContext& context) override;
   void start_all_reduce(AllReduceBatch batch) override;

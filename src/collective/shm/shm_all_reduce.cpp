@@ -229,7 +229,8 @@ bool ShmPipeline::advance() {
   const ShmAllReduce* before = nullptr;
   for (ShmAllReduce& all_reduce : under_way_) {
     has_moved = all_reduce.advance(before) || has_moved;
-    before = &all_reduce;
+    // One without a block has nothing that could be ahead of the next.
+    if (all_reduce.blocks() > 0) before = &all_reduce;
   }
   while (!under_way_.empty() && under_way_.front().is_done()) {
     counters_.bytes_sent += static_cast<std::int64_t>(under_way_.front().posted_bytes());

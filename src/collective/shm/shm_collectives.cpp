@@ -99,19 +99,28 @@ TransportCounters ShmCollectives::counters() const noexcept {
 }
 
 void ShmCollectives::broadcast(std::span<std::byte> data, int root, const WaitContext& context) {
+  broadcast_parts({&data, 1}, root, context);
+}
+
+void ShmCollectives::broadcast_parts(std::span<const std::span<std::byte>> parts, int root,
+                                     const WaitContext& context) {
+  std::vector<Piece> pieces;
+  pieces.reserve(parts.size());
+  for (const std::span<std::byte> part : parts) {
+    pieces.push_back({part.data(), part.data(), static_cast<std::int64_t>(part.size())});
+  }
+  const PieceList list(std::move(pieces), DataType::uint8);
   const std::size_t slot_bytes = board_.slot_bytes();
-  const std::size_t blocks = blocks_of(data.size(), slot_bytes);
-  for (std::size_t i = 0; i < blocks; ++i) {
+  for (std::size_t begin = 0; begin < list.bytes(); begin += slot_bytes) {
+    const std::size_t end = std::min(list.bytes(), begin + slot_bytes);
     const std::uint64_t block = board_.take_blocks(1);
-    const auto part =
-        data.subspan(i * slot_bytes, std::min(slot_bytes, data.size() - i * slot_bytes));
     if (board_.rank() == root) {
       wait_for_slot(block, context);
-      std::memcpy(board_.slot(root, block), part.data(), part.size());
-      post(block, part.size());
+      list.load(board_.slot(root, block), begin, end);
+      post(block, end - begin);
     } else {
       board_.wait(root, Phase::posted, block + 1, context, "shared-memory broadcast");
-      std::memcpy(part.data(), board_.slot(root, block), part.size());
+      list.store(board_.slot(root, block), begin, end);
     }
     finish(block);
   }

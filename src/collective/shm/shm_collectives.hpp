@@ -32,6 +32,7 @@ class ShmCollectives final : public Collectives {
       : board_(board), tuning_(tuning), pipeline_(board) {}
 
   std::string_view name() const noexcept override { return "shared memory"; }
+  int rank() const noexcept override { return board_.rank(); }
   void all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
                   const WaitContext& context) override;
   void start_all_reduce(AllReduceBatch batch) override;
@@ -41,6 +42,8 @@ class ShmCollectives final : public Collectives {
     pipeline_.wait_for_change(limit);
   }
   void broadcast(std::span<std::byte> data, int root, const WaitContext& context) override;
+  void broadcast_parts(std::span<const std::span<std::byte>> parts, int root,
+                       const WaitContext& context) override;
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
                   std::span<const std::int64_t> bytes_per_rank,
                   const WaitContext& context) override;

@@ -139,6 +139,12 @@ TEST_CASE("hierarchical broadcast and all-gather reach every rank, from any root
       Bytes data = input_of(rank, count, DataType::float32);
       collectives.broadcast(data, root, patience());
       right = right && data == input_of(root, count, DataType::float32);
+      Bytes first = input_of(rank, 7, DataType::float32);
+      Bytes second = input_of(rank, count, DataType::int8);
+      const std::vector<std::span<std::byte>> parts{first, {}, second};
+      collectives.broadcast_parts(parts, root, patience());
+      right = right && first == input_of(root, 7, DataType::float32) &&
+              second == input_of(root, count, DataType::int8);
     }
     Bytes all(gathered.size());
     collectives.all_gather(input_of(rank, lengths[index(rank)], DataType::uint8), all, lengths,

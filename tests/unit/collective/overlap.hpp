@@ -1,5 +1,8 @@
 #pragma once
 
+#include <fmt/format.h>
+
+#include <array>
 #include <deque>
 #include <random>
 #include <string>
@@ -28,7 +31,11 @@ inline std::string overlap_all_reduces(Collectives& collectives, int rank, int s
   const auto check_oldest = [&] {
     const Call& call = under_way.front();
     const bool is_right = call.told == 2 && call.first == expected[0] && call.second == expected[1];
-    if (!is_right) wrong += std::to_string(started - static_cast<int>(under_way.size())) + " ";
+    if (!is_right) {
+      wrong += fmt::format("call {}: {} and {} bytes, {} told; ",
+                           started - static_cast<int>(under_way.size()), call.first.size(),
+                           call.second.size(), call.told);
+    }
     under_way.pop_front();
     expected.erase(expected.begin(), expected.begin() + 2);
   };

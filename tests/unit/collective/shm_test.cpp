@@ -135,6 +135,11 @@ TEST_CASE("broadcast and all-gather move any bytes through shared memory, from a
       Bytes data = pattern(rank, bytes);
       collectives.broadcast(data, root, patience());
       right = right && data == pattern(root, bytes);
+      Bytes first = pattern(rank, bytes / 3);
+      Bytes second = pattern(rank, bytes);
+      const std::vector<std::span<std::byte>> parts{first, {}, second};
+      collectives.broadcast_parts(parts, root, patience());
+      right = right && first == pattern(root, bytes / 3) && second == pattern(root, bytes);
     }
     Bytes all(gathered.size());
     collectives.all_gather(pattern(rank, static_cast<std::size_t>(lengths[r(rank)])), all, lengths,

@@ -45,7 +45,7 @@ TEST_CASE("average travels as a sum and fuses with one") {
   CHECK(batches[0].op == ReduceOp::sum);
 }
 
-TEST_CASE("different dtypes, ops and operations never share a batch") {
+TEST_CASE("different dtypes, ops, roots and operations never share a batch") {
   Agreement agreement{1,
                       {tensor("a", 1), tensor("b", 1, DataType::float64),
                        tensor("c", 1, DataType::float32, ReduceOp::max), tensor("d", 1)}};
@@ -53,29 +53,41 @@ TEST_CASE("different dtypes, ops and operations never share a batch") {
   agreement.tensors.back().signature.kind = OperationKind::broadcast;
   agreement.tensors.push_back(tensor("f", 1));
   agreement.tensors.back().signature.kind = OperationKind::broadcast;
+  agreement.tensors.push_back(tensor("g", 1));
+  agreement.tensors.back().signature.kind = OperationKind::broadcast;
+  agreement.tensors.back().signature.root = 1;
   const auto batches = plan_batches(agreement, 2, 1024);
   REQUIRE(batches.size() == 5);
   CHECK(batches[0].tensors == Places{0, 3});
-  CHECK(batches[3].tensors == Places{4});
-  CHECK(batches[4].tensors == Places{5});
+  CHECK(batches[3].tensors == Places{4, 5});
+  CHECK(batches[3].root == 0);
+  CHECK(batches[4].tensors == Places{6});
+  CHECK(batches[4].root == 1);
 }
 
-TEST_CASE("reduce-scatters and all-to-alls are batches of one, an average is a sum") {
+TEST_CASE("reduce-scatters share a batch, all-to-alls another; bytes count what a rank moves") {
   Agreement agreement;
-  for (const auto kind : {OperationKind::reduce_scatter, OperationKind::all_to_all}) {
+  for (const auto kind :
+       {OperationKind::reduce_scatter, OperationKind::all_to_all, OperationKind::all_gather}) {
     for (const std::string name : {"a", "b"}) {
       agreement.tensors.push_back(
           tensor(name + to_string(kind), 5, DataType::float64, ReduceOp::average));
       agreement.tensors.back().signature.kind = kind;
+      if (kind == OperationKind::all_to_all) agreement.tensors.back().first_extents = {1, 2, 3, 4};
+      if (kind == OperationKind::all_gather) agreement.tensors.back().first_extents = {5, 7};
     }
   }
   const auto batches = plan_batches(agreement, 2, 1024);
-  REQUIRE(batches.size() == 4);
-  CHECK(batches[1].kind == BatchKind::reduce_scatter);
-  CHECK(batches[1].dtype == DataType::float64);
-  CHECK(batches[1].op == ReduceOp::sum);
-  CHECK(batches[1].bytes == 40);
-  CHECK(batches[2].kind == BatchKind::all_to_all);
+  REQUIRE(batches.size() == 3);
+  CHECK(batches[0].kind == BatchKind::reduce_scatter);
+  CHECK(batches[0].dtype == DataType::float64);
+  CHECK(batches[0].op == ReduceOp::sum);
+  CHECK(batches[0].bytes == 2 * 40);
+  CHECK(batches[1].kind == BatchKind::all_to_all);
+  CHECK(batches[1].tensors == Places{2, 3});
+  CHECK(batches[1].bytes == 2 * 5 * 8);
+  CHECK(batches[2].kind == BatchKind::all_gather);
+  CHECK(batches[2].bytes == 2 * 12 * 8);
 }
 
 TEST_CASE("a tensor above the threshold is a batch by itself") {

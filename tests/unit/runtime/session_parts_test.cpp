@@ -194,3 +194,70 @@ TEST_CASE("wrong splits are refused at the call and leave the name free") {
   CHECK(ticket.wait().is_ok());
   CHECK(ticket.received_splits() == std::vector<std::int64_t>{3});
 }
+
+namespace {
+
+// 15 of each operation, with extents of every rank's own where they may have some.
+std::vector<Outcome> many_operations(Session& session, int rank, int size,
+                                     std::vector<std::vector<float>>& memory) {
+  constexpr int kEach = 15;
+  std::vector<Ticket> tickets;
+  memory.reserve(4 * kEach);
+  const auto view = [&](std::int64_t rows, std::int64_t columns) {
+    memory.push_back(rows_from(rank + static_cast<int>(memory.size()), rows, columns));
+    return TensorView{memory.back().data(), DataType::float32, {rows, columns}, {}};
+  };
+  for (int i = 0; i < kEach; ++i) {
+    const std::string number = std::to_string(i);
+    tickets.push_back(session.broadcast("b" + number, view(i, 3), i % 2 == 0 ? 0 : size - 1));
+    tickets.push_back(session.all_gather("g" + number, view((i + rank) % 4, 2)));
+    ReduceOptions sum;
+    sum.op = i % 3 == 0 ? ReduceOp::average : ReduceOp::sum;
+    sum.prescale = i;
+    tickets.push_back(session.reduce_scatter("r" + number, view(i, 2), sum));
+    std::vector<std::int64_t> splits;
+    for (int to = 0; to < size; ++to) splits.push_back((i * rank + to) % 3);
+    const std::int64_t rows = std::accumulate(splits.begin(), splits.end(), std::int64_t{0});
+    tickets.push_back(session.all_to_all("a" + number, view(rows, 2), splits));
+  }
+  std::vector<Outcome> outcomes;
+  for (const Ticket& ticket : tickets) outcomes.push_back(outcome_of(ticket));
+  return outcomes;
+}
+
+}  // namespace
+
+TEST_CASE("operations of one kind that come together are one batch, each with its own result") {
+  const int size = GENERATE(1, 2, 3, 5);
+  CAPTURE(size);
+  const auto run = [size](std::int64_t fusion_threshold_bytes, std::int64_t& batches) {
+    Config config;
+    config.fusion_threshold_bytes = fusion_threshold_bytes;
+    SessionWorld world(size, config);
+    std::vector<std::vector<Outcome>> outcomes(static_cast<std::size_t>(size));
+    std::vector<std::vector<std::vector<float>>> memory(static_cast<std::size_t>(size));
+    test::run_ranks(size, [&](int rank) {
+      const auto r = static_cast<std::size_t>(rank);
+      outcomes[r] = many_operations(world[rank], rank, size, memory[r]);
+    });
+    batches = world[0].stats().batches_executed;
+    return std::make_pair(outcomes, memory);
+  };
+  std::int64_t single_batches = 0;
+  std::int64_t fused_batches = 0;
+  const auto [alone, alone_memory] = run(0, single_batches);
+  const auto [fused, fused_memory] = run(128 << 20, fused_batches);
+  for (std::size_t rank = 0; rank < alone.size(); ++rank) {
+    CHECK(fused_memory[rank] == alone_memory[rank]);
+    for (std::size_t i = 0; i < alone[rank].size(); ++i) {
+      CAPTURE(rank, i);
+      REQUIRE(alone[rank][i].status.is_ok());
+      REQUIRE(fused[rank][i].status.is_ok());
+      CHECK(fused[rank][i].shape == alone[rank][i].shape);
+      CHECK(fused[rank][i].values == alone[rank][i].values);
+      CHECK(fused[rank][i].received_splits == alone[rank][i].received_splits);
+    }
+  }
+  CHECK(single_batches >= 40);  // Empty tensors share one all the same.
+  CHECK(fused_batches <= 30);
+}
