@@ -36,6 +36,7 @@ NegotiationOptions negotiation_options(const Coordinator::Parts& parts) {
   options.stall_check = !config.stall_check_disable;
   options.stall_check_time_s = config.stall_check_time_s;
   options.stall_shutdown_time_s = config.stall_shutdown_time_s;
+  options.steady_steps = 0;  // Until Hold and Revocation are carried out here.
   return options;
 }
 

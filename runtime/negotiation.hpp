@@ -17,7 +17,7 @@
 
 namespace scalecom {
 
-/// Agreements that rank 0 has ahead of its execution: the one that runs, and the next.
+/// Agreements that a rank has ahead of its execution: the one that runs, and the next.
 inline constexpr std::size_t kBacklogMax = 2;
 
 /// The set of all ranks.
@@ -83,6 +83,10 @@ struct AgreedTensor {
 struct Agreement {
   std::uint64_t sequence = 0;  ///< 1, 2, 3... the same on every rank
   std::vector<AgreedTensor> tensors;
+  /// Others have begun it and this rank has not: it takes part in the communication without data of
+  /// its own, and throws the results away. It may not have submitted these tensors; those that it
+  /// has stay in flight. Only right after a Revocation whose range it is in.
+  bool is_void = false;
 };
 
 /// Ranks disagree about one tensor: its ticket fails, on every rank; the session goes on.
@@ -96,12 +100,31 @@ struct Stall {
   std::string message;  ///< which ranks have not submitted what, for how long
 };
 
+/// The steady state ends. From when this is taken, not from its place among the events, until the
+/// Revocation (or the session's end) no agreement is completed that was not completed before: its
+/// communication may go on, but no result reaches a caller, and nothing is written to a tensor or a
+/// residual that could not be taken back.
+struct Hold {
+  std::string message;  ///< for the log: which rank left the steady state, and why
+};
+
+/// Ends a Hold, from when it is taken. Agreements before `first_void_sequence` complete as usual.
+/// Those of [first_void_sequence, end_sequence) were begun by some ranks only and are void: a rank
+/// that has taken one in carries out its communication, to the end or from the beginning, with any
+/// data, and throws the results away; its tensors stay in flight, as if it had never been agreed
+/// on, and are agreed on again. Those of the range that this rank has not taken yet follow at once,
+/// as agreements with is_void.
+struct Revocation {
+  std::uint64_t first_void_sequence = 0;
+  std::uint64_t end_sequence = 0;  ///< the next agreement's
+};
+
 /// The session is over on every rank: the first cause, sticky.
 struct SessionEnd {
   Status status;  ///< shut_down, rank_lost, timed_out (stall shutdown)
 };
 
-using NegotiationEvent = std::variant<Agreement, Mismatch, Stall, SessionEnd>;
+using NegotiationEvent = std::variant<Agreement, Mismatch, Stall, Hold, Revocation, SessionEnd>;
 
 struct OutgoingMessage {
   int to = 0;
@@ -119,6 +142,16 @@ struct NegotiationOptions {
   bool stall_check = true;
   double stall_check_time_s = 60.0;
   double stall_shutdown_time_s = 0.0;  ///< 0: never
+  /// After this many steps in a row with the same tensors the ranks repeat them without asking each
+  /// other; 0: never. Rank 0's counts.
+  int steady_steps = 3;
+};
+
+/// What the steady state has saved, and why it was left.
+struct SteadyCounters {
+  std::int64_t agreements = 0;  ///< that this rank took from a schedule, void ones included
+  std::int64_t leaves = 0;      ///< schedules that were left; the same on every rank
+  std::string last_reason;      ///< which rank left the last one, and why; empty: none
 };
 
 /// The agreement of all ranks on what to execute next: a pure state machine. It holds no socket, no
@@ -126,7 +159,12 @@ struct NegotiationOptions {
 /// carries out what it says. The simulation in tests/sim does the same for hundreds of ranks.
 ///
 /// Requests flow up the control tree, merged at each node; rank 0 orders what all ranks have
-/// submitted, and agreements flow down. Protocol and proof: docs/architecture.md.
+/// submitted, and agreements flow down. When several steps in a row were the same, rank 0 publishes
+/// them as a schedule, which every rank then repeats by itself, without a message, until one
+/// deviates. Protocol and proof: docs/architecture.md.
+///
+/// The schedule relies on the execution: no rank finishes an all-reduce before every rank has begun
+/// it, and agreements are executed in order.
 class Negotiation {
  public:
   explicit Negotiation(NegotiationOptions options);
@@ -152,7 +190,9 @@ class Negotiation {
 
   /// Agreements that this rank has taken and not finished, the running one included. While rank 0
   /// has kBacklogMax of them, tensors that become ready wait to be fused with more: they could not
-  /// be executed sooner anyhow. Say it before advance(); 0 until said.
+  /// be executed sooner anyhow. In the steady state no rank takes more than that from the schedule,
+  /// and one that stays unfinished for half the stall check time ends it. Every rank says it before
+  /// advance(), and after each agreement that it has finished; 0 until said.
   void set_backlog(std::size_t agreements) noexcept;
 
   /// Looks at the timers.
@@ -164,12 +204,15 @@ class Negotiation {
   /// What to send now, in order. Call after every call above.
   std::vector<OutgoingMessage> take_outgoing();
 
-  /// What was decided, in order: the same order of Agreement and Mismatch on every rank. Nothing
-  /// follows a SessionEnd.
+  /// What was decided, in order: the same order of Agreement and Mismatch on every rank. Hold and
+  /// Revocation hold from now on, whatever is still to be carried out. Nothing follows a
+  /// SessionEnd, and one with a failure may come at any time, also during a Hold.
   std::vector<NegotiationEvent> take_events();
 
   /// Requests of this rank that travelled as a cache number.
   std::int64_t cached_requests() const noexcept;
+
+  const SteadyCounters& steady_counters() const noexcept;
 
  private:
   class Impl;

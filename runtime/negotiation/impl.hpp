@@ -35,6 +35,7 @@ class Negotiation::Impl {
   std::vector<OutgoingMessage> take_outgoing();
   std::vector<NegotiationEvent> take_events();
   std::int64_t cached_requests() const noexcept { return cached_requests_; }
+  const SteadyCounters& steady_counters() const noexcept { return steady_counters_; }
 
  private:
   using Tensor = negotiation::Tensor;
@@ -137,6 +138,7 @@ class Negotiation::Impl {
   TimePoint now_{};
   negotiation::TensorTable table_;
   std::int64_t cached_requests_ = 0;
+  SteadyCounters steady_counters_;
 
   // Up
   std::vector<Tensor*> complete_;  ///< to be sent up

@@ -246,5 +246,8 @@ std::optional<TimePoint> Negotiation::next_timer() const { return impl_->next_ti
 std::vector<OutgoingMessage> Negotiation::take_outgoing() { return impl_->take_outgoing(); }
 std::vector<NegotiationEvent> Negotiation::take_events() { return impl_->take_events(); }
 std::int64_t Negotiation::cached_requests() const noexcept { return impl_->cached_requests(); }
+const SteadyCounters& Negotiation::steady_counters() const noexcept {
+  return impl_->steady_counters();
+}
 
 }  // namespace scalecom
