@@ -10,14 +10,11 @@
 
 namespace scalecom::negotiation {
 
-/// Writes one agreement item. Cached tensors with consecutive numbers and one step become a run of
-/// a few bytes; steps are differences, as most tensors of a release are at the same one.
+/// Writes the entries of one agreement. Cached tensors with consecutive numbers and one step become
+/// a run of a few bytes; steps are differences, as most tensors of a release are at the same one.
 class AgreementWriter {
  public:
-  AgreementWriter(Writer& writer, std::uint64_t sequence) : writer_(writer) {
-    put(static_cast<std::uint64_t>(DownItem::agreement));
-    put(sequence);
-  }
+  explicit AgreementWriter(Writer& writer) : writer_(writer) {}
 
   /// `step` of compressed tensors only: it fits a run of any.
   void add_cached(std::int32_t number, std::optional<std::int64_t> step) {

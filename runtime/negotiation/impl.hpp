@@ -9,6 +9,8 @@
 #include "runtime/control/tree.hpp"
 #include "runtime/negotiation.hpp"
 #include "runtime/negotiation/release_policy.hpp"
+#include "runtime/negotiation/schedule.hpp"
+#include "runtime/negotiation/schedule_learner.hpp"
 #include "runtime/negotiation/step_counter.hpp"
 #include "runtime/negotiation/tensor_table.hpp"
 #include "runtime/negotiation/wire.hpp"
@@ -17,7 +19,8 @@ namespace scalecom {
 
 /// One node of the control tree. docs/architecture.md explains the protocol; by file:
 /// negotiation.cpp the interface and how requests are merged, requests.cpp the messages up,
-/// ordering.cpp rank 0's decisions, stream.cpp the messages down, stalls.cpp, session_end.cpp.
+/// ordering.cpp rank 0's decisions, stream.cpp the messages down, steady.cpp the schedule that
+/// replaces both, steady_exit.cpp the way back, stalls.cpp, session_end.cpp.
 class Negotiation::Impl {
  public:
   explicit Impl(NegotiationOptions options);
@@ -26,10 +29,8 @@ class Negotiation::Impl {
   void receive(int from, const ControlMessage& message, TimePoint now);
   void lose_peer(int peer, const std::string& cause, TimePoint now);
   void end_session(Status status, TimePoint now);
-  void set_backlog(std::size_t agreements) noexcept { backlog_ = agreements; }
-  void restart_steps(std::int32_t process_set, const std::string& name) {
-    steps_.forget(process_set, name);
-  }
+  void set_backlog(std::size_t agreements) noexcept;
+  void restart_steps(std::int32_t process_set, const std::string& name);
   void advance(TimePoint now);
   std::optional<TimePoint> next_timer() const;
   std::vector<OutgoingMessage> take_outgoing();
@@ -78,6 +79,7 @@ class Negotiation::Impl {
   void take_split_request(std::size_t member, Reader& reader);
   void take_acknowledgement(std::size_t member, Reader& reader);
   Tensor& find_arriving(std::size_t member, std::string_view name);
+  bool is_outdated(std::size_t member, const Tensor& tensor) const;
   void check_not_arrived(std::size_t member, const Tensor& tensor) const;
   void write_requests(Writer& writer);
   void write_full_request(Writer& writer, const Tensor& tensor) const;
@@ -123,6 +125,38 @@ class Negotiation::Impl {
   RankSet submitted_ranks(const Tensor& tensor) const;
   std::string describe_wait(const Tensor& tensor) const;
 
+  // The steady state (steady.cpp)
+  void learn(const std::vector<Tensor*>& tensors);
+  void start_schedule_if_due();
+  void write_schedule(Writer& writer) const;
+  void apply_schedule(Reader& reader);
+  std::size_t read_scheduled(Reader& reader, negotiation::Schedule& schedule);
+  void add_scheduled(std::uint64_t number, std::int64_t step, negotiation::Schedule& schedule);
+  void withdraw_scheduled();
+  void submit_scheduled(Tensor& tensor, bool is_hit);
+  void take_due();
+  void push_agreement(Agreement agreement);
+  bool is_waiting() const noexcept;
+  void check_steady();
+  void leave_for_change(const Tensor& tensor);
+  std::string describe_wait_for_next();
+  std::optional<TimePoint> steady_timer() const;
+
+  // Its end (steady_exit.cpp)
+  void leave(const std::string& reason);
+  void take_leave(Reader& reader);
+  void apply_stop(Reader& reader);
+  void take_report(std::size_t member, Reader& reader);
+  void report_if_complete();
+  void write_steady_items(Writer& writer);
+  void check_stop();
+  void apply_decision(Reader& reader);
+  void keep_steps(const negotiation::Schedule& schedule, std::uint64_t agreed);
+  void take_back(Tensor& tensor);
+  void take_void(negotiation::Schedule& schedule, std::uint64_t k);
+  void arrive_again(Tensor& tensor);
+  void order_deferred();
+
   // The end (session_end.cpp)
   void end_everywhere(const Status& status);
   void end_here(const Status& status, bool is_parent_left);
@@ -157,6 +191,18 @@ class Negotiation::Impl {
   TimePoint last_arrival_{};
   std::uint64_t cache_misses_ = 0;  ///< since the table is full
   Writer stream_;                   ///< items that the children have not been sent
+
+  // Steady state
+  std::optional<negotiation::Schedule> schedule_;  ///< from its place in the stream to the decision
+  std::optional<std::string> leave_request_;       ///< to be sent up
+  std::size_t unsaid_ = 0;                         ///< agreements since the backlog was said
+  std::size_t untaken_ = 0;                        ///< of them, those in events_
+  std::uint64_t finished_ = 0;                     ///< agreements that are not in the backlog
+  std::optional<TimePoint> unfinished_since_;      ///< when that was seen to be the last one
+  Clock::duration steady_stall_time_{};
+  negotiation::ScheduleLearner learner_;  ///< rank 0
+  std::vector<Tensor*> deferred_;         ///< rank 0: to be ordered after the decision
+  std::optional<Status> deferred_end_;    ///< rank 0: a shutdown, likewise
 
   // Down
   std::uint64_t down_frame_ = 0;

@@ -13,8 +13,10 @@ enum class UpItem : std::uint64_t {
   acknowledge = 5,     ///< cache generation that the whole subtree has reached
   stall = 6,           ///< name, age in ms, ranks of the subtree that have submitted
   end = 7,             ///< status: the session is to end
+  leave = 8,           ///< reason: the schedule is to be left
+  report = 9,          ///< least agreements that a rank of the subtree took from it, most - least
 };
-inline constexpr std::uint64_t kUpItems = 8;
+inline constexpr std::uint64_t kUpItems = 10;
 
 /// Items of a message to the children: frame, items until the end.
 enum class DownItem : std::uint64_t {
@@ -22,10 +24,14 @@ enum class DownItem : std::uint64_t {
   mismatch = 2,    ///< name, text
   generation = 3,  ///< the cache generation that starts
   end = 4,         ///< status
+  schedule = 5,    ///< sequence of its first agreement, patience in us, count, entries of each
+  stop = 6,        ///< reason: no rank takes any more agreements from the schedule
+  decision = 7,    ///< agreements that every rank has taken from it, those that only some have
 };
-inline constexpr std::uint64_t kDownItems = 5;
+inline constexpr std::uint64_t kDownItems = 8;
 
-/// Entries of an agreement. A step is the difference from the entry before.
+/// Entries of an agreement; of a scheduled one, whose step is that of its first round, only cached
+/// runs. A step is the difference from the entry before.
 enum class AgreementEntry : std::uint64_t {
   last = 0,
   cached_run = 1,      ///< first number (signed, from the end of the last run), count - 1, step

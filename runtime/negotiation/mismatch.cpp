@@ -107,4 +107,16 @@ std::string describe_mismatch(const std::string& name, const std::vector<Signatu
   return text + ". Submit it with the same " + names + " on every rank";
 }
 
+std::string describe_change(const TensorSignature& expected, const TensorSignature& got) {
+  std::string text;
+  for (const Field& field : kFields) {
+    const std::string before = field.text(expected);
+    const std::string now = field.text(got);
+    if (before == now) continue;
+    if (!text.empty()) text += " and ";
+    text += fmt::format("{} {} instead of {}", field.name, now, before);
+  }
+  return text;
+}
+
 }  // namespace scalecom::negotiation

@@ -12,4 +12,7 @@ namespace scalecom::negotiation {
 /// The length is bounded whatever the number of ranks and values. Requires two groups.
 std::string describe_mismatch(const std::string& name, const std::vector<SignatureGroup>& groups);
 
+/// "shape [5] instead of [4] and op max instead of sum": what differs from what was expected.
+std::string describe_change(const TensorSignature& expected, const TensorSignature& got);
+
 }  // namespace scalecom::negotiation

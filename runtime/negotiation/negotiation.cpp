@@ -35,7 +35,9 @@ Negotiation::Impl::Impl(NegotiationOptions options)
     : options_(options),
       tree_(ControlTree::make(options.rank, options.size)),
       table_(options.cache_capacity),
-      policy_(options.cycle_time_ms, options.fusion_threshold_bytes) {
+      policy_(options.cycle_time_ms, options.fusion_threshold_bytes),
+      // A rank alone has nobody to ask.
+      learner_(options.rank == 0 && options.size > 1 ? options.steady_steps : 0) {
   members_.push_back({.ranks = {options.rank, options.rank + 1}});
   for (std::size_t child = 0; child < tree_.children.size(); ++child) {
     const bool is_last = child + 1 == tree_.children.size();
@@ -52,6 +54,7 @@ Negotiation::Impl::Impl(NegotiationOptions options)
   if (stall_shutdown_ > Clock::duration::zero()) {
     stall_look_ = std::clamp(stall_shutdown_, kShortest, stall_time_);
   }
+  steady_stall_time_ = stall_look_ / 2;
   // What the nodes below know is to be with rank 0 by the time that it speaks or ends the session.
   if (!is_root()) stall_time_ = stall_look_ = stall_look_ / 2;
 }
@@ -71,6 +74,12 @@ void Negotiation::Impl::submit(TensorRequest request, TimePoint now) {
   tensor.local = std::move(request.signature);
   set_local_extents(tensor, request.splits);
   const bool is_hit = tensor.is_cached() && negotiation::agree(tensor.cached, tensor.local);
+  if (schedule_) {
+    if (tensor.arrived == 0) tensor.heard = now_;
+    if (tensor.scheduled >= 0) return submit_scheduled(tensor, is_hit);
+    leave(fmt::format("rank {} submitted tensor {}, which is none of the schedule's", options_.rank,
+                      tensor.local_name));
+  }
   if (is_hit && table_.number_of(tensor) >= 0) ++cached_requests_;
   arrive(tensor, 0, is_hit ? tensor.cached : tensor.local);
 }
@@ -113,6 +122,7 @@ void Negotiation::Impl::list(Tensor& tensor) {
 // `signature` lives until the request is over.
 void Negotiation::Impl::arrive(Tensor& tensor, std::size_t member,
                                const TensorSignature& signature) {
+  if (tensor.arrived == 0) tensor.heard = now_;
   if (tensor.groups.empty()) {
     const bool is_first = tensor.arrived == 0;
     if (is_first) tensor.common = &signature;
@@ -128,6 +138,7 @@ void Negotiation::Impl::arrive(Tensor& tensor, std::size_t member,
 
 void Negotiation::Impl::arrive_split(Tensor& tensor, std::size_t member,
                                      std::vector<negotiation::SignatureGroup> groups) {
+  if (tensor.arrived == 0) tensor.heard = now_;
   split(tensor);
   for (const auto& group : groups) add_to_group(tensor, group.signature, group.ranks);
   mark_arrived(tensor, member);
@@ -192,6 +203,8 @@ void Negotiation::Impl::advance(TimePoint now) {
   if (has_ended_) return;
   now_ = now;
   release_due();
+  take_due();
+  check_steady();
   check_stalls();
   if (end_deadline_ && now_ >= *end_deadline_) end_here(*cause_, tree_.parent >= 0);
 }
@@ -201,6 +214,7 @@ std::optional<TimePoint> Negotiation::Impl::next_timer() const {
   std::optional<TimePoint> next = release_time();
   const auto add = [&next](TimePoint at) { next = next ? std::min(*next, at) : at; };
   if (options_.stall_check && table_.first_partial() != nullptr) add(next_stall_check_);
+  if (const std::optional<TimePoint> steady = steady_timer()) add(*steady);
   if (end_deadline_) add(*end_deadline_);
   return next;
 }
@@ -214,6 +228,8 @@ std::vector<OutgoingMessage> Negotiation::Impl::take_outgoing() {
 
 std::vector<NegotiationEvent> Negotiation::Impl::take_events() {
   release_due();
+  take_due();
+  untaken_ = 0;
   return std::exchange(events_, {});
 }
 

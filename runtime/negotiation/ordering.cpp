@@ -29,7 +29,12 @@ std::int64_t fused_bytes(const TensorSignature& signature) {
 }  // namespace
 
 void Negotiation::Impl::order(Tensor& tensor) {
-  if (!tensor.groups.empty()) {
+  if (schedule_) {
+    deferred_.push_back(&tensor);
+    leave(fmt::format("every rank has submitted tensor {}, which is none of the schedule's",
+                      *tensor.name));
+  } else if (!tensor.groups.empty()) {
+    learner_.reset();
     Writer item;
     put(item, DownItem::mismatch);
     item.put_string(*tensor.name);
@@ -62,6 +67,7 @@ void Negotiation::Impl::release_due() {
   if (!barriers_.empty()) release(barriers_);
   const std::optional<TimePoint> time = release_time();
   if (time && *time <= now_) release_all();
+  start_schedule_if_due();
 }
 
 void Negotiation::Impl::release_all() {
@@ -73,6 +79,7 @@ void Negotiation::Impl::release_all() {
 
 void Negotiation::Impl::release(std::vector<Tensor*>& tensors) {
   start_generation_if_due(tensors);
+  learn(tensors);
   Writer item;
   write_agreement(item, tensors);
   tensors.clear();
@@ -96,7 +103,9 @@ void Negotiation::Impl::start_generation_if_due(const std::vector<Tensor*>& tens
 }
 
 void Negotiation::Impl::write_agreement(Writer& writer, const std::vector<Tensor*>& tensors) {
-  negotiation::AgreementWriter agreement(writer, sequence_ + 1);
+  put(writer, DownItem::agreement);
+  writer.put_varint(sequence_ + 1);
+  negotiation::AgreementWriter agreement(writer);
   std::size_t room = table_.room();
   for (const Tensor* tensor : tensors) {
     const TensorSignature& signature = *tensor->common;

@@ -42,6 +42,8 @@ void Negotiation::Impl::receive_requests(std::size_t member, Reader& reader) {
       case UpItem::acknowledge: take_acknowledgement(member, reader); break;
       case UpItem::stall: take_stall_report(member, reader); break;
       case UpItem::end: take_end_request(reader); break;
+      case UpItem::leave: take_leave(reader); break;
+      case UpItem::report: take_report(member, reader); break;
       default: refuse_message("item 0 is not known");
     }
   }
@@ -61,6 +63,7 @@ void Negotiation::Impl::take_request_run(std::size_t member, std::uint64_t gener
                       "{} numbers)",
                       first + i, generation, table_.generation(), table_.cached_count()));
     }
+    if (is_outdated(member, *tensor)) continue;
     check_not_arrived(member, *tensor);
     arrive(*tensor, member, tensor->cached);
   }
@@ -83,6 +86,10 @@ void Negotiation::Impl::take_cached_extents(std::size_t member, std::uint64_t ge
 void Negotiation::Impl::take_full_request(std::size_t member, Reader& reader) {
   Tensor& tensor = find_arriving(member, reader.get_string());
   TensorSignature signature = negotiation::read_signature(reader);
+  if (is_outdated(member, tensor)) {
+    Tensor forgotten;
+    return take_extents(forgotten, signature.kind, member, reader);
+  }
   take_extents(tensor, signature.kind, member, reader);
   if (tensor.is_cached() && negotiation::agree(tensor.cached, signature)) {
     arrive(tensor, member, tensor.cached);
@@ -110,6 +117,7 @@ void Negotiation::Impl::take_split_request(std::size_t member, Reader& reader) {
     refuse_message(fmt::format("its groups for tensor {} hold {} of {} ranks", *tensor.name,
                                all.count(), below.end - below.first));
   }
+  if (is_outdated(member, tensor)) return;
   arrive_split(tensor, member, std::move(groups));
 }
 
@@ -129,6 +137,17 @@ negotiation::Tensor& Negotiation::Impl::find_arriving(std::size_t member, std::s
   Tensor& tensor = table_.get(name);
   check_not_arrived(member, tensor);
   return tensor;
+}
+
+// A member that runs the schedule says nothing about its tensors. What comes was sent before it
+// knew the schedule: it takes the request back when it does, and sends it anew after the decision.
+bool Negotiation::Impl::is_outdated(std::size_t member, const Tensor& tensor) const {
+  if (!schedule_ || tensor.scheduled < 0) return false;
+  if ((schedule_->reported >> member & 1) != 0) {
+    refuse_message(
+        fmt::format("tensor {} of the schedule is asked for after the report on it", *tensor.name));
+  }
+  return true;
 }
 
 void Negotiation::Impl::check_not_arrived(std::size_t member, const Tensor& tensor) const {
@@ -208,6 +227,7 @@ void Negotiation::Impl::send_up() {
     write_requests(items);
     write_acknowledgement(items);
     write_stall_reports(items);
+    write_steady_items(items);
   }
   if (end_request_) {
     put(items, UpItem::end);

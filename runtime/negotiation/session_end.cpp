@@ -65,7 +65,14 @@ void Negotiation::Impl::take_end_request(Reader& reader) {
 
 // Rank 0. What is ready was submitted by all ranks, so a shutdown lets it complete.
 void Negotiation::Impl::end_everywhere(const Status& status) {
-  if (status.code() == StatusCode::shut_down) release_all();
+  if (status.code() == StatusCode::shut_down) {
+    if (schedule_) {
+      if (!deferred_end_) deferred_end_ = status;
+      leave("the session is to end: " + status.message());
+      return;
+    }
+    release_all();
+  }
   Writer item;
   item.put_varint(static_cast<std::uint64_t>(DownItem::end));
   write_status(item, status);

@@ -46,6 +46,7 @@ void Negotiation::Impl::take_stall_report(std::size_t member, Reader& reader) {
   const auto age = std::chrono::milliseconds(reader.get_below(kAgeMax, "age in ms"));
   RankSet ranks =
       negotiation::read_ranks(reader, members_[member].ranks.first, members_[member].ranks.end);
+  if (is_outdated(member, tensor)) return;
   const TimePoint since = now_ - age;
   if (!tensor.is_partial) {
     // Not on its way to being ready soon: it must not be the youngest of the list.

@@ -23,6 +23,23 @@ class StepCounter {
     return tensor.next++;
   }
 
+  /// The step that count() would give.
+  std::int64_t next(const std::string& name, const TensorSignature& signature) const {
+    if (signature.compression.mode == CompressionMode::none) return 0;
+    const auto set = counts_.find(signature.process_set);
+    if (set == counts_.end()) return signature.first_step;
+    const auto found = set->second.find(name);
+    const bool counts_on =
+        found != set->second.end() && found->second.first == signature.first_step;
+    return counts_on ? found->second.next : signature.first_step;
+  }
+
+  /// The next call with this signature gets the step `next`.
+  void set_next(const std::string& name, const TensorSignature& signature, std::int64_t next) {
+    if (signature.compression.mode == CompressionMode::none) return;
+    counts_[signature.process_set][name] = {signature.first_step, next};
+  }
+
   /// The next call counts from its signature.first_step.
   void forget(std::int32_t process_set, const std::string& name) {
     counts_[process_set].erase(name);

@@ -40,11 +40,18 @@ void Negotiation::Impl::send_down() {
 }
 
 void Negotiation::Impl::apply_item(Reader& reader) {
-  switch (static_cast<DownItem>(reader.get_below(negotiation::kDownItems, "item"))) {
+  const auto item = static_cast<DownItem>(reader.get_below(negotiation::kDownItems, "item"));
+  const bool is_order = item == DownItem::agreement || item == DownItem::mismatch ||
+                        item == DownItem::generation || item == DownItem::schedule;
+  if (is_order && schedule_) refuse_message("it orders tensors while a schedule does");
+  switch (item) {
     case DownItem::agreement: return apply_agreement(reader);
     case DownItem::mismatch: return apply_mismatch(reader);
     case DownItem::generation: return apply_generation(reader);
     case DownItem::end: return apply_end(reader);
+    case DownItem::schedule: return apply_schedule(reader);
+    case DownItem::stop: return apply_stop(reader);
+    case DownItem::decision: return apply_decision(reader);
   }
   refuse_message("item 0 is not known");
 }
@@ -69,7 +76,7 @@ void Negotiation::Impl::apply_agreement(Reader& reader) {
       case AgreementEntry::full: apply_full(reader, step, agreement.tensors); break;
     }
   }
-  events_.emplace_back(std::move(agreement));
+  push_agreement(std::move(agreement));
 }
 
 void Negotiation::Impl::apply_run(Reader& reader, std::uint64_t& expected, std::int64_t& step,

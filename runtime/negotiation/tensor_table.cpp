@@ -93,6 +93,16 @@ void TensorTable::unlist_partial(Tensor& tensor) noexcept {
   tensor.previous = tensor.next = nullptr;
 }
 
+void TensorTable::withdraw(Tensor& tensor) noexcept {
+  unlist_partial(tensor);
+  tensor.arrived &= 1;
+  tensor.is_sent_up = false;
+  tensor.common = nullptr;
+  tensor.groups.clear();
+  if (tensor.arrived == 0) tensor.extents.clear();
+  tensor.stall.reset();
+}
+
 void TensorTable::finish(Tensor& tensor) {
   unlist_partial(tensor);
   if (!tensor.is_cached()) {
@@ -100,12 +110,8 @@ void TensorTable::finish(Tensor& tensor) {
     return;
   }
   tensor.arrived = 0;
-  tensor.is_sent_up = false;
-  tensor.common = nullptr;
+  withdraw(tensor);
   tensor.local_name.clear();
-  tensor.groups.clear();
-  tensor.extents.clear();
-  tensor.stall.reset();
 }
 
 }  // namespace scalecom::negotiation

@@ -69,6 +69,9 @@ struct Tensor {
   bool is_sent_up = false;             ///< complete, and not here at rank 0
   std::vector<std::int64_t> extents;   ///< first extents of the subtree's ranks, if they choose
   std::unique_ptr<StallState> stall;
+  TimePoint heard{};  ///< when its first request was heard of here
+
+  std::int32_t scheduled = -1;  ///< the agreement of the schedule that it is in; -1: none
 
   // Partly submitted tensors, in order of arrival.
   TimePoint since{};
@@ -99,6 +102,10 @@ class TensorTable {
   std::size_t room() const noexcept { return capacity_ - cached_count(); }
   /// Null when the generation is neither this nor the last one, or has no such number.
   Tensor* find_number(std::uint64_t generation, std::uint64_t number) noexcept;
+  /// In this generation; requires number < cached_count().
+  const Tensor& numbered(std::int32_t number) const noexcept {
+    return *current()[static_cast<std::size_t>(number)];
+  }
   /// In this generation; -1 when it has none.
   std::int32_t number_of(const Tensor& tensor) const noexcept {
     return tensor.numbers[generation_ & 1];
@@ -115,6 +122,8 @@ class TensorTable {
   Tensor* first_partial() const noexcept { return first_; }
   Tensor* last_partial() const noexcept { return last_; }
 
+  /// Forgets what was heard of the request but this rank's own submit.
+  void withdraw(Tensor& tensor) noexcept;
   /// The request is over. `tensor` is gone afterwards unless it is cached.
   void finish(Tensor& tensor);
 
