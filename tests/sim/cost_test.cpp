@@ -37,6 +37,7 @@ StepCost measure_step(int size, int tensors) {
   WorldOptions options;
   options.size = size;
   options.delay_min = options.delay_max = kDelay;
+  options.negotiation.steady_steps = 0;
   World world(options);
   for (int step = 0; step < 4; ++step) {
     submit_step(world, tensors);
@@ -117,7 +118,7 @@ TEST_CASE("requests that are not in order cost a few bytes each, still whatever 
 }
 
 TEST_CASE("a cached tensor's cycle costs a rank microseconds") {
-  Negotiation root({.rank = 0, .size = 2});
+  Negotiation root({.rank = 0, .size = 2, .steady_steps = 0});
   Negotiation leaf({.rank = 1, .size = 2});
   TensorSignature signature;
   signature.shape = {1};

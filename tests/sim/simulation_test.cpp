@@ -41,6 +41,7 @@ Scenario make_scenario(std::uint64_t seed, int size_max) {
   world.negotiation.cycle_time_ms = pick(random, {-1.0, 0.0, 0.5, 5.0});
   world.negotiation.fusion_threshold_bytes = pick<std::int64_t>(random, {0, 4000, 128 << 20});
   world.negotiation.stall_check_time_s = pick(random, {0.002, 60.0});
+  world.negotiation.steady_steps = pick(random, {0, 1, 2, 3});
   world.delay_max = pick<Duration>(random, {20us, 200us, 5ms});
   world.execution_max = pick<Duration>(random, {0us, 500us});
   world.duplicates = pick(random, {0.0, 0.05});
@@ -120,6 +121,7 @@ void run_with_shutdown(std::uint64_t seed, int size_max) {
       world.violate("nobody gave the cause " + world.end_of(rank)->message());
     }
   }
+  if (world.forced_ends() > 0) world.violate("what was agreed on before the end did not complete");
   require_sound(scenario, world);
 }
 

@@ -8,11 +8,12 @@
 
 namespace scalecom::sim {
 
-/// A world for one rule with a known outcome: every hop takes 20 us.
+/// A world for one rule of the negotiation with a known outcome: every hop takes 20 us.
 inline WorldOptions steady(int size) {
   WorldOptions options;
   options.size = size;
   options.delay_min = options.delay_max = std::chrono::microseconds(20);
+  options.negotiation.steady_steps = 0;
   return options;
 }
 

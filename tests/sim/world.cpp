@@ -13,6 +13,9 @@ constexpr std::size_t kViolationsMax = 20;
 // Virtual time that a world may take; longer means that something hangs.
 constexpr Duration kTimeMax = std::chrono::seconds(100);
 
+// How long a rank waits for the execution of what was agreed on before a shutdown.
+constexpr Duration kEndTimeMax = std::chrono::seconds(2);
+
 }  // namespace
 
 World::World(WorldOptions options) : options_(std::move(options)), random_(options_.seed) {
@@ -73,6 +76,16 @@ void World::end_session(int rank, Status status) {
   touch(rank);
 }
 
+void World::restart_steps(int rank, const std::string& name) {
+  Rank& self = at_(rank);
+  if (!self.is_alive || self.end) return;
+  if (self.in_flight.count(name) == 1) {
+    violate(fmt::format("the test restarts {} in flight on rank {}", name, rank));
+  }
+  self.node->restart_steps(kGlobalProcessSet, name);
+  touch(rank);
+}
+
 void World::kill(int rank) {
   Rank& self = at_(rank);
   if (!self.is_alive) return;
@@ -126,12 +139,9 @@ void World::flush(int rank) {
   }
   std::vector<NegotiationEvent> events = self.node->take_events();
   if (options_.tamper) options_.tamper(rank, events);
-  for (NegotiationEvent& event : events) carry_out(rank, event);
-  if (self.end) {
-    close(rank);
-  } else {
-    set_timer(rank);
-  }
+  for (NegotiationEvent& event : events) take(rank, event);
+  carry_out_next(rank);
+  if (!self.end) set_timer(rank);
 }
 
 void World::set_timer(int rank) {
@@ -175,49 +185,170 @@ void World::deliver(int from, int to, const ControlMessage& message) {
   touch(to);
 }
 
-void World::carry_out(int rank, NegotiationEvent& event) {
+void World::take(int rank, NegotiationEvent& event) {
   Rank& self = at_(rank);
-  if (self.end) {
+  if (self.end || self.is_ending) {
     violate(fmt::format("rank {} gets an event after the session's end", rank));
-    return;
-  }
-  if (const auto* agreement = std::get_if<Agreement>(&event)) {
-    if (agreement->sequence != self.last_sequence + 1) {
-      violate(fmt::format("rank {} gets agreement {} after {}", rank, agreement->sequence,
-                          self.last_sequence));
-    }
-    if (agreement->tensors.empty()) violate("an agreement is empty");
-    self.last_sequence = agreement->sequence;
-    if (options_.execution_max > Duration{}) execute(rank);
-    for (const AgreedTensor& tensor : agreement->tensors) {
-      check_agreed(rank, tensor);
-      complete(rank, tensor.name,
-               fmt::format("{}: {} step {}", agreement->sequence, tensor.name, tensor.step));
-    }
-  } else if (const auto* mismatch = std::get_if<Mismatch>(&event)) {
-    const ExpectedCall* expected = find_expected(rank, mismatch->name);
-    if (expected != nullptr && !expected->is_mismatch) {
-      violate(fmt::format("rank {}: {}", rank, mismatch->message));
-    }
-    complete(rank, mismatch->name, mismatch->name + " differs: " + mismatch->message);
+  } else if (auto* agreement = std::get_if<Agreement>(&event)) {
+    take_agreement(rank, *agreement);
+  } else if (std::holds_alternative<Mismatch>(event)) {
+    self.queue.push_back(std::move(event));
   } else if (const auto* stall = std::get_if<Stall>(&event)) {
     if (rank != 0) violate(fmt::format("rank {} gets a stall event", rank));
     stalls_.emplace_back(now_, stall->message);
+  } else if (std::holds_alternative<Hold>(event)) {
+    if (self.is_held) violate(fmt::format("rank {} is held twice", rank));
+    self.is_held = true;
+  } else if (const auto* revocation = std::get_if<Revocation>(&event)) {
+    take_revocation(rank, *revocation);
   } else {
-    self.end = std::get<SessionEnd>(event).status;
-    last_end_ = now_;
-    self.completions += self.in_flight.size();
-    self.in_flight.clear();
+    self.is_ending = true;
+    const Status status = std::get<SessionEnd>(event).status;
+    if (status.code() != StatusCode::shut_down) return finish_session(rank, status);
+    self.queue.push_back(std::move(event));
+    // A lost rank may keep it from what comes before the end.
+    schedule(now_ + kEndTimeMax, [this, rank, status] {
+      if (!at_(rank).is_alive || at_(rank).end) return;
+      ++forced_ends_;
+      finish_session(rank, status);
+    });
   }
 }
 
-// One agreement after the other; rank 0's backlog is what the release policy looks at.
-void World::execute(int rank) {
-  ++at_(rank).backlog;
-  at(rank, options_.execution_max / 2 + random_duration(options_.execution_max / 2), [this, rank] {
-    --at_(rank).backlog;
-    touch(rank);
-  });
+void World::take_agreement(int rank, Agreement& agreement) {
+  Rank& self = at_(rank);
+  if (agreement.sequence != self.last_sequence + 1) {
+    violate(fmt::format("rank {} gets agreement {} after {}", rank, agreement.sequence,
+                        self.last_sequence));
+  }
+  if (agreement.tensors.empty()) violate("an agreement is empty");
+  if (self.is_held) violate(fmt::format("rank {} gets an agreement while it is held", rank));
+  if (agreement.is_void && !is_void(self, agreement)) {
+    violate(fmt::format("rank {} gets void agreement {} that was not revoked", rank,
+                        agreement.sequence));
+  }
+  self.last_sequence = agreement.sequence;
+  ++self.backlog;
+  self.queue.emplace_back(std::move(agreement));
+}
+
+void World::take_revocation(int rank, const Revocation& revocation) {
+  Rank& self = at_(rank);
+  if (!self.is_held) violate(fmt::format("rank {} is released but was not held", rank));
+  if (revocation.end_sequence <= self.last_sequence) {
+    violate(fmt::format("rank {} took agreement {}, but {} is to be next", rank, self.last_sequence,
+                        revocation.end_sequence));
+  }
+  self.is_held = false;
+  self.revoked = revocation;
+  if (self.running && is_void(self, self.running->agreement)) self.running->is_void = true;
+  finish_if_possible(rank);
+}
+
+bool World::is_void(const Rank& rank, const Agreement& agreement) const {
+  return agreement.sequence >= rank.revoked.first_void_sequence &&
+         agreement.sequence < rank.revoked.end_sequence;
+}
+
+// One after the other, as a coordinator does.
+void World::carry_out_next(int rank) {
+  Rank& self = at_(rank);
+  while (!self.running && !self.queue.empty() && !self.end) {
+    NegotiationEvent event = std::move(self.queue.front());
+    self.queue.pop_front();
+    if (auto* agreement = std::get_if<Agreement>(&event)) {
+      begin(rank, std::move(*agreement));
+    } else if (const auto* mismatch = std::get_if<Mismatch>(&event)) {
+      const ExpectedCall* expected = find_expected(rank, mismatch->name);
+      if (expected != nullptr && !expected->is_mismatch) {
+        violate(fmt::format("rank {}: {}", rank, mismatch->message));
+      }
+      complete(rank, mismatch->name, mismatch->name + " differs: " + mismatch->message);
+    } else {
+      finish_session(rank, std::get<SessionEnd>(event).status);
+    }
+  }
+}
+
+void World::begin(int rank, Agreement agreement) {
+  Rank& self = at_(rank);
+  Collective& collective = collectives_[agreement.sequence];
+  const bool as_void = is_void(self, agreement);
+  std::size_t content = 0;
+  for (const AgreedTensor& tensor : agreement.tensors) {
+    content = content * 31 + std::hash<std::string>{}(tensor.name) * 7 +
+              static_cast<std::size_t>(tensor.step);
+    if (tensor.signature.kind == OperationKind::all_reduce) collective.needs_all = true;
+  }
+  if (collective.begun > 0 && collective.content != content) {
+    violate(fmt::format("rank {} executes other tensors, or steps, as agreement {}", rank,
+                        agreement.sequence));
+  }
+  collective.content = content;
+  if (as_void && !collective.has_void) ++void_agreements_;
+  if (as_void) collective.has_void = true;
+  if (as_void && collective.is_delivered) {
+    violate(fmt::format("agreement {} gets void data and was delivered", agreement.sequence));
+  }
+  ++collective.begun;
+  collective.waiting.push_back(rank);
+  self.running = Running{std::move(agreement), as_void, false};
+  const Duration half = options_.execution_max / 2;
+  if (half == Duration{}) {
+    self.running->is_done = true;
+  } else {
+    at(rank, half + random_duration(half), [this, rank] {
+      at_(rank).running->is_done = true;
+      finish_if_possible(rank);
+    });
+  }
+  if (collective.begun < options_.size && collective.needs_all) return;
+  for (const int other : std::vector<int>(collective.waiting)) {
+    if (other == rank) continue;
+    // The last rank's data is on its way.
+    at(other, random_duration(options_.execution_max),
+       [this, other] { finish_if_possible(other); });
+  }
+  at(rank, Duration{}, [this, rank] { finish_if_possible(rank); });
+}
+
+void World::finish_if_possible(int rank) {
+  Rank& self = at_(rank);
+  if (!self.running || !self.running->is_done || self.is_held || self.end) return;
+  const Running& running = *self.running;
+  const Collective& collective = collectives_[running.agreement.sequence];
+  if (collective.needs_all && collective.begun < options_.size) return;
+  const Running done = std::move(*self.running);
+  self.running.reset();
+  --self.backlog;
+  if (!done.is_void) deliver(rank, done.agreement);
+  touch(rank);
+  carry_out_next(rank);
+}
+
+void World::deliver(int rank, const Agreement& agreement) {
+  Collective& collective = collectives_[agreement.sequence];
+  collective.is_delivered = true;
+  if (collective.has_void) {
+    violate(fmt::format("rank {} delivers agreement {}, which has void data", rank,
+                        agreement.sequence));
+  }
+  for (const AgreedTensor& tensor : agreement.tensors) {
+    check_agreed(rank, tensor);
+    complete(rank, tensor.name,
+             fmt::format("{}: {} step {}", agreement.sequence, tensor.name, tensor.step));
+  }
+}
+
+void World::finish_session(int rank, const Status& status) {
+  Rank& self = at_(rank);
+  self.end = status;
+  last_end_ = now_;
+  self.completions += self.in_flight.size();
+  self.in_flight.clear();
+  self.queue.clear();
+  self.running.reset();
+  close(rank);
 }
 
 const ExpectedCall* World::find_expected(int rank, const std::string& name) {
@@ -298,6 +429,7 @@ void World::check_drained(bool may_end) {
       violate(fmt::format("rank {}: {} tensors never complete, for example {}", rank,
                           self.in_flight.size(), self.in_flight.begin()->first));
     }
+    if (self.is_held && !self.end) violate(fmt::format("rank {} is held for ever", rank));
     if (may_end != self.end.has_value()) {
       violate(fmt::format("rank {}: {}", rank,
                           self.end ? "ended: " + self.end->message() : "did not end"));

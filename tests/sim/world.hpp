@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -37,7 +38,7 @@ struct WorldOptions {
   double duplicates = 0.0;
   /// How long a rank takes to notice that a neighbour is gone, at most.
   Duration detection_max = std::chrono::milliseconds(3);
-  /// How long a rank takes to execute an agreement, at most.
+  /// How long a rank takes to execute an agreement, at most, once all ranks have begun it.
   Duration execution_max{};
   /// What a broken rank would make of an event, to see that the world notices.
   std::function<void(int rank, std::vector<NegotiationEvent>&)> tamper;
@@ -52,7 +53,8 @@ struct RankTraffic {
 /// tree a queue that keeps its order and delays each message by a random time. Every run follows
 /// from the seed. Each rank is driven as the coordinator does it: submits and messages that come
 /// together are flushed together, timers wake it, and after the session's end its neighbours see
-/// its connections close.
+/// its connections close. It executes one agreement after the other, and finishes one with an
+/// all-reduce only when every rank has begun it; it honours Hold and Revocation.
 ///
 /// It checks the invariants while it runs and gathers what is violated, in words.
 class World {
@@ -77,6 +79,7 @@ class World {
   void submit(int rank, const std::string& name, TensorSignature signature,
               std::vector<std::int64_t> splits = {});
   void end_session(int rank, Status status);
+  void restart_steps(int rank, const std::string& name);
   void kill(int rank);
   /// A message from one rank to its neighbour that its negotiation did not write.
   void inject(int from, int to, ControlMessage message);
@@ -97,6 +100,12 @@ class World {
   std::size_t in_flight(int rank) const { return at_(rank).in_flight.size(); }
   std::size_t completions(int rank) const { return at_(rank).completions; }
   std::int64_t cached_requests(int rank) const { return at_(rank).node->cached_requests(); }
+  const SteadyCounters& steady(int rank) const { return at_(rank).node->steady_counters(); }
+  bool is_held(int rank) const { return at_(rank).is_held; }
+  /// Agreements that some rank executed as void.
+  std::size_t void_agreements() const noexcept { return void_agreements_; }
+  /// Ranks that ended although agreements before the end were not executed.
+  int forced_ends() const noexcept { return forced_ends_; }
   RankTraffic traffic(int rank) const { return at_(rank).traffic; }
   /// Messages that the negotiation sent from one rank to the other.
   int frames_between(int from, int to) const {
@@ -115,6 +124,21 @@ class World {
   void check_drained(bool may_end);
 
  private:
+  /// What a rank executes.
+  struct Running {
+    Agreement agreement;
+    bool is_void = false;
+    bool is_done = false;  ///< as far as this rank's own work goes
+  };
+  /// One agreement's execution on all ranks.
+  struct Collective {
+    int begun = 0;
+    bool needs_all = false;  ///< nobody finishes before all have begun
+    bool has_void = false;
+    bool is_delivered = false;
+    std::size_t content = 0;
+    std::vector<int> waiting;  ///< ranks that have begun it
+  };
   struct Rank {
     std::unique_ptr<Negotiation> node;
     ControlTree tree;
@@ -128,6 +152,11 @@ class World {
     std::uint64_t last_sequence = 0;
     std::size_t completions = 0;
     std::size_t backlog = 0;
+    std::deque<NegotiationEvent> queue;  ///< taken, to be carried out in order
+    std::optional<Running> running;
+    bool is_held = false;
+    bool is_ending = false;  ///< the session's end is taken, and perhaps not carried out
+    Revocation revoked;
     std::optional<TimePoint> timer;
     RankTraffic traffic;
   };
@@ -150,8 +179,15 @@ class World {
   void send(int from, int to, ControlMessage message);
   void deliver(int from, int to, const ControlMessage& message);
   void close(int rank);
-  void execute(int rank);
-  void carry_out(int rank, NegotiationEvent& event);
+  void take(int rank, NegotiationEvent& event);
+  void take_agreement(int rank, Agreement& agreement);
+  void take_revocation(int rank, const Revocation& revocation);
+  void carry_out_next(int rank);
+  void begin(int rank, Agreement agreement);
+  void finish_if_possible(int rank);
+  void deliver(int rank, const Agreement& agreement);
+  void finish_session(int rank, const Status& status);
+  bool is_void(const Rank& rank, const Agreement& agreement) const;
   void complete(int rank, const std::string& name, const std::string& line);
   void check_agreed(int rank, const AgreedTensor& tensor);
   const ExpectedCall* find_expected(int rank, const std::string& name);
@@ -169,6 +205,9 @@ class World {
   std::unordered_map<std::string, std::vector<int>> submitted_;  ///< ranks, by call
   std::vector<std::string> order_;                               ///< the longest log so far
   std::vector<std::pair<TimePoint, std::string>> stalls_;
+  std::map<std::uint64_t, Collective> collectives_;
+  std::size_t void_agreements_ = 0;
+  int forced_ends_ = 0;
   std::function<void(int, const std::string&)> on_completion_;
   std::vector<std::string> violations_;
   TimePoint last_decision_{};
