@@ -142,16 +142,26 @@ TEST_CASE("random bytes and random changes never do more than end the session") 
     options.size = 3 + draw(30);
     options.seed = seed;
     options.negotiation.cache_capacity = 4;
+    options.negotiation.steady_steps = 2;
     sim::World world(options);
     TensorSignature signature;
     signature.shape = {4};
+    // Half of the worlds run a schedule, and a few of those are about to leave it.
+    const bool is_steady = draw(2) == 0;
+    for (int step = 0; step < (is_steady ? 4 : 0); ++step) {
+      for (int rank = 0; rank < world.size(); ++rank) {
+        for (const char* name : {"a", "b", "c"}) world.submit(rank, name, signature);
+      }
+      world.run(10ms);
+    }
+    if (is_steady && draw(4) == 0) world.submit(draw(world.size()), "other", signature);
     for (int rank = 0; rank < world.size(); ++rank) {
       TensorSignature own = signature;
       if (draw(8) == 0) own.shape = {5};
       for (const char* name : {"a", "b", "c"}) world.submit(rank, name, own);
       if (draw(4) > 0) world.submit(rank, "late", signature);
     }
-    world.run(100ms);
+    world.run(is_steady ? world.random_duration(300us) : 100ms);
     const int to = draw(world.size());
     const ControlTree& tree = world.tree(to);
     const bool is_down = tree.children.empty() || (tree.parent >= 0 && draw(2) == 0);
@@ -167,7 +177,7 @@ TEST_CASE("random bytes and random changes never do more than end the session") 
       message.push_back(static_cast<char>(world.frames_between(from, to) + 1));
       if (!is_down) message.push_back(0);
       for (int i = draw(30); i >= 0; --i) {
-        message.push_back(static_cast<char>(draw(3) > 0 ? draw(8)
+        message.push_back(static_cast<char>(draw(3) > 0 ? draw(10)
                                                         : "\x01"
                                                           "abc\xff"[draw(5)]));
       }
