@@ -113,7 +113,7 @@ void run_with_shutdown(std::uint64_t seed, int size_max) {
   world.check_drained(true);
   // One cause, and the same decisions before it, everywhere.
   for (int rank = 0; rank < world.size() && world.end_of(rank); ++rank) {
-    if (world.end_of(rank) != world.end_of(0) || world.log_of(rank) != world.log_of(0)) {
+    if (world.end_of(rank) != world.end_of(0) || world.decisions(rank) != world.decisions(0)) {
       world.violate(fmt::format("rank {} ends otherwise than rank 0: {}", rank,
                                 world.end_of(rank)->message()));
     }

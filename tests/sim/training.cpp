@@ -72,10 +72,10 @@ void Training::deviate(Step& step, std::size_t number) {
       calls.push_back(extra);
       break;
     case Deviation::missing_tensor:
-      if (calls.size() > 1) calls.erase(calls.begin() + static_cast<std::ptrdiff_t>(one));
+      if (options_.tensors > 1) calls.erase(calls.begin() + static_cast<std::ptrdiff_t>(one));
       break;
     case Deviation::chained:
-      if (calls.size() > 1) {
+      if (options_.tensors > 1) {
         step.groups.insert(step.groups.begin(), {calls[one]});
         step.groups[1].erase(step.groups[1].begin() + static_cast<std::ptrdiff_t>(one));
       }

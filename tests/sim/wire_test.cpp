@@ -174,7 +174,7 @@ TEST_CASE("random bytes and random changes never do more than end the session") 
       for (int i = draw(40); i >= 0; --i) message.push_back(static_cast<char>(draw(256)));
     } else {
       // The next frame, generation 0, then items of small numbers and known names.
-      message.push_back(static_cast<char>(world.frames_between(from, to) + 1));
+      message.push_back(static_cast<char>(world.traffic_between(from, to).messages + 1));
       if (!is_down) message.push_back(0);
       for (int i = draw(30); i >= 0; --i) {
         message.push_back(static_cast<char>(draw(3) > 0 ? draw(10)

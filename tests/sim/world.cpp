@@ -33,6 +33,10 @@ Duration World::random_duration(Duration max) {
   return Duration(std::uniform_int_distribution<Duration::rep>(0, max.count())(random_));
 }
 
+std::vector<std::string> World::log_of(int rank) const {
+  return {order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(at_(rank).decisions)};
+}
+
 void World::violate(const std::string& what) {
   if (violations_.size() < kViolationsMax) violations_.push_back(what);
 }
@@ -134,7 +138,9 @@ void World::flush(int rank) {
   self.node->set_backlog(self.backlog);
   self.node->advance(now_);
   for (OutgoingMessage& outgoing : self.node->take_outgoing()) {
-    ++frames_[{rank, outgoing.to}];
+    RankTraffic& edge = edges_[{rank, outgoing.to}];
+    ++edge.messages;
+    edge.bytes += static_cast<std::int64_t>(outgoing.message.size());
     send(rank, outgoing.to, std::move(outgoing.message));
   }
   std::vector<NegotiationEvent> events = self.node->take_events();
@@ -388,14 +394,13 @@ void World::check_agreed(int rank, const AgreedTensor& tensor) {
 
 void World::complete(int rank, const std::string& name, const std::string& line) {
   Rank& self = at_(rank);
-  const std::size_t place = self.log.size();
+  const std::size_t place = self.decisions++;
   if (place == order_.size()) {
     order_.push_back(line);
   } else if (order_[place] != line) {
     violate(fmt::format("rank {} gets \"{}\" where another rank got \"{}\"", rank, line,
                         order_[place]));
   }
-  self.log.push_back(line);
   last_decision_ = now_;
   if (self.in_flight.erase(name) == 1) ++self.completions;
   if (on_completion_) on_completion_(rank, name);
@@ -434,8 +439,8 @@ void World::check_drained(bool may_end) {
       violate(fmt::format("rank {}: {}", rank,
                           self.end ? "ended: " + self.end->message() : "did not end"));
     }
-    if (!may_end && self.log.size() != order_.size()) {
-      violate(fmt::format("rank {} got {} of {} decisions", rank, self.log.size(), order_.size()));
+    if (!may_end && self.decisions != order_.size()) {
+      violate(fmt::format("rank {} got {} of {} decisions", rank, self.decisions, order_.size()));
     }
   }
 }

@@ -95,7 +95,10 @@ class World {
   /// When the last rank's session ended.
   TimePoint last_end() const noexcept { return last_end_; }
   const std::optional<Status>& end_of(int rank) const { return at_(rank).end; }
-  const std::vector<std::string>& log_of(int rank) const { return at_(rank).log; }
+  /// What was decided for the rank's tensors and delivered there, in order. A rank that gets
+  /// something else than the others violates, so the longest log is everybody's.
+  std::vector<std::string> log_of(int rank) const;
+  std::size_t decisions(int rank) const { return at_(rank).decisions; }
   const std::vector<std::pair<TimePoint, std::string>>& stalls() const { return stalls_; }
   std::size_t in_flight(int rank) const { return at_(rank).in_flight.size(); }
   std::size_t completions(int rank) const { return at_(rank).completions; }
@@ -107,10 +110,10 @@ class World {
   /// Ranks that ended although agreements before the end were not executed.
   int forced_ends() const noexcept { return forced_ends_; }
   RankTraffic traffic(int rank) const { return at_(rank).traffic; }
-  /// Messages that the negotiation sent from one rank to the other.
-  int frames_between(int from, int to) const {
-    const auto found = frames_.find({from, to});
-    return found == frames_.end() ? 0 : found->second;
+  /// What the negotiation of one rank sent to the other.
+  RankTraffic traffic_between(int from, int to) const {
+    const auto found = edges_.find({from, to});
+    return found == edges_.end() ? RankTraffic{} : found->second;
   }
   const ControlTree& tree(int rank) const { return at_(rank).tree; }
   int agreements(int rank) const { return static_cast<int>(at_(rank).last_sequence); }
@@ -148,7 +151,7 @@ class World {
     std::optional<Status> end;
     std::unordered_map<std::string, TensorSignature> in_flight;
     std::unordered_map<std::string, std::size_t> calls;  ///< submitted so far
-    std::vector<std::string> log;
+    std::size_t decisions = 0;                           ///< delivered
     std::uint64_t last_sequence = 0;
     std::size_t completions = 0;
     std::size_t backlog = 0;
@@ -200,7 +203,7 @@ class World {
   std::uint64_t happened_ = 0;
   std::size_t work_left_ = 0;  ///< happenings that are not timers
   std::map<std::pair<int, int>, TimePoint> last_arrival_;
-  std::map<std::pair<int, int>, int> frames_;
+  std::map<std::pair<int, int>, RankTraffic> edges_;
   std::unordered_map<std::string, std::vector<ExpectedCall>> expected_;
   std::unordered_map<std::string, std::vector<int>> submitted_;  ///< ranks, by call
   std::vector<std::string> order_;                               ///< the longest log so far
