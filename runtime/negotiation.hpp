@@ -142,6 +142,9 @@ struct NegotiationOptions {
   bool stall_check = true;
   double stall_check_time_s = 60.0;
   double stall_shutdown_time_s = 0.0;  ///< 0: never
+  /// How long the execution of an agreement may take, waiting for other ranks included, before it
+  /// fails: the steady state ends before that for the sake of a late rank.
+  double collective_timeout_s = 600.0;
   /// After this many steps in a row with the same tensors the ranks repeat them without asking each
   /// other; 0: never. Rank 0's counts.
   int steady_steps = 3;
@@ -191,8 +194,9 @@ class Negotiation {
   /// Agreements that this rank has taken and not finished, the running one included. While rank 0
   /// has kBacklogMax of them, tensors that become ready wait to be fused with more: they could not
   /// be executed sooner anyhow. In the steady state no rank takes more than that from the schedule,
-  /// and one that stays unfinished for half the stall check time ends it. Every rank says it before
-  /// advance(), and after each agreement that it has finished; 0 until said.
+  /// and one that stays unfinished for half the stall check time, or half the collective time-out,
+  /// ends it. Every rank says it before advance(), and after each agreement that it has finished;
+  /// 0 until said.
   void set_backlog(std::size_t agreements) noexcept;
 
   /// Looks at the timers.

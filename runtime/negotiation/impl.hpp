@@ -199,10 +199,10 @@ class Negotiation::Impl {
   std::size_t untaken_ = 0;                        ///< of them, those in events_
   std::uint64_t finished_ = 0;                     ///< agreements that are not in the backlog
   std::optional<TimePoint> unfinished_since_;      ///< when that was seen to be the last one
-  Clock::duration steady_stall_time_{};
-  negotiation::ScheduleLearner learner_;  ///< rank 0
-  std::vector<Tensor*> deferred_;         ///< rank 0: to be ordered after the decision
-  std::optional<Status> deferred_end_;    ///< rank 0: a shutdown, likewise
+  Clock::duration unfinished_time_{};              ///< after which the schedule is left
+  negotiation::ScheduleLearner learner_;           ///< rank 0
+  std::vector<Tensor*> deferred_;                  ///< rank 0: to be ordered after the decision
+  std::optional<Status> deferred_end_;             ///< rank 0: a shutdown, likewise
 
   // Down
   std::uint64_t down_frame_ = 0;

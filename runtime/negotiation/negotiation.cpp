@@ -54,7 +54,8 @@ Negotiation::Impl::Impl(NegotiationOptions options)
   if (stall_shutdown_ > Clock::duration::zero()) {
     stall_look_ = std::clamp(stall_shutdown_, kShortest, stall_time_);
   }
-  steady_stall_time_ = stall_look_ / 2;
+  unfinished_time_ = negotiation::seconds_of(options.collective_timeout_s) / 2;
+  if (options.stall_check) unfinished_time_ = std::min(unfinished_time_, stall_look_ / 2);
   // What the nodes below know is to be with rank 0 by the time that it speaks or ends the session.
   if (!is_root()) stall_time_ = stall_look_ = stall_look_ / 2;
 }

@@ -11,7 +11,7 @@ namespace scalecom::negotiation {
 
 /// Watches rank 0's agreements for steps that repeat. A step is a maximal run of agreed tensors in
 /// which none repeats; it is over as soon as it holds exactly the tensors of the one before. Knows
-/// tensors by their cache numbers; constant work for each, 16 bytes of memory.
+/// tensors by their cache numbers; constant work and 24 bytes of memory for each.
 class ScheduleLearner {
  public:
   /// Ready after `steps` equal steps; 0: never.

@@ -223,13 +223,12 @@ void Negotiation::Impl::restart_steps(std::int32_t process_set, const std::strin
   if (!schedule_) return;
   const Tensor* tensor = table_.find(name);
   if (tensor == nullptr || tensor->scheduled < 0) return;
-  // The schedule's step is wrong from the next call on, so this rank must not take it.
-  ScheduledAgreement& agreement =
-      schedule_->agreements[static_cast<std::size_t>(tensor->scheduled)];
-  for (ScheduledTensor& scheduled : agreement.tensors) {
+  // Its scheduled step is wrong from the next call on. No caller gets it: rank 0 restores the steps
+  // as well, before it submits that call, and takes nothing from the schedule from then on.
+  for (ScheduledTensor& scheduled :
+       schedule_->agreements[static_cast<std::size_t>(tensor->scheduled)].tensors) {
     if (scheduled.tensor == tensor) scheduled.is_restarted = true;
   }
-  ++agreement.missing;
   leave(fmt::format("rank {} restored the steps of tensor {}", options_.rank, name));
 }
 
@@ -248,7 +247,7 @@ void Negotiation::Impl::check_steady() {
     unfinished_since_.reset();
   } else if (!unfinished_since_) {
     unfinished_since_ = now_;
-  } else if (options_.stall_check && now_ - *unfinished_since_ >= steady_stall_time_) {
+  } else if (now_ - *unfinished_since_ >= unfinished_time_) {
     leave(fmt::format("agreement {} has not been executed on rank {} for {:.1f} s", finished_ + 1,
                       options_.rank,
                       std::chrono::duration<double>(now_ - *unfinished_since_).count()));
@@ -285,8 +284,8 @@ std::optional<TimePoint> Negotiation::Impl::steady_timer() const {
   if (schedule_->is_left) return std::nullopt;
   std::optional<TimePoint> next;
   if (schedule_->waiting_since) next = *schedule_->waiting_since + schedule_->patience;
-  if (options_.stall_check && unfinished_since_) {
-    const TimePoint stall = *unfinished_since_ + steady_stall_time_;
+  if (unfinished_since_) {
+    const TimePoint stall = *unfinished_since_ + unfinished_time_;
     next = next ? std::min(*next, stall) : stall;
   }
   return next;

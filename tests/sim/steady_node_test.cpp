@@ -1,5 +1,5 @@
 // The steady state seen by one node: what it says and when, without a world around it.
-#include "tests/sim/small_world.hpp"
+#include "tests/sim/scheduled_pair.hpp"
 #include "tests/support/catch.hpp"
 
 using namespace scalecom;
@@ -63,49 +63,8 @@ TEST_CASE("a rank holds back results from its report to the decision") {
   CHECK(std::get<Agreement>(events[0]).tensors[0].step == 4);
 }
 
-namespace {
-
-/// A leaf of two ranks that runs a schedule of the tensors a and b, one after the other.
-struct ScheduledLeaf {
-  TimePoint now{1000s};
-  Negotiation root{{.rank = 0, .size = 2, .cycle_time_ms = 0}};
-  Negotiation leaf{{.rank = 1, .size = 2, .cycle_time_ms = 0}};
-
-  ScheduledLeaf() {
-    for (int step = 0; step < 4; ++step) {
-      for (const char* name : {"a", "b"}) {
-        for (Negotiation* node : {&leaf, &root}) {
-          node->set_backlog(0);
-          node->submit({name, all_reduce()}, now);
-        }
-        for (const auto& up : leaf.take_outgoing()) root.receive(1, up.message, now);
-        for (const auto& down : root.take_outgoing()) leaf.receive(0, down.message, now);
-        leaf.take_events();
-        root.take_events();
-      }
-    }
-    leaf.set_backlog(0);
-    leaf.advance(now);
-    REQUIRE(leaf.take_outgoing().empty());
-  }
-
-  std::size_t agreements() {
-    leaf.advance(now);
-    std::size_t count = 0;
-    for (const auto& event : leaf.take_events()) count += std::holds_alternative<Agreement>(event);
-    return count;
-  }
-  std::string left() {
-    leaf.advance(now);
-    const auto outgoing = leaf.take_outgoing();
-    return outgoing.empty() ? "" : outgoing[0].message;
-  }
-};
-
-}  // namespace
-
 TEST_CASE("a rank takes its agreements in the schedule's order, and two ahead of its execution") {
-  ScheduledLeaf world;
+  ScheduledPair world;
   world.leaf.submit({"b", all_reduce()}, world.now);
   CHECK(world.agreements() == 0);
   world.leaf.submit({"a", all_reduce()}, world.now);
@@ -123,7 +82,7 @@ TEST_CASE("a rank takes its agreements in the schedule's order, and two ahead of
 }
 
 TEST_CASE("a rank loses patience only while nothing that it has taken could bring the rest") {
-  ScheduledLeaf world;
+  ScheduledPair world;
   world.leaf.submit({"a", all_reduce()}, world.now);
   CHECK(world.agreements() == 1);
   world.leaf.set_backlog(1);
@@ -144,14 +103,14 @@ TEST_CASE("a rank loses patience only while nothing that it has taken could brin
 }
 
 TEST_CASE("an idle steady rank has no timer") {
-  ScheduledLeaf world;
+  ScheduledPair world;
   CHECK_FALSE(world.leaf.next_timer());
   world.now += 24h;
   CHECK(world.left() == "");
 }
 
 TEST_CASE("an agreement that is not executed for half the stall check time ends the schedule") {
-  ScheduledLeaf world;
+  ScheduledPair world;
   world.leaf.submit({"a", all_reduce()}, world.now);
   CHECK(world.agreements() == 1);
   world.leaf.set_backlog(1);
@@ -173,6 +132,18 @@ TEST_CASE("an agreement that is not executed for half the stall check time ends 
     world.now += 1s;
     CHECK(world.left() == "");
   }
+}
+
+TEST_CASE("the steady state ends before a late rank lets a collective run out of time") {
+  ScheduledPair world({.stall_check = false, .collective_timeout_s = 10.0});
+  world.leaf.submit({"a", all_reduce()}, world.now);
+  CHECK(world.agreements() == 1);
+  world.leaf.set_backlog(1);
+  CHECK(world.left() == "");
+  REQUIRE(world.leaf.next_timer());
+  CHECK(*world.leaf.next_timer() == world.now + 5s);
+  world.now += 5s;
+  CHECK_THAT(world.left(), Contains("agreement 9 has not been executed on rank 1 for 5.0 s"));
 }
 
 TEST_CASE("a rank that does not answer the stop is named, and ends the session in time") {

@@ -83,82 +83,22 @@ TEST_CASE(
   CHECK(world.steady(0).agreements == 0);
 }
 
-TEST_CASE("whatever a rank does otherwise ends the steady state, and negotiation goes on") {
-  const int size = 20;
-  const int odd = GENERATE(0, 7, 19);
-  World world(repeating(size));
+namespace {
+
+// The steady state, and three steps in it.
+void repeat_steps(World& world) {
   become_steady(world);
   for (int step = 0; step < 3; ++step) {
     submit_step(world);
     world.run(10ms);
   }
-  std::string reason;
-  SECTION("another tensor") {
-    for (int rank = 0; rank < size; ++rank) world.submit(rank, "x", all_reduce());
-    reason = "submitted tensor x, which is none of the schedule's";
-    world.run(10ms);
-  }
-  SECTION("another tensor on one rank first") {
-    world.submit(odd, "x", all_reduce());
-    world.run(10ms);
-    CHECK(world.log_of(0).back() == "7: w step 6");
-    CHECK(world.steady(0).leaves == 1);
-    for (int rank = 0; rank < size; ++rank) {
-      if (rank != odd) world.submit(rank, "x", all_reduce());
-    }
-    reason = fmt::format("rank {} submitted tensor x, which is none of the schedule's", odd);
-    world.run(10ms);
-  }
-  SECTION("another shape on all ranks") {
-    world.submit(odd, "a", all_reduce({5}));
-    world.run(10ms);
-    for (int rank = 0; rank < size; ++rank) {
-      if (rank != odd) world.submit(rank, "a", all_reduce({5}));
-    }
-    reason = fmt::format("rank {} submitted tensor a with shape [5] instead of [4]", odd);
-    world.run(10ms);
-  }
-  SECTION("another operation on all ranks") {
-    TensorSignature gather = all_reduce({5});
-    gather.kind = OperationKind::all_gather;
-    ExpectedCall expected;
-    expected.first_extents.assign(20, 5);
-    for (int call = 0; call < 8; ++call) world.expect("a", call < 7 ? ExpectedCall{} : expected);
-    submit_everywhere(world, "a", gather);
-    reason = "submitted tensor a with operation all_gather instead of all_reduce";
-    world.run(10ms);
-  }
-  SECTION("a barrier") {
-    TensorSignature barrier;
-    barrier.kind = OperationKind::barrier;
-    submit_everywhere(world, "barrier", barrier);
-    reason = "submitted tensor barrier, which is none of the schedule's";
-    world.run(10ms);
-  }
-  SECTION("a restored checkpoint") {
-    for (int rank = 0; rank < size; ++rank) world.restart_steps(rank, "w");
-    reason = "restored the steps of tensor w";
-    for (const std::int64_t step : {0, 1, 2, 3, 4, 5, 6, 0}) {
-      ExpectedCall expected;
-      expected.step = step;
-      world.expect("w", expected);
-    }
-    world.run(10ms);
-  }
-  SECTION("a tensor that is not submitted any more") {
-    submit_everywhere(world, "a", all_reduce());
-    world.run(15ms);
-    CHECK(world.steady(0).leaves == 0);
-    CHECK(world.log_of(0).size() == 14);
-    world.run(15ms);
-    CHECK(world.log_of(0).back() == "8: a step 0");
-    reason = "has not submitted tensor w, the next of the schedule, 2";
-    submit_everywhere(world, "a", all_reduce());
-    world.run(10ms);
-    CHECK(world.log_of(0).back() == "9: a step 0");
-  }
-  CHECK_THAT(world.steady(size - 1).last_reason, Contains(reason));
-  CHECK(world.steady(size - 1).leaves == 1);
+}
+
+// The steady state was left for this reason, and comes back.
+void require_return(World& world, const std::string& reason) {
+  const int last = world.size() - 1;
+  CHECK_THAT(world.steady(last).last_reason, Contains(reason));
+  CHECK(world.steady(last).leaves == 1);
   for (int step = 0; step < 10; ++step) {
     const std::int64_t before = messages(world);
     submit_step(world);
@@ -168,6 +108,78 @@ TEST_CASE("whatever a rank does otherwise ends the steady state, and negotiation
     if (step > 6) CHECK(messages(world) == before);
   }
   require_sound(world);
+}
+
+}  // namespace
+
+TEST_CASE("whatever all ranks do otherwise ends the steady state, and negotiation goes on") {
+  constexpr int kSize = 20;
+  World world(repeating(kSize));
+  repeat_steps(world);
+  std::string reason;
+  SECTION("another tensor") {
+    submit_everywhere(world, "x", all_reduce());
+    reason = "submitted tensor x, which is none of the schedule's";
+  }
+  SECTION("another operation") {
+    TensorSignature gather = all_reduce({5});
+    gather.kind = OperationKind::all_gather;
+    ExpectedCall expected;
+    expected.first_extents.assign(kSize, 5);
+    for (int call = 0; call < 8; ++call) world.expect("a", call < 7 ? ExpectedCall{} : expected);
+    submit_everywhere(world, "a", gather);
+    reason = "submitted tensor a with operation all_gather instead of all_reduce";
+  }
+  SECTION("a barrier") {
+    TensorSignature barrier;
+    barrier.kind = OperationKind::barrier;
+    submit_everywhere(world, "barrier", barrier);
+    reason = "submitted tensor barrier, which is none of the schedule's";
+  }
+  SECTION("a restored checkpoint") {
+    for (int rank = 0; rank < kSize; ++rank) world.restart_steps(rank, "w");
+    for (const std::int64_t step : {0, 1, 2, 3, 4, 5, 6, 0}) {
+      ExpectedCall expected;
+      expected.step = step;
+      world.expect("w", expected);
+    }
+    reason = "restored the steps of tensor w";
+  }
+  world.run(10ms);
+  require_return(world, reason);
+}
+
+TEST_CASE("a rank that is first to do otherwise is named, and the others follow when they do it") {
+  const int odd = GENERATE(0, 7, 19);
+  World world(repeating(20));
+  repeat_steps(world);
+  const bool is_shape = GENERATE(false, true);
+  const std::string name = is_shape ? "a" : "x";
+  world.submit(odd, name, all_reduce({5}));
+  world.run(10ms);
+  CHECK(world.log_of(0).back() == "7: w step 6");
+  CHECK(world.steady(0).leaves == 1);
+  for (int rank = 0; rank < 20; ++rank) {
+    if (rank != odd) world.submit(rank, name, all_reduce({5}));
+  }
+  world.run(10ms);
+  const char* what = is_shape ? "a with shape [5] instead of [4]" : "x, which is none of the";
+  require_return(world, fmt::format("rank {} submitted tensor {}", odd, what));
+}
+
+TEST_CASE("a tensor that is not submitted any more holds the others up for the patience only") {
+  World world(repeating(20));
+  repeat_steps(world);
+  submit_everywhere(world, "a", all_reduce());
+  world.run(15ms);
+  CHECK(world.steady(0).leaves == 0);
+  CHECK(world.log_of(0).size() == 14);
+  world.run(15ms);
+  CHECK(world.log_of(0).back() == "8: a step 0");
+  submit_everywhere(world, "a", all_reduce());
+  world.run(10ms);
+  CHECK(world.log_of(0).back() == "9: a step 0");
+  require_return(world, "has not submitted tensor w, the next of the schedule, 2");
 }
 
 TEST_CASE("what only some ranks have begun is void, and is agreed on again with the same step") {
