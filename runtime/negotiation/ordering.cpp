@@ -66,7 +66,8 @@ void Negotiation::Impl::release_due() {
   if (has_ended_ || (barriers_.empty() && ready_.empty())) return;
   if (!barriers_.empty()) release(barriers_);
   const std::optional<TimePoint> time = release_time();
-  if (time && *time <= now_) release_all();
+  if (!time || *time > now_) return;
+  release_all();
   start_schedule_if_due();
 }
 

@@ -61,10 +61,6 @@ bool ScheduleLearner::is_ready() const noexcept {
   return steps_ > 0 && equal_ >= needed_ && current_.known == current_.places.size();
 }
 
-bool ScheduleLearner::contains(std::int32_t number) const noexcept {
-  return number >= 0 && stamp(number) + 1 >= step_;
-}
-
 std::vector<std::vector<std::int32_t>> ScheduleLearner::schedule() const {
   std::vector<std::vector<std::int32_t>> agreements;
   bool is_cut = true;

@@ -29,7 +29,6 @@ class ScheduleLearner {
 
   /// True when the last steps were equal, and the one under way has only their tensors.
   bool is_ready() const noexcept;
-  bool contains(std::int32_t number) const noexcept;
   /// Requires is_ready(). Agreements with the order and the cuts of the last step, beginning with
   /// what the step under way has not had.
   std::vector<std::vector<std::int32_t>> schedule() const;

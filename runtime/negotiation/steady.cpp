@@ -43,12 +43,10 @@ void Negotiation::Impl::learn(const std::vector<Tensor*>& tensors) {
   learner_.take(numbers, wait);
 }
 
-// Ready tensors of the schedule are no obstacle: each rank takes its own back.
+// When all that was ready is released. What is partly submitted each rank takes back.
 void Negotiation::Impl::start_schedule_if_due() {
-  if (schedule_ || has_ended_ || !learner_.is_ready() || !barriers_.empty()) return;
-  for (const Tensor* tensor : ready_) {
-    if (tensor->common != &tensor->cached || !learner_.contains(table_.number_of(*tensor))) return;
-  }
+  if (!learner_.is_ready()) return;
+  SCALECOM_ASSERT(!schedule_ && ready_.empty() && barriers_.empty(), "a schedule starts too early");
   Writer item;
   write_schedule(item);
   publish(item);
@@ -141,8 +139,6 @@ void Negotiation::Impl::withdraw_scheduled() {
   };
   forget(complete_);
   forget(stall_reports_);
-  forget(ready_);
-  if (ready_.empty()) ready_bytes_ = 0;
   const Tensor* changed = nullptr;
   for (ScheduledAgreement& agreement : schedule_->agreements) {
     for (const ScheduledTensor& scheduled : agreement.tensors) {

@@ -122,7 +122,7 @@ class TensorTable {
   Tensor* first_partial() const noexcept { return first_; }
   Tensor* last_partial() const noexcept { return last_; }
 
-  /// Forgets what was heard of the request but this rank's own submit.
+  /// Forgets what was heard of the request but this rank's own submit, which keeps its extents.
   void withdraw(Tensor& tensor) noexcept;
   /// The request is over. `tensor` is gone afterwards unless it is cached.
   void finish(Tensor& tensor);

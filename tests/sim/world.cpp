@@ -229,9 +229,10 @@ void World::take_agreement(int rank, Agreement& agreement) {
   }
   if (agreement.tensors.empty()) violate("an agreement is empty");
   if (self.is_held) violate(fmt::format("rank {} gets an agreement while it is held", rank));
-  if (agreement.is_void && !is_void(self, agreement)) {
-    violate(fmt::format("rank {} gets void agreement {} that was not revoked", rank,
-                        agreement.sequence));
+  if (agreement.is_void != is_void(self, agreement)) {
+    violate(fmt::format("rank {} gets agreement {} that is {} though its range is {}", rank,
+                        agreement.sequence, agreement.is_void ? "void" : "not void",
+                        agreement.is_void ? "not revoked" : "revoked"));
   }
   self.last_sequence = agreement.sequence;
   ++self.backlog;
