@@ -87,6 +87,7 @@ TEST_CASE("a rank loses patience only while nothing that it has taken could brin
   CHECK(world.agreements() == 1);
   world.leaf.set_backlog(1);
   world.leaf.submit({"a", all_reduce()}, world.now);
+  CHECK(world.left() == "");
   world.now += 900ms;
   CHECK(world.left() == "");
   world.leaf.set_backlog(0);
