@@ -301,6 +301,36 @@ TEST_CASE("a lost rank or a failure ends the steady state like any other, at onc
   }
 }
 
+TEST_CASE("what a rank submitted otherwise before the schedule starts keeps its own extents") {
+  WorldOptions options = repeating(3);
+  options.negotiation.cycle_time_ms = 0;
+  World world(options);
+  for (int step = 0; step < 4; ++step) {
+    for (const char* name : {"a", "w"}) {
+      if (step == 3 && *name == 'w') break;
+      submit_everywhere(world, name, all_reduce());
+      world.run(1ms);
+    }
+  }
+  ExpectedCall expected;
+  expected.first_extents = {5, 6, 7};
+  for (int call = 0; call < 5; ++call) world.expect("a", call < 4 ? ExpectedCall{} : expected);
+  const auto submit_gather = [&](int rank) {
+    TensorSignature gather = all_reduce({5 + rank});
+    gather.kind = OperationKind::all_gather;
+    world.submit(rank, "a", gather);
+  };
+  for (const int rank : {1, 2}) submit_gather(rank);
+  world.run(1ms);
+  submit_everywhere(world, "w", all_reduce());
+  world.run(1ms);
+  CHECK(world.steady(0).leaves == 1);
+  submit_gather(0);
+  world.run(1ms);
+  require_sound(world);
+  CHECK(world.decisions(2) == 9);
+}
+
 TEST_CASE("requests under way when the schedule starts are neither lost nor counted twice") {
   // Ranks submit the next step at once, so that many of its requests cross the schedule.
   for (std::uint64_t seed = 1; seed <= 50; ++seed) {
