@@ -47,14 +47,27 @@ void Execution::start(Batch batch, std::shared_ptr<const Agreement> agreement,
   finish(is_dense ? kBatchesMax - 1 : 0);
   under_way_.push_back({std::move(batch), std::move(agreement), std::move(tensors), context});
   BatchUnderWay& work = under_way_.back();
+  work.is_void = is_void(*work.agreement);
   if (is_dense) return start_dense(work);
   try {
     run(work);
   } catch (const Error& error) {
     fail(work, error);
   }
-  complete(work, work.tensors.size());
+  if (!work.is_void) complete(work, work.tensors.size());
   under_way_.pop_back();
+}
+
+void Execution::revoke(std::uint64_t first_void, std::uint64_t end) {
+  first_void_ = first_void;
+  end_of_void_ = end;
+  for (std::size_t i = 0; i < under_way_.size(); ++i) {
+    BatchUnderWay& work = under_way_[i];
+    if (!is_void(*work.agreement)) continue;
+    work.is_void = true;
+    if (work.batch.kind == BatchKind::dense_all_reduce) collectives_.discard(i);
+  }
+  collectives_.release();
 }
 
 void Execution::progress(const std::function<bool()>& is_enough) {
@@ -122,7 +135,7 @@ void Execution::run(const BatchUnderWay& work) {
   for (const std::size_t place : batch.tensors) agreed.push_back(&work.agreement->tensors[place]);
   switch (batch.kind) {
     case BatchKind::sparse_all_reduce:
-      return all_reduce_sparse(batch.leader, work.tensors, work.context);
+      return work.is_void ? join_sparse(work) : all_reduce_sparse(work);
     case BatchKind::all_gather: return parts_.all_gather(agreed, work.tensors, work.context);
     case BatchKind::broadcast: return broadcast(batch.root, work.tensors, work.context);
     case BatchKind::reduce_scatter: return parts_.reduce_scatter(batch, work.tensors, work.context);
@@ -145,21 +158,40 @@ void Execution::start_dense(BatchUnderWay& work) {
   AllReduceBatch all_reduce;
   all_reduce.dtype = work.batch.dtype;
   all_reduce.op = work.batch.op;
-  all_reduce.pieces.reserve(work.tensors.size());
-  for (const PendingTensor* tensor : work.tensors) {
-    const TensorSignature& signature = tensor->signature;
-    all_reduce.pieces.push_back({input_of(*tensor), output_of(*tensor), tensor->input.count(),
-                                 input_scale(signature), output_scale(signature, size_)});
+  all_reduce.pieces.reserve(work.batch.tensors.size());
+  for (std::size_t i = 0; i < work.batch.tensors.size(); ++i) {
+    const TensorSignature& signature = work.agreement->tensors[work.batch.tensors[i]].signature;
+    Piece piece;
+    piece.count = count_of(signature.shape);
+    if (!work.is_void) {
+      piece.input = input_of(*work.tensors[i]);
+      piece.output = output_of(*work.tensors[i]);
+      piece.before = input_scale(signature);
+      piece.after = output_scale(signature, size_);
+    }
+    all_reduce.pieces.push_back(piece);
   }
   all_reduce.done = [this, &work](std::size_t count) { complete(work, count); };
   collectives_.start_all_reduce(std::move(all_reduce));
+  if (work.is_void) collectives_.discard(collectives_.under_way() - 1);
 }
 
-void Execution::all_reduce_sparse(int leader, std::span<PendingTensor* const> tensors,
-                                  const WaitContext& context) {
+// Another rank has begun it: it needs a partner, whose values are thrown away.
+void Execution::join_sparse(const BatchUnderWay& work) {
   std::vector<SparseSlot> slots;
-  slots.reserve(tensors.size());
-  for (const PendingTensor* pending : tensors) {
+  for (const std::size_t place : work.batch.tensors) {
+    const TensorSignature& signature = work.agreement->tensors[place].signature;
+    SparseSlot& slot = slots.emplace_back();
+    slot.count = count_of(signature.shape);
+    slot.rate = signature.compression.rate;
+  }
+  sparse_.exchange_nothing(slots, work.batch.leader, work.context);
+}
+
+void Execution::all_reduce_sparse(const BatchUnderWay& work) {
+  std::vector<SparseSlot> slots;
+  slots.reserve(work.tensors.size());
+  for (const PendingTensor* pending : work.tensors) {
     const PendingTensor& tensor = *pending;
     const TensorSignature& signature = tensor.signature;
     ResidualStore::Entry& residual =
@@ -177,7 +209,9 @@ void Execution::all_reduce_sparse(int leader, std::span<PendingTensor* const> te
     slot.result_scale = output_scale(signature, size_);
     slots.push_back(slot);
   }
-  sparse_.run(slots, leader, context);
+  sparse_.exchange(slots, work.batch.leader, work.context);
+  if (work.is_void) return sparse_.take_back(slots);
+  sparse_.deliver(slots, work.context);
   compressed_tensors_ += static_cast<std::int64_t>(slots.size());
   for (const SparseSlot& slot : slots) {
     if (slot.went_dense) report_nonfinite(slot);

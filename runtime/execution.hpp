@@ -30,9 +30,9 @@ class Execution {
   Execution(Collectives& collectives, int rank, int size, TensorsDone done);
 
   /// Begins a batch of the agreement; `tensors[i]` is the submission behind
-  /// agreement.tensors[batch.tensors[i]]. A dense all-reduce goes on in progress(); of these
-  /// kBatchesMax are under way at most. Any other batch waits for those, and is over on return.
-  /// Throws Error when the world fails, like the two below.
+  /// agreement.tensors[batch.tensors[i]] (of a void agreement it may be null). A dense all-reduce
+  /// goes on in progress(); of these kBatchesMax are under way at most. Any other batch waits for
+  /// those, and is over on return. Throws Error when the world fails, like the two below.
   void start(Batch batch, std::shared_ptr<const Agreement> agreement,
              std::vector<PendingTensor*> tensors, const WaitContext& context);
 
@@ -43,6 +43,14 @@ class Execution {
   void finish(std::size_t left) {
     progress([&] { return under_way_.size() <= left; });
   }
+
+  /// Whether the two below work.
+  bool can_hold() const noexcept { return collectives_.can_hold(); }
+  /// From now until revoke() no result reaches a tensor (see negotiation.hpp, Hold).
+  void hold() { collectives_.hold(); }
+  /// Agreements of [first_void, end) are void, those under way and those still to be started: their
+  /// communication is carried out, results are thrown away and nobody is told (see Revocation).
+  void revoke(std::uint64_t first_void, std::uint64_t end);
 
   std::size_t under_way() const noexcept { return under_way_.size(); }
 
@@ -62,15 +70,19 @@ class Execution {
     std::vector<PendingTensor*> tensors;
     WaitContext context;
     std::size_t done = 0;  ///< tensors
+    bool is_void = false;
   };
 
+  bool is_void(const Agreement& agreement) const noexcept {
+    return agreement.sequence >= first_void_ && agreement.sequence < end_of_void_;
+  }
   void run(const BatchUnderWay& work);
   void start_dense(BatchUnderWay& work);
   void complete(BatchUnderWay& work, std::size_t count);
   bool advance();
   [[noreturn]] void fail(const BatchUnderWay& work, const Error& error) const;
-  void all_reduce_sparse(int leader, std::span<PendingTensor* const> tensors,
-                         const WaitContext& context);
+  void all_reduce_sparse(const BatchUnderWay& work);
+  void join_sparse(const BatchUnderWay& work);
   void broadcast(int root, std::span<PendingTensor* const> tensors, const WaitContext& context);
   void keep_steps(const Batch& batch, const Agreement& agreement);
   void report_nonfinite(const SparseSlot& slot);
@@ -84,6 +96,8 @@ class Execution {
   SparseAllReduce sparse_;
   PartExchange parts_;
   ResidualStore residuals_;
+  std::uint64_t first_void_ = 0;
+  std::uint64_t end_of_void_ = 0;
   std::int64_t batches_executed_ = 0;
   std::int64_t compressed_tensors_ = 0;
   std::int64_t nonfinite_tensors_ = 0;

@@ -1,7 +1,10 @@
 #include "collective/collectives.hpp"
 
 #include <cstring>
+#include <string>
 #include <utility>
+
+#include "base/error.hpp"
 
 namespace scalecom {
 namespace {
@@ -47,6 +50,10 @@ bool Collectives::advance(const WaitContext& context) {
 }
 
 void Collectives::wait_for_change(std::chrono::nanoseconds limit) { sleep_between_polls(limit); }
+
+void Collectives::hold() { SCALECOM_ASSERT(can_hold(), std::string(name())); }
+void Collectives::release() { SCALECOM_ASSERT(can_hold(), std::string(name())); }
+void Collectives::discard(std::size_t) { SCALECOM_ASSERT(can_hold(), std::string(name())); }
 
 void Collectives::all_reduce_pieces(AllReduceBatch batch, const WaitContext& context) {
   start_all_reduce(std::move(batch));

@@ -78,6 +78,15 @@ class Collectives {
   /// Batches that have been started and are not done.
   virtual std::size_t under_way() const noexcept { return waiting_.size(); }
 
+  /// Whether the three below work: results of batches under way can be held back and thrown away.
+  virtual bool can_hold() const noexcept { return false; }
+  /// From now until release() no result reaches a piece: what is reduced waits.
+  virtual void hold();
+  virtual void release();
+  /// The batch `index` of those under way (0 is the oldest; no result of it has reached a piece):
+  /// its communication goes on, but no piece is read or written any more, and nobody is told.
+  virtual void discard(std::size_t index);
+
   /// Sleeps until what the oldest batch waits for may have come; may return early.
   virtual void wait_for_change(std::chrono::nanoseconds limit);
 

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/error.hpp"
 #include "compress/offset_codec.hpp"
 #include "kernels/select.hpp"
@@ -22,17 +24,45 @@ std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); 
 SparseAllReduce::SparseAllReduce(Collectives& collectives, int rank, int size)
     : collectives_(collectives), rank_(rank), size_(size) {}
 
-void SparseAllReduce::run(std::span<SparseSlot> slots, int leader, const WaitContext& context) {
-  SCALECOM_ASSERT(leader >= 0 && leader < size_,
-                  fmt::format("leader {} of {} ranks", leader, size_));
+void SparseAllReduce::exchange(std::span<SparseSlot> slots, int leader,
+                               const WaitContext& context) {
   lay_out(slots);
   sweep(slots, rank_ == leader);
-  collectives_.broadcast(std::span(wire_).first(index(places_.back().wire)), leader, context);
+  broadcast_offsets(leader, context);
   gather(slots);
-  const std::size_t reduced = index(places_.back().selected) + slots.size();
+  reduce_values(slots.size(), context);
+}
+
+// Offset 0 is valid in every chunk.
+void SparseAllReduce::exchange_nothing(std::span<const SparseSlot> slots, int leader,
+                                       const WaitContext& context) {
+  lay_out(slots);
+  std::fill_n(wire_.begin(), places_.back().wire, std::byte{});
+  std::fill_n(values_.begin(), index(places_.back().selected) + slots.size(), 0.0f);
+  broadcast_offsets(leader, context);
+  reduce_values(slots.size(), context);
+}
+
+void SparseAllReduce::broadcast_offsets(int leader, const WaitContext& context) {
+  SCALECOM_ASSERT(leader >= 0 && leader < size_,
+                  fmt::format("leader {} of {} ranks", leader, size_));
+  collectives_.broadcast(std::span(wire_).first(index(places_.back().wire)), leader, context);
+}
+
+void SparseAllReduce::reduce_values(std::size_t slots, const WaitContext& context) {
+  const std::size_t reduced = index(places_.back().selected) + slots;
   collectives_.all_reduce(std::as_writable_bytes(std::span(values_).first(reduced)),
                           DataType::float32, ReduceOp::sum, context);
-  deliver(slots, context);
+}
+
+void SparseAllReduce::take_back(std::span<const SparseSlot> slots) {
+  for (std::size_t i = 0; i < slots.size(); ++i) take_back(slots[i], places_[i]);
+}
+
+void SparseAllReduce::take_back(const SparseSlot& slot, const Place& place) const {
+  kernels::restore_selected(slot.residual, slot.count, slot.rate, selected_.data() + place.selected,
+                            kept_.data() + place.selected);
+  kernels::undo_sweep(slot.residual, gradient_of(slot), beta_of(slot));
 }
 
 // The buffers never shrink, so that a batch after the first of its size allocates nothing.
@@ -114,9 +144,7 @@ void SparseAllReduce::deliver(std::span<SparseSlot> slots, const WaitContext& co
 // memory goes back first: the result may take the gradient's place.
 void SparseAllReduce::reduce_dense(SparseSlot& slot, const Place& place,
                                    const WaitContext& context) {
-  kernels::restore_selected(slot.residual, slot.count, slot.rate, selected_.data() + place.selected,
-                            kept_.data() + place.selected);
-  kernels::undo_sweep(slot.residual, gradient_of(slot), beta_of(slot));
+  take_back(slot, place);
   kernels::scale_copy(slot.result, slot.gradient, slot.count, slot.dtype, {slot.prescale, 1.0});
   collectives_.all_reduce({slot.result, index(slot.count * size_of(slot.dtype))}, slot.dtype,
                           ReduceOp::sum, context);

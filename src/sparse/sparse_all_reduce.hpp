@@ -59,9 +59,25 @@ class SparseAllReduce {
   /// `collectives` outlives this object.
   explicit SparseAllReduce(Collectives& collectives, int rank, int size);
 
-  /// Runs one batch; every rank calls it with agreeing slots and the same leader. Throws what the
-  /// collectives throw; the residuals are then between two steps and the session has failed.
-  void run(std::span<SparseSlot> slots, int leader, const WaitContext& context);
+  /// Runs one batch; every rank calls it with agreeing slots and the same leader: exchange(), then
+  /// deliver(). Throws what the collectives throw; the residuals are then between two steps and the
+  /// session has failed.
+  void run(std::span<SparseSlot> slots, int leader, const WaitContext& context) {
+    exchange(slots, leader, context);
+    deliver(slots, context);
+  }
+
+  /// Up to the reduced values: residuals are changed, results are not.
+  void exchange(std::span<SparseSlot> slots, int leader, const WaitContext& context);
+  /// Writes the results of the last exchange().
+  void deliver(std::span<SparseSlot> slots, const WaitContext& context);
+  /// In place of deliver(): as if there had been no step. Residuals are as before but for one
+  /// float32 rounding of m + beta g.
+  void take_back(std::span<const SparseSlot> slots);
+
+  /// In place of run(), for a rank that has no data: takes part in an exchange whose values are
+  /// thrown away on all ranks. Only count and rate of the slots are looked at.
+  void exchange_nothing(std::span<const SparseSlot> slots, int leader, const WaitContext& context);
 
  private:
   /// Slot i's elements start at places_[i].selected in selected_, values_ and kept_, and at
@@ -73,8 +89,10 @@ class SparseAllReduce {
 
   void lay_out(std::span<const SparseSlot> slots);
   void sweep(std::span<SparseSlot> slots, bool is_leader);
+  void broadcast_offsets(int leader, const WaitContext& context);
   void gather(std::span<const SparseSlot> slots);
-  void deliver(std::span<SparseSlot> slots, const WaitContext& context);
+  void reduce_values(std::size_t slots, const WaitContext& context);
+  void take_back(const SparseSlot& slot, const Place& place) const;
   void reduce_dense(SparseSlot& slot, const Place& place, const WaitContext& context);
 
   Collectives& collectives_;

@@ -40,6 +40,10 @@ class HierarchicalCollectives final : public Collectives {
   void start_all_reduce(AllReduceBatch batch) override;
   bool advance(const WaitContext& context) override;
   std::size_t under_way() const noexcept override { return pipeline_.under_way(); }
+  bool can_hold() const noexcept override { return true; }
+  void hold() override { pipeline_.hold(); }
+  void release() override { pipeline_.release(); }
+  void discard(std::size_t index) override { pipeline_.discard(index); }
   void wait_for_change(std::chrono::nanoseconds limit) override;
   void broadcast(std::span<std::byte> data, int root, const WaitContext& context) override;
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> all,

@@ -73,12 +73,12 @@ void ShmAllReduce::post() {
   const std::uint64_t block = first_block_ + posted_;
   ++posted_;
   if (is_inline_) {
-    alignas(8) std::array<std::byte, Board::kInlineBytes> data;
-    pieces_.load(data.data(), range.begin, range.end);
+    alignas(8) std::array<std::byte, Board::kInlineBytes> data{};
+    if (!is_discarded_) pieces_.load(data.data(), range.begin, range.end);
     board_.post_inline(block, std::span(data).first(range.end));
     return;
   }
-  pieces_.load(board_.slot(board_.rank(), block), range.begin, range.end);
+  if (!is_discarded_) pieces_.load(board_.slot(board_.rank(), block), range.begin, range.end);
   board_.publish(Phase::posted, block + 1);
 }
 
@@ -134,12 +134,14 @@ bool ShmAllReduce::can_finish() const {
 }
 
 void ShmAllReduce::finish() {
-  if (is_inline_) {
-    reduce_inline();
-  } else if (options_.owners == 0) {
-    reduce_flat();
-  } else {
-    unpack();
+  if (!is_discarded_) {
+    if (is_inline_) {
+      reduce_inline();
+    } else if (options_.owners == 0) {
+      reduce_flat();
+    } else {
+      unpack();
+    }
   }
   ++finished_;
   board_.publish(Phase::finished, first_block_ + finished_);
@@ -176,13 +178,13 @@ void ShmAllReduce::unpack() {
 }
 
 void ShmAllReduce::tell(std::size_t count) {
-  if (count == pieces_done_) return;
+  if (is_discarded_ || count == pieces_done_) return;
   pieces_done_ = count;
   done_(count);
 }
 
 // One of each kind in turn, so that a block's data is still in the cache when it is its turn again.
-bool ShmAllReduce::advance(const ShmAllReduce* before) {
+bool ShmAllReduce::advance(const ShmAllReduce* before, bool may_finish) {
   bool has_moved = false;
   if ((before == nullptr || before->posted_ == before->blocks_) && can_post()) {
     post();
@@ -192,6 +194,7 @@ bool ShmAllReduce::advance(const ShmAllReduce* before) {
     reduce();
     has_moved = true;
   }
+  if (!may_finish && !is_discarded_) return has_moved;
   if ((before == nullptr || before->is_done()) && can_finish()) {
     finish();
     has_moved = true;
@@ -201,6 +204,12 @@ bool ShmAllReduce::advance(const ShmAllReduce* before) {
     has_moved = true;
   }
   return has_moved;
+}
+
+void ShmAllReduce::discard() {
+  SCALECOM_ASSERT(finished_ == 0 && pieces_done_ == 0,
+                  std::to_string(finished_) + " blocks have reached the pieces");
+  is_discarded_ = true;
 }
 
 std::size_t ShmAllReduce::posted_bytes() const noexcept {
@@ -228,7 +237,7 @@ bool ShmPipeline::advance() {
   bool has_moved = false;
   const ShmAllReduce* before = nullptr;
   for (ShmAllReduce& all_reduce : under_way_) {
-    has_moved = all_reduce.advance(before) || has_moved;
+    has_moved = all_reduce.advance(before, !is_held_) || has_moved;
     // One without a block has nothing that could be ahead of the next.
     if (all_reduce.blocks() > 0) before = &all_reduce;
   }

@@ -38,11 +38,16 @@ class ShmAllReduce {
 
   std::uint64_t blocks() const noexcept { return blocks_; }
   const Reduction& reduction() const noexcept { return reduction_; }
-  bool is_done() const noexcept { return finished_ == blocks_ && pieces_done_ == pieces_.size(); }
+  bool is_done() const noexcept {
+    return finished_ == blocks_ && (is_discarded_ || pieces_done_ == pieces_.size());
+  }
 
   /// Does what can be done now; false when that is nothing. What was started `before` on the same
   /// board (null: nothing that is not done) is ahead in every phase.
-  bool advance(const ShmAllReduce* before);
+  bool advance(const ShmAllReduce* before, bool may_finish);
+
+  /// See Collectives::discard().
+  void discard();
 
   /// Blocks and bytes given to other ranks so far.
   std::uint64_t posted_blocks() const noexcept { return posted_; }
@@ -99,6 +104,7 @@ class ShmAllReduce {
   std::uint64_t published_ = 0;
   std::uint64_t finished_ = 0;
   std::size_t pieces_done_ = 0;
+  bool is_discarded_ = false;
 };
 
 /// The all-reduces under way on one board, in the order of their start.
@@ -112,6 +118,9 @@ class ShmPipeline {
   /// False when nothing could be done.
   bool advance();
   std::size_t under_way() const noexcept { return under_way_.size(); }
+  void hold() noexcept { is_held_ = true; }
+  void release() noexcept { is_held_ = false; }
+  void discard(std::size_t index) { under_way_[index].discard(); }
   /// For the oldest.
   void wait_for_change(std::chrono::nanoseconds limit) const {
     if (!under_way_.empty()) under_way_.front().wait_for_change(limit);
@@ -123,6 +132,7 @@ class ShmPipeline {
  private:
   Board& board_;
   std::deque<ShmAllReduce> under_way_;
+  bool is_held_ = false;
   TransportCounters counters_;
 };
 

@@ -122,6 +122,17 @@ TEST_CASE("hierarchical all-reduces that overlap keep their results apart, in or
   for (const std::string& calls : wrong) CHECK(calls == "");
 }
 
+TEST_CASE("what is held between hosts waits, and what is discarded is never delivered") {
+  const Job job = GENERATE(from_range(jobs()));
+  const std::int64_t count = GENERATE(1, 100, 1500);
+  CAPTURE(job.hosts.size(), job.size, count);
+  std::vector<std::string> wrong(index(job.size));
+  run_job(job, [&](int rank, HierarchicalCollectives& collectives) {
+    wrong[index(rank)] = hold_and_discard(collectives, rank, job.size, count);
+  });
+  for (const std::string& problem : wrong) CHECK(problem == "");
+}
+
 TEST_CASE("hierarchical broadcast and all-gather reach every rank, from any root") {
   const Job job = GENERATE(from_range(jobs()));
   const std::int64_t count = GENERATE(1, 3'000);

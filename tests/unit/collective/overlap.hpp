@@ -66,4 +66,44 @@ inline std::string overlap_all_reduces(Collectives& collectives, int rank, int s
   return wrong;
 }
 
+/// An all-reduce that all begin while they are held, one that only rank 0 begins and all throw
+/// away, and one afterwards. Describes what is wrong; empty: nothing is.
+inline std::string hold_and_discard(Collectives& collectives, int rank, int size,
+                                    std::int64_t count) {
+  const WaitContext context = patience();
+  const auto start = [&](Bytes& data, bool& is_told) {
+    const Piece piece{data.data(), data.data(), count};
+    collectives.start_all_reduce(
+        {{piece}, DataType::int64, ReduceOp::sum, [&is_told](std::size_t) { is_told = true; }});
+  };
+  const auto run_until = [&](const auto& is_enough) {
+    while (!is_enough() && !context.deadline.has_passed()) {
+      if (!collectives.advance(context)) std::this_thread::yield();
+    }
+  };
+  const Bytes input = input_of(rank, count, DataType::int64);
+  const Bytes sum = serial_result(size, count, DataType::int64, ReduceOp::sum);
+  Bytes first = input;
+  Bytes thrown_away = input;
+  Bytes last = input;
+  std::array<bool, 3> told{};
+  std::string wrong;
+  collectives.hold();
+  start(first, told[0]);
+  if (rank == 0) start(thrown_away, told[1]);
+  // Long enough for every rank to bring all that it can.
+  for (int i = 0; i < 2000; ++i) {
+    if (!collectives.advance(context)) std::this_thread::yield();
+  }
+  if (told[0] || told[1] || first != input) wrong += "delivered while held; ";
+  collectives.release();
+  if (rank != 0) start(thrown_away, told[1]);
+  collectives.discard(collectives.under_way() - 1);
+  start(last, told[2]);
+  run_until([&] { return collectives.under_way() == 0; });
+  if (first != sum || last != sum || !told[2]) wrong += "wrong sum; ";
+  if (told[1] || thrown_away != input) wrong += "delivered what was thrown away; ";
+  return wrong;
+}
+
 }  // namespace scalecom::test

@@ -198,6 +198,19 @@ TEST_CASE("all-reduces that overlap in shared memory keep their results apart, i
   for (const std::string& calls : wrong) CHECK(calls == "");
 }
 
+TEST_CASE("what is held in shared memory waits, and what is discarded is never delivered") {
+  const int size = GENERATE(2, 3, 9);
+  const std::int64_t count = GENERATE(1, 100, 1500);
+  CAPTURE(size, count);
+  std::vector<std::string> wrong(static_cast<std::size_t>(size));
+  run_on_board(size, {.flat_bytes_max = 1024, .block_bytes = 768},
+               [&](int rank, ShmCollectives& collectives) {
+                 wrong[static_cast<std::size_t>(rank)] =
+                     hold_and_discard(collectives, rank, size, count);
+               });
+  for (const std::string& problem : wrong) CHECK(problem == "");
+}
+
 TEST_CASE("who waits in shared memory for a rank that never comes leaves at the deadline") {
   const ShmTuning tuning = GENERATE(kFlat, kBlocks);
   const std::int64_t count = GENERATE(1, 100, 5000);
