@@ -23,7 +23,7 @@ def measure_ring(lab, seconds, stop_signals):
     started = []
     try:
         for host in hosts:
-            server = _start(lab, host, "-s", "-1", "--forceflush")
+            server = _start(lab, host, "-s", "-1", "-i", "0", "--forceflush")
             started.append(server)
             read_until(stop_signals, server, b"listening", READY_LIMIT_S,
                        f"iperf3's server on {lab.hosts[host]}")
@@ -32,6 +32,8 @@ def measure_ring(lab, seconds, stop_signals):
         started += clients
         deadline = time.monotonic() + seconds + 1 + END_LIMIT_S
         outputs = [_read_all(client, deadline, stop_signals) for client in clients]
+        for server in started[:len(lab.hosts)]:  # Each serves one client and ends by itself.
+            stop_signals.wait_ended([server], deadline)
     finally:
         end_processes([process.pid for process in started if process.poll() is None], 1)
         for process in started:

@@ -17,15 +17,16 @@ from waiting import read_until, run_short
 ENTER = pathlib.Path(__file__).resolve().parent / "enter"
 INTERFACE = "eth0"
 READY_LIMIT_S = 20
+BURST_BYTES_MIN = 65536
 MTU_ETHERNET = 1500
 MTU_UNLIMITED = 65000  # Where no rate is to be held, fewer packets measure more of the programs.
 
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-    """What each host's link is like. rate: as tc writes it, or None. All times are one way."""
+    """What each host's link is like. All times are one way; no rate is no limit."""
 
-    rate: str = None
+    rate_bit_s: int = None
     latency_us: float = 0.0
     jitter_us: float = 0.0
     loss_percent: float = 0.0
@@ -35,8 +36,14 @@ class Link:
         return any((self.latency_us, self.jitter_us, self.loss_percent))
 
     @property
+    def burst_bytes(self):
+        """What the token bucket holds. Less than 2 ms of the rate does not hold it: TCP
+        hands over 64 KiB at a time, and the bucket is filled when the processor comes to it."""
+        return max(BURST_BYTES_MIN, self.rate_bit_s // 8 // 500)
+
+    @property
     def mtu(self):
-        return MTU_ETHERNET if self.rate or self.loss_percent else MTU_UNLIMITED
+        return MTU_ETHERNET if self.rate_bit_s or self.loss_percent else MTU_UNLIMITED
 
 
 class Lab:
@@ -119,6 +126,6 @@ class Lab:
     def _set_up_interface(self, host, name):
         self._step("ip", "-n", name, "link", "set", INTERFACE, "mtu", self.link.mtu, "up")
         self._step("ip", "-n", name, "addr", "add", f"{self.address(host)}/24", "dev", INTERFACE)
-        if self.link.rate:
+        if self.link.rate_bit_s:
             self._step("tc", "-n", name, "qdisc", "add", "dev", INTERFACE, "root", "tbf", "rate",
-                       self.link.rate, "burst", "64kb", "limit", "4mb")
+                       f"{self.link.rate_bit_s}", "burst", self.link.burst_bytes, "limit", "4mb")
