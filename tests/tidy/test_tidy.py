@@ -14,7 +14,8 @@ TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, tex
                          check=True).stdout.split()
 FILES = [path for path in TRACKED if (ROOT / path).is_file()]
 CPP = [path for path in FILES if path.endswith((".cpp", ".hpp", ".h"))]
-SCRIPTS = ("tools/quickstart", "tools/test", "tools/bench/figures", "tools/bench/peers")
+SCRIPTS = ("tools/quickstart", "tools/test", "tools/bench/figures", "tools/bench/peers",
+           "tools/netlab/netlab")
 PYTHON = [path for path in FILES if path.endswith(".py") or path in SCRIPTS]
 
 
