@@ -49,11 +49,14 @@ def test_hosts_reach_each_other_by_name():
 
 def test_each_host_has_its_own_name_and_shared_memory():
     output = run("--hosts", 2, "--ranks-per-host", 2, "--", "sh", "-c",
-                 "touch /dev/shm/$(hostname); sleep 1; echo $(hostname) sees $(ls /dev/shm | grep h)")
-    lines = sorted(re.findall(r"(netlab\d+h\d) sees (netlab\S+(?: netlab\S+)*)", output))
+                 "echo $(hostname) has $(stat -c %d /dev/shm) and not $0",
+                 os.stat("/dev/shm").st_dev)
+    lines = re.findall(r"(netlab\d+h\d) has (\d+) and not (\d+)", output)
     assert len(lines) == 4
-    assert all(host == seen for host, seen in lines)
-    assert len({host for host, _ in lines}) == 2
+    assert len({host for host, _, _ in lines}) == 2
+    assert len({device for _, device, _ in lines}) == 2
+    assert len(set(lines)) == 2, "ranks of one host have the same"
+    assert all(device != machines for _, device, machines in lines)
 
 
 def test_ranks_see_two_hosts_of_two():
@@ -64,8 +67,8 @@ def test_ranks_see_two_hosts_of_two():
 
 
 def test_settings_and_parameters_of_mpi_reach_the_ranks():
-    output = run("--hosts", 2, "--mca", "btl_tcp_links", "3", "-x", "OF_THE_TEST=7", "--", "sh", "-c",
-                 "echo $SCALECOM_QUEUE_CAPACITY $OMPI_MCA_btl_tcp_links $OF_THE_TEST",
+    output = run("--hosts", 2, "--mca", "btl_tcp_links", "3", "-x", "OF_THE_TEST=7", "--",
+                 "sh", "-c", "echo $SCALECOM_QUEUE_CAPACITY $OMPI_MCA_btl_tcp_links $OF_THE_TEST",
                  env={"SCALECOM_QUEUE_CAPACITY": "1234"})
     assert re.findall(r"1234 3 7", output) == ["1234 3 7"] * 2
 
@@ -126,13 +129,14 @@ def test_packets_are_lost_at_the_rate_asked_for():
 
 
 def test_mpi_runs_behind_the_switch():
-    output = run("--latency-us", 100, "--", BENCH, "all_reduce", "-b", "4", "-e", "64K", "-f", "128",
-                 "-n", "3", "-w", "1")
+    output = run("--latency-us", 100, "--", BENCH, "all_reduce", "-b", "4", "-e", "64K",
+                 "-f", "128", "-n", "3", "-w", "1")
     assert "Out of bounds values : 0 OK" in output
 
 
 def test_two_networks_at_once_do_not_meet():
-    show = ("--on", 0, "--", "sh", "-c", "hostname; ip -4 -o addr show eth0; echo shown; exec sleep $0")
+    show = ("--on", 0, "--", "sh", "-c",
+            "hostname; ip -4 -o addr show eth0; echo shown; exec sleep $0")
     first = start(*show, "100")
     shown = wait_for_output(first, "shown")
     second_shown = run(*show, "0")

@@ -37,8 +37,8 @@ def mpi_parameters(lab, ranks_per_host):
 def mpirun_command(lab, options):
     """The words that start options.command on every rank; run them on host 0.
 
-    options: ranks_per_host, command, and what the user adds: mca ([name, value] each, which win over
-    mpi_parameters), export (variables, for mpirun's -x), mpirun (further words).
+    options: ranks_per_host, command, and what the user adds: mca ([name, value] each, which win
+    over mpi_parameters), export (variables, for mpirun's -x), mpirun (further words).
     """
     parameters = mpi_parameters(lab, options.ranks_per_host)
     parameters.update({name: value for name, value in options.mca})

@@ -72,8 +72,8 @@ def locked_records():
         got = subprocess.run(["flock", "-w", str(LOCK_LIMIT_S), str(descriptor)],
                              pass_fds=[descriptor], start_new_session=True)
         if got.returncode != 0:
-            raise CommandError(f"{RECORDS} was locked by another run for {LOCK_LIMIT_S} s; see which "
-                               f"with `fuser {RECORDS}`")
+            raise CommandError(f"{RECORDS} was locked by another run for {LOCK_LIMIT_S} s; see "
+                               f"which with: fuser {RECORDS}")
         yield
     finally:
         os.close(descriptor)
@@ -84,7 +84,7 @@ def all_records():
 
 
 def claim(hosts):
-    """A Record for this process, under a number of which nothing exists; removes dead runs first."""
+    """A Record for this process, under a number that nothing bears; removes dead runs first."""
     with locked_records():
         remove_dead_runs()
         for number in range(NUMBERS):
@@ -135,6 +135,6 @@ def remove(record):
         HOST_FILES.rmdir()  # Only if it is empty: another run's names may be in it.
     shutil.rmtree(record.folder, ignore_errors=True)
     if problems:
-        raise CommandError("not everything could be removed; tools/netlab/netlab --clean tries again: "
-                           + "; ".join(problems))
+        raise CommandError("not everything could be removed; tools/netlab/netlab --clean tries "
+                           "again: " + "; ".join(problems))
     record.path.unlink(missing_ok=True)
