@@ -58,6 +58,14 @@ def run(*arguments, code=0, env=None):
     return output
 
 
+def built(program):
+    """A program of the release build, below its tools folder; skips where it is not built."""
+    path = TOOLS / program
+    if not path.exists():
+        pytest.skip(f"{path.name} is not built (cmake --build --preset release)")
+    return path
+
+
 def ip(*arguments):
     return subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=30).stdout
 

@@ -10,10 +10,10 @@ import time
 
 import pytest
 
-from conftest import TOOLS, finish, own_processes, run, start, traces
+from conftest import built, finish, own_processes, run, start, traces
 
-INFO = TOOLS / "info" / "scalecom-info"
-BENCH = TOOLS / "bench" / "scalecom-bench"
+INFO = "info/scalecom-info"
+BENCH = "bench/scalecom-bench"
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -60,7 +60,7 @@ def test_each_host_has_its_own_name_and_shared_memory():
 
 
 def test_ranks_see_two_hosts_of_two():
-    info = json.loads(run("--hosts", 2, "--ranks-per-host", 2, "--", INFO, "--json"))
+    info = json.loads(run("--hosts", 2, "--ranks-per-host", 2, "--", built(INFO), "--json"))
     session = info["session"]
     assert (session["size"], session["local_size"], session["cross_size"]) == (4, 2, 2)
     assert len(set(session["hosts"])) == 2
@@ -75,7 +75,8 @@ def test_settings_and_parameters_of_mpi_reach_the_ranks():
 
 def test_an_all_reduce_between_hosts_is_right():
     output = run("--hosts", 2, "--ranks-per-host", 2, "--rate", "500mbit", "--",
-                 BENCH, "all_reduce", "-b", "8", "-e", "1M", "-f", "64", "-n", "3", "-w", "1")
+                 built(BENCH), "all_reduce", "-b", "8", "-e", "1M", "-f", "64", "-n", "3",
+                 "-w", "1")
     assert "Out of bounds values : 0 OK" in output
 
 
@@ -109,9 +110,10 @@ def test_latency_shows_in_the_round_trip():
 def test_jitter_only_adds():
     output = run("--latency-us", 2000, "--jitter-us", 8000, "--on", 0, "--",
                  "ping", "-c", 25, "-i", "0.05", "h1")
-    times = [float(text) for text in re.findall(r"time=([\d.]+) ms", output)]
-    assert min(times) >= 4.0
-    assert max(times) - min(times) > 2.0, "25 round trips with 0 to 16 ms added vary by more"
+    times = sorted(float(text) for text in re.findall(r"time=([\d.]+) ms", output)[1:])
+    assert times[0] >= 4.0
+    # The middle half, because a busy machine's stragglers would vary without any jitter.
+    assert times[18] - times[6] > 1.0, "24 round trips with 0 to 16 ms added vary by more"
 
 
 def test_the_rate_holds_behind_the_switch():
@@ -129,7 +131,7 @@ def test_packets_are_lost_at_the_rate_asked_for():
 
 
 def test_mpi_runs_behind_the_switch():
-    output = run("--latency-us", 100, "--", BENCH, "all_reduce", "-b", "4", "-e", "64K",
+    output = run("--latency-us", 100, "--", built(BENCH), "all_reduce", "-b", "4", "-e", "64K",
                  "-f", "128", "-n", "3", "-w", "1")
     assert "Out of bounds values : 0 OK" in output
 

@@ -48,7 +48,7 @@ class Record:
 
     def is_free(self):
         """Nobody else has anything of these names."""
-        return not self.path.exists() and not any(
+        return not (self.path.exists() or self.folder.exists()) and not any(
             (NAMESPACES / name).exists() or (HOST_FILES / name).exists()
             for name in (self.wire, *self.hosts))
 
