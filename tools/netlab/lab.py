@@ -37,8 +37,8 @@ class Link:
 
     @property
     def burst_bytes(self):
-        """What the token bucket holds. Less than 2 ms of the rate does not hold it: TCP
-        hands over 64 KiB at a time, and the bucket is filled when the processor comes to it."""
+        """What the token bucket holds. With less than 2 ms of the rate the link is slower than it:
+        TCP hands over 64 KiB at a time, and the bucket fills when a processor comes to it."""
         return max(BURST_BYTES_MIN, self.rate_bit_s // 8 // 500)
 
     @property
@@ -53,7 +53,6 @@ class Lab:
         self.link = link
         self.record = registry.claim(hosts)
         self.hosts = self.record.hosts
-        self.subnet = f"10.77.{self.record.number}.0/24"
         self.switch = None
         self._stop_signals = stop_signals
 
