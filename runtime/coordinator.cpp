@@ -36,7 +36,9 @@ NegotiationOptions negotiation_options(const Coordinator::Parts& parts) {
   options.stall_check = !config.stall_check_disable;
   options.stall_check_time_s = config.stall_check_time_s;
   options.stall_shutdown_time_s = config.stall_shutdown_time_s;
-  options.steady_steps = 0;  // Until Hold and Revocation are carried out here.
+  options.collective_timeout_s = config.collective_timeout_s;
+  // The schedule needs results that can be held back and thrown away.
+  options.steady_steps = parts.collectives->can_hold() ? static_cast<int>(config.steady_steps) : 0;
   return options;
 }
 
@@ -64,6 +66,8 @@ SessionStats SharedStats::snapshot() const {
   stats.compressed_tensors = compressed_tensors;
   stats.nonfinite_tensors = nonfinite_tensors;
   stats.residual_resets = residual_resets;
+  stats.steady_agreements = steady_agreements;
+  stats.steady_leaves = steady_leaves;
   return stats;
 }
 
@@ -173,6 +177,16 @@ void Coordinator::flush_negotiation() {
     parts_.channel->send(outgoing.to, std::move(outgoing.message));
   }
   for (NegotiationEvent& event : negotiation_.take_events()) {
+    // These two hold from now on, whatever is still to be carried out.
+    if (const auto* hold = std::get_if<Hold>(&event)) {
+      log_info("the ranks negotiate again: " + hold->message);
+      execution_.hold();
+      continue;
+    }
+    if (const auto* revocation = std::get_if<Revocation>(&event)) {
+      execution_.revoke(revocation->first_void_sequence, revocation->end_sequence);
+      continue;
+    }
     if (const auto* end = std::get_if<SessionEnd>(&event)) bound_end(*end);
     events_.push_back(std::move(event));
   }
@@ -210,11 +224,9 @@ void Coordinator::check() {
   }
 }
 
-// Until there is nothing to do and nothing under way.
+// Until there is nothing to do and nothing under way. With a batch less under way the next may be
+// agreed on, so the world is looked at.
 void Coordinator::carry_out_events() {
-  const auto has_news = [this] {
-    return execution_.under_way() == 0 || !events_.empty() || !tasks_.empty();
-  };
   while (!has_ended_) {
     if (!tasks_.empty()) {
       execution_.finish(0);
@@ -223,8 +235,11 @@ void Coordinator::carry_out_events() {
       NegotiationEvent event = std::move(events_.front());
       events_.pop_front();
       carry_out(std::move(event));
-    } else if (execution_.under_way() > 0) {
-      execution_.progress(has_news);
+    } else if (const std::size_t under_way = execution_.under_way(); under_way > 0) {
+      execution_.progress([&] {
+        return execution_.under_way() < under_way || !events_.empty() || !tasks_.empty();
+      });
+      poll_once();
     } else {
       break;
     }
@@ -263,9 +278,9 @@ std::vector<PendingTensor*> Coordinator::find_tensors(const Batch& batch,
   tensors.reserve(batch.tensors.size());
   for (const std::size_t place : batch.tensors) {
     const auto found = pending_.find(agreement.tensors[place].name);
-    SCALECOM_ASSERT(found != pending_.end(),
+    SCALECOM_ASSERT(found != pending_.end() || agreement.is_void,
                     agreement.tensors[place].name + " was agreed on but never submitted here");
-    tensors.push_back(&found->second);
+    tensors.push_back(found == pending_.end() ? nullptr : &found->second);
   }
   return tensors;
 }
@@ -357,6 +372,8 @@ void Coordinator::publish_stats() {
   stats.tensors_negotiated_from_cache = negotiation_.cached_requests();
   stats.compressed_tensors = execution_.compressed_tensors();
   stats.nonfinite_tensors = execution_.nonfinite_tensors();
+  stats.steady_agreements = negotiation_.steady_counters().agreements;
+  stats.steady_leaves = negotiation_.steady_counters().leaves;
   stats.residual_resets = execution_.residuals().reset_count();
 }
 

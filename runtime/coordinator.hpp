@@ -31,6 +31,8 @@ struct SharedStats {
   std::atomic<std::int64_t> compressed_tensors{0};
   std::atomic<std::int64_t> nonfinite_tensors{0};
   std::atomic<std::int64_t> residual_resets{0};
+  std::atomic<std::int64_t> steady_agreements{0};
+  std::atomic<std::int64_t> steady_leaves{0};
 
   SessionStats snapshot() const;
 };

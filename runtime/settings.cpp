@@ -163,6 +163,10 @@ void add_core(std::vector<Setting>& table) {
       must_agree(integer("CACHE_CAPACITY", &Config::cache_capacity, 0, 1 << 24, "tensors",
                          "Tensors whose agreement is remembered, so that they are "
                          "negotiated by number. 0 turns the cache off.")));
+  table.push_back(
+      must_agree(integer("STEADY_STEPS", &Config::steady_steps, 0, 1000, "steps",
+                         "After so many equal steps in a row the ranks repeat them without "
+                         "negotiating, until one deviates. 0: they always negotiate.")));
   table.push_back(must_agree(
       choice("ALLREDUCE_ALGORITHM", &Config::allreduce_algorithm, allreduce_algorithm_names(),
              "Algorithm of every all-reduce (docs/algorithms.md); mpi: MPI's "

@@ -351,7 +351,9 @@ int scalecom_stats(char** json) {
         {"tensors_negotiated_from_cache", stats.tensors_negotiated_from_cache},
         {"compressed_tensors", stats.compressed_tensors},
         {"nonfinite_tensors", stats.nonfinite_tensors},
-        {"residual_resets", stats.residual_resets}};
+        {"residual_resets", stats.residual_resets},
+        {"steady_agreements", stats.steady_agreements},
+        {"steady_leaves", stats.steady_leaves}};
     deref(json, "json") = to_c_string(object.dump());
   });
 }

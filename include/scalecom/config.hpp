@@ -19,6 +19,8 @@ struct SCALECOM_API Config {
   double cycle_time_ms = -1.0;
   /// Tensors whose agreement is remembered, so that they are negotiated by number.
   std::int64_t cache_capacity = 16384;
+  /// After this many equal steps in a row the ranks repeat them without negotiating; 0: never.
+  std::int64_t steady_steps = 3;
   /// A tensor that some ranks submitted and others did not is reported after this time.
   bool stall_check_disable = false;
   double stall_check_time_s = 60.0;

@@ -55,6 +55,8 @@ struct SessionStats {
   std::int64_t compressed_tensors = 0;
   std::int64_t nonfinite_tensors = 0;  ///< compressed tensors that went dense because of NaN or Inf
   std::int64_t residual_resets = 0;    ///< residuals dropped because the tensor's shape changed
+  std::int64_t steady_agreements = 0;  ///< carried out without negotiation
+  std::int64_t steady_leaves = 0;      ///< returns to negotiation from that
 };
 
 /// The error-feedback memory of one compressed tensor on this rank.

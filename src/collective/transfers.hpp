@@ -12,10 +12,11 @@
 namespace scalecom {
 
 /// Bytes of one message on the way. A multiple of every element size. Windows of such messages
-/// fill a link in both directions, where one large exchange reaches half of it.
-inline constexpr std::size_t kChunkBytes = 256 * 1024;
+/// fill a link in both directions, where one large exchange reaches half of it. Below the 64 KiB up
+/// to which Open MPI's TCP sends at once: what is longer waits for an answer of the receiver first.
+inline constexpr std::size_t kChunkBytes = 60 * 1024;
 /// Messages of one transfer that are outstanding at once.
-inline constexpr std::size_t kWindow = 4;
+inline constexpr std::size_t kWindow = 8;
 
 /// A vector on its way to or from one peer, cut into chunks.
 struct Transfer {

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "collective/message_collectives.hpp"
+#include "collective/shm/hierarchical.hpp"
 #include "runtime/control/loopback_channel.hpp"
 #include "runtime/session_impl.hpp"
 #include "scalecom/session.hpp"
@@ -21,8 +22,12 @@ class SessionWorld {
       parts.topology.rank = parts.topology.local_rank = rank;
       parts.topology.size = parts.topology.local_size = size;
       parts.transport = data_.make_transport(rank);
-      parts.collectives =
-          std::make_unique<MessageCollectives>(*parts.transport, config.allreduce_algorithm);
+      if (config.allreduce_algorithm == "auto") {
+        use_pipeline(parts);
+      } else {
+        parts.collectives =
+            std::make_unique<MessageCollectives>(*parts.transport, config.allreduce_algorithm);
+      }
       parts.channel = control_.make_channel(rank);
       sessions_.push_back(
           std::make_unique<Session>(std::make_unique<SessionImpl>(std::move(parts))));
@@ -39,6 +44,18 @@ class SessionWorld {
   }
 
  private:
+  // As ranks on hosts of their own have it.
+  static void use_pipeline(SessionParts& parts) {
+    constexpr std::size_t kSlotBytes = 64 << 10;
+    HostRanks hosts;
+    for (int rank = 0; rank < parts.topology.size; ++rank) hosts.push_back({rank});
+    parts.board_memory.resize(Board::bytes_for(1, kSlotBytes) / Board::kLineBytes);
+    parts.board = std::make_unique<Board>(std::as_writable_bytes(std::span(parts.board_memory)), 0,
+                                          1, kSlotBytes);
+    parts.collectives =
+        std::make_unique<HierarchicalCollectives>(*parts.board, *parts.transport, hosts);
+  }
+
   LoopbackWorld data_;
   LoopbackControlWorld control_;
   std::vector<std::unique_ptr<Session>> sessions_;
