@@ -1,0 +1,249 @@
+// Steps that repeat run without negotiation, and what disturbs them leaves every result right.
+#include <cmath>
+#include <numeric>
+#include <random>
+#include <thread>
+
+#include "tests/support/catch.hpp"
+#include "tests/support/ranks.hpp"
+#include "tests/support/session_world.hpp"
+
+using namespace scalecom;
+using test::SessionWorld;
+using test::view_of;
+
+namespace {
+
+constexpr int kSteps = 60;
+constexpr int kTensors = 9;
+
+// The last third is compressed.
+bool is_compressed(int tensor) { return tensor >= 6; }
+
+std::size_t count_of(int tensor, int step, int reshaped_step) {
+  const std::array<std::size_t, kTensors> counts{1, 700, 40'000, 3, 5'000, 17, 1'000, 333, 90};
+  return counts[static_cast<std::size_t>(tensor)] + (tensor == 1 && step >= reshaped_step ? 5 : 0);
+}
+
+std::vector<float> gradient(int rank, int tensor, int step, std::size_t count) {
+  std::mt19937 random(static_cast<unsigned>(rank * 7919 + tensor * 104'729 + step));
+  std::vector<float> values(count);
+  for (float& value : values) value = static_cast<float>(static_cast<int>(random() % 64) - 32);
+  return values;
+}
+
+// What happens in a training, the same on all ranks but for the pace. From a seed.
+struct Script {
+  explicit Script(unsigned number) : seed(number) {
+    std::mt19937 random(seed);
+    extra_step = 10 + static_cast<int>(random() % 40);
+    reshaped_step = 10 + static_cast<int>(random() % 40);
+    barrier_step = 10 + static_cast<int>(random() % 40);
+    slow_rank = static_cast<int>(random() % 4);
+    slow_step = 10 + static_cast<int>(random() % 40);
+  }
+  unsigned seed;
+  int extra_step;     // Another tensor comes in between.
+  int reshaped_step;  // From here on a tensor has another shape.
+  int barrier_step;
+  int slow_rank;  // Waits for each tensor before it submits the next, from slow_step on.
+  int slow_step;
+};
+
+struct Outcome {
+  std::vector<std::vector<float>> compressed;  // Results, step after step.
+  std::string wrong;
+  SessionStats stats;
+};
+
+class Trainer {
+ public:
+  Trainer(Session& session, int rank, int size, const Script& script)
+      : session_(session),
+        rank_(rank),
+        size_(size),
+        script_(script),
+        pace_(script.seed * 31 + static_cast<unsigned>(rank)) {}
+
+  Outcome train() {
+    for (int step = 0; step < kSteps; ++step) run_step(step);
+    outcome_.stats = session_.stats();
+    return std::move(outcome_);
+  }
+
+ private:
+  void run_step(int step) {
+    std::vector<int> order(kTensors);
+    std::iota(order.begin(), order.end(), 0);
+    if (pace_() % 3 == 0) std::shuffle(order.begin(), order.end(), pace_);
+    const bool is_slow = rank_ == script_.slow_rank && step >= script_.slow_step;
+    std::vector<std::vector<float>> values(kTensors);
+    std::vector<Ticket> tickets;
+    for (const int tensor : order) {
+      auto& data = values[static_cast<std::size_t>(tensor)];
+      data = gradient(rank_, tensor, step, count_of(tensor, step, script_.reshaped_step));
+      tickets.push_back(submit(tensor, data));
+      if (is_slow) tickets.back().wait();
+      if (pace_() % 8 == 0) std::this_thread::yield();
+    }
+    if (step == script_.extra_step) add_extra(step);
+    if (step == script_.barrier_step && !session_.barrier().wait().is_ok())
+      complain(step, "barrier");
+    for (const Ticket& ticket : tickets) {
+      if (const Status status = ticket.wait(); !status.is_ok()) complain(step, status.message());
+    }
+    for (int tensor = 0; tensor < kTensors; ++tensor) {
+      auto& data = values[static_cast<std::size_t>(tensor)];
+      if (is_compressed(tensor)) {
+        outcome_.compressed.push_back(std::move(data));
+      } else if (data != sum(tensor, step, data.size())) {
+        complain(step, "tensor " + std::to_string(tensor));
+      }
+    }
+  }
+
+  Ticket submit(int tensor, std::vector<float>& data) {
+    AllReduceOptions options;
+    options.op = ReduceOp::sum;
+    if (is_compressed(tensor)) options.compression = {CompressionMode::cyclic, 10, 0.5, 0};
+    return session_.all_reduce("t" + std::to_string(tensor), view_of(data), view_of(data), options);
+  }
+
+  void add_extra(int step) {
+    std::vector<float> one(10, 1.0f);
+    AllReduceOptions sum;
+    sum.op = ReduceOp::sum;
+    const bool is_good =
+        session_.all_reduce("extra", view_of(one), view_of(one), sum).wait().is_ok();
+    if (!is_good || one[9] != static_cast<float>(size_)) complain(step, "the extra tensor");
+  }
+
+  std::vector<float> sum(int tensor, int step, std::size_t count) const {
+    std::vector<float> total(count);
+    for (int rank = 0; rank < size_; ++rank) {
+      const auto values = gradient(rank, tensor, step, count);
+      for (std::size_t i = 0; i < count; ++i) total[i] += values[i];
+    }
+    return total;
+  }
+
+  void complain(int step, const std::string& what) {
+    outcome_.wrong += "step " + std::to_string(step) + ": " + what + "; ";
+  }
+
+  Session& session_;
+  const int rank_;
+  const int size_;
+  const Script script_;
+  std::mt19937 pace_;
+  Outcome outcome_;
+};
+
+std::vector<Outcome> train(int size, const Script& script, int steady_steps) {
+  Config config;
+  config.steady_steps = steady_steps;
+  SessionWorld world(size, config);
+  std::vector<Outcome> outcomes(static_cast<std::size_t>(size));
+  test::run_ranks(size, [&](int rank) {
+    outcomes[static_cast<std::size_t>(rank)] = Trainer(world[rank], rank, size, script).train();
+  });
+  return outcomes;
+}
+
+float largest_difference(const std::vector<std::vector<float>>& a,
+                         const std::vector<std::vector<float>>& b) {
+  float largest = 0.0f;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    for (std::size_t j = 0; j < a[i].size(); ++j) {
+      largest = std::max(largest, std::abs(a[i][j] - b[i][j]));
+    }
+  }
+  return largest;
+}
+
+}  // namespace
+
+TEST_CASE("a training that is disturbed while it runs without negotiation has the same results") {
+  const int size = GENERATE(1, 2, 3, 4);
+  const unsigned seed = GENERATE(1u, 2u, 3u, 4u, 5u);
+  CAPTURE(size, seed);
+  const Script script(seed);
+  const auto negotiated = train(size, script, 0);
+  const auto steady = train(size, script, 3);
+  for (std::size_t rank = 0; rank < steady.size(); ++rank) {
+    CHECK(negotiated[rank].wrong == "");
+    CHECK(steady[rank].wrong == "");
+    CHECK(negotiated[rank].stats.steady_agreements == 0);
+    // All ranks have the same bits. A step that was taken back rounds once.
+    CHECK(steady[rank].compressed == steady[0].compressed);
+    REQUIRE(steady[rank].compressed.size() == negotiated[rank].compressed.size());
+    CHECK(largest_difference(steady[rank].compressed, negotiated[rank].compressed) < 1e-3f);
+  }
+}
+
+TEST_CASE("equal steps send no control message, and the first unequal one is counted") {
+  const int size = GENERATE(2, 3);
+  SessionWorld world(size);
+  std::vector<std::int64_t> messages(static_cast<std::size_t>(size));
+  std::vector<SessionStats> stats(static_cast<std::size_t>(size));
+  test::run_ranks(size, [&](int rank) {
+    std::vector<float> values(100);
+    const auto run = [&](const std::string& name, int calls) {
+      for (int call = 0; call < calls; ++call) {
+        if (!world[rank].all_reduce(name, view_of(values), view_of(values)).wait().is_ok()) {
+          throw std::runtime_error(name);
+        }
+      }
+    };
+    run("w", 50);
+    const std::int64_t before = world[rank].stats().control_messages_sent;
+    run("w", 50);
+    messages[static_cast<std::size_t>(rank)] = world[rank].stats().control_messages_sent - before;
+    run("other", 1);
+    stats[static_cast<std::size_t>(rank)] = world[rank].stats();
+  });
+  for (const std::int64_t sent : messages) CHECK(sent == 0);
+  for (const SessionStats& rank_stats : stats) {
+    CHECK(rank_stats.steady_agreements >= 90);
+    CHECK(rank_stats.steady_leaves == 1);
+    CHECK(rank_stats.tensors_completed == 101);
+  }
+}
+
+TEST_CASE("a rank that is lost, or leaves, in the steady state ends it on the others in time") {
+  const bool is_lost = GENERATE(true, false);
+  const int leaver = GENERATE(0, 2);
+  SessionWorld world(3);
+  std::vector<Status> statuses(3);
+  const TimePoint begin = Clock::now();
+  test::run_ranks(3, [&](int rank) {
+    std::vector<float> values(20'000);
+    for (int step = 0; step < 100'000; ++step) {
+      if (rank == leaver && step == 40) {
+        if (is_lost) {
+          world.lose(rank);
+        } else {
+          world[rank].shutdown();
+        }
+        return;
+      }
+      try {
+        const Ticket ticket = world[rank].all_reduce("w", view_of(values), view_of(values));
+        if (const Status status = ticket.wait(); !status.is_ok()) {
+          statuses[static_cast<std::size_t>(rank)] = status;
+          return;
+        }
+      } catch (const Error& error) {
+        statuses[static_cast<std::size_t>(rank)] = error.status();
+        return;
+      }
+    }
+  });
+  CHECK(Clock::now() - begin < std::chrono::seconds(20));
+  for (int rank = 0; rank < 3; ++rank) {
+    if (rank == leaver) continue;
+    const Status& status = statuses[static_cast<std::size_t>(rank)];
+    CHECK(status.code() == (is_lost ? StatusCode::rank_lost : StatusCode::shut_down));
+    CHECK_THAT(status.message(), Catch::Contains("rank " + std::to_string(leaver)));
+  }
+}
