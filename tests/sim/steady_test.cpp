@@ -301,6 +301,57 @@ TEST_CASE("a lost rank or a failure ends the steady state like any other, at onc
   }
 }
 
+TEST_CASE("a mismatch in every step keeps it negotiated") {
+  World world(repeating(3));
+  for (int step = 0; step < 10; ++step) {
+    submit_step(world);
+    for (int rank = 0; rank < 3; ++rank) world.submit(rank, "x", all_reduce({4 + rank}));
+    for (int call = 0; step == 0 && call < 10; ++call) {
+      ExpectedCall expected;
+      expected.is_mismatch = true;
+      world.expect("x", expected);
+    }
+    world.run(10ms);
+  }
+  require_sound(world);
+  CHECK(world.decisions(2) == 30);
+  CHECK(world.steady(0).leaves == 0);
+  CHECK(world.steady(2).agreements == 0);
+}
+
+TEST_CASE("a stall report that is about to go up when the schedule starts is taken back") {
+  // A child's request makes its parent report the tensor once more, at any time around the
+  // schedule.
+  for (int offset_us = 0; offset_us < 100; ++offset_us) {
+    WorldOptions options = repeating(40);
+    options.negotiation.cycle_time_ms = 0;
+    options.negotiation.stall_check_time_s = 0.02;
+    World world(options);
+    const ControlTree& tree = world.tree(1);
+    REQUIRE(tree.children.size() >= 2);
+    for (int step = 0; step < 4; ++step) {
+      submit_everywhere(world, "a", all_reduce());
+      world.run(1ms);
+      if (step < 3) submit_everywhere(world, "w", all_reduce());
+      world.run(1ms);
+    }
+    world.submit(tree.children[0], "a", all_reduce());
+    world.run(15ms);
+    submit_everywhere(world, "w", all_reduce());
+    world.at(tree.children[1], std::chrono::microseconds(offset_us),
+             [&] { world.submit(tree.children[1], "a", all_reduce()); });
+    world.run(1ms);
+    for (int rank = 0; rank < 40; ++rank) {
+      if (rank != tree.children[0] && rank != tree.children[1]) {
+        world.submit(rank, "a", all_reduce());
+      }
+    }
+    world.run(1ms);
+    require_sound(world);
+    CHECK(world.decisions(39) == 9);
+  }
+}
+
 TEST_CASE("what a rank submitted otherwise before the schedule starts keeps its own extents") {
   WorldOptions options = repeating(3);
   options.negotiation.cycle_time_ms = 0;
