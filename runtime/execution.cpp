@@ -79,8 +79,7 @@ void Execution::progress(const std::function<bool()>& is_enough) {
     context = under_way_.front().context;
     try {
       if (!advance()) {
-        const auto time = loop.pause_or_sleep_time("all-reduce");
-        if (time.count() > 0) collectives_.wait_for_change(time);
+        collectives_.pause(loop, "all-reduce");
         continue;
       }
       loop.restart();

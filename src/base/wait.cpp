@@ -15,7 +15,11 @@ namespace {
 // milliseconds where others want the core. Longer than a message between two running ranks takes.
 constexpr auto kSpinTime = std::chrono::microseconds(2);
 // Then the core is offered to others, which costs well below a microsecond when nobody wants it.
-constexpr auto kYieldTime = std::chrono::milliseconds(1);
+// Who can be woken goes to sleep after about what a wake-up costs (4 to 30 us): a thread that wakes
+// is put on an idle core, where one that yields stays beside the thread it waits for. Who has to
+// poll keeps on for longer.
+constexpr auto kYieldTimeBeforeWait = std::chrono::microseconds(30);
+constexpr auto kYieldTimeBeforePoll = std::chrono::milliseconds(1);
 // Then sleeps of an eighth of the time waited so far, within these bounds.
 constexpr auto kSleepMin = std::chrono::microseconds(20);
 constexpr auto kSleepMax = std::chrono::microseconds(500);
@@ -29,18 +33,17 @@ void relax() {
 
 }  // namespace
 
-// At most kSleepMax, so below a second.
-void sleep_between_polls(std::chrono::nanoseconds time) {
-  const timespec sleep_for{0, static_cast<long>(time.count())};
-  nanosleep(&sleep_for, nullptr);
-}
-
 void WaitLoop::pause(std::string_view what) {
-  const std::chrono::nanoseconds time = pause_or_sleep_time(what);
-  if (time.count() > 0) sleep_between_polls(time);
+  const std::chrono::nanoseconds time = pause_within(kYieldTimeBeforePoll, what);
+  const timespec sleep_for{0, static_cast<long>(time.count())};
+  if (time.count() > 0) nanosleep(&sleep_for, nullptr);
 }
 
 std::chrono::nanoseconds WaitLoop::pause_or_sleep_time(std::string_view what) {
+  return pause_within(kYieldTimeBeforeWait, what);
+}
+
+std::chrono::nanoseconds WaitLoop::pause_within(Clock::duration yield_time, std::string_view what) {
   const TimePoint now = Clock::now();
   if (!is_waiting_) {
     is_waiting_ = true;
@@ -58,7 +61,7 @@ std::chrono::nanoseconds WaitLoop::pause_or_sleep_time(std::string_view what) {
     relax();
     return {};
   }
-  if (waited < kYieldTime) {
+  if (waited < yield_time) {
     sched_yield();
     return {};
   }

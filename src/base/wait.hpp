@@ -22,28 +22,27 @@ struct WaitContext {
   Interrupt* interrupt = nullptr;
 };
 
-/// Between two polls of something that wakes nobody; for the time of pause_or_sleep_time().
-void sleep_between_polls(std::chrono::nanoseconds time);
-
-/// The one wait discipline of polled transports: spins 2 us, yields the core for a millisecond,
-/// then sleeps with back-off (to 500 us), so that more ranks than cores work well. Construct one
-/// per wait and call pause() after each unsuccessful poll.
+/// The one wait discipline: spins 2 us, yields the core, then sleeps with back-off (to 500 us), so
+/// that more ranks than cores work well. Construct one per wait and call one of the pauses after
+/// each unsuccessful poll.
 class WaitLoop {
  public:
   explicit WaitLoop(const WaitContext& context) : context_(context) {}
 
-  /// Gives time away. Throws Error(timed_out) naming `what` once the deadline has passed, or
+  /// For what wakes nobody. Throws Error(timed_out) naming `what` once the deadline has passed, or
   /// whatever the interrupt throws.
   void pause(std::string_view what);
 
-  /// As pause(), for a caller who can be woken: where pause() would sleep, it returns for how long
-  /// (else zero), and the caller sleeps, at most that long.
+  /// As pause(), for a caller who can be woken, and yields for a shorter time: where it is time to
+  /// sleep, it returns for how long (else zero), and the caller sleeps, at most that long.
   std::chrono::nanoseconds pause_or_sleep_time(std::string_view what);
 
   /// Progress was made: the next pause spins again.
   void restart() noexcept { is_waiting_ = false; }
 
  private:
+  std::chrono::nanoseconds pause_within(Clock::duration yield_time, std::string_view what);
+
   const WaitContext& context_;
   bool is_waiting_ = false;
   TimePoint started_;

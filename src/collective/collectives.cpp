@@ -49,7 +49,11 @@ bool Collectives::advance(const WaitContext& context) {
   return true;
 }
 
-void Collectives::wait_for_change(std::chrono::nanoseconds limit) { sleep_between_polls(limit); }
+void Collectives::pause(WaitLoop& loop, std::string_view what) {
+  if (must_poll()) return loop.pause(what);
+  const auto time = loop.pause_or_sleep_time(what);
+  if (time.count() > 0) wait_for_change(time);
+}
 
 void Collectives::hold() { SCALECOM_ASSERT(can_hold(), std::string(name())); }
 void Collectives::release() { SCALECOM_ASSERT(can_hold(), std::string(name())); }
@@ -61,10 +65,9 @@ void Collectives::all_reduce_pieces(AllReduceBatch batch, const WaitContext& con
   while (under_way() > 0) {
     if (advance(context)) {
       loop.restart();
-      continue;
+    } else {
+      pause(loop, "all-reduce");
     }
-    const auto time = loop.pause_or_sleep_time("all-reduce");
-    if (time.count() > 0) wait_for_change(time);
   }
 }
 

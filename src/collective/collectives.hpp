@@ -87,8 +87,15 @@ class Collectives {
   /// its communication goes on, but no piece is read or written any more, and nobody is told.
   virtual void discard(std::size_t index);
 
-  /// Sleeps until what the oldest batch waits for may have come; may return early.
-  virtual void wait_for_change(std::chrono::nanoseconds limit);
+  /// Whether what is under way has to be polled: messages wake nobody.
+  virtual bool must_poll() const noexcept { return false; }
+
+  /// Unless it must be polled: sleeps until what the oldest batch waits for may have come; may
+  /// return early.
+  virtual void wait_for_change(std::chrono::nanoseconds) {}
+
+  /// After an advance() in vain: gives time away by one of the loop's pauses.
+  void pause(WaitLoop& loop, std::string_view what);
 
   /// start_all_reduce(), and waits for it and all before it.
   void all_reduce_pieces(AllReduceBatch batch, const WaitContext& context);

@@ -184,7 +184,7 @@ def test_a_wrong_sum_ends_the_measurement(worker_module):
     torch = pytest.importorskip("torch")
 
     class Idle:
-        def barrier(self):
+        def meet(self):
             pass
 
         def all_reduce(self, *_):

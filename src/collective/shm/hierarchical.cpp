@@ -107,15 +107,6 @@ bool HierarchicalCollectives::advance(const WaitContext&) {
   return has_moved;
 }
 
-// Messages wake nobody: while some are on the way the caller has to look at them.
-void HierarchicalCollectives::wait_for_change(std::chrono::nanoseconds limit) {
-  if (parts_.empty()) {
-    pipeline_.wait_for_change(limit);
-  } else {
-    sleep_between_polls(limit);
-  }
-}
-
 // The root's counterparts carry the data between hosts; where not every host has a rank in the
 // root's place, the root's host passes it to its first rank before.
 void HierarchicalCollectives::broadcast(std::span<std::byte> data, int root,

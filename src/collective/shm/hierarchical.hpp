@@ -44,7 +44,10 @@ class HierarchicalCollectives final : public Collectives {
   void hold() override { pipeline_.hold(); }
   void release() override { pipeline_.release(); }
   void discard(std::size_t index) override { pipeline_.discard(index); }
-  void wait_for_change(std::chrono::nanoseconds limit) override;
+  bool must_poll() const noexcept override { return !parts_.empty(); }
+  void wait_for_change(std::chrono::nanoseconds limit) override {
+    pipeline_.wait_for_change(limit);
+  }
   void broadcast(std::span<std::byte> data, int root, const WaitContext& context) override;
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
                   std::span<const std::int64_t> bytes_per_rank,
