@@ -73,7 +73,9 @@ constexpr std::size_t kHostBytesMax = 64 << 20;
 
 std::size_t slot_bytes_for(std::size_t ranks) {
   const std::size_t share = kHostBytesMax / (ranks * Board::kSlots);
-  return std::clamp(share / kSlotBytesMin * kSlotBytesMin, kSlotBytesMin, kSlotBytesMax);
+  const std::size_t bytes =
+      std::clamp(share / kSlotBytesMin * kSlotBytesMin, kSlotBytesMin, kSlotBytesMax);
+  return std::max(bytes, ranks * Board::kLineBytes);  // Some operations give each rank a share.
 }
 
 std::size_t most_ranks_on_a_host(const HostRanks& hosts) {

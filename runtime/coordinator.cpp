@@ -177,7 +177,11 @@ void Coordinator::flush_negotiation() {
     parts_.channel->send(outgoing.to, std::move(outgoing.message));
   }
   for (NegotiationEvent& event : negotiation_.take_events()) {
-    // These two hold from now on, whatever is still to be carried out.
+    // These hold from now on, whatever is still to be carried out.
+    if (const auto* stall = std::get_if<Stall>(&event)) {
+      log_warning(stall->message);
+      continue;
+    }
     if (const auto* hold = std::get_if<Hold>(&event)) {
       log_info("the ranks negotiate again: " + hold->message);
       execution_.hold();
@@ -252,8 +256,6 @@ void Coordinator::carry_out(NegotiationEvent event) {
     start_batches(std::make_shared<const Agreement>(std::move(*agreement)));
   } else if (const auto* mismatch = std::get_if<Mismatch>(&event)) {
     fail_one(*mismatch);
-  } else if (const auto* stall = std::get_if<Stall>(&event)) {
-    log_warning(stall->message);
   } else {
     const Status& status = std::get<SessionEnd>(event).status;
     if (status.code() == StatusCode::shut_down) execution_.finish(0);

@@ -96,9 +96,17 @@ void Execution::progress(const std::function<bool()>& is_enough) {
 }
 
 bool Execution::advance() {
-  const bool has_moved = collectives_.advance(under_way_.front().context);
-  while (under_way_.size() > collectives_.under_way()) under_way_.pop_front();
-  return has_moved;
+  const auto drop_done = [this] {
+    while (under_way_.size() > collectives_.under_way()) under_way_.pop_front();
+  };
+  try {
+    const bool has_moved = collectives_.advance(under_way_.front().context);
+    drop_done();
+    return has_moved;
+  } catch (const Error&) {
+    drop_done();
+    throw;
+  }
 }
 
 void Execution::complete(BatchUnderWay& work, std::size_t count) {
@@ -120,10 +128,11 @@ void Execution::fail(const BatchUnderWay& work, const Error& error) const {
 
 std::size_t Execution::agreements_under_way(const Agreement* other) const noexcept {
   std::size_t count = 0;
+  const Agreement* last = nullptr;
   for (const BatchUnderWay& work : under_way_) {
     const Agreement* agreement = work.agreement.get();
-    if (agreement != other) ++count;
-    other = agreement;
+    if (agreement != other && agreement != last) ++count;
+    last = agreement;
   }
   return count;
 }

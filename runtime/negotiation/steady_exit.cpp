@@ -204,7 +204,8 @@ void Negotiation::Impl::arrive_again(Tensor& tensor) {
   tensor.heard = heard;
   if (!tensor.is_partial) return;
   tensor.since = heard;
-  next_stall_check_ = std::min(next_stall_check_, std::max(now_, heard + stall_look_));
+  // The others' requests are on their way: who is missing shows a look later.
+  next_stall_check_ = std::max(next_stall_check_, now_ + stall_look_);
 }
 
 // Rank 0: what came to be ordered while the schedule ran.

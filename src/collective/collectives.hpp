@@ -87,7 +87,7 @@ class Collectives {
   /// its communication goes on, but no piece is read or written any more, and nobody is told.
   virtual void discard(std::size_t index);
 
-  /// Whether what is under way has to be polled: messages wake nobody.
+  /// Whether what is under way has to be polled: messages wake nobody, nor does release().
   virtual bool must_poll() const noexcept { return false; }
 
   /// Unless it must be polled: sleeps until what the oldest batch waits for may have come; may

@@ -21,10 +21,10 @@ constexpr int kTagsPerPart = 8;
 // A reduced part of a block on its way between the hosts.
 class HierarchicalCollectives::PartOnItsWay {
  public:
-  PartOnItsWay(Transport& counterparts, ShmAllReduce& all_reduce)
+  PartOnItsWay(Transport& counterparts, ShmAllReduce& all_reduce, std::uint64_t number)
       : all_reduce_(all_reduce),
         group_{counterparts, scratch_, never_waits_,
-               kTagsPerPart * (1 + static_cast<int>(all_reduce.next_open_block() % Board::kSlots))},
+               kTagsPerPart * (1 + static_cast<int>(number % Board::kSlots))},
         run_(group_, steps(all_reduce.open_next_part())) {}
 
   bool advance() { return run_.advance(); }
@@ -94,7 +94,7 @@ bool HierarchicalCollectives::advance(const WaitContext&) {
   bool has_moved = pipeline_.advance();
   for (ShmAllReduce& all_reduce : pipeline_.all_reduces()) {
     while (all_reduce.has_part_to_open()) {
-      parts_.emplace_back(*counterparts_, all_reduce);
+      parts_.emplace_back(*counterparts_, all_reduce, parts_opened_++);
       has_moved = true;
     }
   }

@@ -44,7 +44,7 @@ class HierarchicalCollectives final : public Collectives {
   void hold() override { pipeline_.hold(); }
   void release() override { pipeline_.release(); }
   void discard(std::size_t index) override { pipeline_.discard(index); }
-  bool must_poll() const noexcept override { return !parts_.empty(); }
+  bool must_poll() const noexcept override { return !parts_.empty() || pipeline_.is_held(); }
   void wait_for_change(std::chrono::nanoseconds limit) override {
     pipeline_.wait_for_change(limit);
   }
@@ -78,6 +78,8 @@ class HierarchicalCollectives final : public Collectives {
   ShmPipeline pipeline_;
   /// Oldest first.
   std::deque<PartOnItsWay> parts_;
+  /// The same on all counterparts, unlike the blocks of their boards, which other operations take.
+  std::uint64_t parts_opened_ = 0;
 };
 
 }  // namespace scalecom

@@ -194,12 +194,12 @@ bool ShmAllReduce::advance(const ShmAllReduce* before, bool may_finish) {
     reduce();
     has_moved = true;
   }
-  if (!may_finish && !is_discarded_) return has_moved;
-  if ((before == nullptr || before->is_done()) && can_finish()) {
+  if (!may_finish) return has_moved;
+  if (can_finish()) {
     finish();
     has_moved = true;
   }
-  if (blocks_ == 0 && before == nullptr && !is_done()) {
+  if (blocks_ == 0 && !is_done()) {
     tell(pieces_.size());
     has_moved = true;
   }
@@ -236,8 +236,11 @@ void ShmAllReduce::wait_for_change(std::chrono::nanoseconds limit) const {
 bool ShmPipeline::advance() {
   bool has_moved = false;
   const ShmAllReduce* before = nullptr;
+  bool are_earlier_done = true;
   for (ShmAllReduce& all_reduce : under_way_) {
-    has_moved = all_reduce.advance(before, !is_held_) || has_moved;
+    const bool may_finish = are_earlier_done && (!is_held_ || all_reduce.is_discarded());
+    has_moved = all_reduce.advance(before, may_finish) || has_moved;
+    are_earlier_done = are_earlier_done && all_reduce.is_done();
     // One without a block has nothing that could be ahead of the next.
     if (all_reduce.blocks() > 0) before = &all_reduce;
   }

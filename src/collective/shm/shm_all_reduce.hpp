@@ -42,12 +42,14 @@ class ShmAllReduce {
     return finished_ == blocks_ && (is_discarded_ || pieces_done_ == pieces_.size());
   }
 
-  /// Does what can be done now; false when that is nothing. What was started `before` on the same
-  /// board (null: nothing that is not done) is ahead in every phase.
+  /// Does what can be done now; false when that is nothing. The last one with a block that was
+  /// started `before` on the same board (null: none is under way) is ahead in every phase. Results
+  /// reach the pieces only with `may_finish`.
   bool advance(const ShmAllReduce* before, bool may_finish);
 
   /// See Collectives::discard().
   void discard();
+  bool is_discarded() const noexcept { return is_discarded_; }
 
   /// Blocks and bytes given to other ranks so far.
   std::uint64_t posted_blocks() const noexcept { return posted_; }
@@ -60,8 +62,6 @@ class ShmAllReduce {
   bool has_part_to_open() const noexcept { return is_open_owner() && opened_ < reduced_; }
   /// That part of the next block: memory in the slot, which the caller changes.
   std::span<std::byte> open_next_part();
-  /// The block that open_next_part() will take, numbered through the life of the board.
-  std::uint64_t next_open_block() const noexcept { return first_block_ + opened_; }
   /// The oldest open part is ready for the ranks of this host.
   void publish_part();
 
@@ -118,6 +118,7 @@ class ShmPipeline {
   /// False when nothing could be done.
   bool advance();
   std::size_t under_way() const noexcept { return under_way_.size(); }
+  bool is_held() const noexcept { return is_held_; }
   void hold() noexcept { is_held_ = true; }
   void release() noexcept { is_held_ = false; }
   void discard(std::size_t index) { under_way_[index].discard(); }

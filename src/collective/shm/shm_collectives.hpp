@@ -38,6 +38,7 @@ class ShmCollectives final : public Collectives {
   void start_all_reduce(AllReduceBatch batch) override;
   bool advance(const WaitContext& context) override;
   std::size_t under_way() const noexcept override { return pipeline_.under_way(); }
+  bool must_poll() const noexcept override { return pipeline_.is_held(); }
   bool can_hold() const noexcept override { return true; }
   void hold() override { pipeline_.hold(); }
   void release() override { pipeline_.release(); }

@@ -165,6 +165,34 @@ TEST_CASE("hierarchical broadcast and all-gather reach every rank, from any root
   CHECK(is_right == std::vector<char>(index(job.size), 1));
 }
 
+TEST_CASE(
+    "other operations, which take different blocks on different hosts, leave all-reduces right") {
+  const Job job = GENERATE(from_range(jobs()));
+  CAPTURE(job.hosts.size(), job.size);
+  std::vector<std::string> wrong(index(job.size));
+  run_job(job, [&](int rank, HierarchicalCollectives& collectives) {
+    for (int round = 0; round < 6; ++round) {
+      std::vector<std::int64_t> lengths;
+      for (int r = 0; r < job.size; ++r) lengths.push_back((r * 977 + round * 333) % 4000);
+      Bytes all(static_cast<std::size_t>(std::accumulate(lengths.begin(), lengths.end(), 0L)));
+      const Bytes mine = input_of(rank, lengths[index(rank)], DataType::uint8);
+      collectives.all_gather(mine, all, lengths, patience());
+      for (const std::int64_t count : {1, 100, 6'000}) {
+        Bytes data = input_of(rank + round, count, DataType::int64);
+        Bytes expected = input_of(round, count, DataType::int64);
+        for (int r = 1; r < job.size; ++r) {
+          const Bytes next = input_of(r + round, count, DataType::int64);
+          kernels::reduce(expected.data(), expected.data(), next.data(), count, DataType::int64,
+                          ReduceOp::sum);
+        }
+        collectives.all_reduce(data, DataType::int64, ReduceOp::sum, patience());
+        if (data != expected) wrong[index(rank)] += std::to_string(round) + " ";
+      }
+    }
+  });
+  for (const std::string& rounds : wrong) CHECK(rounds == "");
+}
+
 TEST_CASE("a host that is lost ends the all-reduce on the others") {
   const Job job = jobs()[0];
   LoopbackWorld between(4);
