@@ -16,6 +16,10 @@ using negotiation::Schedule;
 using negotiation::ScheduledAgreement;
 using negotiation::ScheduledTensor;
 
+// When the steady state ends every rank sends what it has submitted: until these requests are here
+// at the latest, nobody is called late.
+constexpr auto kReplyTime = std::chrono::milliseconds(100);
+
 template <class Item>
 void put(negotiation::Writer& writer, Item item) {
   writer.put_varint(static_cast<std::uint64_t>(item));
@@ -204,8 +208,7 @@ void Negotiation::Impl::arrive_again(Tensor& tensor) {
   tensor.heard = heard;
   if (!tensor.is_partial) return;
   tensor.since = heard;
-  // The others' requests are on their way: who is missing shows a look later.
-  next_stall_check_ = std::max(next_stall_check_, now_ + stall_look_);
+  next_stall_check_ = std::min(next_stall_check_, std::max(now_ + kReplyTime, heard + stall_look_));
 }
 
 // Rank 0: what came to be ordered while the schedule ran.
