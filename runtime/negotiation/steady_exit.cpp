@@ -16,8 +16,8 @@ using negotiation::Schedule;
 using negotiation::ScheduledAgreement;
 using negotiation::ScheduledTensor;
 
-// When the steady state ends every rank sends what it has submitted: until these requests are here
-// at the latest, nobody is called late.
+// When the steady state ends every rank sends what it has submitted: until these requests are here,
+// rank 0 calls nobody late.
 constexpr auto kReplyTime = std::chrono::milliseconds(100);
 
 template <class Item>
@@ -208,7 +208,8 @@ void Negotiation::Impl::arrive_again(Tensor& tensor) {
   tensor.heard = heard;
   if (!tensor.is_partial) return;
   tensor.since = heard;
-  next_stall_check_ = std::min(next_stall_check_, std::max(now_ + kReplyTime, heard + stall_look_));
+  const TimePoint soonest = is_root() ? now_ + kReplyTime : now_;
+  next_stall_check_ = std::min(next_stall_check_, std::max(soonest, heard + stall_look_));
 }
 
 // Rank 0: what came to be ordered while the schedule ran.
