@@ -19,6 +19,10 @@ constexpr auto kYieldTime = std::chrono::milliseconds(1);
 // Then sleeps of an eighth of the time waited so far, within these bounds.
 constexpr auto kSleepMin = std::chrono::microseconds(20);
 constexpr auto kSleepMax = std::chrono::microseconds(500);
+// In long waits 500 us would cost 1.6 % of a core. These sleeps end at most a 32nd of the wait
+// late.
+constexpr int kLongWaitShare = 32;
+constexpr auto kLongSleepMax = std::chrono::milliseconds(8);
 constexpr auto kCheckPeriod = std::chrono::microseconds(100);
 
 void relax() {
@@ -29,7 +33,7 @@ void relax() {
 
 }  // namespace
 
-// At most kSleepMax, so below a second.
+// At most kLongSleepMax, so below a second.
 void sleep_between_polls(std::chrono::nanoseconds time) {
   const timespec sleep_for{0, static_cast<long>(time.count())};
   nanosleep(&sleep_for, nullptr);
@@ -62,7 +66,9 @@ std::chrono::nanoseconds WaitLoop::pause_or_sleep_time(std::string_view what) {
     sched_yield();
     return {};
   }
-  return std::clamp<Clock::duration>(waited / 8, kSleepMin, kSleepMax);
+  const auto longest =
+      std::clamp<Clock::duration>(waited / kLongWaitShare, kSleepMax, kLongSleepMax);
+  return std::clamp<Clock::duration>(waited / 8, kSleepMin, longest);
 }
 
 }  // namespace scalecom

@@ -26,8 +26,9 @@ struct WaitContext {
 void sleep_between_polls(std::chrono::nanoseconds time);
 
 /// The one wait discipline of polled transports: spins 2 us, yields the core for a millisecond,
-/// then sleeps with back-off (to 500 us), so that more ranks than cores work well. Construct one
-/// per wait and call pause() after each unsuccessful poll.
+/// then sleeps with back-off (to 500 us; to 8 ms where that is a 32nd of the wait), so that more
+/// ranks than cores work well. Construct one per wait and call pause() after each unsuccessful
+/// poll.
 class WaitLoop {
  public:
   explicit WaitLoop(const WaitContext& context) : context_(context) {}
