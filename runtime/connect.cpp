@@ -131,6 +131,27 @@ std::unique_ptr<Collectives> make_collectives(const SessionParts& parts, const H
   return std::make_unique<HierarchicalCollectives>(*parts.board, *parts.transport, hosts);
 }
 
+// Connects on every rank or throws on every rank alike, with the cause that the lowest rank met:
+// one that went on alone would wait for the others in MPI, which knows no deadline.
+std::unique_ptr<ControlChannel> connect_control(Bootstrap& bootstrap,
+                                                const std::vector<HostFacts>& facts,
+                                                const ControlOptions& options) {
+  std::unique_ptr<ControlChannel> channel;
+  std::string problem;
+  try {
+    channel = connect_control_channel(
+        bootstrap, ControlTree::make(bootstrap.rank(), bootstrap.size()), facts, options);
+  } catch (const Error& error) {
+    problem = fmt::format("{} {}", static_cast<int>(error.code()), error.what());
+  }
+  for (const std::string& other : bootstrap.exchange(problem)) {
+    if (other.empty()) continue;
+    const std::size_t end_of_code = other.find(' ');
+    throw Error(static_cast<StatusCode>(std::stoi(other)), other.substr(end_of_code + 1));
+  }
+  return channel;
+}
+
 SessionParts connect_alone(const Config& config) {
   SessionParts parts;
   parts.config = config;
@@ -149,11 +170,10 @@ SessionParts connect_over_mpi(const Config& config, const std::string& launched_
   Bootstrap& bootstrap = backend->bootstrap();
   const std::vector<HostFacts> facts = introduce(bootstrap, config);
   parts.topology = make_topology(bootstrap.rank(), facts);
-  const ControlTree tree = ControlTree::make(bootstrap.rank(), bootstrap.size());
   const ControlOptions options{
       .connect_timeout = std::chrono::duration<double>(config.connect_timeout_s),
       .peer_timeout = std::chrono::duration<double>(config.peer_timeout_s)};
-  parts.channel = connect_control_channel(bootstrap, tree, facts, options);
+  parts.channel = connect_control(bootstrap, facts, options);
   HostRanks hosts;
   if (has_own_collectives(config)) hosts = make_board(parts, bootstrap, facts, options);
   parts.transport = backend->make_transport();

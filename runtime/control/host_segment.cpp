@@ -52,9 +52,10 @@ HostSegment share_host_segment(Bootstrap& bootstrap, const std::vector<HostFacts
   HostSegment shared;
   {
     // The connections end here, which tells who waits for a segment that could not be made.
-    const Neighbours neighbours = connect_neighbours(bootstrap, star, facts, options);
-    const Deadline deadline = Deadline::after(options.connect_timeout);
+    Neighbours neighbours;
     try {
+      neighbours = connect_neighbours(bootstrap, star, facts, options);
+      const Deadline deadline = Deadline::after(options.connect_timeout);
       if (star.parent >= 0) {
         shared.segment = take(neighbours, bytes, deadline);
       } else {

@@ -19,8 +19,8 @@ struct HostSegment {
 
 /// Shares one segment of `bytes` between the ranks of each host that has several: the lowest rank
 /// makes it and hands it over Unix sockets, authenticated as all connections are. Every rank of the
-/// job calls; all get the same answer to whether it can be used everywhere. Throws Error(timed_out)
-/// when a rank does not take part.
+/// job calls; all get the same answer to whether it can be used everywhere. A rank that cannot be
+/// reached within options.connect_timeout is such an answer, too.
 HostSegment share_host_segment(Bootstrap& bootstrap, const std::vector<HostFacts>& facts,
                                std::size_t bytes, const ControlOptions& options);
 

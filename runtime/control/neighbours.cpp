@@ -8,6 +8,7 @@
 #include <array>
 #include <cerrno>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -47,6 +48,16 @@ bool is_same_host(const std::vector<HostFacts>& facts, int a, int b) {
   return facts[static_cast<std::size_t>(a)].host_id == facts[static_cast<std::size_t>(b)].host_id;
 }
 
+[[noreturn]] void fail_to_reach(const HostFacts& facts, int rank, int child) {
+  const std::string addresses = fmt::format("{}", fmt::join(facts.addresses, ", "));
+  throw Error(
+      StatusCode::unavailable,
+      fmt::format("rank {} has no network to rank {} on {} (its addresses: {}), which is on "
+                  "another host or in a container with a network of its own; connect the "
+                  "two, or run both in one network namespace",
+                  rank, child, facts.host_name, addresses.empty() ? "none" : addresses));
+}
+
 // Opens what the children need and nothing else.
 std::vector<Socket> listen_for_children(const ControlTree& tree,
                                         const std::vector<HostFacts>& facts, Endpoint& endpoint) {
@@ -60,15 +71,20 @@ std::vector<Socket> listen_for_children(const ControlTree& tree,
       listeners.push_back(listen_unix(endpoint.unix_name));
       continue;
     }
-    for (const std::string& address : facts[static_cast<std::size_t>(child)].addresses) {
+    const HostFacts& theirs = facts[static_cast<std::size_t>(child)];
+    bool is_reachable = false;
+    for (const std::string& address : theirs.addresses) {
       // The same on both hosts, as a container bridge's is: it leads back to this one.
       if (std::find(mine.begin(), mine.end(), address) != mine.end()) continue;
       const std::string local = local_address_towards(address);
-      if (local.empty() || !addresses.insert(local).second) continue;
+      if (local.empty()) continue;
+      is_reachable = true;
+      if (!addresses.insert(local).second) continue;
       int port = 0;
       listeners.push_back(listen_tcp(local, port));
       endpoint.tcp.emplace_back(local, port);
     }
+    if (!is_reachable) fail_to_reach(theirs, tree.rank, child);
   }
   return listeners;
 }
@@ -208,8 +224,18 @@ Neighbours connect_neighbours(Bootstrap& bootstrap, const ControlTree& tree,
   const Deadline deadline = Deadline::after(options.connect_timeout);
   Endpoint mine;
   if (tree.rank == 0) mine.key = random_bytes(kSessionKeyBytes);
-  const std::vector<Socket> listeners = listen_for_children(tree, facts, mine);
+  std::vector<Socket> listeners;
+  std::optional<Error> problem;
+  try {
+    listeners = listen_for_children(tree, facts, mine);
+  } catch (const Error& error) {
+    // The others wait in the exchange; the children then find nobody to connect to.
+    mine.unix_name.clear();
+    mine.tcp.clear();
+    problem = error;
+  }
   const std::vector<std::string> blobs = bootstrap.exchange(mine.to_blob());
+  if (problem) throw *problem;
   const std::string key = Endpoint::from_blob(blobs.front()).key;
   Neighbours neighbours;
   if (tree.parent >= 0) {

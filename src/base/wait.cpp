@@ -23,6 +23,10 @@ constexpr auto kYieldTimeBeforePoll = std::chrono::milliseconds(1);
 // Then sleeps of an eighth of the time waited so far, within these bounds.
 constexpr auto kSleepMin = std::chrono::microseconds(20);
 constexpr auto kSleepMax = std::chrono::microseconds(500);
+// In long waits 500 us would cost 1.6 % of a core. These sleeps end at most a 32nd of the wait
+// late.
+constexpr int kLongWaitShare = 32;
+constexpr auto kLongSleepMax = std::chrono::milliseconds(8);
 constexpr auto kCheckPeriod = std::chrono::microseconds(100);
 
 void relax() {
@@ -65,7 +69,9 @@ std::chrono::nanoseconds WaitLoop::pause_within(Clock::duration yield_time, std:
     sched_yield();
     return {};
   }
-  return std::clamp<Clock::duration>(waited / 8, kSleepMin, kSleepMax);
+  const auto longest =
+      std::clamp<Clock::duration>(waited / kLongWaitShare, kSleepMax, kLongSleepMax);
+  return std::clamp<Clock::duration>(waited / 8, kSleepMin, longest);
 }
 
 }  // namespace scalecom

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -22,12 +23,20 @@ constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
                                                    bytes, call, std::strerror(error)));
 }
 
+// Growing a file beyond the limit raises SIGXFSZ, which kills a program that does not ignore it.
+bool is_beyond_file_size_limit(std::size_t bytes) {
+  rlimit limit{};
+  return getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+         bytes > limit.rlim_cur;
+}
+
 }  // namespace
 
 SharedSegment SharedSegment::create(std::size_t bytes) {
   SharedSegment segment(memfd_create("scalecom", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (segment.descriptor_ < 0) fail("memfd_create", bytes, errno);
   const auto size = static_cast<off_t>(bytes);
+  if (is_beyond_file_size_limit(bytes)) fail("ftruncate", bytes, EFBIG);
   if (ftruncate(segment.descriptor_, size) != 0) fail("ftruncate", bytes, errno);
   if (const int error = posix_fallocate(segment.descriptor_, 0, size); error != 0) {
     fail("posix_fallocate", bytes, error);

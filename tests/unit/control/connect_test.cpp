@@ -247,3 +247,45 @@ TEST_CASE("when a host cannot make its segment, no rank uses one, and all are to
     CHECK_THAT(segment.problem, Contains("rank 2 on host") && Contains("8192"));
   }
 }
+
+TEST_CASE("a rank that cannot be reached for its host's segment leaves all without, none waiting") {
+  const int size = 3;
+  Exchange exchange(size);
+  std::vector<HostSegment> shared(3);
+  test::run_ranks(size, [&](int rank) {
+    // Rank 2 looks for rank 0 where nobody listens.
+    const auto mislead = [&](std::string blob) {
+      auto json = nlohmann::json::parse(blob, nullptr, false);
+      if (rank != 2 || json.is_discarded()) return blob;
+      json["unix"] = "scalecom-test-nobody";
+      return json.dump();
+    };
+    ThreadBootstrap bootstrap(exchange, rank, size, mislead);
+    shared[static_cast<std::size_t>(rank)] = share_host_segment(
+        bootstrap, facts_of(size, true), 4096, {.connect_timeout = std::chrono::milliseconds(300)});
+  });
+  for (const HostSegment& segment : shared) {
+    CHECK_FALSE(segment.is_usable());
+    CHECK_THAT(segment.problem, Contains("no control connection from rank 2"));
+  }
+}
+
+TEST_CASE("a rank on another network is named at once, and the others do not wait for its parent") {
+  Exchange exchange(3);
+  auto facts = facts_of(3, true);
+  facts[1] = {"container", "other", {}};
+  std::vector<std::string> messages(3);
+  const auto begin = std::chrono::steady_clock::now();
+  test::run_ranks(3, [&](int rank) {
+    ThreadBootstrap bootstrap(exchange, rank, 3);
+    try {
+      connect_control_channel(bootstrap, ControlTree::make(rank, 3), facts, {});
+    } catch (const Error& error) {
+      messages[static_cast<std::size_t>(rank)] = error.what();
+    }
+  });
+  CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(5));
+  CHECK_THAT(messages[0], Contains("no network to rank 1 on container") && Contains("none"));
+  CHECK_THAT(messages[1], Contains("cannot connect to rank 0"));
+  CHECK_THAT(messages[2], Contains("cannot connect to rank 0"));
+}
