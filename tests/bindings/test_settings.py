@@ -12,6 +12,7 @@ import pytest
     ("SCALECOM_ALLREDUCE_ALGORITHM", "fastest", "ring"),
     ("SCALECOM_STALL_CHECK_DISABLE", "maybe", "0, 1"),
     ("HOROVOD_AUTOTUNE", "2", "0, 1"),
+    ("SCALECOM_TUNE", "bogus", "off, quick, full"),
 ])
 def test_a_bad_value_fails_init_with_its_name(launch, ranks, variable, value, allowed):
     for message in launch(ranks, "programs.ends:fail_to_init", env={variable: value}):
