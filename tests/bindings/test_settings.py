@@ -45,3 +45,14 @@ def test_settings_without_effect_are_said(launch_unchecked):
                                env={"HOROVOD_TIMELINE": "/tmp/timeline.json"})
     outcome.check()
     assert "HOROVOD_TIMELINE is set, but has no effect" in outcome.output
+
+
+def test_the_second_start_finds_what_the_first_one_measured_and_all_ranks_have_it(tmp_path, launch):
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    first = launch(2, "programs.tuning:show", env=environment)
+    second = launch(2, "programs.tuning:show", env=environment)
+    assert first[0] == first[1] and second[0] == second[1]
+    assert first[0][0] == "measured now"
+    files = list((tmp_path / "cache" / "scalecom").iterdir())
+    assert second[0] == [f"file {files[0]}", first[0][1]]
+    assert len(files) == 1
