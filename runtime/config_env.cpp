@@ -22,6 +22,15 @@ const char* read_variable(const std::string& variable) {
   return value != nullptr && *value != '\0' ? value : nullptr;
 }
 
+// XDG Base Directory Specification: a relative path does not count.
+std::string find_cache_directory() {
+  const char* cache = read_variable("XDG_CACHE_HOME");
+  if (cache != nullptr && *cache == '/') return std::string(cache) + "/scalecom";
+  const char* home = read_variable("HOME");
+  if (home != nullptr && *home == '/') return std::string(home) + "/.cache/scalecom";
+  return {};
+}
+
 }  // namespace
 
 std::string mpi_launcher_variable() {
@@ -33,6 +42,7 @@ std::string mpi_launcher_variable() {
 
 Config Config::from_environment() {
   Config config;
+  config.cache_directory = find_cache_directory();
   for (const Setting& setting : settings_table()) {
     for (const char* prefix : {"SCALECOM_", "HOROVOD_"}) {
       const std::string variable = prefix + setting.name;

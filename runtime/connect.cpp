@@ -15,6 +15,7 @@
 #include "runtime/mpi_plugin.hpp"
 #include "runtime/session_impl.hpp"
 #include "runtime/settings.hpp"
+#include "runtime/tuning/tune.hpp"
 #include "scalecom/version.hpp"
 #include "transport/loopback/loopback_transport.hpp"
 #include "transport/mpi/mpi_backend.hpp"
@@ -124,11 +125,63 @@ std::unique_ptr<Collectives> make_collectives(const SessionParts& parts, const H
   const std::string& algorithm = parts.config.allreduce_algorithm;
   if (algorithm == "mpi" && parts.backend != nullptr) return parts.backend->make_collectives();
   if (parts.board == nullptr) {
-    return std::make_unique<MessageCollectives>(*parts.transport,
-                                                algorithm == "mpi" ? "auto" : algorithm);
+    return std::make_unique<MessageCollectives>(
+        *parts.transport, algorithm == "mpi" ? "auto" : algorithm, parts.tuning.between_hosts);
   }
-  if (hosts.size() == 1) return std::make_unique<ShmCollectives>(*parts.board);
-  return std::make_unique<HierarchicalCollectives>(*parts.board, *parts.transport, hosts);
+  if (hosts.size() == 1) {
+    return std::make_unique<ShmCollectives>(*parts.board, parts.tuning.shm,
+                                            parts.tuning.inside_host);
+  }
+  return std::make_unique<HierarchicalCollectives>(*parts.board, *parts.transport, hosts,
+                                                   parts.tuning);
+}
+
+// "name: ranks" of each, sorted: the same job finds its figures again wherever its ranks begin.
+std::vector<std::string> describe_hosts(const HostRanks& hosts, const Topology& topology) {
+  std::vector<std::string> described;
+  for (const std::vector<int>& ranks : hosts) {
+    described.push_back(fmt::format(
+        "{}: {}", topology.hosts[static_cast<std::size_t>(ranks.front())], ranks.size()));
+  }
+  std::sort(described.begin(), described.end());
+  return described;
+}
+
+TuningResult tune_parts(SessionParts& parts, Bootstrap& bootstrap, const HostRanks& hosts) {
+  const Config& config = parts.config;
+  const bool is_inside = hosts.size() == 1;
+  return tune({.bootstrap = bootstrap,
+               .transport = *parts.transport,
+               .board = *parts.board,
+               .hosts = hosts,
+               .key = {.version = kVersion,
+                       .hosts = describe_hosts(hosts, parts.topology),
+                       .ranks = parts.topology.size,
+                       .transport = std::string(parts.transport->name()),
+                       .collectives = is_inside ? "shared memory" : "messages",
+                       .cpu_model = cpu_model(),
+                       .thoroughness = config.tune},
+               .cache_directory = config.cache_directory,
+               .limit = std::chrono::duration<double>(config.connect_timeout_s)});
+}
+
+// The ranks' board, transport and tuning, for the library's own collectives.
+HostRanks make_data_plane(SessionParts& parts, Bootstrap& bootstrap,
+                          const std::vector<HostFacts>& facts, const ControlOptions& options) {
+  HostRanks hosts = make_board(parts, bootstrap, facts, options);
+  parts.transport = parts.backend->make_transport();
+  parts.tuning =
+      Tuning::defaults(static_cast<int>(most_ranks_on_a_host(hosts)), parts.board->slot_bytes());
+  if (parts.config.tune == "off" || parts.topology.size == 1) return hosts;
+  const TuningResult result = tune_parts(parts, bootstrap, hosts);
+  parts.tuning = result.tuning;
+  parts.report.tuning_source = result.source;
+  if (result.is_out_of_step) {
+    parts.board.reset();
+    hosts = make_board(parts, bootstrap, facts, options);
+    parts.transport = parts.backend->make_transport();
+  }
+  return hosts;
 }
 
 // Connects on every rank or throws on every rank alike, with the cause that the lowest rank met:
@@ -156,6 +209,7 @@ SessionParts connect_alone(const Config& config) {
   SessionParts parts;
   parts.config = config;
   parts.topology = make_topology(0, {local_host_facts()});
+  configure_log(parse_log_level(config.log_level), 0);
   parts.transport = LoopbackWorld(1).make_transport(0);
   parts.channel = LoopbackControlWorld(1).make_channel(0);
   parts.collectives = make_collectives(parts, {{0}});
@@ -174,9 +228,13 @@ SessionParts connect_over_mpi(const Config& config, const std::string& launched_
       .connect_timeout = std::chrono::duration<double>(config.connect_timeout_s),
       .peer_timeout = std::chrono::duration<double>(config.peer_timeout_s)};
   parts.channel = connect_control(bootstrap, facts, options);
+  configure_log(parse_log_level(config.log_level), parts.topology.rank);
   HostRanks hosts;
-  if (has_own_collectives(config)) hosts = make_board(parts, bootstrap, facts, options);
-  parts.transport = backend->make_transport();
+  if (has_own_collectives(config)) {
+    hosts = make_data_plane(parts, bootstrap, facts, options);
+  } else {
+    parts.transport = backend->make_transport();
+  }
   parts.collectives = make_collectives(parts, hosts);
   parts.report.library = backend->library_version();
   parts.report.thread_level = backend->thread_level();
@@ -189,7 +247,6 @@ SessionParts connect_session(const Config& config) {
   const std::string launched_by = mpi_launcher_variable();
   SessionParts parts =
       launched_by.empty() ? connect_alone(config) : connect_over_mpi(config, launched_by);
-  configure_log(parse_log_level(config.log_level), parts.topology.rank);
   for (const std::string& warning : settings_without_effect(config)) log_warning(warning);
   if (!parts.report.shared_memory.empty() && parts.topology.rank == 0) {
     log_warning("ranks of one host do not share memory, so MPI carries their data: " +
@@ -197,6 +254,8 @@ SessionParts connect_session(const Config& config) {
   }
   parts.report.transport = parts.transport->name();
   parts.report.collectives = parts.collectives->name();
+  if (parts.report.tuning_source.empty()) parts.report.tuning_source = "defaults";
+  parts.report.tuning = to_json(parts.tuning);
   parts.report.simd_target = kernels::simd_target();
   parts.report.control_plane = parts.topology.size > kStarRanksMax ? "tree" : "star";
   return parts;

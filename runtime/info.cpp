@@ -26,6 +26,8 @@ json describe_session(const SessionReport& report, const Topology& topology) {
       {"mpi_library", report.library},
       {"mpi_thread_level", report.thread_level},
       {"control_plane", report.control_plane},
+      {"tuning_source", report.tuning_source},
+      {"tuning", json::parse(report.tuning, nullptr, false)},
       {"rank", topology.rank},
       {"size", topology.size},
       {"local_rank", topology.local_rank},

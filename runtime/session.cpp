@@ -199,6 +199,10 @@ void Session::restore_residuals(std::vector<Residual> residuals) {
   impl_->restore_residuals(std::move(residuals));
 }
 
+AllReduceExplanation Session::explain_all_reduce(std::int64_t bytes) const {
+  return impl_->explain_all_reduce(bytes);
+}
+
 SessionStats Session::stats() const { return impl_->stats(); }
 SessionReport Session::report() const { return impl_->report(); }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "collective/collectives.hpp"
+#include "collective/tuning.hpp"
 #include "runtime/control/control_channel.hpp"
 #include "runtime/control/host_segment.hpp"
 #include "runtime/coordinator.hpp"
@@ -23,6 +24,7 @@ struct SessionParts {
   Config config;
   Topology topology;
   SessionReport report;
+  Tuning tuning;
   /// What the parts below are made of; null without MPI.
   std::shared_ptr<MpiBackend> backend;
   std::unique_ptr<Transport> transport;
@@ -51,6 +53,9 @@ class SessionImpl {
 
   const Topology& topology() const noexcept { return parts_.topology; }
   SessionReport report() const { return parts_.report; }
+  AllReduceExplanation explain_all_reduce(std::int64_t bytes) const {
+    return parts_.collectives->explain_all_reduce(bytes);
+  }
   SessionStats stats() const { return stats_.snapshot(); }
 
  private:

@@ -32,8 +32,9 @@ def run(command, **options):
 
 def mpi_environment():
     """The environment for mpirun: it refuses root unless it is told, and ranks that wait must yield
-    where there are more of them than cores."""
-    return {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    where there are more of them than cores. What sessions measure stays in the build tree."""
+    return {**os.environ, "XDG_CACHE_HOME": str(ROOT / "build" / "cache"),
+            "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
             "OMPI_MCA_mpi_yield_when_idle": "1"}
 
 

@@ -34,6 +34,12 @@ struct SCALECOM_API Config {
   double peer_timeout_s = 5.0;
   /// auto, or the name of one algorithm for every all-reduce (docs/algorithms.md).
   std::string allreduce_algorithm = "auto";
+  /// What the collectives choose by is measured at init: off, quick (0.3 s) or full (2 s).
+  std::string tune = "quick";
+  /// Where measured figures are kept; empty: nowhere. from_environment(): $XDG_CACHE_HOME/scalecom
+  /// or
+  /// ~/.cache/scalecom.
+  std::string cache_directory;
   /// Ranks of one host exchange data through shared memory.
   bool shared_memory = true;
   /// Tensors submitted and not yet completed, at most; a further submit is refused.

@@ -4,6 +4,7 @@
 #include "scalecom/compression.hpp"
 #include "scalecom/config.hpp"
 #include "scalecom/device.hpp"
+#include "scalecom/explanation.hpp"
 #include "scalecom/session.hpp"
 #include "scalecom/status.hpp"
 #include "scalecom/tensor.hpp"

@@ -7,6 +7,7 @@
 
 #include "scalecom/compression.hpp"
 #include "scalecom/config.hpp"
+#include "scalecom/explanation.hpp"
 #include "scalecom/export.hpp"
 #include "scalecom/status.hpp"
 #include "scalecom/tensor.hpp"
@@ -85,6 +86,8 @@ struct SessionReport {
   std::string thread_level;   ///< MPI's; empty without MPI
   std::string simd_target;    ///< instruction set the kernels chose
   std::string control_plane;  ///< "star", "tree"
+  std::string tuning_source;  ///< "defaults", "measured now", "file PATH"
+  std::string tuning;         ///< JSON object of the figures that the collectives choose by
 };
 
 class SessionImpl;
@@ -158,6 +161,9 @@ class SCALECOM_API Session {
   /// Replaces (or creates) residuals; others keep theirs. Call it on every rank, with no
   /// compressed tensor of these names in flight.
   void restore_residuals(std::vector<Residual> residuals);
+
+  /// How all_reduce() carries out `bytes`, and what the alternatives would take.
+  AllReduceExplanation explain_all_reduce(std::int64_t bytes) const;
 
   SessionStats stats() const;
   SessionReport report() const;

@@ -13,6 +13,13 @@
 /// What has Steps can also be carried out piecemeal; group, data and scratch outlive those.
 namespace scalecom {
 
+/// direct.cpp. Up to here one step with more bytes is faster than two: a message costs about as
+/// much as 2 KiB.
+inline constexpr std::size_t kDirectWholeBytesMax = 2048;
+
+/// double_tree.cpp. What travels up and down a tree at once.
+inline constexpr std::size_t kTreeChunkBytes = 16 * 1024;
+
 /// all_reduce.cpp. The steps of one algorithm: any but double_tree, which has none.
 Steps all_reduce_steps(AllReduceAlgorithm algorithm, const Group& group, std::span<std::byte> data,
                        const Reduction& reduction);

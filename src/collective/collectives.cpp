@@ -15,6 +15,17 @@ std::size_t bytes_of(const Piece& piece, DataType dtype) {
 
 }  // namespace
 
+AllReduceExplanation Collectives::explain_all_reduce(std::int64_t bytes) const {
+  AllReduceExplanation explanation;
+  explanation.bytes = bytes;
+  explanation.level = name();
+  explanation.algorithm = name();
+  explanation.block_bytes = bytes;
+  explanation.blocks = 1;
+  explanation.blocks_under_way = 1;
+  return explanation;
+}
+
 void Collectives::start_all_reduce(AllReduceBatch batch) { waiting_.push_back(std::move(batch)); }
 
 bool Collectives::advance(const WaitContext& context) {

@@ -12,6 +12,7 @@
 #include "base/wait.hpp"
 #include "collective/scratch.hpp"
 #include "kernels/reduce.hpp"
+#include "scalecom/explanation.hpp"
 #include "scalecom/tensor.hpp"
 #include "transport/transport.hpp"
 
@@ -128,6 +129,9 @@ class Collectives {
   virtual void all_to_all(std::span<const std::byte> send, std::span<const std::int64_t> send_bytes,
                           std::span<std::byte> receive, std::span<const std::int64_t> receive_bytes,
                           const WaitContext& context) = 0;
+
+  /// How all_reduce() carries out `bytes`. Any thread.
+  virtual AllReduceExplanation explain_all_reduce(std::int64_t bytes) const;
 
   /// What this rank has given to others so far.
   virtual TransportCounters counters() const noexcept = 0;

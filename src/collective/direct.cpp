@@ -17,9 +17,6 @@
 namespace scalecom {
 namespace {
 
-// Up to here one step with more bytes is faster than two: a message costs about as much as 2 KiB.
-constexpr std::size_t kWholeBytesMax = 2048;
-
 // data = contributions in rank order; `received` holds those of the other ranks, `mine` is in
 // `data`. A running result, chunk by chunk, so that it stays in the cache.
 void reduce_in_rank_order(int rank, int size, std::span<std::byte> data,
@@ -76,7 +73,7 @@ Steps direct_steps(const Group& group, std::span<std::byte> data, const Reductio
   const int n = group.size();
   const int rank = group.rank();
   if (n == 1 || data.empty()) return {};
-  const bool is_whole = data.size() <= kWholeBytesMax;
+  const bool is_whole = data.size() <= kDirectWholeBytesMax;
   const auto part = [=](int r) {
     return is_whole ? data : part_of(data, n, r, reduction.element_bytes());
   };

@@ -17,7 +17,6 @@
 namespace scalecom {
 namespace {
 
-constexpr std::size_t kTreeChunkBytes = 16 * 1024;
 // Chunks that may be on their way up and down at once: more than twice the height of any tree.
 constexpr std::size_t kPipelineDepth = 64;
 

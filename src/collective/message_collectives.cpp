@@ -10,8 +10,9 @@
 
 namespace scalecom {
 
-MessageCollectives::MessageCollectives(Transport& transport, std::string allreduce_algorithm)
-    : transport_(transport), allreduce_algorithm_(std::move(allreduce_algorithm)) {
+MessageCollectives::MessageCollectives(Transport& transport, std::string allreduce_algorithm,
+                                       const LinkCosts& costs)
+    : transport_(transport), allreduce_algorithm_(std::move(allreduce_algorithm)), costs_(costs) {
   select_all_reduce(0, transport.size(), allreduce_algorithm_);
 }
 
@@ -19,14 +20,27 @@ void MessageCollectives::all_reduce(std::span<std::byte> data, DataType dtype, R
                                     const WaitContext& context) {
   const Group group{transport_, scratch_, context};
   const auto bytes = static_cast<std::int64_t>(data.size());
-  run_all_reduce(select_all_reduce(bytes, group.size(), allreduce_algorithm_), group, data,
+  run_all_reduce(select_all_reduce(bytes, group.size(), allreduce_algorithm_, costs_), group, data,
                  {dtype, op});
+}
+
+AllReduceExplanation MessageCollectives::explain_all_reduce(std::int64_t bytes) const {
+  AllReduceExplanation explanation = Collectives::explain_all_reduce(bytes);
+  const int ranks = transport_.size();
+  const AllReduceAlgorithm chosen = select_all_reduce(bytes, ranks, allreduce_algorithm_, costs_);
+  explanation.algorithm = name_of(chosen);
+  for (const AllReduceAlgorithm algorithm : all_reduce_algorithms()) {
+    explanation.alternatives.push_back({std::string(name_of(algorithm)),
+                                        1e6 * all_reduce_time_s(algorithm, bytes, ranks, costs_),
+                                        algorithm == chosen});
+  }
+  return explanation;
 }
 
 void MessageCollectives::broadcast(std::span<std::byte> data, int root,
                                    const WaitContext& context) {
   const Group group{transport_, scratch_, context};
-  switch (select_broadcast(static_cast<std::int64_t>(data.size()), group.size())) {
+  switch (select_broadcast(static_cast<std::int64_t>(data.size()), group.size(), costs_)) {
     case BroadcastAlgorithm::binomial: return binomial_broadcast(group, data, root);
     case BroadcastAlgorithm::chain: return chain_broadcast(group, data, root);
   }
@@ -55,7 +69,7 @@ void MessageCollectives::reduce_scatter(std::span<std::byte> data,
   const Group group{transport_, scratch_, context};
   const Reduction reduction{dtype, op};
   const auto parts = cut(data, bytes_per_rank);
-  switch (select_reduce_scatter(static_cast<std::int64_t>(data.size()), group.size())) {
+  switch (select_reduce_scatter(static_cast<std::int64_t>(data.size()), group.size(), costs_)) {
     case ReduceScatterAlgorithm::direct: return direct_reduce_scatter(group, parts, reduction);
     case ReduceScatterAlgorithm::pairwise: return pairwise_reduce_scatter(group, parts, reduction);
   }

@@ -2,8 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
-#include <limits>
 
 #include "scalecom/status.hpp"
 
@@ -23,35 +23,26 @@ constexpr std::array kAlgorithms{
     NamedAlgorithm{"double_tree", AllReduceAlgorithm::double_tree},
 };
 
-constexpr int kAnyRanks = std::numeric_limits<int>::max();
-constexpr std::int64_t kAnyBytes = std::numeric_limits<std::int64_t>::max();
+// In the order of preference where the model sees no difference. `direct` comes first and is left
+// out where the model decides: its n-1 messages at once meet at one receiver, which the model does
+// not know. double_tree, the last one, has no steps.
+constexpr std::array kByPreference{AllReduceAlgorithm::direct,
+                                   AllReduceAlgorithm::recursive_doubling,
+                                   AllReduceAlgorithm::halving_doubling, AllReduceAlgorithm::ring,
+                                   AllReduceAlgorithm::double_tree};
 
-// The first row that holds. With steps x alpha + bytes / B (docs/algorithms.md): direct has the
-// fewest steps and the fewest bytes, but n-1 messages at once, so it is for a few ranks, where it
-// also reduces in rank order. Doubling sends log2(n) S in half the steps of halving-doubling: it
-// pays while alpha outweighs S/B, about 8 KiB at 10 us and 1 GB/s. A ring's 2(n-1) steps pay only
-// for vectors that keep every link busy, and when n is no power of two, where folding costs S more.
-struct Row {
-  int ranks_max;
-  std::int64_t bytes_max;
-  AllReduceAlgorithm algorithm;
-};
-constexpr std::array kAllReduceTable{
-    Row{4, kAnyBytes, AllReduceAlgorithm::direct},
-    Row{kAnyRanks, 8 << 10, AllReduceAlgorithm::recursive_doubling},
-    Row{kAnyRanks, 1 << 20, AllReduceAlgorithm::halving_doubling},
-    Row{32, kAnyBytes, AllReduceAlgorithm::ring},
-    Row{kAnyRanks, 64 << 20, AllReduceAlgorithm::double_tree},
-    Row{kAnyRanks, kAnyBytes, AllReduceAlgorithm::ring},
-};
+// The memory that a direct reduce-scatter receives into is as long as its input.
+constexpr std::int64_t kDirectReduceScatterBytesMax = 1 << 20;
 
-// Binomial sends log2(n) S from the root, a chain S from everyone with n-2 chunks of delay.
-constexpr std::int64_t kBinomialBytesMax = 256 << 10;
-
-// Direct takes one step and as much memory as the input; pairwise n-1 steps, which reduce while
-// they receive. Up to 4 ranks direct is the first half of the all-reduce there: the same bits.
-constexpr int kDirectReduceScatterRanksMax = 4;
-constexpr std::int64_t kDirectReduceScatterBytesMax = 256 << 10;
+AllReduceAlgorithm cheapest(std::span<const AllReduceAlgorithm> algorithms, std::int64_t bytes,
+                            int ranks, const LinkCosts& costs) {
+  if (ranks <= kDirectRanksMax) return AllReduceAlgorithm::direct;
+  return *std::min_element(algorithms.begin() + 1, algorithms.end(),
+                           [&](AllReduceAlgorithm a, AllReduceAlgorithm b) {
+                             return all_reduce_time_s(a, bytes, ranks, costs) <
+                                    all_reduce_time_s(b, bytes, ranks, costs);
+                           });
+}
 
 }  // namespace
 
@@ -62,7 +53,21 @@ std::vector<std::string> allreduce_algorithm_names() {
   return names;
 }
 
-AllReduceAlgorithm select_all_reduce(std::int64_t bytes, int ranks, std::string_view name) {
+std::string_view name_of(AllReduceAlgorithm algorithm) noexcept {
+  for (const NamedAlgorithm& named : kAlgorithms) {
+    if (named.algorithm == algorithm) return named.name;
+  }
+  return "unknown";
+}
+
+std::span<const AllReduceAlgorithm> all_reduce_algorithms() noexcept { return kByPreference; }
+
+std::span<const AllReduceAlgorithm> all_reduce_algorithms_with_steps() noexcept {
+  return std::span(kByPreference).first(kByPreference.size() - 1);
+}
+
+AllReduceAlgorithm select_all_reduce(std::int64_t bytes, int ranks, std::string_view name,
+                                     const LinkCosts& costs) {
   for (const NamedAlgorithm& named : kAlgorithms) {
     if (named.name == name) return named.algorithm;
   }
@@ -71,26 +76,32 @@ AllReduceAlgorithm select_all_reduce(std::int64_t bytes, int ranks, std::string_
                 fmt::format("all-reduce algorithm {} is not known; allowed are {}", name,
                             fmt::join(allreduce_algorithm_names(), ", ")));
   }
-  for (const Row& row : kAllReduceTable) {
-    if (ranks <= row.ranks_max && bytes <= row.bytes_max) return row.algorithm;
-  }
-  return AllReduceAlgorithm::ring;
+  return cheapest(all_reduce_algorithms(), bytes, ranks, costs);
 }
 
-AllReduceAlgorithm select_all_reduce_steps(std::int64_t bytes, int ranks) {
-  const AllReduceAlgorithm algorithm = select_all_reduce(bytes, ranks, "auto");
-  return algorithm == AllReduceAlgorithm::double_tree ? AllReduceAlgorithm::halving_doubling
-                                                      : algorithm;
+AllReduceAlgorithm select_all_reduce_steps(std::int64_t bytes, int ranks, const LinkCosts& costs) {
+  return cheapest(all_reduce_algorithms_with_steps(), bytes, ranks, costs);
 }
 
-BroadcastAlgorithm select_broadcast(std::int64_t bytes, int ranks) {
-  const bool is_short = bytes <= kBinomialBytesMax || ranks <= 2;
-  return is_short ? BroadcastAlgorithm::binomial : BroadcastAlgorithm::chain;
+BroadcastAlgorithm select_broadcast(std::int64_t bytes, int ranks, const LinkCosts& costs) {
+  const auto time_s = [&](BroadcastAlgorithm algorithm) {
+    return broadcast_time_s(algorithm, bytes, ranks, costs);
+  };
+  return time_s(BroadcastAlgorithm::binomial) <= time_s(BroadcastAlgorithm::chain)
+             ? BroadcastAlgorithm::binomial
+             : BroadcastAlgorithm::chain;
 }
 
-ReduceScatterAlgorithm select_reduce_scatter(std::int64_t bytes, int ranks) {
+// Up to 4 ranks direct is the first half of the all-reduce there: the same bits.
+ReduceScatterAlgorithm select_reduce_scatter(std::int64_t bytes, int ranks,
+                                             const LinkCosts& costs) {
+  if (ranks <= kDirectRanksMax) return ReduceScatterAlgorithm::direct;
+  const auto time_s = [&](ReduceScatterAlgorithm algorithm) {
+    return reduce_scatter_time_s(algorithm, bytes, ranks, costs);
+  };
   const bool is_direct =
-      ranks <= kDirectReduceScatterRanksMax || bytes <= kDirectReduceScatterBytesMax;
+      bytes <= kDirectReduceScatterBytesMax &&
+      time_s(ReduceScatterAlgorithm::direct) <= time_s(ReduceScatterAlgorithm::pairwise);
   return is_direct ? ReduceScatterAlgorithm::direct : ReduceScatterAlgorithm::pairwise;
 }
 

@@ -68,6 +68,7 @@ def rank_environment(extra=None):
                    if not name.startswith(("SCALECOM_", "HOROVOD_"))}
     environment["OMPI_MCA_mpi_yield_when_idle"] = "1"
     environment["OMP_NUM_THREADS"] = "1"
+    environment["XDG_CACHE_HOME"] = str(HERE.parent.parent / "build" / "cache")
     if os.geteuid() == 0:
         environment.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
     environment.update(extra or {})

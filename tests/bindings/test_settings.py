@@ -12,6 +12,7 @@ import pytest
     ("SCALECOM_ALLREDUCE_ALGORITHM", "fastest", "ring"),
     ("SCALECOM_STALL_CHECK_DISABLE", "maybe", "0, 1"),
     ("HOROVOD_AUTOTUNE", "2", "0, 1"),
+    ("SCALECOM_TUNE", "bogus", "off, quick, full"),
 ])
 def test_a_bad_value_fails_init_with_its_name(launch, ranks, variable, value, allowed):
     for message in launch(ranks, "programs.ends:fail_to_init", env={variable: value}):
@@ -44,3 +45,14 @@ def test_settings_without_effect_are_said(launch_unchecked):
                                env={"HOROVOD_TIMELINE": "/tmp/timeline.json"})
     outcome.check()
     assert "HOROVOD_TIMELINE is set, but has no effect" in outcome.output
+
+
+def test_the_second_start_finds_what_the_first_one_measured_and_all_ranks_have_it(tmp_path, launch):
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    first = launch(2, "programs.tuning:show", env=environment)
+    second = launch(2, "programs.tuning:show", env=environment)
+    assert first[0] == first[1] and second[0] == second[1]
+    assert first[0][0] == "measured now"
+    files = list((tmp_path / "cache" / "scalecom").iterdir())
+    assert second[0] == [f"file {files[0]}", first[0][1]]
+    assert len(files) == 1

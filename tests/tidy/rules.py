@@ -20,16 +20,18 @@ INCLUDES = {
                        "src/collective/mpi"},
     "runtime/control": {"src/base", "src/transport", "src/transport/shm", "runtime/wake_up.hpp"},
     "runtime/negotiation": {"src/base", "runtime/control", "runtime/negotiation.hpp"},
+    "runtime/tuning": {"src/base", "src/kernels", "src/transport", "src/transport/shm",
+                       "src/collective", "src/collective/shm"},
     "runtime": {"src/base", "src/kernels", "src/transport", "src/transport/mpi",
                 "src/transport/shm", "src/collective", "src/collective/shm", "src/compress",
-                "src/sparse", "runtime/control", "runtime/negotiation"},
+                "src/sparse", "runtime/control", "runtime/negotiation", "runtime/tuning"},
     # The C interface is the runtime's own face; the other bindings see the public headers only.
     "bindings/c": {"runtime"},
     "tools": {"src/kernels"},
     "tests": {"src/base", "src/kernels", "src/transport", "src/transport/mpi",
               "src/transport/shm", "src/collective", "src/collective/mpi", "src/collective/shm",
               "src/compress", "src/sparse", "src/mpi_plugin", "runtime",
-              "runtime/control", "runtime/negotiation"},
+              "runtime/control", "runtime/negotiation", "runtime/tuning"},
 }
 
 FILE_LINES_MAX = 500

@@ -58,6 +58,7 @@ Row run_compressed(Session& session, const Options& options, std::int64_t bytes)
 nlohmann::json run_latency(Session& session, const Options& options);
 nlohmann::json run_burst(Session& session, const Options& options);
 nlohmann::json run_idle(Session& session, const Options& options);
+nlohmann::json run_explain(Session& session, const std::vector<std::int64_t>& sizes);
 
 void print_header(const Options& options, const Topology& topology);
 void print_row(const Options& options, const Row& row);

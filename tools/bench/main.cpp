@@ -41,6 +41,7 @@ json run_table(Session& session, const Options& options, bool& is_right) {
 json run_chosen(Session& session, const Options& options, bool& is_right) {
   if (options.latency_calls > 0) return {{"latency_us", run_latency(session, options)}};
   if (options.burst_tensors > 0) return {{"burst_us", run_burst(session, options)}};
+  if (options.explains) return {{"explain", run_explain(session, sizes_of(options))}};
   if (options.idle_s > 0.0) return {{"idle", run_idle(session, options)}};
   if (options.with_peers) return run_side_by_side(session, options, sizes_of(options), is_right);
   return {{"operation", options.operation}, {"results", run_table(session, options, is_right)}};

@@ -47,8 +47,19 @@ void add_modes(CLI::App& app, Options& options) {
          "--peers", options.with_peers,
          "Instead: all-reduces of each size by scalecom and by MPI, in blocks that take turns")
       ->excludes("--latency", "--burst", "--idle");
+  app.add_flag(
+         "--explain", options.explains,
+         "Instead: what the session chooses for an all-reduce of each size (1 KiB to 256 MiB) "
+         "and what the alternatives would take by the cost model; nothing is timed")
+      ->excludes("--latency", "--burst", "--idle", "--peers");
   app.add_option("--blocks", options.blocks, "--peers: blocks of calls for each library")
       ->check(CLI::PositiveNumber);
+}
+
+// A session chooses for large sizes too, which take no time to explain.
+void set_explained_sizes(const CLI::App& app, Options& options) {
+  if (app.count("--minbytes") == 0) options.min_bytes = 1 << 10;
+  if (app.count("--maxbytes") == 0) options.max_bytes = 256 << 20;
 }
 
 // What --peers cannot do is said before anything is connected.
@@ -99,6 +110,7 @@ Options parse_options(int argc, char** argv) {
   try {
     app.parse(argc, argv);
     check_peers(options);
+    if (options.explains) set_explained_sizes(app, options);
   } catch (const CLI::ParseError& error) {
     std::exit(app.exit(error));
   }

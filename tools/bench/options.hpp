@@ -27,6 +27,7 @@ struct Options {
   int burst_tensors = 0;
   std::int64_t burst_bytes = 16 << 10;
   double idle_s = 0.0;
+  bool explains = false;    ///< what the session chooses for each size
   bool with_peers = false;  ///< MPI's all-reduce beside scalecom's
   int blocks = 5;           ///< of calls, in which the two take turns
 };

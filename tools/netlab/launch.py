@@ -55,8 +55,14 @@ def mpirun_command(lab, options):
 
 
 def lab_environment(lab):
-    """What commands find in their environment; NETLAB_HOSTS names the hosts, in rank order."""
-    return {**mpi_environment(), "NETLAB_HOSTS": ",".join(lab.hosts)}
+    """What commands find in their environment; NETLAB_HOSTS names the hosts, in rank order.
+
+    Hosts of one name have other links in the next lab: each kind of link has a cache of its own for
+    what sessions measure."""
+    environment = mpi_environment()
+    link = "-".join(f"{value:g}" for value in vars(lab.link).values() if value is not None)
+    return {**environment, "NETLAB_HOSTS": ",".join(lab.hosts),
+            "XDG_CACHE_HOME": os.path.join(environment["XDG_CACHE_HOME"], f"netlab-{link}")}
 
 
 def run_command(lab, host, command, limit_s, stop_signals):

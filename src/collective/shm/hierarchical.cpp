@@ -15,26 +15,28 @@ namespace {
 constexpr std::size_t kOneTalkerBytesMax = 64 << 10;
 // Tags of the parts under way at once, each with room for an algorithm's own.
 constexpr int kTagsPerPart = 8;
+static_assert(kBlocksUnderWay == static_cast<int>(Board::kSlots));
 
 }  // namespace
 
 // A reduced part of a block on its way between the hosts.
 class HierarchicalCollectives::PartOnItsWay {
  public:
-  PartOnItsWay(Transport& counterparts, ShmAllReduce& all_reduce, std::uint64_t number)
+  PartOnItsWay(Transport& counterparts, ShmAllReduce& all_reduce, std::uint64_t number,
+               const LinkCosts& costs)
       : all_reduce_(all_reduce),
         group_{counterparts, scratch_, never_waits_,
                kTagsPerPart * (1 + static_cast<int>(number % Board::kSlots))},
-        run_(group_, steps(all_reduce.open_next_part())) {}
+        run_(group_, steps(all_reduce.open_next_part(), costs)) {}
 
   bool advance() { return run_.advance(); }
   bool is_done() const noexcept { return run_.is_done(); }
   void publish() { all_reduce_.publish_part(); }
 
  private:
-  Steps steps(std::span<std::byte> part) {
+  Steps steps(std::span<std::byte> part, const LinkCosts& costs) {
     const auto bytes = static_cast<std::int64_t>(part.size());
-    return all_reduce_steps(select_all_reduce_steps(bytes, group_.size()), group_, part,
+    return all_reduce_steps(select_all_reduce_steps(bytes, group_.size(), costs), group_, part,
                             all_reduce_.reduction());
   }
 
@@ -49,11 +51,17 @@ HierarchicalCollectives::~HierarchicalCollectives() = default;
 
 HierarchicalCollectives::HierarchicalCollectives(Board& board, Transport& transport,
                                                  const HostRanks& hosts)
+    : HierarchicalCollectives(board, transport, hosts,
+                              Tuning::defaults(board.size(), board.slot_bytes())) {}
+
+HierarchicalCollectives::HierarchicalCollectives(Board& board, Transport& transport,
+                                                 const HostRanks& hosts, const Tuning& tuning)
     : board_(board),
       transport_(transport),
       hosts_(hosts),
+      tuning_(tuning),
       inside_(board),
-      everyone_(transport),
+      everyone_(transport, "auto", tuning.between_hosts),
       pipeline_(board) {
   talkers_ = transport.size();
   for (std::size_t h = 0; h < hosts_.size(); ++h) {
@@ -75,7 +83,7 @@ HierarchicalCollectives::HierarchicalCollectives(Board& board, Transport& transp
     ranks.push_back(of_host[static_cast<std::size_t>(board.rank())]);
   }
   counterparts_ = make_group_transport(transport, std::move(ranks));
-  between_ = std::make_unique<MessageCollectives>(*counterparts_);
+  between_ = std::make_unique<MessageCollectives>(*counterparts_, "auto", tuning.between_hosts);
 }
 
 void HierarchicalCollectives::all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
@@ -83,10 +91,41 @@ void HierarchicalCollectives::all_reduce(std::span<std::byte> data, DataType dty
   all_reduce_pieces(AllReduceBatch::in_place(data, dtype, op), context);
 }
 
+ShmAllReduce::Options HierarchicalCollectives::options_for(std::size_t bytes) const noexcept {
+  return {.block_bytes = tuning_.between_block_bytes,
+          .owners = bytes <= kOneTalkerBytesMax ? 1 : talkers_,
+          .is_open = true};
+}
+
 void HierarchicalCollectives::start_all_reduce(AllReduceBatch batch) {
-  const int owners = batch.bytes() <= kOneTalkerBytesMax ? 1 : talkers_;
-  pipeline_.start(std::move(batch),
-                  {.block_bytes = board_.slot_bytes(), .owners = owners, .is_open = true});
+  const ShmAllReduce::Options options = options_for(batch.bytes());
+  pipeline_.start(std::move(batch), options);
+}
+
+// The talkers of a host share its link, so that a block's bytes count and not a part's.
+AllReduceExplanation HierarchicalCollectives::explain_all_reduce(std::int64_t bytes) const {
+  AllReduceExplanation explanation = Collectives::explain_all_reduce(bytes);
+  const ShmAllReduce::Options options = options_for(static_cast<std::size_t>(bytes));
+  const auto block_bytes = static_cast<std::int64_t>(options.block_bytes);
+  const auto hosts = static_cast<int>(hosts_.size());
+  explanation.level = "between hosts";
+  explanation.block_bytes = std::min(bytes, block_bytes);
+  explanation.blocks = (bytes + block_bytes - 1) / block_bytes;
+  explanation.blocks_under_way = std::min<std::int64_t>(explanation.blocks, kBlocksUnderWay);
+  const AllReduceAlgorithm chosen = select_all_reduce_steps(
+      explanation.block_bytes / options.owners, hosts, tuning_.between_hosts);
+  explanation.algorithm = name_of(chosen);
+  for (const AllReduceAlgorithm algorithm : all_reduce_algorithms_with_steps()) {
+    const BlockPipeline pipeline{.algorithm = algorithm,
+                                 .hosts = hosts,
+                                 .block_bytes = block_bytes,
+                                 .blocks_under_way = kBlocksUnderWay};
+    explanation.alternatives.push_back(
+        {std::string(name_of(algorithm)),
+         1e6 * pipeline_time_s(pipeline, bytes, tuning_.between_hosts, tuning_.inside_host),
+         algorithm == chosen});
+  }
+  return explanation;
 }
 
 // Parts are published in the order in which they were opened, which is that of their blocks.
@@ -94,7 +133,7 @@ bool HierarchicalCollectives::advance(const WaitContext&) {
   bool has_moved = pipeline_.advance();
   for (ShmAllReduce& all_reduce : pipeline_.all_reduces()) {
     while (all_reduce.has_part_to_open()) {
-      parts_.emplace_back(*counterparts_, all_reduce, parts_opened_++);
+      parts_.emplace_back(*counterparts_, all_reduce, parts_opened_++, tuning_.between_hosts);
       has_moved = true;
     }
   }

@@ -27,6 +27,9 @@ using HostRanks = std::vector<std::vector<int>>;
 class HierarchicalCollectives final : public Collectives {
  public:
   /// `board` is that of this rank's host, `transport` joins all ranks; both outlive this object.
+  HierarchicalCollectives(Board& board, Transport& transport, const HostRanks& hosts,
+                          const Tuning& tuning);
+  /// As above, where nothing was measured.
   HierarchicalCollectives(Board& board, Transport& transport, const HostRanks& hosts);
   ~HierarchicalCollectives() override;
 
@@ -57,15 +60,18 @@ class HierarchicalCollectives final : public Collectives {
   void all_to_all(std::span<const std::byte> send, std::span<const std::int64_t> send_bytes,
                   std::span<std::byte> receive, std::span<const std::int64_t> receive_bytes,
                   const WaitContext& context) override;
+  AllReduceExplanation explain_all_reduce(std::int64_t bytes) const override;
   TransportCounters counters() const noexcept override;
 
  private:
+  ShmAllReduce::Options options_for(std::size_t bytes) const noexcept;
   bool is_talker(int talkers) const noexcept { return board_.rank() < talkers; }
   class PartOnItsWay;
 
   Board& board_;
   Transport& transport_;
   const HostRanks hosts_;
+  const Tuning tuning_;
   int host_ = 0;
   int talkers_ = 1;
   /// Every host's ranks follow each other, so that a host's part of a gathered vector is one piece.

@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <vector>
@@ -17,9 +18,6 @@ namespace scalecom {
 namespace {
 
 using Phase = Board::Phase;
-
-constexpr std::size_t kBlockBytes = 512 << 10;
-constexpr std::size_t kFlatBytesMax = 512 << 10;
 
 std::size_t blocks_of(std::size_t bytes, std::size_t block_bytes) {
   return (bytes + block_bytes - 1) / block_bytes;
@@ -50,13 +48,6 @@ std::size_t copy_shares(std::byte* slot, std::span<const std::span<Byte>> parts,
 
 }  // namespace
 
-// Flat reads n S in one step where blocks read about 3 S in three.
-ShmTuning ShmTuning::defaults(int ranks, std::size_t slot_bytes) {
-  const auto n = static_cast<std::size_t>(ranks);
-  return {.flat_bytes_max = std::min(slot_bytes, kFlatBytesMax / n),
-          .block_bytes = std::min(slot_bytes, kBlockBytes)};
-}
-
 ShmCollectives::ShmCollectives(Board& board)
     : ShmCollectives(board, ShmTuning::defaults(board.size(), board.slot_bytes())) {}
 
@@ -83,11 +74,33 @@ void ShmCollectives::all_reduce(std::span<std::byte> data, DataType dtype, Reduc
   all_reduce_pieces(AllReduceBatch::in_place(data, dtype, op), context);
 }
 
+ShmAllReduce::Options ShmCollectives::options_for(std::size_t bytes) const noexcept {
+  const bool is_flat = bytes <= tuning_.flat_bytes_max;
+  return {.block_bytes = is_flat ? board_.slot_bytes() : tuning_.block_bytes,
+          .owners = is_flat ? 0 : board_.size()};
+}
+
 void ShmCollectives::start_all_reduce(AllReduceBatch batch) {
-  const bool is_flat = batch.bytes() <= tuning_.flat_bytes_max;
-  pipeline_.start(std::move(batch),
-                  {.block_bytes = is_flat ? board_.slot_bytes() : tuning_.block_bytes,
-                   .owners = is_flat ? 0 : board_.size()});
+  const ShmAllReduce::Options options = options_for(batch.bytes());
+  pipeline_.start(std::move(batch), options);
+}
+
+AllReduceExplanation ShmCollectives::explain_all_reduce(std::int64_t bytes) const {
+  AllReduceExplanation explanation = Collectives::explain_all_reduce(bytes);
+  const auto size = static_cast<std::size_t>(bytes);
+  const ShmAllReduce::Options options = options_for(size);
+  const bool is_flat = options.owners == 0;
+  explanation.level = "inside the host";
+  explanation.algorithm = is_flat ? "flat" : "blocks";
+  explanation.block_bytes = static_cast<std::int64_t>(std::min(size, options.block_bytes));
+  explanation.blocks = static_cast<std::int64_t>(blocks_of(size, options.block_bytes));
+  explanation.blocks_under_way = std::min<std::int64_t>(explanation.blocks, kBlocksUnderWay);
+  if (size <= board_.slot_bytes()) {
+    explanation.alternatives.push_back(
+        {"flat", 1e6 * flat_time_s(bytes, board_.size(), costs_), is_flat});
+  }
+  explanation.alternatives.push_back({"blocks", 1e6 * blocks_time_s(bytes, costs_), !is_flat});
+  return explanation;
 }
 
 bool ShmCollectives::advance(const WaitContext&) { return pipeline_.advance(); }

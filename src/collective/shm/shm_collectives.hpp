@@ -6,19 +6,10 @@
 #include "collective/collectives.hpp"
 #include "collective/group.hpp"
 #include "collective/shm/shm_all_reduce.hpp"
+#include "collective/tuning.hpp"
 #include "transport/shm/board.hpp"
 
 namespace scalecom {
-
-/// What shared memory is used by; found by measurement (docs/performance.md).
-struct ShmTuning {
-  /// Up to here every rank reduces everything by itself, in one step.
-  std::size_t flat_bytes_max = 0;
-  /// Bytes of a block above that.
-  std::size_t block_bytes = 0;
-
-  static ShmTuning defaults(int ranks, std::size_t slot_bytes);
-};
 
 /// The operations of the ranks of one host, natively in shared memory: no messages, no copies but
 /// those in and out of the board. Reduces in rank order: the result equals the serial one.
@@ -28,8 +19,9 @@ class ShmCollectives final : public Collectives {
  public:
   /// `board` outlives this object, and is used by it alone.
   explicit ShmCollectives(Board& board);
-  ShmCollectives(Board& board, const ShmTuning& tuning)
-      : board_(board), tuning_(tuning), pipeline_(board) {}
+  /// `costs` are for explanations alone.
+  ShmCollectives(Board& board, const ShmTuning& tuning, const InsideCosts& costs = {})
+      : board_(board), tuning_(tuning), costs_(costs), pipeline_(board) {}
 
   std::string_view name() const noexcept override { return "shared memory"; }
   int rank() const noexcept override { return board_.rank(); }
@@ -57,6 +49,7 @@ class ShmCollectives final : public Collectives {
   void all_to_all(std::span<const std::byte> send, std::span<const std::int64_t> send_bytes,
                   std::span<std::byte> receive, std::span<const std::int64_t> receive_bytes,
                   const WaitContext& context) override;
+  AllReduceExplanation explain_all_reduce(std::int64_t bytes) const override;
   TransportCounters counters() const noexcept override;
 
  private:
@@ -70,10 +63,12 @@ class ShmCollectives final : public Collectives {
   void exchange(std::size_t blocks, const WaitContext& context, const char* what, const Fill& fill,
                 const Empty& empty);
   void count(std::size_t bytes);
+  ShmAllReduce::Options options_for(std::size_t bytes) const noexcept;
   std::size_t share_of_slot() const noexcept;
 
   Board& board_;
   const ShmTuning tuning_;
+  const InsideCosts costs_;
   ShmPipeline pipeline_;
   TransportCounters counters_;
 };

@@ -76,6 +76,7 @@ TEST_CASE("a value that is not allowed names the variable, the value and what is
        {"SCALECOM_ALLREDUCE_ALGORITHM", "star", "halving_doubling"},
        {"SCALECOM_LOG_LEVEL", "loud", "warning"},
        {"SCALECOM_PEER_TIMEOUT", "0", "1 to"},
+       {"SCALECOM_TUNE", "bogus", "off, quick, full"},
        {"SCALECOM_AUTOTUNE", "maybe", "true"}}));
   const Variable set(variable, value);
   CHECK_THROWS_WITH(Config::from_environment(),
@@ -101,6 +102,16 @@ TEST_CASE("settings that differ between ranks are named with their values and ra
   two = one;
   two.log_level = "debug";
   CHECK(agreement_fingerprint(one) == agreement_fingerprint(two));
+}
+
+TEST_CASE("the cache is XDG's folder, else the home's, and a relative path is none") {
+  const Variable home("HOME", "/home/user");
+  for (const char* path : {"", "cache"}) {
+    const Variable no_path("XDG_CACHE_HOME", path);
+    CHECK(Config::from_environment().cache_directory == "/home/user/.cache/scalecom");
+  }
+  const Variable cache("XDG_CACHE_HOME", "/cache");
+  CHECK(Config::from_environment().cache_directory == "/cache/scalecom");
 }
 
 TEST_CASE("the launcher is known by its variable") {

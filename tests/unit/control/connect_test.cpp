@@ -2,9 +2,6 @@
 #include <sys/socket.h>
 
 #include <barrier>
-#include <condition_variable>
-#include <map>
-#include <mutex>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -15,57 +12,14 @@
 #include "scalecom/status.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/ranks.hpp"
+#include "tests/support/thread_bootstrap.hpp"
 
 using namespace scalecom;
 using Catch::Contains;
+using scalecom::test::Exchange;
+using scalecom::test::ThreadBootstrap;
 
 namespace {
-
-// Threads as ranks exchange through shared memory.
-class Exchange {
- public:
-  explicit Exchange(int size) : size_(size) {}
-
-  std::vector<std::string> exchange(int rank, int round, const std::string& mine) {
-    std::unique_lock lock(mutex_);
-    auto& blobs = rounds_[round];
-    blobs.resize(static_cast<std::size_t>(size_));
-    blobs[static_cast<std::size_t>(rank)] = mine;
-    ++arrived_[round];
-    changed_.notify_all();
-    changed_.wait(lock, [&] { return arrived_[round] == size_; });
-    return rounds_[round];
-  }
-
- private:
-  const int size_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::map<int, std::vector<std::string>> rounds_;
-  std::map<int, int> arrived_;
-};
-
-class ThreadBootstrap final : public Bootstrap {
- public:
-  using Edit = std::function<std::string(std::string)>;
-  ThreadBootstrap(Exchange& exchange, int rank, int size, Edit edit = {})
-      : exchange_(exchange), rank_(rank), size_(size), edit_(std::move(edit)) {}
-
-  int rank() const noexcept override { return rank_; }
-  int size() const noexcept override { return size_; }
-  std::vector<std::string> exchange(const std::string& mine) override {
-    auto blobs = exchange_.exchange(rank_, round_++, mine);
-    if (edit_) blobs[0] = edit_(blobs[0]);
-    return blobs;
-  }
-
- private:
-  Exchange& exchange_;
-  int rank_;
-  int size_;
-  Edit edit_;
-  int round_ = 0;
-};
 
 std::vector<HostFacts> facts_of(int size, bool is_one_host) {
   std::vector<HostFacts> facts;

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace scalecom {
+
+/// How a session carries out an all-reduce of one size, and what else it could have done.
+struct AllReduceExplanation {
+  /// One way to do it. The time is the cost model's estimate from the session's figures.
+  struct Alternative {
+    std::string name;
+    double time_us = 0.0;
+    bool is_chosen = false;
+  };
+
+  std::int64_t bytes = 0;
+  std::string level;                  ///< "inside the host", "between hosts", "messages", "mpi"
+  std::string algorithm;              ///< "flat", "blocks", or that of the messages
+  std::int64_t block_bytes = 0;       ///< the whole, where it is not cut
+  std::int64_t blocks = 0;            ///< that it is cut into
+  std::int64_t blocks_under_way = 0;  ///< of them, at once
+  std::vector<Alternative> alternatives;
+};
+
+}  // namespace scalecom

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <chrono>
+
+#include "base/wait.hpp"
+#include "collective/shm/hierarchical.hpp"
+#include "collective/tuning.hpp"
+#include "runtime/tuning/samples.hpp"
+#include "transport/shm/board.hpp"
+#include "transport/transport.hpp"
+
+namespace scalecom {
+
+/// How thorough: calls of which the fastest counts, and after how much time nothing more is begun.
+struct MeasurementPlan {
+  int calls = 5;
+  std::chrono::duration<double> budget{0.1};
+  std::size_t exchange_bytes_max = 1 << 20;
+
+  static MeasurementPlan quick() { return {}; }
+  static MeasurementPlan full() {
+    return {
+        .calls = 25, .budget = std::chrono::duration<double>(0.7), .exchange_bytes_max = 16 << 20};
+  }
+};
+
+/// These three are called by all ranks, and throw Error like the operations that they measure;
+/// after one, board and transport are out of step.
+
+/// The memory of a host and the kernels. The same number of blocks on every host.
+void measure_inside(Board& board, const Tuning& defaults, const MeasurementPlan& plan,
+                    const WaitContext& context, Samples& samples);
+
+/// Flat against blocks, and sizes of blocks. For ranks of one host; its first one keeps the budget.
+void measure_shm_choices(Board& board, const Tuning& defaults, const MeasurementPlan& plan,
+                         const WaitContext& context, Samples& samples);
+
+/// Latency by ping-pong and bandwidth by exchange in windows, between the first ranks of
+/// neighbouring hosts; the others have nothing to do.
+void measure_link(Transport& transport, const HostRanks& hosts, const MeasurementPlan& plan,
+                  const WaitContext& context, Samples& samples);
+
+}  // namespace scalecom

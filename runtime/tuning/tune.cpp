@@ -1,0 +1,102 @@
+#include "runtime/tuning/tune.hpp"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "base/log.hpp"
+#include "runtime/tuning/measure.hpp"
+#include "runtime/tuning/samples.hpp"
+#include "scalecom/status.hpp"
+
+namespace scalecom {
+namespace {
+
+using nlohmann::json;
+
+bool is_first(const TuningTask& task) { return task.bootstrap.rank() == 0; }
+
+int ranks_of_largest(const HostRanks& hosts) {
+  std::size_t most = 1;
+  for (const std::vector<int>& ranks : hosts) most = std::max(most, ranks.size());
+  return static_cast<int>(most);
+}
+
+std::string path_of(const TuningTask& task) {
+  return tuning_file_path(task.cache_directory, task.key);
+}
+
+// Rank 0's finding as text, empty without one.
+std::string find_cached(const TuningTask& task) {
+  if (!is_first(task) || task.cache_directory.empty()) return {};
+  const TuningFile file = read_tuning_file(path_of(task), task.key, task.board.slot_bytes());
+  if (!file.problem.empty()) {
+    log_warning(fmt::format("{} is not used: {}; it is measured and written anew", path_of(task),
+                            file.problem));
+  }
+  if (!file.tuning) return {};
+  return json{{"path", path_of(task)}, {"tuning", to_json(*file.tuning)}}.dump();
+}
+
+void keep(const TuningTask& task, const Tuning& tuning) {
+  if (!is_first(task) || task.cache_directory.empty()) return;
+  const std::string problem = write_tuning_file(path_of(task), task.key, tuning);
+  if (!problem.empty()) {
+    log_info(fmt::format("{} cannot be written: {}; the next start measures again", path_of(task),
+                         problem));
+  }
+}
+
+// This rank's figures, or why there are none.
+std::string measure(const TuningTask& task, const Tuning& defaults) {
+  const auto plan =
+      task.key.thoroughness == "full" ? MeasurementPlan::full() : MeasurementPlan::quick();
+  const WaitContext context{Deadline::after(task.limit)};
+  Samples samples;
+  try {
+    measure_inside(task.board, defaults, plan, context, samples);
+    if (task.hosts.size() == 1) {
+      measure_shm_choices(task.board, defaults, plan, context, samples);
+    } else {
+      measure_link(task.transport, task.hosts, plan, context, samples);
+    }
+  } catch (const Error& error) {
+    return json{{"problem", error.what()}}.dump();
+  }
+  return json{{"samples", samples}}.dump();
+}
+
+}  // namespace
+
+TuningResult tune(const TuningTask& task) {
+  const Tuning defaults = Tuning::defaults(ranks_of_largest(task.hosts), task.board.slot_bytes());
+  const std::string cached = task.bootstrap.exchange(find_cached(task)).front();
+  if (!cached.empty()) {
+    const json found = json::parse(cached);
+    return {parse_tuning(found.at("tuning"), task.board.slot_bytes()),
+            "file " + found.at("path").get<std::string>()};
+  }
+  // Every rank gets every rank's figures, and they choose alike. A rank whose wait ended by its
+  // deadline says so here, where nobody is left behind: then all of them stay with the defaults.
+  std::vector<Samples> by_rank;
+  for (const std::string& text : task.bootstrap.exchange(measure(task, defaults))) {
+    const json said = json::parse(text);
+    if (said.contains("problem")) {
+      if (is_first(task)) {
+        log_warning(fmt::format(
+            "the costs of communication cannot be measured (rank {}: {}); defaults are used, "
+            "SCALECOM_TUNE=off does so without measuring",
+            by_rank.size(), said.at("problem").get<std::string>()));
+      }
+      return {defaults, "defaults", true};
+    }
+    by_rank.push_back(said.at("samples").get<Samples>());
+  }
+  const auto hosts = static_cast<int>(task.hosts.size());
+  const Tuning tuning = choose_tuning(defaults, slowest(by_rank), hosts, task.board.slot_bytes());
+  keep(task, tuning);
+  return {tuning, "measured now"};
+}
+
+}  // namespace scalecom
