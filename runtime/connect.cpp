@@ -230,7 +230,7 @@ SessionParts connect_over_mpi(const Config& config, const std::string& launched_
   parts.channel = connect_control(bootstrap, facts, options);
   configure_log(parse_log_level(config.log_level), parts.topology.rank);
   HostRanks hosts;
-  if (has_own_collectives(config)) {
+  if (has_own_collectives(config) && parts.topology.size > 1) {
     hosts = make_data_plane(parts, bootstrap, facts, options);
   } else {
     parts.transport = backend->make_transport();
