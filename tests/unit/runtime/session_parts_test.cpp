@@ -27,7 +27,7 @@ Outcome outcome_of(const Ticket& ticket) {
   const TensorView output = ticket.output();
   outcome.shape = output.shape;
   outcome.received_splits = ticket.received_splits();
-  if (output.data != nullptr && output.dtype == DataType::float32) {
+  if (output.data != nullptr && output.bytes() > 0 && output.dtype == DataType::float32) {
     outcome.values.resize(static_cast<std::size_t>(output.count()));
     std::memcpy(outcome.values.data(), output.data, static_cast<std::size_t>(output.bytes()));
   }
