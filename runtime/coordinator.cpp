@@ -14,10 +14,6 @@
 namespace scalecom {
 namespace {
 
-// After work the thread keeps looking this long, giving the core away in between, before it sleeps:
-// blocking calls in a hot loop then need no wake-up (4 to 30 us each). An idle session never polls.
-constexpr auto kPollTime = std::chrono::microseconds(50);
-
 // How long a failed collective waits for the control plane to name the lost rank.
 constexpr auto kCauseTime = std::chrono::seconds(1);
 
@@ -38,7 +34,7 @@ NegotiationOptions negotiation_options(const Coordinator::Parts& parts) {
   options.stall_shutdown_time_s = config.stall_shutdown_time_s;
   options.collective_timeout_s = config.collective_timeout_s;
   // The schedule needs results that can be held back and thrown away.
-  options.steady_steps = parts.collectives->can_hold() ? static_cast<int>(config.steady_steps) : 0;
+  options.steady_steps = parts.collectives->goes_in_steps() ? static_cast<int>(config.steady_steps) : 0;
   return options;
 }
 
@@ -73,26 +69,87 @@ SessionStats SharedStats::snapshot() const {
 
 Coordinator::Coordinator(Parts parts)
     : parts_(std::move(parts)),
+      seat_(std::make_shared<DriverSeat>(static_cast<Drivable&>(*this))),
       negotiation_(negotiation_options(parts_)),
       execution_(*parts_.collectives, parts_.rank, parts_.size,
                  [this](std::span<PendingTensor* const> tensors) { complete(tensors); }) {}
 
-bool Coordinator::wait_for_news(Clock::duration limit) const {
-  return wait_for_any(parts_.queue->wake_up().descriptor(), parts_.channel->descriptor(), limit);
+void Coordinator::sleep_for_news(TimePoint until, const std::function<bool()>& is_called) const {
+  if (!parts_.queue->start_sleep()) return;
+  if (!is_called()) {
+    wait_for_any(parts_.queue->wake_up().descriptor(), parts_.channel->descriptor(),
+                 until - Clock::now());
+  }
+  parts_.queue->end_sleep();
 }
 
 void Coordinator::run() {
   last_activity_ = Clock::now();
   while (!has_ended_) {
+    seat_->take();
+    const bool is_idle = work([this] { return seat_->is_wanted(); });
+    const TimePoint timer = next_timer();
+    const bool may_sleep = is_idle && !was_active_just_now();
+    if (may_sleep) session_thread_timer_ = timer;
+    seat_->give();
+    if (may_sleep) {
+      sleep_for_news(timer, [this] { return seat_->is_called(); });
+    } else if (is_idle) {
+      sched_yield();
+    }
+  }
+  seat_->close();
+}
+
+// Whatever waits for other ranks and cannot be left is the session thread's.
+void Coordinator::drive(const std::function<bool()>& is_enough, Deadline deadline) {
+  const auto must_leave = [&] {
+    const bool cannot_leave_next = !batches_.empty() && execution_.under_way() == 0 &&
+                                   !execution_.goes_in_steps(batches_.front());
+    return is_enough() || cannot_leave_next || deadline.has_passed();
+  };
+  while (!has_ended_ && !must_leave()) {
+    if (!work(must_leave)) continue;
+    if (was_active_just_now()) {
+      sched_yield();
+    } else {
+      sleep_for_news(std::min(next_timer(), deadline.at()), [] { return false; });
+    }
+  }
+}
+
+bool Coordinator::needs_session_thread() const {
+  return has_ended_ || execution_.under_way() > 0 || !batches_.empty() || !events_.empty() ||
+         !tasks_.empty() || next_timer() < session_thread_timer_;
+}
+
+TimePoint Coordinator::next_timer() const {
+  return std::min(negotiation_.next_timer().value_or(TimePoint::max()), requested_end_at_.at());
+}
+
+// Until there is nothing to do for now (true), or `is_enough`.
+bool Coordinator::work(const std::function<bool()>& is_enough) {
+  while (!has_ended_) {
     try {
-      wait_for_work();
-      carry_out_events();
+      bool is_idle = !poll_once();
+      while (!has_ended_ && carry_on(is_enough)) {
+        is_idle = false;
+        last_activity_ = Clock::now();
+        if (is_enough()) return false;
+      }
+      if (is_idle && requested_end_at_.has_passed()) {
+        events_.push_back(*requested_end_);
+      } else if (is_idle) {
+        return true;
+      }
     } catch (const Error& error) {
       learn_first_cause(error);
     } catch (const std::exception& error) {
       learn_first_cause(Error(StatusCode::internal, error.what()));
     }
+    if (is_enough()) return false;
   }
+  return true;
 }
 
 // One look at everything that can bring work. True when something came.
@@ -112,8 +169,9 @@ std::size_t Coordinator::agreements_waiting() const {
   const auto waiting = std::count_if(events_.begin(), events_.end(), [](const auto& event) {
     return std::holds_alternative<Agreement>(event);
   });
-  return static_cast<std::size_t>(waiting) + (starting_ != nullptr ? 1 : 0) +
-         execution_.agreements_under_way(starting_);
+  const Agreement* starting = batches_.empty() ? nullptr : agreement_.get();
+  return static_cast<std::size_t>(waiting) + (starting != nullptr ? 1 : 0) +
+         execution_.agreements_under_way(starting);
 }
 
 void Coordinator::run_tasks() {
@@ -121,23 +179,6 @@ void Coordinator::run_tasks() {
     const CoordinatorTask task = std::move(tasks_.front());
     tasks_.pop_front();
     task();
-  }
-}
-
-void Coordinator::wait_for_work() {
-  while (!poll_once()) {
-    const TimePoint now = Clock::now();
-    if (now - last_activity_ < kPollTime) {
-      if (!parts_.queue->has_items() && !wait_for_news(Clock::duration::zero())) sched_yield();
-      continue;
-    }
-    if (requested_end_at_.has_passed()) {
-      events_.push_back(*requested_end_);
-      return;
-    }
-    const TimePoint timer =
-        std::min(negotiation_.next_timer().value_or(TimePoint::max()), requested_end_at_.at());
-    if (wait_for_news(timer - now)) last_activity_ = Clock::now();
   }
 }
 
@@ -228,50 +269,60 @@ void Coordinator::check() {
   }
 }
 
-// Until there is nothing to do and nothing under way. With a batch less under way the next may be
-// agreed on, so the world is looked at.
-void Coordinator::carry_out_events() {
-  while (!has_ended_) {
-    if (!tasks_.empty()) {
-      execution_.finish(0);
-      run_tasks();
-    } else if (!events_.empty()) {
-      NegotiationEvent event = std::move(events_.front());
-      events_.pop_front();
-      carry_out(std::move(event));
-    } else if (const std::size_t under_way = execution_.under_way(); under_way > 0) {
-      execution_.progress([&] {
-        return execution_.under_way() < under_way || !events_.empty() || !tasks_.empty();
-      });
-      poll_once();
-    } else {
-      break;
-    }
+// The next thing that can be done; false when there is none. With a batch less under way the next
+// may be agreed on, so the world is looked at.
+bool Coordinator::carry_on(const std::function<bool()>& is_enough) {
+  const std::size_t under_way = execution_.under_way();
+  if (!tasks_.empty() && under_way == 0) {
+    run_tasks();
+  } else if (tasks_.empty() && !batches_.empty() && execution_.can_start(batches_.front())) {
+    start_batch();
+  } else if (tasks_.empty() && batches_.empty() && !events_.empty() &&
+             can_carry_out(events_.front())) {
+    NegotiationEvent event = std::move(events_.front());
+    events_.pop_front();
+    carry_out(std::move(event));
+  } else if (under_way > 0) {
+    const bool may_start_more = batches_.empty() && events_.empty() && tasks_.empty();
+    execution_.progress([&] {
+      return execution_.under_way() < under_way || is_enough() ||
+             (may_start_more && (!events_.empty() || !tasks_.empty()));
+    });
+    poll_once();
+  } else {
+    return false;
   }
-  last_activity_ = Clock::now();
+  return true;
+}
+
+// A shutdown is ordered behind what was agreed on before.
+bool Coordinator::can_carry_out(const NegotiationEvent& event) const {
+  const auto* end = std::get_if<SessionEnd>(&event);
+  return end == nullptr || end->status.code() != StatusCode::shut_down ||
+         execution_.under_way() == 0;
 }
 
 void Coordinator::carry_out(NegotiationEvent event) {
   if (auto* agreement = std::get_if<Agreement>(&event)) {
-    start_batches(std::make_shared<const Agreement>(std::move(*agreement)));
+    agreement_ = std::make_shared<const Agreement>(std::move(*agreement));
+    for (Batch& batch :
+         plan_batches(*agreement_, parts_.size, parts_.config.fusion_threshold_bytes)) {
+      batches_.push_back(std::move(batch));
+    }
   } else if (const auto* mismatch = std::get_if<Mismatch>(&event)) {
     fail_one(*mismatch);
   } else {
-    const Status& status = std::get<SessionEnd>(event).status;
-    if (status.code() == StatusCode::shut_down) execution_.finish(0);
-    finish(status);
+    finish(std::get<SessionEnd>(event).status);
   }
 }
 
-void Coordinator::start_batches(const std::shared_ptr<const Agreement>& agreement) {
-  starting_ = agreement.get();
-  for (Batch& batch : plan_batches(*agreement, parts_.size, parts_.config.fusion_threshold_bytes)) {
-    const auto limit = std::chrono::duration<double>(parts_.config.collective_timeout_s);
-    std::vector<PendingTensor*> tensors = find_tensors(batch, *agreement);
-    execution_.start(std::move(batch), agreement, std::move(tensors),
-                     {Deadline::after(limit), this});
-  }
-  starting_ = nullptr;
+void Coordinator::start_batch() {
+  Batch batch = std::move(batches_.front());
+  batches_.pop_front();
+  const auto limit = std::chrono::duration<double>(parts_.config.collective_timeout_s);
+  std::vector<PendingTensor*> tensors = find_tensors(batch, *agreement_);
+  execution_.start(std::move(batch), agreement_, std::move(tensors),
+                   {Deadline::after(limit), this});
 }
 
 std::vector<PendingTensor*> Coordinator::find_tensors(const Batch& batch,
@@ -313,7 +364,9 @@ void Coordinator::learn_first_cause(const Error& error) {
   while (find_failure() == nullptr && !deadline.has_passed()) {
     take_control_messages();
     flush_negotiation();
-    if (find_failure() == nullptr) wait_for_news(std::chrono::milliseconds(20));
+    if (find_failure() == nullptr) {
+      sleep_for_news(Clock::now() + std::chrono::milliseconds(20), [] { return false; });
+    }
   }
   const SessionEnd* end = find_failure();
   const Status cause = end != nullptr ? end->status : error.status();

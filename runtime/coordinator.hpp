@@ -1,7 +1,9 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -10,6 +12,7 @@
 
 #include "collective/collectives.hpp"
 #include "runtime/control/control_channel.hpp"
+#include "runtime/driver_seat.hpp"
 #include "runtime/execution.hpp"
 #include "runtime/negotiation.hpp"
 #include "runtime/tensor_queue.hpp"
@@ -37,15 +40,16 @@ struct SharedStats {
   SessionStats snapshot() const;
 };
 
-/// The one background thread's work: drains the queue, negotiates, plans, executes, completes.
-/// While batches are under way it goes on with all of that, so that the next one is agreed on and
-/// packed by the time they are over.
+/// A session's work: drains the queue, negotiates, plans, executes, completes. While batches are
+/// under way it goes on with all of that, so that the next one is agreed on and packed by the time
+/// they are over.
 ///
-/// It waits in one place, a poll on the queue's descriptor, the control channel's and the
-/// negotiation's next timer. While a collective waits for data, check() (the collective's
-/// Interrupt) keeps the queue and the control plane going. After the session's end run() returns
-/// and every ticket is complete.
-class Coordinator final : private Interrupt {
+/// Confined to the thread in the driver's seat: the session's own background thread in run(), or
+/// one that waits for a ticket in drive(). Either waits in one place, a poll on the queue's
+/// descriptor, the control channel's and the negotiation's next timer. While a collective waits for
+/// data, check() (the collective's Interrupt) keeps the queue and the control plane going. After
+/// the session's end run() returns and every ticket is complete.
+class Coordinator final : private Interrupt, private Drivable {
  public:
   struct Parts {
     int rank = 0;
@@ -59,10 +63,13 @@ class Coordinator final : private Interrupt {
   };
   explicit Coordinator(Parts parts);
 
-  /// Returns when the session has ended. Call once, on the thread that will own everything.
+  /// The session thread's part. Returns when the session has ended. Call once.
   void run();
 
-  /// The rest: from run()'s thread (as a CoordinatorTask), or when run() has returned.
+  /// Taken by threads that wait for a ticket; outlives the coordinator, closed.
+  const std::shared_ptr<DriverSeat>& seat() const noexcept { return seat_; }
+
+  /// The rest: from the thread in the seat (as a CoordinatorTask), or when run() has returned.
 
   /// Ends the session on every rank with `status` as cause; on this one when nothing has moved for
   /// kShutdownTime, also while a batch is in execution and when the others do not answer.
@@ -74,19 +81,26 @@ class Coordinator final : private Interrupt {
   using PendingTensors = std::unordered_map<std::string, PendingTensor>;
 
   void check() override;
-  void wait_for_work();
+  void drive(const std::function<bool()>& is_enough, Deadline deadline) override;
+  bool needs_session_thread() const override;
+  void wake_session_thread() override { parts_.queue->wake_sleepers(); }
+  bool has_news() const noexcept override { return parts_.queue->has_items(); }
+
+  bool work(const std::function<bool()>& is_enough);
+  bool carry_on(const std::function<bool()>& is_enough);
   bool poll_once();
-  /// Until there is something to drain or receive (true), or `limit` has passed.
-  bool wait_for_news(Clock::duration limit) const;
+  TimePoint next_timer() const;
+  bool was_active_just_now() const { return Clock::now() - last_activity_ < kPollTime; }
+  void sleep_for_news(TimePoint until, const std::function<bool()>& is_called) const;
   std::size_t agreements_waiting() const;
   void run_tasks();
   const SessionEnd* find_failure() const;
   void take_submits();
   void take_control_messages();
   void flush_negotiation();
-  void carry_out_events();
   void carry_out(NegotiationEvent event);
-  void start_batches(const std::shared_ptr<const Agreement>& agreement);
+  bool can_carry_out(const NegotiationEvent& event) const;
+  void start_batch();
   std::vector<PendingTensor*> find_tensors(const Batch& batch, const Agreement& agreement);
   void complete(std::span<PendingTensor* const> tensors);
   void fail_one(const Mismatch& mismatch);
@@ -95,7 +109,13 @@ class Coordinator final : private Interrupt {
   void finish(const Status& status);
   void publish_stats();
 
+  // After work a thread keeps looking this long, giving the core away in between, before it
+  // sleeps: blocking calls in a hot loop then need no wake-up (4 to 30 us each). An idle session
+  // never polls.
+  static constexpr auto kPollTime = std::chrono::microseconds(50);
+
   Parts parts_;
+  const std::shared_ptr<DriverSeat> seat_;
   Negotiation negotiation_;
   Execution execution_;
   PendingTensors pending_;
@@ -106,9 +126,12 @@ class Coordinator final : private Interrupt {
   std::optional<SessionEnd> requested_end_;
   Deadline requested_end_at_{TimePoint::max()};
   std::int64_t messages_at_end_ = 0;
-  /// Not all of its batches have been started; else null.
-  const Agreement* starting_ = nullptr;
+  /// Batches of one agreement that have not been started.
+  std::deque<Batch> batches_;
+  std::shared_ptr<const Agreement> agreement_;
   TimePoint last_activity_{};
+  /// When the session's thread wakes by itself.
+  TimePoint session_thread_timer_{};
   std::atomic<bool> has_ended_{false};
 };
 

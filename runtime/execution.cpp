@@ -44,7 +44,6 @@ Execution::Execution(Collectives& collectives, int rank, int size, TensorsDone d
 void Execution::start(Batch batch, std::shared_ptr<const Agreement> agreement,
                       std::vector<PendingTensor*> tensors, const WaitContext& context) {
   const bool is_dense = batch.kind == BatchKind::dense_all_reduce;
-  finish(is_dense ? kBatchesMax - 1 : 0);
   under_way_.push_back({std::move(batch), std::move(agreement), std::move(tensors), context});
   BatchUnderWay& work = under_way_.back();
   work.is_void = is_void(*work.agreement);
@@ -56,6 +55,11 @@ void Execution::start(Batch batch, std::shared_ptr<const Agreement> agreement,
   }
   if (!work.is_void) complete(work, work.tensors.size());
   under_way_.pop_back();
+}
+
+bool Execution::goes_in_steps(const Batch& batch) const noexcept {
+  return batch.kind == BatchKind::barrier ||
+         (batch.kind == BatchKind::dense_all_reduce && collectives_.goes_in_steps());
 }
 
 void Execution::revoke(std::uint64_t first_void, std::uint64_t end) {

@@ -29,24 +29,23 @@ class Execution {
   /// `collectives` outlives this object.
   Execution(Collectives& collectives, int rank, int size, TensorsDone done);
 
-  /// Begins a batch of the agreement; `tensors[i]` is the submission behind
+  /// Begins a batch of the agreement, for which can_start(); `tensors[i]` is the submission behind
   /// agreement.tensors[batch.tensors[i]] (of a void agreement it may be null). A dense all-reduce
-  /// goes on in progress(); of these kBatchesMax are under way at most. Any other batch waits for
-  /// those, and is over on return. Throws Error when the world fails, like the two below.
+  /// goes on in progress(); any other batch is over on return. Throws Error when the world fails,
+  /// like progress().
   void start(Batch batch, std::shared_ptr<const Agreement> agreement,
              std::vector<PendingTensor*> tensors, const WaitContext& context);
 
   /// Carries on what is under way until `is_enough`, which must come true when nothing is.
   void progress(const std::function<bool()>& is_enough);
 
-  /// Until at most `left` batches are under way.
-  void finish(std::size_t left) {
-    progress([&] { return under_way_.size() <= left; });
+  /// Whether start() returns at once, with fewer than kBatchesMax under way; else it waits for other
+  /// ranks, and none may be under way for it.
+  bool goes_in_steps(const Batch& batch) const noexcept;
+  bool can_start(const Batch& batch) const noexcept {
+    return under_way_.empty() || (goes_in_steps(batch) && under_way_.size() < kBatchesMax);
   }
-
-  /// Whether the two below work.
-  bool can_hold() const noexcept { return collectives_.can_hold(); }
-  /// From now until revoke() no result reaches a tensor (see negotiation.hpp, Hold).
+  /// Both require collectives that go in steps. From now until revoke() no result reaches a tensor (see negotiation.hpp, Hold).
   void hold() { collectives_.hold(); }
   /// Agreements of [first_void, end) are void, those under way and those still to be started: their
   /// communication is carried out, results are thrown away and nobody is told (see Revocation).

@@ -41,7 +41,7 @@ SessionImpl::~SessionImpl() {
 }
 
 Ticket SessionImpl::submit(PendingTensor tensor) {
-  tensor.ticket = std::make_shared<TicketState>();
+  tensor.ticket = std::make_shared<TicketState>(coordinator_.seat());
   Ticket ticket(tensor.ticket);
   queue_.push(std::move(tensor));
   return ticket;

@@ -6,10 +6,27 @@
 
 namespace scalecom {
 
-// The signal is given and taken back under the lock, so that the descriptor is readable exactly
-// while there are items. A late signal would wake an idle coordinator for ever.
+// Sequentially consistent with start_sleep(): either this thread sees the sleeper, or that one the
+// items. A signal costs a system call, and nobody needs one while a thread drives.
+void TensorQueue::add_locked() {
+  if (!has_items_.exchange(true) && sleepers_.load() > 0) signal_locked();
+}
+
+// Given and taken back under the lock: a late signal would wake an idle session for ever.
 void TensorQueue::signal_locked() {
-  if (!has_items_.exchange(true, std::memory_order_acq_rel)) wake_up_.signal();
+  if (!is_signalled_.exchange(true)) wake_up_.signal();
+}
+
+bool TensorQueue::start_sleep() noexcept {
+  sleepers_.fetch_add(1);
+  if (!has_items()) return true;
+  end_sleep();
+  return false;
+}
+
+void TensorQueue::wake_sleepers() {
+  const std::lock_guard lock(mutex_);
+  if (sleepers_.load() > 0) signal_locked();
 }
 
 void TensorQueue::push(PendingTensor tensor) {
@@ -28,14 +45,14 @@ void TensorQueue::push(PendingTensor tensor) {
                     "the name again, or give each tensor its own name");
   }
   tensors_.push_back(std::move(tensor));
-  signal_locked();
+  add_locked();
 }
 
 bool TensorQueue::push_task(CoordinatorTask task) {
   const std::lock_guard lock(mutex_);
   if (is_closed_) return false;
   tasks_.push_back(std::move(task));
-  signal_locked();
+  add_locked();
   return true;
 }
 
@@ -43,17 +60,18 @@ bool TensorQueue::push_urgent_task(CoordinatorTask task) {
   const std::lock_guard lock(mutex_);
   if (is_closed_) return false;
   urgent_tasks_.push_back(std::move(task));
-  signal_locked();
+  add_locked();
   return true;
 }
 
 TensorQueue::Drained TensorQueue::take_locked() {
-  if (has_items_.exchange(false, std::memory_order_acq_rel)) wake_up_.clear();
+  has_items_ = false;
+  if (is_signalled_.exchange(false)) wake_up_.clear();
   return {std::exchange(tensors_, {}), std::exchange(tasks_, {}), std::exchange(urgent_tasks_, {})};
 }
 
 TensorQueue::Drained TensorQueue::drain() {
-  if (!has_items()) return {};
+  if (!has_items() && !is_signalled_.load()) return {};
   const std::lock_guard lock(mutex_);
   return take_locked();
 }

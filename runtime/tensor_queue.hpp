@@ -37,7 +37,7 @@ class TensorQueue {
   explicit TensorQueue(std::int64_t capacity) : capacity_(capacity) {}
 
   /// Throws Error: invalid_argument for a name in flight or a full queue; the session's end when
-  /// closed. Wakes the coordinator.
+  /// closed. Wakes a thread that sleeps for it.
   void push(PendingTensor tensor);
 
   /// False when the queue is closed; the task is then not kept.
@@ -55,11 +55,11 @@ class TensorQueue {
       return tensors.empty() && tasks.empty() && urgent_tasks.empty();
     }
   };
-  /// Everything pushed since the last call. Coordinator's thread.
+  /// Everything pushed since the last call. The thread that drives.
   Drained drain();
 
   /// Anything to drain? One atomic read.
-  bool has_items() const noexcept { return has_items_.load(std::memory_order_acquire); }
+  bool has_items() const noexcept { return has_items_.load(); }
 
   /// Completes the tickets with `status`; their names may be submitted again.
   void complete(std::span<const PendingTensor* const> tensors, const Status& status);
@@ -70,16 +70,25 @@ class TensorQueue {
   /// Ok while open; then what close() was given.
   Status closed_status() const;
 
-  /// Readable when has_items().
+  /// Around a sleep on wake_up(): only then pushes make it readable. start_sleep() returns false,
+  /// and there is nothing to end, when there is something to drain already.
+  bool start_sleep() noexcept;
+  void end_sleep() noexcept { sleepers_.fetch_sub(1); }
+  /// Makes it readable until the next drain() without anything to drain, if a thread sleeps.
+  void wake_sleepers();
+
   const WakeUp& wake_up() const noexcept { return wake_up_; }
 
  private:
+  void add_locked();
   void signal_locked();
   Drained take_locked();
 
   const std::int64_t capacity_;
   WakeUp wake_up_;
   std::atomic<bool> has_items_{false};
+  std::atomic<int> sleepers_{0};
+  std::atomic<bool> is_signalled_{false};
   mutable std::mutex mutex_;
   // Guarded by mutex_.
   std::vector<PendingTensor> tensors_;

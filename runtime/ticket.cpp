@@ -1,21 +1,11 @@
 #include "scalecom/ticket.hpp"
 
-#include <sched.h>
-
 #include <utility>
 
 #include "base/error.hpp"
 #include "runtime/ticket_state.hpp"
 
 namespace scalecom {
-namespace {
-
-// A wait looks this often, giving the core away in between, before it sleeps: a small all-reduce
-// completes within it, which saves the two thread switches of sleeping (2 to 30 us each).
-constexpr auto kPollTime = std::chrono::microseconds(20);
-
-}  // namespace
-
 void TicketState::set_output(std::unique_ptr<std::byte[]> data, TensorView view,
                              std::vector<std::int64_t> received_splits) {
   output_data_ = std::move(data);
@@ -35,18 +25,17 @@ void TicketState::complete(Status status) {
   completed_.notify_all();
 }
 
-std::optional<Status> TicketState::wait_until(std::optional<Deadline> deadline) const {
-  for (const Deadline poll_end = Deadline::after(kPollTime); !is_ready();) {
-    if (poll_end.has_passed()) break;
-    sched_yield();
-  }
+bool TicketState::look() const {
+  if (is_ready()) return true;
+  if (seat_ != nullptr) seat_->look_in_vain();
+  return false;
+}
+
+std::optional<Status> TicketState::wait_until(Deadline deadline) const {
+  if (!is_ready() && seat_ != nullptr) seat_->drive_until([this] { return is_ready(); }, deadline);
   std::unique_lock lock(mutex_);
   const auto is_done = [this] { return is_ready_.load(std::memory_order_relaxed); };
-  if (!deadline) {
-    completed_.wait(lock, is_done);
-  } else if (!completed_.wait_until(lock, deadline->at(), is_done)) {
-    return std::nullopt;
-  }
+  if (!completed_.wait_until(lock, deadline.at(), is_done)) return std::nullopt;
   return status_;
 }
 
@@ -64,10 +53,16 @@ std::vector<std::int64_t> TicketState::received_splits() const {
 
 Ticket::Ticket(std::shared_ptr<TicketState> state) : state_(std::move(state)) {}
 
-bool Ticket::is_ready() const noexcept { return state_->is_ready(); }
+bool Ticket::is_ready() const noexcept { return state_->look(); }
 
 // The coordinator bounds this wait: it completes every ticket when the session ends or fails.
-Status Ticket::wait() const { return *state_->wait_until(std::nullopt); }
+Status Ticket::wait() const {
+  for (;;) {
+    if (auto status = state_->wait_until(Deadline::after(std::chrono::hours(1)))) {
+      return *std::move(status);
+    }
+  }
+}
 
 Status Ticket::wait_for(std::chrono::milliseconds limit) const {
   auto status = state_->wait_until(Deadline::after(limit));

@@ -6,9 +6,11 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "base/deadline.hpp"
+#include "runtime/driver_seat.hpp"
 #include "scalecom/status.hpp"
 #include "scalecom/tensor.hpp"
 
@@ -18,6 +20,9 @@ namespace scalecom {
 /// thread (or by the closing queue); read by any thread.
 class TicketState {
  public:
+  /// A waiting thread takes this seat, if it can; null: it only waits.
+  explicit TicketState(std::shared_ptr<DriverSeat> seat) : seat_(std::move(seat)) {}
+
   /// Memory of a result whose size only the agreement fixes. Set before complete(), by the same
   /// thread.
   void set_output(std::unique_ptr<std::byte[]> data, TensorView view,
@@ -27,9 +32,12 @@ class TicketState {
   void complete(Status status);
 
   bool is_ready() const noexcept { return is_ready_.load(std::memory_order_acquire); }
+  /// As is_ready(), for a caller who may go on asking.
+  bool look() const;
 
-  /// Blocks until completion or the deadline; nothing when the deadline came first.
-  std::optional<Status> wait_until(std::optional<Deadline> deadline) const;
+  /// Blocks until completion or the deadline, and drives the session meanwhile if no other thread
+  /// does; nothing when the deadline came first.
+  std::optional<Status> wait_until(Deadline deadline) const;
 
   /// Requires is_ready().
   TensorView output() const;
@@ -37,6 +45,7 @@ class TicketState {
   std::vector<std::int64_t> received_splits() const;
 
  private:
+  const std::shared_ptr<DriverSeat> seat_;
   std::atomic<bool> is_ready_{false};
   mutable std::mutex mutex_;
   mutable std::condition_variable completed_;

@@ -66,9 +66,9 @@ void Collectives::pause(WaitLoop& loop, std::string_view what) {
   if (time.count() > 0) wait_for_change(time);
 }
 
-void Collectives::hold() { SCALECOM_ASSERT(can_hold(), std::string(name())); }
-void Collectives::release() { SCALECOM_ASSERT(can_hold(), std::string(name())); }
-void Collectives::discard(std::size_t) { SCALECOM_ASSERT(can_hold(), std::string(name())); }
+void Collectives::hold() { SCALECOM_ASSERT(goes_in_steps(), std::string(name())); }
+void Collectives::release() { SCALECOM_ASSERT(goes_in_steps(), std::string(name())); }
+void Collectives::discard(std::size_t) { SCALECOM_ASSERT(goes_in_steps(), std::string(name())); }
 
 void Collectives::all_reduce_pieces(AllReduceBatch batch, const WaitContext& context) {
   start_all_reduce(std::move(batch));

@@ -79,8 +79,9 @@ class Collectives {
   /// Batches that have been started and are not done.
   virtual std::size_t under_way() const noexcept { return waiting_.size(); }
 
-  /// Whether the three below work: results of batches under way can be held back and thrown away.
-  virtual bool can_hold() const noexcept { return false; }
+  /// Whether advance() never waits, and the three below work: results of batches under way can be
+  /// held back and thrown away.
+  virtual bool goes_in_steps() const noexcept { return false; }
   /// From now until release() no result reaches a piece: what is reduced waits.
   virtual void hold();
   virtual void release();

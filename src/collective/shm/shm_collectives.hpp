@@ -31,7 +31,7 @@ class ShmCollectives final : public Collectives {
   bool advance(const WaitContext& context) override;
   std::size_t under_way() const noexcept override { return pipeline_.under_way(); }
   bool must_poll() const noexcept override { return pipeline_.is_held(); }
-  bool can_hold() const noexcept override { return true; }
+  bool goes_in_steps() const noexcept override { return true; }
   void hold() override { pipeline_.hold(); }
   void release() override { pipeline_.release(); }
   void discard(std::size_t index) override { pipeline_.discard(index); }

@@ -14,7 +14,7 @@ namespace {
 PendingTensor pending(const std::string& name) {
   PendingTensor tensor;
   tensor.name = name;
-  tensor.ticket = std::make_shared<TicketState>();
+  tensor.ticket = std::make_shared<TicketState>(nullptr);
   return tensor;
 }
 
@@ -25,8 +25,9 @@ bool is_readable(const WakeUp& wake_up) {
 
 }  // namespace
 
-TEST_CASE("a push wakes the coordinator and a drain takes everything in order") {
+TEST_CASE("a push wakes a sleeper and a drain takes everything in order") {
   TensorQueue queue(10);
+  REQUIRE(queue.start_sleep());
   CHECK_FALSE(is_readable(queue.wake_up()));
   queue.push(pending("a"));
   queue.push(pending("b"));
@@ -37,6 +38,29 @@ TEST_CASE("a push wakes the coordinator and a drain takes everything in order") 
   CHECK(drained.tensors[1].name == "b");
   CHECK_FALSE(is_readable(queue.wake_up()));
   CHECK(queue.drain().is_empty());
+  queue.end_sleep();
+}
+
+TEST_CASE("a push signals nobody where nobody sleeps, and is seen before the next sleep") {
+  TensorQueue queue(10);
+  queue.push(pending("a"));
+  CHECK_FALSE(is_readable(queue.wake_up()));
+  CHECK_FALSE(queue.start_sleep());
+  CHECK(queue.drain().tensors.size() == 1);
+  CHECK(queue.start_sleep());
+  queue.end_sleep();
+}
+
+TEST_CASE("a sleeper is woken without anything to drain, and only until it looks") {
+  TensorQueue queue(10);
+  queue.wake_sleepers();
+  CHECK_FALSE(is_readable(queue.wake_up()));
+  REQUIRE(queue.start_sleep());
+  queue.wake_sleepers();
+  CHECK(is_readable(queue.wake_up()));
+  CHECK(queue.drain().is_empty());
+  CHECK_FALSE(is_readable(queue.wake_up()));
+  queue.end_sleep();
 }
 
 TEST_CASE("a name is refused until its ticket has completed, also after the drain") {
@@ -84,8 +108,11 @@ TEST_CASE("pushes of many threads are all drained, each once") {
   }
   std::size_t drained = 0;
   while (drained < kThreads * kPushes) {
-    pollfd descriptor{queue.wake_up().descriptor(), POLLIN, 0};
-    REQUIRE(poll(&descriptor, 1, 10'000) == 1);
+    if (queue.start_sleep()) {
+      pollfd descriptor{queue.wake_up().descriptor(), POLLIN, 0};
+      REQUIRE(poll(&descriptor, 1, 10'000) == 1);
+      queue.end_sleep();
+    }
     drained += queue.drain().tensors.size();
   }
   CHECK(drained == kThreads * kPushes);
@@ -104,6 +131,8 @@ TEST_CASE("a drained queue is not readable, however close the push and the drain
     }
   });
   int readable = 0;
+  const bool is_asleep = queue.start_sleep();
+  REQUIRE((is_asleep || queue.has_items()));
   for (int i = 1; i <= kPushes; ++i) {
     // As close behind the push as can be: this meets the race where two cores are free.
     for (int polls = 0; queue.drain().is_empty(); ++polls) {
@@ -117,7 +146,7 @@ TEST_CASE("a drained queue is not readable, however close the push and the drain
 }
 
 TEST_CASE("a wait with a deadline gives up and the ticket still completes later") {
-  TicketState ticket;
+  TicketState ticket(nullptr);
   CHECK_FALSE(ticket.wait_until(Deadline::after(std::chrono::milliseconds(5))));
   ticket.complete(Status(StatusCode::mismatch, "differs"));
   const auto status = ticket.wait_until(Deadline::after(std::chrono::seconds(10)));
