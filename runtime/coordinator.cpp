@@ -34,7 +34,8 @@ NegotiationOptions negotiation_options(const Coordinator::Parts& parts) {
   options.stall_shutdown_time_s = config.stall_shutdown_time_s;
   options.collective_timeout_s = config.collective_timeout_s;
   // The schedule needs results that can be held back and thrown away.
-  options.steady_steps = parts.collectives->goes_in_steps() ? static_cast<int>(config.steady_steps) : 0;
+  options.steady_steps =
+      parts.collectives->goes_in_steps() ? static_cast<int>(config.steady_steps) : 0;
   return options;
 }
 

@@ -39,13 +39,14 @@ class Execution {
   /// Carries on what is under way until `is_enough`, which must come true when nothing is.
   void progress(const std::function<bool()>& is_enough);
 
-  /// Whether start() returns at once, with fewer than kBatchesMax under way; else it waits for other
-  /// ranks, and none may be under way for it.
+  /// Whether start() returns at once, with fewer than kBatchesMax under way; else it waits for
+  /// other ranks, and none may be under way for it.
   bool goes_in_steps(const Batch& batch) const noexcept;
   bool can_start(const Batch& batch) const noexcept {
     return under_way_.empty() || (goes_in_steps(batch) && under_way_.size() < kBatchesMax);
   }
-  /// Both require collectives that go in steps. From now until revoke() no result reaches a tensor (see negotiation.hpp, Hold).
+  /// Both require collectives that go in steps. From now until revoke() no result reaches a tensor
+  /// (see negotiation.hpp, Hold).
   void hold() { collectives_.hold(); }
   /// Agreements of [first_void, end) are void, those under way and those still to be started: their
   /// communication is carried out, results are thrown away and nobody is told (see Revocation).

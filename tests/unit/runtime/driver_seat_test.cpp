@@ -11,7 +11,8 @@ using namespace std::chrono_literals;
 
 namespace {
 
-// Counts whoever is in the seat at once; a drive lasts until it is enough, the deadline, or leave().
+// Counts whoever is in the seat at once; a drive lasts until it is enough, the deadline, or
+// leave().
 class Work final : public Drivable {
  public:
   void drive(const std::function<bool()>& is_enough, Deadline deadline) override {

@@ -1,4 +1,5 @@
 // Steps that repeat run without negotiation, and what disturbs them leaves every result right.
+#include <barrier>
 #include <cmath>
 #include <numeric>
 #include <random>
@@ -186,6 +187,7 @@ TEST_CASE("equal steps send no control message, and the first unequal one is cou
   SessionWorld world(size);
   std::vector<std::int64_t> messages(static_cast<std::size_t>(size));
   std::vector<SessionStats> stats(static_cast<std::size_t>(size));
+  std::barrier have_counted(size);
   test::run_ranks(size, [&](int rank) {
     std::vector<float> values(100);
     const auto run = [&](const std::string& name, int calls) {
@@ -199,6 +201,7 @@ TEST_CASE("equal steps send no control message, and the first unequal one is cou
     const std::int64_t before = world[rank].stats().control_messages_sent;
     run("w", 50);
     messages[static_cast<std::size_t>(rank)] = world[rank].stats().control_messages_sent - before;
+    have_counted.arrive_and_wait();
     run("other", 1);
     stats[static_cast<std::size_t>(rank)] = world[rank].stats();
   });
