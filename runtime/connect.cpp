@@ -44,11 +44,12 @@ Introduction from_blob(const std::string& blob) {
 
 // Throws on every rank alike when the ranks do not belong together.
 std::vector<HostFacts> introduce(Bootstrap& bootstrap, const Config& config) {
+  const Bootstrap::Limit limit(config.connect_timeout_s);
   const Introduction mine{kVersion, serialize(local_host_facts()), agreement_fingerprint(config)};
   std::vector<HostFacts> facts;
   std::vector<std::string> settings;
   int rank = 0;
-  for (const std::string& blob : bootstrap.exchange(to_blob(mine))) {
+  for (const std::string& blob : bootstrap.exchange(to_blob(mine), limit)) {
     Introduction introduction = from_blob(blob);
     if (introduction.version != kVersion) {
       throw Error(
@@ -185,7 +186,7 @@ HostRanks make_data_plane(SessionParts& parts, Bootstrap& bootstrap,
 }
 
 // Connects on every rank or throws on every rank alike, with the cause that the lowest rank met:
-// one that went on alone would wait for the others in MPI, which knows no deadline.
+// one that went on alone would wait for the others until its time is over.
 std::unique_ptr<ControlChannel> connect_control(Bootstrap& bootstrap,
                                                 const std::vector<HostFacts>& facts,
                                                 const ControlOptions& options) {
@@ -197,7 +198,8 @@ std::unique_ptr<ControlChannel> connect_control(Bootstrap& bootstrap,
   } catch (const Error& error) {
     problem = fmt::format("{} {}", static_cast<int>(error.code()), error.what());
   }
-  for (const std::string& other : bootstrap.exchange(problem)) {
+  // The others may have failed at once, and this rank as late as it may.
+  for (const std::string& other : bootstrap.exchange(problem, 2 * options.connect_timeout)) {
     if (other.empty()) continue;
     const std::size_t end_of_code = other.find(' ');
     throw Error(static_cast<StatusCode>(std::stoi(other)), other.substr(end_of_code + 1));
@@ -216,10 +218,11 @@ SessionParts connect_alone(const Config& config) {
   return parts;
 }
 
-SessionParts connect_over_mpi(const Config& config, const std::string& launched_by) {
+SessionParts connect_over_mpi(const Config& config, const MpiLaunch& launch) {
   SessionParts parts;
   parts.config = config;
-  const std::shared_ptr<MpiBackend> backend = load_mpi_backend(launched_by);
+  const std::shared_ptr<MpiBackend> backend =
+      load_mpi_backend(launch, Bootstrap::Limit(config.connect_timeout_s));
   parts.backend = backend;
   Bootstrap& bootstrap = backend->bootstrap();
   const std::vector<HostFacts> facts = introduce(bootstrap, config);
@@ -244,9 +247,8 @@ SessionParts connect_over_mpi(const Config& config, const std::string& launched_
 }  // namespace
 
 SessionParts connect_session(const Config& config) {
-  const std::string launched_by = mpi_launcher_variable();
-  SessionParts parts =
-      launched_by.empty() ? connect_alone(config) : connect_over_mpi(config, launched_by);
+  const MpiLaunch launch = find_mpi_launch();
+  SessionParts parts = launch ? connect_over_mpi(config, launch) : connect_alone(config);
   for (const std::string& warning : settings_without_effect(config)) log_warning(warning);
   if (!parts.report.shared_memory.empty() && parts.topology.rank == 0) {
     log_warning("ranks of one host do not share memory, so MPI carries their data: " +

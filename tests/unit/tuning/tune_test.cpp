@@ -20,7 +20,7 @@ constexpr std::size_t kSlot = 64 << 10;
 struct World {
   HostRanks hosts;
   std::string cache = {};
-  std::chrono::duration<double> limit{60.0};
+  Bootstrap::Limit limit{60.0};
   int absent = -1;  // a rank that measures nothing and only says so
 };
 
@@ -51,8 +51,8 @@ std::vector<TuningResult> run_tuning(const World& world) {
   run_ranks(size, [&](int rank) {
     ThreadBootstrap bootstrap(exchange, rank, size);
     if (rank == world.absent) {
-      bootstrap.exchange("");
-      bootstrap.exchange(R"({"samples": {}})");
+      bootstrap.exchange("", 2 * world.limit);
+      bootstrap.exchange(R"({"samples": {}})", 2 * world.limit);
       return;
     }
     std::size_t host = 0;
@@ -124,10 +124,8 @@ TEST_CASE("a rank that does not answer leaves all ranks with the defaults, in ti
   const HostRanks hosts = GENERATE(HostRanks{{0, 1}}, HostRanks{{0}, {1}});
   const TemporaryFolder folder;
   const auto begin = std::chrono::steady_clock::now();
-  const auto results = run_tuning({.hosts = hosts,
-                                   .cache = folder.path(),
-                                   .limit = std::chrono::duration<double>(0.2),
-                                   .absent = 1});
+  const auto results = run_tuning(
+      {.hosts = hosts, .cache = folder.path(), .limit = Bootstrap::Limit(0.2), .absent = 1});
   const auto time = std::chrono::steady_clock::now() - begin;
   CHECK(results.front().source == "defaults");
   CHECK(results.front().is_out_of_step);
