@@ -23,4 +23,7 @@ install(FILES ${PROJECT_BINARY_DIR}/scalecom.pc DESTINATION lib/pkgconfig)
 
 if(SCALECOM_BUILD_TOOLS)
   install(TARGETS scalecom-info scalecom-bench RUNTIME DESTINATION bin)
+  if(SCALECOM_HAS_MPI)
+    install(TARGETS scalecom_bench_mpi LIBRARY DESTINATION lib)
+  endif()
 endif()

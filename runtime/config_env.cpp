@@ -13,8 +13,9 @@ namespace scalecom {
 namespace {
 
 // Each launcher sets one of these in the processes it starts: Open MPI, MPICH and Intel MPI, and
-// Slurm's PMIx.
-constexpr std::array kLauncherVariables{"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"};
+// Slurm's PMIx. The first two give the number of ranks.
+constexpr std::array kSizeVariables{"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"};
+constexpr const char* kRankVariable = "PMIX_RANK";
 
 // Set to the empty string is not set, as for Horovod.
 const char* read_variable(const std::string& variable) {
@@ -33,10 +34,11 @@ std::string find_cache_directory() {
 
 }  // namespace
 
-std::string mpi_launcher_variable() {
-  for (const char* variable : kLauncherVariables) {
-    if (read_variable(variable) != nullptr) return variable;
+MpiLaunch find_mpi_launch() {
+  for (const char* variable : kSizeVariables) {
+    if (const char* size = read_variable(variable)) return {variable, std::atoi(size)};
   }
+  if (read_variable(kRankVariable) != nullptr) return {kRankVariable, 0};
   return {};
 }
 

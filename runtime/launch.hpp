@@ -4,8 +4,15 @@
 
 namespace scalecom {
 
-/// Name of the environment variable by which an MPI launcher (mpirun, srun with PMIx...) says that
-/// this process is one of its ranks; empty when none is set. Defined in config_env.cpp.
-std::string mpi_launcher_variable();
+/// How an MPI launcher (mpirun, srun with PMIx...) says that this process is one of its ranks.
+struct MpiLaunch {
+  std::string variable;  ///< of the environment; empty: no launcher
+  int ranks = 0;         ///< that it started; 0 where it does not say
+
+  explicit operator bool() const noexcept { return !variable.empty(); }
+};
+
+/// Defined in config_env.cpp.
+MpiLaunch find_mpi_launch();
 
 }  // namespace scalecom

@@ -3,14 +3,16 @@
 #include <memory>
 #include <string>
 
+#include "runtime/launch.hpp"
 #include "transport/mpi/mpi_backend.hpp"
 
 namespace scalecom {
 
 /// Loads libscalecom_mpi.so, which lies beside this library, and makes its backend. Throws
-/// Error(unavailable) with the loader's reason and the remedy. `launched_by` is the variable that
-/// says MPI launched this process, for the message.
-std::shared_ptr<MpiBackend> load_mpi_backend(const std::string& launched_by);
+/// Error(unavailable) with the loader's reason and the remedy, ranks_missing() when not all ranks
+/// come within `limit`. A rank that initialises MPI waits for all others in MPI_Init, which knows
+/// no deadline: it runs on a thread of its own, which is left behind when the time is over.
+std::shared_ptr<MpiBackend> load_mpi_backend(const MpiLaunch& launch, Bootstrap::Limit limit);
 
 /// What the plugin finds on this machine. Initialises nothing.
 struct MpiPluginFacts {

@@ -160,6 +160,16 @@ char* to_c_string(const std::string& text) {
   return copy;
 }
 
+// What milliseconds cannot count becomes the longest that they can.
+std::chrono::milliseconds to_milliseconds(double seconds) {
+  using std::chrono::milliseconds;
+  const double count = seconds * 1e3;
+  constexpr auto kLongest = milliseconds::max();
+  return count < static_cast<double>(kLongest.count())
+             ? milliseconds(static_cast<milliseconds::rep>(count))
+             : kLongest;
+}
+
 }  // namespace
 
 const char* scalecom_version(void) { return scalecom::kVersion; }
@@ -266,10 +276,7 @@ int scalecom_ticket_wait(const scalecom_ticket* ticket, double timeout_s) {
   Status status;
   const int code = guarded([&] {
     const scalecom::Ticket& from = deref(ticket, "ticket").ticket;
-    const auto limit = std::chrono::duration<double>(timeout_s);
-    status = timeout_s < 0
-                 ? from.wait()
-                 : from.wait_for(std::chrono::duration_cast<std::chrono::milliseconds>(limit));
+    status = timeout_s < 0 ? from.wait() : from.wait_for(to_milliseconds(timeout_s));
   });
   return code != 0 ? code : report(status);
 }

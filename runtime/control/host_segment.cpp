@@ -49,13 +49,13 @@ ControlTree host_star(int rank, const std::vector<HostFacts>& facts) {
 HostSegment share_host_segment(Bootstrap& bootstrap, const std::vector<HostFacts>& facts,
                                std::size_t bytes, const ControlOptions& options) {
   const ControlTree star = host_star(bootstrap.rank(), facts);
+  const Deadline deadline = Deadline::after(options.connect_timeout);
   HostSegment shared;
   {
     // The connections end here, which tells who waits for a segment that could not be made.
     Neighbours neighbours;
     try {
       neighbours = connect_neighbours(bootstrap, star, facts, options);
-      const Deadline deadline = Deadline::after(options.connect_timeout);
       if (star.parent >= 0) {
         shared.segment = take(neighbours, bytes, deadline);
       } else {
@@ -68,7 +68,9 @@ HostSegment share_host_segment(Bootstrap& bootstrap, const std::vector<HostFacts
     }
   }
   std::string first_problem;
-  for (const std::string& problem : bootstrap.exchange(shared.problem)) {
+  // One rank may have failed at once, another as late as it may.
+  for (const std::string& problem :
+       bootstrap.exchange(shared.problem, 2 * options.connect_timeout)) {
     if (first_problem.empty()) first_problem = problem;
   }
   shared.problem = first_problem;

@@ -234,7 +234,8 @@ Neighbours connect_neighbours(Bootstrap& bootstrap, const ControlTree& tree,
     mine.tcp.clear();
     problem = error;
   }
-  const std::vector<std::string> blobs = bootstrap.exchange(mine.to_blob());
+  const std::vector<std::string> blobs =
+      bootstrap.exchange(mine.to_blob(), options.connect_timeout);
   if (problem) throw *problem;
   const std::string key = Endpoint::from_blob(blobs.front()).key;
   Neighbours neighbours;

@@ -71,7 +71,7 @@ std::string measure(const TuningTask& task, const Tuning& defaults) {
 
 TuningResult tune(const TuningTask& task) {
   const Tuning defaults = Tuning::defaults(ranks_of_largest(task.hosts), task.board.slot_bytes());
-  const std::string cached = task.bootstrap.exchange(find_cached(task)).front();
+  const std::string cached = task.bootstrap.exchange(find_cached(task), task.limit).front();
   if (!cached.empty()) {
     const json found = json::parse(cached);
     return {parse_tuning(found.at("tuning"), task.board.slot_bytes()),
@@ -80,7 +80,7 @@ TuningResult tune(const TuningTask& task) {
   // Every rank gets every rank's figures, and they choose alike. A rank whose wait ended by its
   // deadline says so here, where nobody is left behind: then all of them stay with the defaults.
   std::vector<Samples> by_rank;
-  for (const std::string& text : task.bootstrap.exchange(measure(task, defaults))) {
+  for (const std::string& text : task.bootstrap.exchange(measure(task, defaults), 2 * task.limit)) {
     const json said = json::parse(text);
     if (said.contains("problem")) {
       if (is_first(task)) {

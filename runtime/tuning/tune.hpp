@@ -19,8 +19,8 @@ struct TuningTask {
   Board& board;
   const HostRanks& hosts;  ///< as the collectives see them
   TuningKey key;
-  std::string cache_directory;                ///< of the measured figures; empty: none are kept
-  std::chrono::duration<double> limit{60.0};  ///< of a wait in the measurement
+  std::string cache_directory;   ///< of the measured figures; empty: none are kept
+  Bootstrap::Limit limit{60.0};  ///< of the measurement, and of waiting for a rank
 };
 
 /// The tuning, the same on all ranks.
@@ -33,7 +33,7 @@ struct TuningResult {
 
 /// What rank 0 finds in the cache, else what all ranks measure now, which rank 0 then puts there.
 /// Called by all ranks, before anything else uses board and transport. What goes wrong with file or
-/// measurement is logged by rank 0, never thrown.
+/// measurement is logged by rank 0, never thrown; ranks_missing() is.
 TuningResult tune(const TuningTask& task);
 
 }  // namespace scalecom

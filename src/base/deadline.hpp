@@ -11,9 +11,16 @@ using TimePoint = Clock::time_point;
 class Deadline {
  public:
   explicit Deadline(TimePoint at) : at_(at) {}
+  /// Limits that the clock cannot count, beyond some 290 years, end at its last point.
   template <class Rep, class Period>
   static Deadline after(std::chrono::duration<Rep, Period> limit) {
-    return Deadline(Clock::now() + std::chrono::duration_cast<Clock::duration>(limit));
+    const TimePoint now = Clock::now();
+    // In seconds as a double, which holds any limit; the clock's unit does not.
+    using Seconds = std::chrono::duration<double>;
+    const Seconds seconds(limit);
+    if (seconds <= Seconds::zero()) return Deadline(now);
+    if (!(seconds < Seconds(TimePoint::max() - now))) return Deadline(TimePoint::max());
+    return Deadline(now + std::chrono::duration_cast<Clock::duration>(limit));
   }
 
   TimePoint at() const noexcept { return at_; }

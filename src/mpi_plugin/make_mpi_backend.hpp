@@ -6,7 +6,7 @@
 
 namespace scalecom {
 
-/// See MpiBackendFactory.
-std::unique_ptr<MpiBackend> make_mpi_backend();
+/// See MpiPlugin::make_backend.
+std::unique_ptr<MpiBackend> make_mpi_backend(Bootstrap::Limit limit);
 
 }  // namespace scalecom

@@ -2,9 +2,13 @@
 
 #include <mpi.h>
 
+#include <memory>
 #include <numeric>
+#include <utility>
 #include <vector>
 
+#include "base/error.hpp"
+#include "base/wait.hpp"
 #include "collective/mpi/mpi_collectives.hpp"
 #include "mpi_plugin/make_mpi_backend.hpp"
 #include "mpi_plugin/mpi_process.hpp"
@@ -13,6 +17,52 @@
 
 namespace scalecom {
 namespace {
+
+// An operation of all ranks, waited for under the wait discipline. `Work` has the memory that the
+// operation works on, and its request. MPI cannot withdraw a collective: one that was given up may
+// still read and write that memory whenever MPI is called, so it stays behind then.
+template <class Work, class Start>
+void run_collective(std::unique_ptr<Work>& work, const WaitContext& context, const char* call,
+                    const Start& start) {
+  check_mpi(start(*work), call);
+  WaitLoop loop(context);
+  int is_done = 0;
+  try {
+    while (true) {
+      check_mpi(MPI_Test(&work->request, &is_done, MPI_STATUS_IGNORE), call);
+      if (is_done != 0) return;
+      loop.pause(call);
+    }
+  } catch (const Error&) {
+    (void)work.release();
+    renounce_finalize();  // It would wait for the ranks that did not come.
+    throw;
+  }
+}
+
+struct BlobExchange {
+  explicit BlobExchange(std::string blob, int size)
+      : mine(std::move(blob)),
+        bytes(static_cast<int>(mine.size())),
+        counts(static_cast<std::size_t>(size)),
+        places(counts.size()) {}
+
+  std::vector<std::string> blobs() const {
+    std::vector<std::string> blobs;
+    for (std::size_t r = 0; r < counts.size(); ++r) {
+      blobs.push_back(
+          all.substr(static_cast<std::size_t>(places[r]), static_cast<std::size_t>(counts[r])));
+    }
+    return blobs;
+  }
+
+  const std::string mine;
+  const int bytes;
+  std::vector<int> counts;
+  std::vector<int> places;
+  std::string all;
+  MPI_Request request = MPI_REQUEST_NULL;
+};
 
 class MpiBootstrap final : public Bootstrap {
  public:
@@ -23,50 +73,80 @@ class MpiBootstrap final : public Bootstrap {
 
   int rank() const noexcept override { return rank_; }
   int size() const noexcept override { return size_; }
+  bool is_out_of_step() const noexcept { return is_out_of_step_; }
 
-  std::vector<std::string> exchange(const std::string& mine) override {
-    const int bytes = static_cast<int>(mine.size());
-    std::vector<int> counts(static_cast<std::size_t>(size_));
-    check_mpi(MPI_Allgather(&bytes, 1, MPI_INT, counts.data(), 1, MPI_INT, communicator_),
-              "MPI_Allgather");
-    std::vector<int> places(counts.size());
-    std::exclusive_scan(counts.begin(), counts.end(), places.begin(), 0);
-    std::string all(static_cast<std::size_t>(places.back() + counts.back()), '\0');
-    check_mpi(MPI_Allgatherv(mine.data(), bytes, MPI_CHAR, all.data(), counts.data(), places.data(),
-                             MPI_CHAR, communicator_),
-              "MPI_Allgatherv");
-    std::vector<std::string> blobs;
-    for (std::size_t r = 0; r < counts.size(); ++r) {
-      blobs.push_back(
-          all.substr(static_cast<std::size_t>(places[r]), static_cast<std::size_t>(counts[r])));
+  std::vector<std::string> exchange(const std::string& mine, Limit limit) override {
+    SCALECOM_ASSERT(!is_out_of_step_, "an exchange after one that failed");
+    const WaitContext context{Deadline::after(limit)};
+    auto work = std::make_unique<BlobExchange>(mine, size_);
+    is_out_of_step_ = true;
+    try {
+      gather(work, context);
+    } catch (const Error& error) {
+      if (error.code() == StatusCode::timed_out) throw ranks_missing(size_, limit);
+      throw;
     }
-    return blobs;
+    is_out_of_step_ = false;
+    return work->blobs();
   }
 
  private:
+  void gather(std::unique_ptr<BlobExchange>& work, const WaitContext& context) const {
+    run_collective(work, context, "MPI_Iallgather", [&](BlobExchange& blobs) {
+      return MPI_Iallgather(&blobs.bytes, 1, MPI_INT, blobs.counts.data(), 1, MPI_INT,
+                            communicator_, &blobs.request);
+    });
+    std::exclusive_scan(work->counts.begin(), work->counts.end(), work->places.begin(), 0);
+    work->all.resize(static_cast<std::size_t>(work->places.back() + work->counts.back()));
+    run_collective(work, context, "MPI_Iallgatherv", [&](BlobExchange& blobs) {
+      return MPI_Iallgatherv(blobs.mine.data(), blobs.bytes, MPI_CHAR, blobs.all.data(),
+                             blobs.counts.data(), blobs.places.data(), MPI_CHAR, communicator_,
+                             &blobs.request);
+    });
+  }
+
   MPI_Comm communicator_;
   int rank_ = 0;
   int size_ = 1;
+  bool is_out_of_step_ = false;
+};
+
+struct Duplication {
+  MPI_Comm communicator = MPI_COMM_NULL;
+  MPI_Request request = MPI_REQUEST_NULL;
 };
 
 // A communicator of our own: no message of the program can meet one of ours.
-MPI_Comm duplicate_world() {
+MPI_Comm duplicate_world(Bootstrap::Limit limit) {
   ensure_mpi();
-  MPI_Comm communicator = MPI_COMM_NULL;
-  check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &communicator), "MPI_Comm_dup");
-  check_mpi(MPI_Comm_set_errhandler(communicator, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
-  return communicator;
+  const WaitContext context{Deadline::after(limit)};
+  auto copy = std::make_unique<Duplication>();
+  try {
+    run_collective(copy, context, "MPI_Comm_idup", [](Duplication& work) {
+      return MPI_Comm_idup(MPI_COMM_WORLD, &work.communicator, &work.request);
+    });
+  } catch (const Error& error) {
+    if (error.code() != StatusCode::timed_out) throw;
+    int size = 0;
+    MPI_Comm_size(MPI_COMM_WORLD, &size);
+    throw ranks_missing(size, limit);
+  }
+  check_mpi(MPI_Comm_set_errhandler(copy->communicator, MPI_ERRORS_RETURN),
+            "MPI_Comm_set_errhandler");
+  return copy->communicator;
 }
 
 class MpiBackendImpl final : public MpiBackend {
  public:
-  MpiBackendImpl() : communicator_(duplicate_world()), bootstrap_(communicator_) {}
+  explicit MpiBackendImpl(Bootstrap::Limit limit)
+      : communicator_(duplicate_world(limit)), bootstrap_(communicator_) {}
 
   // MPI_Comm_free is collective: after a failure, or when MPI is over, the communicator stays.
   ~MpiBackendImpl() override {
     int is_finalized = 0;
     MPI_Finalized(&is_finalized);
-    if (!has_failed_ && is_finalized == 0) MPI_Comm_free(&communicator_);
+    const bool is_usable = !has_failed_ && !bootstrap_.is_out_of_step();
+    if (is_usable && is_finalized == 0) MPI_Comm_free(&communicator_);
   }
 
   Bootstrap& bootstrap() noexcept override { return bootstrap_; }
@@ -89,6 +169,8 @@ class MpiBackendImpl final : public MpiBackend {
 
 }  // namespace
 
-std::unique_ptr<MpiBackend> make_mpi_backend() { return std::make_unique<MpiBackendImpl>(); }
+std::unique_ptr<MpiBackend> make_mpi_backend(Bootstrap::Limit limit) {
+  return std::make_unique<MpiBackendImpl>(limit);
+}
 
 }  // namespace scalecom

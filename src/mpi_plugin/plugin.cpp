@@ -4,12 +4,23 @@
 #include "mpi_plugin/mpi_process.hpp"
 #include "scalecom/export.hpp"
 
-// What libscalecom looks up: kMpiBackendSymbol and kMpiVersionSymbol.
-extern "C" SCALECOM_API scalecom::MpiBackend* scalecom_make_mpi_backend_v1() {
-  return scalecom::make_mpi_backend().release();
+namespace scalecom {
+namespace {
+
+const char* library_version() {
+  static const std::string version = mpi_library_version();
+  return version.c_str();
 }
 
-extern "C" SCALECOM_API const char* scalecom_mpi_library_version_v1() {
-  static const std::string version = scalecom::mpi_library_version();
-  return version.c_str();
+constexpr MpiPlugin kPlugin{.library_version = library_version,
+                            .initialise = ensure_mpi,
+                            .renounce_finalize = renounce_finalize,
+                            .make_backend = make_mpi_backend};
+
+}  // namespace
+}  // namespace scalecom
+
+// What libscalecom looks up: kMpiPluginSymbol.
+extern "C" SCALECOM_API const scalecom::MpiPlugin* scalecom_mpi_plugin_v2() {
+  return &scalecom::kPlugin;
 }

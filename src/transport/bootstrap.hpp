@@ -1,18 +1,30 @@
 #pragma once
 
+#include <chrono>
 #include <string>
 #include <vector>
+
+#include "scalecom/status.hpp"
 
 namespace scalecom {
 
 /// How the ranks of a job first hear of each other: a trusted, slow, blocking exchange.
 class Bootstrap {
  public:
+  using Limit = std::chrono::duration<double>;
+
   virtual ~Bootstrap() = default;
   virtual int rank() const noexcept = 0;
   virtual int size() const noexcept = 0;
-  /// Every rank gives a blob (any size) and gets everyone's, in rank order.
-  virtual std::vector<std::string> exchange(const std::string& mine) = 0;
+  /// Every rank gives a blob (any size) and gets everyone's, in rank order. Throws ranks_missing()
+  /// when not all have come within `limit`; then the bootstrap is out of step and of no use any
+  /// more. The limit is longer than any rank may be busy before it comes.
+  virtual std::vector<std::string> exchange(const std::string& mine, Limit limit) = 0;
 };
+
+/// Error(timed_out) for a step of connecting that not all ranks came to within `limit`. Which ones
+/// did not cannot be known: such a step ends for all ranks or for none. `ranks` were started; 0
+/// when the launcher does not say.
+Error ranks_missing(int ranks, Bootstrap::Limit limit);
 
 }  // namespace scalecom

@@ -87,7 +87,7 @@ std::vector<Value> uneven_values(int rank, std::size_t count) {
 TEST_CASE("the bootstrap gives everyone's blob to everyone, empty ones too") {
   Bootstrap& bootstrap = test::mpi_world().bootstrap();
   const std::string mine(static_cast<std::size_t>(bootstrap.rank() * 1000), 'x');
-  const auto blobs = bootstrap.exchange(mine);
+  const auto blobs = bootstrap.exchange(mine, test::kLimit);
   REQUIRE(blobs.size() == static_cast<std::size_t>(bootstrap.size()));
   for (std::size_t r = 0; r < blobs.size(); ++r) CHECK(blobs[r].size() == r * 1000);
 }
@@ -143,7 +143,7 @@ TEMPLATE_TEST_CASE("inexact sums are the same bits on every rank, and close to t
   implementation.collectives->all_reduce(std::as_writable_bytes(std::span(data)), dtype,
                                          ReduceOp::sum, patience());
   const std::string bits(reinterpret_cast<const char*>(data.data()), kCount * sizeof(TestType));
-  for (const std::string& others : test::mpi_world().bootstrap().exchange(bits)) {
+  for (const std::string& others : test::mpi_world().bootstrap().exchange(bits, test::kLimit)) {
     REQUIRE(others == bits);
   }
   // A sum of n numbers in any order: n - 1 roundings, each of half an epsilon of a partial sum.

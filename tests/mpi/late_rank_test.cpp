@@ -82,13 +82,13 @@ TEST_CASE("MPI's collective ends at its deadline or interrupt while rank 0 is la
     CHECK(value == static_cast<float>(size));
   }
   // Its order behind the late operation makes every rank see that one through.
-  backend.bootstrap().exchange({});
+  backend.bootstrap().exchange({}, test::kLimit);
 }
 
 TEST_CASE("our collectives over MPI end at their deadline or interrupt when rank 0 never comes") {
   const bool is_called_off = GENERATE(false, true);
   // Messages stay behind that nobody takes: not on the communicator of the other tests.
-  const std::unique_ptr<MpiBackend> backend = make_mpi_backend();
+  const std::unique_ptr<MpiBackend> backend = make_mpi_backend(test::kLimit);
   if (backend->bootstrap().size() == 1) return;
   const auto transport = backend->make_transport();
   if (transport->rank() > 0) {
@@ -99,5 +99,5 @@ TEST_CASE("our collectives over MPI end at their deadline or interrupt when rank
     transport->cancel_all();
     CHECK(code_of_sum(collectives, value, patience()) == StatusCode::internal);
   }
-  backend->bootstrap().exchange({});
+  backend->bootstrap().exchange({}, test::kLimit);
 }

@@ -7,7 +7,7 @@
 namespace scalecom::test {
 
 MpiBackend& mpi_world() {
-  static const std::unique_ptr<MpiBackend> backend = make_mpi_backend();
+  static const std::unique_ptr<MpiBackend> backend = make_mpi_backend(kLimit);
   return *backend;
 }
 

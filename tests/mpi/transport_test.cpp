@@ -33,7 +33,7 @@ Bytes message_of(int from, int to, std::size_t index) {
 }
 
 // Everyone has come here.
-void meet() { test::mpi_world().bootstrap().exchange({}); }
+void meet() { test::mpi_world().bootstrap().exchange({}, test::kLimit); }
 
 std::optional<StatusCode> code_of_wait(Transport& transport, TransportRequest& request) {
   try {

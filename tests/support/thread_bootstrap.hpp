@@ -17,14 +17,17 @@ class Exchange {
  public:
   explicit Exchange(int size) : size_(size) {}
 
-  std::vector<std::string> exchange(int rank, int round, const std::string& mine) {
+  std::vector<std::string> exchange(int rank, int round, const std::string& mine,
+                                    Bootstrap::Limit limit) {
     std::unique_lock lock(mutex_);
     auto& blobs = rounds_[round];
     blobs.resize(static_cast<std::size_t>(size_));
     blobs[static_cast<std::size_t>(rank)] = mine;
     ++arrived_[round];
     changed_.notify_all();
-    changed_.wait(lock, [&] { return arrived_[round] == size_; });
+    if (!changed_.wait_for(lock, limit, [&] { return arrived_[round] == size_; })) {
+      throw ranks_missing(size_, limit);
+    }
     return rounds_[round];
   }
 
@@ -45,8 +48,8 @@ class ThreadBootstrap final : public Bootstrap {
 
   int rank() const noexcept override { return rank_; }
   int size() const noexcept override { return size_; }
-  std::vector<std::string> exchange(const std::string& mine) override {
-    auto blobs = exchange_.exchange(rank_, round_++, mine);
+  std::vector<std::string> exchange(const std::string& mine, Limit limit) override {
+    auto blobs = exchange_.exchange(rank_, round_++, mine, limit);
     if (edit_) blobs[0] = edit_(blobs[0]);
     return blobs;
   }

@@ -27,7 +27,13 @@ class PeerLibrary {
 };
 
 /// MPI, on a communicator of its own. To be called on every rank. Throws Error(unavailable) where
-/// this program was built without MPI, or was not launched by it.
+/// its module cannot be loaded, with the loader's reason, or the program was not launched by MPI.
 std::unique_ptr<PeerLibrary> make_peer_library();
+
+/// MPI's implementation is a module, so that scalecom-bench starts where MPI is missing. Its symbol
+/// has the type MpiPeerFactory; the caller owns the result.
+inline constexpr const char* kMpiPeerModule = "libscalecom_bench_mpi.so";
+inline constexpr const char* kMpiPeerSymbol = "scalecom_bench_make_mpi_peer_v1";
+using MpiPeerFactory = PeerLibrary* (*)();
 
 }  // namespace scalecom::bench

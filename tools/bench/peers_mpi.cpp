@@ -1,7 +1,9 @@
 #include <mpi.h>
 
 #include <limits>
+#include <memory>
 
+#include "scalecom/export.hpp"
 #include "scalecom/status.hpp"
 #include "tools/bench/peer_library.hpp"
 
@@ -81,16 +83,17 @@ class MpiLibrary final : public PeerLibrary {
 };
 
 }  // namespace
+}  // namespace scalecom::bench
 
-std::unique_ptr<PeerLibrary> make_peer_library() {
+// What scalecom-bench looks up: kMpiPeerSymbol.
+extern "C" SCALECOM_API scalecom::bench::PeerLibrary* scalecom_bench_make_mpi_peer_v1() {
   int is_initialized = 0;
   MPI_Initialized(&is_initialized);
   if (is_initialized == 0) {
-    throw Error(StatusCode::unavailable,
-                "--peers times MPI beside scalecom, and this process was not launched by MPI; run "
-                "mpirun -np 2 scalecom-bench --peers");
+    throw scalecom::Error(
+        scalecom::StatusCode::unavailable,
+        "--peers times MPI beside scalecom, and this process was not launched by MPI; run "
+        "mpirun -np 2 scalecom-bench --peers");
   }
-  return std::make_unique<MpiLibrary>();
+  return std::make_unique<scalecom::bench::MpiLibrary>().release();
 }
-
-}  // namespace scalecom::bench

@@ -33,15 +33,23 @@ class MpiBackend {
   virtual void set_failed() noexcept = 0;
 };
 
-/// Symbol of libscalecom_mpi.so with the type MpiBackendFactory. Throws Error(unavailable) when the
-/// thread level of an already initialised MPI is below MPI_THREAD_SERIALIZED (naming the level and
-/// the remedy).
-inline constexpr const char* kMpiBackendSymbol = "scalecom_make_mpi_backend_v1";
-using MpiBackendFactory = MpiBackend* (*)();
+/// What libscalecom_mpi.so offers.
+struct MpiPlugin {
+  /// MpiBackend::library_version() without initialising MPI.
+  const char* (*library_version)();
+  /// Makes MPI ready in this process, from whatever thread. Returns when all processes of the job
+  /// have initialised MPI, without a deadline, which MPI does not know here. Throws
+  /// Error(unavailable) when the thread level of an already initialised MPI is below
+  /// MPI_THREAD_SERIALIZED (naming the level and the remedy).
+  void (*initialise)();
+  /// This process will not finalize MPI.
+  void (*renounce_finalize)();
+  /// After initialise(). Throws ranks_missing() when not all ranks come within the limit.
+  std::unique_ptr<MpiBackend> (*make_backend)(Bootstrap::Limit limit);
+};
 
-/// Symbol of libscalecom_mpi.so with the type MpiVersion: MpiBackend::library_version() without
-/// initialising MPI.
-inline constexpr const char* kMpiVersionSymbol = "scalecom_mpi_library_version_v1";
-using MpiVersion = const char* (*)();
+/// Symbol of libscalecom_mpi.so with the type MpiPluginEntry.
+inline constexpr const char* kMpiPluginSymbol = "scalecom_mpi_plugin_v2";
+using MpiPluginEntry = const MpiPlugin* (*)();
 
 }  // namespace scalecom

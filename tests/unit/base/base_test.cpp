@@ -52,6 +52,19 @@ TEST_CASE("a wait loop looks at the interrupt often and gives up at its deadline
   CHECK(interrupt.checks > 10);
 }
 
+TEST_CASE("a limit that the clock cannot count never passes, and one that it can is kept") {
+  using Seconds = std::chrono::duration<double>;
+  CHECK(Deadline::after(Seconds(1e10)).at() == TimePoint::max());
+  CHECK(Deadline::after(Seconds(std::numeric_limits<double>::infinity())).at() == TimePoint::max());
+  CHECK(Deadline::after(std::chrono::milliseconds::max()).at() == TimePoint::max());
+  CHECK(Deadline::after(std::chrono::nanoseconds::max()).at() == TimePoint::max());
+  const TimePoint before = Clock::now();
+  const Seconds nine_billion = Deadline::after(Seconds(9e9)).at() - before;
+  CHECK(nine_billion.count() == Approx(9e9));
+  CHECK(Deadline::after(Seconds(0)).has_passed());
+  CHECK(Deadline::after(Seconds(-1e300)).has_passed());
+}
+
 TEST_CASE("a long wait sleeps: it costs a small part of a core") {
   const WaitContext context{Deadline::after(std::chrono::milliseconds(300)), nullptr};
   WaitLoop loop(context);

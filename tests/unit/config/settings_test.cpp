@@ -114,10 +114,16 @@ TEST_CASE("the cache is XDG's folder, else the home's, and a relative path is no
   CHECK(Config::from_environment().cache_directory == "/cache/scalecom");
 }
 
-TEST_CASE("the launcher is known by its variable") {
-  CHECK(mpi_launcher_variable().empty());
+TEST_CASE("the launcher is known by its variable, which may tell how many ranks it started") {
+  CHECK_FALSE(find_mpi_launch());
+  {
+    const Variable launched("PMIX_RANK", "1");
+    CHECK(find_mpi_launch().variable == "PMIX_RANK");
+    CHECK(find_mpi_launch().ranks == 0);
+  }
   const Variable launched("OMPI_COMM_WORLD_SIZE", "4");
-  CHECK(mpi_launcher_variable() == "OMPI_COMM_WORLD_SIZE");
+  CHECK(find_mpi_launch().variable == "OMPI_COMM_WORLD_SIZE");
+  CHECK(find_mpi_launch().ranks == 4);
 }
 
 TEST_CASE("docs/configuration.md is the table") {

@@ -90,9 +90,11 @@ TEST_CASE("a rank that never comes is named when the time is over") {
   test::run_ranks(3, [&](int rank) {
     ThreadBootstrap bootstrap(exchange, rank, 3);
     if (rank == 2) {
-      bootstrap.exchange(nlohmann::json{
-          {"key", std::vector<int>()}, {"unix", ""}, {"tcp", nlohmann::json::array()}}
-                             .dump());
+      bootstrap.exchange(
+          nlohmann::json{
+              {"key", std::vector<int>()}, {"unix", ""}, {"tcp", nlohmann::json::array()}}
+              .dump(),
+          Bootstrap::Limit(60.0));
       return;
     }
     try {

@@ -64,7 +64,7 @@ class BareBootstrap final : public Bootstrap {
   explicit BareBootstrap(BareChild& child) : child_(child) {}
   int rank() const noexcept override { return 0; }
   int size() const noexcept override { return 2; }
-  std::vector<std::string> exchange(const std::string& mine) override {
+  std::vector<std::string> exchange(const std::string& mine, Limit) override {
     child_.join_from(mine);
     return {mine, mine};
   }
@@ -103,7 +103,7 @@ class LonelyBootstrap final : public Bootstrap {
  public:
   int rank() const noexcept override { return 0; }
   int size() const noexcept override { return 2; }
-  std::vector<std::string> exchange(const std::string& mine) override {
+  std::vector<std::string> exchange(const std::string& mine, Limit) override {
     published_ = nlohmann::json::parse(mine);
     return {mine, mine};
   }

@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "tests/support/board_world.hpp"
+#include "tests/support/captured_stderr.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/ranks.hpp"
 #include "tests/support/temporary_folder.hpp"
@@ -20,8 +21,9 @@ constexpr std::size_t kSlot = 64 << 10;
 struct World {
   HostRanks hosts;
   std::string cache = {};
-  std::chrono::duration<double> limit{60.0};
+  Bootstrap::Limit limit{60.0};
   int absent = -1;  // a rank that measures nothing and only says so
+  int dead = -1;    // a rank that does not even say so
 };
 
 TuningKey key_of(const World& world) {
@@ -49,10 +51,11 @@ std::vector<TuningResult> run_tuning(const World& world) {
   Exchange exchange(size);
   std::vector<TuningResult> results(static_cast<std::size_t>(size));
   run_ranks(size, [&](int rank) {
+    if (rank == world.dead) return;
     ThreadBootstrap bootstrap(exchange, rank, size);
     if (rank == world.absent) {
-      bootstrap.exchange("");
-      bootstrap.exchange(R"({"samples": {}})");
+      bootstrap.exchange("", 2 * world.limit);
+      bootstrap.exchange(R"({"samples": {}})", 2 * world.limit);
       return;
     }
     std::size_t host = 0;
@@ -101,6 +104,27 @@ TEST_CASE("all ranks have one tuning, which was measured") {
   CHECK((tuning.between_hosts.bytes_per_s != LinkCosts{}.bytes_per_s) == (hosts.size() > 1));
 }
 
+TEST_CASE("what is measured is what its name says: latencies are no rates") {
+  const HostRanks hosts = GENERATE(HostRanks{{0, 1}}, HostRanks{{0}, {1}});
+  const Tuning tuning = run_tuning({.hosts = hosts}).front().tuning;
+  // Wide enough for any machine under any load, and far apart.
+  const auto is_latency = [](double time_s) { return time_s > 2e-8 && time_s < 1.0; };
+  const auto is_rate = [](double bytes_per_s) { return bytes_per_s > 2e7 && bytes_per_s < 1e13; };
+  CHECK(is_latency(tuning.inside_host.latency_s));
+  CHECK(is_rate(tuning.inside_host.copy_bytes_per_s));
+  CHECK(is_latency(tuning.between_hosts.latency_s));
+  CHECK(is_rate(tuning.between_hosts.bytes_per_s));
+  CHECK(is_rate(tuning.between_hosts.reduce_bytes_per_s));
+}
+
+TEST_CASE("a rank that is gone ends the tuning of the others in time") {
+  const auto begin = std::chrono::steady_clock::now();
+  CHECK_THROWS_WITH(
+      run_tuning({.hosts = {{0}, {1}, {2}}, .limit = Bootstrap::Limit(0.2), .dead = 1}),
+      Catch::Contains("all 3 ranks") && Catch::Contains("SCALECOM_CONNECT_TIMEOUT"));
+  CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(20));
+}
+
 TEST_CASE("the second time the figures come from the file, the same to the last digit") {
   const TemporaryFolder folder;
   const World world{.hosts = {{0}, {1}}, .cache = folder.path() + "/scalecom"};
@@ -116,7 +140,15 @@ TEST_CASE("a file that cannot be used is measured and written anew") {
   const TemporaryFolder folder;
   const World world{.hosts = {{0}, {1}}, .cache = folder.path()};
   std::ofstream(tuning_file_path(world.cache, key_of(world))) << "{\"version\": ";
-  CHECK(run_tuning(world).front().source == "measured now");
+  std::string said;
+  {
+    const CapturedStderr captured;
+    CHECK(run_tuning(world).front().source == "measured now");
+    said = captured.text();
+  }
+  CHECK_THAT(said, Catch::Contains(tuning_file_path(world.cache, key_of(world))) &&
+                       Catch::Contains("written anew"));
+  CHECK(std::count(said.begin(), said.end(), '\n') == 1);  // by rank 0 alone
   CHECK(run_tuning(world).front().source.rfind("file ", 0) == 0);
 }
 
@@ -124,11 +156,13 @@ TEST_CASE("a rank that does not answer leaves all ranks with the defaults, in ti
   const HostRanks hosts = GENERATE(HostRanks{{0, 1}}, HostRanks{{0}, {1}});
   const TemporaryFolder folder;
   const auto begin = std::chrono::steady_clock::now();
-  const auto results = run_tuning({.hosts = hosts,
-                                   .cache = folder.path(),
-                                   .limit = std::chrono::duration<double>(0.2),
-                                   .absent = 1});
+  auto captured = std::make_unique<CapturedStderr>();
+  const auto results = run_tuning(
+      {.hosts = hosts, .cache = folder.path(), .limit = Bootstrap::Limit(0.2), .absent = 1});
   const auto time = std::chrono::steady_clock::now() - begin;
+  const std::string said = captured->text();
+  captured.reset();
+  CHECK_THAT(said, Catch::Contains("rank 0") && Catch::Contains("SCALECOM_TUNE=off"));
   CHECK(results.front().source == "defaults");
   CHECK(results.front().is_out_of_step);
   CHECK(results.front().tuning == Tuning::defaults(static_cast<int>(hosts.front().size()), kSlot));

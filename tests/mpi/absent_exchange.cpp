@@ -1,0 +1,20 @@
+// A rank connects and does not come to an exchange: the other gets an error in time, and its
+// backend goes without waiting. The arguments: a folder, "comes" or "absent".
+
+#include <string_view>
+
+#include "mpi_plugin/make_mpi_backend.hpp"
+#include "mpi_plugin/mpi_process.hpp"
+#include "tests/mpi/absence.hpp"
+
+int main(int argc, char** argv) {
+  using namespace scalecom;
+  if (argc != 3) return 1;
+  ensure_mpi();
+  auto backend = make_mpi_backend(Bootstrap::Limit(60.0));
+  if (std::string_view(argv[2]) == "absent") test::stay_away(argv[1]);
+  const bool is_good = test::ends_in_time(
+      0.5, [&] { backend->bootstrap().exchange("a blob", Bootstrap::Limit(0.5)); });
+  backend.reset();
+  test::give_verdict(is_good, argv[1]);
+}

@@ -1,0 +1,25 @@
+// A rank never calls init(): the other gets an error that says what to look for, in time. The
+// arguments: a folder, "comes" or "absent", and who initialises MPI: "nobody" before scalecom does,
+// or "program".
+
+#include <mpi.h>
+
+#include <string_view>
+
+#include "scalecom/scalecom.hpp"
+#include "tests/mpi/absence.hpp"
+
+int main(int argc, char** argv) {
+  using namespace scalecom;
+  if (argc != 4) return 1;
+  const std::string folder = argv[1];
+  const bool is_absent = std::string_view(argv[2]) == "absent";
+  if (std::string_view(argv[3]) == "program") {
+    int provided = 0;
+    MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided);
+  }
+  if (is_absent) test::stay_away(folder);
+  Config config = Config::from_environment();
+  config.connect_timeout_s = 1.0;
+  test::give_verdict(test::ends_in_time(1.0, [&] { Session::connect(config); }), folder);
+}
