@@ -39,6 +39,17 @@ class PieceList {
     });
   }
 
+  /// before(input) of [begin, end): where it lies when that is one place and nothing is to be
+  /// scaled, else copied to `scratch`.
+  const std::byte* read(std::byte* scratch, std::size_t begin, std::size_t end) const {
+    const std::size_t i = pieces_before(begin);
+    if (i < pieces_.size() && end <= ends_[i] && pieces_[i].before.is_identity()) {
+      return pieces_[i].input + (begin - (i == 0 ? 0 : ends_[i - 1]));
+    }
+    load(scratch, begin, end);
+    return scratch;
+  }
+
   /// output of [begin, end) = after(source).
   void store(const std::byte* source, std::size_t begin, std::size_t end) const {
     for_each(begin, end, [&](const Piece& piece, std::size_t offset, std::size_t bytes) {

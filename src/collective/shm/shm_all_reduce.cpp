@@ -10,24 +10,35 @@ namespace scalecom {
 
 using Phase = Board::Phase;
 
-void reduce_slots(const Board& board, std::uint64_t block, std::size_t offset,
-                  std::span<std::byte> result, const Reduction& reduction) {
+namespace {
+
+// result = operand(rank, begin, bytes) of the ranks, reduced in rank order, tile by tile.
+template <class Operand>
+void reduce_ranks(int size, std::span<std::byte> result, const Reduction& reduction,
+                  Operand operand) {
   // Not in `result` until the last rank: that may be one of the operands to come.
   alignas(64) std::array<std::byte, kReduceTileBytes> partial;
   for (std::size_t begin = 0; begin < result.size(); begin += kReduceTileBytes) {
     const std::size_t bytes = std::min(kReduceTileBytes, result.size() - begin);
-    const auto operand = [&](int rank) { return board.slot(rank, block) + offset + begin; };
-    const std::byte* left = operand(0);
-    for (int rank = 1; rank < board.size(); ++rank) {
-      const bool is_last = rank + 1 == board.size();
-      std::byte* place = is_last ? result.data() + begin : partial.data();
-      reduction(place, left, operand(rank), bytes);
+    const std::byte* left = operand(0, begin, bytes);
+    for (int rank = 1; rank < size; ++rank) {
+      std::byte* place = rank + 1 == size ? result.data() + begin : partial.data();
+      reduction(place, left, operand(rank, begin, bytes), bytes);
       left = place;
     }
-    if (board.size() == 1 && left != result.data() + begin) {
+    if (size == 1 && left != result.data() + begin) {
       std::memcpy(result.data() + begin, left, bytes);
     }
   }
+}
+
+}  // namespace
+
+void reduce_slots(const Board& board, std::uint64_t block, std::size_t offset,
+                  std::span<std::byte> result, const Reduction& reduction) {
+  reduce_ranks(board.size(), result, reduction, [&](int rank, std::size_t begin, std::size_t) {
+    return board.slot(rank, block) + offset + begin;
+  });
 }
 
 ShmAllReduce::ShmAllReduce(Board& board, AllReduceBatch batch, const Options& options)
@@ -78,7 +89,12 @@ void ShmAllReduce::post() {
     board_.post_inline(block, std::span(data).first(range.end));
     return;
   }
-  if (!is_discarded_) pieces_.load(board_.slot(board_.rank(), block), range.begin, range.end);
+  if (!is_discarded_) {
+    std::byte* slot = board_.slot(board_.rank(), block);
+    const Range own = is_owner() ? part_range(posted_ - 1, board_.rank()) : Range{};
+    pieces_.load(slot, range.begin, range.begin + own.begin);
+    pieces_.load(slot + own.end, range.begin + own.end, range.end);
+  }
   board_.publish(Phase::posted, block + 1);
 }
 
@@ -91,8 +107,16 @@ void ShmAllReduce::reduce() {
   const std::uint64_t block = first_block_ + reduced_;
   if (is_owner()) {
     const Range part = part_range(reduced_, board_.rank());
+    const std::size_t in_pieces = block_range(reduced_).begin + part.begin;
+    alignas(64) std::array<std::byte, kReduceTileBytes> own;
+    const auto operand = [&](int rank, std::size_t begin, std::size_t bytes) -> const std::byte* {
+      if (rank == board_.rank() && !is_discarded_) {
+        return pieces_.read(own.data(), in_pieces + begin, in_pieces + begin + bytes);
+      }
+      return board_.slot(rank, block) + part.begin + begin;
+    };
     std::byte* place = board_.slot(board_.rank(), block) + part.begin;
-    reduce_slots(board_, block, part.begin, {place, part.end - part.begin}, reduction_);
+    reduce_ranks(board_.size(), {place, part.end - part.begin}, reduction_, operand);
   }
   ++reduced_;
   if (!is_open_owner()) publish_part();

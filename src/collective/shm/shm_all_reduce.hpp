@@ -15,11 +15,13 @@ namespace scalecom {
 /// One all-reduce on a board, moved on step by step and never waiting.
 ///
 /// S bytes, n ranks, in blocks of B bytes. For a block a rank does three things, each when it can:
-///   post    pieces -> its slot; the pack of a fused batch and this copy are one
-///   reduce  an owner (one of the first ranks): its part of all slots, in rank order -> its slot
+///   post    pieces -> its slot, but for the part that it owns; the pack of a fused batch and this
+///           copy are one
+///   reduce  an owner (one of the first ranks): its part of its pieces and of the others' slots, in
+///           rank order -> its slot
 ///   finish  the owners' parts -> pieces
-/// User memory is read once and written once; the rest stays in the cache, if B does. Per rank:
-/// 2 S of copies, (n-1)/owners S of reduction, 2 S/B waits that are usually over.
+/// User memory is read once and written once; the rest stays in the cache, if B does. An owner:
+/// (2 - 1/owners) S of copies, (n-1)/owners S of reduction, 2 S/B waits that are usually over.
 ///
 /// Small vectors are one block without owners: every rank reduces all n slots by itself when it
 /// finishes, which reads n S and saves a step. Up to Board::kInlineBytes the data travels in the
