@@ -6,7 +6,7 @@ import warnings
 import torch
 
 from scalecom.exceptions import HorovodInternalError
-from scalecom.torch import mpi_ops, state
+from scalecom.torch import mpi_ops, state, submit
 from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
 
 
@@ -65,7 +65,7 @@ class _DistributedMixin:
             rate = compression.rate_of(name, parameter)
             options = None if rate is None else compression.options(rate)
         wire, context = compression.compress(parameter.grad)
-        ticket = mpi_ops._submit_allreduce(
+        ticket = submit.all_reduce(
             wire, wire, name, settings.op, 1.0 / settings.predivide_factor,
             settings.predivide_factor, options)
         settings.pending[parameter] = (ticket, wire, context)
@@ -214,7 +214,7 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     residuals. op: Average or Sum. gradient_predivide_factor f: gradients are divided by f before
     the sum and multiplied by f after the average.
     """
-    mpi_ops._check_process_set(process_set)
+    mpi_ops.check_process_set(process_set)
     check_compression(compression)
     if num_groups or groups:
         raise ValueError("num_groups and groups are not supported by this version of scalecom; "
