@@ -21,6 +21,8 @@ _DTYPES = {torch.uint8: 0, torch.int8: 1, torch.int16: 2, torch.int32: 3, torch.
 
 # None: this torch has none.
 _EXCHANGE = _library.exchange_of(torch.Tensor)
+_submit_object = _library.quick.scalecom_dlpack_all_reduce
+_submit_objects = _library.quick.scalecom_dlpack_all_reduce_group
 
 _name_lock = threading.Lock()
 _name_counters = {}
@@ -98,24 +100,30 @@ def _reduction(op, prescale_factor, postscale_factor, compression):
     return reduction
 
 
-def _checked_reduction(op, prescale_factor, postscale_factor, compression):
-    if type(prescale_factor) is not float:
-        prescale_factor = as_number(float, "prescale_factor", prescale_factor)
-    if type(postscale_factor) is not float:
-        postscale_factor = as_number(float, "postscale_factor", postscale_factor)
-    return _reduction(op, prescale_factor, postscale_factor, compression)
+def _choose_reduction(op, prescale_factor, postscale_factor, compression):
+    # What is no float may be equal to another and change: it is no key.
+    return _reduction(op, as_number(float, "prescale_factor", prescale_factor),
+                      as_number(float, "postscale_factor", postscale_factor), compression)
 
 
 def all_reduce(tensor, output, name, op, prescale_factor, postscale_factor, compression):
     """Submits one all-reduce and returns its ticket. compression: C options, or None."""
-    reduction = _checked_reduction(op, prescale_factor, postscale_factor, compression)
-    name = full_name("allreduce", name)
+    # These lines are most of a submit's cost in Python; calls in them are avoided.
+    if type(prescale_factor) is type(postscale_factor) is float:
+        reduction = _reduction(op, prescale_factor, postscale_factor, compression)
+    else:
+        reduction = _choose_reduction(op, prescale_factor, postscale_factor, compression)
+    name = _encoded("allreduce", name) if type(name) is str else full_name("allreduce", name)
     if _EXCHANGE is not None:
-        ticket = _library.submit_objects(
-            _library.quick.scalecom_dlpack_all_reduce, (tensor, output), _EXCHANGE, name,
-            id(tensor), None if output is tensor else id(output), reduction.address)
-        if ticket is not None:
-            return ticket
+        try:
+            pointer = _submit_object(_EXCHANGE, name, id(tensor),
+                                     None if output is tensor else id(output), reduction.address)
+        except Exception:  # What torch says of a tensor that it cannot export.
+            pointer = None
+        else:
+            if pointer is not None:
+                return _library.Ticket(pointer, (tensor, output))
+            _library.check_objects()
     source = view(tensor)
     target = source if output is tensor else view(output)
     arguments = (name, source, target, op, reduction.prescale, reduction.postscale, compression)
@@ -125,7 +133,7 @@ def all_reduce(tensor, output, name, op, prescale_factor, postscale_factor, comp
 def all_reduce_group(tensors, outputs, name, op, prescale_factor, postscale_factor, compression):
     """Submits an all-reduce of each tensor, all or none, and returns their one ticket. The member at
     place i is the tensor `name`.i. The lists stay as they are until the ticket completes."""
-    reduction = _checked_reduction(op, prescale_factor, postscale_factor, compression)
+    reduction = _choose_reduction(op, prescale_factor, postscale_factor, compression)
     count = len(tensors)
     join = _join_member_names if name is None else _member_names
     names = join(full_name("allreduce", name), count)
@@ -134,12 +142,16 @@ def all_reduce_group(tensors, outputs, name, op, prescale_factor, postscale_fact
         # In CPython, an object's id is its address.
         sources = array.array("q", map(id, tensors))
         targets = None if is_in_place else array.array("q", map(id, outputs))
-        ticket = _library.submit_objects(
-            _library.quick.scalecom_dlpack_all_reduce_group, (tensors, outputs), _EXCHANGE, names,
-            sources.buffer_info()[0], None if is_in_place else targets.buffer_info()[0], count,
-            reduction.address)
-        if ticket is not None:
-            return ticket
+        try:
+            pointer = _submit_objects(
+                _EXCHANGE, names, sources.buffer_info()[0],
+                None if is_in_place else targets.buffer_info()[0], count, reduction.address)
+        except Exception:  # What torch says of a tensor that it cannot export.
+            pointer = None
+        else:
+            if pointer is not None:
+                return _library.Ticket(pointer, (tensors, outputs))
+            _library.check_objects()
     sources = (_library.Tensor * count)(*map(view, tensors))
     targets = sources if is_in_place else (_library.Tensor * count)(*map(view, outputs))
     arguments = ((ctypes.c_char_p * count)(*names.split(b"\0")[:count]), sources, targets, count,

@@ -78,11 +78,9 @@ def _declare(library):
                                         pointer(ticket)]),
         "scalecom_broadcast": (c_int, [c_char_p, pointer(Tensor), c_int32, pointer(ticket)]),
         "scalecom_barrier": (c_int, [pointer(ticket)]),
-        "scalecom_ticket_is_ready": (c_int, [ticket]),
         "scalecom_ticket_wait": (c_int, [ticket, c_double]),
         "scalecom_ticket_output": (c_int, [ticket, pointer(Tensor)]),
         "scalecom_ticket_received_splits": (c_int, [ticket, pointer(c_int64), c_int32]),
-        "scalecom_ticket_release": (None, [ticket]),
         "scalecom_residuals": (c_int, [text]),
         "scalecom_residual_get": (c_int, [c_char_p, ctypes.c_void_p, c_int64]),
         "scalecom_residual_set": (c_int, [c_char_p, pointer(c_int64), c_int32, ctypes.c_void_p,
@@ -98,6 +96,7 @@ def _declare_quick(library):
     return _typed(library, {
         "scalecom_last_code": (c_int, []),
         "scalecom_ticket_is_ready": (c_int, [address]),
+        "scalecom_ticket_release": (None, [address]),
         "scalecom_dlpack_is_usable": (c_int, [address]),
         "scalecom_dlpack_all_reduce": (address, [address, ctypes.c_char_p, address, address,
                                                  address]),
@@ -160,6 +159,8 @@ class Ticket:
     __slots__ = ("_pointer", "_keep", "_is_complete")
 
     def __init__(self, pointer, keep):
+        if _abandoned:
+            _release_abandoned()
         self._pointer = pointer
         self._keep = keep
         self._is_complete = False
@@ -196,7 +197,7 @@ class Ticket:
         if not self._is_complete and not self.is_ready():
             _abandoned.append((self._pointer, self._keep))
             return
-        lib.scalecom_ticket_release(self._pointer)
+        quick.scalecom_ticket_release(self._pointer)
 
 
 # Tickets that were given up before they completed, with the memory they work on. Appending and
@@ -211,15 +212,13 @@ def _release_abandoned():
         except IndexError:  # Another thread took the last one.
             return
         if quick.scalecom_ticket_is_ready(pointer):
-            lib.scalecom_ticket_release(pointer)
+            quick.scalecom_ticket_release(pointer)
         else:
             _abandoned.append((pointer, keep))
 
 
 def submit(function, arguments, keep):
     """Calls a submitting C function; `keep` stays alive with the ticket."""
-    if _abandoned:
-        _release_abandoned()
     pointer = ctypes.c_void_p()
     check(function(*arguments, ctypes.byref(pointer)))
     return Ticket(pointer, keep)
@@ -236,18 +235,8 @@ def exchange_of(tensor_type):
     return address if quick.scalecom_dlpack_is_usable(address) else None
 
 
-def submit_objects(function, keep, *arguments):
-    """Calls a submitting function of `quick`; None when it cannot read one of the tensors: then
-    nothing is submitted."""
-    if _abandoned:
-        _release_abandoned()
-    try:
-        pointer = function(*arguments)
-    except Exception:  # What the framework says of a tensor that it cannot export.
-        return None
-    if pointer is None:
-        code = quick.scalecom_last_code()
-        if code == NOT_PLAIN:
-            return None
+def check_objects():
+    """Raises for a submit of objects that gave no ticket, unless the library could not read one."""
+    code = quick.scalecom_last_code()
+    if code != NOT_PLAIN:
         check(code)
-    return Ticket(pointer, keep)
