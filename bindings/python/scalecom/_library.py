@@ -29,7 +29,8 @@ class Tensor(ctypes.Structure):
 
 
 class CompressionOptions(ctypes.Structure):
-    """scalecom_compression"""
+    """scalecom_compression, a key as it is: nobody changes one."""
+    __hash__ = object.__hash__
     _fields_ = [("mode", ctypes.c_int32), ("rate", ctypes.c_int64), ("beta", ctypes.c_double),
                 ("warmup_steps", ctypes.c_int64)]
 
