@@ -78,7 +78,7 @@ void TensorQueue::push_group(std::vector<PendingTensor> tensors) {
     throw;
   }
   std::move(tensors.begin(), tensors.end(), std::back_inserter(tensors_));
-  signal_locked();
+  add_locked();
 }
 
 bool TensorQueue::push_task(CoordinatorTask task) {
