@@ -37,13 +37,14 @@ void TensorQueue::check_open_locked() const {
 void TensorQueue::check_room_locked(std::size_t count, const std::string& name) const {
   const auto in_flight = static_cast<std::int64_t>(in_flight_.size());
   if (in_flight + static_cast<std::int64_t>(count) <= capacity_) return;
-  const std::string problem =
-      count == 1 ? ", the most that SCALECOM_QUEUE_CAPACITY allows"
-                 : " and " + std::to_string(count) + " more come as a group; " +
-                       std::to_string(capacity_) + " are the most that SCALECOM_QUEUE_CAPACITY allows";
-  throw Error(StatusCode::invalid_argument,
-              "tensor " + name + ": " + std::to_string(in_flight) + " tensors are in flight" +
-                  problem + "; wait for some of them, or raise it");
+  const std::string problem = count == 1
+                                  ? ", the most that SCALECOM_QUEUE_CAPACITY allows"
+                                  : " and " + std::to_string(count) + " more come as a group; " +
+                                        std::to_string(capacity_) +
+                                        " are the most that SCALECOM_QUEUE_CAPACITY allows";
+  throw Error(StatusCode::invalid_argument, "tensor " + name + ": " + std::to_string(in_flight) +
+                                                " tensors are in flight" + problem +
+                                                "; wait for some of them, or raise it");
 }
 
 void TensorQueue::put_in_flight_locked(const std::string& name) {

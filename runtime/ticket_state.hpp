@@ -16,12 +16,12 @@
 
 namespace scalecom {
 
-/// What the copies of one Ticket and the coordinator share. Completed by the coordinator's thread (or
-/// by the closing queue); read by any thread.
+/// What the copies of one Ticket and the coordinator share. Completed by the coordinator's thread
+/// (or by the closing queue); read by any thread.
 class TicketState {
  public:
-  /// A waiting thread takes this seat, if it can; null: it only waits. A group's ticket is ready when
-  /// all its members are.
+  /// A waiting thread takes this seat, if it can; null: it only waits. A group's ticket is ready
+  /// when all its members are.
   explicit TicketState(std::shared_ptr<DriverSeat> seat, std::size_t members = 1)
       : seat_(std::move(seat)), is_ready_(members == 0), members_left_(members) {}
 

@@ -271,8 +271,8 @@ int scalecom_all_reduce_group(const char* const* names, const scalecom_tensor* i
     std::vector<scalecom::GroupMember> members;
     members.reserve(static_cast<std::size_t>(count));
     for (int64_t i = 0; i < count; ++i) {
-      members.push_back({to_name(names[i]), to_view(&inputs[i], "input"),
-                         to_view(&outputs[i], "output")});
+      members.push_back(
+          {to_name(names[i]), to_view(&inputs[i], "input"), to_view(&outputs[i], "output")});
     }
     give_ticket(ticket, default_session().get()->all_reduce_group(std::move(members),
                                                                   to_options(reduction)));
@@ -291,8 +291,7 @@ scalecom_ticket* scalecom_dlpack_all_reduce(const void* exchange, const char* na
                                             void* output, const scalecom_reduction* reduction) {
   return submit_objects([&] {
     scalecom::TensorView from = to_view(to_exchange(exchange), input);
-    scalecom::TensorView to =
-        output == nullptr ? from : to_view(to_exchange(exchange), output);
+    scalecom::TensorView to = output == nullptr ? from : to_view(to_exchange(exchange), output);
     return default_session().get()->all_reduce(to_name(name), std::move(from), std::move(to),
                                                to_options(reduction));
   });

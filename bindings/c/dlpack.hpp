@@ -6,8 +6,8 @@
 #include "scalecom/tensor.hpp"
 
 // The part of DLPack's C exchange interface (version 1, see https://dmlc.github.io/dlpack) by which
-// a Python framework tells what memory a tensor object has: its binary layout, declared here so that
-// nothing is compiled against Python or a framework.
+// a Python framework tells what memory a tensor object has: its binary layout, declared here so
+// that nothing is compiled against Python or a framework.
 namespace scalecom::dlpack {
 
 inline constexpr std::uint32_t kMajorVersion = 1;
@@ -40,8 +40,8 @@ struct ExchangeApi {
 };
 
 /// The tensor that a Python object is, if it is one that this library takes as it is: in the host's
-/// memory, contiguous, of a known type. Nothing otherwise, possibly with a Python exception set. The
-/// caller holds the interpreter's lock.
+/// memory, contiguous, of a known type. Nothing otherwise, possibly with a Python exception set.
+/// The caller holds the interpreter's lock.
 std::optional<TensorView> view_of(const ExchangeApi& api, void* object);
 
 }  // namespace scalecom::dlpack

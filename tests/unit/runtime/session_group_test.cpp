@@ -48,7 +48,8 @@ TEST_CASE("a group sums each member, also where another rank submits them one by
         tickets.push_back(world[rank].all_reduce_group(members_of(tensors), sum()));
       } else {
         for (GroupMember& member : members_of(tensors)) {
-          tickets.push_back(world[rank].all_reduce(member.name, member.input, member.output, sum()));
+          tickets.push_back(
+              world[rank].all_reduce(member.name, member.input, member.output, sum()));
         }
       }
       for (const Ticket& ticket : tickets) {
@@ -110,8 +111,7 @@ TEST_CASE("a group with a wrong member submits nothing") {
   }
   SECTION("a name twice") {
     members[2].name = members[0].name;
-    CHECK_THROWS_WITH(world[0].all_reduce_group(members),
-                      Contains("g.0") && Contains("in flight"));
+    CHECK_THROWS_WITH(world[0].all_reduce_group(members), Contains("g.0") && Contains("in flight"));
   }
   CHECK(world[0].all_reduce_group(members_of(tensors)).wait_for(kLimit).is_ok());
   CHECK(world[0].stats().tensors_completed == 3);
