@@ -26,6 +26,20 @@ Coordinator::Parts coordinator_parts(SessionParts& parts, TensorQueue& queue, Sh
           .stats = &stats};
 }
 
+PendingTensor pending_all_reduce(std::string name, TensorView input, TensorView output,
+                                 const AllReduceOptions& options) {
+  TensorSignature signature;
+  signature.kind = OperationKind::all_reduce;
+  signature.dtype = input.dtype;
+  signature.op = options.op;
+  signature.device = input.device.kind;
+  signature.prescale = options.prescale;
+  signature.postscale = options.postscale;
+  signature.compression = options.compression;
+  signature.shape = input.shape;
+  return {std::move(name), std::move(signature), std::move(input), std::move(output), nullptr};
+}
+
 }  // namespace
 
 SessionImpl::SessionImpl(SessionParts parts)
@@ -45,6 +59,13 @@ Ticket SessionImpl::submit(PendingTensor tensor) {
   Ticket ticket(tensor.ticket);
   queue_.push(std::move(tensor));
   return ticket;
+}
+
+Ticket SessionImpl::submit_group(std::vector<PendingTensor> tensors) {
+  const auto state = std::make_shared<TicketState>(coordinator_.seat(), tensors.size());
+  for (PendingTensor& tensor : tensors) tensor.ticket = state;
+  queue_.push_group(std::move(tensors));
+  return Ticket(state);
 }
 
 void SessionImpl::join() {
@@ -121,19 +142,23 @@ void Session::shutdown() { impl_->shutdown(); }
 Status Session::status() const { return impl_->status(); }
 const Topology& Session::topology() const noexcept { return impl_->topology(); }
 
-Ticket Session::all_reduce(const std::string& name, const TensorView& input,
-                           const TensorView& output, const AllReduceOptions& options) {
+Ticket Session::all_reduce(std::string name, TensorView input, TensorView output,
+                           const AllReduceOptions& options) {
   check_all_reduce(name, input, output, options);
-  TensorSignature signature;
-  signature.kind = OperationKind::all_reduce;
-  signature.dtype = input.dtype;
-  signature.op = options.op;
-  signature.device = input.device.kind;
-  signature.prescale = options.prescale;
-  signature.postscale = options.postscale;
-  signature.compression = options.compression;
-  signature.shape = input.shape;
-  return impl_->submit({name, std::move(signature), input, output, nullptr});
+  return impl_->submit(
+      pending_all_reduce(std::move(name), std::move(input), std::move(output), options));
+}
+
+Ticket Session::all_reduce_group(std::vector<GroupMember> members,
+                                 const AllReduceOptions& options) {
+  std::vector<PendingTensor> tensors;
+  tensors.reserve(members.size());
+  for (GroupMember& member : members) {
+    check_all_reduce(member.name, member.input, member.output, options);
+    tensors.push_back(pending_all_reduce(std::move(member.name), std::move(member.input),
+                                         std::move(member.output), options));
+  }
+  return impl_->submit_group(std::move(tensors));
 }
 
 Ticket Session::all_gather(const std::string& name, const TensorView& input) {

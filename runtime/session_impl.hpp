@@ -44,6 +44,8 @@ class SessionImpl {
 
   /// The tensor has been checked.
   Ticket submit(PendingTensor tensor);
+  /// The same for a group with one ticket: all are submitted, or none.
+  Ticket submit_group(std::vector<PendingTensor> tensors);
 
   void shutdown();
   Status status() const;

@@ -1,5 +1,6 @@
 #include "runtime/tensor_queue.hpp"
 
+#include <iterator>
 #include <utility>
 
 #include "base/error.hpp"
@@ -29,22 +30,55 @@ void TensorQueue::wake_sleepers() {
   if (sleepers_.load() > 0) signal_locked();
 }
 
+void TensorQueue::check_open_locked() const {
+  if (is_closed_) throw Error(closed_status_.code(), closed_status_.message());
+}
+
+void TensorQueue::check_room_locked(std::size_t count, const std::string& name) const {
+  const auto in_flight = static_cast<std::int64_t>(in_flight_.size());
+  if (in_flight + static_cast<std::int64_t>(count) <= capacity_) return;
+  const std::string problem = count == 1
+                                  ? ", the most that SCALECOM_QUEUE_CAPACITY allows"
+                                  : " and " + std::to_string(count) + " more come as a group; " +
+                                        std::to_string(capacity_) +
+                                        " are the most that SCALECOM_QUEUE_CAPACITY allows";
+  throw Error(StatusCode::invalid_argument, "tensor " + name + ": " + std::to_string(in_flight) +
+                                                " tensors are in flight" + problem +
+                                                "; wait for some of them, or raise it");
+}
+
+void TensorQueue::put_in_flight_locked(const std::string& name) {
+  if (in_flight_.insert(name).second) return;
+  throw Error(StatusCode::invalid_argument,
+              "tensor " + name +
+                  ": a tensor of this name is in flight; wait for its ticket before submitting "
+                  "the name again, or give each tensor its own name");
+}
+
 void TensorQueue::push(PendingTensor tensor) {
   const std::lock_guard lock(mutex_);
-  if (is_closed_) throw Error(closed_status_.code(), closed_status_.message());
-  if (static_cast<std::int64_t>(in_flight_.size()) >= capacity_) {
-    throw Error(StatusCode::invalid_argument,
-                "tensor " + tensor.name + ": " + std::to_string(capacity_) +
-                    " tensors are in flight, the most that SCALECOM_QUEUE_CAPACITY allows; wait "
-                    "for some of them, or raise it");
-  }
-  if (!in_flight_.insert(tensor.name).second) {
-    throw Error(StatusCode::invalid_argument,
-                "tensor " + tensor.name +
-                    ": a tensor of this name is in flight; wait for its ticket before submitting "
-                    "the name again, or give each tensor its own name");
-  }
+  check_open_locked();
+  check_room_locked(1, tensor.name);
+  put_in_flight_locked(tensor.name);
   tensors_.push_back(std::move(tensor));
+  add_locked();
+}
+
+void TensorQueue::push_group(std::vector<PendingTensor> tensors) {
+  if (tensors.empty()) return;
+  const std::lock_guard lock(mutex_);
+  check_open_locked();
+  check_room_locked(tensors.size(), tensors.front().name);
+  tensors_.reserve(tensors_.size() + tensors.size());
+  in_flight_.reserve(in_flight_.size() + tensors.size());
+  std::size_t taken = 0;
+  try {
+    for (; taken < tensors.size(); ++taken) put_in_flight_locked(tensors[taken].name);
+  } catch (...) {
+    for (std::size_t i = 0; i < taken; ++i) in_flight_.erase(tensors[i].name);
+    throw;
+  }
+  std::move(tensors.begin(), tensors.end(), std::back_inserter(tensors_));
   add_locked();
 }
 

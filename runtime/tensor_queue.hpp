@@ -40,6 +40,10 @@ class TensorQueue {
   /// closed. Wakes a thread that sleeps for it.
   void push(PendingTensor tensor);
 
+  /// As push() of each, under one lock, or of none of them: what it throws for one tensor holds for
+  /// all. The coordinator finds them together.
+  void push_group(std::vector<PendingTensor> tensors);
+
   /// False when the queue is closed; the task is then not kept.
   bool push_task(CoordinatorTask task);
 
@@ -82,6 +86,9 @@ class TensorQueue {
  private:
   void add_locked();
   void signal_locked();
+  void check_open_locked() const;
+  void check_room_locked(std::size_t count, const std::string& name) const;
+  void put_in_flight_locked(const std::string& name);
   Drained take_locked();
 
   const std::int64_t capacity_;

@@ -17,9 +17,10 @@ void TicketState::set_output(std::unique_ptr<std::byte[]> data, TensorView view,
 void TicketState::complete(Status status) {
   {
     const std::lock_guard lock(mutex_);
-    SCALECOM_ASSERT(!is_ready_.load(std::memory_order_relaxed),
+    SCALECOM_ASSERT(members_left_ > 0,
                     "completed as " + status_.message() + ", now " + status.message());
-    status_ = std::move(status);
+    if (status_.is_ok()) status_ = std::move(status);
+    if (--members_left_ > 0) return;
     is_ready_.store(true, std::memory_order_release);
   }
   completed_.notify_all();

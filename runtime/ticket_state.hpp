@@ -16,19 +16,22 @@
 
 namespace scalecom {
 
-/// What the copies of one Ticket and the coordinator share. Completed once by the coordinator's
-/// thread (or by the closing queue); read by any thread.
+/// What the copies of one Ticket and the coordinator share. Completed by the coordinator's thread
+/// (or by the closing queue); read by any thread.
 class TicketState {
  public:
-  /// A waiting thread takes this seat, if it can; null: it only waits.
-  explicit TicketState(std::shared_ptr<DriverSeat> seat) : seat_(std::move(seat)) {}
+  /// A waiting thread takes this seat, if it can; null: it only waits. A group's ticket is ready
+  /// when all its members are.
+  explicit TicketState(std::shared_ptr<DriverSeat> seat, std::size_t members = 1)
+      : seat_(std::move(seat)), is_ready_(members == 0), members_left_(members) {}
 
   /// Memory of a result whose size only the agreement fixes. Set before complete(), by the same
   /// thread.
   void set_output(std::unique_ptr<std::byte[]> data, TensorView view,
                   std::vector<std::int64_t> received_splits = {});
 
-  /// The outcome. Called exactly once.
+  /// The outcome of one member: called exactly once for each. The ticket's is the first error, else
+  /// ok.
   void complete(Status status);
 
   bool is_ready() const noexcept { return is_ready_.load(std::memory_order_acquire); }
@@ -46,8 +49,9 @@ class TicketState {
 
  private:
   const std::shared_ptr<DriverSeat> seat_;
-  std::atomic<bool> is_ready_{false};
+  std::atomic<bool> is_ready_;
   mutable std::mutex mutex_;
+  std::size_t members_left_;
   mutable std::condition_variable completed_;
   Status status_;
   std::unique_ptr<std::byte[]> output_data_;

@@ -9,6 +9,7 @@
 #include <string>
 #include <utility>
 
+#include "bindings/c/dlpack.hpp"
 #include "runtime/info.hpp"
 #include "scalecom/scalecom.hpp"
 
@@ -27,6 +28,7 @@ namespace {
 // The process's session, shared so that a call in progress outlives a shutdown beside it.
 class DefaultSession {
  public:
+  // Never waits for connect() beside it: callers may hold an interpreter's lock.
   std::shared_ptr<Session> find() {
     const std::lock_guard lock(mutex_);
     return session_;
@@ -41,11 +43,15 @@ class DefaultSession {
   }
 
   void connect() {
+    const std::lock_guard connect_lock(connect_mutex_);
+    if (find() != nullptr) return;
+    std::shared_ptr<Session> session = Session::connect(scalecom::Config::from_environment());
     const std::lock_guard lock(mutex_);
-    if (session_ == nullptr) session_ = Session::connect(scalecom::Config::from_environment());
+    session_ = std::move(session);
   }
 
   void disconnect() {
+    const std::lock_guard connect_lock(connect_mutex_);
     std::shared_ptr<Session> session;
     {
       const std::lock_guard lock(mutex_);
@@ -55,6 +61,7 @@ class DefaultSession {
   }
 
  private:
+  std::mutex connect_mutex_;
   std::mutex mutex_;
   std::shared_ptr<Session> session_;
 };
@@ -65,14 +72,23 @@ DefaultSession& default_session() {
   return session;
 }
 
-std::string& last_error() {
-  thread_local std::string message;
-  return message;
+struct Failure {
+  int code = 0;
+  std::string message;
+};
+
+Failure& last_failure() {
+  thread_local Failure failure;
+  return failure;
+}
+
+int fail(int code, std::string message) {
+  last_failure() = {code, std::move(message)};
+  return code;
 }
 
 int fail(StatusCode code, std::string message) {
-  last_error() = std::move(message);
-  return static_cast<int>(code);
+  return fail(static_cast<int>(code), std::move(message));
 }
 
 int report(const Status& status) {
@@ -141,8 +157,39 @@ scalecom::AllReduceOptions to_options(int32_t op, double prescale, double postsc
   return options;
 }
 
+scalecom::AllReduceOptions to_options(const scalecom_reduction* reduction) {
+  const scalecom_reduction& from = deref(reduction, "reduction");
+  return to_options(from.op, from.prescale, from.postscale, &from.compression);
+}
+
+// What a Python object is not, if it cannot be submitted as it is.
+class NotPlain {};
+
+scalecom::TensorView to_view(const scalecom::dlpack::ExchangeApi& exchange, void* object) {
+  auto view = scalecom::dlpack::view_of(exchange, &deref(static_cast<char*>(object), "tensor"));
+  if (!view) throw NotPlain();
+  return *std::move(view);
+}
+
+const scalecom::dlpack::ExchangeApi& to_exchange(const void* exchange) {
+  return deref(static_cast<const scalecom::dlpack::ExchangeApi*>(exchange), "exchange");
+}
+
 void give_ticket(scalecom_ticket** place, scalecom::Ticket ticket) {
   *place = new scalecom_ticket{std::move(ticket), {}};
+}
+
+template <class Submit>
+scalecom_ticket* submit_objects(Submit&& submit) noexcept {
+  scalecom_ticket* ticket = nullptr;
+  guarded([&] {
+    try {
+      give_ticket(&ticket, submit());
+    } catch (const NotPlain&) {
+      fail(SCALECOM_NOT_PLAIN, "a tensor cannot be submitted as it is");
+    }
+  });
+  return ticket;
 }
 
 const scalecom::Ticket& completed(const scalecom_ticket* ticket) {
@@ -174,7 +221,9 @@ std::chrono::milliseconds to_milliseconds(double seconds) {
 
 const char* scalecom_version(void) { return scalecom::kVersion; }
 
-const char* scalecom_last_error(void) { return last_error().c_str(); }
+const char* scalecom_last_error(void) { return last_failure().message.c_str(); }
+
+int scalecom_last_code(void) { return last_failure().code; }
 
 void scalecom_free(void* pointer) { std::free(pointer); }
 
@@ -217,6 +266,66 @@ int scalecom_all_reduce(const char* name, const scalecom_tensor* input,
     give_ticket(ticket, default_session().get()->all_reduce(
                             to_name(name), to_view(input, "input"), to_view(output, "output"),
                             to_options(op, prescale, postscale, compression)));
+  });
+}
+
+int scalecom_all_reduce_group(const char* const* names, const scalecom_tensor* inputs,
+                              const scalecom_tensor* outputs, int64_t count,
+                              const scalecom_reduction* reduction, scalecom_ticket** ticket) {
+  return guarded([&] {
+    deref(ticket, "ticket") = nullptr;
+    if (count < 0 || (count > 0 && (names == nullptr || inputs == nullptr || outputs == nullptr))) {
+      throw Error(StatusCode::invalid_argument,
+                  "names, inputs or outputs is NULL or count is " + std::to_string(count));
+    }
+    std::vector<scalecom::GroupMember> members;
+    members.reserve(static_cast<std::size_t>(count));
+    for (int64_t i = 0; i < count; ++i) {
+      members.push_back(
+          {to_name(names[i]), to_view(&inputs[i], "input"), to_view(&outputs[i], "output")});
+    }
+    give_ticket(ticket, default_session().get()->all_reduce_group(std::move(members),
+                                                                  to_options(reduction)));
+  });
+}
+
+int scalecom_dlpack_is_usable(const void* exchange) {
+  const auto* api = static_cast<const scalecom::dlpack::ExchangeApi*>(exchange);
+  return api != nullptr && api->major_version == scalecom::dlpack::kMajorVersion &&
+                 api->borrow != nullptr
+             ? 1
+             : 0;
+}
+
+scalecom_ticket* scalecom_dlpack_all_reduce(const void* exchange, const char* name, void* input,
+                                            void* output, const scalecom_reduction* reduction) {
+  return submit_objects([&] {
+    scalecom::TensorView from = to_view(to_exchange(exchange), input);
+    scalecom::TensorView to = output == nullptr ? from : to_view(to_exchange(exchange), output);
+    return default_session().get()->all_reduce(to_name(name), std::move(from), std::move(to),
+                                               to_options(reduction));
+  });
+}
+
+scalecom_ticket* scalecom_dlpack_all_reduce_group(const void* exchange, const char* names,
+                                                  void* const* inputs, void* const* outputs,
+                                                  int64_t count,
+                                                  const scalecom_reduction* reduction) {
+  return submit_objects([&] {
+    if (count < 0 || (count > 0 && (names == nullptr || inputs == nullptr))) {
+      throw Error(StatusCode::invalid_argument,
+                  "names or inputs is NULL or count is " + std::to_string(count));
+    }
+    std::vector<scalecom::GroupMember> members;
+    members.reserve(static_cast<std::size_t>(count));
+    for (int64_t i = 0; i < count; ++i) {
+      scalecom::TensorView from = to_view(to_exchange(exchange), inputs[i]);
+      scalecom::TensorView to =
+          outputs == nullptr ? from : to_view(to_exchange(exchange), outputs[i]);
+      members.push_back({names, std::move(from), std::move(to)});
+      names += members.back().name.size() + 1;
+    }
+    return default_session().get()->all_reduce_group(std::move(members), to_options(reduction));
   });
 }
 

@@ -15,6 +15,8 @@ from scalecom.exceptions import (HorovodInternalError, HorovodVersionMismatchErr
 from scalecom.torch.compression import Compression
 from scalecom.torch.functions import (allgather_object, broadcast_object,
                                       broadcast_optimizer_state, broadcast_parameters)
+from scalecom.torch.grouped_ops import (grouped_allreduce, grouped_allreduce_,
+                                        grouped_allreduce_async, grouped_allreduce_async_)
 from scalecom.torch.mpi_ops import (Adasum, Average, Max, Min, Product, Sum, allgather,
                                     allgather_async, allreduce, allreduce_, allreduce_async,
                                     allreduce_async_, alltoall, alltoall_async, barrier, broadcast,
@@ -31,7 +33,8 @@ __all__ = [
     "broadcast_", "broadcast_async", "broadcast_async_", "broadcast_object",
     "broadcast_optimizer_state", "broadcast_parameters", "ccl_built", "compression_state",
     "compression_steps", "cross_rank", "cross_size", "cuda_built", "ddl_built", "gloo_built",
-    "gloo_enabled", "info", "init", "is_homogeneous", "is_initialized", "load_compression_state",
+    "gloo_enabled", "grouped_allreduce", "grouped_allreduce_", "grouped_allreduce_async",
+    "grouped_allreduce_async_", "info", "init", "is_homogeneous", "is_initialized", "load_compression_state",
     "local_rank", "local_size", "mpi_built", "mpi_enabled", "mpi_threads_supported", "nccl_built",
     "poll", "rank", "reducescatter", "reducescatter_async", "rocm_built", "shutdown", "size",
     "stats", "synchronize",

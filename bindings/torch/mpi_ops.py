@@ -9,13 +9,14 @@ HorovodInternalError in synchronize(), on every rank.
 import ctypes
 import itertools
 import operator
-import threading
 
 import torch
 
 from scalecom import _library, basics
 from scalecom._library import lib
+from scalecom.torch import submit
 from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
+from scalecom.torch.submit import as_number, checked, full_name, view
 
 Average = 0
 Sum = 1
@@ -24,77 +25,23 @@ Min = 3
 Max = 4
 Product = 5
 
-_DTYPES = {torch.uint8: 0, torch.int8: 1, torch.int16: 2, torch.int32: 3, torch.int64: 4,
-           torch.float16: 5, torch.float32: 6, torch.float64: 7, torch.bool: 8,
-           torch.bfloat16: 9}
-
 _handle_numbers = itertools.count(1)
 _handles = {}
-_name_lock = threading.Lock()
-_name_counters = {}
 
-
-class _Operation:
-    """What synchronize() needs: the ticket and how its result becomes a tensor."""
-
-    __slots__ = ("ticket", "finish")
-
-    def __init__(self, ticket, finish):
-        self.ticket = ticket
-        self.finish = finish
-
-
-def _register(ticket, finish):
+def register(ticket, result, finish=None):
+    """A handle for the ticket. synchronize() returns `result`, or what finish(ticket) makes."""
     handle = next(_handle_numbers)
-    _handles[handle] = _Operation(ticket, finish)
+    _handles[handle] = ticket, result, finish
     return handle
 
 
-def _full_name(kind, name):
-    # Calls without a name are matched by their order on each rank.
-    if name is not None:
-        full = f"{kind}.{name}"
-        if "\0" in full:
-            raise ValueError(f"name is {name!r}; a name cannot hold a zero byte")
-        return full.encode()
-    with _name_lock:
-        number = _name_counters.get(kind, 0)
-        _name_counters[kind] = number + 1
-    return f"{kind}.noname.{number}".encode()
-
-
-def _checked(tensor):
-    if not isinstance(tensor, torch.Tensor):
-        raise ValueError(f"a torch.Tensor is needed, not a {type(tensor).__name__}")
-    return tensor
-
-
-def _view(tensor):
-    if tensor.layout != torch.strided:
-        raise ValueError(f"the tensor's layout is {tensor.layout}; dense (strided) tensors are "
-                         "needed: call to_dense() first")
-    if not tensor.is_contiguous():
-        raise ValueError(f"the tensor of shape {tuple(tensor.shape)} is not contiguous; call "
-                         "contiguous() first")
-    dtype = _DTYPES.get(tensor.dtype)
-    if dtype is None:
-        raise ValueError(f"dtype {tensor.dtype} is not supported; allowed are "
-                         f"{', '.join(str(known) for known in _DTYPES)}")
-    if tensor.device.type != "cpu":
-        raise ValueError(f"the tensor is on {tensor.device}; this version of scalecom works on "
-                         "CPU tensors: call cpu() first")
-    dimensions = tensor.dim()
-    shape = (ctypes.c_int64 * dimensions)(*tensor.shape)
-    return _library.Tensor(tensor.data_ptr(), shape, dimensions, dtype, 0, 0)
-
-
-def _check_process_set(process_set):
+def check_process_set(process_set):
     if process_set is not None:
         raise ValueError("process_set is given; this version of scalecom has the global process "
                          "set only: leave it out")
 
 
-def _choose_op(average, op):
+def choose_op(average, op):
     if average is not None and op is not None:
         raise ValueError("average and op are both given; use op alone")
     if op is None:
@@ -107,76 +54,54 @@ def _choose_op(average, op):
     return op
 
 
-def _as(convert, argument, value):
-    """The value as the C interface takes it."""
-    try:
-        return convert(value)
-    except (TypeError, ValueError):
-        wanted = "a number" if convert is float else "a whole number"
-        raise ValueError(f"{argument} is {value!r}; it must be {wanted}") from None
-
-
-def _submit_allreduce(tensor, output, name, op, prescale_factor, postscale_factor, options):
-    source = _view(tensor)
-    target = source if output is tensor else _view(output)
-    arguments = (_full_name("allreduce", name), source, target, op,
-                 _as(float, "prescale_factor", prescale_factor),
-                 _as(float, "postscale_factor", postscale_factor), options)
-    return _library.submit(lib.scalecom_all_reduce, arguments, (tensor, output))
-
-
 def _start_allreduce(tensor, in_place, name, op, prescale_factor, postscale_factor, compression):
     if compression is not Compression.none:
-        check_compression(compression)
+        return _start_compressed(tensor, in_place, name, op, prescale_factor, postscale_factor,
+                                 compression)
+    reduced = tensor if in_place else torch.empty_like(tensor)
+    ticket = submit.all_reduce(tensor, reduced, name, op, prescale_factor, postscale_factor, None)
+    return register(ticket, reduced)
+
+
+def _start_compressed(tensor, in_place, name, op, prescale_factor, postscale_factor, compression):
+    check_compression(compression)
+    options = None
     if isinstance(compression, ScaleComCompressor):
         if name is None:
             raise ValueError("name is None; with Compression.scalecom a tensor needs a name: its "
                              "residual is kept under it from one call to the next")
-        output = tensor if in_place else torch.empty_like(tensor)
-        ticket = _submit_allreduce(tensor, output, name, op, prescale_factor, postscale_factor,
-                                   compression.options())
-        return _register(ticket, lambda _: output)
-    compressed, context = compression.compress(tensor)
-    is_own = compressed is not tensor
-    reduced = compressed if in_place or is_own else torch.empty_like(tensor)
-    ticket = _submit_allreduce(compressed, reduced, name, op, prescale_factor, postscale_factor,
-                               None)
+        options = compression.options()
+    source = tensor.detach()
+    wire, context = compression.compress(source)
+    # What compress() made may be overwritten; the caller's tensor only in place.
+    reduced = wire if in_place or wire is not source else torch.empty_like(source)
+    ticket = submit.all_reduce(wire, reduced, name, op, prescale_factor, postscale_factor, options)
 
     def finish(_):
         result = compression.decompress(reduced, context)
-        return tensor.copy_(result) if in_place and is_own else result
+        if not in_place:
+            return result
+        if wire is not source:
+            source.copy_(result)
+        return tensor
 
-    return _register(ticket, finish)
+    return register(ticket, None, finish)
 
 
 def allreduce_async(tensor, average=None, name=None, op=None, prescale_factor=1.0,
                     postscale_factor=1.0, process_set=None, *, compression=Compression.none):
     """Starts a reduction of `tensor` over all ranks; the result is a new tensor."""
-    _check_process_set(process_set)
-    return _start_allreduce(_checked(tensor).detach(), False, name, _choose_op(average, op),
-                            prescale_factor, postscale_factor, compression)
+    check_process_set(process_set)
+    return _start_allreduce(checked(tensor), False, name, choose_op(average, op), prescale_factor,
+                            postscale_factor, compression)
 
 
 def allreduce_async_(tensor, average=None, name=None, op=None, prescale_factor=1.0,
                      postscale_factor=1.0, process_set=None, *, compression=Compression.none):
     """As allreduce_async, in place."""
-    _check_process_set(process_set)
-    handle = _start_allreduce(_checked(tensor).detach(), True, name, _choose_op(average, op),
-                              prescale_factor, postscale_factor, compression)
-    return _returning(handle, tensor)
-
-
-def _returning(handle, tensor):
-    # The caller's own tensor, not a detached view of its memory.
-    operation = _handles[handle]
-    finish = operation.finish
-
-    def finish_in_place(ticket):
-        finish(ticket)
-        return tensor
-
-    operation.finish = finish_in_place
-    return handle
+    check_process_set(process_set)
+    return _start_allreduce(checked(tensor), True, name, choose_op(average, op), prescale_factor,
+                            postscale_factor, compression)
 
 
 class _Allreduce(torch.autograd.Function):
@@ -206,9 +131,9 @@ def allreduce(tensor, average=None, name=None, compression=Compression.none, op=
     prescale_factor before, the result by postscale_factor. With Compression.scalecom(...) one call
     is one step of ScaleCom for the tensor of this name.
     """
-    _check_process_set(process_set)
-    op = _choose_op(average, op)
-    if _checked(tensor).requires_grad and torch.is_grad_enabled():
+    check_process_set(process_set)
+    op = choose_op(average, op)
+    if checked(tensor).requires_grad and torch.is_grad_enabled():
         return _Allreduce.apply(tensor, name, op, prescale_factor, postscale_factor, compression)
     return synchronize(_start_allreduce(tensor, False, name, op, prescale_factor,
                                         postscale_factor, compression))
@@ -223,11 +148,11 @@ def allreduce_(tensor, average=None, name=None, op=None, prescale_factor=1.0, po
 
 def allgather_async(tensor, name=None, process_set=None):
     """Starts a concatenation of the ranks' tensors along the first dimension, which may differ."""
-    _check_process_set(process_set)
-    tensor = _checked(tensor).detach()
-    arguments = (_full_name("allgather", name), _view(tensor))
+    check_process_set(process_set)
+    tensor = checked(tensor).detach()
+    arguments = (full_name("allgather", name), view(tensor))
     ticket = _library.submit(lib.scalecom_all_gather, arguments, tensor)
-    return _register(ticket, _copier(tensor.dtype))
+    return register(ticket, None, _copier(tensor.dtype))
 
 
 def _copier(dtype):
@@ -259,8 +184,8 @@ class _Allgather(torch.autograd.Function):
 
 def allgather(tensor, name=None, process_set=None):
     """The ranks' tensors, concatenated along the first dimension. Differentiable."""
-    _check_process_set(process_set)
-    if _checked(tensor).requires_grad and torch.is_grad_enabled():
+    check_process_set(process_set)
+    if checked(tensor).requires_grad and torch.is_grad_enabled():
         return _Allgather.apply(tensor, name)
     return synchronize(allgather_async(tensor, name))
 
@@ -268,19 +193,19 @@ def allgather(tensor, name=None, process_set=None):
 def reducescatter_async(tensor, name=None, op=Average, process_set=None, prescale_factor=1.0,
                         postscale_factor=1.0, *, compression=Compression.none):
     """Starts a reduction whose result is cut between the ranks; see reducescatter."""
-    _check_process_set(process_set)
-    op = _choose_op(None, op)
+    check_process_set(process_set)
+    op = choose_op(None, op)
     if compression is not Compression.none:
         check_compression(compression)
     if isinstance(compression, ScaleComCompressor):
         raise ValueError("compression is Compression.scalecom; it works with allreduce only")
-    compressed, context = compression.compress(_checked(tensor).detach())
-    arguments = (_full_name("reducescatter", name), _view(compressed), op,
-                 _as(float, "prescale_factor", prescale_factor),
-                 _as(float, "postscale_factor", postscale_factor))
+    compressed, context = compression.compress(checked(tensor).detach())
+    arguments = (full_name("reducescatter", name), view(compressed), op,
+                 as_number(float, "prescale_factor", prescale_factor),
+                 as_number(float, "postscale_factor", postscale_factor))
     ticket = _library.submit(lib.scalecom_reduce_scatter, arguments, compressed)
     copy = _copier(compressed.dtype)
-    return _register(ticket, lambda done: compression.decompress(copy(done), context))
+    return register(ticket, None, lambda done: compression.decompress(copy(done), context))
 
 
 class _Reducescatter(torch.autograd.Function):
@@ -309,8 +234,8 @@ def reducescatter(tensor, name=None, compression=Compression.none, op=Average, p
     The first dimension is cut in rank order as evenly as can be; the first ranks get the rows that
     are left over. op, prescale_factor and postscale_factor as in allreduce.
     """
-    _check_process_set(process_set)
-    if _checked(tensor).requires_grad and torch.is_grad_enabled():
+    check_process_set(process_set)
+    if checked(tensor).requires_grad and torch.is_grad_enabled():
         return _Reducescatter.apply(tensor, name, op, prescale_factor, postscale_factor,
                                     compression)
     return synchronize(reducescatter_async(tensor, name, op, None, prescale_factor,
@@ -328,18 +253,18 @@ def _split_numbers(splits):
 
 def alltoall_async(tensor, splits=None, name=None, process_set=None):
     """Starts an exchange of rows between all ranks; see alltoall."""
-    _check_process_set(process_set)
-    tensor = _checked(tensor).detach()
+    check_process_set(process_set)
+    tensor = checked(tensor).detach()
     numbers = [] if splits is None else _split_numbers(splits)
-    arguments = (_full_name("alltoall", name), _view(tensor),
+    arguments = (full_name("alltoall", name), view(tensor),
                  (ctypes.c_int64 * len(numbers))(*numbers), len(numbers))
     ticket = _library.submit(lib.scalecom_all_to_all, arguments, tensor)
     copy = _copier(tensor.dtype)
     if splits is None:
-        return _register(ticket, copy)
+        return register(ticket, None, copy)
     is_short = isinstance(splits, torch.Tensor) and splits.dtype == torch.int32
     dtype, ranks = torch.int32 if is_short else torch.int64, basics.size()
-    return _register(ticket, lambda done: (copy(done), torch.tensor(done.received_splits(ranks),
+    return register(ticket, None, lambda done: (copy(done), torch.tensor(done.received_splits(ranks),
                                                                     dtype=dtype)))
 
 
@@ -369,30 +294,31 @@ def alltoall(tensor, splits=None, name=None, process_set=None):
     result is (rows, received_splits), where received_splits[p] rows came from rank p. Without them
     every rank gets as many rows, and the first dimension must be a multiple of the world size.
     """
-    _check_process_set(process_set)
-    if _checked(tensor).requires_grad and torch.is_grad_enabled():
+    check_process_set(process_set)
+    if checked(tensor).requires_grad and torch.is_grad_enabled():
         return _Alltoall.apply(tensor, splits, name)
     return synchronize(alltoall_async(tensor, splits, name))
 
 
-def _start_broadcast(tensor, root_rank, name):
-    arguments = (_full_name("broadcast", name), _view(tensor),
-                 _as(operator.index, "root_rank", root_rank))
+def _start_broadcast(tensor, root_rank, name, result):
+    arguments = (full_name("broadcast", name), view(tensor),
+                 as_number(operator.index, "root_rank", root_rank))
     ticket = _library.submit(lib.scalecom_broadcast, arguments, tensor)
-    return _register(ticket, lambda _: tensor)
+    return register(ticket, result)
 
 
 def broadcast_async(tensor, root_rank, name=None, process_set=None):
     """Starts a copy of root_rank's tensor to every rank; the result is a new tensor."""
-    _check_process_set(process_set)
-    _view(_checked(tensor))  # Refuses what clone() would make good.
-    return _start_broadcast(tensor.detach().clone(), root_rank, name)
+    check_process_set(process_set)
+    view(checked(tensor))  # Refuses what clone() would make good.
+    copy = tensor.detach().clone()
+    return _start_broadcast(copy, root_rank, name, copy)
 
 
 def broadcast_async_(tensor, root_rank, name=None, process_set=None):
     """As broadcast_async, in place."""
-    _check_process_set(process_set)
-    return _returning(_start_broadcast(_checked(tensor).detach(), root_rank, name), tensor)
+    check_process_set(process_set)
+    return _start_broadcast(checked(tensor).detach(), root_rank, name, tensor)
 
 
 class _Broadcast(torch.autograd.Function):
@@ -411,8 +337,8 @@ class _Broadcast(torch.autograd.Function):
 
 def broadcast(tensor, root_rank, name=None, process_set=None):
     """root_rank's tensor, on every rank. Differentiable."""
-    _check_process_set(process_set)
-    if _checked(tensor).requires_grad and torch.is_grad_enabled():
+    check_process_set(process_set)
+    if checked(tensor).requires_grad and torch.is_grad_enabled():
         return _Broadcast.apply(tensor, root_rank, name)
     return synchronize(broadcast_async(tensor, root_rank, name))
 
@@ -424,21 +350,22 @@ def broadcast_(tensor, root_rank, name=None, process_set=None):
 
 def barrier(process_set=None):
     """Returns when every rank has called it."""
-    _check_process_set(process_set)
+    check_process_set(process_set)
     _library.submit(lib.scalecom_barrier, (), None).wait()
 
 
 def poll(handle):
     """True when synchronize(handle) would not wait."""
-    return _find(handle).ticket.is_ready()
+    ticket, _, _ = _find(handle)
+    return ticket.is_ready()
 
 
 def synchronize(handle):
     """Sleeps until the operation completes and returns its result. Use each handle once."""
-    operation = _find(handle)
+    ticket, result, finish = _find(handle)
     del _handles[handle]
-    operation.ticket.wait()
-    return operation.finish(operation.ticket)
+    ticket.wait()
+    return result if finish is None else finish(ticket)
 
 
 def _find(handle):

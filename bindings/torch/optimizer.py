@@ -6,8 +6,82 @@ import warnings
 import torch
 
 from scalecom.exceptions import HorovodInternalError
-from scalecom.torch import mpi_ops, state
+from scalecom.torch import mpi_ops, state, submit
 from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
+
+
+class _Gradient:
+    """A parameter's gradient on its way through a step."""
+
+    __slots__ = ("parameter", "name", "settings", "passes_left", "ticket", "wire", "context")
+
+    def __init__(self, parameter, name, settings):
+        self.parameter = parameter
+        self.name = name
+        self.settings = settings
+        self.passes_left = settings.passes
+        self.ticket = None  # While it is being reduced.
+        self.wire = None
+        self.context = None
+
+    def count_pass(self, _):
+        """The backward pass has accumulated it: the parameter's hook."""
+        if self.passes_left <= 0:
+            raise AssertionError(
+                f"the gradient of {self.name} was computed more than {self.settings.passes} times "
+                "before step(); set backward_passes_per_step to the number of backward passes "
+                "between two steps")
+        self.passes_left -= 1
+        if self.passes_left == 0:
+            self.start()
+
+    def _ready(self):
+        """The parameter's gradient, contiguous and dense from here on."""
+        parameter = self.parameter
+        gradient = parameter.grad
+        if gradient is None:
+            # Others may have one: every rank takes part in every parameter.
+            parameter.grad = gradient = torch.zeros_like(parameter)
+        if gradient.is_sparse:
+            if not self.settings.sparse_as_dense:
+                raise ValueError(f"the gradient of {self.name} is sparse; set sparse_as_dense=True")
+            parameter.grad = gradient = gradient.to_dense()
+        if not gradient.is_contiguous():
+            parameter.grad = gradient = gradient.contiguous()
+        return gradient
+
+    def start(self):
+        settings = self.settings
+        self.wire = self._ready()
+        options = None
+        if settings.compression is not Compression.none:
+            options = self._compress(settings.compression)
+        self.ticket = submit.all_reduce(self.wire, self.wire, self.name, settings.op,
+                                        settings.prescale_factor, settings.postscale_factor,
+                                        options)
+        settings.pending.append(self)
+
+    def _compress(self, compression):
+        """Makes what travels; returns the C options."""
+        options = None
+        if isinstance(compression, ScaleComCompressor):
+            rate = compression.rate_of(self.name, self.parameter)
+            options = None if rate is None else compression.options(rate)
+        self.wire, self.context = compression.compress(self.wire)
+        return options
+
+    def finish(self):
+        """Waits until the gradient is the reduced one."""
+        ticket, self.ticket = self.ticket, None
+        self.passes_left = self.settings.passes
+        try:
+            ticket.wait()
+        finally:
+            if self.context is not None:
+                self.parameter.grad.copy_(
+                    self.settings.compression.decompress(self.wire, self.context))
+                self.context = None
+            self.wire = None
 
 
 class _Settings:
@@ -18,10 +92,11 @@ class _Settings:
         self.compression = compression
         self.op = op
         self.passes = passes
-        self.passes_left = {parameter: passes for parameter in names}
-        self.predivide_factor = predivide_factor
+        self.prescale_factor = 1.0 / predivide_factor
+        self.postscale_factor = float(predivide_factor)
         self.sparse_as_dense = sparse_as_dense
-        self.pending = {}  # parameter -> handle, finish
+        self.gradients = [_Gradient(parameter, name, self) for parameter, name in names.items()]
+        self.pending = []  # Gradients that are being reduced, in the order of their submits.
         self.is_synchronized = False
         self.should_synchronize = True
         self.hooks = []
@@ -32,43 +107,9 @@ class _DistributedMixin:
 
     def _attach(self, settings):
         self._scalecom = settings
-        for parameter in settings.names:
+        for gradient in settings.gradients:
             settings.hooks.append(
-                parameter.register_post_accumulate_grad_hook(self._gradient_is_ready))
-
-    def _gradient_is_ready(self, parameter):
-        settings = self._scalecom
-        if settings.passes_left[parameter] <= 0:
-            raise AssertionError(
-                f"the gradient of {settings.names[parameter]} was computed more than "
-                f"{settings.passes} times before step(); set backward_passes_per_step to the "
-                "number of backward passes between two steps")
-        settings.passes_left[parameter] -= 1
-        if settings.passes_left[parameter] == 0:
-            self._start(parameter)
-
-    def _start(self, parameter):
-        settings = self._scalecom
-        if parameter.grad is None:
-            # Others may have one: every rank takes part in every parameter.
-            parameter.grad = torch.zeros_like(parameter)
-        if parameter.grad.is_sparse:
-            if not settings.sparse_as_dense:
-                raise ValueError(f"the gradient of {settings.names[parameter]} is sparse; set "
-                                 "sparse_as_dense=True")
-            parameter.grad = parameter.grad.to_dense()
-        parameter.grad = parameter.grad.contiguous()
-        name = settings.names[parameter]
-        compression = settings.compression
-        options = None
-        if isinstance(compression, ScaleComCompressor):
-            rate = compression.rate_of(name, parameter)
-            options = None if rate is None else compression.options(rate)
-        wire, context = compression.compress(parameter.grad)
-        ticket = mpi_ops._submit_allreduce(
-            wire, wire, name, settings.op, 1.0 / settings.predivide_factor,
-            settings.predivide_factor, options)
-        settings.pending[parameter] = (ticket, wire, context)
+                gradient.parameter.register_post_accumulate_grad_hook(gradient.count_pass))
 
     def synchronize(self):
         """Waits until every gradient is the reduced one. step() does it, unless inside
@@ -77,18 +118,15 @@ class _DistributedMixin:
         After a HorovodInternalError no gradient is in flight; those that failed are undefined.
         """
         settings = self._scalecom
-        for parameter in settings.names:
-            if parameter not in settings.pending:
-                self._start(parameter)
+        for gradient in settings.gradients:
+            if gradient.ticket is None:
+                gradient.start()
         first_error = None
-        for parameter, (ticket, wire, context) in settings.pending.items():
+        for gradient in settings.pending:
             try:
-                ticket.wait()
+                gradient.finish()
             except HorovodInternalError as error:
                 first_error = first_error or error
-            if context is not None:
-                parameter.grad.copy_(settings.compression.decompress(wire, context))
-            settings.passes_left[parameter] = settings.passes
         settings.pending.clear()
         if first_error is not None:
             raise first_error
@@ -105,8 +143,8 @@ class _DistributedMixin:
 
     def set_backward_passes_per_step(self, passes):
         self._scalecom.passes = passes
-        for parameter in self._scalecom.passes_left:
-            self._scalecom.passes_left[parameter] = passes
+        for gradient in self._scalecom.gradients:
+            gradient.passes_left = passes
 
     def step(self, closure=None):
         """Waits for the reduced gradients, then updates the parameters. A closure's backward passes
@@ -214,7 +252,7 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     residuals. op: Average or Sum. gradient_predivide_factor f: gradients are divided by f before
     the sum and multiplied by f after the average.
     """
-    mpi_ops._check_process_set(process_set)
+    mpi_ops.check_process_set(process_set)
     check_compression(compression)
     if num_groups or groups:
         raise ValueError("num_groups and groups are not supported by this version of scalecom; "

@@ -34,12 +34,22 @@ typedef struct {
   int64_t warmup_steps;
 } scalecom_compression;
 
+/* How an all-reduce does; compression.mode 0 is none. */
+typedef struct {
+  int32_t op;
+  double prescale;
+  double postscale;
+  scalecom_compression compression;
+} scalecom_reduction;
+
 typedef struct scalecom_ticket scalecom_ticket;
 
 /* "0.1.0" */
 SCALECOM_API const char* scalecom_version(void);
 /* Message of the last failed call on this thread; "" if none. Valid until the next call. */
 SCALECOM_API const char* scalecom_last_error(void);
+/* Its code; 0 if none. */
+SCALECOM_API int scalecom_last_code(void);
 /* Releases a string that a function returned by char**. NULL is allowed. */
 SCALECOM_API void scalecom_free(void* pointer);
 
@@ -65,6 +75,12 @@ SCALECOM_API int scalecom_all_reduce(const char* name, const scalecom_tensor* in
                                      const scalecom_tensor* output, int32_t op, double prescale,
                                      double postscale, const scalecom_compression* compression,
                                      scalecom_ticket** ticket);
+/* The same for `count` tensors, names[i] from inputs[i] to outputs[i], with one ticket, which
+ * completes when all of them have; the first error is its own. All are submitted, or none. */
+SCALECOM_API int scalecom_all_reduce_group(const char* const* names, const scalecom_tensor* inputs,
+                                           const scalecom_tensor* outputs, int64_t count,
+                                           const scalecom_reduction* reduction,
+                                           scalecom_ticket** ticket);
 /* Concatenates along the first dimension; the result is scalecom_ticket_output(). */
 SCALECOM_API int scalecom_all_gather(const char* name, const scalecom_tensor* input,
                                      scalecom_ticket** ticket);
@@ -84,6 +100,30 @@ SCALECOM_API int scalecom_broadcast(const char* name, const scalecom_tensor* ten
                                     scalecom_ticket** ticket);
 /* Completes when every rank has submitted it. */
 SCALECOM_API int scalecom_barrier(scalecom_ticket** ticket);
+
+/* All-reduces of Python's tensor objects, which are read by the DLPack exchange interface of their
+ * type (what the capsule type(tensor).__dlpack_c_exchange_api__ holds): a fraction of a microsecond
+ * each, where reading a tensor's attributes one by one takes several. Call them with the
+ * interpreter's lock held; they give it up for nothing, since they wait for nothing.
+ *
+ * Each returns the ticket; or NULL, when scalecom_last_code() tells why: SCALECOM_NOT_PLAIN for a
+ * tensor that is not in the host's memory, contiguous and of a known type, and when the interface
+ * has set a Python exception. Nothing is then submitted, and scalecom_all_reduce() or the framework
+ * can tell more. */
+#define SCALECOM_NOT_PLAIN (-1)
+/* 1 when `exchange` has what the calls below need. */
+SCALECOM_API int scalecom_dlpack_is_usable(const void* exchange);
+/* output NULL: in place. */
+SCALECOM_API scalecom_ticket* scalecom_dlpack_all_reduce(const void* exchange, const char* name,
+                                                         void* input, void* output,
+                                                         const scalecom_reduction* reduction);
+/* As scalecom_all_reduce_group(). `names` holds `count` names, each ended by a zero byte; `outputs`
+ * NULL: in place. */
+SCALECOM_API scalecom_ticket* scalecom_dlpack_all_reduce_group(const void* exchange,
+                                                               const char* names,
+                                                               void* const* inputs,
+                                                               void* const* outputs, int64_t count,
+                                                               const scalecom_reduction* reduction);
 
 /* 1 when completed (well or badly), else 0. */
 SCALECOM_API int scalecom_ticket_is_ready(const scalecom_ticket* ticket);

@@ -44,6 +44,13 @@ struct AllReduceOptions : ReduceOptions {
   Compression compression;
 };
 
+/// A tensor of a group, with what Session::all_reduce() takes for it.
+struct GroupMember {
+  std::string name;
+  TensorView input;
+  TensorView output;
+};
+
 /// What a session has done so far, counted and not computed. Since init, on this rank.
 struct SessionStats {
   std::int64_t data_bytes_sent = 0;  ///< payload handed to the transport
@@ -124,8 +131,14 @@ class SCALECOM_API Session {
 
   /// output = op over ranks of input. `input` and `output` have one shape and dtype and may be the
   /// same memory; otherwise they must not overlap.
-  Ticket all_reduce(const std::string& name, const TensorView& input, const TensorView& output,
+  Ticket all_reduce(std::string name, TensorView input, TensorView output,
                     const AllReduceOptions& options = {});
+
+  /// all_reduce() of each member at the cost of little more than one submit, with one ticket, which
+  /// completes when all members have; its outcome is the first error of one of them. All members
+  /// are submitted, or none: what all_reduce() would throw for one holds for the group. The ranks
+  /// need not submit the same groups, only the same tensors. Without members: complete at once.
+  Ticket all_reduce_group(std::vector<GroupMember> members, const AllReduceOptions& options = {});
 
   /// Concatenates the ranks' inputs along the first dimension, which may differ between ranks;
   /// the other extents must agree. The result is ticket.output().

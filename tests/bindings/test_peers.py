@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -99,6 +100,8 @@ def run(tmp_path_factory):
 FIGURES = ["4 B, blocking loop: median", "4 B, blocking loop: p99", "8 KiB",
            "4 x 4 KiB submitted together"]
 FUSED = "the same bytes in one all-reduce of 16 KiB"
+GROUPED = "4 x 4 KiB in one grouped call"
+SUBMITS = [f"{burst}: submitting" for burst in (FIGURES[3], GROUPED)]
 
 
 @pytest.mark.parametrize("peer", ["scalecom", "gloo", "mpi"])
@@ -110,11 +113,38 @@ def test_each_peer_is_measured_on_torch_tensors(run, peer):
     for figure in FIGURES + [FUSED] * (peer == "mpi"):
         got = report["figures"][figure][peer]
         assert got["times_us"]["min"] > 0
-        base = report["figures"][FIGURES[3] if figure == FUSED else figure]["scalecom"]
+        base = report["figures"][GROUPED if figure == FUSED else figure]["scalecom"]
         assert got["ratio"]["median"] == pytest.approx(
             got["times_us"]["median"] / base["times_us"]["median"])
         assert f"| {figure} |" in printed and figure in table
     assert report["versions"][peer] in printed
+
+
+def test_submitting_is_a_part_of_the_burst(run):
+    report, printed, _ = run
+    for whole, submits in zip((FIGURES[3], GROUPED), SUBMITS):
+        times = [report["figures"][figure]["scalecom"]["times_us"] for figure in (whole, submits)]
+        assert 0 < times[1]["median"] < times[0]["median"]
+        assert f"| {submits} |" in printed
+    assert "gloo" in report["figures"][SUBMITS[0]] and "gloo" not in report["figures"][GROUPED]
+
+
+def test_submit_prints_a_figure_with_its_spread_for_each_way():
+    result = subprocess.run([sys.executable, TOOLS / "submit", "--rounds", "5", "--tensors", "4",
+                             "--parameters", "6"], check=False, text=True, capture_output=True,
+                            timeout=60, env=rank_environment())
+    assert result.returncode == 0, result.stdout + result.stderr
+    lines = result.stdout.splitlines()
+    for line, start in zip(lines[1:], ("one tensor: submit", "one tensor: synchronize",
+                                       "each of 4 tensors: submit", "each of 4 tensors: synch",
+                                       "each of 4 tensors in a group: submit",
+                                       "each of 4 tensors in a group: synch",
+                                       "DistributedOptimizer, 6 parameters: submit",
+                                       "DistributedOptimizer, 6 parameters: synch"), strict=True):
+        assert line.startswith(start)
+        median, least, most = map(float, re.search(r"([\d.]+)  \(([\d.]+) to ([\d.]+)\)$",
+                                                   line).groups())
+        assert 0 < least <= median <= most
 
 
 def test_a_missing_peer_is_listed_with_its_reason(run):
@@ -160,9 +190,9 @@ def test_ratios_are_of_one_round_and_settings_the_best(report_module):
                           "ratio": {"median": 2.0, "min": 0.5, "max": 3.0}}
 
 
-def test_a_burst_in_one_call_is_compared_with_the_burst(report_module):
-    rounds = {"scalecom": {"only": [{"burst": 10.0}]},
-              "mpi": {"only": [{"burst": 40.0, "burst_fused": 5.0}]}}
+def test_one_call_for_all_bytes_is_compared_with_the_group(report_module):
+    rounds = {"scalecom": {"only": [{"burst": 10.0, "burst_group": 4.0}]},
+              "mpi": {"only": [{"burst": 40.0, "burst_fused": 2.0}]}}
     summary = report_module.summarise(rounds, ["burst", "burst_fused"])
     assert summary["burst"]["mpi"]["ratio"]["median"] == 4.0
     assert summary["burst_fused"]["mpi"]["ratio"]["median"] == 0.5

@@ -24,13 +24,15 @@ def figure_names(sizes, loop_bytes_max, burst):
             names[f"{nbytes}"] = size_name(nbytes)
     if burst:
         count, nbytes = burst
-        names["burst"] = f"{count} x {size_name(nbytes)} submitted together"
+        for figure, how in (("burst", "submitted together"), ("burst_group", "in one grouped call")):
+            names[figure] = f"{count} x {size_name(nbytes)} {how}"
+            names[f"{figure}.submit"] = f"{count} x {size_name(nbytes)} {how}: submitting"
         names["burst_fused"] = f"the same bytes in one all-reduce of {size_name(count * nbytes)}"
     return names
 
 
-# What one figure is compared with where scalecom has none of its own: it fuses a burst itself.
-BASELINES = {"burst_fused": "burst"}
+# What one figure is compared with where scalecom has none of its own: it fuses a group itself.
+BASELINES = {"burst_fused": "burst_group"}
 
 
 def spread(values):

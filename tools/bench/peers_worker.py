@@ -39,15 +39,25 @@ class HorovodLike:
         self.hvd.allreduce_(tensor, name=name, op=self.hvd.Sum)
 
     def bursts(self, tensors, _):
-        """How the library reduces many tensors at once: figure -> call."""
+        """How the library reduces many tensors at once: figure -> call, which returns when all was
+        submitted."""
 
         def submit_together():
             handles = [self.hvd.allreduce_async_(tensor, name=f"burst.{index}", op=self.hvd.Sum)
                        for index, tensor in enumerate(tensors)]
+            submitted = time.perf_counter_ns()
             for handle in handles:
                 self.hvd.synchronize(handle)
+            return submitted
 
-        return {"burst": submit_together}
+        def submit_group():
+            handle = self.hvd.grouped_allreduce_async_(tensors, name="burst_group",
+                                                       op=self.hvd.Sum)
+            submitted = time.perf_counter_ns()
+            self.hvd.synchronize(handle)
+            return submitted
+
+        return {"burst": submit_together, "burst_group": submit_group}
 
     def stop(self):
         self.hvd.shutdown()
@@ -105,8 +115,10 @@ class Gloo:
     def bursts(self, tensors, _):
         def submit_together():
             works = [self.dist.all_reduce(tensor, async_op=True) for tensor in tensors]
+            submitted = time.perf_counter_ns()
             for work in works:
                 work.wait()
+            return submitted
 
         return {"burst": submit_together}
 
@@ -161,9 +173,11 @@ LIBRARIES = {"scalecom": Scalecom, "mpi": Mpi, "gloo": Gloo, "horovod": Horovod}
 
 
 def microseconds(call):
+    """(from the call to its return, from the call to the moment that it returned or None)."""
     begin = time.perf_counter_ns()
-    call()
-    return (time.perf_counter_ns() - begin) / 1e3
+    submitted = call()
+    end = time.perf_counter_ns()
+    return (end - begin) / 1e3, None if submitted is None else (submitted - begin) / 1e3
 
 
 def percentile(times, percent):
@@ -194,16 +208,17 @@ class Bench:
                                f"{tensor.min()} to {tensor.max()}, wanted {self.expected}")
 
     def _time_after_meeting(self, call, tensors, what):
-        """Times of the calls, each on fresh values: a sum in place would grow without end."""
+        """Times of the calls, as microseconds() has them, each on fresh values: a sum in place would
+        grow without end."""
         warmup, timed = calls_of(sum(tensor.nbytes for tensor in tensors), self.calls_limit)
         times = []
         for index in range(-warmup, timed):
             for tensor in tensors:
                 tensor.fill_(self.rank + 1)
             self.library.meet()
-            us = microseconds(call)
+            time_us = microseconds(call)
             if index >= 0:
-                times.append(us)
+                times.append(time_us)
         for tensor in tensors:
             self._check(tensor, what)
         return times
@@ -219,7 +234,8 @@ class Bench:
         for _ in range(warmup):
             self.library.all_reduce(tensor, name)
         self.library.meet()
-        times = [microseconds(lambda: self.library.all_reduce(tensor, name)) for _ in range(timed)]
+        times = [microseconds(lambda: self.library.all_reduce(tensor, name))[0]
+                 for _ in range(timed)]
         self.figures[f"{nbytes}"] = statistics.median(times)
         self.figures[f"{nbytes}.p99"] = percentile(times, 99)
 
@@ -231,7 +247,7 @@ class Bench:
         name = f"size.{nbytes}"
         times = self._time_after_meeting(lambda: self.library.all_reduce(tensor, name), [tensor],
                                           name)
-        self.figures[f"{nbytes}"] = statistics.median(times)
+        self.figures[f"{nbytes}"] = statistics.median(whole for whole, _ in times)
 
     def measure_burst(self, torch, count, nbytes):
         # One memory, so that the same bytes are reduced apart and together.
@@ -239,7 +255,10 @@ class Bench:
         tensors = list(together.view(count, -1))
         for figure, call in self.library.bursts(tensors, together).items():
             times = self._time_after_meeting(call, [together], figure)
-            self.figures[figure] = statistics.median(times)
+            wholes, submits = zip(*times)
+            self.figures[figure] = statistics.median(wholes)
+            if None not in submits:
+                self.figures[f"{figure}.submit"] = statistics.median(submits)
 
     def slowest(self, torch, size):
         """The figures, each the largest over all ranks; sums are what every library can do."""

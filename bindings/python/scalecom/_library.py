@@ -1,7 +1,8 @@
 """libscalecom.so and its C interface (scalecom/c_api.h), by ctypes.
 
 Nothing is compiled against Python or a framework, so one build serves every version of both. ctypes
-releases the interpreter lock during each call: a waiting thread sleeps and holds nothing up.
+releases the interpreter lock during each call of `lib`: a waiting thread sleeps and holds nothing
+up. Calls of `quick` keep it: they wait for nothing, and some read Python's objects.
 """
 
 import collections
@@ -15,6 +16,7 @@ OK = 0
 INVALID_ARGUMENT = 1
 TIMED_OUT = 5
 UNAVAILABLE = 6
+NOT_PLAIN = -1
 
 FLOAT32 = 6
 
@@ -27,9 +29,16 @@ class Tensor(ctypes.Structure):
 
 
 class CompressionOptions(ctypes.Structure):
-    """scalecom_compression"""
+    """scalecom_compression, a key as it is: nobody changes one."""
+    __hash__ = object.__hash__
     _fields_ = [("mode", ctypes.c_int32), ("rate", ctypes.c_int64), ("beta", ctypes.c_double),
                 ("warmup_steps", ctypes.c_int64)]
+
+
+class Reduction(ctypes.Structure):
+    """scalecom_reduction"""
+    _fields_ = [("op", ctypes.c_int32), ("prescale", ctypes.c_double),
+                ("postscale", ctypes.c_double), ("compression", CompressionOptions)]
 
 
 class Topology(ctypes.Structure):
@@ -61,6 +70,8 @@ def _declare(library):
         "scalecom_all_reduce": (c_int, [c_char_p, pointer(Tensor), pointer(Tensor), c_int32,
                                         c_double, c_double, pointer(CompressionOptions),
                                         pointer(ticket)]),
+        "scalecom_all_reduce_group": (c_int, [pointer(c_char_p), pointer(Tensor), pointer(Tensor),
+                                              c_int64, pointer(Reduction), pointer(ticket)]),
         "scalecom_all_gather": (c_int, [c_char_p, pointer(Tensor), pointer(ticket)]),
         "scalecom_reduce_scatter": (c_int, [c_char_p, pointer(Tensor), c_int32, c_double, c_double,
                                             pointer(ticket)]),
@@ -68,11 +79,9 @@ def _declare(library):
                                         pointer(ticket)]),
         "scalecom_broadcast": (c_int, [c_char_p, pointer(Tensor), c_int32, pointer(ticket)]),
         "scalecom_barrier": (c_int, [pointer(ticket)]),
-        "scalecom_ticket_is_ready": (c_int, [ticket]),
         "scalecom_ticket_wait": (c_int, [ticket, c_double]),
         "scalecom_ticket_output": (c_int, [ticket, pointer(Tensor)]),
         "scalecom_ticket_received_splits": (c_int, [ticket, pointer(c_int64), c_int32]),
-        "scalecom_ticket_release": (None, [ticket]),
         "scalecom_residuals": (c_int, [text]),
         "scalecom_residual_get": (c_int, [c_char_p, ctypes.c_void_p, c_int64]),
         "scalecom_residual_set": (c_int, [c_char_p, pointer(c_int64), c_int32, ctypes.c_void_p,
@@ -80,6 +89,24 @@ def _declare(library):
         "scalecom_stats": (c_int, [text]),
         "scalecom_info": (c_int, [text]),
     }
+    return _typed(library, signatures)
+
+
+def _declare_quick(library):
+    address, c_int, c_int64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+    return _typed(library, {
+        "scalecom_last_code": (c_int, []),
+        "scalecom_ticket_is_ready": (c_int, [address]),
+        "scalecom_ticket_release": (None, [address]),
+        "scalecom_dlpack_is_usable": (c_int, [address]),
+        "scalecom_dlpack_all_reduce": (address, [address, ctypes.c_char_p, address, address,
+                                                 address]),
+        "scalecom_dlpack_all_reduce_group": (address, [address, ctypes.c_char_p, address, address,
+                                                       c_int64, address]),
+    })
+
+
+def _typed(library, signatures):
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)
         function.restype = result
@@ -88,15 +115,15 @@ def _declare(library):
 
 
 def _load():
-    path = prefix() / "lib" / "libscalecom.so"
+    path = str(prefix() / "lib" / "libscalecom.so")
     try:
-        return _declare(ctypes.CDLL(str(path)))
+        return _declare(ctypes.CDLL(path)), _declare_quick(ctypes.PyDLL(path))
     except OSError as error:
         raise ImportError(f"scalecom's library cannot be loaded: {error}. "
                           "Install the package again: pip install .") from error
 
 
-lib = _load()
+lib, quick = _load()
 
 
 def version():
@@ -130,14 +157,17 @@ def read_json(function):
 class Ticket:
     """A submitted operation. Keeps what it works on alive until it is released."""
 
-    __slots__ = ("_pointer", "_keep")
+    __slots__ = ("_pointer", "_keep", "_is_complete")
 
     def __init__(self, pointer, keep):
+        if _abandoned:
+            _release_abandoned()
         self._pointer = pointer
         self._keep = keep
+        self._is_complete = False
 
     def is_ready(self):
-        return lib.scalecom_ticket_is_ready(self._pointer) == 1
+        return quick.scalecom_ticket_is_ready(self._pointer) == 1
 
     def wait(self):
         """Sleeps until completion. Looks up twice a second, so that ctrl-C works."""
@@ -147,6 +177,7 @@ class Ticket:
                 break
         if code == TIMED_OUT:  # It completed just now, or it failed with a time-out of its own.
             code = lib.scalecom_ticket_wait(self._pointer, -1.0)
+        self._is_complete = True
         if code != OK:
             raise HorovodInternalError(last_error())
 
@@ -164,10 +195,10 @@ class Ticket:
 
     def __del__(self):
         # Nobody waits any more (an interrupt, an error): the memory must outlive the operation.
-        if not self.is_ready():
+        if not self._is_complete and not self.is_ready():
             _abandoned.append((self._pointer, self._keep))
             return
-        lib.scalecom_ticket_release(self._pointer)
+        quick.scalecom_ticket_release(self._pointer)
 
 
 # Tickets that were given up before they completed, with the memory they work on. Appending and
@@ -181,16 +212,32 @@ def _release_abandoned():
             pointer, keep = _abandoned.popleft()
         except IndexError:  # Another thread took the last one.
             return
-        if lib.scalecom_ticket_is_ready(pointer):
-            lib.scalecom_ticket_release(pointer)
+        if quick.scalecom_ticket_is_ready(pointer):
+            quick.scalecom_ticket_release(pointer)
         else:
             _abandoned.append((pointer, keep))
 
 
 def submit(function, arguments, keep):
     """Calls a submitting C function; `keep` stays alive with the ticket."""
-    if _abandoned:
-        _release_abandoned()
     pointer = ctypes.c_void_p()
     check(function(*arguments, ctypes.byref(pointer)))
     return Ticket(pointer, keep)
+
+
+def exchange_of(tensor_type):
+    """Address of the DLPack exchange interface of a framework's tensors; None without one."""
+    capsule = getattr(tensor_type, "__dlpack_c_exchange_api__", None)
+    if capsule is None:
+        return None
+    pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+        ("PyCapsule_GetPointer", ctypes.pythonapi))
+    address = pointer_of(capsule, b"dlpack_exchange_api")
+    return address if quick.scalecom_dlpack_is_usable(address) else None
+
+
+def check_objects():
+    """Raises for a submit of objects that gave no ticket, unless the library could not read one."""
+    code = quick.scalecom_last_code()
+    if code != NOT_PLAIN:
+        check(code)

@@ -145,7 +145,7 @@ def communication_starts_before_the_backward_pass_ends():
     started = []
 
     def look(*_):
-        started.extend(optimizer._scalecom.pending)
+        started.extend(gradient.parameter for gradient in optimizer._scalecom.pending)
 
     # Called when the gradient has passed all layers but the first.
     model[0].register_forward_hook(

@@ -84,6 +84,40 @@ TEST_CASE("the queue is bounded by what is in flight") {
   CHECK_THROWS_WITH(queue.push(pending("c")), Catch::Contains("SCALECOM_QUEUE_CAPACITY"));
 }
 
+TEST_CASE("a group is pushed as a whole, or leaves nothing behind") {
+  const auto group = [](std::vector<std::string> names) {
+    std::vector<PendingTensor> tensors;
+    for (const std::string& name : names) tensors.push_back(pending(name));
+    return tensors;
+  };
+  TensorQueue queue(4);
+  queue.push(pending("c"));
+  CHECK_THROWS_WITH(queue.push_group(group({"a", "b", "c"})), Catch::Contains("tensor c"));
+  CHECK_THROWS_WITH(queue.push_group(group({"a", "b", "d", "e"})),
+                    Catch::Contains("4 more come as a group"));
+  CHECK(queue.drain().tensors.size() == 1);
+  CHECK_FALSE(is_readable(queue.wake_up()));
+  REQUIRE(queue.start_sleep());
+  queue.push_group(group({"a", "b", "d"}));
+  queue.end_sleep();
+  CHECK(is_readable(queue.wake_up()));
+  const auto drained = queue.drain();
+  REQUIRE(drained.tensors.size() == 3);
+  CHECK(drained.tensors[2].name == "d");
+  queue.close(Status(StatusCode::rank_lost, "rank 3 died"));
+  CHECK_THROWS_WITH(queue.push_group(group({"e"})), "rank 3 died");
+}
+
+TEST_CASE("a ticket of several members is ready when all are, with the first error") {
+  TicketState ticket(nullptr, 3);
+  ticket.complete(Status());
+  ticket.complete(Status(StatusCode::mismatch, "first"));
+  CHECK_FALSE(ticket.is_ready());
+  ticket.complete(Status(StatusCode::rank_lost, "second"));
+  CHECK(ticket.is_ready());
+  CHECK(ticket.wait_until(Deadline::after(std::chrono::seconds(10)))->message() == "first");
+}
+
 TEST_CASE("a closed queue returns what it held and refuses with the cause") {
   TensorQueue queue(10);
   queue.push(pending("a"));

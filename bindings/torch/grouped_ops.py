@@ -1,0 +1,130 @@
+"""All-reduces of many tensors in one call: one submit, one handle, all or none.
+
+The member at place i of a group is the tensor `name`.i: it is negotiated, fused and compressed as if
+it had been given to allreduce() under that name. A handle's result is the list of the members'
+results. It completes when all members have; HorovodInternalError is that of the first that failed.
+"""
+
+import torch
+
+from scalecom.torch import submit
+from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
+from scalecom.torch.mpi_ops import (Average, Sum, check_process_set, choose_op, register,
+                                    synchronize)
+
+
+def _checked_list(tensors):
+    if isinstance(tensors, torch.Tensor):
+        raise ValueError("tensors is a torch.Tensor; a list of tensors is needed: give [tensor], or "
+                         "call allreduce")
+    try:
+        tensors = list(tensors)
+    except TypeError:
+        raise ValueError(f"tensors is {tensors!r}; a list of tensors is needed") from None
+    if not all(issubclass(kind, torch.Tensor) for kind in set(map(type, tensors))):
+        for tensor in tensors:
+            submit.checked(tensor)
+    return tensors
+
+
+def _start(tensors, in_place, name, op, prescale_factor, postscale_factor, compression):
+    if compression is not Compression.none:
+        return _start_compressed(tensors, in_place, name, op, prescale_factor, postscale_factor,
+                                 compression)
+    reduced = tensors if in_place else list(map(torch.empty_like, tensors))
+    ticket = submit.all_reduce_group(tensors, reduced, name, op, prescale_factor, postscale_factor,
+                                     None)
+    return register(ticket, reduced)
+
+
+def _start_compressed(tensors, in_place, name, op, prescale_factor, postscale_factor, compression):
+    check_compression(compression)
+    options = None
+    if isinstance(compression, ScaleComCompressor):
+        if name is None:
+            raise ValueError("name is None; with Compression.scalecom a group needs a name: the "
+                             "residuals are kept under it from one call to the next")
+        options = compression.options()
+    sources = [tensor.detach() for tensor in tensors]
+    pairs = list(map(compression.compress, sources))
+    wires = [wire for wire, _ in pairs]
+    # What compress() made may be overwritten; the caller's tensor only in place.
+    reduced = [wire if in_place or wire is not source else torch.empty_like(source)
+               for wire, source in zip(wires, sources)]
+    ticket = submit.all_reduce_group(wires, reduced, name, op, prescale_factor, postscale_factor,
+                                     options)
+
+    def finish(_):
+        results = [compression.decompress(result, context)
+                   for result, (_, context) in zip(reduced, pairs)]
+        if not in_place:
+            return results
+        for source, wire, result in zip(sources, wires, results):
+            if wire is not source:
+                source.copy_(result)
+        return tensors
+
+    return register(ticket, None, finish)
+
+
+def grouped_allreduce_async(tensors, average=None, name=None, op=None, prescale_factor=1.0,
+                            postscale_factor=1.0, process_set=None, *,
+                            compression=Compression.none):
+    """Starts a reduction of each of `tensors` over all ranks; the results are new tensors."""
+    check_process_set(process_set)
+    return _start(_checked_list(tensors), False, name, choose_op(average, op), prescale_factor,
+                  postscale_factor, compression)
+
+
+def grouped_allreduce_async_(tensors, average=None, name=None, op=None, prescale_factor=1.0,
+                             postscale_factor=1.0, process_set=None, *,
+                             compression=Compression.none):
+    """As grouped_allreduce_async, in place."""
+    check_process_set(process_set)
+    return _start(_checked_list(tensors), True, name, choose_op(average, op), prescale_factor,
+                  postscale_factor, compression)
+
+
+class _GroupedAllreduce(torch.autograd.Function):
+    """The gradients of sums or averages are the same reductions of the gradients, as one group."""
+
+    @staticmethod
+    def forward(ctx, name, op, prescale_factor, postscale_factor, compression, *tensors):
+        ctx.arguments = (op, prescale_factor, postscale_factor)
+        return tuple(synchronize(_start(list(tensors), False, name, op, prescale_factor,
+                                        postscale_factor, compression)))
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        op, prescale_factor, postscale_factor = ctx.arguments
+        if op not in (Average, Sum):
+            raise NotImplementedError("an allreduce is differentiable for Average and Sum only")
+        is_needed = ctx.needs_input_grad[5:]
+        reduced = iter(grouped_allreduce(
+            [gradient.contiguous() for gradient, needed in zip(gradients, is_needed) if needed],
+            op=op, prescale_factor=prescale_factor, postscale_factor=postscale_factor))
+        return (None,) * 5 + tuple(next(reduced) if needed else None for needed in is_needed)
+
+
+def grouped_allreduce(tensors, average=None, name=None, compression=Compression.none, op=None,
+                      prescale_factor=1.0, postscale_factor=1.0, process_set=None):
+    """The reductions of `tensors` over all ranks, as a list of new tensors. Differentiable.
+
+    The arguments are those of allreduce and hold for every tensor; shapes and dtypes may differ.
+    """
+    check_process_set(process_set)
+    op = choose_op(average, op)
+    tensors = _checked_list(tensors)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return list(_GroupedAllreduce.apply(name, op, prescale_factor, postscale_factor,
+                                            compression, *tensors))
+    return synchronize(_start(tensors, False, name, op, prescale_factor, postscale_factor,
+                              compression))
+
+
+def grouped_allreduce_(tensors, average=None, name=None, op=None, prescale_factor=1.0,
+                       postscale_factor=1.0, process_set=None, *, compression=Compression.none):
+    """As grouped_allreduce, in place."""
+    return synchronize(grouped_allreduce_async_(tensors, average, name, op, prescale_factor,
+                                                postscale_factor, process_set,
+                                                compression=compression))

@@ -1,0 +1,159 @@
+"""The way from a torch tensor and its name into libscalecom.
+
+A tensor is read by the DLPack exchange interface of torch 2.10 and later, inside the library. What
+that cannot tell (an older torch, a tensor that is refused) is read here, attribute by attribute: it
+takes ten times as long and says what is wrong.
+"""
+
+import array
+import ctypes
+import functools
+import threading
+
+import torch
+
+from scalecom import _library
+from scalecom._library import lib
+
+_DTYPES = {torch.uint8: 0, torch.int8: 1, torch.int16: 2, torch.int32: 3, torch.int64: 4,
+           torch.float16: 5, torch.float32: 6, torch.float64: 7, torch.bool: 8,
+           torch.bfloat16: 9}
+
+# None: this torch has none.
+_EXCHANGE = _library.exchange_of(torch.Tensor)
+_submit_object = _library.quick.scalecom_dlpack_all_reduce
+_submit_objects = _library.quick.scalecom_dlpack_all_reduce_group
+
+_name_lock = threading.Lock()
+_name_counters = {}
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _encoded(kind, name):
+    full = f"{kind}.{name}"
+    if "\0" in full:
+        raise ValueError(f"name is {name!r}; a name cannot hold a zero byte")
+    return full.encode()
+
+
+def full_name(kind, name):
+    """The name that the ranks know, in UTF-8. Calls without a name are matched by their order on
+    each rank."""
+    if type(name) is str:
+        return _encoded(kind, name)
+    if name is not None:  # Others that are equal may be written differently, as 1 and 1.0 are.
+        return _encoded.__wrapped__(kind, name)
+    with _name_lock:
+        number = _name_counters.get(kind, 0)
+        _name_counters[kind] = number + 1
+    return f"{kind}.noname.{number}".encode()
+
+
+def _join_member_names(name, count):
+    return b"".join(b"%s.%d\0" % (name, place) for place in range(count))
+
+
+_member_names = functools.lru_cache(maxsize=64)(_join_member_names)
+
+
+def checked(tensor):
+    if not isinstance(tensor, torch.Tensor):
+        raise ValueError(f"a torch.Tensor is needed, not a {type(tensor).__name__}")
+    return tensor
+
+
+def view(tensor):
+    """The tensor as the C interface takes it; ValueError where it cannot."""
+    if tensor.layout != torch.strided:
+        raise ValueError(f"the tensor's layout is {tensor.layout}; dense (strided) tensors are "
+                         "needed: call to_dense() first")
+    if not tensor.is_contiguous():
+        raise ValueError(f"the tensor of shape {tuple(tensor.shape)} is not contiguous; call "
+                         "contiguous() first")
+    dtype = _DTYPES.get(tensor.dtype)
+    if dtype is None:
+        raise ValueError(f"dtype {tensor.dtype} is not supported; allowed are "
+                         f"{', '.join(str(known) for known in _DTYPES)}")
+    if tensor.device.type != "cpu":
+        raise ValueError(f"the tensor is on {tensor.device}; this version of scalecom works on "
+                         "CPU tensors: call cpu() first")
+    dimensions = tensor.dim()
+    shape = (ctypes.c_int64 * dimensions)(*tensor.shape)
+    return _library.Tensor(tensor.data_ptr(), shape, dimensions, dtype, 0, 0)
+
+
+def as_number(convert, argument, value):
+    """The value as the C interface takes it."""
+    try:
+        return convert(value)
+    except (TypeError, ValueError):
+        wanted = "a number" if convert is float else "a whole number"
+        raise ValueError(f"{argument} is {value!r}; it must be {wanted}") from None
+
+
+@functools.lru_cache(maxsize=256)
+def _reduction(op, prescale_factor, postscale_factor, compression):
+    reduction = _library.Reduction(op, prescale_factor, postscale_factor)
+    if compression is not None:
+        reduction.compression = compression
+    reduction.address = ctypes.addressof(reduction)
+    return reduction
+
+
+def _choose_reduction(op, prescale_factor, postscale_factor, compression):
+    # What is no float may be equal to another and change: it is no key.
+    return _reduction(op, as_number(float, "prescale_factor", prescale_factor),
+                      as_number(float, "postscale_factor", postscale_factor), compression)
+
+
+def all_reduce(tensor, output, name, op, prescale_factor, postscale_factor, compression):
+    """Submits one all-reduce and returns its ticket. compression: C options, or None."""
+    # These lines are most of a submit's cost in Python; calls in them are avoided.
+    if type(prescale_factor) is type(postscale_factor) is float:
+        reduction = _reduction(op, prescale_factor, postscale_factor, compression)
+    else:
+        reduction = _choose_reduction(op, prescale_factor, postscale_factor, compression)
+    name = _encoded("allreduce", name) if type(name) is str else full_name("allreduce", name)
+    if _EXCHANGE is not None:
+        try:
+            pointer = _submit_object(_EXCHANGE, name, id(tensor),
+                                     None if output is tensor else id(output), reduction.address)
+        except Exception:  # What torch says of a tensor that it cannot export.
+            pointer = None
+        else:
+            if pointer is not None:
+                return _library.Ticket(pointer, (tensor, output))
+            _library.check_objects()
+    source = view(tensor)
+    target = source if output is tensor else view(output)
+    arguments = (name, source, target, op, reduction.prescale, reduction.postscale, compression)
+    return _library.submit(lib.scalecom_all_reduce, arguments, (tensor, output))
+
+
+def all_reduce_group(tensors, outputs, name, op, prescale_factor, postscale_factor, compression):
+    """Submits an all-reduce of each tensor, all or none, and returns their one ticket. The member at
+    place i is the tensor `name`.i. The lists stay as they are until the ticket completes."""
+    reduction = _choose_reduction(op, prescale_factor, postscale_factor, compression)
+    count = len(tensors)
+    join = _join_member_names if name is None else _member_names
+    names = join(full_name("allreduce", name), count)
+    is_in_place = outputs is tensors
+    if _EXCHANGE is not None:
+        # In CPython, an object's id is its address.
+        sources = array.array("q", map(id, tensors))
+        targets = None if is_in_place else array.array("q", map(id, outputs))
+        try:
+            pointer = _submit_objects(
+                _EXCHANGE, names, sources.buffer_info()[0],
+                None if is_in_place else targets.buffer_info()[0], count, reduction.address)
+        except Exception:  # What torch says of a tensor that it cannot export.
+            pointer = None
+        else:
+            if pointer is not None:
+                return _library.Ticket(pointer, (tensors, outputs))
+            _library.check_objects()
+    sources = (_library.Tensor * count)(*map(view, tensors))
+    targets = sources if is_in_place else (_library.Tensor * count)(*map(view, outputs))
+    arguments = ((ctypes.c_char_p * count)(*names.split(b"\0")[:count]), sources, targets, count,
+                 reduction)
+    return _library.submit(lib.scalecom_all_reduce_group, arguments, (tensors, outputs))

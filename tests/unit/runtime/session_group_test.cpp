@@ -1,0 +1,133 @@
+#include <string>
+#include <vector>
+
+#include "tests/support/catch.hpp"
+#include "tests/support/ranks.hpp"
+#include "tests/support/session_world.hpp"
+
+using namespace scalecom;
+using Catch::Contains;
+using test::SessionWorld;
+using test::view_of;
+
+namespace {
+
+constexpr auto kLimit = std::chrono::seconds(20);
+
+std::string member_name(std::size_t place) { return "g." + std::to_string(place); }
+
+// In place.
+std::vector<GroupMember> members_of(std::vector<std::vector<float>>& tensors) {
+  std::vector<GroupMember> members;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    members.push_back({member_name(i), view_of(tensors[i]), view_of(tensors[i])});
+  }
+  return members;
+}
+
+AllReduceOptions sum() {
+  AllReduceOptions options;
+  options.op = ReduceOp::sum;
+  return options;
+}
+
+}  // namespace
+
+TEST_CASE("a group sums each member, also where another rank submits them one by one") {
+  const int size = GENERATE(1, 2, 4);
+  constexpr std::size_t kTensors = 160;
+  SessionWorld world(size);
+  std::vector<int> wrong(static_cast<std::size_t>(size));
+  std::vector<SessionStats> stats(static_cast<std::size_t>(size));
+  test::run_ranks(size, [&](int rank) {
+    for (int step = 0; step < 6; ++step) {
+      std::vector<std::vector<float>> tensors;
+      for (std::size_t i = 0; i < kTensors; ++i) tensors.emplace_back(i % 7, 1.0f);
+      std::vector<Ticket> tickets;
+      if (rank == 0) {
+        tickets.push_back(world[rank].all_reduce_group(members_of(tensors), sum()));
+      } else {
+        for (GroupMember& member : members_of(tensors)) {
+          tickets.push_back(
+              world[rank].all_reduce(member.name, member.input, member.output, sum()));
+        }
+      }
+      for (const Ticket& ticket : tickets) {
+        if (!ticket.wait_for(kLimit).is_ok()) ++wrong[static_cast<std::size_t>(rank)];
+      }
+      for (std::size_t i = 0; i < kTensors; ++i) {
+        if (tensors[i] != std::vector<float>(i % 7, static_cast<float>(size))) {
+          ++wrong[static_cast<std::size_t>(rank)];
+        }
+      }
+    }
+    stats[static_cast<std::size_t>(rank)] = world[rank].stats();
+  });
+  for (std::size_t r = 0; r < wrong.size(); ++r) {
+    CHECK(wrong[r] == 0);
+    CHECK(stats[r].tensors_completed == 6 * kTensors);
+  }
+}
+
+TEST_CASE("a group completes when its last member does") {
+  SessionWorld world(2);
+  std::vector<std::vector<std::vector<float>>> tensors(2, {{1.0f}, {2.0f}});
+  const Ticket group = world[0].all_reduce_group(members_of(tensors[0]), sum());
+  auto members = members_of(tensors[1]);
+  const Ticket first =
+      world[1].all_reduce(members[0].name, members[0].input, members[0].output, sum());
+  CHECK(first.wait_for(kLimit).is_ok());
+  CHECK_FALSE(group.is_ready());
+  const Ticket second =
+      world[1].all_reduce(members[1].name, members[1].input, members[1].output, sum());
+  CHECK(group.wait_for(kLimit).is_ok());
+  CHECK(second.wait_for(kLimit).is_ok());
+  CHECK(tensors[0] == std::vector<std::vector<float>>{{2.0f}, {4.0f}});
+}
+
+TEST_CASE("a member that differs fails its group; the other members are reduced") {
+  SessionWorld world(2);
+  std::vector<std::vector<std::vector<float>>> tensors(2, {{1.0f}, {1.0f}, {1.0f}});
+  tensors[1][1] = {1.0f, 1.0f};
+  for (int step = 0; step < 2; ++step) {
+    const Ticket groups[] = {world[0].all_reduce_group(members_of(tensors[0]), sum()),
+                             world[1].all_reduce_group(members_of(tensors[1]), sum())};
+    for (const Ticket& group : groups) {
+      const Status status = group.wait_for(kLimit);
+      CHECK(status.code() == StatusCode::mismatch);
+      CHECK_THAT(status.message(), Contains("g.1"));
+    }
+  }
+  CHECK(tensors[0] == std::vector<std::vector<float>>{{4.0f}, {1.0f}, {4.0f}});
+}
+
+TEST_CASE("a group with a wrong member submits nothing") {
+  SessionWorld world(1);
+  std::vector<std::vector<float>> tensors{{1.0f}, {2.0f}, {3.0f}};
+  auto members = members_of(tensors);
+  SECTION("no data") {
+    members[2].input.data = nullptr;
+    CHECK_THROWS_WITH(world[0].all_reduce_group(members), Contains("g.2"));
+  }
+  SECTION("a name twice") {
+    members[2].name = members[0].name;
+    CHECK_THROWS_WITH(world[0].all_reduce_group(members), Contains("g.0") && Contains("in flight"));
+  }
+  CHECK(world[0].all_reduce_group(members_of(tensors)).wait_for(kLimit).is_ok());
+  CHECK(world[0].stats().tensors_completed == 3);
+}
+
+TEST_CASE("a group without members is complete") {
+  SessionWorld world(1);
+  CHECK(world[0].all_reduce_group({}).is_ready());
+  CHECK(world[0].all_reduce_group({}).wait().is_ok());
+}
+
+TEST_CASE("the session's end completes a group that others never submitted") {
+  SessionWorld world(2);
+  std::vector<std::vector<float>> tensors{{1.0f}, {2.0f}};
+  const Ticket group = world[0].all_reduce_group(members_of(tensors), sum());
+  world[1].shutdown();
+  CHECK(group.wait_for(kLimit).code() == StatusCode::shut_down);
+  CHECK_THROWS_AS(world[0].all_reduce_group(members_of(tensors)), Error);
+}
