@@ -132,6 +132,7 @@ Ticket Session::all_reduce(const std::string& name, const TensorView& input,
   signature.prescale = options.prescale;
   signature.postscale = options.postscale;
   signature.compression = options.compression;
+  signature.priority = options.priority;
   signature.shape = input.shape;
   return impl_->submit({name, std::move(signature), input, output, nullptr});
 }

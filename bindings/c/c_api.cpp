@@ -132,8 +132,9 @@ scalecom::ReduceOptions to_options(int32_t op, double prescale, double postscale
 }
 
 scalecom::AllReduceOptions to_options(int32_t op, double prescale, double postscale,
-                                      const scalecom_compression* compression) {
-  scalecom::AllReduceOptions options{to_options(op, prescale, postscale), {}};
+                                      const scalecom_compression* compression,
+                                      int32_t priority) {
+  scalecom::AllReduceOptions options{to_options(op, prescale, postscale), {}, priority};
   if (compression != nullptr) {
     options.compression = {static_cast<scalecom::CompressionMode>(compression->mode),
                            compression->rate, compression->beta, compression->warmup_steps};
@@ -201,12 +202,12 @@ int scalecom_get_topology(scalecom_topology* topology) {
 int scalecom_all_reduce(const char* name, const scalecom_tensor* input,
                         const scalecom_tensor* output, int32_t op, double prescale,
                         double postscale, const scalecom_compression* compression,
-                        scalecom_ticket** ticket) {
+                        int32_t priority, scalecom_ticket** ticket) {
   return guarded([&] {
     deref(ticket, "ticket") = nullptr;
     give_ticket(ticket, default_session().get()->all_reduce(
                             to_name(name), to_view(input, "input"), to_view(output, "output"),
-                            to_options(op, prescale, postscale, compression)));
+                            to_options(op, prescale, postscale, compression, priority)));
   });
 }
 

@@ -60,11 +60,12 @@ typedef struct {
 SCALECOM_API int scalecom_get_topology(scalecom_topology* topology);
 
 /* Submits. `*ticket` is set only on success; release it with scalecom_ticket_release().
- * compression may be NULL (none). Shapes of input and output are equal. */
+ * compression may be NULL (none). Shapes of input and output are equal. A higher priority is needed
+ * sooner and goes first among what every rank has submitted; 0 where nothing is known. */
 SCALECOM_API int scalecom_all_reduce(const char* name, const scalecom_tensor* input,
                                      const scalecom_tensor* output, int32_t op, double prescale,
                                      double postscale, const scalecom_compression* compression,
-                                     scalecom_ticket** ticket);
+                                     int32_t priority, scalecom_ticket** ticket);
 /* Concatenates along the first dimension; the result is scalecom_ticket_output(). */
 SCALECOM_API int scalecom_all_gather(const char* name, const scalecom_tensor* input,
                                      scalecom_ticket** ticket);

@@ -60,7 +60,7 @@ def _declare(library):
         "scalecom_get_topology": (c_int, [pointer(Topology)]),
         "scalecom_all_reduce": (c_int, [c_char_p, pointer(Tensor), pointer(Tensor), c_int32,
                                         c_double, c_double, pointer(CompressionOptions),
-                                        pointer(ticket)]),
+                                        c_int32, pointer(ticket)]),
         "scalecom_all_gather": (c_int, [c_char_p, pointer(Tensor), pointer(ticket)]),
         "scalecom_reduce_scatter": (c_int, [c_char_p, pointer(Tensor), c_int32, c_double, c_double,
                                             pointer(ticket)]),
