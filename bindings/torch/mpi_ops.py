@@ -116,16 +116,26 @@ def _as(convert, argument, value):
         raise ValueError(f"{argument} is {value!r}; it must be {wanted}") from None
 
 
-def _submit_allreduce(tensor, output, name, op, prescale_factor, postscale_factor, options):
+def _checked_priority(priority):
+    number = _as(operator.index, "priority", priority)
+    if not -2**31 <= number < 2**31:
+        raise ValueError(f"priority is {number}; allowed are {-2**31} to {2**31 - 1}")
+    return number
+
+
+def _submit_allreduce(tensor, output, name, op, prescale_factor, postscale_factor, options,
+                      priority=0):
     source = _view(tensor)
     target = source if output is tensor else _view(output)
     arguments = (_full_name("allreduce", name), source, target, op,
                  _as(float, "prescale_factor", prescale_factor),
-                 _as(float, "postscale_factor", postscale_factor), options)
+                 _as(float, "postscale_factor", postscale_factor), options,
+                 _checked_priority(priority))
     return _library.submit(lib.scalecom_all_reduce, arguments, (tensor, output))
 
 
-def _start_allreduce(tensor, in_place, name, op, prescale_factor, postscale_factor, compression):
+def _start_allreduce(tensor, in_place, name, op, prescale_factor, postscale_factor, compression,
+                     priority=0):
     if compression is not Compression.none:
         check_compression(compression)
     if isinstance(compression, ScaleComCompressor):
@@ -134,13 +144,13 @@ def _start_allreduce(tensor, in_place, name, op, prescale_factor, postscale_fact
                              "residual is kept under it from one call to the next")
         output = tensor if in_place else torch.empty_like(tensor)
         ticket = _submit_allreduce(tensor, output, name, op, prescale_factor, postscale_factor,
-                                   compression.options())
+                                   compression.options(), priority)
         return _register(ticket, lambda _: output)
     compressed, context = compression.compress(tensor)
     is_own = compressed is not tensor
     reduced = compressed if in_place or is_own else torch.empty_like(tensor)
     ticket = _submit_allreduce(compressed, reduced, name, op, prescale_factor, postscale_factor,
-                               None)
+                               None, priority)
 
     def finish(_):
         result = compression.decompress(reduced, context)
@@ -150,19 +160,25 @@ def _start_allreduce(tensor, in_place, name, op, prescale_factor, postscale_fact
 
 
 def allreduce_async(tensor, average=None, name=None, op=None, prescale_factor=1.0,
-                    postscale_factor=1.0, process_set=None, *, compression=Compression.none):
-    """Starts a reduction of `tensor` over all ranks; the result is a new tensor."""
+                    postscale_factor=1.0, process_set=None, *, compression=Compression.none,
+                    priority=0):
+    """Starts a reduction of `tensor` over all ranks; the result is a new tensor.
+
+    priority: a whole number of 32 bits, the same on every rank. Among the tensors that all ranks
+    have submitted, those of higher priority go first.
+    """
     _check_process_set(process_set)
     return _start_allreduce(_checked(tensor).detach(), False, name, _choose_op(average, op),
-                            prescale_factor, postscale_factor, compression)
+                            prescale_factor, postscale_factor, compression, priority)
 
 
 def allreduce_async_(tensor, average=None, name=None, op=None, prescale_factor=1.0,
-                     postscale_factor=1.0, process_set=None, *, compression=Compression.none):
+                     postscale_factor=1.0, process_set=None, *, compression=Compression.none,
+                     priority=0):
     """As allreduce_async, in place."""
     _check_process_set(process_set)
     handle = _start_allreduce(_checked(tensor).detach(), True, name, _choose_op(average, op),
-                              prescale_factor, postscale_factor, compression)
+                              prescale_factor, postscale_factor, compression, priority)
     return _returning(handle, tensor)
 
 
@@ -183,42 +199,44 @@ class _Allreduce(torch.autograd.Function):
     """The gradient of a sum or an average is the same reduction of the gradients."""
 
     @staticmethod
-    def forward(ctx, tensor, name, op, prescale_factor, postscale_factor, compression):
-        ctx.arguments = (op, prescale_factor, postscale_factor)
+    def forward(ctx, tensor, name, op, prescale_factor, postscale_factor, compression, priority):
+        ctx.arguments = (op, prescale_factor, postscale_factor, priority)
         return synchronize(_start_allreduce(tensor, False, name, op, prescale_factor,
-                                            postscale_factor, compression))
+                                            postscale_factor, compression, priority))
 
     @staticmethod
     def backward(ctx, gradient):
-        op, prescale_factor, postscale_factor = ctx.arguments
+        op, prescale_factor, postscale_factor, priority = ctx.arguments
         if op not in (Average, Sum):
             raise NotImplementedError("an allreduce is differentiable for Average and Sum only")
         reduced = allreduce(gradient.contiguous(), op=op, prescale_factor=prescale_factor,
-                            postscale_factor=postscale_factor)
-        return reduced, None, None, None, None, None
+                            postscale_factor=postscale_factor, priority=priority)
+        return reduced, None, None, None, None, None, None
 
 
 def allreduce(tensor, average=None, name=None, compression=Compression.none, op=None,
-              prescale_factor=1.0, postscale_factor=1.0, process_set=None):
+              prescale_factor=1.0, postscale_factor=1.0, process_set=None, *, priority=0):
     """The reduction of `tensor` over all ranks, as a new tensor. Differentiable.
 
     op: Average (default), Sum, Min, Max or Product. Each rank's values are multiplied by
     prescale_factor before, the result by postscale_factor. With Compression.scalecom(...) one call
-    is one step of ScaleCom for the tensor of this name.
+    is one step of ScaleCom for the tensor of this name. priority: see allreduce_async.
     """
     _check_process_set(process_set)
     op = _choose_op(average, op)
     if _checked(tensor).requires_grad and torch.is_grad_enabled():
-        return _Allreduce.apply(tensor, name, op, prescale_factor, postscale_factor, compression)
+        return _Allreduce.apply(tensor, name, op, prescale_factor, postscale_factor, compression,
+                                priority)
     return synchronize(_start_allreduce(tensor, False, name, op, prescale_factor,
-                                        postscale_factor, compression))
+                                        postscale_factor, compression, priority))
 
 
 def allreduce_(tensor, average=None, name=None, op=None, prescale_factor=1.0, postscale_factor=1.0,
-               process_set=None, *, compression=Compression.none):
+               process_set=None, *, compression=Compression.none, priority=0):
     """As allreduce, in place."""
     return synchronize(allreduce_async_(tensor, average, name, op, prescale_factor,
-                                        postscale_factor, process_set, compression=compression))
+                                        postscale_factor, process_set, compression=compression,
+                                        priority=priority))
 
 
 def allgather_async(tensor, name=None, process_set=None):

@@ -14,7 +14,10 @@ class _Settings:
     """What the wrapped optimizer was asked for, and its work in progress."""
 
     def __init__(self, names, compression, op, passes, predivide_factor, sparse_as_dense):
-        self.names = names  # parameter -> name
+        self.names = names  # parameter -> name, in the order of named_parameters
+        # What the forward pass needs first has the highest, and all are below what is submitted
+        # beside the gradients: somebody may wait for that.
+        self.priorities = {parameter: -1 - place for place, parameter in enumerate(names)}
         self.compression = compression
         self.op = op
         self.passes = passes
@@ -67,7 +70,7 @@ class _DistributedMixin:
         wire, context = compression.compress(parameter.grad)
         ticket = mpi_ops._submit_allreduce(
             wire, wire, name, settings.op, 1.0 / settings.predivide_factor,
-            settings.predivide_factor, options)
+            settings.predivide_factor, options, settings.priorities[parameter])
         settings.pending[parameter] = (ticket, wire, context)
 
     def synchronize(self):
@@ -195,7 +198,8 @@ def _names_of(optimizer, named_parameters):
     if missing:
         raise ValueError(f"named_parameters lacks the optimizer's parameters at places "
                          f"{missing[:10]}; give the names of all of them")
-    return {parameter: names[parameter] for parameter in parameters if parameter.requires_grad}
+    reduced = {parameter for parameter in parameters if parameter.requires_grad}
+    return {parameter: name for parameter, name in names.items() if parameter in reduced}
 
 
 def DistributedOptimizer(optimizer, named_parameters=None, compression=Compression.none,
@@ -205,13 +209,14 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     """Wraps an optimizer: its gradients are reduced over all ranks before each step.
 
     A gradient's reduction starts as soon as the backward pass has accumulated it, so communication
-    overlaps computation; step() waits for all. The result is an instance of the optimizer's class
+    overlaps computation; step() waits for all. Of those that wait for the network, the first in
+    named_parameters goes first, because the next forward pass needs it first. The result is an instance of the optimizer's class
     that shares its state, with synchronize(), skip_synchronize(), set_backward_passes_per_step(),
     and residuals in state_dict(). Residuals belong to names and live as long as the session: a
     second model whose parameters have the same names and shapes goes on with them.
 
-    named_parameters: model.named_parameters(); names identify gradients across ranks and key the
-    residuals. op: Average or Sum. gradient_predivide_factor f: gradients are divided by f before
+    named_parameters: model.named_parameters(), in one order on every rank; names identify gradients
+    across ranks and key the residuals. op: Average or Sum. gradient_predivide_factor f: gradients are divided by f before
     the sum and multiplied by f after the average.
     """
     mpi_ops._check_process_set(process_set)
