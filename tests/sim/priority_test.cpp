@@ -1,6 +1,7 @@
 // Which of the tensors that are ready goes next, and how many go together.
 #include <algorithm>
 #include <limits>
+#include <map>
 
 #include "tests/sim/small_world.hpp"
 #include "tests/support/catch.hpp"
@@ -233,4 +234,24 @@ TEST_CASE("priorities cost no bytes once the names are known") {
   }
   CHECK(bytes[0] > 0);
   CHECK(bytes[1] == bytes[0]);
+}
+
+TEST_CASE("no schedule starts while something that is ready waits its turn") {
+  WorldOptions options = one_by_one(2);
+  options.negotiation.steady_steps = 3;
+  World world(options);
+  constexpr int kTensors = 5;
+  constexpr int kCalls = 20;
+  // Each tensor is submitted again as soon as it is complete, while others are queued.
+  std::map<std::pair<int, std::string>, int> calls;
+  const auto submit = [&](int rank, const std::string& name) {
+    if (++calls[{rank, name}] <= kCalls) world.submit(rank, name, all_reduce());
+  };
+  world.on_completion(submit);
+  for (int tensor = 0; tensor < kTensors; ++tensor) {
+    for (const int rank : {0, 1}) submit(rank, "t" + std::to_string(tensor));
+  }
+  world.run();
+  require_sound(world);
+  CHECK(world.log_of(1).size() == kTensors * kCalls);
 }
