@@ -53,6 +53,7 @@ struct TensorSignature {
   Compression compression;
   /// Step at which this session's count of the tensor starts: 0, or what a restored residual says.
   std::int64_t first_step = 0;
+  std::int32_t priority = 0;  ///< all_reduce only, else 0; see AllReduceOptions
   Shape shape;
 
   bool operator==(const TensorSignature&) const = default;
@@ -79,7 +80,8 @@ struct AgreedTensor {
   std::vector<std::int64_t> first_extents;
 };
 
-/// Tensors to execute now, in this order, on every rank.
+/// Tensors to execute now, in this order, on every rank: by priority, equal ones as they became
+/// ready.
 struct Agreement {
   std::uint64_t sequence = 0;  ///< 1, 2, 3... the same on every rank
   std::vector<AgreedTensor> tensors;
@@ -135,7 +137,8 @@ struct NegotiationOptions {
   int rank = 0;
   int size = 1;
   std::int64_t cache_capacity = 16384;
-  /// Rank 0 releases ready tensors of this many bytes at once.
+  /// Rank 0 releases ready tensors of this many bytes at once, and at most so many as one agreement
+  /// (a larger tensor is one by itself).
   std::int64_t fusion_threshold_bytes = 128LL << 20;
   /// Negative: adaptive. See Config::cycle_time_ms.
   double cycle_time_ms = -1.0;
@@ -192,8 +195,8 @@ class Negotiation {
   void restart_steps(std::int32_t process_set, const std::string& name);
 
   /// Agreements that this rank has taken and not finished, the running one included. While rank 0
-  /// has kBacklogMax of them, tensors that become ready wait to be fused with more: they could not
-  /// be executed sooner anyhow. In the steady state no rank takes more than that from the schedule,
+  /// has kBacklogMax of them, tensors that become ready wait: they could not be executed sooner
+  /// anyhow, are fused with more, and are overtaken by those of a higher priority. In the steady state no rank takes more than that from the schedule,
   /// and one that stays unfinished for half the stall check time, or half the collective time-out,
   /// ends it. Every rank says it before advance(), and after each agreement that it has finished;
   /// 0 until said.

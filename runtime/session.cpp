@@ -36,6 +36,7 @@ PendingTensor pending_all_reduce(std::string name, TensorView input, TensorView 
   signature.prescale = options.prescale;
   signature.postscale = options.postscale;
   signature.compression = options.compression;
+  signature.priority = options.priority;
   signature.shape = input.shape;
   return {std::move(name), std::move(signature), std::move(input), std::move(output), nullptr};
 }

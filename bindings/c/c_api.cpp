@@ -148,8 +148,9 @@ scalecom::ReduceOptions to_options(int32_t op, double prescale, double postscale
 }
 
 scalecom::AllReduceOptions to_options(int32_t op, double prescale, double postscale,
-                                      const scalecom_compression* compression) {
-  scalecom::AllReduceOptions options{to_options(op, prescale, postscale), {}};
+                                      const scalecom_compression* compression,
+                                      int32_t priority) {
+  scalecom::AllReduceOptions options{to_options(op, prescale, postscale), {}, priority};
   if (compression != nullptr) {
     options.compression = {static_cast<scalecom::CompressionMode>(compression->mode),
                            compression->rate, compression->beta, compression->warmup_steps};
@@ -159,7 +160,7 @@ scalecom::AllReduceOptions to_options(int32_t op, double prescale, double postsc
 
 scalecom::AllReduceOptions to_options(const scalecom_reduction* reduction) {
   const scalecom_reduction& from = deref(reduction, "reduction");
-  return to_options(from.op, from.prescale, from.postscale, &from.compression);
+  return to_options(from.op, from.prescale, from.postscale, &from.compression, from.priority);
 }
 
 // What a Python object is not, if it cannot be submitted as it is.
@@ -260,12 +261,12 @@ int scalecom_get_topology(scalecom_topology* topology) {
 int scalecom_all_reduce(const char* name, const scalecom_tensor* input,
                         const scalecom_tensor* output, int32_t op, double prescale,
                         double postscale, const scalecom_compression* compression,
-                        scalecom_ticket** ticket) {
+                        int32_t priority, scalecom_ticket** ticket) {
   return guarded([&] {
     deref(ticket, "ticket") = nullptr;
     give_ticket(ticket, default_session().get()->all_reduce(
                             to_name(name), to_view(input, "input"), to_view(output, "output"),
-                            to_options(op, prescale, postscale, compression)));
+                            to_options(op, prescale, postscale, compression, priority)));
   });
 }
 

@@ -27,17 +27,18 @@ def _checked_list(tensors):
     return tensors
 
 
-def _start(tensors, in_place, name, op, prescale_factor, postscale_factor, compression):
+def _start(tensors, in_place, name, op, prescale_factor, postscale_factor, compression, priority):
     if compression is not Compression.none:
         return _start_compressed(tensors, in_place, name, op, prescale_factor, postscale_factor,
-                                 compression)
+                                 compression, priority)
     reduced = tensors if in_place else list(map(torch.empty_like, tensors))
     ticket = submit.all_reduce_group(tensors, reduced, name, op, prescale_factor, postscale_factor,
-                                     None)
+                                     None, priority)
     return register(ticket, reduced)
 
 
-def _start_compressed(tensors, in_place, name, op, prescale_factor, postscale_factor, compression):
+def _start_compressed(tensors, in_place, name, op, prescale_factor, postscale_factor, compression,
+                      priority):
     check_compression(compression)
     options = None
     if isinstance(compression, ScaleComCompressor):
@@ -52,7 +53,7 @@ def _start_compressed(tensors, in_place, name, op, prescale_factor, postscale_fa
     reduced = [wire if in_place or wire is not source else torch.empty_like(source)
                for wire, source in zip(wires, sources)]
     ticket = submit.all_reduce_group(wires, reduced, name, op, prescale_factor, postscale_factor,
-                                     options)
+                                     options, priority)
 
     def finish(_):
         results = [compression.decompress(result, context)
@@ -69,45 +70,46 @@ def _start_compressed(tensors, in_place, name, op, prescale_factor, postscale_fa
 
 def grouped_allreduce_async(tensors, average=None, name=None, op=None, prescale_factor=1.0,
                             postscale_factor=1.0, process_set=None, *,
-                            compression=Compression.none):
+                            compression=Compression.none, priority=0):
     """Starts a reduction of each of `tensors` over all ranks; the results are new tensors."""
     check_process_set(process_set)
     return _start(_checked_list(tensors), False, name, choose_op(average, op), prescale_factor,
-                  postscale_factor, compression)
+                  postscale_factor, compression, priority)
 
 
 def grouped_allreduce_async_(tensors, average=None, name=None, op=None, prescale_factor=1.0,
                              postscale_factor=1.0, process_set=None, *,
-                             compression=Compression.none):
+                             compression=Compression.none, priority=0):
     """As grouped_allreduce_async, in place."""
     check_process_set(process_set)
     return _start(_checked_list(tensors), True, name, choose_op(average, op), prescale_factor,
-                  postscale_factor, compression)
+                  postscale_factor, compression, priority)
 
 
 class _GroupedAllreduce(torch.autograd.Function):
     """The gradients of sums or averages are the same reductions of the gradients, as one group."""
 
     @staticmethod
-    def forward(ctx, name, op, prescale_factor, postscale_factor, compression, *tensors):
-        ctx.arguments = (op, prescale_factor, postscale_factor)
+    def forward(ctx, name, op, prescale_factor, postscale_factor, compression, priority, *tensors):
+        ctx.arguments = (op, prescale_factor, postscale_factor, priority)
         return tuple(synchronize(_start(list(tensors), False, name, op, prescale_factor,
-                                        postscale_factor, compression)))
+                                        postscale_factor, compression, priority)))
 
     @staticmethod
     def backward(ctx, *gradients):
-        op, prescale_factor, postscale_factor = ctx.arguments
+        op, prescale_factor, postscale_factor, priority = ctx.arguments
         if op not in (Average, Sum):
             raise NotImplementedError("an allreduce is differentiable for Average and Sum only")
-        is_needed = ctx.needs_input_grad[5:]
+        is_needed = ctx.needs_input_grad[6:]
         reduced = iter(grouped_allreduce(
             [gradient.contiguous() for gradient, needed in zip(gradients, is_needed) if needed],
-            op=op, prescale_factor=prescale_factor, postscale_factor=postscale_factor))
-        return (None,) * 5 + tuple(next(reduced) if needed else None for needed in is_needed)
+            op=op, prescale_factor=prescale_factor, postscale_factor=postscale_factor,
+            priority=priority))
+        return (None,) * 6 + tuple(next(reduced) if needed else None for needed in is_needed)
 
 
 def grouped_allreduce(tensors, average=None, name=None, compression=Compression.none, op=None,
-                      prescale_factor=1.0, postscale_factor=1.0, process_set=None):
+                      prescale_factor=1.0, postscale_factor=1.0, process_set=None, *, priority=0):
     """The reductions of `tensors` over all ranks, as a list of new tensors. Differentiable.
 
     The arguments are those of allreduce and hold for every tensor; shapes and dtypes may differ.
@@ -117,14 +119,15 @@ def grouped_allreduce(tensors, average=None, name=None, compression=Compression.
     tensors = _checked_list(tensors)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return list(_GroupedAllreduce.apply(name, op, prescale_factor, postscale_factor,
-                                            compression, *tensors))
+                                            compression, priority, *tensors))
     return synchronize(_start(tensors, False, name, op, prescale_factor, postscale_factor,
-                              compression))
+                              compression, priority))
 
 
 def grouped_allreduce_(tensors, average=None, name=None, op=None, prescale_factor=1.0,
-                       postscale_factor=1.0, process_set=None, *, compression=Compression.none):
+                       postscale_factor=1.0, process_set=None, *, compression=Compression.none,
+                       priority=0):
     """As grouped_allreduce, in place."""
     return synchronize(grouped_allreduce_async_(tensors, average, name, op, prescale_factor,
                                                 postscale_factor, process_set,
-                                                compression=compression))
+                                                compression=compression, priority=priority))

@@ -54,16 +54,19 @@ def choose_op(average, op):
     return op
 
 
-def _start_allreduce(tensor, in_place, name, op, prescale_factor, postscale_factor, compression):
+def _start_allreduce(tensor, in_place, name, op, prescale_factor, postscale_factor, compression,
+                     priority=0):
     if compression is not Compression.none:
         return _start_compressed(tensor, in_place, name, op, prescale_factor, postscale_factor,
-                                 compression)
+                                 compression, priority)
     reduced = tensor if in_place else torch.empty_like(tensor)
-    ticket = submit.all_reduce(tensor, reduced, name, op, prescale_factor, postscale_factor, None)
+    ticket = submit.all_reduce(tensor, reduced, name, op, prescale_factor, postscale_factor, None,
+                               priority)
     return register(ticket, reduced)
 
 
-def _start_compressed(tensor, in_place, name, op, prescale_factor, postscale_factor, compression):
+def _start_compressed(tensor, in_place, name, op, prescale_factor, postscale_factor, compression,
+                      priority):
     check_compression(compression)
     options = None
     if isinstance(compression, ScaleComCompressor):
@@ -75,7 +78,8 @@ def _start_compressed(tensor, in_place, name, op, prescale_factor, postscale_fac
     wire, context = compression.compress(source)
     # What compress() made may be overwritten; the caller's tensor only in place.
     reduced = wire if in_place or wire is not source else torch.empty_like(source)
-    ticket = submit.all_reduce(wire, reduced, name, op, prescale_factor, postscale_factor, options)
+    ticket = submit.all_reduce(wire, reduced, name, op, prescale_factor, postscale_factor, options,
+                               priority)
 
     def finish(_):
         result = compression.decompress(reduced, context)
@@ -89,61 +93,69 @@ def _start_compressed(tensor, in_place, name, op, prescale_factor, postscale_fac
 
 
 def allreduce_async(tensor, average=None, name=None, op=None, prescale_factor=1.0,
-                    postscale_factor=1.0, process_set=None, *, compression=Compression.none):
-    """Starts a reduction of `tensor` over all ranks; the result is a new tensor."""
+                    postscale_factor=1.0, process_set=None, *, compression=Compression.none,
+                    priority=0):
+    """Starts a reduction of `tensor` over all ranks; the result is a new tensor.
+
+    priority: a whole number of 32 bits, the same on every rank. Among the tensors that all ranks
+    have submitted, those of higher priority go first.
+    """
     check_process_set(process_set)
     return _start_allreduce(checked(tensor), False, name, choose_op(average, op), prescale_factor,
-                            postscale_factor, compression)
+                            postscale_factor, compression, priority)
 
 
 def allreduce_async_(tensor, average=None, name=None, op=None, prescale_factor=1.0,
-                     postscale_factor=1.0, process_set=None, *, compression=Compression.none):
+                     postscale_factor=1.0, process_set=None, *, compression=Compression.none,
+                     priority=0):
     """As allreduce_async, in place."""
     check_process_set(process_set)
     return _start_allreduce(checked(tensor), True, name, choose_op(average, op), prescale_factor,
-                            postscale_factor, compression)
+                            postscale_factor, compression, priority)
 
 
 class _Allreduce(torch.autograd.Function):
     """The gradient of a sum or an average is the same reduction of the gradients."""
 
     @staticmethod
-    def forward(ctx, tensor, name, op, prescale_factor, postscale_factor, compression):
-        ctx.arguments = (op, prescale_factor, postscale_factor)
+    def forward(ctx, tensor, name, op, prescale_factor, postscale_factor, compression, priority):
+        ctx.arguments = (op, prescale_factor, postscale_factor, priority)
         return synchronize(_start_allreduce(tensor, False, name, op, prescale_factor,
-                                            postscale_factor, compression))
+                                            postscale_factor, compression, priority))
 
     @staticmethod
     def backward(ctx, gradient):
-        op, prescale_factor, postscale_factor = ctx.arguments
+        op, prescale_factor, postscale_factor, priority = ctx.arguments
         if op not in (Average, Sum):
             raise NotImplementedError("an allreduce is differentiable for Average and Sum only")
         reduced = allreduce(gradient.contiguous(), op=op, prescale_factor=prescale_factor,
-                            postscale_factor=postscale_factor)
-        return reduced, None, None, None, None, None
+                            postscale_factor=postscale_factor, priority=priority)
+        return reduced, None, None, None, None, None, None
 
 
 def allreduce(tensor, average=None, name=None, compression=Compression.none, op=None,
-              prescale_factor=1.0, postscale_factor=1.0, process_set=None):
+              prescale_factor=1.0, postscale_factor=1.0, process_set=None, *, priority=0):
     """The reduction of `tensor` over all ranks, as a new tensor. Differentiable.
 
     op: Average (default), Sum, Min, Max or Product. Each rank's values are multiplied by
     prescale_factor before, the result by postscale_factor. With Compression.scalecom(...) one call
-    is one step of ScaleCom for the tensor of this name.
+    is one step of ScaleCom for the tensor of this name. priority: see allreduce_async.
     """
     check_process_set(process_set)
     op = choose_op(average, op)
     if checked(tensor).requires_grad and torch.is_grad_enabled():
-        return _Allreduce.apply(tensor, name, op, prescale_factor, postscale_factor, compression)
+        return _Allreduce.apply(tensor, name, op, prescale_factor, postscale_factor, compression,
+                                priority)
     return synchronize(_start_allreduce(tensor, False, name, op, prescale_factor,
-                                        postscale_factor, compression))
+                                        postscale_factor, compression, priority))
 
 
 def allreduce_(tensor, average=None, name=None, op=None, prescale_factor=1.0, postscale_factor=1.0,
-               process_set=None, *, compression=Compression.none):
+               process_set=None, *, compression=Compression.none, priority=0):
     """As allreduce, in place."""
     return synchronize(allreduce_async_(tensor, average, name, op, prescale_factor,
-                                        postscale_factor, process_set, compression=compression))
+                                        postscale_factor, process_set, compression=compression,
+                                        priority=priority))
 
 
 def allgather_async(tensor, name=None, process_set=None):

@@ -13,11 +13,13 @@ from scalecom.torch.compression import Compression, ScaleComCompressor, check_co
 class _Gradient:
     """A parameter's gradient on its way through a step."""
 
-    __slots__ = ("parameter", "name", "settings", "passes_left", "ticket", "wire", "context")
+    __slots__ = ("parameter", "name", "settings", "priority", "passes_left", "ticket", "wire",
+                 "context")
 
-    def __init__(self, parameter, name, settings):
+    def __init__(self, parameter, name, priority, settings):
         self.parameter = parameter
         self.name = name
+        self.priority = priority
         self.settings = settings
         self.passes_left = settings.passes
         self.ticket = None  # While it is being reduced.
@@ -58,7 +60,7 @@ class _Gradient:
             options = self._compress(settings.compression)
         self.ticket = submit.all_reduce(self.wire, self.wire, self.name, settings.op,
                                         settings.prescale_factor, settings.postscale_factor,
-                                        options)
+                                        options, self.priority)
         settings.pending.append(self)
 
     def _compress(self, compression):
@@ -88,14 +90,17 @@ class _Settings:
     """What the wrapped optimizer was asked for, and its work in progress."""
 
     def __init__(self, names, compression, op, passes, predivide_factor, sparse_as_dense):
-        self.names = names  # parameter -> name
+        self.names = names  # parameter -> name, in the order of named_parameters
         self.compression = compression
         self.op = op
         self.passes = passes
         self.prescale_factor = 1.0 / predivide_factor
         self.postscale_factor = float(predivide_factor)
         self.sparse_as_dense = sparse_as_dense
-        self.gradients = [_Gradient(parameter, name, self) for parameter, name in names.items()]
+        # What the forward pass needs first has the highest priority, and all are below what is
+        # submitted beside the gradients: somebody may wait for that.
+        self.gradients = [_Gradient(parameter, name, -1 - place, self)
+                          for place, (parameter, name) in enumerate(names.items())]
         self.pending = []  # Gradients that are being reduced, in the order of their submits.
         self.is_synchronized = False
         self.should_synchronize = True
@@ -233,7 +238,8 @@ def _names_of(optimizer, named_parameters):
     if missing:
         raise ValueError(f"named_parameters lacks the optimizer's parameters at places "
                          f"{missing[:10]}; give the names of all of them")
-    return {parameter: names[parameter] for parameter in parameters if parameter.requires_grad}
+    reduced = {parameter for parameter in parameters if parameter.requires_grad}
+    return {parameter: name for parameter, name in names.items() if parameter in reduced}
 
 
 def DistributedOptimizer(optimizer, named_parameters=None, compression=Compression.none,
@@ -243,14 +249,15 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     """Wraps an optimizer: its gradients are reduced over all ranks before each step.
 
     A gradient's reduction starts as soon as the backward pass has accumulated it, so communication
-    overlaps computation; step() waits for all. The result is an instance of the optimizer's class
-    that shares its state, with synchronize(), skip_synchronize(), set_backward_passes_per_step(),
+    overlaps computation; step() waits for all. Of those that wait for the network, the first in
+    named_parameters goes first, because the next forward pass needs it first. The result is an
+    instance of the optimizer's class that shares its state, with synchronize(), skip_synchronize(), set_backward_passes_per_step(),
     and residuals in state_dict(). Residuals belong to names and live as long as the session: a
     second model whose parameters have the same names and shapes goes on with them.
 
-    named_parameters: model.named_parameters(); names identify gradients across ranks and key the
-    residuals. op: Average or Sum. gradient_predivide_factor f: gradients are divided by f before
-    the sum and multiplied by f after the average.
+    named_parameters: model.named_parameters(), in one order on every rank; names identify gradients
+    across ranks and key the residuals. op: Average or Sum. gradient_predivide_factor f: gradients
+    are divided by f before the sum and multiplied by f after the average.
     """
     mpi_ops.check_process_set(process_set)
     check_compression(compression)

@@ -8,6 +8,7 @@ takes ten times as long and says what is wrong.
 import array
 import ctypes
 import functools
+import operator
 import threading
 
 import torch
@@ -91,28 +92,33 @@ def as_number(convert, argument, value):
         raise ValueError(f"{argument} is {value!r}; it must be {wanted}") from None
 
 
-@functools.lru_cache(maxsize=256)
-def _reduction(op, prescale_factor, postscale_factor, compression):
-    reduction = _library.Reduction(op, prescale_factor, postscale_factor)
+# Every parameter of a model has its own priority.
+@functools.lru_cache(maxsize=1 << 14)
+def _reduction(op, prescale_factor, postscale_factor, compression, priority):
+    if not -2**31 <= priority < 2**31:
+        raise ValueError(f"priority is {priority}; allowed are {-2**31} to {2**31 - 1}")
+    reduction = _library.Reduction(op, prescale_factor, postscale_factor, priority=priority)
     if compression is not None:
         reduction.compression = compression
     reduction.address = ctypes.addressof(reduction)
     return reduction
 
 
-def _choose_reduction(op, prescale_factor, postscale_factor, compression):
+def _choose_reduction(op, prescale_factor, postscale_factor, compression, priority):
     # What is no float may be equal to another and change: it is no key.
     return _reduction(op, as_number(float, "prescale_factor", prescale_factor),
-                      as_number(float, "postscale_factor", postscale_factor), compression)
+                      as_number(float, "postscale_factor", postscale_factor), compression,
+                      as_number(operator.index, "priority", priority))
 
 
-def all_reduce(tensor, output, name, op, prescale_factor, postscale_factor, compression):
+def all_reduce(tensor, output, name, op, prescale_factor, postscale_factor, compression,
+               priority=0):
     """Submits one all-reduce and returns its ticket. compression: C options, or None."""
     # These lines are most of a submit's cost in Python; calls in them are avoided.
-    if type(prescale_factor) is type(postscale_factor) is float:
-        reduction = _reduction(op, prescale_factor, postscale_factor, compression)
+    if type(prescale_factor) is type(postscale_factor) is float and type(priority) is int:
+        reduction = _reduction(op, prescale_factor, postscale_factor, compression, priority)
     else:
-        reduction = _choose_reduction(op, prescale_factor, postscale_factor, compression)
+        reduction = _choose_reduction(op, prescale_factor, postscale_factor, compression, priority)
     name = _encoded("allreduce", name) if type(name) is str else full_name("allreduce", name)
     if _EXCHANGE is not None:
         try:
@@ -126,14 +132,16 @@ def all_reduce(tensor, output, name, op, prescale_factor, postscale_factor, comp
             _library.check_objects()
     source = view(tensor)
     target = source if output is tensor else view(output)
-    arguments = (name, source, target, op, reduction.prescale, reduction.postscale, compression)
+    arguments = (name, source, target, op, reduction.prescale, reduction.postscale, compression,
+                 reduction.priority)
     return _library.submit(lib.scalecom_all_reduce, arguments, (tensor, output))
 
 
-def all_reduce_group(tensors, outputs, name, op, prescale_factor, postscale_factor, compression):
+def all_reduce_group(tensors, outputs, name, op, prescale_factor, postscale_factor, compression,
+                     priority):
     """Submits an all-reduce of each tensor, all or none, and returns their one ticket. The member at
     place i is the tensor `name`.i. The lists stay as they are until the ticket completes."""
-    reduction = _choose_reduction(op, prescale_factor, postscale_factor, compression)
+    reduction = _choose_reduction(op, prescale_factor, postscale_factor, compression, priority)
     count = len(tensors)
     join = _join_member_names if name is None else _member_names
     names = join(full_name("allreduce", name), count)

@@ -40,6 +40,7 @@ typedef struct {
   double prescale;
   double postscale;
   scalecom_compression compression;
+  int32_t priority; /* see scalecom_all_reduce() */
 } scalecom_reduction;
 
 typedef struct scalecom_ticket scalecom_ticket;
@@ -70,11 +71,12 @@ typedef struct {
 SCALECOM_API int scalecom_get_topology(scalecom_topology* topology);
 
 /* Submits. `*ticket` is set only on success; release it with scalecom_ticket_release().
- * compression may be NULL (none). Shapes of input and output are equal. */
+ * compression may be NULL (none). Shapes of input and output are equal. A higher priority is needed
+ * sooner and goes first among what every rank has submitted; 0 where nothing is known. */
 SCALECOM_API int scalecom_all_reduce(const char* name, const scalecom_tensor* input,
                                      const scalecom_tensor* output, int32_t op, double prescale,
                                      double postscale, const scalecom_compression* compression,
-                                     scalecom_ticket** ticket);
+                                     int32_t priority, scalecom_ticket** ticket);
 /* The same for `count` tensors, names[i] from inputs[i] to outputs[i], with one ticket, which
  * completes when all of them have; the first error is its own. All are submitted, or none. */
 SCALECOM_API int scalecom_all_reduce_group(const char* const* names, const scalecom_tensor* inputs,

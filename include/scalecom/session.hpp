@@ -42,6 +42,10 @@ struct ReduceOptions {
 /// How one all-reduce does.
 struct AllReduceOptions : ReduceOptions {
   Compression compression;
+  /// Higher is needed sooner, for example by the next forward pass: among the tensors that every
+  /// rank has submitted, those of higher priority go first, equal ones in the order in which they
+  /// became so. What has been agreed on already is not overtaken. Any value; the same on every rank.
+  std::int32_t priority = 0;
 };
 
 /// A tensor of a group, with what Session::all_reduce() takes for it.

@@ -8,6 +8,7 @@
 
 #include "runtime/control/tree.hpp"
 #include "runtime/negotiation.hpp"
+#include "runtime/negotiation/ready_tensors.hpp"
 #include "runtime/negotiation/release_policy.hpp"
 #include "runtime/negotiation/schedule.hpp"
 #include "runtime/negotiation/schedule_learner.hpp"
@@ -89,7 +90,8 @@ class Negotiation::Impl {
   // Order (ordering.cpp), rank 0 only
   void order(Tensor& tensor);
   void release_due();
-  void release(std::vector<Tensor*>& tensors);
+  void release(const std::vector<Tensor*>& tensors);
+  void release_barriers();
   void release_all();
   std::optional<TimePoint> release_time() const;
   void start_generation_if_due(const std::vector<Tensor*>& tensors);
@@ -183,11 +185,9 @@ class Negotiation::Impl {
   // Rank 0
   negotiation::ReleasePolicy policy_;
   negotiation::StepCounter steps_;
-  std::vector<Tensor*> ready_;
+  negotiation::ReadyTensors ready_;
   std::vector<Tensor*> barriers_;
-  std::int64_t ready_bytes_ = 0;
   std::size_t backlog_ = 0;
-  TimePoint ready_since_{};
   TimePoint last_arrival_{};
   std::uint64_t cache_misses_ = 0;  ///< since the table is full
   Writer stream_;                   ///< items that the children have not been sent

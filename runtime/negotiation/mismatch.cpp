@@ -35,7 +35,7 @@ struct Field {
   std::string (*text)(const TensorSignature&);
 };
 
-const std::array<Field, 11> kFields = {{
+const std::array<Field, 12> kFields = {{
     {"operation", [](const TensorSignature& s) { return std::string(to_string(s.kind)); }},
     {"dtype", [](const TensorSignature& s) { return std::string(to_string(s.dtype)); }},
     {"shape",
@@ -52,6 +52,7 @@ const std::array<Field, 11> kFields = {{
     {"compression", [](const TensorSignature& s) { return text_of(s.compression); }},
     {"first step (of the restored residual)",
      [](const TensorSignature& s) { return std::to_string(s.first_step); }},
+    {"priority", [](const TensorSignature& s) { return std::to_string(s.priority); }},
 }};
 
 struct FieldValue {

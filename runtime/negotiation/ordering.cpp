@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.hpp"
 #include "runtime/negotiation/agreement_writer.hpp"
@@ -18,10 +19,12 @@ void put(negotiation::Writer& writer, DownItem item) {
   writer.put_varint(static_cast<std::uint64_t>(item));
 }
 
-// What the tensor adds to a fused buffer; in its warm-up steps a compressed one adds more.
-std::int64_t fused_bytes(const TensorSignature& signature) {
+// What the tensor adds to a fused buffer in this step.
+std::int64_t fused_bytes(const TensorSignature& signature, std::int64_t step) {
   const std::int64_t count = count_of(signature.shape);
-  if (signature.compression.mode == CompressionMode::none) return count * size_of(signature.dtype);
+  const bool is_dense = signature.compression.mode == CompressionMode::none ||
+                        step < signature.compression.warmup_steps;
+  if (is_dense) return count * size_of(signature.dtype);
   const std::int64_t rate = std::max<std::int64_t>(signature.compression.rate, 1);
   return (count / rate + 1) * static_cast<std::int64_t>(sizeof(float));
 }
@@ -43,19 +46,18 @@ void Negotiation::Impl::order(Tensor& tensor) {
   } else if (tensor.local.kind == OperationKind::barrier) {
     barriers_.push_back(&tensor);
   } else {
-    if (ready_.empty()) ready_since_ = now_;
-    ready_.push_back(&tensor);
-    ready_bytes_ += fused_bytes(tensor.local);
+    const std::int64_t step = steps_.next(*tensor.name, tensor.local);
+    ready_.add(tensor, tensor.local.priority, fused_bytes(tensor.local, step), now_);
   }
 }
 
 std::optional<TimePoint> Negotiation::Impl::release_time() const {
   if (!barriers_.empty()) return TimePoint::min();
-  if (ready_.empty()) return std::nullopt;
+  if (ready_.is_empty()) return std::nullopt;
   negotiation::ReleaseSituation situation;
-  situation.backlog = backlog_;
-  situation.ready_bytes = ready_bytes_;
-  situation.ready_since = ready_since_;
+  situation.backlog = backlog_ + unsaid_;
+  situation.ready_bytes = ready_.bytes();
+  situation.ready_since = ready_.since();
   situation.last_arrival = last_arrival_;
   if (const Tensor* youngest = table_.last_partial()) situation.youngest_partial = youngest->since;
   const TimePoint until = policy_.hold_until(situation);
@@ -63,27 +65,31 @@ std::optional<TimePoint> Negotiation::Impl::release_time() const {
 }
 
 void Negotiation::Impl::release_due() {
-  if (has_ended_ || (barriers_.empty() && ready_.empty())) return;
-  if (!barriers_.empty()) release(barriers_);
-  const std::optional<TimePoint> time = release_time();
-  if (!time || *time > now_) return;
-  release_all();
-  start_schedule_if_due();
+  if (has_ended_) return;
+  release_barriers();
+  bool has_released = false;
+  for (auto time = release_time(); time && *time <= now_; time = release_time()) {
+    release(ready_.take(options_.fusion_threshold_bytes));
+    has_released = true;
+  }
+  if (has_released) start_schedule_if_due();
 }
 
+void Negotiation::Impl::release_barriers() {
+  if (!barriers_.empty()) release(std::exchange(barriers_, {}));
+}
+
+// The end does not wait for the backlog.
 void Negotiation::Impl::release_all() {
-  if (!barriers_.empty()) release(barriers_);
-  if (ready_.empty()) return;
-  release(ready_);
-  ready_bytes_ = 0;
+  release_barriers();
+  while (!ready_.is_empty()) release(ready_.take(options_.fusion_threshold_bytes));
 }
 
-void Negotiation::Impl::release(std::vector<Tensor*>& tensors) {
+void Negotiation::Impl::release(const std::vector<Tensor*>& tensors) {
   start_generation_if_due(tensors);
   learn(tensors);
   Writer item;
   write_agreement(item, tensors);
-  tensors.clear();
   publish(item);
 }
 

@@ -13,8 +13,8 @@ ReleasePolicy::ReleasePolicy(double cycle_time_ms, std::int64_t threshold_bytes)
       threshold_bytes_(threshold_bytes) {}
 
 TimePoint ReleasePolicy::hold_until(const ReleaseSituation& situation) const {
-  if (situation.ready_bytes >= threshold_bytes_) return TimePoint::min();
   if (situation.backlog >= kBacklogMax) return TimePoint::max();
+  if (situation.ready_bytes >= threshold_bytes_) return TimePoint::min();
   if (!situation.youngest_partial) return TimePoint::min();
   TimePoint until = std::min(situation.ready_since, *situation.youngest_partial) + limit_;
   if (is_adaptive_) until = std::min(until, situation.last_arrival + kQuietTime);

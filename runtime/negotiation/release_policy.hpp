@@ -20,11 +20,11 @@ struct ReleaseSituation {
 
 /// How long tensors that are ready wait for others that are on their way, so that they are fused.
 ///
-/// Nothing waits once `threshold_bytes` are ready. While the execution has enough to do (a backlog
-/// of kBacklogMax agreements) all others wait for it. Else nothing waits while every known tensor
-/// is ready; otherwise the ready ones wait for at most the cycle time. A partly submitted tensor is
-/// taken to be on its way only for a cycle time after it was first heard of: a rank that stays away
-/// delays its own tensor.
+/// While the execution has enough to do (a backlog of kBacklogMax agreements) all wait for it: they
+/// could not be executed sooner, and one that is more urgent may still overtake them. Else nothing
+/// waits once `threshold_bytes` are ready, nor while every known tensor is ready; otherwise the
+/// ready ones wait for at most the cycle time. A partly submitted tensor is taken to be on its way
+/// only for a cycle time after it was first heard of: a rank that stays away delays its own tensor.
 ///
 /// Adaptive: at most kAdaptiveLimit, and only while requests keep coming, none missing for longer
 /// than kQuietTime. A gap of that length is what a message costs between hosts: within a burst

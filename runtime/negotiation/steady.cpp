@@ -43,10 +43,10 @@ void Negotiation::Impl::learn(const std::vector<Tensor*>& tensors) {
   learner_.take(numbers, wait);
 }
 
-// When all that was ready is released. What is partly submitted each rank takes back.
+// Not before all that is ready is released. What is partly submitted each rank takes back.
 void Negotiation::Impl::start_schedule_if_due() {
-  if (!learner_.is_ready()) return;
-  SCALECOM_ASSERT(!schedule_ && ready_.empty() && barriers_.empty(), "a schedule starts too early");
+  if (!learner_.is_ready() || !ready_.is_empty()) return;
+  SCALECOM_ASSERT(!schedule_ && barriers_.empty(), "a schedule starts too early");
   Writer item;
   write_schedule(item);
   publish(item);
@@ -116,6 +116,10 @@ std::size_t Negotiation::Impl::read_scheduled(Reader& reader, Schedule& schedule
   }
   ScheduledAgreement& agreement = schedule.agreements.back();
   if (agreement.tensors.empty()) refuse_message("a scheduled agreement is empty");
+  std::stable_sort(agreement.tensors.begin(), agreement.tensors.end(),
+                   [](const ScheduledTensor& a, const ScheduledTensor& b) {
+                     return a.tensor->cached.priority > b.tensor->cached.priority;
+                   });
   agreement.missing = agreement.tensors.size();
   return agreement.missing;
 }

@@ -7,6 +7,7 @@
 #include "base/error.hpp"
 #include "runtime/negotiation/impl.hpp"
 #include "runtime/negotiation/messages.hpp"
+#include "runtime/negotiation/ready_tensors.hpp"
 
 namespace scalecom {
 namespace {
@@ -76,6 +77,7 @@ void Negotiation::Impl::apply_agreement(Reader& reader) {
       case AgreementEntry::full: apply_full(reader, step, agreement.tensors); break;
     }
   }
+  negotiation::order_by_priority(agreement.tensors);
   push_agreement(std::move(agreement));
 }
 

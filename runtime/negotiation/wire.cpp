@@ -115,6 +115,7 @@ void write_signature(Writer& writer, const TensorSignature& signature) {
   writer.put_double(signature.compression.beta);
   writer.put_signed(signature.compression.warmup_steps);
   writer.put_signed(signature.first_step);
+  writer.put_signed(signature.priority);
   writer.put_varint(signature.shape.size());
   for (const std::int64_t extent : signature.shape) writer.put_signed(extent);
 }
@@ -134,6 +135,7 @@ TensorSignature read_signature(Reader& reader) {
   signature.compression.beta = reader.get_double();
   signature.compression.warmup_steps = reader.get_signed();
   signature.first_step = reader.get_signed();
+  signature.priority = read_int32(reader, "priority");
   const std::size_t dimensions = reader.get_count("number of dimensions");
   signature.shape.reserve(dimensions);
   for (std::size_t i = 0; i < dimensions; ++i) signature.shape.push_back(reader.get_signed());

@@ -25,6 +25,7 @@ void Training::make_steps() {
     Call call;
     call.name = "layer" + std::to_string(tensor) + ".weight";
     call.signature.shape = {1 + draw_below(1000), 3};
+    call.signature.priority = draw_below(options_.tensors);
     if (draw(options_.compressed)) call.signature.compression.mode = CompressionMode::cyclic;
     usual_.push_back(std::move(call));
   }
@@ -57,6 +58,10 @@ void Training::deviate(Step& step, std::size_t number) {
     case Deviation::mismatch: calls[one].odd_rank = draw_below(world_.size()); break;
     case Deviation::changed_first_step:
       usual_[one].signature.first_step = draw_below(1000);
+      calls[one].signature = usual_[one].signature;
+      break;
+    case Deviation::changed_priority:
+      usual_[one].signature.priority += 1 + draw_below(3);
       calls[one].signature = usual_[one].signature;
       break;
     case Deviation::restart: step.restarts.push_back(usual_[one].name); break;

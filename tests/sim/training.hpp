@@ -16,6 +16,7 @@ enum class Deviation {
   changed_shape,       ///< of one tensor, on all ranks
   mismatch,            ///< one rank's shape differs
   changed_first_step,  ///< of a compressed tensor, on all ranks
+  changed_priority,    ///< of one tensor, on all ranks
   restart,             ///< a checkpoint is restored: steps count from the start again
   barrier,
   gather,

@@ -26,6 +26,7 @@ TensorSignature make_signature() {
   signature.postscale = std::numeric_limits<double>::infinity();
   signature.compression = {CompressionMode::cyclic, 65'536, 0.3, 1'000'000'000'000};
   signature.first_step = std::numeric_limits<std::int64_t>::max();
+  signature.priority = std::numeric_limits<std::int32_t>::min();
   signature.shape = {0, 1, std::numeric_limits<std::int64_t>::max()};
   return signature;
 }

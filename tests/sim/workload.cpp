@@ -50,6 +50,7 @@ Workload::Plan Workload::make_plan(int tensor) {
   signature.kind = draw_kind();
   if (signature.kind != OperationKind::barrier) signature.shape = {1 + draw_below(1000), 3};
   if (signature.kind == OperationKind::broadcast) signature.root = draw_below(world_.size());
+  if (signature.kind == OperationKind::all_reduce) signature.priority = draw_below(5) - 2;
   if (signature.kind == OperationKind::all_reduce && draw(0.6)) {
     signature.compression.mode = CompressionMode::cyclic;
     signature.first_step = draw(0.2) ? 1 + draw_below(1000) : 0;
@@ -84,10 +85,13 @@ void Workload::vary(TensorSignature& signature, bool may_restart) {
   if (may_restart && is_compressed && draw(options_.first_step_changes)) {
     signature.first_step = draw_below(100'000);
   }
+  if (signature.kind == OperationKind::all_reduce && draw(options_.priority_changes)) {
+    signature.priority = draw_below(5) - 2;
+  }
 }
 
 TensorSignature Workload::make_odd(TensorSignature signature) {
-  switch (draw_below(7)) {
+  switch (draw_below(8)) {
     case 0: signature.dtype = DataType::float64; break;
     case 1: signature.op = ReduceOp::max; break;
     case 2: signature.prescale = 0.5; break;
@@ -97,6 +101,7 @@ TensorSignature Workload::make_odd(TensorSignature signature) {
       signature.kind = signature.kind == OperationKind::all_gather ? OperationKind::reduce_scatter
                                                                    : OperationKind::all_gather;
       break;
+    case 6: signature.priority += 1; break;
     default: signature.root += 1;
   }
   return signature;

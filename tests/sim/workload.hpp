@@ -15,6 +15,7 @@ struct WorkloadOptions {
   double shape_changes = 0.05;
   double mismatches = 0.03;
   double first_step_changes = 0.03;
+  double priority_changes = 0.1;
   /// True: a rank starts its next call of a name when the last one completes, whatever the other
   /// tensors do. False: it submits all tensors of a step, and the next step's when all completed.
   bool is_pipelined = false;

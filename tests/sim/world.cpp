@@ -228,6 +228,13 @@ void World::take_agreement(int rank, Agreement& agreement) {
                         self.last_sequence));
   }
   if (agreement.tensors.empty()) violate("an agreement is empty");
+  for (std::size_t i = 1; i < agreement.tensors.size(); ++i) {
+    if (agreement.tensors[i - 1].signature.priority >= agreement.tensors[i].signature.priority) {
+      continue;
+    }
+    violate(fmt::format("rank {}: agreement {} has {} after a tensor of lower priority", rank,
+                        agreement.sequence, agreement.tensors[i].name));
+  }
   if (self.is_held) violate(fmt::format("rank {} gets an agreement while it is held", rank));
   if (agreement.is_void != is_void(self, agreement)) {
     violate(fmt::format("rank {} gets agreement {} that is {} though its range is {}", rank,

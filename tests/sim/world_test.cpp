@@ -1,4 +1,5 @@
 // The simulation must notice what it is there for.
+#include <algorithm>
 #include <utility>
 
 #include "tests/sim/workload.hpp"
@@ -48,6 +49,17 @@ TEST_CASE("the simulation notices two agreements that are swapped on one rank") 
   });
   CHECK(is_swapped);
   CHECK_FALSE(violations.empty());
+}
+
+TEST_CASE("the simulation notices an agreement that goes against the priorities") {
+  const auto violations = violations_with([](int, std::vector<NegotiationEvent>& events) {
+    for (NegotiationEvent& event : events) {
+      auto* agreement = std::get_if<Agreement>(&event);
+      if (agreement != nullptr) std::reverse(agreement->tensors.begin(), agreement->tensors.end());
+    }
+  });
+  REQUIRE_FALSE(violations.empty());
+  CHECK_THAT(violations[0], Catch::Contains("after a tensor of lower priority"));
 }
 
 TEST_CASE("the simulation notices a step that a rank counts by itself") {

@@ -38,7 +38,8 @@ class CompressionOptions(ctypes.Structure):
 class Reduction(ctypes.Structure):
     """scalecom_reduction"""
     _fields_ = [("op", ctypes.c_int32), ("prescale", ctypes.c_double),
-                ("postscale", ctypes.c_double), ("compression", CompressionOptions)]
+                ("postscale", ctypes.c_double), ("compression", CompressionOptions),
+                ("priority", ctypes.c_int32)]
 
 
 class Topology(ctypes.Structure):
@@ -69,7 +70,7 @@ def _declare(library):
         "scalecom_get_topology": (c_int, [pointer(Topology)]),
         "scalecom_all_reduce": (c_int, [c_char_p, pointer(Tensor), pointer(Tensor), c_int32,
                                         c_double, c_double, pointer(CompressionOptions),
-                                        pointer(ticket)]),
+                                        c_int32, pointer(ticket)]),
         "scalecom_all_reduce_group": (c_int, [pointer(c_char_p), pointer(Tensor), pointer(Tensor),
                                               c_int64, pointer(Reduction), pointer(ticket)]),
         "scalecom_all_gather": (c_int, [c_char_p, pointer(Tensor), pointer(ticket)]),

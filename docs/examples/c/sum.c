@@ -18,7 +18,7 @@ int main(void) {
   const int32_t float64 = 7, host = 0, sum = 1;
   const scalecom_tensor tensor = {values, shape, 1, float64, host, 0};
   scalecom_ticket* ticket = NULL;
-  if (scalecom_all_reduce("values", &tensor, &tensor, sum, 1.0, 1.0, NULL, &ticket) != 0) {
+  if (scalecom_all_reduce("values", &tensor, &tensor, sum, 1.0, 1.0, NULL, 0, &ticket) != 0) {
     return fail();
   }
   const int code = scalecom_ticket_wait(ticket, -1.0);

@@ -222,6 +222,25 @@ def bursts_in_any_order_are_reduced():
             assert hvd.synchronize(handle)[17] == (number + step) * hvd.size()
 
 
+def tensors_of_every_priority_are_summed():
+    compression = hvd.Compression.scalecom(rate=1)
+    for step in range(5):
+        handles = {}
+        for number, priority in enumerate((0, -2**31, 7, 2**31 - 1, step, 7)):
+            tensor = torch.full((50,), float(number + step))
+            chosen = compression if number % 2 == 0 else hvd.Compression.none
+            handles[number] = hvd.allreduce_async(tensor, name=f"priority.{number}", op=hvd.Sum,
+                                                  compression=chosen, priority=priority)
+        for number, handle in handles.items():
+            assert hvd.synchronize(handle).tolist() == [(number + step) * hvd.size()] * 50
+    tensor = torch.ones(3, requires_grad=True)
+    result = hvd.allreduce(tensor, name="priority.gradient", op=hvd.Sum, priority=5)
+    result.sum().backward()
+    assert tensor.grad.tolist() == [hvd.size()] * 3
+    assert hvd.allreduce_(torch.ones(1), name="priority.in place", op=hvd.Sum,
+                          priority=-1) == hvd.size()
+
+
 def threads_submit_at_the_same_time():
     wrong = []
 

@@ -73,6 +73,12 @@ def different_compression_fails_everywhere_with_both_values():
         "rated", "10", "20")
 
 
+def different_priorities_fail_everywhere_with_both_values():
+    priority = -3 if _is_last() else 4
+    _assert_disagreement(lambda: hvd.allreduce(torch.ones(3), name="urgent", priority=priority),
+                         "urgent", "priority differs", "4 on", "-3 on")
+
+
 def one_name_is_in_flight_once():
     handle = None
     if hvd.rank() == 0:
@@ -172,6 +178,11 @@ def wrong_types_are_refused_at_the_call():
     for arguments, part in [({"op": "sum"}, "op is 'sum'"), ({"op": 1.5}, "op is 1.5"),
                             ({"prescale_factor": "x"}, "prescale_factor is 'x'"),
                             ({"postscale_factor": None}, "postscale_factor is None"),
+                            ({"priority": 0.5}, "priority is 0.5"),
+                            ({"priority": "high"}, "priority is 'high'"),
+                            ({"priority": None}, "priority is None"),
+                            ({"priority": 2**31}, "priority is 2147483648; allowed are"),
+                            ({"priority": -2**31 - 1}, "priority is -2147483649; allowed are"),
                             ({"name": "a\0b"}, "zero byte")]:
         with pytest.raises(ValueError, match=part):
             hvd.allreduce(torch.ones(2), **arguments)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import scalecom.torch as hvd
+from scalecom.torch import submit
 
 
 def _model(dtype=torch.float64):
@@ -154,6 +155,29 @@ def communication_starts_before_the_backward_pass_ends():
     assert any(parameter is model[4].weight for parameter in started)
     assert not any(parameter is model[0].weight for parameter in started)
     optimizer.step()
+
+
+def what_the_forward_pass_needs_first_has_the_highest_priority():
+    submitted = {}
+    all_reduce = submit.all_reduce
+
+    def listen(*arguments):
+        submitted[arguments[2]] = arguments[7]
+        return all_reduce(*arguments)
+
+    model = _model()
+    submit.all_reduce = listen
+    try:
+        # The optimizer's own order does not matter.
+        sgd = torch.optim.SGD(list(model.parameters())[::-1], lr=0.05)
+        _train(model, _wrap(model, optimizer=sgd), _batches(1))
+    finally:
+        submit.all_reduce = all_reduce
+    names = [name for name, _ in model.named_parameters()]
+    assert set(submitted) == set(names)
+    priorities = [submitted[name] for name in names]
+    assert priorities == sorted(priorities, reverse=True) and len(set(priorities)) == len(names)
+    assert max(priorities) < 0  # What is submitted beside the gradients does not wait for them.
 
 
 def gradients_can_be_clipped_between_synchronize_and_step():
