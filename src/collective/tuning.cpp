@@ -24,6 +24,13 @@ ShmTuning ShmTuning::defaults(int ranks, std::size_t slot_bytes) {
           .block_bytes = std::min(slot_bytes, kBlockBytes)};
 }
 
+std::size_t ShmTuning::block_bytes_for(std::size_t bytes) const noexcept {
+  constexpr std::size_t kLineBytes = 64;
+  const std::size_t share = (bytes + kBlocksUnderWay - 1) / kBlocksUnderWay;
+  const std::size_t lines = (share + kLineBytes - 1) / kLineBytes;
+  return std::clamp(lines * kLineBytes, std::min(kBlockBytesMin, block_bytes), block_bytes);
+}
+
 Tuning Tuning::defaults(int ranks, std::size_t slot_bytes) {
   return {.between_hosts = {},
           .inside_host = {},

@@ -13,8 +13,12 @@ inline constexpr int kBlocksUnderWay = 4;
 struct ShmTuning {
   /// Up to here every rank reduces everything by itself, in one step.
   std::size_t flat_bytes_max = 0;
-  /// Bytes of a block above that.
+  /// Bytes of a block of a long vector.
   std::size_t block_bytes = 0;
+
+  /// Blocks of a vector of `bytes`: as many as can be under way at once, so that the ranks' copies
+  /// overlap, unless these would be very short or longer than block_bytes. Whole cache lines.
+  std::size_t block_bytes_for(std::size_t bytes) const noexcept;
 
   static ShmTuning defaults(int ranks, std::size_t slot_bytes);
 

@@ -76,7 +76,7 @@ void ShmCollectives::all_reduce(std::span<std::byte> data, DataType dtype, Reduc
 
 ShmAllReduce::Options ShmCollectives::options_for(std::size_t bytes) const noexcept {
   const bool is_flat = bytes <= tuning_.flat_bytes_max;
-  return {.block_bytes = is_flat ? board_.slot_bytes() : tuning_.block_bytes,
+  return {.block_bytes = is_flat ? board_.slot_bytes() : tuning_.block_bytes_for(bytes),
           .owners = is_flat ? 0 : board_.size()};
 }
 

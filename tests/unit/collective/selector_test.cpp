@@ -1,5 +1,6 @@
 #include "collective/selector.hpp"
 
+#include "collective/tuning.hpp"
 #include "scalecom/status.hpp"
 #include "tests/support/catch.hpp"
 
@@ -52,4 +53,14 @@ TEST_CASE("a named algorithm is taken as it is, an unknown one is refused with t
   CHECK(select_all_reduce(4, 2, "ring") == AllReduceAlgorithm::ring);
   CHECK_THROWS_WITH(select_all_reduce(4, 2, "star"),
                     Catch::Contains("star") && Catch::Contains("auto, direct, ring"));
+}
+
+TEST_CASE("a vector is cut in as many blocks as can overlap, none very short or too long") {
+  const ShmTuning tuning{.flat_bytes_max = 0, .block_bytes = 256 << 10};
+  CHECK(tuning.block_bytes_for(1 << 10) == 64 << 10);
+  CHECK(tuning.block_bytes_for(400 << 10) == 100 << 10);
+  CHECK(tuning.block_bytes_for((400 << 10) + 4) == (100 << 10) + 64);
+  CHECK(tuning.block_bytes_for(1 << 20) == 256 << 10);
+  CHECK(tuning.block_bytes_for(64 << 20) == 256 << 10);
+  CHECK(ShmTuning{.flat_bytes_max = 0, .block_bytes = 4096}.block_bytes_for(1 << 20) == 4096);
 }
