@@ -90,7 +90,7 @@ void Coordinator::run() {
     seat_->take();
     const bool is_idle = work([this] { return seat_->is_wanted(); });
     const TimePoint timer = next_timer();
-    const bool may_sleep = is_idle && !was_active_just_now();
+    const bool may_sleep = is_idle && !has_ended_ && !was_active_just_now();
     if (may_sleep) session_thread_timer_ = timer;
     seat_->give();
     if (may_sleep) {
