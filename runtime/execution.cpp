@@ -75,22 +75,19 @@ void Execution::revoke(std::uint64_t first_void, std::uint64_t end) {
 }
 
 void Execution::progress(const std::function<bool()>& is_enough) {
-  if (is_enough()) return;
-  WaitContext context = under_way_.front().context;
-  WaitLoop loop(context);
   TimePoint looked_around = Clock::now();
   while (!is_enough()) {
-    context = under_way_.front().context;
+    context_ = under_way_.front().context;
     try {
       if (!advance()) {
-        collectives_.pause(loop, "all-reduce");
+        collectives_.pause(wait_, "all-reduce");
         continue;
       }
-      loop.restart();
+      wait_.restart();
       // The next agreement is not to wait for a batch that keeps moving.
       if (const TimePoint now = Clock::now(); now - looked_around >= kLookAroundPeriod) {
         looked_around = now;
-        if (context.interrupt != nullptr) context.interrupt->check();
+        if (context_.interrupt != nullptr) context_.interrupt->check();
       }
     } catch (const Error& error) {
       if (under_way_.empty()) throw;  // What ended in the same moment is not to blame.

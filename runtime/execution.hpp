@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "base/wait.hpp"
 #include "collective/collectives.hpp"
 #include "compress/residual_store.hpp"
 #include "runtime/fusion.hpp"
@@ -93,6 +94,9 @@ class Execution {
   const TensorsDone done_;
   /// Oldest first; but for a batch that is just being started, what the collectives have under way.
   std::deque<BatchUnderWay> under_way_;
+  /// Of the oldest batch under way. The wait is one, whoever carries it on.
+  WaitContext context_{Deadline::after(Clock::duration::zero()), nullptr};
+  WaitLoop wait_{context_};
   SparseAllReduce sparse_;
   PartExchange parts_;
   ResidualStore residuals_;

@@ -20,13 +20,15 @@ constexpr auto kSpinTime = std::chrono::microseconds(2);
 // poll keeps on for longer.
 constexpr auto kYieldTimeBeforeWait = std::chrono::microseconds(30);
 constexpr auto kYieldTimeBeforePoll = std::chrono::milliseconds(1);
-// Then sleeps of an eighth of the time waited so far, within these bounds.
+// Then sleeps of an eighth of the time waited so far, within these bounds where it polls.
 constexpr auto kSleepMin = std::chrono::microseconds(20);
 constexpr auto kSleepMax = std::chrono::microseconds(500);
-// In long waits 500 us would cost 1.6 % of a core. These sleeps end at most a 32nd of the wait
-// late.
-constexpr int kLongWaitShare = 32;
-constexpr auto kLongSleepMax = std::chrono::milliseconds(8);
+// A look over MPI and the control channel costs 20 to 50 us with the wake-up, so that in long waits
+// 500 us would take up to a tenth of a core. These sleeps end at most a 16th of the wait late.
+constexpr int kLongWaitShare = 16;
+constexpr auto kLongSleepMax = std::chrono::milliseconds(20);
+// Who is woken for what he waits for looks after the rest of the world only.
+constexpr auto kWakeableSleepMax = std::chrono::milliseconds(50);
 constexpr auto kCheckPeriod = std::chrono::microseconds(100);
 
 void relax() {
@@ -38,16 +40,23 @@ void relax() {
 }  // namespace
 
 void WaitLoop::pause(std::string_view what) {
-  const std::chrono::nanoseconds time = pause_within(kYieldTimeBeforePoll, what);
+  const Clock::duration waited = pause_within(kYieldTimeBeforePoll, what);
+  if (waited == Clock::duration::zero()) return;
+  const Clock::duration longest =
+      std::clamp<Clock::duration>(waited / kLongWaitShare, kSleepMax, kLongSleepMax);
+  const std::chrono::nanoseconds time = std::clamp<Clock::duration>(waited / 8, kSleepMin, longest);
   const timespec sleep_for{0, static_cast<long>(time.count())};
-  if (time.count() > 0) nanosleep(&sleep_for, nullptr);
+  nanosleep(&sleep_for, nullptr);
 }
 
 std::chrono::nanoseconds WaitLoop::pause_or_sleep_time(std::string_view what) {
-  return pause_within(kYieldTimeBeforeWait, what);
+  const Clock::duration waited = pause_within(kYieldTimeBeforeWait, what);
+  if (waited == Clock::duration::zero()) return {};
+  return std::clamp<Clock::duration>(waited / 8, kSleepMin, kWakeableSleepMax);
 }
 
-std::chrono::nanoseconds WaitLoop::pause_within(Clock::duration yield_time, std::string_view what) {
+// Zero after a spin or a yield; else it is time to sleep, and this is how long it has waited.
+Clock::duration WaitLoop::pause_within(Clock::duration yield_time, std::string_view what) {
   const TimePoint now = Clock::now();
   if (!is_waiting_) {
     is_waiting_ = true;
@@ -69,9 +78,7 @@ std::chrono::nanoseconds WaitLoop::pause_within(Clock::duration yield_time, std:
     sched_yield();
     return {};
   }
-  const auto longest =
-      std::clamp<Clock::duration>(waited / kLongWaitShare, kSleepMax, kLongSleepMax);
-  return std::clamp<Clock::duration>(waited / 8, kSleepMin, longest);
+  return waited;
 }
 
 }  // namespace scalecom

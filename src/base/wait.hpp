@@ -23,7 +23,7 @@ struct WaitContext {
 };
 
 /// The one wait discipline: spins 2 us, yields the core, then sleeps with back-off (to 500 us; to
-/// 8 ms where that is a 32nd of the wait), so that more ranks than cores work well. Construct one
+/// 20 ms where that is a 16th of the wait; who can be woken to 50 ms), so that more ranks than cores work well. Construct one
 /// per wait and call one of the pauses after each unsuccessful poll.
 class WaitLoop {
  public:
@@ -41,7 +41,7 @@ class WaitLoop {
   void restart() noexcept { is_waiting_ = false; }
 
  private:
-  std::chrono::nanoseconds pause_within(Clock::duration yield_time, std::string_view what);
+  Clock::duration pause_within(Clock::duration yield_time, std::string_view what);
 
   const WaitContext& context_;
   bool is_waiting_ = false;
