@@ -35,7 +35,7 @@ class Drivable {
 class DriverSeat {
  public:
   /// How long work may lie that nobody was woken for.
-  static constexpr auto kNapTime = std::chrono::microseconds(200);
+  static constexpr auto kNapTime = std::chrono::microseconds(500);
 
   /// `work` is not called any more after close().
   explicit DriverSeat(Drivable& work) : work_(work) {}

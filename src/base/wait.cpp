@@ -15,10 +15,10 @@ namespace {
 // milliseconds where others want the core. Longer than a message between two running ranks takes.
 constexpr auto kSpinTime = std::chrono::microseconds(2);
 // Then the core is offered to others, which costs well below a microsecond when nobody wants it.
-// Who can be woken goes to sleep after about what a wake-up costs (4 to 30 us): a thread that wakes
-// is put on an idle core, where one that yields stays beside the thread it waits for. Who has to
-// poll keeps on for longer.
-constexpr auto kYieldTimeBeforeWait = std::chrono::microseconds(30);
+// Who can be woken goes to sleep after a few times what a wake-up costs (4 to 50 us): a thread that
+// wakes is put on an idle core, where one that yields stays beside the thread it waits for. With
+// 30 us, 1 MiB takes half as long again on 2 and on 4 ranks. Who has to poll keeps on for longer.
+constexpr auto kYieldTimeBeforeWait = std::chrono::microseconds(200);
 constexpr auto kYieldTimeBeforePoll = std::chrono::milliseconds(1);
 // Then sleeps of an eighth of the time waited so far, within these bounds where it polls.
 constexpr auto kSleepMin = std::chrono::microseconds(20);
