@@ -196,10 +196,10 @@ class Negotiation {
 
   /// Agreements that this rank has taken and not finished, the running one included. While rank 0
   /// has kBacklogMax of them, tensors that become ready wait: they could not be executed sooner
-  /// anyhow, are fused with more, and are overtaken by those of a higher priority. In the steady state no rank takes more than that from the schedule,
-  /// and one that stays unfinished for half the stall check time, or half the collective time-out,
-  /// ends it. Every rank says it before advance(), and after each agreement that it has finished;
-  /// 0 until said.
+  /// anyhow, are fused with more, and are overtaken by those of a higher priority. In the steady
+  /// state no rank takes more than that from the schedule, and one that stays unfinished for half
+  /// the stall check time, or half the collective time-out, ends it. Every rank says it before
+  /// advance(), and after each agreement that it has finished; 0 until said.
   void set_backlog(std::size_t agreements) noexcept;
 
   /// Looks at the timers.

@@ -148,8 +148,7 @@ scalecom::ReduceOptions to_options(int32_t op, double prescale, double postscale
 }
 
 scalecom::AllReduceOptions to_options(int32_t op, double prescale, double postscale,
-                                      const scalecom_compression* compression,
-                                      int32_t priority) {
+                                      const scalecom_compression* compression, int32_t priority) {
   scalecom::AllReduceOptions options{to_options(op, prescale, postscale), {}, priority};
   if (compression != nullptr) {
     options.compression = {static_cast<scalecom::CompressionMode>(compression->mode),
@@ -260,8 +259,8 @@ int scalecom_get_topology(scalecom_topology* topology) {
 
 int scalecom_all_reduce(const char* name, const scalecom_tensor* input,
                         const scalecom_tensor* output, int32_t op, double prescale,
-                        double postscale, const scalecom_compression* compression,
-                        int32_t priority, scalecom_ticket** ticket) {
+                        double postscale, const scalecom_compression* compression, int32_t priority,
+                        scalecom_ticket** ticket) {
   return guarded([&] {
     deref(ticket, "ticket") = nullptr;
     give_ticket(ticket, default_session().get()->all_reduce(

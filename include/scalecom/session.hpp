@@ -44,7 +44,8 @@ struct AllReduceOptions : ReduceOptions {
   Compression compression;
   /// Higher is needed sooner, for example by the next forward pass: among the tensors that every
   /// rank has submitted, those of higher priority go first, equal ones in the order in which they
-  /// became so. What has been agreed on already is not overtaken. Any value; the same on every rank.
+  /// became so. What has been agreed on already is not overtaken. Any value; the same on every
+  /// rank.
   std::int32_t priority = 0;
 };
 

@@ -10,8 +10,8 @@
 
 namespace scalecom::negotiation {
 
-/// Rank 0: the tensors that every rank has submitted and that no agreement has yet. Which of them go
-/// next is decided by their priority and, where that is equal, by the order in which they became
+/// Rank 0: the tensors that every rank has submitted and that no agreement has yet. Which of them
+/// go next is decided by their priority and, where that is equal, by the order in which they became
 /// ready. Adding one takes logarithmic work.
 class ReadyTensors {
  public:

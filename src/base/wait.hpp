@@ -23,8 +23,8 @@ struct WaitContext {
 };
 
 /// The one wait discipline: spins 2 us, yields the core, then sleeps with back-off (to 500 us; to
-/// 20 ms where that is a 16th of the wait; who can be woken to 50 ms), so that more ranks than cores work well. Construct one
-/// per wait and call one of the pauses after each unsuccessful poll.
+/// 20 ms where that is a 16th of the wait; who can be woken to 50 ms), so that more ranks than
+/// cores work well. Construct one per wait and call one of the pauses after each unsuccessful poll.
 class WaitLoop {
  public:
   explicit WaitLoop(const WaitContext& context) : context_(context) {}

@@ -62,7 +62,8 @@ void require_sound(World& world) {
 
 }  // namespace
 
-TEST_CASE("what is ready goes by priority, and equal ones in the order in which they became ready") {
+TEST_CASE(
+    "what is ready goes by priority, and equal ones in the order in which they became ready") {
   Lone lone(1 << 20);
   lone.node.set_backlog(kBacklogMax);
   lone.submit("a", with_priority(0));

@@ -23,8 +23,8 @@ AllReduceOptions sum_with(std::int32_t priority) {
   return options;
 }
 
-/// A long all-reduce, many tensors behind it, and one more of the highest priority. This one and the
-/// tensor in the middle of the queue write to the same memory, which shows who came last.
+/// A long all-reduce, many tensors behind it, and one more of the highest priority. This one and
+/// the tensor in the middle of the queue write to the same memory, which shows who came last.
 struct Attempt {
   bool is_queued = false;  ///< all was submitted before the long one was over
   float last = 0;
