@@ -1,5 +1,5 @@
 if(TARGET scalecom_runtime)
-scalecom_test(NAME unit_runtime LABELS unit TIMEOUT 180
+scalecom_test(NAME unit_runtime LABELS unit TIMEOUT 600
   SOURCES runtime/fusion_test.cpp runtime/tensor_queue_test.cpp runtime/arguments_test.cpp
           runtime/driver_seat_test.cpp runtime/session_test.cpp runtime/session_group_test.cpp
           runtime/session_parts_test.cpp runtime/session_fault_test.cpp
