@@ -13,7 +13,8 @@ namespace {
 BatchKind kind_of(const AgreedTensor& tensor) {
   switch (tensor.signature.kind) {
     case OperationKind::all_reduce:
-      return is_sparse(tensor) ? BatchKind::sparse_all_reduce : BatchKind::dense_all_reduce;
+      return is_sparse(tensor.signature, tensor.step) ? BatchKind::sparse_all_reduce
+                                                      : BatchKind::dense_all_reduce;
     case OperationKind::all_gather: return BatchKind::all_gather;
     case OperationKind::broadcast: return BatchKind::broadcast;
     case OperationKind::barrier: return BatchKind::barrier;
@@ -53,15 +54,10 @@ const char* to_string(BatchKind kind) noexcept {
   return "unknown batch";
 }
 
-bool is_sparse(const AgreedTensor& tensor) noexcept {
-  const Compression& compression = tensor.signature.compression;
-  return compression.mode != CompressionMode::none && tensor.step >= compression.warmup_steps;
-}
-
 std::int64_t fused_bytes(const AgreedTensor& tensor, int world_size) {
   const TensorSignature& signature = tensor.signature;
   const std::int64_t count = count_of(signature.shape);
-  if (is_sparse(tensor)) {
+  if (is_sparse(signature, tensor.step)) {
     return selected_count(count, signature.compression.rate) *
            static_cast<std::int64_t>(sizeof(float));
   }

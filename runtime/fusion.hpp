@@ -37,8 +37,6 @@ struct Batch {
 /// average for a rank.
 std::int64_t fused_bytes(const AgreedTensor& tensor, int world_size);
 
-bool is_sparse(const AgreedTensor& tensor) noexcept;
-
 /// Cuts an agreement into batches of at most `threshold_bytes` (a larger tensor is a batch by
 /// itself; 0: no fusion). A tensor is fused with others of the same operation and, where these
 /// matter, dtype and op, leader, or root. Batches are in the order of their first tensor. Pure:

@@ -59,6 +59,13 @@ struct TensorSignature {
   bool operator==(const TensorSignature&) const = default;
 };
 
+/// Whether the tensor's call number `step` sends selected values only: a compressed one does after
+/// its warm-up.
+inline bool is_sparse(const TensorSignature& signature, std::int64_t step) noexcept {
+  return signature.compression.mode != CompressionMode::none &&
+         step >= signature.compression.warmup_steps;
+}
+
 /// What a rank tells the others about a submitted tensor: no data.
 struct TensorRequest {
   std::string name;

@@ -26,18 +26,29 @@ Coordinator::Parts coordinator_parts(SessionParts& parts, TensorQueue& queue, Sh
           .stats = &stats};
 }
 
-PendingTensor pending_all_reduce(std::string name, TensorView input, TensorView output,
-                                 const AllReduceOptions& options) {
+TensorSignature signature_of(OperationKind kind, const TensorView& tensor) {
   TensorSignature signature;
-  signature.kind = OperationKind::all_reduce;
-  signature.dtype = input.dtype;
+  signature.kind = kind;
+  signature.dtype = tensor.dtype;
+  signature.device = tensor.device.kind;
+  signature.shape = tensor.shape;
+  return signature;
+}
+
+TensorSignature signature_of(OperationKind kind, const TensorView& tensor,
+                             const ReduceOptions& options) {
+  TensorSignature signature = signature_of(kind, tensor);
   signature.op = options.op;
-  signature.device = input.device.kind;
   signature.prescale = options.prescale;
   signature.postscale = options.postscale;
+  return signature;
+}
+
+PendingTensor pending_all_reduce(std::string name, TensorView input, TensorView output,
+                                 const AllReduceOptions& options) {
+  TensorSignature signature = signature_of(OperationKind::all_reduce, input, options);
   signature.compression = options.compression;
   signature.priority = options.priority;
-  signature.shape = input.shape;
   return {std::move(name), std::move(signature), std::move(input), std::move(output), nullptr};
 }
 
@@ -164,38 +175,21 @@ Ticket Session::all_reduce_group(std::vector<GroupMember> members,
 
 Ticket Session::all_gather(const std::string& name, const TensorView& input) {
   check_all_gather(name, input);
-  TensorSignature signature;
-  signature.kind = OperationKind::all_gather;
-  signature.dtype = input.dtype;
-  signature.device = input.device.kind;
-  signature.shape = input.shape;
-  return impl_->submit({name, std::move(signature), input, {}, nullptr});
+  return impl_->submit({name, signature_of(OperationKind::all_gather, input), input, {}, nullptr});
 }
 
 Ticket Session::reduce_scatter(const std::string& name, const TensorView& input,
                                const ReduceOptions& options) {
   check_reduce_scatter(name, input, options);
-  TensorSignature signature;
-  signature.kind = OperationKind::reduce_scatter;
-  signature.dtype = input.dtype;
-  signature.op = options.op;
-  signature.device = input.device.kind;
-  signature.prescale = options.prescale;
-  signature.postscale = options.postscale;
-  signature.shape = input.shape;
-  return impl_->submit({name, std::move(signature), input, {}, nullptr});
+  return impl_->submit(
+      {name, signature_of(OperationKind::reduce_scatter, input, options), input, {}, nullptr});
 }
 
 Ticket Session::all_to_all(const std::string& name, const TensorView& input,
                            const std::vector<std::int64_t>& splits) {
   const int size = impl_->topology().size;
   check_all_to_all(name, input, splits, size);
-  TensorSignature signature;
-  signature.kind = OperationKind::all_to_all;
-  signature.dtype = input.dtype;
-  signature.device = input.device.kind;
-  signature.shape = input.shape;
-  PendingTensor tensor{name, std::move(signature), input, {}, nullptr};
+  PendingTensor tensor{name, signature_of(OperationKind::all_to_all, input), input, {}, nullptr};
   tensor.splits = splits;
   if (splits.empty()) tensor.splits.assign(static_cast<std::size_t>(size), input.shape[0] / size);
   return impl_->submit(std::move(tensor));
@@ -203,12 +197,8 @@ Ticket Session::all_to_all(const std::string& name, const TensorView& input,
 
 Ticket Session::broadcast(const std::string& name, const TensorView& tensor, int root) {
   check_broadcast(name, tensor, root, impl_->topology().size);
-  TensorSignature signature;
-  signature.kind = OperationKind::broadcast;
-  signature.dtype = tensor.dtype;
-  signature.device = tensor.device.kind;
+  TensorSignature signature = signature_of(OperationKind::broadcast, tensor);
   signature.root = root;
-  signature.shape = tensor.shape;
   return impl_->submit({name, std::move(signature), tensor, tensor, nullptr});
 }
 

@@ -34,8 +34,8 @@ __all__ = [
     "broadcast_optimizer_state", "broadcast_parameters", "ccl_built", "compression_state",
     "compression_steps", "cross_rank", "cross_size", "cuda_built", "ddl_built", "gloo_built",
     "gloo_enabled", "grouped_allreduce", "grouped_allreduce_", "grouped_allreduce_async",
-    "grouped_allreduce_async_", "info", "init", "is_homogeneous", "is_initialized", "load_compression_state",
-    "local_rank", "local_size", "mpi_built", "mpi_enabled", "mpi_threads_supported", "nccl_built",
-    "poll", "rank", "reducescatter", "reducescatter_async", "rocm_built", "shutdown", "size",
+    "grouped_allreduce_async_", "info", "init", "is_homogeneous", "is_initialized",
+    "load_compression_state", "local_rank", "local_size", "mpi_built", "mpi_enabled",
+    "mpi_threads_supported", "nccl_built", "poll", "rank", "reducescatter", "reducescatter_async", "rocm_built", "shutdown", "size",
     "stats", "synchronize",
 ]

@@ -8,9 +8,9 @@ results. It completes when all members have; HorovodInternalError is that of the
 import torch
 
 from scalecom.torch import submit
-from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
-from scalecom.torch.mpi_ops import (Average, Sum, check_process_set, choose_op, register,
-                                    synchronize)
+from scalecom.torch.compression import Compression
+from scalecom.torch.mpi_ops import (Average, Sum, check_process_set, choose_op, compress,
+                                    options_of, register, synchronize)
 
 
 def _checked_list(tensors):
@@ -39,33 +39,12 @@ def _start(tensors, in_place, name, op, prescale_factor, postscale_factor, compr
 
 def _start_compressed(tensors, in_place, name, op, prescale_factor, postscale_factor, compression,
                       priority):
-    check_compression(compression)
-    options = None
-    if isinstance(compression, ScaleComCompressor):
-        if name is None:
-            raise ValueError("name is None; with Compression.scalecom a group needs a name: the "
-                             "residuals are kept under it from one call to the next")
-        options = compression.options()
-    sources = [tensor.detach() for tensor in tensors]
-    pairs = list(map(compression.compress, sources))
-    wires = [wire for wire, _ in pairs]
-    # What compress() made may be overwritten; the caller's tensor only in place.
-    reduced = [wire if in_place or wire is not source else torch.empty_like(source)
-               for wire, source in zip(wires, sources)]
+    options = options_of(compression, name, "a group needs a name: the residuals are")
+    parts = [compress(tensor, in_place, compression) for tensor in tensors]
+    wires, reduced, finishes = ([part[place] for part in parts] for place in range(3))
     ticket = submit.all_reduce_group(wires, reduced, name, op, prescale_factor, postscale_factor,
                                      options, priority)
-
-    def finish(_):
-        results = [compression.decompress(result, context)
-                   for result, (_, context) in zip(reduced, pairs)]
-        if not in_place:
-            return results
-        for source, wire, result in zip(sources, wires, results):
-            if wire is not source:
-                source.copy_(result)
-        return tensors
-
-    return register(ticket, None, finish)
+    return register(ticket, None, lambda _: [finish() for finish in finishes])
 
 
 def grouped_allreduce_async(tensors, average=None, name=None, op=None, prescale_factor=1.0,

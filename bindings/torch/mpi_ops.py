@@ -55,7 +55,7 @@ def choose_op(average, op):
 
 
 def _start_allreduce(tensor, in_place, name, op, prescale_factor, postscale_factor, compression,
-                     priority=0):
+                     priority):
     if compression is not Compression.none:
         return _start_compressed(tensor, in_place, name, op, prescale_factor, postscale_factor,
                                  compression, priority)
@@ -65,23 +65,26 @@ def _start_allreduce(tensor, in_place, name, op, prescale_factor, postscale_fact
     return register(ticket, reduced)
 
 
-def _start_compressed(tensor, in_place, name, op, prescale_factor, postscale_factor, compression,
-                      priority):
+def options_of(compression, name, need):
+    """C options of a checked compression, or None. need: who needs a name, and what for."""
     check_compression(compression)
-    options = None
-    if isinstance(compression, ScaleComCompressor):
-        if name is None:
-            raise ValueError("name is None; with Compression.scalecom a tensor needs a name: its "
-                             "residual is kept under it from one call to the next")
-        options = compression.options()
+    if not isinstance(compression, ScaleComCompressor):
+        return None
+    if name is None:
+        raise ValueError(f"name is None; with Compression.scalecom {need} kept under it from one "
+                         "call to the next")
+    return compression.options()
+
+
+def compress(tensor, in_place, compression):
+    """What travels for `tensor`: (wire, reduced, finish). `wire` is to be reduced into `reduced`;
+    finish() then makes the result."""
     source = tensor.detach()
     wire, context = compression.compress(source)
     # What compress() made may be overwritten; the caller's tensor only in place.
     reduced = wire if in_place or wire is not source else torch.empty_like(source)
-    ticket = submit.all_reduce(wire, reduced, name, op, prescale_factor, postscale_factor, options,
-                               priority)
 
-    def finish(_):
+    def finish():
         result = compression.decompress(reduced, context)
         if not in_place:
             return result
@@ -89,7 +92,16 @@ def _start_compressed(tensor, in_place, name, op, prescale_factor, postscale_fac
             source.copy_(result)
         return tensor
 
-    return register(ticket, None, finish)
+    return wire, reduced, finish
+
+
+def _start_compressed(tensor, in_place, name, op, prescale_factor, postscale_factor, compression,
+                      priority):
+    options = options_of(compression, name, "a tensor needs a name: its residual is")
+    wire, reduced, finish = compress(tensor, in_place, compression)
+    ticket = submit.all_reduce(wire, reduced, name, op, prescale_factor, postscale_factor, options,
+                               priority)
+    return register(ticket, None, lambda _: finish())
 
 
 def allreduce_async(tensor, average=None, name=None, op=None, prescale_factor=1.0,
@@ -276,8 +288,8 @@ def alltoall_async(tensor, splits=None, name=None, process_set=None):
         return register(ticket, None, copy)
     is_short = isinstance(splits, torch.Tensor) and splits.dtype == torch.int32
     dtype, ranks = torch.int32 if is_short else torch.int64, basics.size()
-    return register(ticket, None, lambda done: (copy(done), torch.tensor(done.received_splits(ranks),
-                                                                    dtype=dtype)))
+    return register(ticket, None, lambda done: (
+        copy(done), torch.tensor(done.received_splits(ranks), dtype=dtype)))
 
 
 class _Alltoall(torch.autograd.Function):

@@ -251,9 +251,10 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     A gradient's reduction starts as soon as the backward pass has accumulated it, so communication
     overlaps computation; step() waits for all. Of those that wait for the network, the first in
     named_parameters goes first, because the next forward pass needs it first. The result is an
-    instance of the optimizer's class that shares its state, with synchronize(), skip_synchronize(), set_backward_passes_per_step(),
-    and residuals in state_dict(). Residuals belong to names and live as long as the session: a
-    second model whose parameters have the same names and shapes goes on with them.
+    instance of the optimizer's class that shares its state, with synchronize(), skip_synchronize(),
+    set_backward_passes_per_step(), and residuals in state_dict(). Residuals belong to names and
+    live as long as the session: a second model whose parameters have the same names and shapes
+    goes on with them.
 
     named_parameters: model.named_parameters(), in one order on every rank; names identify gradients
     across ranks and key the residuals. op: Average or Sum. gradient_predivide_factor f: gradients

@@ -111,8 +111,7 @@ def _choose_reduction(op, prescale_factor, postscale_factor, compression, priori
                       as_number(operator.index, "priority", priority))
 
 
-def all_reduce(tensor, output, name, op, prescale_factor, postscale_factor, compression,
-               priority=0):
+def all_reduce(tensor, output, name, op, prescale_factor, postscale_factor, compression, priority):
     """Submits one all-reduce and returns its ticket. compression: C options, or None."""
     # These lines are most of a submit's cost in Python; calls in them are avoided.
     if type(prescale_factor) is type(postscale_factor) is float and type(priority) is int:

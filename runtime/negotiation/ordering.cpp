@@ -22,9 +22,7 @@ void put(negotiation::Writer& writer, DownItem item) {
 // What the tensor adds to a fused buffer in this step.
 std::int64_t fused_bytes(const TensorSignature& signature, std::int64_t step) {
   const std::int64_t count = count_of(signature.shape);
-  const bool is_dense = signature.compression.mode == CompressionMode::none ||
-                        step < signature.compression.warmup_steps;
-  if (is_dense) return count * size_of(signature.dtype);
+  if (!is_sparse(signature, step)) return count * size_of(signature.dtype);
   const std::int64_t rate = std::max<std::int64_t>(signature.compression.rate, 1);
   return (count / rate + 1) * static_cast<std::int64_t>(sizeof(float));
 }
