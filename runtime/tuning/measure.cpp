@@ -18,6 +18,7 @@ using Seconds = std::chrono::duration<double>;
 
 constexpr std::size_t kFewBytes = 8;
 constexpr std::size_t kLongBytes = 4 << 20;
+constexpr std::size_t kRowBytes = 4 << 20;
 constexpr std::size_t kReducedBytes = 1 << 20;
 constexpr std::size_t kFlatBytesMin = 16 << 10;
 constexpr std::size_t kBlockBytesMin = 64 << 10;
@@ -45,12 +46,17 @@ class BoardCalls {
   BoardCalls(Board& board, const WaitContext& context)
       : board_(board), context_(context), data_(kLongBytes) {}
 
-  double fastest_s(int calls, std::size_t bytes, const ShmTuning& tuning) {
+  // Of short ones several in a row are timed: a single one is short on the rank that comes last.
+  double fastest_s(int rows, std::size_t bytes, const ShmTuning& tuning) {
+    const auto row_calls = static_cast<int>(std::clamp<std::size_t>(kRowBytes / bytes, 1, 64));
     ShmCollectives collectives(board_, tuning);
-    return scalecom::fastest_s(calls, [&] {
-      collectives.all_reduce(std::span(data_).first(bytes), DataType::float32, ReduceOp::sum,
-                             context_);
-    });
+    const auto run_row = [&] {
+      for (int i = 0; i < row_calls; ++i) {
+        collectives.all_reduce(std::span(data_).first(bytes), DataType::float32, ReduceOp::sum,
+                               context_);
+      }
+    };
+    return scalecom::fastest_s(rows, run_row) / row_calls;
   }
 
  private:
@@ -68,18 +74,19 @@ class Pair {
   void lead(const MeasurementPlan& plan, Samples& samples) {
     const TimePoint begin = Clock::now();
     const double latency_s = fastest_s(pings(plan), [&] { ping(); }) / 2;
-    samples[samples::kMessage] = latency_s;
+    note(samples, samples::kMessage, latency_s);
+    double byte_s = 0;  // Of the longest: short ones may come out of some buffer.
     std::size_t bytes = kFirstExchangeBytes;
     while (true) {
       command(bytes);
       const double time_s = fastest_s(1, [&] { exchange(bytes); });
       // Of a time that is nearly all latency, a part is left, never nothing.
-      samples[samples::kMessageByte] =
-          std::max(time_s - latency_s, time_s / 2) / static_cast<double>(bytes);
+      byte_s = std::max(time_s - latency_s, time_s / 2) / static_cast<double>(bytes);
       const Seconds after_next = Clock::now() - begin + Seconds(2 * 4 * time_s);
       bytes *= 4;
       if (bytes > plan.exchange_bytes_max || after_next > plan.budget) break;
     }
+    note(samples, samples::kMessageByte, byte_s);
     command(0);
   }
 
@@ -141,13 +148,13 @@ void measure_inside(Board& board, const Tuning& defaults, const MeasurementPlan&
     kernels::reduce(mine.data(), mine.data(), theirs.data(), kReducedBytes / sizeof(float),
                     DataType::float32, ReduceOp::sum);
   };
-  samples[samples::kReducedByte] = fastest_s(plan.calls, reduce) / kReducedBytes;
+  note(samples, samples::kReducedByte, fastest_s(plan.calls, reduce) / kReducedBytes);
   BoardCalls calls(board, context);
   const ShmTuning in_blocks{.flat_bytes_max = 0, .block_bytes = defaults.shm.block_bytes};
   const ShmTuning flat{.flat_bytes_max = board.slot_bytes(), .block_bytes = board.slot_bytes()};
-  samples[samples::kInside] = calls.fastest_s(4 * plan.calls, kFewBytes, flat);
+  note(samples, samples::kInside, calls.fastest_s(4 * plan.calls, kFewBytes, flat));
   // The model's blocks_time_s(), solved for the rate.
-  samples[samples::kInsideByte] = calls.fastest_s(2, kLongBytes, in_blocks) / 3 / kLongBytes;
+  note(samples, samples::kInsideByte, calls.fastest_s(2, kLongBytes, in_blocks) / 3 / kLongBytes);
 }
 
 void measure_shm_choices(Board& board, const Tuning& defaults, const MeasurementPlan& plan,
@@ -163,14 +170,15 @@ void measure_shm_choices(Board& board, const Tuning& defaults, const Measurement
   const std::size_t slot_bytes = board.slot_bytes();
   const std::size_t block_bytes = defaults.shm.block_bytes;
   for (std::size_t bytes = kFlatBytesMin; bytes <= slot_bytes && goes_on(); bytes *= 2) {
-    samples[samples::flat(bytes)] = calls.fastest_s(
-        plan.calls, bytes, {.flat_bytes_max = slot_bytes, .block_bytes = slot_bytes});
-    samples[samples::blocks(bytes)] =
-        calls.fastest_s(plan.calls, bytes, {.flat_bytes_max = 0, .block_bytes = block_bytes});
+    note(samples, samples::flat(bytes),
+         calls.fastest_s(plan.calls, bytes,
+                         {.flat_bytes_max = slot_bytes, .block_bytes = slot_bytes}));
+    note(samples, samples::blocks(bytes),
+         calls.fastest_s(plan.calls, bytes, {.flat_bytes_max = 0, .block_bytes = block_bytes}));
   }
   for (std::size_t bytes = slot_bytes; bytes >= kBlockBytesMin && goes_on(); bytes /= 2) {
-    samples[samples::block(bytes)] =
-        calls.fastest_s(plan.calls, kLongBytes, {.flat_bytes_max = 0, .block_bytes = bytes});
+    note(samples, samples::block(bytes),
+         calls.fastest_s(plan.calls, kLongBytes, {.flat_bytes_max = 0, .block_bytes = bytes}));
   }
 }
 

@@ -14,7 +14,7 @@ namespace scalecom {
 /// How thorough: calls of which the fastest counts, and after how much time nothing more is begun.
 struct MeasurementPlan {
   int calls = 5;
-  std::chrono::duration<double> budget{0.1};
+  std::chrono::duration<double> budget{0.3};
   std::size_t exchange_bytes_max = 1 << 20;
 
   static MeasurementPlan quick() { return {}; }

@@ -64,6 +64,11 @@ std::string samples::flat(std::size_t bytes) { return "flat_s/" + std::to_string
 std::string samples::blocks(std::size_t bytes) { return "blocks_s/" + std::to_string(bytes); }
 std::string samples::block(std::size_t bytes) { return "block_s/" + std::to_string(bytes); }
 
+void note(Samples& samples, const std::string& name, double time_s) {
+  const auto [place, is_new] = samples.try_emplace(name, time_s);
+  if (!is_new) place->second = std::min(place->second, time_s);
+}
+
 Samples slowest(std::span<const Samples> by_rank) {
   Samples all;
   for (const Samples& one : by_rank) {

@@ -24,6 +24,9 @@ std::string blocks(std::size_t bytes);                         ///< the same in 
 std::string block(std::size_t block_bytes);                    ///< a long one, in such blocks
 }  // namespace samples
 
+/// Notes a time under a name. Of several the shortest counts: load only ever makes them longer.
+void note(Samples& samples, const std::string& name, double time_s);
+
 /// Of each figure the slowest rank's. Pure.
 Samples slowest(std::span<const Samples> by_rank);
 

@@ -19,6 +19,13 @@ Tuning choose(const Samples& samples, int hosts = 1) {
 
 TEST_CASE("without figures the defaults stay") { CHECK(choose({}) == kDefaults); }
 
+TEST_CASE("of one figure's several times the shortest counts") {
+  Samples figures;
+  for (const double time_s : {3.0, 1.0, 2.0}) note(figures, "a", time_s);
+  note(figures, "b", 5.0);
+  CHECK(figures == Samples{{"a", 1.0}, {"b", 5.0}});
+}
+
 TEST_CASE("of each figure the slowest rank's counts") {
   const std::vector<Samples> by_rank{{{"a", 1.0}, {"b", 5.0}}, {{"a", 3.0}}, {{"b", 2.0}}};
   CHECK(slowest(by_rank) == Samples{{"a", 3.0}, {"b", 5.0}});
