@@ -105,7 +105,8 @@ void Coordinator::run() {
 // Whatever waits for other ranks and cannot be left is the session thread's.
 void Coordinator::drive(const std::function<bool()>& is_enough, Deadline deadline) {
   const auto must_leave = [&] {
-    const bool cannot_leave_next = !batches_.empty() && execution_.under_way() == 0 &&
+    const bool cannot_leave_next = parts_.size > 1 && !batches_.empty() &&
+                                   execution_.under_way() == 0 &&
                                    !execution_.goes_in_steps(batches_.front());
     return is_enough() || cannot_leave_next || deadline.has_passed();
   };
