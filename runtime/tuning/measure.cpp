@@ -18,7 +18,8 @@ using Seconds = std::chrono::duration<double>;
 
 constexpr std::size_t kFewBytes = 8;
 constexpr std::size_t kLongBytes = 4 << 20;
-constexpr std::size_t kRowBytes = 4 << 20;
+constexpr double kRow_s = 0.5e-3;
+constexpr int kRowCallsMax = 64;
 constexpr std::size_t kReducedBytes = 1 << 20;
 constexpr std::size_t kFlatBytesMin = 16 << 10;
 constexpr std::size_t kBlockBytesMin = 64 << 10;
@@ -48,18 +49,26 @@ class BoardCalls {
 
   // Of short ones several in a row are timed: a single one is short on the rank that comes last.
   double fastest_s(int rows, std::size_t bytes, const ShmTuning& tuning) {
-    const auto row_calls = static_cast<int>(std::clamp<std::size_t>(kRowBytes / bytes, 1, 64));
     ShmCollectives collectives(board_, tuning);
+    const auto call = [&] {
+      collectives.all_reduce(std::span(data_).first(bytes), DataType::float32, ReduceOp::sum,
+                             context_);
+    };
+    const int row_calls = agree_on_row(scalecom::fastest_s(1, call));
     const auto run_row = [&] {
-      for (int i = 0; i < row_calls; ++i) {
-        collectives.all_reduce(std::span(data_).first(bytes), DataType::float32, ReduceOp::sum,
-                               context_);
-      }
+      for (int i = 0; i < row_calls; ++i) call();
     };
     return scalecom::fastest_s(rows, run_row) / row_calls;
   }
 
  private:
+  // As many calls as the first rank finds to fill kRow_s: few where others use the cores.
+  int agree_on_row(double call_s) {
+    auto calls = static_cast<std::uint8_t>(std::clamp<double>(kRow_s / call_s, 1, kRowCallsMax));
+    ShmCollectives(board_).broadcast(std::as_writable_bytes(std::span(&calls, 1)), 0, context_);
+    return calls;
+  }
+
   Board& board_;
   const WaitContext& context_;
   std::vector<std::byte> data_;

@@ -14,7 +14,8 @@ using namespace scalecom::test;
 namespace {
 
 constexpr int kSize = 2;
-constexpr double kLimit_s = 1.0;
+constexpr double kLongLimit_s = 60.0;
+constexpr double kShortLimit_s = 1.0;  // of a measurement that somebody is held up in
 constexpr std::size_t kCount = 300'000;
 
 // Holds rank 1 up before the measurement until rank 0 has given up on it.
@@ -78,7 +79,7 @@ struct Outcome {
 };
 
 // Makes the data plane of two ranks on one host and sums over it.
-std::vector<Outcome> run_world(bool shared_memory, HoldUp& hold) {
+std::vector<Outcome> run_world(bool shared_memory, HoldUp& hold, double limit_s) {
   const std::vector<HostFacts> facts(kSize, {"here", "one", {"127.0.0.1"}});
   Exchange exchange(kSize);
   LoopbackBackend::Worlds worlds{LoopbackWorld(kSize), LoopbackWorld(kSize)};
@@ -89,12 +90,12 @@ std::vector<Outcome> run_world(bool shared_memory, HoldUp& hold) {
     SessionParts parts;
     parts.backend = backend;
     parts.config.shared_memory = shared_memory;
-    parts.config.connect_timeout_s = kLimit_s;
+    parts.config.connect_timeout_s = limit_s;
     parts.config.cache_directory.clear();
     parts.topology = make_topology(rank, facts);
     const HostRanks hosts = make_data_plane(
         parts, bootstrap, facts,
-        {.connect_timeout = Bootstrap::Limit(kLimit_s), .peer_timeout = Bootstrap::Limit(5.0)});
+        {.connect_timeout = Bootstrap::Limit(limit_s), .peer_timeout = Bootstrap::Limit(5.0)});
     parts.collectives = make_collectives(parts, hosts);
     std::vector<float> values(kCount, static_cast<float>(rank + 1));
     const WaitContext context{Deadline::after(std::chrono::seconds(20))};
@@ -114,7 +115,7 @@ TEST_CASE("after a measurement that ended by its deadline the ranks begin anew, 
   const bool shared_memory = GENERATE(true, false);
   // Sharing memory takes two exchanges, the look for a file one.
   HoldUp hold{.round = shared_memory ? 2 : 0, .rank_0_gave_up = {}};
-  const auto outcomes = run_world(shared_memory, hold);
+  const auto outcomes = run_world(shared_memory, hold, kShortLimit_s);
   for (const Outcome& outcome : outcomes) {
     CHECK(outcome.source == "defaults");
     CHECK(outcome.tuning == outcomes.front().tuning);
@@ -126,7 +127,7 @@ TEST_CASE("after a measurement that ended by its deadline the ranks begin anew, 
 TEST_CASE("a measurement that succeeds leaves board and transport to the session, in step") {
   const bool shared_memory = GENERATE(true, false);
   HoldUp nobody;
-  for (const Outcome& outcome : run_world(shared_memory, nobody)) {
+  for (const Outcome& outcome : run_world(shared_memory, nobody, kLongLimit_s)) {
     CHECK(outcome.source == "measured now");
     CHECK(outcome.transports == 1);
     CHECK(outcome.sum == 3.0f);
