@@ -1,0 +1,60 @@
+#include "device/cuda/error.hpp"
+
+#include <cuda_runtime_api.h>
+#include <fmt/format.h>
+
+#include "base/error.hpp"
+
+namespace scalecom::device::cuda {
+namespace {
+
+const char* remedy(cudaError_t error) {
+  switch (error) {
+    case cudaErrorInsufficientDriver:
+      return "the NVIDIA driver is absent or older than this build's CUDA runtime: install a newer "
+             "driver, or use tensors in host memory";
+    case cudaErrorNoDevice:
+      return "no CUDA device is visible: check nvidia-smi and CUDA_VISIBLE_DEVICES";
+    case cudaErrorInvalidDevice: return "the device index is not one of CUDA_VISIBLE_DEVICES";
+    case cudaErrorMemoryAllocation:
+      return "the device is out of memory: free some, or lower SCALECOM_FUSION_THRESHOLD";
+    case cudaErrorNoKernelImageForDevice:
+      return "this build has no code for the device: build again with CMAKE_CUDA_ARCHITECTURES set "
+             "to its compute capability";
+    case cudaErrorSystemDriverMismatch:
+    case cudaErrorCompatNotSupportedOnDevice:
+      return "the driver in use and its libraries differ: restart the machine after a driver "
+             "update";
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchFailure:
+    case cudaErrorMisalignedAddress:
+      return "a kernel went wrong, scalecom's or another of this process, and the process can use "
+             "the device no more: compute-sanitizer names the kernel";
+    case cudaErrorDevicesUnavailable:
+      return "another process has the device to itself: see nvidia-smi";
+    default: return "the driver's log (dmesg) may say more";
+  }
+}
+
+}  // namespace
+
+void check(int cuda_error, const char* call) {
+  const auto error = static_cast<cudaError_t>(cuda_error);
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // Takes the error back, so that the next call does not report it again.
+  throw Error(StatusCode::unavailable,
+              fmt::format("{} failed with {} ({}): {}", call, cudaGetErrorName(error),
+                          cudaGetErrorString(error), remedy(error)));
+}
+
+bool has_device(const char** reason) noexcept {
+  int devices = 0;
+  cudaError_t error = cudaGetDeviceCount(&devices);
+  if (error == cudaSuccess && devices == 0) error = cudaErrorNoDevice;
+  if (error == cudaSuccess) return true;
+  cudaGetLastError();
+  if (reason != nullptr) *reason = remedy(error);
+  return false;
+}
+
+}  // namespace scalecom::device::cuda

@@ -1,0 +1,89 @@
+#include "device/cuda/stream.hpp"
+
+#include <cuda_runtime_api.h>
+#include <fmt/format.h>
+
+#include "device/cuda/error.hpp"
+
+namespace scalecom::device::cuda {
+namespace {
+
+void copy(void* destination, const void* source, std::size_t bytes, cudaMemcpyKind kind,
+          StreamHandle stream) {
+  const cudaError_t error = cudaMemcpyAsync(destination, source, bytes, kind, stream);
+  if (error != cudaSuccess) {
+    check(error, fmt::format("cudaMemcpyAsync of {} bytes", bytes).c_str());
+  }
+}
+
+}  // namespace
+
+void DestroyStream::operator()(CUstream_st* stream) const noexcept { cudaStreamDestroy(stream); }
+void DestroyEvent::operator()(CUevent_st* event) const noexcept { cudaEventDestroy(event); }
+
+Stream::Stream() {
+  cudaStream_t stream = nullptr;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  stream_.reset(stream);
+}
+
+void Stream::synchronize() const {
+  check(cudaStreamSynchronize(stream_.get()), "cudaStreamSynchronize");
+}
+
+Event::Event(Kind kind) {
+  cudaEvent_t event = nullptr;
+  check(cudaEventCreateWithFlags(&event,
+                                 kind == Kind::timed ? cudaEventDefault : cudaEventDisableTiming),
+        "cudaEventCreateWithFlags");
+  event_.reset(event);
+}
+
+void Event::record(StreamHandle stream) {
+  check(cudaEventRecord(event_.get(), stream), "cudaEventRecord");
+}
+
+void Event::make_wait(StreamHandle stream) const {
+  check(cudaStreamWaitEvent(stream, event_.get(), 0), "cudaStreamWaitEvent");
+}
+
+bool Event::is_done() const {
+  const cudaError_t error = cudaEventQuery(event_.get());
+  if (error == cudaErrorNotReady) return false;
+  check(error, "cudaEventQuery");
+  return true;
+}
+
+double Event::milliseconds_since(const Event& begin) const {
+  float milliseconds = 0.0f;
+  check(cudaEventElapsedTime(&milliseconds, begin.event_.get(), event_.get()),
+        "cudaEventElapsedTime");
+  return static_cast<double>(milliseconds);
+}
+
+void copy_to_device(void* destination, const void* source, std::size_t bytes, StreamHandle stream) {
+  copy(destination, source, bytes, cudaMemcpyHostToDevice, stream);
+}
+
+void copy_to_host(void* destination, const void* source, std::size_t bytes, StreamHandle stream) {
+  copy(destination, source, bytes, cudaMemcpyDeviceToHost, stream);
+}
+
+void copy_on_device(void* destination, const void* source, std::size_t bytes, StreamHandle stream) {
+  copy(destination, source, bytes, cudaMemcpyDeviceToDevice, stream);
+}
+
+void set_bytes(void* destination, int value, std::size_t bytes, StreamHandle stream) {
+  check(cudaMemsetAsync(destination, value, bytes, stream), "cudaMemsetAsync");
+}
+
+int multiprocessors() {
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  int count = 0;
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
+        "cudaDeviceGetAttribute");
+  return count;
+}
+
+}  // namespace scalecom::device::cuda

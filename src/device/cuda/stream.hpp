@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+// CUDA's own names behind cudaStream_t and cudaEvent_t.
+struct CUstream_st;
+struct CUevent_st;
+
+namespace scalecom::device::cuda {
+
+/// A borrowed stream: a cudaStream_t. Null is the default stream.
+using StreamHandle = CUstream_st*;
+
+struct DestroyStream {
+  void operator()(CUstream_st* stream) const noexcept;
+};
+struct DestroyEvent {
+  void operator()(CUevent_st* event) const noexcept;
+};
+
+/// A stream of its own order: it does not wait for the default stream.
+class Stream {
+ public:
+  Stream();
+  StreamHandle handle() const noexcept { return stream_.get(); }
+  /// Blocks until all of it is done. Not for the coordinator's thread.
+  void synchronize() const;
+
+ private:
+  std::unique_ptr<CUstream_st, DestroyStream> stream_;
+};
+
+/// A place in a stream.
+class Event {
+ public:
+  /// `timed` events cost more, and are what milliseconds_since() needs.
+  enum class Kind { ordering, timed };
+  explicit Event(Kind kind = Kind::ordering);
+
+  void record(StreamHandle stream);
+  /// What is launched on `stream` from now on waits for this event; the host does not.
+  void make_wait(StreamHandle stream) const;
+  bool is_done() const;
+  double milliseconds_since(const Event& begin) const;
+
+ private:
+  std::unique_ptr<CUevent_st, DestroyEvent> event_;
+};
+
+/// Copies in the stream's order; the host memory is pinned, or the call may block.
+void copy_to_device(void* destination, const void* source, std::size_t bytes, StreamHandle stream);
+void copy_to_host(void* destination, const void* source, std::size_t bytes, StreamHandle stream);
+void copy_on_device(void* destination, const void* source, std::size_t bytes, StreamHandle stream);
+void set_bytes(void* destination, int value, std::size_t bytes, StreamHandle stream);
+
+/// Multiprocessors of the current device.
+int multiprocessors();
+
+}  // namespace scalecom::device::cuda

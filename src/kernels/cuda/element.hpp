@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+
+/// What the CUDA passes do with one element: the definition in kernels/select.hpp, to the bit.
+/// C++17 and constexpr, which device code may call (--expt-relaxed-constexpr), so that the CPU's
+/// tests run the same lines. Neither side may contract a multiplication and an addition.
+namespace scalecom::kernels::cuda {
+
+inline constexpr std::int32_t kAbsoluteBits = 0x7FFFFFFF;
+inline constexpr std::int32_t kLargestFinite = 0x7F7FFFFF;
+
+/// |value| as an integer: orders as the values do, with Inf and NaN on top.
+constexpr std::int32_t absolute_bits(float value) {
+  return __builtin_bit_cast(std::int32_t, value) & kAbsoluteBits;
+}
+
+/// The residual after the sweep, and the bits of |p|.
+struct SweptElement {
+  float memory = 0.0f;
+  std::int32_t bits = 0;
+};
+
+constexpr SweptElement sweep_element(float memory, float g, float beta) {
+  const std::int32_t bits = absolute_bits(memory + g);
+  const float change = beta * g;
+  return {memory + (bits > kLargestFinite ? 0.0f : change), bits};
+}
+
+/// The residual before the sweep, but for the rounding of m + beta g.
+constexpr float undo_element(float memory, float g, float beta) {
+  const float change = beta * g;
+  const std::int32_t bits = absolute_bits((memory - change) + g);
+  return memory - (bits > kLargestFinite ? 0.0f : change);
+}
+
+/// A selected element after the sweep has left `memory`: the residual to be, and what is sent.
+struct TakenElement {
+  float memory = 0.0f;
+  float sent = 0.0f;
+};
+
+/// `round` maps a float to the nearest one that the values' dtype has.
+template <class Round>
+constexpr TakenElement take_element(float memory, float g, float beta, float limit, Round round) {
+  // In float64, so that only the sweep's own rounding is left.
+  const double wide_beta = static_cast<double>(beta);
+  const double rest = 1.0 - wide_beta;
+  const double before = static_cast<double>(memory) - wide_beta * static_cast<double>(g);
+  const float p = static_cast<float>(static_cast<double>(memory) + rest * static_cast<double>(g));
+  const float sent = round(p < -limit ? -limit : (limit < p ? limit : p));
+  const double unsent = static_cast<double>(p) - static_cast<double>(sent);
+  return {static_cast<float>(rest * before + wide_beta * unsent), sent};
+}
+
+/// The best element that a lane has seen in a chunk.
+struct Candidate {
+  std::int32_t bits = -1;
+  std::int32_t place = 0x7FFFFFFF;
+
+  constexpr bool is_beaten_by(const Candidate& other) const {
+    return other.bits > bits || (other.bits == bits && other.place < place);
+  }
+};
+
+}  // namespace scalecom::kernels::cuda

@@ -1,0 +1,109 @@
+#include "kernels/cuda/scale.hpp"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "base/error.hpp"
+#include "device/cuda/error.hpp"
+
+namespace scalecom::kernels::cuda {
+namespace {
+
+bool is_float(double value) { return static_cast<double>(static_cast<float>(value)) == value; }
+
+/// True when `value` has at most `digits` significant bits and is far from float32's limits.
+bool is_short(double value, int digits) {
+  if (value == 0.0) return true;
+  int exponent = 0;
+  const double scaled = std::ldexp(std::frexp(value, &exponent), digits);
+  return scaled == std::trunc(scaled) && exponent > -64 && exponent < 64;
+}
+
+/// The cheapest way to the result of computing in double, as the CPU's kernel chooses it.
+Scaling scaling_of(DataType dtype, Scale scale) {
+  if (scale.is_identity()) return {};
+  int exponent = 0;
+  const bool is_power = std::abs(std::frexp(scale.divide, &exponent)) == 0.5;
+  const double quotient = scale.multiply / scale.divide;
+  if (is_power && quotient * scale.divide == scale.multiply) scale = {quotient, 1.0};
+  const bool is_wide = dtype == DataType::float32;
+  Scaling scaling{ScaleStep::in_double, 1.0f, scale.multiply, scale.divide};
+  if (scale.divide == 1.0 && (is_wide ? is_float(scale.multiply) : is_short(scale.multiply, 13))) {
+    scaling.step = ScaleStep::multiply_in_float;
+    scaling.factor = static_cast<float>(scale.multiply);
+  } else if (scale.multiply == 1.0 &&
+             (is_wide ? is_float(scale.divide) : is_short(scale.divide, 11))) {
+    scaling.step = ScaleStep::divide_in_float;
+    scaling.factor = static_cast<float>(scale.divide);
+  }
+  return scaling;
+}
+
+ElementFormat format_of(DataType dtype) {
+  switch (dtype) {
+    case DataType::float16: return ElementFormat::float16;
+    case DataType::bfloat16: return ElementFormat::bfloat16;
+    default: return ElementFormat::float32;
+  }
+}
+
+std::uintptr_t address_of(const std::byte* pointer) {
+  return reinterpret_cast<std::uintptr_t>(pointer);
+}
+
+void check(const CopyTensor& tensor) {
+  SCALECOM_ASSERT(tensor.count >= 0, fmt::format("{} elements", tensor.count));
+  if (tensor.scale.is_identity()) return;
+  const DataType dtype = tensor.dtype;
+  SCALECOM_ASSERT(
+      dtype == DataType::float32 || dtype == DataType::float16 || dtype == DataType::bfloat16,
+      fmt::format("{} times {} / {} on a CUDA device", to_string(dtype), tensor.scale.multiply,
+                  tensor.scale.divide));
+  const auto bytes = static_cast<std::uintptr_t>(size_of(dtype));
+  SCALECOM_ASSERT(
+      address_of(tensor.destination) % bytes == 0 && address_of(tensor.source) % bytes == 0,
+      fmt::format("scaled {} that are not aligned", to_string(dtype)));
+}
+
+std::size_t bytes_for(std::size_t tensors_max) {
+  constexpr std::size_t kSlack = 32;  // alignment of the two parts
+  return tensors_max * sizeof(CopyRow) + (tensors_max + 1) * sizeof(std::int64_t) + kSlack;
+}
+
+}  // namespace
+
+CopyTable::CopyTable(std::size_t tensors_max)
+    : storage_(bytes_for(tensors_max)),
+      tensors_max_(tensors_max),
+      multiprocessors_(device::cuda::multiprocessors()) {}
+
+void CopyTable::assign(std::span<const CopyTensor> tensors, device::cuda::StreamHandle stream) {
+  SCALECOM_ASSERT(tensors.size() <= tensors_max_,
+                  fmt::format("{} tensors in a table for {}", tensors.size(), tensors_max_));
+  for (const CopyTensor& tensor : tensors) check(tensor);
+  storage_.clear();
+  const std::span<CopyRow> rows = storage_.reserve<CopyRow>(tensors.size());
+  const std::span<std::int64_t> first_units = storage_.reserve<std::int64_t>(tensors.size() + 1);
+  range_ = {storage_.on_device(rows), storage_.on_device(first_units), 0, 0, 1};
+  for (const CopyTensor& tensor : tensors) {
+    if (tensor.count == 0) continue;
+    const CopyRow row{tensor.destination, tensor.source, tensor.count * size_of(tensor.dtype),
+                      format_of(tensor.dtype), scaling_of(tensor.dtype, tensor.scale)};
+    const auto place = static_cast<std::size_t>(range_.count++);
+    rows[place] = row;
+    first_units[place] = range_.units;
+    const CopyLayout layout{static_cast<std::int32_t>(address_of(row.destination) % 16), row.bytes};
+    range_.units += (layout.vectors() + kCopyVectorsAUnit - 1) / kCopyVectorsAUnit;
+  }
+  first_units[static_cast<std::size_t>(range_.count)] = range_.units;
+  range_.units_a_block = units_a_block(range_.units, kCopyWarpsABlock, multiprocessors_);
+  storage_.upload(stream);
+}
+
+void CopyTable::scale_copy(device::cuda::StreamHandle stream) const {
+  if (range_.units == 0) return;
+  device::cuda::check(launch_scale_copy(range_, stream), "launching scale_copy");
+}
+
+}  // namespace scalecom::kernels::cuda

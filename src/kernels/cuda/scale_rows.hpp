@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "device/cuda/stream.hpp"
+#include "kernels/cuda/scale_element.hpp"
+#include "kernels/cuda/step_rows.hpp"
+
+/// What the launching code hands to scale_copy()'s kernel: plain data, C++17.
+namespace scalecom::kernels::cuda {
+
+/// One tensor. Pointers are device memory.
+struct CopyRow {
+  std::byte* destination;
+  const std::byte* source;
+  std::int64_t bytes;
+  ElementFormat format;  ///< where it is scaled
+  Scaling scaling;
+};
+
+struct CopyRange {
+  const CopyRow* rows = nullptr;
+  const std::int64_t* first_units = nullptr;
+  std::int32_t count = 0;
+  std::int64_t units = 0;
+  std::int64_t units_a_block = 0;
+};
+
+/// What a warp copies at a time, in vectors of 16 bytes.
+inline constexpr std::int32_t kCopyVectorsALane = 4;
+inline constexpr std::int32_t kCopyVectorsAUnit = 32 * kCopyVectorsALane;
+inline constexpr int kCopyWarpsABlock = 8;
+
+/// Returns a cudaError_t.
+int launch_scale_copy(const CopyRange& range, device::cuda::StreamHandle stream);
+
+}  // namespace scalecom::kernels::cuda

@@ -1,0 +1,15 @@
+// Exits with 77, and says why, where there is no device.
+#define CATCH_CONFIG_RUNNER
+#include <cstdio>
+
+#include "device/cuda/error.hpp"
+#include "tests/support/catch.hpp"
+
+int main(int argc, char** argv) {
+  const char* reason = "";
+  if (!scalecom::device::cuda::has_device(&reason)) {
+    std::printf("skipped: %s\n", reason);
+    return 77;
+  }
+  return Catch::Session().run(argc, argv);
+}

@@ -1,0 +1,244 @@
+// The CUDA kernels' index arithmetic and element step, which are plain C++, against the CPU's
+// kernels: what a device does, lane by lane, without one.
+
+#include <cmath>
+#include <numeric>
+
+#include "kernels/cpu/half.hpp"
+#include "kernels/cuda/element.hpp"
+#include "kernels/cuda/layout.hpp"
+#include "kernels/cuda/scale_element.hpp"
+#include "kernels/select.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/unit/kernels/samples.hpp"
+
+using namespace scalecom;
+using test::RawTensor;
+namespace cuda = kernels::cuda;
+
+namespace {
+
+constexpr std::int32_t kChunks[] = {1,   2,   3,   4,    5,    7,    16,   25,
+                                    31,  63,  64,  65,   99,   100,  127,  128,
+                                    129, 400, 511, 1000, 1024, 4096, 4099, 65536};
+
+float widened(const RawTensor& tensor, DataType dtype, std::int64_t index) {
+  return static_cast<float>(floating_of(tensor, dtype, static_cast<std::size_t>(index)));
+}
+
+float rounded(float value, DataType dtype) {
+  switch (dtype) {
+    case DataType::float16: return kernels::float_of_half(kernels::half_of_float(value));
+    case DataType::bfloat16: return kernels::float_of_bfloat(kernels::bfloat_of_float(value));
+    default: return value;
+  }
+}
+
+/// Calls visit(part, place, is_vector) for all elements in the order of units, lanes and their
+/// vectors and edges.
+template <class Visit>
+void walk(std::int64_t count, std::int32_t chunk, std::int32_t team_log2, std::int32_t shift,
+          const Visit& visit) {
+  const std::int32_t lanes_log2 = cuda::lanes_log2_for(chunk, team_log2);
+  const std::int64_t units = cuda::units_of(cuda::chunks_of(count, chunk), team_log2, lanes_log2);
+  for (std::int64_t unit = 0; unit < units; ++unit) {
+    for (std::int32_t lane = 0; lane < (1 << team_log2); ++lane) {
+      const auto part = cuda::lane_part(unit, lane, team_log2, lanes_log2, chunk, count);
+      const auto run_shift = static_cast<std::int32_t>((part.begin + shift) % 4);
+      const cuda::Run run(part.length, run_shift);
+      for (std::int32_t v = part.member; v < run.vectors; v += 1 << lanes_log2) {
+        for (std::int32_t e = 0; e < 4; ++e) visit(part, run.vector_place(v) + e, e == 0);
+      }
+      for (std::int32_t edge = part.member; edge < run.edges; edge += 1 << lanes_log2) {
+        visit(part, run.edge_place(edge), false);
+      }
+    }
+  }
+}
+
+struct Sample {
+  DataType dtype;
+  DataType value_dtype;
+  std::int64_t count;
+  std::int32_t chunk;
+  float beta;
+  float prescale;
+  float limit;
+};
+
+struct Outcome {
+  std::vector<float> memory;
+  std::vector<std::uint16_t> offsets;
+  RawTensor values;
+  std::vector<float> kept;
+  std::int64_t nonfinite = 0;
+
+  Outcome(const Sample& sample, const std::vector<float>& before)
+      : memory(before),
+        offsets(static_cast<std::size_t>(cuda::chunks_of(sample.count, sample.chunk))),
+        values(sample.value_dtype, static_cast<std::int64_t>(offsets.size()), 0),
+        kept(offsets.size()) {}
+};
+
+/// The CUDA kernels' step, one lane after the other.
+Outcome device_step(const Sample& sample, const std::vector<float>& before,
+                    const RawTensor& gradient) {
+  Outcome outcome(sample, before);
+  const bool is_long = sample.chunk > cuda::kWarpChunkMax;
+  std::vector<cuda::Candidate> best(outcome.offsets.size());
+  const auto g_at = [&](std::int64_t index) {
+    return sample.prescale * widened(gradient, sample.dtype, index);
+  };
+  walk(sample.count, sample.chunk, is_long ? cuda::kBlockLanesLog2 : cuda::kWarpLanesLog2, 1,
+       [&](const cuda::LanePart& part, std::int32_t place, bool) {
+         const std::int64_t index = part.begin + place;
+         float& m = outcome.memory[static_cast<std::size_t>(index)];
+         const auto swept = cuda::sweep_element(m, g_at(index), sample.beta);
+         m = swept.memory;
+         outcome.nonfinite += swept.bits > cuda::kLargestFinite ? 1 : 0;
+         const cuda::Candidate candidate{swept.bits, place};
+         cuda::Candidate& so_far = best[static_cast<std::size_t>(part.chunk)];
+         if (so_far.is_beaten_by(candidate)) so_far = candidate;
+       });
+  for (std::size_t j = 0; j < best.size(); ++j) {
+    const std::int64_t index = static_cast<std::int64_t>(j) * sample.chunk + best[j].place;
+    float& m = outcome.memory[static_cast<std::size_t>(index)];
+    const auto taken =
+        cuda::take_element(m, g_at(index), sample.beta, sample.limit,
+                           [&](float value) { return rounded(value, sample.value_dtype); });
+    outcome.offsets[j] = static_cast<std::uint16_t>(best[j].place);
+    outcome.kept[j] = m;
+    set_floating(outcome.values, sample.value_dtype, j, taken.sent);
+    m = taken.memory;
+  }
+  return outcome;
+}
+
+Outcome cpu_step(const Sample& sample, const std::vector<float>& before,
+                 const RawTensor& gradient) {
+  Outcome outcome(sample, before);
+  outcome.nonfinite = kernels::select_and_sweep(
+      outcome.memory.data(), {gradient.data(), sample.dtype, sample.count, sample.prescale},
+      sample.beta, sample.chunk, outcome.offsets.data(),
+      {outcome.values.data(), sample.value_dtype, sample.limit, outcome.kept.data()});
+  return outcome;
+}
+
+bool are_same(const std::vector<float>& a, const std::vector<float>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](float x, float y) {
+    return std::bit_cast<std::uint32_t>(x) == std::bit_cast<std::uint32_t>(y) ||
+           (std::isnan(x) && std::isnan(y));
+  });
+}
+
+std::string differences(const Sample& sample, const std::vector<float>& before,
+                        const RawTensor& gradient) {
+  const Outcome device = device_step(sample, before, gradient);
+  const Outcome cpu = cpu_step(sample, before, gradient);
+  std::string wrong;
+  if (!are_same(device.memory, cpu.memory)) wrong += " memory";
+  if (device.offsets != cpu.offsets) wrong += " offsets";
+  if (!are_same(device.kept, cpu.kept)) wrong += " kept";
+  if (device.nonfinite != cpu.nonfinite) wrong += " non-finite";
+  for (std::size_t j = 0; j < cpu.offsets.size(); ++j) {
+    const float a = widened(device.values, sample.value_dtype, static_cast<std::int64_t>(j));
+    const float b = widened(cpu.values, sample.value_dtype, static_cast<std::int64_t>(j));
+    if (!(a == b || (std::isnan(a) && std::isnan(b)))) return wrong + " values";
+  }
+  return wrong;
+}
+
+}  // namespace
+
+TEST_CASE("a CUDA team visits every element once, in 16-byte steps of aligned memory") {
+  for (const std::int32_t chunk : kChunks) {
+    const std::int32_t team =
+        chunk > cuda::kWarpChunkMax ? cuda::kBlockLanesLog2 : cuda::kWarpLanesLog2;
+    for (const std::int64_t count :
+         {std::int64_t{0}, std::int64_t{1}, std::int64_t{3}, std::int64_t{chunk} - 1,
+          std::int64_t{chunk} * 3, std::int64_t{chunk} * 37 + 5}) {
+      for (std::int32_t shift = 0; shift < 4; ++shift) {
+        CAPTURE(chunk, count, shift);
+        std::vector<int> visits(static_cast<std::size_t>(count));
+        bool is_aligned = true;
+        walk(count, chunk, team, shift,
+             [&](const cuda::LanePart& part, std::int32_t place, bool starts_vector) {
+               ++visits.at(static_cast<std::size_t>(part.begin + place));
+               is_aligned &= !starts_vector || (part.begin + place + shift) % 4 == 0;
+             });
+        CHECK(is_aligned);
+        CHECK(std::all_of(visits.begin(), visits.end(), [](int n) { return n == 1; }));
+      }
+    }
+  }
+}
+
+TEST_CASE("a lane of a CUDA warp has all of a usual chunk in flight") {
+  for (const std::int32_t chunk : {64, 100, 128, 400}) {
+    const std::int32_t lanes = 1 << cuda::lanes_log2_for(chunk, cuda::kWarpLanesLog2);
+    CHECK(lanes * cuda::kVectorsInFlight * cuda::kVectorElements >= chunk);
+    CHECK((lanes / 2) * cuda::kVectorsInFlight * cuda::kVectorElements < chunk);
+  }
+}
+
+TEST_CASE("the CUDA step equals the CPU's to the bit, NaN and ties included") {
+  const unsigned seed = 23;
+  std::mt19937 generator(seed);
+  for (const DataType dtype : {DataType::float32, DataType::float16, DataType::bfloat16}) {
+    for (const DataType value_dtype : {DataType::float32, DataType::float16, DataType::bfloat16}) {
+      for (const std::int32_t chunk : kChunks) {
+        for (const int kind : {0, 1, 2}) {  // normal, ties, non-finite
+          const std::int64_t count = chunk > 4096 ? chunk + 77 : chunk * 3 + generator() % 50;
+          const Sample sample{dtype,
+                              value_dtype,
+                              count,
+                              chunk,
+                              kind == 0 ? 0.1f : 1.0f,
+                              chunk % 3 == 0 ? 0.3f : 1.0f,
+                              chunk % 2 == 0 ? 2.0f : 1e9f};
+          RawTensor gradient(dtype, count, 0);
+          fill_floating(gradient, dtype, count, generator, kind == 2 ? 30 : 0);
+          std::vector<float> memory(static_cast<std::size_t>(count));
+          std::normal_distribution<float> normal;
+          for (std::size_t i = 0; i < memory.size(); ++i) {
+            memory[i] = kind == 1 ? static_cast<float>(generator() % 3) - 1.0f : normal(generator);
+            if (kind == 1) set_floating(gradient, dtype, i, generator() % 2 == 0 ? 2.0 : -2.0);
+          }
+          CAPTURE(seed, to_string(dtype), to_string(value_dtype), chunk, count, kind);
+          CHECK(differences(sample, memory, gradient) == "");
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("the CUDA undo of a sweep equals the CPU's to the bit") {
+  std::mt19937 generator(29);
+  RawTensor gradient(DataType::float32, 5000, 0);
+  fill_floating(gradient, DataType::float32, 5000, generator, 40);
+  std::vector<float> memory(5000);
+  for (float& m : memory) m = static_cast<float>(generator() % 1000) / 7.0f;
+  std::vector<float> expected = memory;
+  kernels::undo_sweep(expected.data(), {gradient.data(), DataType::float32, 5000, 0.7f}, 0.3f);
+  for (std::size_t i = 0; i < memory.size(); ++i) {
+    memory[i] = cuda::undo_element(memory[i], 0.7f * gradient.get<float>(i), 0.3f);
+  }
+  CHECK(are_same(memory, expected));
+}
+
+TEST_CASE(
+    "the vectors of a CUDA copy cover its bytes once, and only the outer ones are not whole") {
+  for (std::int32_t shift = 0; shift < 16; ++shift) {
+    for (std::int64_t bytes = 0; bytes < 200; ++bytes) {
+      const cuda::CopyLayout layout{shift, bytes};
+      std::int64_t end = 0;
+      for (std::int64_t v = 0; v < layout.vectors(); ++v) {
+        CHECK(std::max(layout.begin(v), std::int64_t{0}) == end);
+        CHECK((layout.is_whole(v) || v == 0 || v + 1 == layout.vectors()));
+        CHECK((layout.begin(v) + shift) % 16 == 0);
+        end = std::min(layout.begin(v) + 16, bytes);
+      }
+      CHECK(end == bytes);
+    }
+  }
+}
