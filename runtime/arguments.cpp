@@ -51,11 +51,6 @@ void check_view(const std::string& name, const TensorView& view) {
   }
 }
 
-bool is_float(DataType dtype) {
-  return dtype == DataType::float16 || dtype == DataType::bfloat16 || dtype == DataType::float32 ||
-         dtype == DataType::float64;
-}
-
 void check_op(const std::string& name, DataType dtype, const ReduceOptions& options) {
   switch (options.op) {
     case ReduceOp::average:
@@ -80,13 +75,22 @@ void check_op(const std::string& name, DataType dtype, const ReduceOptions& opti
   }
 }
 
+bool is_compressible(DataType dtype) {
+  return dtype == DataType::float32 || dtype == DataType::float16 || dtype == DataType::bfloat16;
+}
+
 void check_compression(const std::string& name, DataType dtype, const AllReduceOptions& options) {
   const Compression& compression = options.compression;
   if (compression.mode == CompressionMode::none) return;
-  if (compression.mode != CompressionMode::cyclic) {
-    refuse(name,
-           fmt::format("compression mode {} is not known; allowed are none (0) and cyclic (1)",
-                       static_cast<int>(compression.mode)));
+  if (compression.mode != CompressionMode::cyclic && compression.mode != CompressionMode::sharded &&
+      compression.mode != CompressionMode::by_setting) {
+    refuse(name, fmt::format("compression mode {} is not known; allowed are none (0), cyclic (1), "
+                             "sharded (2) and the setting's (3)",
+                             static_cast<int>(compression.mode)));
+  }
+  if (!is_compressible(compression.values)) {
+    refuse(name, fmt::format("compression values are {}; allowed are float32, float16 and bfloat16",
+                             static_cast<int>(compression.values)));
   }
   if (compression.rate < 1 || compression.rate > kRateMax) {
     refuse(name,
@@ -100,7 +104,7 @@ void check_compression(const std::string& name, DataType dtype, const AllReduceO
     refuse(name, fmt::format("compression warmup_steps is {}; it must be 0 or more",
                              compression.warmup_steps));
   }
-  if (!is_float(dtype) || dtype == DataType::float64) {
+  if (!is_compressible(dtype)) {
     refuse(name, fmt::format("ScaleCom compresses float32, float16 and bfloat16, not {}; cast the "
                              "tensor or send it without compression",
                              scalecom::to_string(dtype)));

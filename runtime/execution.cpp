@@ -194,7 +194,7 @@ void Execution::join_sparse(const BatchUnderWay& work) {
     slot.count = count_of(signature.shape);
     slot.rate = signature.compression.rate;
   }
-  sparse_.exchange_nothing(slots, work.batch.leader, work.context);
+  sparse_.exchange_nothing(slots, work.batch.sparse, work.context);
 }
 
 void Execution::all_reduce_sparse(const BatchUnderWay& work) {
@@ -218,7 +218,7 @@ void Execution::all_reduce_sparse(const BatchUnderWay& work) {
     slot.result_scale = output_scale(signature, size_);
     slots.push_back(slot);
   }
-  sparse_.exchange(slots, work.batch.leader, work.context);
+  sparse_.exchange(slots, work.batch.sparse, work.context);
   if (work.is_void) return sparse_.take_back(slots);
   sparse_.deliver(slots, work.context);
   compressed_tensors_ += static_cast<std::int64_t>(slots.size());

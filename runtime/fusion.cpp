@@ -33,7 +33,9 @@ Batch start_batch(const AgreedTensor& tensor, int world_size) {
     batch.op = tensor.signature.op == ReduceOp::average ? ReduceOp::sum : tensor.signature.op;
   }
   if (batch.kind == BatchKind::sparse_all_reduce) {
-    batch.leader = static_cast<int>(tensor.step % world_size);
+    const Compression& compression = tensor.signature.compression;
+    batch.sparse = {compression.mode, static_cast<int>(tensor.step % world_size),
+                    compression.values};
   }
   if (batch.kind == BatchKind::broadcast) batch.root = tensor.signature.root;
   return batch;
@@ -59,7 +61,7 @@ std::int64_t fused_bytes(const AgreedTensor& tensor, int world_size) {
   const std::int64_t count = count_of(signature.shape);
   if (is_sparse(signature, tensor.step)) {
     return selected_count(count, signature.compression.rate) *
-           static_cast<std::int64_t>(sizeof(float));
+           size_of(signature.compression.values);
   }
   if (tensor.first_extents.empty()) return count * size_of(signature.dtype);
   std::int64_t bytes = size_of(signature.dtype);
@@ -73,13 +75,15 @@ std::vector<Batch> plan_batches(const Agreement& agreement, int world_size,
                                 std::int64_t threshold_bytes) {
   std::vector<Batch> batches;
   // The batch that further tensors of a key join, as long as they fit.
-  std::map<std::tuple<BatchKind, DataType, ReduceOp, int, int>, std::size_t> open;
+  std::map<std::tuple<BatchKind, DataType, ReduceOp, CompressionMode, int, DataType, int>,
+           std::size_t>
+      open;
   for (std::size_t place = 0; place < agreement.tensors.size(); ++place) {
     const AgreedTensor& tensor = agreement.tensors[place];
     Batch started = start_batch(tensor, world_size);
     const std::int64_t bytes = fused_bytes(tensor, world_size);
-    const auto key =
-        std::make_tuple(started.kind, started.dtype, started.op, started.leader, started.root);
+    const auto key = std::make_tuple(started.kind, started.dtype, started.op, started.sparse.mode,
+                                     started.sparse.leader, started.sparse.values, started.root);
     if (const auto found = open.find(key); found != open.end()) {
       Batch& batch = batches[found->second];
       if (batch.bytes + bytes <= threshold_bytes) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "runtime/negotiation.hpp"
+#include "sparse/sparse_all_reduce.hpp"
 
 namespace scalecom {
 
@@ -26,21 +27,21 @@ struct Batch {
   BatchKind kind = BatchKind::dense_all_reduce;
   DataType dtype = DataType::float32;  ///< dense_all_reduce, reduce_scatter
   ReduceOp op = ReduceOp::sum;         ///< as dtype: never average, which is a sum here
-  int leader = 0;                      ///< sparse_all_reduce: step mod world size
+  SparsePlan sparse;                   ///< sparse_all_reduce; its leader is step mod world size
   int root = 0;                        ///< broadcast
   std::int64_t bytes = 0;              ///< what the fused buffer holds
   std::vector<std::size_t> tensors;    ///< places in Agreement::tensors, in that order
 };
 
 /// Bytes of one agreed tensor in a fused buffer, the same on every rank: all of it, the selected
-/// float32 values of a compressed one, what an all-gather yields, what an all-to-all moves on
+/// values of a compressed one, what an all-gather yields, what an all-to-all moves on
 /// average for a rank.
 std::int64_t fused_bytes(const AgreedTensor& tensor, int world_size);
 
 /// Cuts an agreement into batches of at most `threshold_bytes` (a larger tensor is a batch by
 /// itself; 0: no fusion). A tensor is fused with others of the same operation and, where these
-/// matter, dtype and op, leader, or root. Batches are in the order of their first tensor. Pure:
-/// every rank gets the same plan from the same agreement.
+/// matter, dtype and op, mode, leader and dtype of the values, or root. Batches are in the order of
+/// their first tensor. Pure: every rank gets the same plan from the same agreement.
 std::vector<Batch> plan_batches(const Agreement& agreement, int world_size,
                                 std::int64_t threshold_bytes);
 

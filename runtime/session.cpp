@@ -45,9 +45,13 @@ TensorSignature signature_of(OperationKind kind, const TensorView& tensor,
 }
 
 PendingTensor pending_all_reduce(std::string name, TensorView input, TensorView output,
-                                 const AllReduceOptions& options) {
+                                 const AllReduceOptions& options, const Config& config) {
   TensorSignature signature = signature_of(OperationKind::all_reduce, input, options);
   signature.compression = options.compression;
+  if (options.compression.mode == CompressionMode::by_setting) {
+    signature.compression.mode =
+        config.mode == "cyclic" ? CompressionMode::cyclic : CompressionMode::sharded;
+  }
   signature.priority = options.priority;
   return {std::move(name), std::move(signature), std::move(input), std::move(output), nullptr};
 }
@@ -157,8 +161,8 @@ const Topology& Session::topology() const noexcept { return impl_->topology(); }
 Ticket Session::all_reduce(std::string name, TensorView input, TensorView output,
                            const AllReduceOptions& options) {
   check_all_reduce(name, input, output, options);
-  return impl_->submit(
-      pending_all_reduce(std::move(name), std::move(input), std::move(output), options));
+  return impl_->submit(pending_all_reduce(std::move(name), std::move(input), std::move(output),
+                                          options, impl_->config()));
 }
 
 Ticket Session::all_reduce_group(std::vector<GroupMember> members,
@@ -168,7 +172,7 @@ Ticket Session::all_reduce_group(std::vector<GroupMember> members,
   for (GroupMember& member : members) {
     check_all_reduce(member.name, member.input, member.output, options);
     tensors.push_back(pending_all_reduce(std::move(member.name), std::move(member.input),
-                                         std::move(member.output), options));
+                                         std::move(member.output), options, impl_->config()));
   }
   return impl_->submit_group(std::move(tensors));
 }

@@ -53,6 +53,7 @@ class SessionImpl {
   Residual residual(const std::string& name);
   void restore_residuals(std::vector<Residual> residuals);
 
+  const Config& config() const noexcept { return parts_.config; }
   const Topology& topology() const noexcept { return parts_.topology; }
   SessionReport report() const { return parts_.report; }
   AllReduceExplanation explain_all_reduce(std::int64_t bytes) const {

@@ -171,6 +171,10 @@ void add_core(std::vector<Setting>& table) {
       choice("ALLREDUCE_ALGORITHM", &Config::allreduce_algorithm, allreduce_algorithm_names(),
              "Algorithm of every all-reduce (docs/algorithms.md); mpi: MPI's "
              "own collectives.")));
+  table.push_back(must_agree(
+      choice("MODE", &Config::mode, {"cyclic", "sharded"},
+             "Who selects what compressed tensors send, unless their own options say: one rank a "
+             "step, or every rank for a shard (docs/algorithms.md).")));
   table.push_back(must_agree(choice(
       "TUNE", &Config::tune, {"off", "quick", "full"},
       "How much is measured at init to choose algorithms and blocks by, where the cache "

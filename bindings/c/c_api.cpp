@@ -152,7 +152,8 @@ scalecom::AllReduceOptions to_options(int32_t op, double prescale, double postsc
   scalecom::AllReduceOptions options{to_options(op, prescale, postscale), {}, priority};
   if (compression != nullptr) {
     options.compression = {static_cast<scalecom::CompressionMode>(compression->mode),
-                           compression->rate, compression->beta, compression->warmup_steps};
+                           compression->rate, compression->beta, compression->warmup_steps,
+                           static_cast<scalecom::DataType>(compression->values)};
   }
   return options;
 }

@@ -8,7 +8,8 @@ import torch
 
 from scalecom._library import CompressionOptions
 
-_MODES = {"cyclic": 1}
+_MODES = {"cyclic": 1, "sharded": 2, None: 3}
+_VALUES = {"float32": 6, "float16": 5, "bfloat16": 9}
 _RATE_MAX = 65536
 
 
@@ -44,17 +45,19 @@ class ScaleComCompressor(NoneCompressor):
 
     rate: elements in a chunk, 1 to 65,536. beta: discount of the residual's low-pass filter, in
     (0, 1]; 1 is classical error feedback. warmup_steps: steps of a tensor that go dense at first.
-    mode: "cyclic", rank (step mod size) selects.
+    mode: "cyclic", rank (step mod size) selects; "sharded", every rank selects for one shard, which
+    changes with the step; None, what SCALECOM_MODE says. values: what travels is "float32",
+    "float16" or "bfloat16"; what rounding takes away stays in the residual.
 
     In DistributedOptimizer, one-dimensional parameters and those of fewer than `min_elements` stay
     dense. `rates` overrides rate and that rule by parameter name: {"fc*.weight": 400,
     "conv1.*": None}; patterns as in fnmatch, the first that matches counts, None is dense.
     """
 
-    def __init__(self, rate=100, beta=1.0, warmup_steps=0, mode="cyclic", rates=None,
-                 min_elements=1024):
-        if mode not in _MODES:
-            raise ValueError(f"mode is {mode!r}; allowed are {', '.join(map(repr, _MODES))}")
+    def __init__(self, rate=100, beta=1.0, warmup_steps=0, mode=None, rates=None,
+                 min_elements=1024, values="float32"):
+        _check_choice("mode", mode, _MODES)
+        _check_choice("values", values, _VALUES)
         if not isinstance(beta, numbers.Real) or not 0.0 < beta <= 1.0:
             raise ValueError(f"beta is {beta}; it must be above 0 and at most 1")
         if not _is_whole(warmup_steps) or warmup_steps < 0:
@@ -64,6 +67,7 @@ class ScaleComCompressor(NoneCompressor):
         self.beta = float(beta)
         self.warmup_steps = int(warmup_steps)
         self.mode = mode
+        self.values = values
         self.min_elements = min_elements
         self.rates = {pattern: None if value is None else _checked_rate(value)
                       for pattern, value in (rates or {}).items()}
@@ -74,7 +78,7 @@ class ScaleComCompressor(NoneCompressor):
         rate = self.rate if rate is None else rate
         if rate not in self._options:
             self._options[rate] = CompressionOptions(_MODES[self.mode], rate, self.beta,
-                                                     self.warmup_steps)
+                                                     self.warmup_steps, _VALUES[self.values])
         return self._options[rate]
 
     def rate_of(self, name, parameter):
@@ -95,7 +99,13 @@ class ScaleComCompressor(NoneCompressor):
 
     def __repr__(self):
         return (f"Compression.scalecom(rate={self.rate}, beta={self.beta}, "
-                f"warmup_steps={self.warmup_steps}, mode={self.mode!r}, rates={self.rates})")
+                f"warmup_steps={self.warmup_steps}, mode={self.mode!r}, values={self.values!r}, "
+                f"rates={self.rates})")
+
+
+def _check_choice(name, value, allowed):
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; allowed are {', '.join(map(repr, allowed))}")
 
 
 def _is_whole(value):

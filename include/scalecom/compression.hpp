@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "scalecom/tensor.hpp"
+
 namespace scalecom {
 
 /// How the bytes of an all-reduce are reduced. The values are part of the C ABI.
@@ -11,6 +13,11 @@ enum class CompressionMode : std::int32_t {
   /// ScaleCom with CLT-k: rank (step mod world size) selects one element of every chunk and all
   /// ranks send exactly those (Chen et al., NeurIPS 2020, section 3).
   cyclic = 1,
+  /// The same, but the tensors of a batch are cut in one shard a rank, and rank r selects for shard
+  /// (r + step) mod world size: nobody waits for a leader's whole pass.
+  sharded = 2,
+  /// What SCALECOM_MODE says.
+  by_setting = 3,
 };
 
 /// What to do with one tensor. Ranks must agree on it, as they do on the shape.
@@ -22,6 +29,9 @@ struct Compression {
   double beta = 1.0;
   /// Steps of this tensor, counted from 0, that go dense before compression starts.
   std::int64_t warmup_steps = 0;
+  /// Of the values on the wire: float32, float16 or bfloat16. What rounding takes away stays in the
+  /// residual. Ranks add up in it, and what that rounds is not in a residual.
+  DataType values = DataType::float32;
 
   bool operator==(const Compression&) const = default;
 };

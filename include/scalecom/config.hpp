@@ -34,6 +34,8 @@ struct SCALECOM_API Config {
   double peer_timeout_s = 5.0;
   /// auto, or the name of one algorithm for every all-reduce (docs/algorithms.md).
   std::string allreduce_algorithm = "auto";
+  /// cyclic or sharded: the mode of tensors with CompressionMode::by_setting.
+  std::string mode = "sharded";
   /// What the collectives choose by is measured at init: off, quick (0.3 s) or full (2 s).
   std::string tune = "quick";
   /// Where measured figures are kept; empty: nowhere. from_environment(): $XDG_CACHE_HOME/scalecom

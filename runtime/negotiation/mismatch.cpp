@@ -25,8 +25,10 @@ std::string text_of(const Shape& shape, bool is_first_free) {
 
 std::string text_of(const Compression& compression) {
   if (compression.mode == CompressionMode::none) return "none";
-  return fmt::format("cyclic (rate {}, beta {}, {} warm-up steps)", compression.rate,
-                     compression.beta, compression.warmup_steps);
+  return fmt::format("{} (rate {}, beta {}, {} warm-up steps, {} values)",
+                     compression.mode == CompressionMode::cyclic ? "cyclic" : "sharded",
+                     compression.rate, compression.beta, compression.warmup_steps,
+                     to_string(compression.values));
 }
 
 /// One field of a signature as people know it.

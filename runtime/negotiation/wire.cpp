@@ -114,6 +114,7 @@ void write_signature(Writer& writer, const TensorSignature& signature) {
   writer.put_signed(signature.compression.rate);
   writer.put_double(signature.compression.beta);
   writer.put_signed(signature.compression.warmup_steps);
+  writer.put_varint(static_cast<std::uint64_t>(signature.compression.values));
   writer.put_signed(signature.first_step);
   writer.put_signed(signature.priority);
   writer.put_varint(signature.shape.size());
@@ -130,10 +131,11 @@ TensorSignature read_signature(Reader& reader) {
   signature.root = read_int32(reader, "root");
   signature.prescale = reader.get_double();
   signature.postscale = reader.get_double();
-  signature.compression.mode = read_enum(reader, CompressionMode::cyclic, "compression mode");
+  signature.compression.mode = read_enum(reader, CompressionMode::sharded, "compression mode");
   signature.compression.rate = reader.get_signed();
   signature.compression.beta = reader.get_double();
   signature.compression.warmup_steps = reader.get_signed();
+  signature.compression.values = read_enum(reader, DataType::bfloat16, "dtype of values");
   signature.first_step = reader.get_signed();
   signature.priority = read_int32(reader, "priority");
   const std::size_t dimensions = reader.get_count("number of dimensions");

@@ -3,148 +3,264 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
+#include <limits>
+#include <numeric>
 
 #include "base/error.hpp"
 #include "compress/offset_codec.hpp"
-#include "kernels/select.hpp"
 
 namespace scalecom {
 namespace {
 
-kernels::Gradient gradient_of(const SparseSlot& slot) {
-  return {slot.gradient, slot.dtype, slot.count, static_cast<float>(slot.prescale)};
+std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
+
+/// `count` elements from `first` on.
+kernels::Gradient gradient_of(const SparseSlot& slot, std::int64_t first, std::int64_t count) {
+  return {slot.gradient + first * size_of(slot.dtype), slot.dtype, count,
+          static_cast<float>(slot.prescale)};
 }
 
 float beta_of(const SparseSlot& slot) { return static_cast<float>(slot.beta); }
 
-std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
+/// What n ranks may send each, so that the sum is finite with its roundings.
+float value_limit(DataType dtype, int size) {
+  switch (dtype) {
+    case DataType::float16: return 65000.0f / static_cast<float>(size);
+    case DataType::bfloat16: return 3.3e38f / static_cast<float>(size);
+    default: return std::numeric_limits<float>::infinity();
+  }
+}
+
+void write_flag(std::byte* place, DataType dtype, bool is_set) {
+  constexpr float kOne = 1.0f;
+  constexpr std::uint16_t kHalfOne = 0x3C00;
+  constexpr std::uint16_t kBfloatOne = 0x3F80;
+  const auto bytes = static_cast<std::size_t>(size_of(dtype));
+  if (!is_set) {
+    std::memset(place, 0, bytes);
+    return;
+  }
+  switch (dtype) {
+    case DataType::float16: std::memcpy(place, &kHalfOne, bytes); return;
+    case DataType::bfloat16: std::memcpy(place, &kBfloatOne, bytes); return;
+    default: std::memcpy(place, &kOne, bytes);
+  }
+}
+
+bool is_flag_set(const std::byte* place, DataType dtype) {
+  float flag = 0.0f;
+  kernels::widen(&flag, place, dtype, 1);
+  return flag != 0.0f;
+}
 
 }  // namespace
 
-SparseAllReduce::SparseAllReduce(Collectives& collectives, int rank, int size)
-    : collectives_(collectives), rank_(rank), size_(size) {}
+SparseAllReduce::SparseAllReduce(Collectives& collectives, int rank, int size,
+                                 std::int64_t round_elements)
+    : collectives_(collectives), rank_(rank), size_(size), round_elements_(round_elements) {}
 
-void SparseAllReduce::exchange(std::span<SparseSlot> slots, int leader,
+void SparseAllReduce::exchange(std::span<SparseSlot> slots, const SparsePlan& plan,
                                const WaitContext& context) {
-  lay_out(slots);
-  sweep(slots, rank_ == leader);
-  broadcast_offsets(leader, context);
-  gather(slots);
-  reduce_values(slots.size(), context);
+  lay_out(slots, plan);
+  for (SparseSlot& slot : slots) slot.nonfinite_count = 0;
+  for (const Round& round : rounds_) {
+    const auto pieces = std::span(pieces_).subspan(round.first, round.end - round.first);
+    for (const Piece& piece : pieces) {
+      if (piece.leader == rank_) select(slots, piece);
+    }
+    share(round, context);
+    for (const Piece& piece : pieces) {
+      if (piece.leader != rank_) gather(slots, piece);
+    }
+  }
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    write_flag(value(starts_.back() + static_cast<std::int64_t>(i)), plan_.values,
+               slots[i].nonfinite_count > 0);
+  }
+  reduce_values(context);
 }
 
 // Offset 0 is valid in every chunk.
-void SparseAllReduce::exchange_nothing(std::span<const SparseSlot> slots, int leader,
+void SparseAllReduce::exchange_nothing(std::span<const SparseSlot> slots, const SparsePlan& plan,
                                        const WaitContext& context) {
-  lay_out(slots);
-  std::fill_n(wire_.begin(), places_.back().wire, std::byte{});
-  std::fill_n(values_.begin(), index(places_.back().selected) + slots.size(), 0.0f);
-  broadcast_offsets(leader, context);
-  reduce_values(slots.size(), context);
-}
-
-void SparseAllReduce::broadcast_offsets(int leader, const WaitContext& context) {
-  SCALECOM_ASSERT(leader >= 0 && leader < size_,
-                  fmt::format("leader {} of {} ranks", leader, size_));
-  collectives_.broadcast(std::span(wire_).first(index(places_.back().wire)), leader, context);
-}
-
-void SparseAllReduce::reduce_values(std::size_t slots, const WaitContext& context) {
-  const std::size_t reduced = index(places_.back().selected) + slots;
-  collectives_.all_reduce(std::as_writable_bytes(std::span(values_).first(reduced)),
-                          DataType::float32, ReduceOp::sum, context);
+  lay_out(slots, plan);
+  std::fill(wire_.begin(), wire_.end(), std::byte{});
+  std::fill(values_.begin(), values_.end(), std::byte{});
+  for (const Round& round : rounds_) share(round, context);
+  reduce_values(context);
 }
 
 void SparseAllReduce::take_back(std::span<const SparseSlot> slots) {
-  for (std::size_t i = 0; i < slots.size(); ++i) take_back(slots[i], places_[i]);
+  for (std::size_t i = 0; i < slots.size(); ++i) take_back(slots[i], starts_[i]);
 }
 
-void SparseAllReduce::take_back(const SparseSlot& slot, const Place& place) const {
-  kernels::restore_selected(slot.residual, slot.count, slot.rate, selected_.data() + place.selected,
-                            kept_.data() + place.selected);
-  kernels::undo_sweep(slot.residual, gradient_of(slot), beta_of(slot));
+void SparseAllReduce::take_back(const SparseSlot& slot, std::int64_t begin) const {
+  kernels::restore_selected(slot.residual, slot.count, slot.rate, offsets_.data() + begin,
+                            kept_.data() + begin);
+  kernels::undo_sweep(slot.residual, gradient_of(slot, 0, slot.count), beta_of(slot));
 }
 
-// The buffers never shrink, so that a batch after the first of its size allocates nothing.
-void SparseAllReduce::lay_out(std::span<const SparseSlot> slots) {
-  places_.clear();
-  Place place;
+// The buffers never shrink, so that a batch after the first of its size allocates nothing large.
+void SparseAllReduce::lay_out(std::span<const SparseSlot> slots, const SparsePlan& plan) {
+  SCALECOM_ASSERT(plan.leader >= 0 && plan.leader < size_,
+                  fmt::format("leader {} of {} ranks", plan.leader, size_));
+  plan_ = plan;
+  starts_.assign(1, 0);
+  std::int64_t elements = 0;
   for (const SparseSlot& slot : slots) {
     SCALECOM_ASSERT(slot.rate >= 1 && slot.rate <= kRateMax,
                     fmt::format("{}: rate {}", slot.name, slot.rate));
-    places_.push_back(place);
-    place.selected += selected_count(slot.count, slot.rate);
-    place.wire += encoded_bytes(slot.count, slot.rate);
+    starts_.push_back(starts_.back() + selected_count(slot.count, slot.rate));
+    elements += slot.count;
   }
-  places_.push_back(place);
-  const std::size_t reduced = index(place.selected) + slots.size();
-  if (wire_.size() < index(place.wire)) wire_.resize(index(place.wire));
-  if (values_.size() < reduced) {
-    values_.resize(reduced);
-    kept_.resize(reduced);
-    selected_.resize(reduced);
-  }
-}
-
-void SparseAllReduce::sweep(std::span<SparseSlot> slots, bool is_leader) {
-  for (std::size_t i = 0; i < slots.size(); ++i) {
-    SparseSlot& slot = slots[i];
-    if (!is_leader) {
-      slot.nonfinite_count = kernels::sweep(slot.residual, gradient_of(slot), beta_of(slot));
-      continue;
+  pieces_.clear();
+  rounds_.clear();
+  if (plan.mode == CompressionMode::sharded) {
+    for (int rank = 0; rank < size_; ++rank) {
+      cut(slots, (rank + plan.leader) % size_, size_, rank);
     }
-    const Place& begin = places_[i];
-    const Place& end = places_[i + 1];
-    const auto offsets =
-        std::span(selected_).subspan(index(begin.selected), index(end.selected - begin.selected));
-    slot.nonfinite_count = kernels::sweep_and_select(slot.residual, gradient_of(slot),
-                                                     beta_of(slot), slot.rate, offsets.data());
-    encode_offsets(offsets, slot.rate,
-                   std::span(wire_).subspan(index(begin.wire), index(end.wire - begin.wire)));
+    place_round(slots, 0);
+  } else {
+    const std::int64_t rounds = std::max<std::int64_t>(1, elements / round_elements_);
+    for (std::int64_t round = 0; round < rounds; ++round) {
+      const std::size_t first = pieces_.size();
+      cut(slots, round, rounds, plan.leader);
+      place_round(slots, first);
+    }
+  }
+  const std::size_t reduced = index(starts_.back()) + slots.size();
+  if (const std::size_t bytes = reduced * index(size_of(plan.values)); values_.size() < bytes) {
+    values_.resize(bytes);
+  }
+  if (kept_.size() < reduced) {
+    kept_.resize(reduced);
+    offsets_.resize(reduced);
   }
 }
 
-void SparseAllReduce::gather(std::span<const SparseSlot> slots) {
-  float* const flags = values_.data() + places_.back().selected;
+/// Adds the pieces of one of `parts` equal parts of the batch, in whole chunks.
+void SparseAllReduce::cut(std::span<const SparseSlot> slots, std::int64_t part, std::int64_t parts,
+                          int leader) {
+  const std::int64_t elements =
+      std::transform_reduce(slots.begin(), slots.end(), std::int64_t{0}, std::plus<>(),
+                            [](const SparseSlot& slot) { return slot.count; });
+  // Divided first: elements * parts may be too large.
+  const auto bound = [&](std::int64_t at) {
+    return elements / parts * at + elements % parts * at / parts;
+  };
+  std::int64_t base = 0;
   for (std::size_t i = 0; i < slots.size(); ++i) {
     const SparseSlot& slot = slots[i];
-    const Place& begin = places_[i];
-    const Place& end = places_[i + 1];
-    const auto offsets =
-        std::span(selected_).subspan(index(begin.selected), index(end.selected - begin.selected));
-    decode_offsets(std::span(wire_).subspan(index(begin.wire), index(end.wire - begin.wire)),
-                   slot.count, slot.rate, offsets);
-    kernels::gather_selected(slot.residual, gradient_of(slot), beta_of(slot), slot.rate,
-                             offsets.data(), values_.data() + begin.selected,
-                             kept_.data() + begin.selected);
-    flags[i] = slot.nonfinite_count > 0 ? 1.0f : 0.0f;
+    const auto chunk_at = [&](std::int64_t element) {
+      return selected_count(std::clamp<std::int64_t>(element - base, 0, slot.count), slot.rate);
+    };
+    const std::int64_t first = chunk_at(bound(part));
+    const std::int64_t end = chunk_at(bound(part + 1));
+    if (end > first) {
+      const std::int64_t count = std::min(end * slot.rate, slot.count) - first * slot.rate;
+      pieces_.push_back({i, first, end - first, count, 0, leader});
+    }
+    base += slot.count;
   }
+}
+
+/// Makes a round of the pieces from `first` on; those of one leader follow each other.
+void SparseAllReduce::place_round(std::span<const SparseSlot> slots, std::size_t first) {
+  Round round{first, pieces_.size(), 0, std::vector<std::int64_t>(index(size_))};
+  if (!rounds_.empty()) {
+    const Round& before = rounds_.back();
+    round.wire = std::reduce(before.bytes.begin(), before.bytes.end(), before.wire);
+  }
+  std::int64_t end = round.wire;
+  for (std::size_t i = first; i < pieces_.size(); ++i) {
+    Piece& piece = pieces_[i];
+    piece.wire = end;
+    const std::int64_t bytes = piece.chunks * offset_bytes(slots[piece.slot].rate);
+    round.bytes[index(piece.leader)] += bytes;
+    end += bytes;
+  }
+  if (wire_.size() < index(end)) wire_.resize(index(end));
+  rounds_.push_back(std::move(round));
+}
+
+std::span<std::byte> SparseAllReduce::wire_of(const Piece& piece, std::int64_t rate) {
+  return std::span(wire_).subspan(index(piece.wire), index(piece.chunks * offset_bytes(rate)));
+}
+
+std::span<std::uint16_t> SparseAllReduce::offsets_of(const Piece& piece) {
+  return std::span(offsets_).subspan(index(starts_[piece.slot] + piece.first), index(piece.chunks));
+}
+
+kernels::Selected SparseAllReduce::taken_by(const Piece& piece) {
+  const std::int64_t begin = starts_[piece.slot] + piece.first;
+  return {value(begin), plan_.values, value_limit(plan_.values, size_), kept_.data() + begin};
+}
+
+void SparseAllReduce::select(std::span<SparseSlot> slots, const Piece& piece) {
+  SparseSlot& slot = slots[piece.slot];
+  const std::int64_t first = piece.first * slot.rate;
+  const std::span<std::uint16_t> offsets = offsets_of(piece);
+  slot.nonfinite_count +=
+      kernels::select_and_sweep(slot.residual + first, gradient_of(slot, first, piece.count),
+                                beta_of(slot), slot.rate, offsets.data(), taken_by(piece));
+  encode_offsets(offsets, slot.rate, wire_of(piece, slot.rate));
+}
+
+void SparseAllReduce::share(const Round& round, const WaitContext& context) {
+  const std::int64_t bytes = std::reduce(round.bytes.begin(), round.bytes.end());
+  const auto all = std::span(wire_).subspan(index(round.wire), index(bytes));
+  if (plan_.mode != CompressionMode::sharded) {
+    collectives_.broadcast(all, plan_.leader, context);
+    return;
+  }
+  const std::int64_t before = std::reduce(round.bytes.begin(), round.bytes.begin() + rank_);
+  collectives_.all_gather(all.subspan(index(before), index(round.bytes[index(rank_)])), all,
+                          round.bytes, context);
+}
+
+void SparseAllReduce::gather(std::span<SparseSlot> slots, const Piece& piece) {
+  SparseSlot& slot = slots[piece.slot];
+  const std::int64_t first = piece.first * slot.rate;
+  const std::span<std::uint16_t> offsets = offsets_of(piece);
+  decode_offsets(wire_of(piece, slot.rate), piece.count, slot.rate, offsets);
+  slot.nonfinite_count +=
+      kernels::gather_and_sweep(slot.residual + first, gradient_of(slot, first, piece.count),
+                                beta_of(slot), slot.rate, offsets.data(), taken_by(piece));
+}
+
+void SparseAllReduce::reduce_values(const WaitContext& context) {
+  const auto slots = static_cast<std::int64_t>(starts_.size()) - 1;
+  const std::int64_t bytes = (starts_.back() + slots) * size_of(plan_.values);
+  collectives_.all_reduce(std::span(values_).first(index(bytes)), plan_.values, ReduceOp::sum,
+                          context);
 }
 
 void SparseAllReduce::deliver(std::span<SparseSlot> slots, const WaitContext& context) {
-  const float* const flags = values_.data() + places_.back().selected;
   for (std::size_t i = 0; i < slots.size(); ++i) {
     SparseSlot& slot = slots[i];
-    const Place& place = places_[i];
-    slot.went_dense = flags[i] != 0.0f;
+    const std::int64_t begin = starts_[i];
+    slot.went_dense =
+        is_flag_set(value(starts_.back() + static_cast<std::int64_t>(i)), plan_.values);
     if (slot.went_dense) {
-      reduce_dense(slot, place, context);
+      reduce_dense(slot, begin, context);
       continue;
     }
-    float* const values = values_.data() + place.selected;
+    const std::int64_t selected = starts_[i + 1] - begin;
+    float* const values = kept_.data() + begin;
     const auto bytes = reinterpret_cast<std::byte*>(values);
-    kernels::scale_copy(bytes, bytes, places_[i + 1].selected - place.selected, DataType::float32,
-                        slot.result_scale);
-    kernels::fill_selected(slot.result, slot.dtype, slot.count, slot.rate,
-                           selected_.data() + place.selected, values);
+    kernels::widen(values, value(begin), plan_.values, selected);
+    kernels::scale_copy(bytes, bytes, selected, DataType::float32, slot.result_scale);
+    kernels::fill_selected(slot.result, slot.dtype, slot.count, slot.rate, offsets_.data() + begin,
+                           values);
   }
 }
 
 // The flags are reduced, so every rank comes here for the same tensors in the same order. The
 // memory goes back first: the result may take the gradient's place.
-void SparseAllReduce::reduce_dense(SparseSlot& slot, const Place& place,
+void SparseAllReduce::reduce_dense(SparseSlot& slot, std::int64_t begin,
                                    const WaitContext& context) {
-  take_back(slot, place);
+  take_back(slot, begin);
   kernels::scale_copy(slot.result, slot.gradient, slot.count, slot.dtype, {slot.prescale, 1.0});
   collectives_.all_reduce({slot.result, index(slot.count * size_of(slot.dtype))}, slot.dtype,
                           ReduceOp::sum, context);

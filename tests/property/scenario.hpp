@@ -16,6 +16,8 @@ struct ScenarioLimits {
   std::vector<double> betas = {1.0, 0.5, 0.3, 0.1};
   std::vector<DataType> dtypes = {DataType::float32, DataType::float16, DataType::bfloat16};
   std::vector<double> prescales = {1.0, 0.5, 1.0 / 3.0};
+  std::vector<CompressionMode> modes = {CompressionMode::cyclic, CompressionMode::sharded};
+  std::vector<DataType> values = {DataType::float32, DataType::float16, DataType::bfloat16};
 };
 
 /// Draws a run of random gradients. Call it inside of a property.
@@ -24,6 +26,9 @@ inline RunOptions draw_scenario(const ScenarioLimits& limits = {}) {
   options.size = *rc::gen::inRange(1, limits.size_max + 1).as("ranks");
   options.steps = *rc::gen::inRange(1, limits.steps_max + 1).as("steps");
   options.first_leader = *rc::gen::inRange(0, options.size).as("first leader");
+  options.mode = *rc::gen::elementOf(limits.modes).as("mode");
+  options.values = *rc::gen::elementOf(limits.values).as("values");
+  options.round_elements = *rc::gen::element(50, 1 << 22).as("elements in a round");
   options.is_average = *rc::gen::arbitrary<bool>().as("average");
   options.is_in_place = *rc::gen::arbitrary<bool>().as("in place");
   const auto tensors = *rc::gen::inRange<std::size_t>(1, limits.tensors_max + 1).as("tensors");

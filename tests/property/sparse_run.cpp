@@ -32,12 +32,13 @@ class RecordingCollectives final : public Collectives {
   }
   void broadcast(std::span<std::byte> data, int root, const WaitContext& context) override {
     inner_.broadcast(data, root, context);
-    broadcasts.assign(data.begin(), data.end());
+    offsets.insert(offsets.end(), data.begin(), data.end());
   }
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
                   std::span<const std::int64_t> bytes_per_rank,
                   const WaitContext& context) override {
     inner_.all_gather(mine, all, bytes_per_rank, context);
+    offsets.insert(offsets.end(), all.begin(), all.end());
   }
   void reduce_scatter(std::span<std::byte> data, std::span<const std::int64_t> bytes_per_rank,
                       DataType dtype, ReduceOp op, const WaitContext& context) override {
@@ -54,12 +55,12 @@ class RecordingCollectives final : public Collectives {
   void clear() {
     reduced_bytes.clear();
     first_input.clear();
-    broadcasts.clear();
+    offsets.clear();
   }
 
   std::vector<std::size_t> reduced_bytes;
   std::vector<std::byte> first_input;
-  std::vector<std::byte> broadcasts;
+  std::vector<std::byte> offsets;  ///< what was broadcast or gathered
 
  private:
   Collectives& inner_;
@@ -83,23 +84,34 @@ std::size_t chunks_of(const TensorSpec& spec) {
   return static_cast<std::size_t>((spec.count + spec.rate - 1) / spec.rate);
 }
 
-/// Reads offsets and values off the wire, by the format's definition.
-void read_wire(RankStep& step, const RecordingCollectives& wire, const RunOptions& options) {
+/// Reads offsets and values off the wire, by the format's definition: the leaders' offsets in rank
+/// order, each in the order of tensors and chunks; then the values in the order of these.
+void read_wire(RankStep& record, const RecordingCollectives& wire, const RunOptions& options,
+               int step) {
   std::size_t place = 0;
-  std::size_t value = 0;
-  for (std::size_t t = 0; t < options.tensors.size(); ++t) {
-    const TensorSpec& spec = options.tensors[t];
-    for (std::size_t j = 0; j < chunks_of(spec); ++j) {
-      auto offset = static_cast<std::size_t>(wire.broadcasts.at(place++));
-      if (spec.rate > 256) offset += static_cast<std::size_t>(wire.broadcasts.at(place++)) << 8;
-      step.tensors[t].selected.push_back(j * static_cast<std::size_t>(spec.rate) + offset);
-      float sent;
-      std::memcpy(&sent, wire.first_input.data() + 4 * value++, sizeof sent);
-      step.tensors[t].sent.push_back(sent);
+  for (int leader = 0; leader < options.size; ++leader) {
+    for (std::size_t t = 0; t < options.tensors.size(); ++t) {
+      const TensorSpec& spec = options.tensors[t];
+      record.tensors[t].selected.resize(chunks_of(spec));
+      for (std::size_t j = 0; j < chunks_of(spec); ++j) {
+        if (leader_of(options, step, t, j) != leader) continue;
+        auto offset = static_cast<std::size_t>(wire.offsets.at(place++));
+        if (spec.rate > 256) offset += static_cast<std::size_t>(wire.offsets.at(place++)) << 8;
+        record.tensors[t].selected[j] = j * static_cast<std::size_t>(spec.rate) + offset;
+      }
     }
   }
-  step.broadcast_bytes = wire.broadcasts.size();
-  step.reduced_bytes = wire.reduced_bytes;
+  std::size_t value = 0;
+  const auto bytes = static_cast<std::size_t>(size_of(options.values));
+  for (std::size_t t = 0; t < options.tensors.size(); ++t) {
+    for (std::size_t j = 0; j < chunks_of(options.tensors[t]); ++j) {
+      RawTensor sent(options.values, 1);
+      std::copy_n(wire.first_input.data() + bytes * value++, bytes, sent.data());
+      record.tensors[t].sent.push_back(static_cast<float>(floating_of(sent, options.values, 0)));
+    }
+  }
+  record.offset_bytes = wire.offsets.size();
+  record.reduced_bytes = wire.reduced_bytes;
 }
 
 /// One rank of a run: its residuals and its end of the transport.
@@ -111,7 +123,7 @@ class Rank {
         transport_(world.make_transport(rank)),
         messages_(*transport_),
         wire_(messages_),
-        sparse_(wire_, rank, options.size) {
+        sparse_(wire_, rank, options.size, options.round_elements) {
     for (const TensorSpec& spec : options.tensors) {
       memories_.emplace_back(static_cast<std::size_t>(spec.count), 0.0f);
     }
@@ -133,8 +145,10 @@ class Rank {
       slots.push_back(slot_of(t, gradients[t], results[t]));
     }
     wire_.clear();
-    sparse_.run(slots, (options_.first_leader + step) % options_.size, patient());
-    read_wire(record, wire_, options_);
+    sparse_.run(slots,
+                {options_.mode, (options_.first_leader + step) % options_.size, options_.values},
+                patient());
+    read_wire(record, wire_, options_, step);
     for (std::size_t t = 0; t < slots.size(); ++t) {
       const TensorSpec& spec = options_.tensors[t];
       const RawTensor& result = options_.is_in_place ? gradients[t] : results[t];
@@ -190,32 +204,36 @@ class Reference {
     for (const auto& steps : run) {
       ranks.push_back(&steps[static_cast<std::size_t>(step)].tensors[t]);
     }
-    const auto leader = static_cast<std::size_t>((options_.first_leader + step) % options_.size);
     const TensorSpec& spec = options_.tensors[t];
     for (std::size_t rank = 0; rank < ranks.size(); ++rank) {  // m becomes p
       for (std::size_t i = 0; i < memories_[t][rank].size(); ++i) {
         memories_[t][rank][i] += spec.prescale * ranks[rank]->gradient[i];
       }
     }
-    const std::vector<std::size_t>& selected = ranks[leader]->selected;
-    const std::string wrong = wrong_selection(memories_[t][leader], selected, spec.rate);
+    std::string wrong = wrong_selection(step, t, ranks[0]->selected);
+    for (std::size_t rank = 0; rank < ranks.size() && wrong.empty(); ++rank) {
+      wrong = wrong_values(memories_[t][rank], *ranks[rank]);
+    }
     if (!wrong.empty()) return wrong;
-    const Values result = finish_step(t, ranks, selected);
+    const Values result = finish_step(t, ranks);
     for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
-      const std::string unequal = unequal_to(*ranks[rank], result, memories_[t][rank], spec.dtype);
-      if (!unequal.empty()) return fmt::format("rank {}: {}", rank, unequal);
+      wrong = unequal_to(*ranks[rank], result, memories_[t][rank], slack(t, ranks), spec.dtype);
+      if (!wrong.empty()) return fmt::format("rank {}: {}", rank, wrong);
     }
     return "";
   }
 
  private:
-  static std::string wrong_selection(const Values& p, const std::vector<std::size_t>& selected,
-                                     std::int64_t rate) {
-    for (std::size_t i = 0; i < p.size(); ++i) {
-      const std::size_t chunk = i / static_cast<std::size_t>(rate);
+  std::string wrong_selection(int step, std::size_t t, const std::vector<std::size_t>& selected) {
+    const auto rate = static_cast<std::size_t>(options_.tensors[t].rate);
+    const auto count = static_cast<std::size_t>(options_.tensors[t].count);
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::size_t chunk = i / rate;
+      const auto leader = static_cast<std::size_t>(leader_of(options_, step, t, chunk));
+      const Values& p = memories_[t][leader];
       const std::size_t choice = selected.at(chunk);
-      if (choice / static_cast<std::size_t>(rate) != chunk || choice >= p.size()) {
-        return fmt::format("{} was selected in chunk {} of {} elements", choice, chunk, p.size());
+      if (choice / rate != chunk || choice >= count) {
+        return fmt::format("{} was selected in chunk {} of {} elements", choice, chunk, count);
       }
       if (std::abs(p[i]) > std::abs(p[choice]) + 1e-5) {
         return fmt::format("{} was selected, but |p| is larger at {}", choice, i);
@@ -224,15 +242,44 @@ class Reference {
     return "";
   }
 
-  /// Takes the memories from p to those after the step; returns the result.
-  Values finish_step(std::size_t t, const std::vector<const TensorStep*>& ranks,
-                     const std::vector<std::size_t>& selected) {
+  std::string wrong_values(const Values& p, const TensorStep& rank) {
+    for (std::size_t j = 0; j < rank.sent.size(); ++j) {
+      const double expected = p[rank.selected[j]];
+      const double error = std::abs(static_cast<double>(rank.sent[j]) - expected);
+      if (!(error <= 2e-5 + rounding_of(options_.values) * std::abs(expected))) {
+        return fmt::format("{} was sent of {}, not {}", rank.sent[j], rank.selected[j], expected);
+      }
+    }
+    return "";
+  }
+
+  /// What additions on the wire may round away of the result, by coordinate.
+  Values slack(std::size_t t, const std::vector<const TensorStep*>& ranks) {
+    Values slack(static_cast<std::size_t>(options_.tensors[t].count), 0.0);
+    const double rounding = rounding_of(options_.values) * (options_.size - 1);
+    for (const TensorStep* rank : ranks) {
+      for (std::size_t j = 0; j < rank->sent.size(); ++j) {
+        slack[rank->selected[j]] += rounding * std::abs(static_cast<double>(rank->sent[j])) /
+                                    (options_.is_average ? options_.size : 1);
+      }
+    }
+    for (double& value : slack) value += 2e-5;
+    return slack;
+  }
+
+  /// Takes the memories from p to those after the step; returns the result. What is sent is what
+  /// the run sent: float64 may round p to the other side.
+  Values finish_step(std::size_t t, const std::vector<const TensorStep*>& ranks) {
     const TensorSpec& spec = options_.tensors[t];
     Values result(static_cast<std::size_t>(spec.count), 0.0);
     for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
       Values& memory = memories_[t][rank];
       Values sent(memory.size(), 0.0);
-      for (const std::size_t i : selected) sent[i] = memory[i];
+      for (std::size_t j = 0; j < ranks[rank]->sent.size(); ++j) {
+        const std::size_t i = ranks[rank]->selected[j];
+        sent[i] = options_.values == DataType::float32 ? memory[i]
+                                                       : static_cast<double>(ranks[rank]->sent[j]);
+      }
       for (std::size_t i = 0; i < memory.size(); ++i) {
         const double p = memory[i];
         const double m = p - spec.prescale * ranks[rank]->gradient[i];
@@ -244,10 +291,10 @@ class Reference {
   }
 
   static std::string unequal_to(const TensorStep& step, const Values& result, const Values& memory,
-                                DataType dtype) {
+                                const Values& slack, DataType dtype) {
     for (std::size_t i = 0; i < result.size(); ++i) {
       const double error = std::abs(step.result[i] - result[i]);
-      if (!(error <= 2e-5 + rounding_of(dtype) * std::abs(result[i]))) {
+      if (!(error <= slack[i] + rounding_of(dtype) * std::abs(result[i]))) {
         return fmt::format("result[{}] is {}, not {}", i, step.result[i], result[i]);
       }
       const auto m = static_cast<double>(step.memory[i]);
@@ -263,6 +310,22 @@ class Reference {
 };
 
 }  // namespace
+
+int leader_of(const RunOptions& options, int step, std::size_t tensor, std::size_t chunk) {
+  const int shift = (options.first_leader + step) % options.size;
+  if (options.mode == CompressionMode::cyclic) return shift;
+  std::int64_t elements = 0;
+  std::int64_t first = 0;  // of the chunk, among all elements of the batch
+  for (std::size_t t = 0; t < options.tensors.size(); ++t) {
+    if (t == tensor) {
+      first = elements + static_cast<std::int64_t>(chunk) * options.tensors[t].rate;
+    }
+    elements += options.tensors[t].count;
+  }
+  int shard = 0;
+  while (first >= elements * (shard + 1) / options.size) ++shard;
+  return (shard - shift + options.size) % options.size;
+}
 
 Run run_sparse(const RunOptions& options) {
   LoopbackWorld world(options.size);

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "scalecom/compression.hpp"
 #include "scalecom/tensor.hpp"
 
 namespace scalecom::test {
@@ -26,7 +27,7 @@ struct TensorStep {
   Values gradient;  ///< as the rank submitted it, rounded to the dtype
   Values result;    ///< what the optimizer gets
   std::vector<std::byte> result_bytes;
-  std::vector<std::size_t> selected;  ///< coordinates, from the leader's broadcast
+  std::vector<std::size_t> selected;  ///< coordinates, from the offsets that were shared
   std::vector<float> sent;    ///< this rank's values on them, as they went into the all-reduce
   std::vector<float> memory;  ///< the residual after the step
   std::int64_t nonfinite_count = 0;
@@ -35,7 +36,7 @@ struct TensorStep {
 
 struct RankStep {
   std::vector<TensorStep> tensors;
-  std::size_t broadcast_bytes = 0;
+  std::size_t offset_bytes = 0;            ///< of all ranks together
   std::vector<std::size_t> reduced_bytes;  ///< one for each all-reduce
 };
 
@@ -43,6 +44,9 @@ struct RunOptions {
   int size = 1;
   int steps = 1;
   int first_leader = 0;
+  CompressionMode mode = CompressionMode::cyclic;
+  DataType values = DataType::float32;  ///< on the wire
+  std::int64_t round_elements = 1 << 22;
   bool is_average = true;
   bool is_in_place = true;
   std::vector<TensorSpec> tensors;
@@ -50,8 +54,12 @@ struct RunOptions {
   std::function<Values(int, int, std::size_t)> gradient;
 };
 
-/// record[rank][step]. Ranks are threads over the loopback transport; the leader of step t is
-/// (first_leader + t) mod size.
+/// Who selects in a chunk of a tensor. Cyclic: (first_leader + step) mod size. Sharded: the batch's
+/// elements are cut in `size` equal shards, a chunk is of the shard its first element is in, and
+/// rank r has the shard (r + first_leader + step) mod size.
+int leader_of(const RunOptions& options, int step, std::size_t tensor, std::size_t chunk);
+
+/// record[rank][step]. Ranks are threads over the loopback transport.
 using Run = std::vector<std::vector<RankStep>>;
 Run run_sparse(const RunOptions& options);
 

@@ -17,6 +17,15 @@ Floats average_over_ranks(Session& session, const std::string& name, Floats valu
   return values;
 }
 
+// Of a sum on the wire, relative.
+double rounding_of(DataType dtype) {
+  switch (dtype) {
+    case DataType::float16: return 0x1p-11;
+    case DataType::bfloat16: return 0x1p-8;
+    default: return 0x1p-24;
+  }
+}
+
 double norm(const Floats& values) {
   double squares = 0.0;
   for (const float value : values) squares += static_cast<double>(value) * value;
@@ -34,11 +43,12 @@ class CompressedBench {
         result_(gradient_.size()),
         gradients_(gradient_.size()),
         results_(gradient_.size()),
-        beta_(options.beta) {
+        beta_(options.beta),
+        tolerance_(1e-4 + (session.topology().size - 1) * rounding_of(options.values)) {
     std::mt19937 generator(static_cast<unsigned>(17 + session.topology().rank));
     std::normal_distribution<float> normal;
     for (float& value : gradient_) value = normal(generator);
-    reduction_.compression = {CompressionMode::cyclic, options.rate, options.beta, 0};
+    reduction_.compression = {options.mode, options.rate, options.beta, 0, options.values};
   }
 
   Timing time(const Options& options, bool is_in_place) {
@@ -66,7 +76,8 @@ class CompressedBench {
     std::int64_t violations = 0;
     for (std::size_t i = 0; i < expected.size(); ++i) {
       const double scale = std::max(1.0, std::abs(gradients_[i]));
-      if (std::abs(results_[i] - static_cast<double>(expected[i])) > 1e-4 * scale) ++violations;
+      const double error = std::abs(results_[i] - static_cast<double>(expected[i]));
+      if (error > tolerance_ * scale) ++violations;
     }
     return violations;
   }
@@ -96,6 +107,7 @@ class CompressedBench {
   std::vector<double> gradients_;
   std::vector<double> results_;
   const double beta_;
+  const double tolerance_;
   AllReduceOptions reduction_;
   bool is_pending_ = false;
 };

@@ -15,6 +15,10 @@ const std::map<std::string, ReduceOp> kOps{{"sum", ReduceOp::sum},
                                            {"min", ReduceOp::min},
                                            {"max", ReduceOp::max},
                                            {"prod", ReduceOp::product}};
+const std::map<std::string, CompressionMode> kModes{{"cyclic", CompressionMode::cyclic},
+                                                    {"sharded", CompressionMode::sharded}};
+const std::map<std::string, DataType> kValueTypes{
+    {"float", DataType::float32}, {"half", DataType::float16}, {"bfloat16", DataType::bfloat16}};
 
 void add_sizes(CLI::App& app, Options& options) {
   const CLI::AsSizeValue units(false);
@@ -106,6 +110,10 @@ Options parse_options(int argc, char** argv) {
   app.add_option("--rate", options.rate, "scalecom: elements in a chunk")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{65536}));
   app.add_option("--beta", options.beta, "scalecom: the low-pass filter's discount");
+  app.add_option("--mode", options.mode, "scalecom: who selects; without it SCALECOM_MODE")
+      ->transform(CLI::CheckedTransformer(kModes, CLI::ignore_case));
+  app.add_option("--values", options.values, "scalecom: type of the values that travel")
+      ->transform(CLI::CheckedTransformer(kValueTypes, CLI::ignore_case));
   add_modes(app, options);
   try {
     app.parse(argc, argv);

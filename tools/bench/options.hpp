@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <string>
 
+#include "scalecom/compression.hpp"
 #include "scalecom/tensor.hpp"
 
 namespace scalecom::bench {
@@ -23,6 +24,8 @@ struct Options {
   std::string json_path;
   std::int64_t rate = 100;
   double beta = 1.0;
+  CompressionMode mode = CompressionMode::by_setting;
+  DataType values = DataType::float32;  ///< on the wire
   int latency_calls = 0;
   int burst_tensors = 0;
   std::int64_t burst_bytes = 16 << 10;

@@ -32,7 +32,7 @@ class CompressionOptions(ctypes.Structure):
     """scalecom_compression, a key as it is: nobody changes one."""
     __hash__ = object.__hash__
     _fields_ = [("mode", ctypes.c_int32), ("rate", ctypes.c_int64), ("beta", ctypes.c_double),
-                ("warmup_steps", ctypes.c_int64)]
+                ("warmup_steps", ctypes.c_int64), ("values", ctypes.c_int32)]
 
 
 class Reduction(ctypes.Structure):

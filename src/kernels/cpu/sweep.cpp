@@ -12,60 +12,72 @@
 namespace scalecom::kernels {
 namespace {
 
-HWY_EXPORT(run_sweep);
 HWY_EXPORT(run_select);
+HWY_EXPORT(run_gather);
 HWY_EXPORT(run_undo);
 
 // The 32-bit counters of non-finite elements must not overflow.
 constexpr std::int64_t kPassMax = std::int64_t{1} << 32;
 
+bool is_floating(DataType dtype) {
+  return dtype == DataType::float32 || dtype == DataType::float16 || dtype == DataType::bfloat16;
+}
+
 void check(const float* memory, const Gradient& gradient) {
-  SCALECOM_ASSERT(gradient.dtype == DataType::float32 || gradient.dtype == DataType::float16 ||
-                      gradient.dtype == DataType::bfloat16,
+  SCALECOM_ASSERT(is_floating(gradient.dtype),
                   fmt::format("a gradient of {}", to_string(gradient.dtype)));
   SCALECOM_ASSERT(gradient.count == 0 || (memory != nullptr && gradient.data != nullptr),
                   fmt::format("no memory or no gradient for {} elements", gradient.count));
 }
 
-// Elements [begin, begin + count).
-SweepArguments part_of(float* memory, const Gradient& gradient, float beta, std::int64_t begin,
-                       std::int64_t count) {
-  Gradient part = gradient;
-  part.data += begin * size_of(gradient.dtype);
-  part.count = count;
-  return {memory + begin, part, beta};
+/// Calls pass(part) for parts of up to kPassMax elements that begin at a chunk; sums its results.
+template <class Pass>
+std::int64_t in_parts(float* memory, const Gradient& gradient, float beta, std::int64_t chunk,
+                      std::uint16_t* offsets, const Selected& selected, const Pass& pass) {
+  check(memory, gradient);
+  SCALECOM_ASSERT(chunk >= 1 && chunk <= 65536, fmt::format("chunk length {}", chunk));
+  SCALECOM_ASSERT(is_floating(selected.dtype),
+                  fmt::format("values of {}", to_string(selected.dtype)));
+  const std::int64_t part = kPassMax / chunk * chunk;
+  std::int64_t sum = 0;
+  for (std::int64_t begin = 0; begin < gradient.count; begin += part) {
+    const std::int64_t first = begin / chunk;
+    SweepArguments arguments{memory + begin,  gradient, beta, static_cast<std::size_t>(chunk),
+                             offsets + first, selected};
+    arguments.gradient.data += begin * size_of(gradient.dtype);
+    arguments.gradient.count = std::min(part, gradient.count - begin);
+    arguments.selected.values += first * size_of(selected.dtype);
+    arguments.selected.kept += first;
+    sum += pass(arguments);
+  }
+  return sum;
 }
 
 }  // namespace
 
-std::int64_t sweep(float* memory, const Gradient& gradient, float beta) {
-  check(memory, gradient);
-  std::int64_t nonfinite = 0;
-  for (std::int64_t begin = 0; begin < gradient.count; begin += kPassMax) {
-    const std::int64_t count = std::min(kPassMax, gradient.count - begin);
-    nonfinite += HWY_DYNAMIC_DISPATCH(run_sweep)(part_of(memory, gradient, beta, begin, count));
-  }
-  return nonfinite;
+std::int64_t select_and_sweep(float* memory, const Gradient& gradient, float beta,
+                              std::int64_t chunk, std::uint16_t* offsets,
+                              const Selected& selected) {
+  return in_parts(
+      memory, gradient, beta, chunk, offsets, selected,
+      [](const SweepArguments& arguments) { return HWY_DYNAMIC_DISPATCH(run_select)(arguments); });
 }
 
-std::int64_t sweep_and_select(float* memory, const Gradient& gradient, float beta,
-                              std::int64_t chunk, std::uint16_t* offsets) {
-  check(memory, gradient);
-  SCALECOM_ASSERT(chunk >= 1 && chunk <= 65536, fmt::format("chunk length {}", chunk));
-  const std::int64_t pass = kPassMax / chunk * chunk;
-  std::int64_t nonfinite = 0;
-  for (std::int64_t begin = 0; begin < gradient.count; begin += pass) {
-    const std::int64_t count = std::min(pass, gradient.count - begin);
-    nonfinite +=
-        HWY_DYNAMIC_DISPATCH(run_select)(part_of(memory, gradient, beta, begin, count),
-                                         static_cast<std::size_t>(chunk), offsets + begin / chunk);
-  }
-  return nonfinite;
+std::int64_t gather_and_sweep(float* memory, const Gradient& gradient, float beta,
+                              std::int64_t chunk, const std::uint16_t* offsets,
+                              const Selected& selected) {
+  return in_parts(
+      memory, gradient, beta, chunk, const_cast<std::uint16_t*>(offsets), selected,
+      [](const SweepArguments& arguments) { return HWY_DYNAMIC_DISPATCH(run_gather)(arguments); });
 }
 
 void undo_sweep(float* memory, const Gradient& gradient, float beta) {
   check(memory, gradient);
-  HWY_DYNAMIC_DISPATCH(run_undo)(part_of(memory, gradient, beta, 0, gradient.count));
+  SweepArguments arguments;
+  arguments.memory = memory;
+  arguments.gradient = gradient;
+  arguments.beta = beta;
+  HWY_DYNAMIC_DISPATCH(run_undo)(arguments);
 }
 
 }  // namespace scalecom::kernels

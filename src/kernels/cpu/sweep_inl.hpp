@@ -23,6 +23,9 @@ inline constexpr std::int32_t kLargestFinite = 0x7F7FFFFF;
 inline constexpr std::size_t kPrefetchDistance = 1024;
 /// Float32 lanes of the widest target that is compiled.
 inline constexpr std::size_t kLanesMax = HWY_MAX_BYTES / sizeof(float);
+/// Vectors of the longest chunk that is selected by lanes.
+inline constexpr std::size_t kShortChunkMax = 2;
+inline constexpr std::size_t kShortBlock = kShortChunkMax * kLanesMax * kLanesMax;
 
 /// Walks a tensor from its first vector to its last, updating m. next() returns the bits of |p|:
 /// compared as integers they order as the values do, with Inf and NaN on top.
@@ -94,6 +97,36 @@ class Sweeper {
   IntVector nonfinite_;
 };
 
+/// Takes the selected elements out of memory that was swept a moment before.
+template <class Format, class Value>
+class Taker {
+ public:
+  HWY_INLINE explicit Taker(const SweepArguments& arguments)
+      : memory_(arguments.memory),
+        gradient_(arguments.gradient),
+        beta_(arguments.beta),
+        selected_(arguments.selected) {}
+
+  /// In float64, so that only the sweep's own rounding is left.
+  HWY_INLINE void take(std::size_t chunk, std::size_t index) const {
+    const float m = memory_[index];
+    const float g = gradient_.prescale * Format::load(gradient_.data, index);
+    const double rest = 1.0 - beta_;
+    const double m_before = m - beta_ * g;
+    const auto p = static_cast<float>(m + rest * g);
+    Value::store(selected_.values, chunk, std::clamp(p, -selected_.limit, selected_.limit));
+    const float sent = Value::load(selected_.values, chunk);
+    selected_.kept[chunk] = m;
+    memory_[index] = static_cast<float>(rest * m_before + beta_ * (double{p} - double{sent}));
+  }
+
+ private:
+  float* const memory_;
+  const Gradient gradient_;
+  const double beta_;
+  const Selected selected_;
+};
+
 /// The largest value seen in each lane and its place in the chunk.
 class LaneMaxima {
  public:
@@ -134,31 +167,21 @@ class LaneMaxima {
   IntVector place_;
 };
 
-template <class Format>
-std::int64_t sweep_all(const SweepArguments& arguments) {
-  const std::size_t lanes = hn::Lanes(Floats());
-  const auto count = static_cast<std::size_t>(arguments.gradient.count);
-  Sweeper<Format> sweeper(arguments);
-  std::size_t i = 0;
-  for (; i + lanes <= count; i += lanes) sweeper.next(i);
-  if (i < count) sweeper.last(i, count - i);
-  return sweeper.nonfinite_count();
-}
-
 /// Chunks of at least one vector. The vectors follow each other without a gap; one that holds the
 /// end of a chunk and the beginning of the next is looked at twice.
-template <class Format>
-std::int64_t select_long_chunks(const SweepArguments& arguments, std::size_t chunk,
-                                std::uint16_t* offsets) {
+template <class Format, class Value>
+std::int64_t select_long_chunks(const SweepArguments& arguments) {
   const Ints di;
   const std::size_t lanes = hn::Lanes(di);
   const auto count = static_cast<std::size_t>(arguments.gradient.count);
   Sweeper<Format> sweeper(arguments);
+  const Taker<Format, Value> taker(arguments);
   LaneMaxima maxima;
   std::size_t i = 0;
   IntVector shared = hn::Zero(di);  // the vector in which the previous chunk ended
-  for (std::size_t begin = 0; begin < count; begin += chunk) {
-    const std::size_t end = std::min(begin + chunk, count);
+  std::size_t j = 0;
+  for (std::size_t begin = 0; begin < count; begin += arguments.chunk, ++j) {
+    const std::size_t end = std::min(begin + arguments.chunk, count);
     if (i > begin) {  // `shared` holds the first i - begin elements, in its highest lanes
       const std::size_t before = lanes - (i - begin);
       maxima.start(hn::IfThenElse(hn::FirstN(di, before), hn::Set(di, -1), shared),
@@ -176,44 +199,85 @@ std::int64_t select_long_chunks(const SweepArguments& arguments, std::size_t chu
     } else {  // a short last chunk that ends inside `shared`
       SCALECOM_ASSERT(end == count, "a chunk shorter than a vector before the last");
     }
-    *offsets++ = maxima.winner();
+    arguments.offsets[j] = maxima.winner();
+    taker.take(j, begin + arguments.offsets[j]);
   }
   return sweeper.nonfinite_count();
 }
 
-/// Chunks shorter than a vector: sweeps a block into scratch memory, then looks at each chunk.
-template <class Format>
-std::int64_t select_short_chunks(const SweepArguments& arguments, std::size_t chunk,
-                                 std::uint16_t* offsets) {
-  constexpr std::size_t kBlockMax = 1024;
-  HWY_ALIGN std::int32_t bits[kBlockMax + kLanesMax];
+/// offsets[j] <- place of the largest of bits[j chunk] to bits[j chunk + chunk - 1], for one chunk
+/// a lane.
+HWY_INLINE void select_by_lanes(const std::int32_t* bits, std::size_t chunk,
+                                std::uint16_t* offsets) {
+  const Ints di;
+  const hn::Rebind<std::uint16_t, Ints> d16;
+  const IntVector first = hn::Mul(hn::Iota(di, 0), hn::Set(di, static_cast<std::int32_t>(chunk)));
+  IntVector best = hn::GatherIndex(di, bits, first);
+  IntVector best_place = hn::Zero(di);
+  for (std::size_t place = 1; place < chunk; ++place) {
+    const IntVector candidate = hn::GatherIndex(di, bits + place, first);
+    const auto is_larger = hn::Gt(candidate, best);
+    best = hn::Max(candidate, best);
+    best_place =
+        hn::IfThenElse(is_larger, hn::Set(di, static_cast<std::int32_t>(place)), best_place);
+  }
+  hn::StoreU(hn::DemoteTo(d16, best_place), d16, offsets);
+}
+
+/// Chunks of up to a few vectors: sweeps a block into scratch memory that stays in the first-level
+/// cache, and goes through it with one chunk a lane.
+template <class Format, class Value>
+std::int64_t select_short_chunks(const SweepArguments& arguments) {
   const Ints di;
   const std::size_t lanes = hn::Lanes(di);
+  const std::size_t chunk = arguments.chunk;
   const auto count = static_cast<std::size_t>(arguments.gradient.count);
-  const std::size_t block = kBlockMax / chunk * chunk;
+  const std::size_t group = lanes * chunk;
+  HWY_ALIGN std::int32_t bits[kShortBlock + kLanesMax];
+  std::uint16_t places[kLanesMax];
   Sweeper<Format> sweeper(arguments);
-  for (std::size_t begin = 0; begin < count; begin += block) {
-    const std::size_t size = std::min(block, count - begin);
+  const Taker<Format, Value> taker(arguments);
+  std::size_t j = 0;
+  for (std::size_t begin = 0; begin < count; begin += group) {
+    const std::size_t size = std::min(group, count - begin);
     std::size_t i = 0;
     for (; i + lanes <= size; i += lanes) hn::Store(sweeper.next(begin + i), di, bits + i);
     if (i < size) hn::Store(sweeper.last(begin + i, size - i), di, bits + i);
-    for (std::size_t first = 0; first < size; first += chunk) {
-      const std::size_t length = std::min(chunk, size - first);
-      std::size_t best = 0;
-      for (std::size_t place = 1; place < length; ++place) {
-        best = bits[first + place] > bits[first + best] ? place : best;
-      }
-      *offsets++ = static_cast<std::uint16_t>(best);
+    std::fill(bits + size, bits + group, -1);
+    select_by_lanes(bits, chunk, places);
+    for (std::size_t lane = 0; lane * chunk < size; ++lane, ++j) {
+      arguments.offsets[j] = places[lane];
+      taker.take(j, begin + lane * chunk + places[lane]);
     }
   }
   return sweeper.nonfinite_count();
 }
 
-template <class Format>
-std::int64_t select_all(const SweepArguments& arguments, std::size_t chunk,
-                        std::uint16_t* offsets) {
-  return chunk < hn::Lanes(Floats()) ? select_short_chunks<Format>(arguments, chunk, offsets)
-                                     : select_long_chunks<Format>(arguments, chunk, offsets);
+template <class Format, class Value>
+std::int64_t select_all(const SweepArguments& arguments) {
+  return arguments.chunk <= kShortChunkMax * hn::Lanes(Ints())
+             ? select_short_chunks<Format, Value>(arguments)
+             : select_long_chunks<Format, Value>(arguments);
+}
+
+template <class Format, class Value>
+std::int64_t gather_all(const SweepArguments& arguments) {
+  const std::size_t lanes = hn::Lanes(Floats());
+  const auto count = static_cast<std::size_t>(arguments.gradient.count);
+  Sweeper<Format> sweeper(arguments);
+  const Taker<Format, Value> taker(arguments);
+  std::size_t i = 0;
+  std::size_t j = 0;
+  for (std::size_t begin = 0; begin < count; begin += arguments.chunk, ++j) {
+    const std::size_t end = std::min(begin + arguments.chunk, count);
+    for (; i < end && i + lanes <= count; i += lanes) sweeper.next(i);
+    if (i < end) {
+      sweeper.last(i, count - i);
+      i = count;
+    }
+    taker.take(j, begin + arguments.offsets[j]);
+  }
+  return sweeper.nonfinite_count();
 }
 
 /// m - beta g, or m where the sweep left it alone.
@@ -250,21 +314,33 @@ void undo_all(const SweepArguments& arguments) {
   }
 }
 
-std::int64_t run_sweep(const SweepArguments& arguments) {
+/// Calls body with the formats of gradient and values.
+template <class Body>
+HWY_INLINE std::int64_t with_formats(const SweepArguments& arguments, const Body& body) {
+  const auto with_values = [&](auto format) {
+    switch (arguments.selected.dtype) {
+      case DataType::float16: return body(format, Float16Format());
+      case DataType::bfloat16: return body(format, Bfloat16Format());
+      default: return body(format, Float32Format());
+    }
+  };
   switch (arguments.gradient.dtype) {
-    case DataType::float16: return sweep_all<Float16Vectors>(arguments);
-    case DataType::bfloat16: return sweep_all<Bfloat16Vectors>(arguments);
-    default: return sweep_all<Float32Vectors>(arguments);
+    case DataType::float16: return with_values(Float16Vectors());
+    case DataType::bfloat16: return with_values(Bfloat16Vectors());
+    default: return with_values(Float32Vectors());
   }
 }
 
-std::int64_t run_select(const SweepArguments& arguments, std::size_t chunk,
-                        std::uint16_t* offsets) {
-  switch (arguments.gradient.dtype) {
-    case DataType::float16: return select_all<Float16Vectors>(arguments, chunk, offsets);
-    case DataType::bfloat16: return select_all<Bfloat16Vectors>(arguments, chunk, offsets);
-    default: return select_all<Float32Vectors>(arguments, chunk, offsets);
-  }
+std::int64_t run_select(const SweepArguments& arguments) {
+  return with_formats(arguments, [&](auto format, auto value) {
+    return select_all<decltype(format), decltype(value)>(arguments);
+  });
+}
+
+std::int64_t run_gather(const SweepArguments& arguments) {
+  return with_formats(arguments, [&](auto format, auto value) {
+    return gather_all<decltype(format), decltype(value)>(arguments);
+  });
 }
 
 void run_undo(const SweepArguments& arguments) {

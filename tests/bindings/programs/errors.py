@@ -144,8 +144,10 @@ def wrong_compression_is_refused_at_the_call():
             hvd.Compression.scalecom(beta=beta)
     with pytest.raises(ValueError, match="warmup_steps is -1"):
         hvd.Compression.scalecom(warmup_steps=-1)
-    with pytest.raises(ValueError, match="mode is 'sharp'.*'cyclic'"):
+    with pytest.raises(ValueError, match="mode is 'sharp'.*'cyclic', 'sharded'"):
         hvd.Compression.scalecom(mode="sharp")
+    with pytest.raises(ValueError, match="values is 'int8'.*'float32', 'float16', 'bfloat16'"):
+        hvd.Compression.scalecom(values="int8")
     with pytest.raises(ValueError, match="rate is 0"):
         hvd.Compression.scalecom(rates={"*": 0})
     for compression in (100, "fp16", hvd.Compression.scalecom, hvd.Compression):

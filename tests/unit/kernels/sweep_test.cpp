@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "kernels/select.hpp"
 #include "tests/support/catch.hpp"
@@ -25,13 +26,35 @@ struct Case {
   std::int64_t chunk;
   float beta;
   float prescale;
+  DataType values = DataType::float32;
+  float limit = std::numeric_limits<float>::infinity();
+
+  std::int64_t selected() const { return (count + chunk - 1) / chunk; }
 };
 
 struct Outcome {
+  explicit Outcome(const Case& c, std::vector<float> memory_before)
+      : memory(std::move(memory_before)),
+        offsets(static_cast<std::size_t>(c.selected()), 77),
+        values(c.values, c.selected()),
+        kept(offsets.size()) {}
+
+  kernels::Selected selected(const Case& c) {
+    return {values.data(), c.values, c.limit, kept.data()};
+  }
+
   std::vector<float> memory;
   std::vector<std::uint16_t> offsets;
+  RawTensor values;
+  std::vector<float> kept;
   std::int64_t nonfinite = 0;
 };
+
+/// NaN equals NaN.
+bool is_same(const std::vector<float>& a, const std::vector<float>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](float x, float y) { return x == y || (std::isnan(x) && std::isnan(y)); });
+}
 
 struct Input {
   std::vector<float> memory;
@@ -55,9 +78,21 @@ Input make_input(const Case& c, Values values, std::mt19937& generator) {
   return input;
 }
 
+/// What the element at `i`, the selected one of chunk j, gives.
+void take(const Case& c, const Input& input, std::size_t i, std::size_t j, Outcome& outcome) {
+  const double beta = c.beta;
+  const float g = static_cast<float>(floating_of(input.gradient, c.dtype, i)) * c.prescale;
+  const float swept = outcome.memory[i];
+  const auto p = static_cast<float>(swept + (1.0 - beta) * g);
+  set_floating(outcome.values, c.values, j, std::clamp(p, -c.limit, c.limit));
+  const double sent = floating_of(outcome.values, c.values, j);
+  outcome.kept[j] = swept;
+  outcome.memory[i] = static_cast<float>((1.0 - beta) * (swept - beta * g) + beta * (p - sent));
+}
+
 /// The definition, one element at a time.
 Outcome reference(const Case& c, const Input& input) {
-  Outcome outcome{input.memory, {}, 0};
+  Outcome outcome(c, input.memory);
   const auto chunk = static_cast<std::size_t>(c.chunk);
   float best = -1.0f;
   for (std::size_t i = 0; i < input.memory.size(); ++i) {
@@ -69,8 +104,9 @@ Outcome reference(const Case& c, const Input& input) {
     } else {
       ++outcome.nonfinite;
     }
+    std::uint16_t& offset = outcome.offsets[i / chunk];
     if (i % chunk == 0) {
-      outcome.offsets.push_back(0);
+      offset = 0;
       best = -1.0f;
     }
     // NaN above infinity above everything.
@@ -78,8 +114,11 @@ Outcome reference(const Case& c, const Input& input) {
     const bool is_larger = std::isnan(p) ? !std::isnan(best) : magnitude > best;
     if (is_larger) {
       best = magnitude;
-      outcome.offsets.back() = static_cast<std::uint16_t>(i % chunk);
+      offset = static_cast<std::uint16_t>(i % chunk);
     }
+  }
+  for (std::size_t j = 0; j < outcome.offsets.size(); ++j) {
+    take(c, input, j * chunk + outcome.offsets[j], j, outcome);
   }
   return outcome;
 }
@@ -87,17 +126,21 @@ Outcome reference(const Case& c, const Input& input) {
 std::string differences(const Case& c, const Input& input) {
   const Outcome expected = reference(c, input);
   const Gradient gradient{input.gradient.data(), c.dtype, c.count, c.prescale};
-  Outcome leader{input.memory, std::vector<std::uint16_t>(expected.offsets.size(), 77), 0};
-  leader.nonfinite = kernels::sweep_and_select(leader.memory.data(), gradient, c.beta, c.chunk,
-                                               leader.offsets.data());
-  std::vector<float> follower = input.memory;
-  const std::int64_t nonfinite = kernels::sweep(follower.data(), gradient, c.beta);
+  Outcome leader(c, input.memory);
+  leader.nonfinite = kernels::select_and_sweep(leader.memory.data(), gradient, c.beta, c.chunk,
+                                               leader.offsets.data(), leader.selected(c));
+  Outcome follower(c, input.memory);
+  follower.nonfinite = kernels::gather_and_sweep(follower.memory.data(), gradient, c.beta, c.chunk,
+                                                 expected.offsets.data(), follower.selected(c));
   std::string wrong;
-  if (leader.memory != expected.memory) wrong += " leader's memory";
-  if (follower != expected.memory) wrong += " follower's memory";
   if (leader.offsets != expected.offsets) wrong += " offsets";
-  if (leader.nonfinite != expected.nonfinite) wrong += " leader's count";
-  if (nonfinite != expected.nonfinite) wrong += " follower's count";
+  for (const auto& [role, outcome] :
+       {std::pair{" leader's", &leader}, {" follower's", &follower}}) {
+    if (!is_same(outcome->memory, expected.memory)) wrong += role + std::string(" memory");
+    if (!(outcome->values == expected.values)) wrong += role + std::string(" values");
+    if (!is_same(outcome->kept, expected.kept)) wrong += role + std::string(" kept");
+    if (outcome->nonfinite != expected.nonfinite) wrong += role + std::string(" count");
+  }
   return wrong;
 }
 
@@ -123,6 +166,38 @@ TEST_CASE("a sweep equals its definition to the bit, for every dtype, chunk leng
   });
 }
 
+TEST_CASE("values of 16 bits are rounded, kept below the limit, and their rest stays in m") {
+  std::mt19937 generator(29);
+  test::for_each_simd_target([&](const std::string& target) {
+    for (const DataType dtype : kGradientTypes) {
+      for (const DataType values : {DataType::float16, DataType::bfloat16}) {
+        for (const std::int64_t chunk : {1, 3, 25, 100, 1000}) {
+          const Case c{dtype, 3 * chunk + 501, chunk, chunk == 25 ? 1.0f : 0.3f,
+                       1.0f,  values,          2.5f};
+          const Input input = make_input(c, Values::normal, generator);
+          CAPTURE(target, to_string(dtype), to_string(values), chunk);
+          CHECK(differences(c, input) == "");
+          // sent + what stays = m + g, to float32's rounding.
+          Outcome outcome(c, input.memory);
+          kernels::select_and_sweep(outcome.memory.data(),
+                                    {input.gradient.data(), dtype, c.count, 1.0f}, c.beta, chunk,
+                                    outcome.offsets.data(), outcome.selected(c));
+          double worst = 0.0;
+          for (std::size_t j = 0; j < outcome.offsets.size(); ++j) {
+            const std::size_t i = j * static_cast<std::size_t>(chunk) + outcome.offsets[j];
+            const double m = input.memory[i];
+            const double sent = floating_of(outcome.values, values, j);
+            const double p = m + floating_of(input.gradient, dtype, i);
+            const double after = (1.0 - double{c.beta}) * m + double{c.beta} * (p - sent);
+            worst = std::max({worst, std::abs(outcome.memory[i] - after), std::abs(sent) - 2.5});
+          }
+          CHECK(worst < 2e-6);
+        }
+      }
+    }
+  });
+}
+
 TEST_CASE("where m + g is not finite, m keeps its value and the element is counted") {
   std::mt19937 generator(17);
   test::for_each_simd_target([&](const std::string& target) {
@@ -132,9 +207,15 @@ TEST_CASE("where m + g is not finite, m keeps its value and the element is count
         const Input input = make_input(c, Values::nonfinite, generator);
         CAPTURE(target, to_string(dtype), chunk);
         CHECK(differences(c, input) == "");
-        std::vector<float> memory = input.memory;
-        kernels::sweep(memory.data(), {input.gradient.data(), dtype, c.count, 1.0f}, 0.3f);
-        CHECK(std::all_of(memory.begin(), memory.end(), [](float m) { return std::isfinite(m); }));
+        // Those that were selected are restored, as the tensor goes dense.
+        Outcome outcome(c, input.memory);
+        kernels::select_and_sweep(outcome.memory.data(),
+                                  {input.gradient.data(), dtype, c.count, 1.0f}, 0.3f, chunk,
+                                  outcome.offsets.data(), outcome.selected(c));
+        kernels::restore_selected(outcome.memory.data(), c.count, chunk, outcome.offsets.data(),
+                                  outcome.kept.data());
+        CHECK(std::all_of(outcome.memory.begin(), outcome.memory.end(),
+                          [](float m) { return std::isfinite(m); }));
       }
     }
   });
@@ -143,12 +224,16 @@ TEST_CASE("where m + g is not finite, m keeps its value and the element is count
 TEST_CASE("an overflow of m + g counts as not finite and leaves m alone") {
   test::for_each_simd_target([](const std::string& target) {
     CAPTURE(target);
-    std::vector<float> memory(37, 3e38f);
     const std::vector<float> g(37, 2e38f);
-    const Gradient gradient{reinterpret_cast<const std::byte*>(g.data()), DataType::float32, 37,
-                            1.0f};
-    CHECK(kernels::sweep(memory.data(), gradient, 1.0f) == 37);
-    CHECK(memory == std::vector<float>(37, 3e38f));
+    const Case c{DataType::float32, 37, 37, 1.0f, 1.0f};
+    Outcome outcome(c, std::vector<float>(37, 3e38f));
+    CHECK(kernels::select_and_sweep(
+              outcome.memory.data(),
+              {reinterpret_cast<const std::byte*>(g.data()), DataType::float32, 37, 1.0f}, 1.0f, 37,
+              outcome.offsets.data(), outcome.selected(c)) == 37);
+    kernels::restore_selected(outcome.memory.data(), 37, 37, outcome.offsets.data(),
+                              outcome.kept.data());
+    CHECK(outcome.memory == std::vector<float>(37, 3e38f));
   });
 }
 
@@ -156,17 +241,17 @@ TEST_CASE("of equal magnitudes the lowest place is selected, in a short last chu
   test::for_each_simd_target([](const std::string& target) {
     for (const std::int64_t chunk : kChunks) {
       const std::int64_t count = 2 * chunk + (chunk > 1 ? chunk / 2 : 0);
-      std::vector<float> memory(static_cast<std::size_t>(count), 0.0f);
-      std::vector<float> g(memory.size());
+      const Case c{DataType::float32, count, chunk, 1.0f, 1.0f};
+      Outcome outcome(c, std::vector<float>(static_cast<std::size_t>(count), 0.0f));
+      std::vector<float> g(outcome.memory.size());
       for (std::size_t i = 0; i < g.size(); ++i) g[i] = i % 2 == 0 ? 2.0f : -2.0f;
-      std::vector<std::uint16_t> offsets(static_cast<std::size_t>((count + chunk - 1) / chunk), 99);
-      kernels::sweep_and_select(
-          memory.data(),
+      kernels::select_and_sweep(
+          outcome.memory.data(),
           {reinterpret_cast<const std::byte*>(g.data()), DataType::float32, count, 1.0f}, 1.0f,
-          chunk, offsets.data());
+          chunk, outcome.offsets.data(), outcome.selected(c));
       CAPTURE(target, chunk, count);
-      CHECK(std::count(offsets.begin(), offsets.end(), 0) ==
-            static_cast<std::ptrdiff_t>(offsets.size()));
+      CHECK(std::count(outcome.offsets.begin(), outcome.offsets.end(), 0) ==
+            static_cast<std::ptrdiff_t>(outcome.offsets.size()));
     }
   });
 }

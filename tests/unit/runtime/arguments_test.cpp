@@ -17,7 +17,7 @@ TensorView view(Shape shape = {4}, DataType dtype = DataType::float32) {
 
 AllReduceOptions compressed(std::int64_t rate, double beta, std::int64_t warmup_steps = 0) {
   AllReduceOptions options;
-  options.compression = {CompressionMode::cyclic, rate, beta, warmup_steps};
+  options.compression = {CompressionMode::cyclic, rate, beta, warmup_steps, DataType::float32};
   return options;
 }
 

@@ -109,10 +109,33 @@ TEST_CASE("the leader is the agreed step modulo the world size, and leaders do n
   const auto batches = plan_batches(agreement, 3, 1024);
   REQUIRE(batches.size() == 2);
   CHECK(batches[0].kind == BatchKind::sparse_all_reduce);
-  CHECK(batches[0].leader == 1);
+  CHECK(batches[0].sparse.leader == 1);
   CHECK(batches[0].tensors == Places{0, 2});
   CHECK(batches[0].bytes == 2 * 10 * 4);
-  CHECK(batches[1].leader == 2);
+  CHECK(batches[1].sparse.leader == 2);
+}
+
+TEST_CASE("modes and dtypes of values do not mix, and the buffer holds values of that dtype") {
+  Agreement agreement{1, {}};
+  for (const CompressionMode mode : {CompressionMode::cyclic, CompressionMode::sharded}) {
+    for (const DataType values : {DataType::float32, DataType::float16, DataType::bfloat16}) {
+      for (int twin = 0; twin < 2; ++twin) {
+        AgreedTensor& tensor = agreement.tensors.emplace_back(compressed("t", 95, 4));
+        tensor.name += std::to_string(agreement.tensors.size());
+        tensor.signature.compression.mode = mode;
+        tensor.signature.compression.values = values;
+      }
+    }
+  }
+  const auto batches = plan_batches(agreement, 3, 1024);
+  REQUIRE(batches.size() == 6);
+  for (std::size_t i = 0; i < batches.size(); ++i) {
+    const Compression& compression = agreement.tensors[2 * i].signature.compression;
+    CHECK(batches[i].tensors == Places{2 * i, 2 * i + 1});
+    CHECK(batches[i].sparse.mode == compression.mode);
+    CHECK(batches[i].sparse.values == compression.values);
+    CHECK(batches[i].bytes == 2 * 10 * size_of(compression.values));
+  }
 }
 
 TEST_CASE("warm-up steps are dense and join dense batches") {

@@ -101,6 +101,30 @@ TEST_CASE("the runtime's ScaleCom steps follow the float64 reference: leaders, v
   }
 }
 
+TEST_CASE("SCALECOM_MODE decides for tensors that leave it open") {
+  // One chunk a rank: sharded, each rank selects in its own.
+  constexpr std::size_t kCount = 4;
+  for (const std::string mode : {"cyclic", "sharded"}) {
+    Config config;
+    config.mode = mode;
+    SessionWorld world(2, config);
+    std::vector<std::vector<float>> results(2);
+    test::run_ranks(2, [&](int rank) {
+      // Rank 0 is largest in the first place of a chunk, rank 1 in the second.
+      std::vector<float> values(kCount, 1.0f);
+      values[static_cast<std::size_t>(rank)] = values[static_cast<std::size_t>(rank) + 2] = 9.0f;
+      AllReduceOptions options = scalecom_options(2, 1.0);
+      options.compression.mode = CompressionMode::by_setting;
+      world[rank].all_reduce("w", view_of(values), view_of(values), options).wait();
+      results[static_cast<std::size_t>(rank)] = values;
+    });
+    const std::vector<float> cyclic{5.0f, 0.0f, 5.0f, 0.0f};
+    const std::vector<float> sharded{5.0f, 0.0f, 0.0f, 5.0f};
+    CHECK(results[0] == (mode == "cyclic" ? cyclic : sharded));
+    CHECK(results[1] == results[0]);
+  }
+}
+
 TEST_CASE(
     "many compressed tensors of different rates in one step each follow their own reference") {
   const int size = 3;

@@ -3,8 +3,8 @@
 // One core, float32 out of cache unless a name says otherwise. The benchmarks of all names run
 // interleaved in random order, several times each, so that a change of the machine's speed meets
 // all of them; the table at the end gives medians. Bytes are those that the pass has to move:
-// 12 an element for a += b and for a sweep (read g, read m, write m). The usual flags of Google
-// Benchmark work, --benchmark_out=FILE with JSON among them.
+// 12 an element for a += b and for a sweep (read g, read m, write m), 16 with the result. The usual
+// flags of Google Benchmark work, --benchmark_out=FILE with JSON among them.
 
 #include <benchmark/benchmark.h>
 #include <fmt/format.h>
@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstdio>
+#include <limits>
 #include <map>
 #include <memory>
 #include <random>
@@ -26,6 +27,8 @@ namespace {
 using namespace scalecom;
 
 constexpr std::int64_t kCount = std::int64_t{1} << 26;  // 256 MiB of float32
+constexpr std::int64_t kChunks[] = {2,   4,   8,   16,  25,   32,   50,   64,
+                                    100, 128, 256, 400, 1000, 1024, 65536};
 constexpr char kBaseline[] = "a += b";
 
 /// Three tensors that all benchmarks share.
@@ -34,8 +37,8 @@ struct Tensors {
   std::vector<float> b = std::vector<float>(kCount);
   std::vector<float> c = std::vector<float>(kCount);
   std::vector<std::uint16_t> offsets = std::vector<std::uint16_t>(kCount);
-  std::vector<float> values = std::vector<float>(kCount / 64 + 1);
-  std::vector<float> kept = std::vector<float>(kCount / 64 + 1);
+  std::vector<float> values = std::vector<float>(kCount / kChunks[0] + 1);
+  std::vector<float> kept = std::vector<float>(kCount / kChunks[0] + 1);
 
   /// The same values as bfloat16, and values from 1 to 2 as float16.
   std::vector<std::uint16_t> bfloats = std::vector<std::uint16_t>(kCount);
@@ -65,6 +68,11 @@ struct Tensors {
   std::byte* sums(DataType dtype) {
     return dtype == DataType::float32 ? reinterpret_cast<std::byte*>(a.data())
                                       : reinterpret_cast<std::byte*>(short_sums.data());
+  }
+
+  kernels::Selected selected(DataType dtype = DataType::float32) {
+    return {reinterpret_cast<std::byte*>(values.data()), dtype,
+            std::numeric_limits<float>::infinity(), kept.data()};
   }
 
   kernels::Gradient gradient(DataType dtype = DataType::float32) {
@@ -100,18 +108,23 @@ void add_benchmark(Names& names, const std::string& name, double bytes_an_elemen
 }
 
 void add_sweeps(Names& names, Tensors& t) {
-  add_benchmark(names, "sweep, follower", 12,
-                [&t] { kernels::sweep(t.a.data(), t.gradient(), 0.1f); });
-  for (const std::int64_t chunk : {4, 16, 25, 64, 100, 256, 400, 1000, 1024, 65536}) {
-    add_benchmark(names, fmt::format("sweep, leader, C = {}", chunk), 12, [&t, chunk] {
-      kernels::sweep_and_select(t.a.data(), t.gradient(), 0.1f, chunk, t.offsets.data());
+  for (const std::int64_t chunk : kChunks) {
+    add_benchmark(names, fmt::format("select and sweep, C = {}", chunk), 12, [&t, chunk] {
+      kernels::select_and_sweep(t.a.data(), t.gradient(), 0.1f, chunk, t.offsets.data(),
+                                t.selected());
     });
   }
   for (const DataType dtype : {DataType::float16, DataType::bfloat16}) {
-    add_benchmark(
-        names, fmt::format("sweep, leader, C = 100, {}", to_string(dtype)), 10, [&t, dtype] {
-          kernels::sweep_and_select(t.a.data(), t.gradient(dtype), 0.1f, 100, t.offsets.data());
-        });
+    add_benchmark(names, fmt::format("select and sweep, C = 100, {}", to_string(dtype)), 10,
+                  [&t, dtype] {
+                    kernels::select_and_sweep(t.a.data(), t.gradient(dtype), 0.1f, 100,
+                                              t.offsets.data(), t.selected());
+                  });
+    add_benchmark(names, fmt::format("select and sweep, C = 100, {} values", to_string(dtype)), 12,
+                  [&t, dtype] {
+                    kernels::select_and_sweep(t.a.data(), t.gradient(), 0.1f, 100, t.offsets.data(),
+                                              t.selected(dtype));
+                  });
   }
   add_benchmark(names, "undo of a sweep", 12,
                 [&t] { kernels::undo_sweep(t.a.data(), t.gradient(), 0.1f); });
@@ -140,21 +153,29 @@ void add_copies(Names& names, Tensors& t) {
   scale("scale_copy, bfloat16 / 3", DataType::bfloat16, {1.0, 3.0});
 }
 
-/// Gathering touches the cache lines of the selected elements: reads g, reads and writes m.
+/// A follower's sweep, the results, and both as one step of 16 bytes an element.
 void add_selected(Names& names, Tensors& t, std::int64_t chunk) {
   auto offsets = std::make_shared<std::vector<std::uint16_t>>();
   for (std::int64_t j = 0; j * chunk < kCount; ++j) {
     offsets->push_back(static_cast<std::uint16_t>(j * 7919 % std::min(chunk, kCount - j * chunk)));
   }
-  const double selected = 1.0 / static_cast<double>(chunk);
-  add_benchmark(names, fmt::format("gather, C = {}", chunk), 3 * 64 * selected,
-                [&t, chunk, offsets] {
-                  kernels::gather_selected(t.a.data(), t.gradient(), 0.1f, chunk, offsets->data(),
-                                           t.values.data(), t.kept.data());
-                });
-  add_benchmark(names, fmt::format("fill, C = {}", chunk), 4 + 4 * selected, [&t, chunk, offsets] {
+  const auto gather = [&t, chunk, offsets] {
+    kernels::gather_and_sweep(t.a.data(), t.gradient(), 0.1f, chunk, offsets->data(), t.selected());
+  };
+  const auto fill = [&t, chunk, offsets] {
     kernels::fill_selected(bytes_of(t.c), DataType::float32, kCount, chunk, offsets->data(),
                            t.values.data());
+  };
+  add_benchmark(names, fmt::format("gather and sweep, C = {}", chunk), 12, gather);
+  add_benchmark(names, fmt::format("fill, C = {}", chunk), 4, fill);
+  add_benchmark(names, fmt::format("follower's step, C = {}", chunk), 16, [gather, fill] {
+    gather();
+    fill();
+  });
+  add_benchmark(names, fmt::format("leader's step, C = {}", chunk), 16, [&t, chunk, offsets, fill] {
+    kernels::select_and_sweep(t.a.data(), t.gradient(), 0.1f, chunk, t.offsets.data(),
+                              t.selected());
+    fill();
   });
 }
 
@@ -211,7 +232,7 @@ int main(int argc, char** argv) {
   add_benchmark(names, kBaseline, 12, [&] { add(tensors.a.data(), tensors.b.data(), kCount); });
   add_sweeps(names, tensors);
   add_copies(names, tensors);
-  for (const std::int64_t chunk : {64, 100, 400}) add_selected(names, tensors, chunk);
+  for (const std::int64_t chunk : {64, 100, 400, 1024}) add_selected(names, tensors, chunk);
   RatioReporter reporter(names);
   benchmark::RunSpecifiedBenchmarks(&reporter);
   return 0;
