@@ -8,9 +8,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace scalecom::kernels::HWY_NAMESPACE {
 
-using Doubles = hn::ScalableTag<double>;
-using DoubleVector = hn::Vec<Doubles>;
-
 struct MultiplyInFloat {
   using Tag = hn::ScalableTag<float>;
   explicit MultiplyInFloat(Scale scale)
@@ -35,21 +32,6 @@ struct InDouble {
   DoubleVector multiply;
   DoubleVector divide;
 };
-
-/// Rounds to nearest even. Without SIMD, Highway's own function turns infinities into the largest
-/// finite values.
-HWY_INLINE hn::Vec<hn::Rebind<float, Doubles>> narrowed(DoubleVector value) {
-  const hn::Rebind<float, Doubles> d;
-  if constexpr (HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128) {
-    HWY_ALIGN double wide[HWY_MAX_BYTES / sizeof(double)];
-    HWY_ALIGN float narrow[HWY_MAX_BYTES / sizeof(double)];
-    hn::Store(value, Doubles(), wide);
-    for (std::size_t i = 0; i < hn::Lanes(d); ++i) narrow[i] = static_cast<float>(wide[i]);
-    return hn::Load(d, narrow);
-  } else {
-    return hn::DemoteTo(d, value);
-  }
-}
 
 struct ToFloat32 : InDouble {
   using Tag = hn::Rebind<float, Doubles>;

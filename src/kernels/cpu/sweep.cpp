@@ -19,6 +19,15 @@ HWY_EXPORT(run_undo);
 // The 32-bit counters of non-finite elements must not overflow.
 constexpr std::int64_t kPassMax = std::int64_t{1} << 32;
 
+// Measured, GB/s of a sweep at C = 1,024 beside 36 of a += b: on AMD's Zen 4 36 at 128 elements, 27
+// at 192, 25 at 1,024; Intel's need 1,024.
+std::size_t prefetch_distance() {
+#if HWY_ARCH_X86
+  if (__builtin_cpu_is("amd")) return 128;
+#endif
+  return 1024;
+}
+
 bool is_floating(DataType dtype) {
   return dtype == DataType::float32 || dtype == DataType::float16 || dtype == DataType::bfloat16;
 }
@@ -42,8 +51,9 @@ std::int64_t in_parts(float* memory, const Gradient& gradient, float beta, std::
   std::int64_t sum = 0;
   for (std::int64_t begin = 0; begin < gradient.count; begin += part) {
     const std::int64_t first = begin / chunk;
-    SweepArguments arguments{memory + begin,  gradient, beta, static_cast<std::size_t>(chunk),
-                             offsets + first, selected};
+    SweepArguments arguments{
+        memory + begin, gradient,           beta, static_cast<std::size_t>(chunk), offsets + first,
+        selected,       prefetch_distance()};
     arguments.gradient.data += begin * size_of(gradient.dtype);
     arguments.gradient.count = std::min(part, gradient.count - begin);
     arguments.selected.values += first * size_of(selected.dtype);
@@ -77,6 +87,7 @@ void undo_sweep(float* memory, const Gradient& gradient, float beta) {
   arguments.memory = memory;
   arguments.gradient = gradient;
   arguments.beta = beta;
+  arguments.prefetch_distance = prefetch_distance();
   HWY_DYNAMIC_DISPATCH(run_undo)(arguments);
 }
 

@@ -13,6 +13,8 @@ struct SweepArguments {
   std::size_t chunk = 1;
   std::uint16_t* offsets = nullptr;
   Selected selected;
+  /// Elements between those in work and those that are announced to the caches.
+  std::size_t prefetch_distance = 0;
 };
 
 }  // namespace scalecom::kernels

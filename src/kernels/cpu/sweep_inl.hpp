@@ -19,13 +19,8 @@ using IntVector = hn::Vec<Ints>;
 
 inline constexpr std::int32_t kAbsoluteBits = 0x7FFFFFFF;
 inline constexpr std::int32_t kLargestFinite = 0x7F7FFFFF;
-/// Elements between the one in work and the one announced: 4 KiB of float32.
-inline constexpr std::size_t kPrefetchDistance = 1024;
 /// Float32 lanes of the widest target that is compiled.
 inline constexpr std::size_t kLanesMax = HWY_MAX_BYTES / sizeof(float);
-/// Vectors of the longest chunk that is selected by lanes.
-inline constexpr std::size_t kShortChunkMax = 2;
-inline constexpr std::size_t kShortBlock = kShortChunkMax * kLanesMax * kLanesMax;
 
 /// Walks a tensor from its first vector to its last, updating m. next() returns the bits of |p|:
 /// compared as integers they order as the values do, with Inf and NaN on top.
@@ -37,12 +32,13 @@ class Sweeper {
         gradient_(arguments.gradient.data),
         prescale_(hn::Set(Floats(), arguments.gradient.prescale)),
         beta_(hn::Set(Floats(), arguments.beta)),
+        ahead_(arguments.prefetch_distance),
         nonfinite_(hn::Zero(Ints())) {}
 
   HWY_INLINE IntVector next(std::size_t index) {
     const Floats df;
-    hwy::Prefetch(memory_ + index + kPrefetchDistance);
-    hwy::Prefetch(gradient_ + (index + kPrefetchDistance) * Format::kBytes);
+    hwy::Prefetch(memory_ + index + ahead_);
+    hwy::Prefetch(gradient_ + (index + ahead_) * Format::kBytes);
     FloatVector m = hn::LoadU(df, memory_ + index);
     const FloatVector raw = Format::load(df, gradient_, index);
     // No instruction. Keeps the compiler from reading m twice, which costs a tenth of the speed.
@@ -94,37 +90,91 @@ class Sweeper {
   const std::byte* const gradient_;
   const FloatVector prescale_;
   const FloatVector beta_;
+  const std::size_t ahead_;
   IntVector nonfinite_;
 };
 
-/// Takes the selected elements out of memory that was swept a moment before.
+/// Takes the selected elements out of memory that was swept a moment before, several chunks at a
+/// time. In float64, so that only the sweep's own rounding is left.
 template <class Format, class Value>
 class Taker {
  public:
   HWY_INLINE explicit Taker(const SweepArguments& arguments)
-      : memory_(arguments.memory),
-        gradient_(arguments.gradient),
-        beta_(arguments.beta),
-        selected_(arguments.selected) {}
+      : arguments_(arguments),
+        beta_(hn::Set(Doubles(), double{arguments.beta})),
+        rest_(hn::Set(Doubles(), 1.0 - double{arguments.beta})),
+        prescale_(hn::Set(Floats(), arguments.gradient.prescale)),
+        limit_(hn::Set(Floats(), arguments.selected.limit)) {}
 
-  /// In float64, so that only the sweep's own rounding is left.
-  HWY_INLINE void take(std::size_t chunk, std::size_t index) const {
-    const float m = memory_[index];
-    const float g = gradient_.prescale * Format::load(gradient_.data, index);
-    const double rest = 1.0 - beta_;
-    const double m_before = m - beta_ * g;
-    const auto p = static_cast<float>(m + rest * g);
-    Value::store(selected_.values, chunk, std::clamp(p, -selected_.limit, selected_.limit));
-    const float sent = Value::load(selected_.values, chunk);
-    selected_.kept[chunk] = m;
-    memory_[index] = static_cast<float>(rest * m_before + beta_ * (double{p} - double{sent}));
+  /// To be called when offsets[chunk] is there, for every chunk in turn.
+  HWY_INLINE void add(std::size_t chunk) {
+    if (chunk + 1 == taken_ + hn::Lanes(Floats())) take(chunk + 1);
+  }
+  /// After the last of `chunks`.
+  HWY_INLINE void finish(std::size_t chunks) {
+    if (taken_ < chunks) take(chunks);
   }
 
  private:
-  float* const memory_;
-  const Gradient gradient_;
-  const double beta_;
-  const Selected selected_;
+  using Floats = hn::Rebind<float, Doubles>;
+  using FloatVector = hn::Vec<Floats>;
+
+  HWY_INLINE void take(std::size_t end) {
+    for (; taken_ + hn::Lanes(Floats()) <= end; taken_ += hn::Lanes(Floats())) {
+      take_vector(hn::Lanes(Floats()), arguments_.selected.values, taken_,
+                  arguments_.selected.kept + taken_);
+    }
+    if (taken_ == end) return;
+    // Fewer than a vector, which must not write behind the end.
+    std::byte values[kLanesMax * sizeof(float)];
+    float kept[kLanesMax];
+    const std::size_t count = end - taken_;
+    take_vector(count, values, 0, kept);
+    std::copy_n(values, count * Value::kBytes, arguments_.selected.values + taken_ * Value::kBytes);
+    std::copy_n(kept, count, arguments_.selected.kept + taken_);
+    taken_ = end;
+  }
+
+  /// values[place] and kept[0] are for the chunk taken_.
+  HWY_INLINE void take_vector(std::size_t count, std::byte* values, std::size_t place,
+                              float* kept) {
+    const Floats df;
+    const Doubles dd;
+    HWY_ALIGN float m_lanes[kLanesMax] = {};
+    HWY_ALIGN float g_lanes[kLanesMax] = {};
+    for (std::size_t lane = 0; lane < count; ++lane) {
+      m_lanes[lane] = arguments_.memory[index_of(lane)];
+      g_lanes[lane] = Format::load(arguments_.gradient.data, index_of(lane));
+    }
+    const FloatVector swept = hn::Load(df, m_lanes);
+    const DoubleVector m = hn::PromoteTo(dd, swept);
+    const DoubleVector g = hn::PromoteTo(dd, hn::Mul(hn::Load(df, g_lanes), prescale_));
+    const DoubleVector m_before = hn::Sub(m, hn::Mul(beta_, g));
+    const FloatVector p = narrowed(hn::Add(m, hn::Mul(rest_, g)));
+    // Not Min and Max, which lose NaN.
+    const FloatVector least = hn::Neg(limit_);
+    const FloatVector above = hn::IfThenElse(hn::Lt(p, least), least, p);
+    Value::store(df, hn::IfThenElse(hn::Gt(above, limit_), limit_, above), values, place);
+    hn::StoreU(swept, df, kept);
+    const FloatVector sent = Value::load(df, values, place);
+    const DoubleVector unsent = hn::Sub(hn::PromoteTo(dd, p), hn::PromoteTo(dd, sent));
+    const DoubleVector after = hn::Add(hn::Mul(rest_, m_before), hn::Mul(beta_, unsent));
+    hn::Store(narrowed(after), df, m_lanes);
+    for (std::size_t lane = 0; lane < count; ++lane) {
+      arguments_.memory[index_of(lane)] = m_lanes[lane];
+    }
+  }
+
+  HWY_INLINE std::size_t index_of(std::size_t lane) const {
+    return (taken_ + lane) * arguments_.chunk + arguments_.offsets[taken_ + lane];
+  }
+
+  const SweepArguments& arguments_;
+  const DoubleVector beta_;
+  const DoubleVector rest_;
+  const FloatVector prescale_;
+  const FloatVector limit_;
+  std::size_t taken_ = 0;  ///< chunks
 };
 
 /// The largest value seen in each lane and its place in the chunk.
@@ -175,7 +225,7 @@ std::int64_t select_long_chunks(const SweepArguments& arguments) {
   const std::size_t lanes = hn::Lanes(di);
   const auto count = static_cast<std::size_t>(arguments.gradient.count);
   Sweeper<Format> sweeper(arguments);
-  const Taker<Format, Value> taker(arguments);
+  Taker<Format, Value> taker(arguments);
   LaneMaxima maxima;
   std::size_t i = 0;
   IntVector shared = hn::Zero(di);  // the vector in which the previous chunk ended
@@ -200,8 +250,9 @@ std::int64_t select_long_chunks(const SweepArguments& arguments) {
       SCALECOM_ASSERT(end == count, "a chunk shorter than a vector before the last");
     }
     arguments.offsets[j] = maxima.winner();
-    taker.take(j, begin + arguments.offsets[j]);
+    taker.add(j);
   }
+  taker.finish(j);
   return sweeper.nonfinite_count();
 }
 
@@ -224,7 +275,7 @@ HWY_INLINE void select_by_lanes(const std::int32_t* bits, std::size_t chunk,
   hn::StoreU(hn::DemoteTo(d16, best_place), d16, offsets);
 }
 
-/// Chunks of up to a few vectors: sweeps a block into scratch memory that stays in the first-level
+/// Chunks shorter than a vector: sweeps a block into scratch memory that stays in the first-level
 /// cache, and goes through it with one chunk a lane.
 template <class Format, class Value>
 std::int64_t select_short_chunks(const SweepArguments& arguments) {
@@ -233,10 +284,10 @@ std::int64_t select_short_chunks(const SweepArguments& arguments) {
   const std::size_t chunk = arguments.chunk;
   const auto count = static_cast<std::size_t>(arguments.gradient.count);
   const std::size_t group = lanes * chunk;
-  HWY_ALIGN std::int32_t bits[kShortBlock + kLanesMax];
+  HWY_ALIGN std::int32_t bits[kLanesMax * kLanesMax];
   std::uint16_t places[kLanesMax];
   Sweeper<Format> sweeper(arguments);
-  const Taker<Format, Value> taker(arguments);
+  Taker<Format, Value> taker(arguments);
   std::size_t j = 0;
   for (std::size_t begin = 0; begin < count; begin += group) {
     const std::size_t size = std::min(group, count - begin);
@@ -247,17 +298,17 @@ std::int64_t select_short_chunks(const SweepArguments& arguments) {
     select_by_lanes(bits, chunk, places);
     for (std::size_t lane = 0; lane * chunk < size; ++lane, ++j) {
       arguments.offsets[j] = places[lane];
-      taker.take(j, begin + lane * chunk + places[lane]);
+      taker.add(j);
     }
   }
+  taker.finish(j);
   return sweeper.nonfinite_count();
 }
 
 template <class Format, class Value>
 std::int64_t select_all(const SweepArguments& arguments) {
-  return arguments.chunk <= kShortChunkMax * hn::Lanes(Ints())
-             ? select_short_chunks<Format, Value>(arguments)
-             : select_long_chunks<Format, Value>(arguments);
+  return arguments.chunk < hn::Lanes(Ints()) ? select_short_chunks<Format, Value>(arguments)
+                                             : select_long_chunks<Format, Value>(arguments);
 }
 
 template <class Format, class Value>
@@ -265,7 +316,7 @@ std::int64_t gather_all(const SweepArguments& arguments) {
   const std::size_t lanes = hn::Lanes(Floats());
   const auto count = static_cast<std::size_t>(arguments.gradient.count);
   Sweeper<Format> sweeper(arguments);
-  const Taker<Format, Value> taker(arguments);
+  Taker<Format, Value> taker(arguments);
   std::size_t i = 0;
   std::size_t j = 0;
   for (std::size_t begin = 0; begin < count; begin += arguments.chunk, ++j) {
@@ -275,8 +326,9 @@ std::int64_t gather_all(const SweepArguments& arguments) {
       sweeper.last(i, count - i);
       i = count;
     }
-    taker.take(j, begin + arguments.offsets[j]);
+    taker.add(j);
   }
+  taker.finish(j);
   return sweeper.nonfinite_count();
 }
 
@@ -301,8 +353,8 @@ void undo_all(const SweepArguments& arguments) {
   float* const memory = arguments.memory;
   std::size_t i = 0;
   for (; i + lanes <= count; i += lanes) {
-    hwy::Prefetch(memory + i + kPrefetchDistance);
-    hwy::Prefetch(arguments.gradient.data + (i + kPrefetchDistance) * Format::kBytes);
+    hwy::Prefetch(memory + i + arguments.prefetch_distance);
+    hwy::Prefetch(arguments.gradient.data + (i + arguments.prefetch_distance) * Format::kBytes);
     const auto m = hn::LoadU(df, memory + i);
     const auto raw = Format::load(df, arguments.gradient.data, i);
     std::atomic_signal_fence(std::memory_order_acq_rel);  // as in Sweeper
@@ -319,9 +371,9 @@ template <class Body>
 HWY_INLINE std::int64_t with_formats(const SweepArguments& arguments, const Body& body) {
   const auto with_values = [&](auto format) {
     switch (arguments.selected.dtype) {
-      case DataType::float16: return body(format, Float16Format());
-      case DataType::bfloat16: return body(format, Bfloat16Format());
-      default: return body(format, Float32Format());
+      case DataType::float16: return body(format, Float16Vectors());
+      case DataType::bfloat16: return body(format, Bfloat16Vectors());
+      default: return body(format, Float32Vectors());
     }
   };
   switch (arguments.gradient.dtype) {

@@ -13,6 +13,24 @@ namespace hn = hwy::HWY_NAMESPACE;
 // Highway emulates float16 where the processor lacks it (F16C came with AVX2), without infinities.
 inline constexpr bool kHasF16 = HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3;
 
+using Doubles = hn::ScalableTag<double>;
+using DoubleVector = hn::Vec<Doubles>;
+
+/// Rounds to nearest even. Without SIMD, Highway's own function turns infinities into the largest
+/// finite values.
+HWY_INLINE hn::Vec<hn::Rebind<float, Doubles>> narrowed(DoubleVector value) {
+  const hn::Rebind<float, Doubles> d;
+  if constexpr (HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128) {
+    HWY_ALIGN double wide[HWY_MAX_BYTES / sizeof(double)];
+    HWY_ALIGN float narrow[HWY_MAX_BYTES / sizeof(double)];
+    hn::Store(value, Doubles(), wide);
+    for (std::size_t i = 0; i < hn::Lanes(d); ++i) narrow[i] = static_cast<float>(wide[i]);
+    return hn::Load(d, narrow);
+  } else {
+    return hn::DemoteTo(d, value);
+  }
+}
+
 /// A format's vectors: `load` and `store` move Lanes(d) elements, starting at element `index`.
 struct Float32Vectors : Float32Format {
   using Float32Format::load;

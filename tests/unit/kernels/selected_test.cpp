@@ -101,19 +101,21 @@ TEST_CASE("restoring and undoing give the memory before the sweep, NaN and Inf i
 
 TEST_CASE("widening gives the values of all three formats exactly") {
   std::mt19937 generator(31);
-  for (const DataType dtype : kGradientTypes) {
-    RawTensor source(dtype, 103);
-    fill_floating(source, dtype, 103, generator, 10);
-    std::vector<float> values(103);
-    kernels::widen(values.data(), source.data(), dtype, 103);
-    int wrong = 0;
-    for (std::size_t j = 0; j < values.size(); ++j) {
-      const double expected = floating_of(source, dtype, j);
-      wrong += values[j] != expected && !(std::isnan(values[j]) && std::isnan(expected));
+  test::for_each_simd_target([&](const std::string& target) {
+    for (const DataType dtype : kGradientTypes) {
+      RawTensor source(dtype, 103);
+      fill_floating(source, dtype, 103, generator, 10);
+      std::vector<float> values(103);
+      kernels::widen(values.data(), source.data(), dtype, 103);
+      int wrong = 0;
+      for (std::size_t j = 0; j < values.size(); ++j) {
+        const double expected = floating_of(source, dtype, j);
+        wrong += values[j] != expected && !(std::isnan(values[j]) && std::isnan(expected));
+      }
+      CAPTURE(target, to_string(dtype));
+      CHECK(wrong == 0);
     }
-    CAPTURE(to_string(dtype));
-    CHECK(wrong == 0);
-  }
+  });
 }
 
 TEST_CASE("filling puts the values on the selected coordinates and zero everywhere else") {
@@ -138,9 +140,12 @@ TEST_CASE("filling puts the values on the selected coordinates and zero everywhe
                        values.back());
         }
         RawTensor result(dtype, count, chunk % 2 == 0 ? 4 : 1);
-        kernels::fill_selected(result.data(), dtype, count, chunk, offsets.data(), values.data());
-        CAPTURE(to_string(dtype), chunk, count);
-        CHECK(result == expected);
+        test::for_each_simd_target([&](const std::string& target) {
+          std::fill_n(result.data(), result.bytes(), std::byte{0x3C});
+          kernels::fill_selected(result.data(), dtype, count, chunk, offsets.data(), values.data());
+          CAPTURE(target, to_string(dtype), chunk, count);
+          CHECK(result == expected);
+        });
       }
     }
   }
