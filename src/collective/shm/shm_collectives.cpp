@@ -117,6 +117,7 @@ void ShmCollectives::broadcast(std::span<std::byte> data, int root, const WaitCo
 
 void ShmCollectives::broadcast_parts(std::span<const std::span<std::byte>> parts, int root,
                                      const WaitContext& context) {
+  if (board_.size() == 1) return;
   std::vector<Piece> pieces;
   pieces.reserve(parts.size());
   for (const std::span<std::byte> part : parts) {
@@ -164,6 +165,8 @@ void ShmCollectives::all_gather(std::span<const std::byte> mine, std::span<std::
   const std::span<std::byte> own = parts[static_cast<std::size_t>(board_.rank())];
   SCALECOM_ASSERT(mine.size() == own.size(),
                   fmt::format("{} bytes, {} agreed", mine.size(), own.size()));
+  if (mine.data() != own.data()) copy(own.data(), mine);
+  if (board_.size() == 1) return;
   std::size_t longest = 0;
   for (const std::span<std::byte> part : parts) longest = std::max(longest, part.size());
   exchange(
@@ -175,7 +178,6 @@ void ShmCollectives::all_gather(std::span<const std::byte> mine, std::span<std::
           if (rank != board_.rank()) copy(place.data(), {board_.slot(rank, block), place.size()});
         }
       });
-  if (mine.data() != own.data()) copy(own.data(), mine);
 }
 
 void ShmCollectives::reduce_scatter(std::span<std::byte> data,

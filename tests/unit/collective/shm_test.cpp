@@ -262,3 +262,17 @@ TEST_CASE("bytes written for others are counted once") {
   });
   CHECK(sent == std::vector<std::int64_t>{12'000, 24'000, 12'000});
 }
+
+TEST_CASE("a rank that is alone writes nothing for others") {
+  std::int64_t sent = -1;
+  Bytes all(3000);
+  const Bytes mine(3000, std::byte{7});
+  run_on_board(1, kBlocks, [&](int, ShmCollectives& collectives) {
+    collectives.broadcast(all, 0, patience());
+    const std::vector<std::int64_t> lengths{3000};
+    collectives.all_gather(mine, all, lengths, patience());
+    sent = collectives.counters().bytes_sent;
+  });
+  CHECK(sent == 0);
+  CHECK(all == mine);
+}
