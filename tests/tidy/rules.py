@@ -5,7 +5,9 @@ import re
 # Who may include whom: folder -> folders. A folder may always include itself and the public headers.
 INCLUDES = {
     "src/base": set(),
+    "src/device/cuda": {"src/base"},
     "src/kernels": {"src/base"},
+    "src/kernels/cuda": {"src/base", "src/kernels", "src/device/cuda"},
     "src/transport": {"src/base"},
     "src/transport/shm": {"src/base"},
     "src/transport/mpi": {"src/base", "src/transport", "src/collective"},
@@ -27,9 +29,10 @@ INCLUDES = {
                 "src/sparse", "runtime/control", "runtime/negotiation", "runtime/tuning"},
     # The C interface is the runtime's own face; the other bindings see the public headers only.
     "bindings/c": {"runtime"},
-    "tools": {"src/kernels"},
-    "tests": {"src/base", "src/kernels", "src/transport", "src/transport/mpi",
-              "src/transport/shm", "src/collective", "src/collective/mpi", "src/collective/shm",
+    "tools": {"src/kernels", "src/kernels/cuda", "src/device/cuda"},
+    "tests": {"src/base", "src/device/cuda", "src/kernels", "src/kernels/cuda", "src/transport",
+              "src/transport/mpi", "src/transport/shm", "src/collective",
+              "src/collective/mpi", "src/collective/shm",
               "src/compress", "src/sparse", "src/mpi_plugin", "runtime",
               "runtime/control", "runtime/negotiation", "runtime/tuning"},
 }

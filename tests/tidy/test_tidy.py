@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True,
                          check=True).stdout.split()
 FILES = [path for path in TRACKED if (ROOT / path).is_file()]
-CPP = [path for path in FILES if path.endswith((".cpp", ".hpp", ".h"))]
+CPP = [path for path in FILES if path.endswith((".cpp", ".hpp", ".h", ".cu", ".cuh"))]
 SCRIPTS = ("tools/quickstart", "tools/test", "tools/bench/figures", "tools/bench/peers",
            "tools/netlab/netlab")
 PYTHON = [path for path in FILES if path.endswith(".py") or path in SCRIPTS]
@@ -80,7 +80,7 @@ def test_the_preprocessor_decides_nothing_outside_the_list():
 
 
 def test_headers_are_guarded():
-    check([path for path in CPP if path.endswith((".hpp", ".h"))], rules.guard_findings)
+    check([path for path in CPP if path.endswith((".hpp", ".h", ".cuh"))], rules.guard_findings)
     assert rules.guard_findings("x.hpp", "int f();\n")
 
 

@@ -27,6 +27,39 @@ constexpr SweptElement sweep_element(float memory, float g, float beta) {
   return {memory + (bits > kLargestFinite ? 0.0f : change), bits};
 }
 
+/// Four neighbouring elements.
+struct Quad {
+  float at[4] = {};
+};
+
+struct SweptQuad {
+  Quad memory;
+  std::int32_t bits = 0;       ///< the largest bits of |p|
+  std::int32_t largest = 0;    ///< the first element that has them
+  std::int32_t nonfinite = 0;  ///< elements with p not finite
+};
+
+/// sweep_element() for each. All are nearly always finite, which takes one test instead of four.
+constexpr SweptQuad sweep_quad(const Quad& memory, const Quad& g, float beta) {
+  SweptQuad swept;
+  std::int32_t bits[4] = {};
+  for (int i = 0; i < 4; ++i) {
+    bits[i] = absolute_bits(memory.at[i] + g.at[i]);
+    swept.memory.at[i] = memory.at[i] + beta * g.at[i];
+  }
+  const std::int32_t first = bits[0] < bits[1] ? bits[1] : bits[0];
+  const std::int32_t second = bits[2] < bits[3] ? bits[3] : bits[2];
+  swept.bits = first < second ? second : first;
+  swept.largest = first < second ? (bits[2] < bits[3] ? 3 : 2) : (bits[0] < bits[1] ? 1 : 0);
+  if (swept.bits > kLargestFinite) {
+    for (int i = 0; i < 4; ++i) {
+      swept.memory.at[i] = sweep_element(memory.at[i], g.at[i], beta).memory;
+      swept.nonfinite += bits[i] > kLargestFinite ? 1 : 0;
+    }
+  }
+  return swept;
+}
+
 /// The residual before the sweep, but for the rounding of m + beta g.
 constexpr float undo_element(float memory, float g, float beta) {
   const float change = beta * g;

@@ -19,6 +19,10 @@ inline constexpr std::int32_t kBlockLanesLog2 = 8;
 /// Elements of a chunk that a warp would have to walk in several rounds: a block does it.
 inline constexpr std::int32_t kWarpChunkMax = 4096;
 
+/// What a warp does at a time where it touches the selected elements only, and where it fills.
+inline constexpr std::int64_t kSelectedAUnit = 128;
+inline constexpr std::int32_t kFilledAUnit = 2048;
+
 /// log2 of the fewest lanes that hold a chunk of `chunk` elements in flight at once, but at most
 /// the team's.
 constexpr std::int32_t lanes_log2_for(std::int32_t chunk, std::int32_t team_lanes_log2) {
@@ -78,6 +82,13 @@ struct Run {
   }
   constexpr std::int32_t edge_place(std::int32_t edge) const {
     return edge < head ? edge : edge + vectors * kVectorElements;
+  }
+  /// The number of the lane that works on the element at `place`, of 2^lanes_log2.
+  constexpr std::int32_t member_at(std::int32_t place, std::int32_t lanes_log2) const {
+    const std::int32_t vector = (place - head) / kVectorElements;
+    const bool is_edge = place < head || vector >= vectors;
+    const std::int32_t edge = place < head ? place : place - vectors * kVectorElements;
+    return (is_edge ? edge : vector) & ((1 << lanes_log2) - 1);
   }
 };
 

@@ -2,8 +2,9 @@
 
 #include <cstdint>
 
-// How a warp finds its row in a table (rows in order, with the number of each row's first unit),
-// and what it finds there.
+#include "kernels/cuda/unit_index.hpp"
+
+// How a warp gets its row of a table, in as few accesses that wait for each other as can be.
 namespace scalecom::kernels::cuda {
 
 inline constexpr unsigned kWholeWarp = 0xFFFFFFFFu;
@@ -16,22 +17,40 @@ __device__ T* global(T* pointer) {
   return pointer;
 }
 
-/// The row that holds `unit`: the last whose first unit is not beyond it. All lanes of a warp call
-/// it with the same arguments, and look at 32 rows at a time.
-__device__ inline std::int32_t find_row(const std::int64_t* first_units, std::int32_t rows,
-                                        std::int64_t unit) {
-  const auto lane = static_cast<std::int32_t>(threadIdx.x % 32);
-  std::int32_t first = 0;
-  std::int32_t left = rows;
-  while (left > 1) {
-    const std::int32_t step = (left + 31) / 32;
-    const std::int32_t place = lane * step;
-    const bool is_before = place < left && first_units[first + place] <= unit;
-    const std::int32_t last = __popc(__ballot_sync(kWholeWarp, is_before)) - 1;
-    first += last * step;
-    left = min(step, left - last * step);
+/// A row, and the number of one of its units.
+struct Found {
+  std::int32_t row = 0;
+  std::int64_t unit = 0;
+};
+
+/// All lanes of a warp call it with the same unit, and look at 32 places of a level at a time.
+__device__ inline Found find_row(const UnitIndex& index, std::int64_t unit) {
+  Found found{0, unit};
+  if (index.sizes[0] == 1) return found;
+#pragma unroll
+  for (int level = kLevels - 1; level >= 0; --level) {
+    if (level >= index.levels_used) continue;
+    const std::int32_t place = found.row * kFanOut + static_cast<std::int32_t>(threadIdx.x % 32);
+    const std::int64_t first = place < index.sizes[level] ? index.levels[level][place] : unit + 1;
+    const int last = __popc(__ballot_sync(kWholeWarp, first <= unit)) - 1;
+    found.row = found.row * kFanOut + last;
+    if (level == 0) found.unit = unit - __shfl_sync(kWholeWarp, first, last);
   }
-  return first;
+  return found;
+}
+
+/// Copies a row into the warp's own place in shared memory with one access; its fields cost little
+/// from there.
+template <class Row>
+__device__ const Row& load_row(Row& place, const Row* row) {
+  constexpr int kWords = sizeof(Row) / sizeof(unsigned);
+  static_assert(sizeof(Row) % sizeof(unsigned) == 0 && kWords <= 32, "a word for each lane");
+  const unsigned lane = threadIdx.x % 32;
+  if (lane < kWords) {
+    reinterpret_cast<unsigned*>(&place)[lane] = reinterpret_cast<const unsigned*>(row)[lane];
+  }
+  __syncwarp();
+  return place;
 }
 
 }  // namespace scalecom::kernels::cuda

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <vector>
 
 #include "base/error.hpp"
 #include "device/cuda/error.hpp"
@@ -60,50 +61,68 @@ void check(const CopyTensor& tensor) {
       dtype == DataType::float32 || dtype == DataType::float16 || dtype == DataType::bfloat16,
       fmt::format("{} times {} / {} on a CUDA device", to_string(dtype), tensor.scale.multiply,
                   tensor.scale.divide));
+  SCALECOM_ASSERT(std::isfinite(tensor.scale.divide) && tensor.scale.divide != 0.0,
+                  fmt::format("a scale that divides by {}", tensor.scale.divide));
   const auto bytes = static_cast<std::uintptr_t>(size_of(dtype));
   SCALECOM_ASSERT(
       address_of(tensor.destination) % bytes == 0 && address_of(tensor.source) % bytes == 0,
       fmt::format("scaled {} that are not aligned", to_string(dtype)));
 }
 
+CopyRow row_of(const CopyTensor& tensor) {
+  return {tensor.destination, tensor.source, tensor.count * size_of(tensor.dtype),
+          format_of(tensor.dtype), scaling_of(tensor.dtype, tensor.scale)};
+}
+
+CopyLayout layout_of(const CopyRow& row) {
+  return {static_cast<std::int32_t>(address_of(row.destination) % CopyLayout::kVectorBytes),
+          row.bytes};
+}
+
+CopyKind kind_of(const CopyRow& row) {
+  const bool has_words = layout_of(row).source_shift(address_of(row.source)) % 4 == 0;
+  return has_words && row.scaling.step != ScaleStep::in_double ? CopyKind::plain : CopyKind::other;
+}
+
+/// All tensors may be of one kind or the other.
 std::size_t bytes_for(std::size_t tensors_max) {
-  constexpr std::size_t kSlack = 32;  // alignment of the two parts
-  return tensors_max * sizeof(CopyRow) + (tensors_max + 1) * sizeof(std::int64_t) + kSlack;
+  constexpr std::size_t kSlack = 32;  // alignment
+  return 2 * (tensors_max * sizeof(CopyRow) + index_bytes(tensors_max) + kSlack);
 }
 
 }  // namespace
 
 CopyTable::CopyTable(std::size_t tensors_max)
-    : storage_(bytes_for(tensors_max)),
-      tensors_max_(tensors_max),
-      multiprocessors_(device::cuda::multiprocessors()) {}
+    : storage_(bytes_for(tensors_max)), tensors_max_(tensors_max) {}
 
 void CopyTable::assign(std::span<const CopyTensor> tensors, device::cuda::StreamHandle stream) {
   SCALECOM_ASSERT(tensors.size() <= tensors_max_,
                   fmt::format("{} tensors in a table for {}", tensors.size(), tensors_max_));
   for (const CopyTensor& tensor : tensors) check(tensor);
   storage_.clear();
-  const std::span<CopyRow> rows = storage_.reserve<CopyRow>(tensors.size());
-  const std::span<std::int64_t> first_units = storage_.reserve<std::int64_t>(tensors.size() + 1);
-  range_ = {storage_.on_device(rows), storage_.on_device(first_units), 0, 0, 1};
-  for (const CopyTensor& tensor : tensors) {
-    if (tensor.count == 0) continue;
-    const CopyRow row{tensor.destination, tensor.source, tensor.count * size_of(tensor.dtype),
-                      format_of(tensor.dtype), scaling_of(tensor.dtype, tensor.scale)};
-    const auto place = static_cast<std::size_t>(range_.count++);
-    rows[place] = row;
-    first_units[place] = range_.units;
-    const CopyLayout layout{static_cast<std::int32_t>(address_of(row.destination) % 16), row.bytes};
-    range_.units += (layout.vectors() + kCopyVectorsAUnit - 1) / kCopyVectorsAUnit;
+  std::vector<std::int64_t> units;
+  for (const CopyKind kind : {CopyKind::plain, CopyKind::other}) {
+    CopyRange& range = ranges_[static_cast<std::size_t>(kind)];
+    range = {};
+    const std::span<CopyRow> rows = storage_.reserve<CopyRow>(tensors.size());
+    units.clear();
+    for (const CopyTensor& tensor : tensors) {
+      const CopyRow row = row_of(tensor);
+      if (tensor.count == 0 || kind_of(row) != kind) continue;
+      rows[units.size()] = row;
+      units.push_back((layout_of(row).vectors() + kCopyVectorsAUnit - 1) / kCopyVectorsAUnit);
+    }
+    if (!units.empty()) range = {storage_.on_device(rows), make_index(storage_, units)};
   }
-  first_units[static_cast<std::size_t>(range_.count)] = range_.units;
-  range_.units_a_block = units_a_block(range_.units, kCopyWarpsABlock, multiprocessors_);
   storage_.upload(stream);
 }
 
 void CopyTable::scale_copy(device::cuda::StreamHandle stream) const {
-  if (range_.units == 0) return;
-  device::cuda::check(launch_scale_copy(range_, stream), "launching scale_copy");
+  for (const CopyKind kind : {CopyKind::plain, CopyKind::other}) {
+    const CopyRange& range = ranges_[static_cast<std::size_t>(kind)];
+    if (range.index.units == 0) continue;
+    device::cuda::check(launch_scale_copy(kind, range, stream), "launching scale_copy");
+  }
 }
 
 }  // namespace scalecom::kernels::cuda

@@ -15,130 +15,178 @@ constexpr int kBlockThreads = kCopyWarpsABlock * kLanes;
 
 using Batch = uint4[kCopyVectorsALane];
 
+__device__ std::int32_t lane() { return static_cast<std::int32_t>(threadIdx.x % kLanes); }
+
+/// 16 bytes from where only shorter words are aligned.
 template <class Word>
 __device__ uint4 load_words(const std::byte* source) {
-  constexpr int kWords = CopyLayout::kVectorBytes / sizeof(Word);
+  constexpr int kPieces = 4 / sizeof(Word);
   const Word* const words = reinterpret_cast<const Word*>(source);
-  if constexpr (sizeof(Word) == 16) {
-    return *words;
-  } else if constexpr (sizeof(Word) == 8) {
-    return make_uint4(words[0].x, words[0].y, words[1].x, words[1].y);
-  } else {
-    constexpr int kPieces = 4 / sizeof(Word);
-    unsigned result[4] = {};
+  unsigned result[4] = {};
 #pragma unroll
-    for (int i = 0; i < kWords; ++i) {
-      result[i / kPieces] |= static_cast<unsigned>(words[i]) << (i % kPieces * 8 * sizeof(Word));
-    }
-    return make_uint4(result[0], result[1], result[2], result[3]);
+  for (int i = 0; i < 4 * kPieces; ++i) {
+    result[i / kPieces] |= static_cast<unsigned>(words[i]) << (i % kPieces * 8 * sizeof(Word) % 32);
   }
+  return make_uint4(result[0], result[1], result[2], result[3]);
 }
 
-/// Loads the whole ones of vectors first, first + 32, ...
-template <class Word>
-__device__ void load_batch(Batch& batch, const std::byte* source, const CopyLayout& layout,
-                           std::int64_t first) {
+/// Calls body(number among the lane's vectors, its place in the unit) for those that are whole.
+template <class Body>
+__device__ void for_each_whole(const CopyUnit& unit, const Body& body) {
 #pragma unroll
   for (int i = 0; i < kCopyVectorsALane; ++i) {
-    const std::int64_t vector = first + i * kLanes;
-    if (layout.is_whole(vector)) batch[i] = load_words<Word>(source + layout.begin(vector));
+    const std::int32_t vector = lane() + i * kLanes;
+    if (unit.is_whole(vector)) body(i, vector * CopyLayout::kVectorBytes);
   }
 }
 
-template <class Format>
+/// `source` is of the unit's begin, and `shift` bytes behind a multiple of 16.
+template <CopyKind kKind>
+__device__ void load_batch(Batch& batch, const std::byte* source, std::int32_t shift,
+                           const CopyUnit& unit) {
+  if (shift == 0) {
+    for_each_whole(unit, [&](int i, std::int32_t place) {
+      batch[i] = *reinterpret_cast<const uint4*>(source + place);
+    });
+  } else if (kKind == CopyKind::plain || shift % 4 == 0) {
+    for_each_whole(
+        unit, [&](int i, std::int32_t place) { batch[i] = load_words<unsigned>(source + place); });
+  } else if (shift % 2 == 0) {
+    for_each_whole(unit, [&](int i, std::int32_t place) {
+      batch[i] = load_words<std::uint16_t>(source + place);
+    });
+  } else {
+    for_each_whole(unit, [&](int i, std::int32_t place) {
+      batch[i] = load_words<std::uint8_t>(source + place);
+    });
+  }
+}
+
+template <class Format, ScaleStep kStep>
 __device__ unsigned scaled_word(unsigned word, const Scaling& scaling) {
   if constexpr (sizeof(typename Format::Element) == sizeof(float)) {
-    return __float_as_uint(scale_element<true>(__uint_as_float(word), scaling));
+    return __float_as_uint(scale_element<kStep, true>(__uint_as_float(word), scaling));
   } else {
     const auto half = [&](unsigned bits) -> unsigned {
       return Format::narrow(
-          scale_element<false>(Format::widen(static_cast<std::uint16_t>(bits)), scaling));
+          scale_element<kStep, false>(Format::widen(static_cast<std::uint16_t>(bits)), scaling));
     };
     return half(word & 0xFFFFu) | half(word >> 16) << 16;
   }
 }
 
-template <class Format>
+template <class Format, ScaleStep kStep>
 __device__ void scale_batch(Batch& batch, const Scaling& scaling) {
 #pragma unroll
-  for (int i = 0; i < kCopyVectorsALane; ++i) {
-    batch[i] = make_uint4(
-        scaled_word<Format>(batch[i].x, scaling), scaled_word<Format>(batch[i].y, scaling),
-        scaled_word<Format>(batch[i].z, scaling), scaled_word<Format>(batch[i].w, scaling));
+  for (uint4& vector : batch) {
+    vector = make_uint4(scaled_word<Format, kStep>(vector.x, scaling),
+                        scaled_word<Format, kStep>(vector.y, scaling),
+                        scaled_word<Format, kStep>(vector.z, scaling),
+                        scaled_word<Format, kStep>(vector.w, scaling));
   }
 }
 
-/// The part of the first or last vector that belongs to the run, element by element.
-__device__ void copy_part(const CopyRow& row, const CopyLayout& layout, std::int64_t vector) {
-  const std::int64_t begin = max(layout.begin(vector), std::int64_t{0});
-  const std::int64_t end = min(layout.begin(vector) + CopyLayout::kVectorBytes, row.bytes);
+template <CopyKind kKind, class Format>
+__device__ void scale_batch(Batch& batch, const Scaling& scaling) {
+  switch (scaling.step) {
+    case ScaleStep::copy: return;
+    case ScaleStep::multiply_in_float:
+      return scale_batch<Format, ScaleStep::multiply_in_float>(batch, scaling);
+    case ScaleStep::divide_in_float:
+      return scale_batch<Format, ScaleStep::divide_in_float>(batch, scaling);
+    case ScaleStep::in_double:
+      if constexpr (kKind == CopyKind::other) {
+        scale_batch<Format, ScaleStep::in_double>(batch, scaling);
+      }
+  }
+}
+
+template <class Format>
+__device__ typename Format::Element scaled_element(typename Format::Element element,
+                                                   const Scaling& scaling) {
+  constexpr bool kIsWide = sizeof(element) == sizeof(float);
+  const float value = Format::widen(element);
+  switch (scaling.step) {
+    case ScaleStep::multiply_in_float:
+      return Format::narrow(scale_element<ScaleStep::multiply_in_float, kIsWide>(value, scaling));
+    case ScaleStep::divide_in_float:
+      return Format::narrow(scale_element<ScaleStep::divide_in_float, kIsWide>(value, scaling));
+    default: return Format::narrow(scale_element<ScaleStep::in_double, kIsWide>(value, scaling));
+  }
+}
+
+/// The part of an outer vector that belongs to the run, element by element.
+__device__ void copy_part(const CopyRow& row, const CopyUnit& unit, std::int32_t vector) {
+  const std::int32_t place = vector * CopyLayout::kVectorBytes;
+  const std::int64_t begin = unit.begin + max(place, unit.first);
+  const std::int64_t end = unit.begin + min(place + CopyLayout::kVectorBytes, unit.end);
   if (row.scaling.step == ScaleStep::copy) {
-    for (std::int64_t i = begin; i < end; ++i) row.destination[i] = row.source[i];
+#pragma unroll 1
+    for (std::int64_t i = begin; i < end; ++i) {
+      global(row.destination)[i] = global(row.source)[i];
+    }
     return;
   }
   with_format(row.format, [&](auto format) {
     using Format = decltype(format);
     using Element = typename Format::Element;
-    constexpr bool kIsWide = sizeof(Element) == sizeof(float);
-    const auto* const source = reinterpret_cast<const Element*>(row.source);
-    auto* const destination = reinterpret_cast<Element*>(row.destination);
-    for (std::int64_t i = begin / sizeof(Element); i < end / std::int64_t{sizeof(Element)}; ++i) {
-      destination[i] =
-          Format::narrow(scale_element<kIsWide>(Format::widen(source[i]), row.scaling));
+    constexpr std::int64_t kBytes = sizeof(Element);
+    const auto* const source = global(reinterpret_cast<const Element*>(row.source));
+    auto* const destination = global(reinterpret_cast<Element*>(row.destination));
+#pragma unroll 1
+    for (std::int64_t i = begin / kBytes; i < end / kBytes; ++i) {
+      destination[i] = scaled_element<Format>(source[i], row.scaling);
     }
   });
 }
 
-__device__ void copy_unit(const CopyRow& row, std::int64_t unit) {
-  std::byte* const destination = global(row.destination);
-  const std::byte* const source = global(row.source);
+template <CopyKind kKind>
+__device__ void copy_unit(const CopyRow& row, std::int64_t number) {
+  std::byte* destination = global(row.destination);
+  const std::byte* source = global(row.source);
   const CopyLayout layout{
       static_cast<std::int32_t>(reinterpret_cast<std::uint64_t>(destination) % 16), row.bytes};
-  const std::int64_t first = unit * kCopyVectorsAUnit + threadIdx.x % kLanes;
+  const std::int32_t shift = layout.source_shift(reinterpret_cast<std::uint64_t>(source));
+  const CopyUnit unit(layout, number, kCopyVectorsAUnit);
   Batch batch;
-  // The lowest bit set is the greatest word that divides the vectors' addresses in the source.
-  const auto misaligned = static_cast<int>(
-      (reinterpret_cast<std::uint64_t>(source) - static_cast<std::uint64_t>(layout.shift)) % 16);
-  switch (misaligned & -misaligned) {
-    case 0: load_batch<uint4>(batch, source, layout, first); break;
-    case 8: load_batch<uint2>(batch, source, layout, first); break;
-    case 4: load_batch<unsigned>(batch, source, layout, first); break;
-    case 2: load_batch<std::uint16_t>(batch, source, layout, first); break;
-    default: load_batch<std::uint8_t>(batch, source, layout, first); break;
-  }
+  load_batch<kKind>(batch, source + unit.begin, shift, unit);
   if (row.scaling.step != ScaleStep::copy) {
     const Scaling scaling = row.scaling;
-    with_format(row.format, [&](auto format) { scale_batch<decltype(format)>(batch, scaling); });
+    with_format(row.format,
+                [&](auto format) { scale_batch<kKind, decltype(format)>(batch, scaling); });
   }
-#pragma unroll
-  for (int i = 0; i < kCopyVectorsALane; ++i) {
-    const std::int64_t vector = first + i * kLanes;
-    if (layout.is_whole(vector)) {
-      *reinterpret_cast<uint4*>(destination + layout.begin(vector)) = batch[i];
-    } else if (vector < layout.vectors()) {
-      copy_part(row, layout, vector);
-    }
+  destination += unit.begin;
+  for_each_whole(unit, [&](int i, std::int32_t place) {
+    *reinterpret_cast<uint4*>(destination + place) = batch[i];
+  });
+  if (unit.has_only_whole()) return;
+#pragma unroll 1
+  for (std::int32_t vector = lane(); vector < kCopyVectorsAUnit; vector += kLanes) {
+    if (unit.is_part(vector)) copy_part(row, unit, vector);
   }
 }
 
-__global__ __launch_bounds__(kBlockThreads) void run_scale_copy(CopyRange range) {
-  const std::int64_t begin = blockIdx.x * range.units_a_block;
-  const std::int64_t end = min(begin + range.units_a_block, range.units);
-  std::int64_t unit = begin + threadIdx.x / kLanes;
-  if (unit >= end) return;
-  std::int32_t index = find_row(range.first_units, range.count, unit);
-  for (; unit < end; unit += kCopyWarpsABlock) {
-    while (range.first_units[index + 1] <= unit) ++index;
-    copy_unit(range.rows[index], unit - range.first_units[index]);
-  }
+template <CopyKind kKind>
+__global__ __launch_bounds__(kBlockThreads) void run_scale_copy(
+    const __grid_constant__ CopyRange range) {
+  __shared__ CopyRow rows[kCopyWarpsABlock];
+  const auto warp = static_cast<int>(threadIdx.x) / kLanes;
+  const std::int64_t unit = blockIdx.x * std::int64_t{kCopyWarpsABlock} + warp;
+  if (unit >= range.index.units) return;
+  const Found found = find_row(range.index, unit);
+  copy_unit<kKind>(load_row(rows[warp], range.rows + found.row), found.unit);
 }
 
 }  // namespace
 
-int launch_scale_copy(const CopyRange& range, device::cuda::StreamHandle stream) {
+int launch_scale_copy(CopyKind kind, const CopyRange& range, device::cuda::StreamHandle stream) {
   const auto blocks =
-      static_cast<unsigned>((range.units + range.units_a_block - 1) / range.units_a_block);
-  run_scale_copy<<<blocks, kBlockThreads, 0, stream>>>(range);
+      static_cast<unsigned>((range.index.units + kCopyWarpsABlock - 1) / kCopyWarpsABlock);
+  if (kind == CopyKind::plain) {
+    run_scale_copy<CopyKind::plain><<<blocks, kBlockThreads, 0, stream>>>(range);
+  } else {
+    run_scale_copy<CopyKind::other><<<blocks, kBlockThreads, 0, stream>>>(range);
+  }
   return cudaGetLastError();
 }
 

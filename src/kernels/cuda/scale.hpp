@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -21,7 +22,9 @@ struct CopyTensor {
   Scale scale;
 };
 
-/// The tensors of a batch and their places in a fused buffer: one launch packs or unpacks them.
+/// The tensors of a batch and their places in a fused buffer: one launch packs or unpacks
+/// them. Those that are not aligned to 4 bytes, or are scaled by two odd numbers, take a second
+/// one.
 class CopyTable {
  public:
   /// For up to `tensors_max` tensors at a time.
@@ -37,8 +40,7 @@ class CopyTable {
  private:
   StagedTable storage_;
   std::size_t tensors_max_;
-  int multiprocessors_;
-  CopyRange range_;
+  std::array<CopyRange, 2> ranges_;  ///< by CopyKind
 };
 
 }  // namespace scalecom::kernels::cuda

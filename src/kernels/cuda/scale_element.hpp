@@ -15,10 +15,6 @@ struct Scaling {
   double divide = 1.0;
 };
 
-constexpr double exactly_scaled(float value, const Scaling& scaling) {
-  return static_cast<double>(value) * scaling.multiply / scaling.divide;
-}
-
 /// To float32 towards zero, with the last bit set where that is not exact ("round to odd"):
 /// rounding the result again, to 16 bits, sees what the first rounding has dropped.
 constexpr float odd_float(double value) {
@@ -28,16 +24,25 @@ constexpr float odd_float(double value) {
   return static_cast<float>(__builtin_bit_cast(double, (bits & ~kDropped) | sticky));
 }
 
+/// dividend / divisor, of which the divisor is finite and not zero. Processors divide zeros slowly,
+/// and gradients have many.
+template <class T>
+constexpr T quotient(T dividend, T divisor) {
+  const bool is_zero = dividend == T{0};
+  const T result = (is_zero ? T{1} : dividend) / divisor;
+  return is_zero ? dividend * divisor : result;
+}
+
 /// `kIsWide`: a float32 element; else the result is for rounding to 16 bits.
-template <bool kIsWide>
+template <ScaleStep kStep, bool kIsWide>
 constexpr float scale_element(float value, const Scaling& scaling) {
-  switch (scaling.step) {
+  switch (kStep) {
     case ScaleStep::copy: return value;
     case ScaleStep::multiply_in_float: return value * scaling.factor;
-    case ScaleStep::divide_in_float: return value / scaling.factor;
+    case ScaleStep::divide_in_float: return quotient(value, scaling.factor);
     case ScaleStep::in_double: break;
   }
-  const double exact = exactly_scaled(value, scaling);
+  const double exact = quotient(static_cast<double>(value) * scaling.multiply, scaling.divide);
   return kIsWide ? static_cast<float>(exact) : odd_float(exact);
 }
 
@@ -52,10 +57,35 @@ struct CopyLayout {
   constexpr std::int64_t vectors() const {
     return bytes == 0 ? 0 : (bytes + shift + kVectorBytes - 1) / kVectorBytes;
   }
-  /// Where a vector begins in the run: negative for a first one that is not whole.
-  constexpr std::int64_t begin(std::int64_t vector) const { return vector * kVectorBytes - shift; }
-  constexpr bool is_whole(std::int64_t vector) const {
-    return begin(vector) >= 0 && begin(vector) + kVectorBytes <= bytes;
+  /// Bytes between a vector's begin in a source and a multiple of 16.
+  constexpr std::int32_t source_shift(std::uint64_t source) const {
+    return static_cast<std::int32_t>((source - static_cast<std::uint64_t>(shift)) % kVectorBytes);
+  }
+};
+
+/// The vectors that a warp copies at a time.
+struct CopyUnit {
+  std::int64_t begin = 0;  ///< where the first one begins in the run: negative if it is not whole
+  std::int32_t first = 0;  ///< the unit's bytes that belong to the run: from here
+  std::int32_t end = 0;    ///< to here
+
+  constexpr CopyUnit(const CopyLayout& layout, std::int64_t unit, std::int32_t vectors) {
+    const std::int32_t bytes = vectors * CopyLayout::kVectorBytes;
+    begin = unit * bytes - layout.shift;
+    first = begin < 0 ? layout.shift : 0;
+    end = layout.bytes - begin < bytes ? static_cast<std::int32_t>(layout.bytes - begin) : bytes;
+  }
+  constexpr bool is_whole(std::int32_t vector) const {
+    const std::int32_t place = vector * CopyLayout::kVectorBytes;
+    return place >= first && place + CopyLayout::kVectorBytes <= end;
+  }
+  constexpr bool has_only_whole() const {
+    return first % CopyLayout::kVectorBytes == 0 && end % CopyLayout::kVectorBytes == 0;
+  }
+  /// True for the outer vectors of a run that are not whole.
+  constexpr bool is_part(std::int32_t vector) const {
+    const std::int32_t place = vector * CopyLayout::kVectorBytes;
+    return !is_whole(vector) && place + CopyLayout::kVectorBytes > first && place < end;
   }
 };
 

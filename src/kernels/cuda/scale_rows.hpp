@@ -21,10 +21,7 @@ struct CopyRow {
 
 struct CopyRange {
   const CopyRow* rows = nullptr;
-  const std::int64_t* first_units = nullptr;
-  std::int32_t count = 0;
-  std::int64_t units = 0;
-  std::int64_t units_a_block = 0;
+  UnitIndex index;
 };
 
 /// What a warp copies at a time, in vectors of 16 bytes.
@@ -32,7 +29,11 @@ inline constexpr std::int32_t kCopyVectorsALane = 4;
 inline constexpr std::int32_t kCopyVectorsAUnit = 32 * kCopyVectorsALane;
 inline constexpr int kCopyWarpsABlock = 8;
 
+/// plain: the source's words of 4 bytes are aligned, and the scaling is no ScaleStep::in_double.
+/// What others need takes registers, so these have a launch of their own.
+enum class CopyKind : std::int32_t { plain, other };
+
 /// Returns a cudaError_t.
-int launch_scale_copy(const CopyRange& range, device::cuda::StreamHandle stream);
+int launch_scale_copy(CopyKind kind, const CopyRange& range, device::cuda::StreamHandle stream);
 
 }  // namespace scalecom::kernels::cuda

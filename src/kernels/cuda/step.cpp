@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "base/error.hpp"
 #include "device/cuda/error.hpp"
@@ -12,8 +13,6 @@ namespace scalecom::kernels::cuda {
 namespace {
 
 using device::cuda::StreamHandle;
-
-constexpr int kWarpsABlock = 1 << (kBlockLanesLog2 - kWarpLanesLog2);
 
 ElementFormat format_of(DataType dtype) {
   switch (dtype) {
@@ -67,31 +66,19 @@ StepRow row_of(const StepTensor& tensor) {
   return row;
 }
 
-/// The range of `rows`, with units_of_row(row) units each; `first_units` has one place more.
-template <class UnitsOfRow>
-RowRange make_range(std::span<const StepRow> rows, const StepRow* rows_on_device,
-                    std::span<std::int64_t> first_units, const std::int64_t* units_on_device,
-                    const UnitsOfRow& units_of_row) {
-  RowRange range{rows_on_device, units_on_device, static_cast<std::int32_t>(rows.size()), 0, 1};
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    first_units[i] = range.units;
-    range.units += units_of_row(rows[i]);
-  }
-  first_units[rows.size()] = range.units;
-  return range;
+std::size_t bytes_for(std::size_t tensors_max) {
+  constexpr std::size_t kSlack = 64;  // alignment
+  return tensors_max * sizeof(StepRow) + 4 * index_bytes(tensors_max) + kSlack;
 }
 
-std::size_t bytes_for(std::size_t tensors_max) {
-  constexpr std::size_t kSlack = 64;  // alignment of the four parts
-  return tensors_max * sizeof(StepRow) + (2 * tensors_max + 3) * sizeof(std::int64_t) + kSlack;
+std::int64_t quotient_up(std::int64_t dividend, std::int64_t divisor) {
+  return (dividend + divisor - 1) / divisor;
 }
 
 }  // namespace
 
 StepTable::StepTable(std::size_t tensors_max)
-    : storage_(bytes_for(tensors_max)),
-      tensors_max_(tensors_max),
-      multiprocessors_(device::cuda::multiprocessors()) {}
+    : storage_(bytes_for(tensors_max)), tensors_max_(tensors_max) {}
 
 void StepTable::assign(std::span<const StepTensor> tensors, StreamHandle stream) {
   SCALECOM_ASSERT(tensors.size() <= tensors_max_,
@@ -111,36 +98,39 @@ void StepTable::assign(std::span<const StepTensor> tensors, StreamHandle stream)
   const auto warps_end =
       std::find_if(rows.begin(), rows.end(), [](const auto& r) { return r.chunk > kWarpChunkMax; });
   const auto warp_rows = static_cast<std::size_t>(warps_end - rows.begin());
-  const auto add = [&](std::size_t begin, std::size_t count, const auto& units_of_row) {
-    const std::span<std::int64_t> first_units = storage_.reserve<std::int64_t>(count + 1);
-    return make_range(rows.subspan(begin, count), storage_.on_device(all) + begin, first_units,
-                      storage_.on_device(first_units), units_of_row);
+  std::vector<std::int64_t> units;
+  const auto range = [&](std::size_t begin, std::size_t end, const auto& units_of_row) -> RowRange {
+    units.clear();
+    for (std::size_t i = begin; i < end; ++i) units.push_back(units_of_row(rows[i]));
+    if (units.empty()) return {};
+    return {storage_.on_device(all) + begin, make_index(storage_, units)};
   };
-  by_warps_ = add(0, warp_rows, [](const StepRow& row) {
+  by_warps_ = range(0, warp_rows, [](const StepRow& row) {
     return units_of(chunks_of(row.count, row.chunk), kWarpLanesLog2, row.lanes_log2);
   });
-  by_warps_.units_a_block = units_a_block(by_warps_.units, kWarpsABlock, multiprocessors_);
-  by_blocks_ = add(warp_rows, used - warp_rows,
-                   [](const StepRow& row) { return chunks_of(row.count, row.chunk); });
-  by_chunks_ = add(0, used, [](const StepRow& row) {
-    return (chunks_of(row.count, row.chunk) + kChunksAUnit - 1) / kChunksAUnit;
+  by_blocks_ =
+      range(warp_rows, used, [](const StepRow& row) { return chunks_of(row.count, row.chunk); });
+  by_selected_ = range(0, used, [](const StepRow& row) {
+    return quotient_up(chunks_of(row.count, row.chunk), kSelectedAUnit);
   });
+  by_elements_ =
+      range(0, used, [](const StepRow& row) { return quotient_up(row.count, kFilledAUnit); });
   storage_.upload(stream);
 }
 
 void StepTable::launch(Pass pass, StreamHandle stream) const {
-  if (by_warps_.units > 0) {
+  if (by_warps_.index.units > 0) {
     device::cuda::check(launch_by_warps(pass, by_warps_, stream), "launching a pass by warps");
   }
-  if (by_blocks_.units > 0) {
+  if (by_blocks_.index.units > 0) {
     device::cuda::check(launch_by_blocks(pass, by_blocks_, stream), "launching a pass by blocks");
   }
 }
 
-void StepTable::launch(ChunkPass pass, StreamHandle stream) const {
-  if (by_chunks_.units > 0) {
-    device::cuda::check(launch_by_chunks(pass, by_chunks_, stream), "launching a pass by chunks");
-  }
+void StepTable::launch(SelectedPass pass, StreamHandle stream) const {
+  if (by_selected_.index.units == 0) return;
+  device::cuda::check(launch_on_selected(pass, by_selected_, stream),
+                      "launching a pass on selected elements");
 }
 
 void StepTable::select_and_sweep(GradientAfter gradient, StreamHandle stream) const {
@@ -151,10 +141,17 @@ void StepTable::gather_and_sweep(GradientAfter gradient, StreamHandle stream) co
   launch(gradient == GradientAfter::zero ? Pass::gather_and_zero : Pass::gather, stream);
 }
 
-void StepTable::restore_selected(StreamHandle stream) const { launch(ChunkPass::restore, stream); }
+void StepTable::restore_selected(StreamHandle stream) const {
+  launch(SelectedPass::restore, stream);
+}
 void StepTable::undo_sweep(StreamHandle stream) const { launch(Pass::undo, stream); }
-void StepTable::fill_selected(StreamHandle stream) const { launch(Pass::fill, stream); }
-void StepTable::scatter_selected(StreamHandle stream) const { launch(ChunkPass::scatter, stream); }
+void StepTable::fill_selected(StreamHandle stream) const {
+  if (by_elements_.index.units == 0) return;
+  device::cuda::check(launch_fill(by_elements_, stream), "launching fill_selected");
+}
+void StepTable::scatter_selected(StreamHandle stream) const {
+  launch(SelectedPass::scatter, stream);
+}
 
 void widen(float* values, const std::byte* source, DataType dtype, std::int64_t count,
            StreamHandle stream) {

@@ -14,6 +14,9 @@ namespace {
 
 constexpr int kBlockLanes = 1 << kBlockLanesLog2;
 constexpr int kWarpLanes = 1 << kWarpLanesLog2;
+/// Blocks of a sweep that a multiprocessor shall hold: registers are given out for that. Fewer do
+/// not hide the memory's latency; for more the compiler would have to keep registers in memory.
+constexpr int kBlocksWanted = 3;
 
 /// The best of the 2^lanes_log2 neighbouring lanes' candidates, for each of them.
 __device__ Candidate best_of_lanes(Candidate best, std::int32_t lanes_log2) {
@@ -62,22 +65,11 @@ struct BlockTeam {
   }
 };
 
-/// Four elements at `place`; a vector access where memory's vectors are the run's.
+/// Four elements; a vector access where memory's vectors are the run's.
 template <class Format>
-__device__ typename Format::Vector load(const typename Format::Element* place, bool is_aligned) {
-  if (is_aligned) return *reinterpret_cast<const typename Format::Vector*>(place);
-  return Format::pack(place[0], place[1], place[2], place[3]);
-}
-
-template <class Format>
-__device__ void store(typename Format::Element* place, bool is_aligned,
-                      const typename Format::Vector& vector) {
-  if (is_aligned) {
-    *reinterpret_cast<typename Format::Vector*>(place) = vector;
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < kVectorElements; ++i) place[i] = Format::element(vector, i);
+__device__ typename Format::Vector load(const typename Format::Element* memory, bool is_aligned) {
+  if (is_aligned) return *reinterpret_cast<const typename Format::Vector*>(memory);
+  return Format::pack(memory[0], memory[1], memory[2], memory[3]);
 }
 
 template <class Element>
@@ -94,186 +86,238 @@ __device__ void add_nonfinite(unsigned long long* total, std::int32_t count) {
   if (threadIdx.x % kWarpLanes == 0) atomicAdd(total, static_cast<unsigned long long>(count));
 }
 
-/// An element that a lane may have to take.
-struct Taking {
-  Candidate candidate;
-  float memory = 0.0f;
-  float g = 0.0f;
-};
-
-/// Stores what is sent and kept of a chunk, and its residual.
-__device__ void take(const StepRow& row, const LanePart& part, const Taking& taking) {
-  const auto place = taking.candidate.place;
-  const TakenElement taken = with_format(row.value_format, [&](auto format) {
-    using Format = decltype(format);
-    const auto round = [](float value) { return Format::widen(Format::narrow(value)); };
-    const TakenElement result = take_element(taking.memory, taking.g, row.beta, row.limit, round);
-    global(static_cast<typename Format::Element*>(row.values))[part.chunk] =
-        Format::narrow(result.sent);
-    return result;
+/// Takes the element at `place` of a chunk that was swept: stores what is sent and kept, and its
+/// residual.
+template <class Format>
+__device__ void take(const StepRow& row, const LanePart& part, std::int32_t place) {
+  const std::int64_t index = part.begin + place;
+  const float memory = global(row.memory)[index];
+  const auto* const gradient = global(static_cast<const typename Format::Element*>(row.gradient));
+  const float g = row.prescale * Format::widen(gradient[index]);
+  with_format(row.value_format, [&](auto format) {
+    using ValueFormat = decltype(format);
+    const auto round = [](float value) { return ValueFormat::widen(ValueFormat::narrow(value)); };
+    const TakenElement taken = take_element(memory, g, row.beta, row.limit, round);
+    global(static_cast<typename ValueFormat::Element*>(row.values))[part.chunk] =
+        ValueFormat::narrow(taken.sent);
+    global(row.memory)[index] = taken.memory;
   });
-  global(row.kept)[part.chunk] = taking.memory;
-  global(row.memory)[part.begin + place] = taken.memory;
+  global(row.kept)[part.chunk] = memory;
 }
 
-/// What a lane does with each element of select, gather and undo, and what it found.
-template <Pass kPass>
+/// A lane's way through its part of a chunk in select, gather and undo.
+template <Pass kPass, class Format>
 struct LaneSweep {
+  using Element = typename Format::Element;
+
   float prescale;
   float beta;
+  std::int32_t lanes;  ///< of the chunk
+  float* memory;       ///< of the chunk's first element, like `gradient`
+  Element* gradient;
   std::int32_t nonfinite = 0;
-  Taking taking;  ///< gather: its place is given
+  Candidate best;
 
-  /// `kIsAscending`: after lower places only, which spares looking at the place.
-  template <bool kIsAscending>
-  __device__ float visit(float memory, float raw, std::int32_t place) {
-    const float g = prescale * raw;
-    if (kPass == Pass::undo) return undo_element(memory, g, beta);
-    const SweptElement swept = sweep_element(memory, g, beta);
-    nonfinite += swept.bits > kLargestFinite;
-    const Candidate candidate{swept.bits, place};
-    const bool is_taken = kPass == Pass::gather ? place == taking.candidate.place
-                          : kIsAscending        ? swept.bits > taking.candidate.bits
-                                                : taking.candidate.is_beaten_by(candidate);
-    if (is_taken) taking = {candidate, swept.memory, g};
+  __device__ void sweep_vectors(const Run& run, std::int32_t first) {
+    const bool is_aligned = shift_of(gradient + run.head) == 0;
+    for (; first < run.vectors; first += lanes * kVectorsInFlight) {
+      float4 m[kVectorsInFlight];
+      typename Format::Vector raw[kVectorsInFlight];
+#pragma unroll
+      for (int i = 0; i < kVectorsInFlight; ++i) {
+        const std::int32_t vector = first + i * lanes;
+        if (vector >= run.vectors) break;
+        m[i] = load<Float32>(memory + run.vector_place(vector), true);
+        raw[i] = load<Format>(gradient + run.vector_place(vector), is_aligned);
+      }
+#pragma unroll
+      for (int i = 0; i < kVectorsInFlight; ++i) {
+        const std::int32_t vector = first + i * lanes;
+        if (vector >= run.vectors) break;
+        const std::int32_t place = run.vector_place(vector);
+        const Quad swept = sweep_vector(Float32::widen_all(m[i]), Format::widen_all(raw[i]), place);
+        *reinterpret_cast<float4*>(memory + place) =
+            Float32::pack(swept.at[0], swept.at[1], swept.at[2], swept.at[3]);
+      }
+    }
+  }
+
+  __device__ void sweep_edges(const Run& run, std::int32_t first) {
+    for (std::int32_t edge = first; edge < run.edges; edge += lanes) {
+      const std::int32_t place = run.edge_place(edge);
+      const float g = prescale * Format::widen(gradient[place]);
+      if (kPass == Pass::undo) {
+        memory[place] = undo_element(memory[place], g, beta);
+        continue;
+      }
+      const SweptElement swept = sweep_element(memory[place], g, beta);
+      memory[place] = swept.memory;
+      nonfinite += swept.bits > kLargestFinite;
+      const Candidate candidate{swept.bits, place};
+      if (best.is_beaten_by(candidate)) best = candidate;
+    }
+  }
+
+  __device__ void store_zeros(const Run& run, std::int32_t first) {
+    const bool is_aligned = shift_of(gradient + run.head) == 0;
+    for (std::int32_t vector = first; vector < run.vectors; vector += lanes) {
+      Element* const place = gradient + run.vector_place(vector);
+      if (is_aligned) {
+        *reinterpret_cast<typename Format::Vector*>(place) = {};
+      } else {
+        for (int i = 0; i < kVectorElements; ++i) place[i] = Element{};
+      }
+    }
+    for (std::int32_t edge = first; edge < run.edges; edge += lanes) {
+      gradient[run.edge_place(edge)] = Element{};
+    }
+  }
+
+ private:
+  /// Vectors come in the order of their places, so an equal one does not beat the best.
+  __device__ Quad sweep_vector(const Quad& m, Quad g, std::int32_t place) {
+#pragma unroll
+    for (int i = 0; i < kVectorElements; ++i) g.at[i] *= prescale;
+    if (kPass == Pass::undo) {
+      Quad undone;
+#pragma unroll
+      for (int i = 0; i < kVectorElements; ++i) {
+        undone.at[i] = undo_element(m.at[i], g.at[i], beta);
+      }
+      return undone;
+    }
+    const SweptQuad swept = sweep_quad(m, g, beta);
+    nonfinite += swept.nonfinite;
+    if (swept.bits > best.bits) best = {swept.bits, place + swept.largest};
     return swept.memory;
   }
 };
 
-template <Pass kPass, class Format>
-__device__ void sweep_vectors(LaneSweep<kPass>& sweep, const Run& run, std::int32_t first,
-                              std::int32_t lanes, float* memory, typename Format::Element* gradient,
-                              bool has_zeros) {
-  using Vector = typename Format::Vector;
-  const bool is_aligned = shift_of(gradient + run.head) == 0;
-  for (; first < run.vectors; first += lanes * kVectorsInFlight) {
-    float4 m[kVectorsInFlight];
-    Vector raw[kVectorsInFlight];
-#pragma unroll
-    for (int i = 0; i < kVectorsInFlight; ++i) {
-      const std::int32_t vector = first + i * lanes;
-      if (vector >= run.vectors) break;
-      m[i] = load<Float32>(memory + run.vector_place(vector), true);
-      raw[i] = load<Format>(gradient + run.vector_place(vector), is_aligned);
-    }
-#pragma unroll
-    for (int i = 0; i < kVectorsInFlight; ++i) {
-      const std::int32_t vector = first + i * lanes;
-      if (vector >= run.vectors) break;
-      const std::int32_t place = run.vector_place(vector);
-      const auto visit = [&](float& value, int e) {
-        value =
-            sweep.template visit<true>(value, Format::widen(Format::element(raw[i], e)), place + e);
-      };
-      visit(m[i].x, 0);
-      visit(m[i].y, 1);
-      visit(m[i].z, 2);
-      visit(m[i].w, 3);
-      store<Float32>(memory + place, true, m[i]);
-      if (has_zeros) store<Format>(gradient + place, is_aligned, Vector{});
-    }
-  }
-}
-
-/// select, gather and undo.
+/// select, gather and undo of a unit.
 template <class Team, Pass kPass, class Format>
 __device__ void sweep_unit(const StepRow& row, std::int64_t unit, bool has_zeros) {
-  using Element = typename Format::Element;
+  const std::int32_t lanes_log2 = row.lanes_log2;
   const LanePart part =
-      lane_part(unit, Team::lane(), Team::kLanesLog2, row.lanes_log2, row.chunk, row.count);
-  const std::int32_t lanes = 1 << row.lanes_log2;
-  float* const memory = global(row.memory) + part.begin;
-  Element* const gradient = global(static_cast<Element*>(row.gradient)) + part.begin;
-  const Run run(part.length, shift_of(memory));
-  LaneSweep<kPass> sweep{row.prescale, row.beta};
-  if (kPass == Pass::gather && part.length > 0) {
-    sweep.taking.candidate.place = global(row.offsets)[part.chunk];
-  }
-  sweep_vectors<kPass, Format>(sweep, run, part.member, lanes, memory, gradient, has_zeros);
-  for (std::int32_t edge = part.member; edge < run.edges; edge += lanes) {
-    const std::int32_t place = run.edge_place(edge);
-    memory[place] =
-        sweep.template visit<false>(memory[place], Format::widen(gradient[place]), place);
-    if (has_zeros) gradient[place] = Element{};
-  }
+      lane_part(unit, Team::lane(), Team::kLanesLog2, lanes_log2, row.chunk, row.count);
+  LaneSweep<kPass, Format> sweep{
+      row.prescale, row.beta, 1 << lanes_log2, global(row.memory) + part.begin,
+      global(static_cast<typename Format::Element*>(row.gradient)) + part.begin};
+  const Run run(part.length, shift_of(sweep.memory));
+  sweep.sweep_vectors(run, part.member);
+  sweep.sweep_edges(run, part.member);
   if (kPass == Pass::undo) return;
   add_nonfinite(global(row.nonfinite), sweep.nonfinite);
-  const Candidate own = sweep.taking.candidate;
+  std::int32_t selected = 0;
   if (kPass == Pass::select) {
-    const Candidate best = Team::best_of(own, row.lanes_log2);
-    if (own.bits < 0 || own.place != best.place) return;
-    global(row.offsets)[part.chunk] = static_cast<std::uint16_t>(own.place);
+    selected = Team::best_of(sweep.best, lanes_log2).place;
+  } else if (part.length > 0) {
+    selected = global(row.offsets)[part.chunk];
   }
-  if (own.bits >= 0) take(row, part, sweep.taking);
+  // The lane that swept the element: it need not wait for another's store.
+  if (part.length > 0 && part.member == run.member_at(selected, lanes_log2)) {
+    if (kPass == Pass::select) {
+      global(row.offsets)[part.chunk] = static_cast<std::uint16_t>(selected);
+    }
+    take<Format>(row, part, selected);
+  }
+  if (has_zeros) sweep.store_zeros(run, part.member);
 }
 
-/// Zeros, and the reduced value on the selected element.
-template <class Team, class Format>
+/// A row's element as if the quotient were computed exactly: both are below 2^18.
+__device__ std::int32_t quotient(std::int32_t dividend, float inverse_of_divisor) {
+  return static_cast<std::int32_t>((static_cast<float>(dividend) + 0.5f) * inverse_of_divisor);
+}
+
+/// Zeros, and the reduced values on the selected elements, for kFilledAUnit elements.
+template <class Format>
 __device__ void fill_unit(const StepRow& row, std::int64_t unit) {
   using Element = typename Format::Element;
-  const LanePart part =
-      lane_part(unit, Team::lane(), Team::kLanesLog2, row.lanes_log2, row.chunk, row.count);
-  if (part.length == 0) return;
-  const std::int32_t lanes = 1 << row.lanes_log2;
-  Element* const result = global(static_cast<Element*>(row.result)) + part.begin;
-  const Run run(part.length, shift_of(result));
-  const std::int32_t selected = global(row.offsets)[part.chunk];
-  const Element value = Format::narrow(global(row.reduced)[part.chunk]);
-  const auto filled = [&](std::int32_t place) { return place == selected ? value : Element{}; };
-  for (std::int32_t edge = part.member; edge < run.edges; edge += lanes) {
+  const std::int64_t begin = unit * kFilledAUnit;
+  const std::int32_t chunk = row.chunk;
+  const std::int64_t first_chunk = begin / chunk;
+  const auto skipped = static_cast<std::int32_t>(begin - first_chunk * chunk);
+  const auto* const offsets = global(row.offsets) + first_chunk;
+  const float* const reduced = global(row.reduced) + first_chunk;
+  Element* const result = global(static_cast<Element*>(row.result)) + begin;
+  const Run run(static_cast<std::int32_t>(min(std::int64_t{kFilledAUnit}, row.count - begin)),
+                shift_of(result));
+  const float inverse = 1.0f / static_cast<float>(chunk);
+  const auto filled = [&](std::int32_t place) {
+    const std::int32_t own = quotient(skipped + place, inverse);
+    return skipped + place - own * chunk == offsets[own] ? Format::narrow(reduced[own]) : Element{};
+  };
+#pragma unroll 4
+  for (std::int32_t vector = WarpTeam::lane(); vector < run.vectors; vector += kWarpLanes) {
+    const std::int32_t place = run.vector_place(vector);
+    const std::int32_t own = quotient(skipped + place, inverse);
+    const std::int32_t in_chunk = skipped + place - own * chunk;
+    typename Format::Vector elements{};
+    if (in_chunk + kVectorElements <= chunk) {
+      const std::int32_t distance = offsets[own] - in_chunk;
+      if (distance >= 0 && distance < kVectorElements) {
+        elements = Format::at(distance, Format::narrow(reduced[own]));
+      }
+    } else {
+      elements =
+          Format::pack(filled(place), filled(place + 1), filled(place + 2), filled(place + 3));
+    }
+    *reinterpret_cast<typename Format::Vector*>(result + place) = elements;
+  }
+  for (std::int32_t edge = WarpTeam::lane(); edge < run.edges; edge += kWarpLanes) {
     result[run.edge_place(edge)] = filled(run.edge_place(edge));
   }
-  for (std::int32_t vector = part.member; vector < run.vectors; vector += lanes) {
-    const std::int32_t place = run.vector_place(vector);
-    store<Format>(
-        result + place, true,
-        Format::pack(filled(place), filled(place + 1), filled(place + 2), filled(place + 3)));
+}
+
+/// Stores the kept residuals, or the reduced values, of kSelectedAUnit chunks.
+template <SelectedPass kPass, class Format>
+__device__ void store_selected(const StepRow& row, std::int64_t unit) {
+  const std::int64_t first = unit * kSelectedAUnit;
+  const std::int64_t end = min(first + kSelectedAUnit, chunks_of(row.count, row.chunk));
+  const auto* const offsets = global(row.offsets);
+#pragma unroll 4
+  for (std::int64_t chunk = first + WarpTeam::lane(); chunk < end; chunk += kWarpLanes) {
+    const std::int64_t place = chunk * row.chunk + offsets[chunk];
+    if (kPass == SelectedPass::restore) {
+      global(row.memory)[place] = global(row.kept)[chunk];
+    } else {
+      global(static_cast<typename Format::Element*>(row.result))[place] =
+          Format::narrow(global(row.reduced)[chunk]);
+    }
   }
+}
+
+/// Calls body(row, unit, format) for the team's unit.
+template <class Team, class Body>
+__device__ void with_unit(const RowRange& range, const Body& body) {
+  __shared__ StepRow rows[kBlockLanes / kWarpLanes];
+  const std::int64_t unit = blockIdx.x * std::int64_t{Team::kTeams} + Team::index();
+  if (unit >= range.index.units) return;  // the whole team
+  const Found found = find_row(range.index, unit);
+  const StepRow& row = load_row(rows[WarpTeam::index()], range.rows + found.row);
+  with_format(row.format, [&](auto format) { body(row, found.unit, format); });
 }
 
 template <class Team, Pass kPass>
-__global__ __launch_bounds__(kBlockLanes) void run_pass(RowRange range, bool has_zeros) {
-  const std::int64_t begin = blockIdx.x * range.units_a_block;
-  const std::int64_t end = min(begin + range.units_a_block, range.units);
-  std::int64_t unit = begin + Team::index();
-  if (unit >= end) return;  // the whole team
-  std::int32_t index = find_row(range.first_units, range.count, unit);
-  for (; unit < end; unit += Team::kTeams) {
-    while (range.first_units[index + 1] <= unit) ++index;
-    const StepRow& row = range.rows[index];
-    const std::int64_t own_unit = unit - range.first_units[index];
-    with_format(row.format, [&](auto format) {
-      if constexpr (kPass == Pass::fill) {
-        fill_unit<Team, decltype(format)>(row, own_unit);
-      } else {
-        sweep_unit<Team, kPass, decltype(format)>(row, own_unit, has_zeros);
-      }
-    });
-  }
+__global__ __launch_bounds__(kBlockLanes,
+                             kBlocksWanted) void run_pass(const __grid_constant__ RowRange range,
+                                                          bool has_zeros) {
+  with_unit<Team>(range, [&](const StepRow& row, std::int64_t unit, auto format) {
+    sweep_unit<Team, kPass, decltype(format)>(row, unit, has_zeros);
+  });
 }
 
-/// One thread a chunk, for what touches the selected elements only.
-template <ChunkPass kPass>
-__global__ __launch_bounds__(kBlockLanes) void run_chunk_pass(RowRange range) {
-  const std::int64_t unit = blockIdx.x * std::int64_t{WarpTeam::kTeams} + WarpTeam::index();
-  if (unit >= range.units) return;
-  const std::int32_t index = find_row(range.first_units, range.count, unit);
-  const StepRow& row = range.rows[index];
-  const std::int64_t first = (unit - range.first_units[index]) * kChunksAUnit;
-  const std::int64_t end = min(first + kChunksAUnit, chunks_of(row.count, row.chunk));
-#pragma unroll 4
-  for (std::int64_t chunk = first + WarpTeam::lane(); chunk < end; chunk += kWarpLanes) {
-    const std::int64_t place = chunk * row.chunk + global(row.offsets)[chunk];
-    if (kPass == ChunkPass::restore) {
-      global(row.memory)[place] = global(row.kept)[chunk];
-    } else {
-      with_format(row.format, [&](auto format) {
-        using Format = decltype(format);
-        global(static_cast<typename Format::Element*>(row.result))[place] =
-            Format::narrow(global(row.reduced)[chunk]);
-      });
-    }
-  }
+__global__ __launch_bounds__(kBlockLanes) void run_fill(const __grid_constant__ RowRange range) {
+  with_unit<WarpTeam>(range, [](const StepRow& row, std::int64_t unit, auto format) {
+    fill_unit<decltype(format)>(row, unit);
+  });
+}
+
+template <SelectedPass kPass>
+__global__ __launch_bounds__(kBlockLanes) void run_on_selected(
+    const __grid_constant__ RowRange range) {
+  with_unit<WarpTeam>(range, [](const StepRow& row, std::int64_t unit, auto format) {
+    store_selected<kPass, decltype(format)>(row, unit);
+  });
 }
 
 template <class Format>
@@ -289,8 +333,13 @@ std::int64_t quotient_up(std::int64_t dividend, std::int64_t divisor) {
 }
 
 template <class Team>
+unsigned blocks_for(const RowRange& range) {
+  return static_cast<unsigned>(quotient_up(range.index.units, Team::kTeams));
+}
+
+template <class Team>
 int launch(Pass pass, const RowRange& range, cudaStream_t stream) {
-  const auto blocks = static_cast<unsigned>(quotient_up(range.units, range.units_a_block));
+  const unsigned blocks = blocks_for<Team>(range);
   const bool has_zeros = pass == Pass::select_and_zero || pass == Pass::gather_and_zero;
   switch (pass) {
     case Pass::select:
@@ -303,9 +352,6 @@ int launch(Pass pass, const RowRange& range, cudaStream_t stream) {
       break;
     case Pass::undo:
       run_pass<Team, Pass::undo><<<blocks, kBlockLanes, 0, stream>>>(range, false);
-      break;
-    case Pass::fill:
-      run_pass<Team, Pass::fill><<<blocks, kBlockLanes, 0, stream>>>(range, false);
       break;
   }
   return cudaGetLastError();
@@ -321,13 +367,19 @@ int launch_by_blocks(Pass pass, const RowRange& range, device::cuda::StreamHandl
   return launch<BlockTeam>(pass, range, stream);
 }
 
-int launch_by_chunks(ChunkPass pass, const RowRange& range, device::cuda::StreamHandle stream) {
-  const auto blocks = static_cast<unsigned>(quotient_up(range.units, WarpTeam::kTeams));
-  if (pass == ChunkPass::restore) {
-    run_chunk_pass<ChunkPass::restore><<<blocks, kBlockLanes, 0, stream>>>(range);
+int launch_on_selected(SelectedPass pass, const RowRange& range,
+                       device::cuda::StreamHandle stream) {
+  const unsigned blocks = blocks_for<WarpTeam>(range);
+  if (pass == SelectedPass::restore) {
+    run_on_selected<SelectedPass::restore><<<blocks, kBlockLanes, 0, stream>>>(range);
   } else {
-    run_chunk_pass<ChunkPass::scatter><<<blocks, kBlockLanes, 0, stream>>>(range);
+    run_on_selected<SelectedPass::scatter><<<blocks, kBlockLanes, 0, stream>>>(range);
   }
+  return cudaGetLastError();
+}
+
+int launch_fill(const RowRange& range, device::cuda::StreamHandle stream) {
+  run_fill<<<blocks_for<WarpTeam>(range), kBlockLanes, 0, stream>>>(range);
   return cudaGetLastError();
 }
 

@@ -56,13 +56,13 @@ class StepTable {
  private:
   StagedTable storage_;
   std::size_t tensors_max_;
-  int multiprocessors_;
   RowRange by_warps_;
   RowRange by_blocks_;
-  RowRange by_chunks_;
+  RowRange by_selected_;
+  RowRange by_elements_;
 
   void launch(Pass pass, device::cuda::StreamHandle stream) const;
-  void launch(ChunkPass pass, device::cuda::StreamHandle stream) const;
+  void launch(SelectedPass pass, device::cuda::StreamHandle stream) const;
 };
 
 /// values[j] <- source[j], `count` values of float32, float16 or bfloat16.

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "device/cuda/stream.hpp"
+#include "kernels/cuda/unit_index.hpp"
 
 /// What the launching code hands to the step's kernels: plain data, C++17.
 namespace scalecom::kernels::cuda {
@@ -29,24 +30,21 @@ struct StepRow {
   std::int32_t lanes_log2;
 };
 
-/// Some rows, and the number of the first unit of each; first_units[rows] is the number of units.
+/// Some rows, and whose units are whose.
 struct RowRange {
   const StepRow* rows = nullptr;
-  const std::int64_t* first_units = nullptr;
-  std::int32_t count = 0;
-  std::int64_t units = 0;
-  std::int64_t units_a_block = 0;
+  UnitIndex index;
 };
 
-enum class Pass : std::int32_t { select, select_and_zero, gather, gather_and_zero, undo, fill };
-enum class ChunkPass : std::int32_t { restore, scatter };
+enum class Pass : std::int32_t { select, select_and_zero, gather, gather_and_zero, undo };
+enum class SelectedPass : std::int32_t { restore, scatter };
 
-// Each launches on a range that is not empty, and returns a cudaError_t. Units are of a warp, of a
-// block, or kChunksAUnit chunks.
-inline constexpr std::int64_t kChunksAUnit = 128;
+// Each launches on a range that has units, and returns a cudaError_t. A unit is what a warp does,
+// or for launch_by_blocks() a block; layout.hpp has their sizes.
 int launch_by_warps(Pass pass, const RowRange& range, device::cuda::StreamHandle stream);
 int launch_by_blocks(Pass pass, const RowRange& range, device::cuda::StreamHandle stream);
-int launch_by_chunks(ChunkPass pass, const RowRange& range, device::cuda::StreamHandle stream);
+int launch_on_selected(SelectedPass pass, const RowRange& range, device::cuda::StreamHandle stream);
+int launch_fill(const RowRange& range, device::cuda::StreamHandle stream);
 int launch_widen(float* values, const void* source, ElementFormat format, std::int64_t count,
                  device::cuda::StreamHandle stream);
 

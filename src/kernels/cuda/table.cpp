@@ -23,4 +23,24 @@ void StagedTable::upload(device::cuda::StreamHandle stream) const {
   if (used_ > 0) device::cuda::copy_to_device(device_.get(), staging_.get(), used_, stream);
 }
 
+UnitIndex make_index(StagedTable& table, std::span<const std::int64_t> units) {
+  UnitIndex index;
+  std::span<std::int64_t> level = table.reserve<std::int64_t>(units.size());
+  for (std::size_t i = 0; i < units.size(); ++i) {
+    level[i] = index.units;
+    index.units += units[i];
+  }
+  while (true) {
+    SCALECOM_ASSERT(index.levels_used < kLevels, fmt::format("{} rows in a table", units.size()));
+    index.levels[index.levels_used] = table.on_device(level);
+    index.sizes[index.levels_used] = static_cast<std::int32_t>(level.size());
+    ++index.levels_used;
+    if (level.size() <= kFanOut) return index;
+    const std::span<std::int64_t> higher =
+        table.reserve<std::int64_t>((level.size() + kFanOut - 1) / kFanOut);
+    for (std::size_t i = 0; i < higher.size(); ++i) higher[i] = level[i * kFanOut];
+    level = higher;
+  }
+}
+
 }  // namespace scalecom::kernels::cuda

@@ -6,6 +6,7 @@
 
 #include "device/cuda/memory.hpp"
 #include "device/cuda/stream.hpp"
+#include "kernels/cuda/unit_index.hpp"
 
 namespace scalecom::kernels::cuda {
 
@@ -37,13 +38,12 @@ class StagedTable {
   std::size_t take(std::size_t bytes);
 };
 
-/// Units that a block works on, one team after the other: several save looking for the row, but
-/// leave the device fewer blocks to spread over its `multiprocessors`.
-constexpr std::int64_t units_a_block(std::int64_t units, int teams, int multiprocessors) {
-  constexpr std::int64_t kRoundsMax = 4;
-  constexpr std::int64_t kBlocksWanted = 64;  // for each multiprocessor
-  const std::int64_t rounds = units / (kBlocksWanted * multiprocessors * teams);
-  return teams * (rounds < 1 ? 1 : rounds > kRoundsMax ? kRoundsMax : rounds);
+/// Reserves and fills the index of rows that have `units` units each, at least one row.
+UnitIndex make_index(StagedTable& table, std::span<const std::int64_t> units);
+
+/// What make_index() takes of a table for up to `rows` rows.
+constexpr std::size_t index_bytes(std::size_t rows) {
+  return (rows + rows / 16 + 4 * kLevels) * sizeof(std::int64_t);
 }
 
 }  // namespace scalecom::kernels::cuda

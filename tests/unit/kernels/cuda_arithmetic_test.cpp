@@ -1,13 +1,16 @@
 // The CUDA kernels' index arithmetic and element step, which are plain C++, against the CPU's
 // kernels: what a device does, lane by lane, without one.
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
-#include <numeric>
+#include <limits>
 
 #include "kernels/cpu/half.hpp"
 #include "kernels/cuda/element.hpp"
 #include "kernels/cuda/layout.hpp"
 #include "kernels/cuda/scale_element.hpp"
+#include "kernels/reduce.hpp"
 #include "kernels/select.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/unit/kernels/samples.hpp"
@@ -226,19 +229,101 @@ TEST_CASE("the CUDA undo of a sweep equals the CPU's to the bit") {
   CHECK(are_same(memory, expected));
 }
 
-TEST_CASE(
-    "the vectors of a CUDA copy cover its bytes once, and only the outer ones are not whole") {
-  for (std::int32_t shift = 0; shift < 16; ++shift) {
-    for (std::int64_t bytes = 0; bytes < 200; ++bytes) {
-      const cuda::CopyLayout layout{shift, bytes};
-      std::int64_t end = 0;
-      for (std::int64_t v = 0; v < layout.vectors(); ++v) {
-        CHECK(std::max(layout.begin(v), std::int64_t{0}) == end);
-        CHECK((layout.is_whole(v) || v == 0 || v + 1 == layout.vectors()));
-        CHECK((layout.begin(v) + shift) % 16 == 0);
-        end = std::min(layout.begin(v) + 16, bytes);
+TEST_CASE("four CUDA elements at once are swept as one by one") {
+  std::mt19937 generator(31);
+  const float kInfinity = std::numeric_limits<float>::infinity();
+  const float specials[] = {1.0f, -1.0f, 0.0f, -0.0f, 3e38f, -3e38f, kInfinity, std::nanf("")};
+  for (int round = 0; round < 20000; ++round) {
+    cuda::Quad m;
+    cuda::Quad g;
+    for (int i = 0; i < 4; ++i) {
+      m.at[i] = specials[generator() % 6];
+      g.at[i] = specials[generator() % (round % 2 == 0 ? 4 : 8)];
+    }
+    const cuda::SweptQuad swept = cuda::sweep_quad(m, g, 0.3f);
+    cuda::Candidate best;
+    std::int32_t nonfinite = 0;
+    for (int i = 0; i < 4; ++i) {
+      const auto one = cuda::sweep_element(m.at[i], g.at[i], 0.3f);
+      const cuda::Candidate candidate{one.bits, i};
+      if (best.is_beaten_by(candidate)) best = candidate;
+      nonfinite += one.bits > cuda::kLargestFinite ? 1 : 0;
+      REQUIRE(std::bit_cast<int>(one.memory) == std::bit_cast<int>(swept.memory.at[i]));
+    }
+    REQUIRE(swept.bits == best.bits);
+    REQUIRE(swept.largest == best.place);
+    REQUIRE(swept.nonfinite == nonfinite);
+  }
+}
+
+TEST_CASE("a lane that is asked for its element has worked on it") {
+  for (std::int32_t length = 0; length < 70; ++length) {
+    for (std::int32_t shift = 0; shift < 4; ++shift) {
+      for (std::int32_t lanes_log2 = 0; lanes_log2 <= 5; ++lanes_log2) {
+        const cuda::Run run(length, shift);
+        const std::int32_t lanes = 1 << lanes_log2;
+        for (std::int32_t v = 0; v < run.vectors; ++v) {
+          for (std::int32_t e = 0; e < 4; ++e) {
+            REQUIRE(run.member_at(run.vector_place(v) + e, lanes_log2) == v % lanes);
+          }
+        }
+        for (std::int32_t edge = 0; edge < run.edges; ++edge) {
+          REQUIRE(run.member_at(run.edge_place(edge), lanes_log2) == edge % lanes);
+        }
       }
-      CHECK(end == bytes);
+    }
+  }
+}
+
+TEST_CASE("the vectors of a CUDA copy cover its bytes once, and only outer ones are not whole") {
+  constexpr std::int32_t kVectors = 4;
+  for (std::int32_t shift = 0; shift < 16; ++shift) {
+    for (std::int64_t bytes = 0; bytes < 300; ++bytes) {
+      const cuda::CopyLayout layout{shift, bytes};
+      CAPTURE(shift, bytes);
+      std::int64_t covered = 0;
+      int parts = 0;
+      for (std::int64_t u = 0; u * kVectors < layout.vectors(); ++u) {
+        const cuda::CopyUnit unit(layout, u, kVectors);
+        for (std::int32_t v = 0; v < kVectors; ++v) {
+          const std::int64_t begin = std::max(unit.begin + v * 16, std::int64_t{0});
+          const std::int64_t end = std::min(unit.begin + v * 16 + 16, bytes);
+          REQUIRE((unit.is_whole(v) || unit.is_part(v)) == (begin < end));
+          REQUIRE(!(unit.is_whole(v) && unit.is_part(v)));
+          if (begin >= end) continue;
+          REQUIRE(begin == covered);
+          REQUIRE(unit.is_whole(v) == (end - begin == 16));
+          if (unit.is_whole(v)) REQUIRE((begin + shift) % 16 == 0);
+          parts += unit.is_part(v) ? 1 : 0;
+          covered = end;
+        }
+      }
+      REQUIRE(covered == bytes);
+      REQUIRE(parts <= 2);
+    }
+  }
+}
+
+TEST_CASE("an element scaled for CUDA equals the CPU's to the bit") {
+  std::mt19937 generator(37);
+  constexpr std::int64_t kCount = 4000;
+  for (const DataType dtype : {DataType::float32, DataType::float16, DataType::bfloat16}) {
+    RawTensor source(dtype, kCount, 0);
+    RawTensor expected(dtype, kCount, 0);
+    RawTensor got(dtype, kCount, 0);
+    fill_floating(source, dtype, kCount, generator, 20);
+    const cuda::Scaling scaling{cuda::ScaleStep::in_double, 1.0f, 0.1, 3.0};
+    kernels::scale_copy(expected.data(), source.data(), kCount, dtype, {0.1, 3.0});
+    for (std::int64_t i = 0; i < kCount; ++i) {
+      const float value = widened(source, dtype, i);
+      const float scaled =
+          dtype == DataType::float32
+              ? cuda::scale_element<cuda::ScaleStep::in_double, true>(value, scaling)
+              : cuda::scale_element<cuda::ScaleStep::in_double, false>(value, scaling);
+      set_floating(got, dtype, static_cast<std::size_t>(i), scaled);
+      const float a = widened(got, dtype, i);
+      const float b = widened(expected, dtype, i);
+      REQUIRE((std::bit_cast<int>(a) == std::bit_cast<int>(b) || (std::isnan(a) && std::isnan(b))));
     }
   }
 }

@@ -1,0 +1,368 @@
+#include "tools/bench/cuda/workloads.hpp"
+
+#include <fmt/format.h>
+
+#include <bit>
+#include <cmath>
+#include <random>
+
+#include "device/cuda/memory.hpp"
+#include "kernels/cuda/scale.hpp"
+#include "kernels/cuda/step.hpp"
+#include "tools/bench/cuda/block_a_tensor.hpp"
+
+namespace scalecom::bench {
+
+using device::cuda::allocate_device;
+using device::cuda::DeviceMemory;
+using device::cuda::StreamHandle;
+using kernels::cuda::CopyTable;
+using kernels::cuda::CopyTensor;
+using kernels::cuda::GradientAfter;
+using kernels::cuda::StepTable;
+using kernels::cuda::StepTensor;
+
+constexpr std::int64_t kChunkMin = 4;
+
+class Tensors {
+ public:
+  explicit Tensors(std::int64_t size)
+      : count(size),
+        memory(allocate_device(bytes())),
+        gradient(allocate_device(bytes())),
+        spare(allocate_device(bytes())),
+        result(allocate_device(bytes())),
+        unpacked(allocate_device(bytes())),
+        offsets(allocate_device(selected_max() * 2)),
+        values(allocate_device(selected_max() * 4)),
+        kept(allocate_device(selected_max() * 4)),
+        nonfinite(allocate_device(8)) {
+    // Two bfloat16 of usual size in each float32, so that as float16, too, all values are usual.
+    std::mt19937 generator(1);
+    std::normal_distribution<float> normal;
+    std::vector<std::uint32_t> period(65521);
+    for (std::uint32_t& value : period) {
+      value = (std::bit_cast<std::uint32_t>(normal(generator)) & 0xFFFF0000u) |
+              std::bit_cast<std::uint32_t>(normal(generator)) >> 16;
+    }
+    std::vector<std::uint32_t> host(static_cast<std::size_t>(count + kSlack));
+    for (std::size_t i = 0; i < host.size(); ++i) host[i] = period[i % period.size()];
+    const device::cuda::Stream stream;
+    for (std::byte* tensor : {gradient.get(), spare.get(), values.get()}) {
+      const bool is_short = tensor == values.get();
+      device::cuda::copy_to_device(tensor, host.data(), is_short ? selected_max() * 4 : bytes(),
+                                   stream.handle());
+    }
+    device::cuda::copy_to_device(memory.get(), host.data() + 8, static_cast<std::size_t>(count) * 4,
+                                 stream.handle());
+    device::cuda::set_bytes(offsets.get(), 0, selected_max() * 2, stream.handle());
+    device::cuda::set_bytes(nonfinite.get(), 0, 8, stream.handle());
+    stream.synchronize();
+  }
+
+  StepTensor step(DataType dtype, std::int64_t chunk) const {
+    StepTensor tensor;
+    tensor.memory = reinterpret_cast<float*>(memory.get());
+    tensor.gradient = {gradient.get(), dtype, count, 1.0f};
+    tensor.beta = 0.1f;
+    tensor.chunk = chunk;
+    tensor.offsets = reinterpret_cast<std::uint16_t*>(offsets.get());
+    tensor.selected.values = values.get();
+    tensor.selected.kept = reinterpret_cast<float*>(kept.get());
+    tensor.nonfinite = reinterpret_cast<std::int64_t*>(nonfinite.get());
+    tensor.result = result.get();
+    tensor.reduced = reinterpret_cast<const float*>(values.get());
+    return tensor;
+  }
+
+  std::size_t bytes() const { return static_cast<std::size_t>(count + kSlack) * 4; }
+  std::size_t selected_max() const { return static_cast<std::size_t>(count / kChunkMin + 1); }
+
+  static constexpr std::int64_t kSlack = 64;  // for tensors that are not aligned
+  std::int64_t count;
+  DeviceMemory memory, gradient, spare, result, unpacked, offsets, values, kept, nonfinite;
+};
+
+std::shared_ptr<Tensors> make_tensors(std::int64_t count) {
+  return std::make_shared<Tensors>(count);
+}
+
+namespace {
+
+std::shared_ptr<StepTable> table_of(const std::vector<StepTensor>& tensors) {
+  const device::cuda::Stream stream;
+  auto table = std::make_shared<StepTable>(tensors.size());
+  table->assign(tensors, stream.handle());
+  stream.synchronize();
+  return table;
+}
+
+/// The leader's whole step in its two ways, 16 bytes an element.
+void add_leader_steps(std::vector<Workload>& workloads, const std::shared_ptr<Tensors>& t,
+                      std::int64_t chunk) {
+  const double bytes = 16.0 * static_cast<double>(t->count);
+  const auto apart = table_of({t->step(DataType::float32, chunk)});
+  workloads.push_back({fmt::format("leader's step: select, fill, C = {}", chunk),
+                       bytes,
+                       [t, apart](StreamHandle stream) {
+                         apart->select_and_sweep(GradientAfter::unchanged, stream);
+                         apart->fill_selected(stream);
+                       },
+                       {}});
+  StepTensor tensor = t->step(DataType::float32, chunk);
+  tensor.gradient.data = tensor.result = t->result.get();
+  const auto in_place = table_of({tensor});
+  const auto refresh = [t](StreamHandle stream) {
+    device::cuda::copy_on_device(t->result.get(), t->spare.get(), t->bytes(), stream);
+  };
+  workloads.push_back({fmt::format("leader's step: select with zeros, scatter, C = {}", chunk),
+                       bytes,
+                       [t, in_place](StreamHandle stream) {
+                         in_place->select_and_sweep(GradientAfter::zero, stream);
+                         in_place->scatter_selected(stream);
+                       },
+                       refresh});
+  workloads.push_back({fmt::format("select with zeros, C = {}", chunk), bytes,
+                       [t, in_place](StreamHandle stream) {
+                         in_place->select_and_sweep(GradientAfter::zero, stream);
+                       },
+                       refresh});
+}
+
+}  // namespace
+
+std::vector<Workload> large_workloads(const std::shared_ptr<Tensors>& t) {
+  std::vector<Workload> workloads;
+  const auto count = static_cast<double>(t->count);
+  workloads.push_back({kCopyName,
+                       8.0 * count,
+                       [t](StreamHandle stream) {
+                         device::cuda::copy_on_device(t->result.get(), t->spare.get(),
+                                                      static_cast<std::size_t>(t->count) * 4,
+                                                      stream);
+                       },
+                       {}});
+  const auto add = [&](const std::string& name, double bytes, const StepTensor& tensor, auto pass) {
+    const auto table = table_of({tensor});
+    workloads.push_back(
+        {name, bytes, [t, table, pass](StreamHandle stream) { pass(*table, stream); }, {}});
+  };
+  const auto select = [](const StepTable& table, StreamHandle stream) {
+    table.select_and_sweep(GradientAfter::unchanged, stream);
+  };
+  for (const std::int64_t chunk : {4, 16, 25, 64, 100, 128, 256, 400, 1000, 1024, 4096, 65536}) {
+    add(fmt::format("select, C = {}", chunk), 12.0 * count, t->step(DataType::float32, chunk),
+        select);
+  }
+  for (const DataType dtype : {DataType::float16, DataType::bfloat16}) {
+    add(fmt::format("select, C = 100, {}", to_string(dtype)), 10.0 * count, t->step(dtype, 100),
+        select);
+  }
+  StepTensor shifted = t->step(DataType::float32, 100);
+  shifted.gradient.data += 4;
+  add("select, C = 100, gradient not aligned", 12.0 * count, shifted, select);
+  shifted = t->step(DataType::bfloat16, 100);
+  shifted.gradient.data += 2;
+  add("select, C = 100, bfloat16, not aligned", 10.0 * count, shifted, select);
+  const StepTensor tensor = t->step(DataType::float32, 100);
+  add("gather, C = 100", 12.0 * count, tensor, [](const StepTable& table, StreamHandle stream) {
+    table.gather_and_sweep(GradientAfter::unchanged, stream);
+  });
+  add("undo", 12.0 * count, tensor,
+      [](const StepTable& table, StreamHandle stream) { table.undo_sweep(stream); });
+  add("fill, C = 100", 4.0 * count, tensor,
+      [](const StepTable& table, StreamHandle stream) { table.fill_selected(stream); });
+  // A selected element costs the 32 bytes around it.
+  add("scatter, C = 100", 0.32 * count, tensor,
+      [](const StepTable& table, StreamHandle stream) { table.scatter_selected(stream); });
+  add("restore, C = 100", 0.32 * count, tensor,
+      [](const StepTable& table, StreamHandle stream) { table.restore_selected(stream); });
+  for (const std::int64_t chunk : {64, 100, 128, 400, 1024}) add_leader_steps(workloads, t, chunk);
+  return workloads;
+}
+
+std::vector<Workload> many_tensors_workloads(const std::shared_ptr<Tensors>& t) {
+  constexpr std::int64_t kTensors = 1000;
+  constexpr std::int64_t kElements = 10000;
+  constexpr std::int64_t kChunk = 100;
+  // Sets that follow each other, so that none is in the cache when its turn comes.
+  const std::int64_t sets = t->count / (kTensors * kElements);
+  std::vector<std::shared_ptr<StepTable>> tables;
+  auto all = std::make_shared<std::vector<std::vector<StepTensor>>>();
+  for (std::int64_t set = 0; set < sets; ++set) {
+    std::vector<StepTensor> tensors;
+    for (std::int64_t i = 0; i < kTensors; ++i) {
+      const std::int64_t begin = (set * kTensors + i) * kElements;
+      StepTensor tensor = t->step(DataType::float32, kChunk);
+      tensor.memory += begin;
+      tensor.gradient.data += begin * 4;
+      tensor.gradient.count = kElements;
+      tensor.offsets += begin / kChunk;
+      tensor.selected.values += begin / kChunk * 4;
+      tensor.selected.kept += begin / kChunk;
+      tensors.push_back(tensor);
+    }
+    tables.push_back(table_of(tensors));
+    all->push_back(std::move(tensors));
+  }
+  const double bytes = 12.0 * static_cast<double>(kTensors * kElements);
+  std::vector<Workload> workloads;
+  workloads.push_back({"select, 1,000 tensors of 10,000, C = 100",
+                       bytes,
+                       [t, tables](StreamHandle stream) {
+                         for (const auto& table : tables) {
+                           table->select_and_sweep(GradientAfter::unchanged, stream);
+                         }
+                       },
+                       {},
+                       static_cast<int>(sets)});
+  workloads.push_back({"the same with a new table each",
+                       bytes,
+                       [t, tables, all](StreamHandle stream) {
+                         for (std::size_t i = 0; i < tables.size(); ++i) {
+                           tables[i]->assign((*all)[i], stream);
+                           tables[i]->select_and_sweep(GradientAfter::unchanged, stream);
+                         }
+                       },
+                       {},
+                       static_cast<int>(sets)});
+  return workloads;
+}
+
+namespace {
+
+constexpr std::int64_t kPackedTensors = 1000;
+constexpr std::int64_t kPackedBytes = 100'000'000;
+
+/// Where tensors lie: each behind the last, at a multiple of `alignment`, with room in the buffer.
+struct Placement {
+  std::int64_t alignment;
+  std::byte* tensors;
+  std::byte* buffer;
+};
+
+/// Sizes over four orders of magnitude, a third of each dtype; `first` is the first tensor's place.
+std::vector<CopyTensor> make_copies(const Placement& placement) {
+  std::mt19937 generator(7);
+  std::uniform_real_distribution<double> exponent(0.0, 4.0);
+  constexpr DataType kDtypes[] = {DataType::float32, DataType::float16, DataType::bfloat16};
+  std::vector<double> weights;
+  double sum = 0.0;
+  for (std::int64_t i = 0; i < kPackedTensors; ++i) {
+    weights.push_back(std::pow(10.0, exponent(generator)));
+    sum += weights.back();
+  }
+  std::vector<CopyTensor> copies;
+  std::int64_t source = 0;
+  std::int64_t place = 0;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    const DataType dtype = kDtypes[i % 3];
+    const auto bytes = static_cast<std::int64_t>(weights[i] / sum * kPackedBytes);
+    const std::int64_t count = std::max<std::int64_t>(1, bytes / size_of(dtype));
+    const std::int64_t alignment = std::max(placement.alignment, size_of(dtype));
+    place = (place + alignment - 1) / alignment * alignment;
+    copies.push_back({placement.buffer + place, placement.tensors + source, count, dtype, {}});
+    place += count * size_of(dtype);
+    source = (source + count * size_of(dtype) + 511) / 512 * 512;
+  }
+  return copies;
+}
+
+struct PackSet {
+  std::shared_ptr<CopyTable> pack;
+  std::shared_ptr<CopyTable> unpack;
+};
+
+/// Packs what lies in `tensors`, and unpacks to the same places in `unpacked`.
+PackSet make_pack_set(std::vector<CopyTensor> copies, const std::byte* tensors, std::byte* unpacked,
+                      kernels::Scale scale) {
+  const device::cuda::Stream stream;
+  PackSet set{std::make_shared<CopyTable>(copies.size()),
+              std::make_shared<CopyTable>(copies.size())};
+  set.pack->assign(copies, stream.handle());
+  for (CopyTensor& copy : copies) {
+    copy = {unpacked + (copy.source - tensors), copy.destination, copy.count, copy.dtype, scale};
+  }
+  set.unpack->assign(copies, stream.handle());
+  stream.synchronize();
+  return set;
+}
+
+/// Each call of a pass takes the next of several sets, which together do not fit into the cache.
+void add_pack(std::vector<Workload>& workloads, const std::shared_ptr<Tensors>& t,
+              const std::string& suffix, std::int64_t alignment, kernels::Scale scale) {
+  constexpr std::int64_t kSetBytes = 101'000'000;
+  std::vector<PackSet> sets;
+  double bytes = 0.0;
+  for (std::int64_t i = 0; i < static_cast<std::int64_t>(t->bytes()) / kSetBytes; ++i) {
+    const std::int64_t begin = i * kSetBytes / 512 * 512;
+    std::byte* const tensors = t->spare.get() + begin;
+    const auto copies = make_copies({alignment, tensors, t->result.get() + begin});
+    sets.push_back(make_pack_set(copies, tensors, t->unpacked.get() + begin, scale));
+    bytes = 0.0;
+    for (const CopyTensor& copy : copies) {
+      bytes += 2.0 * static_cast<double>(copy.count * size_of(copy.dtype));
+    }
+  }
+  const int calls = static_cast<int>(sets.size());
+  const auto pack = [sets](StreamHandle stream) {
+    for (const PackSet& set : sets) set.pack->scale_copy(stream);
+  };
+  const auto unpack = [sets](StreamHandle stream) {
+    for (const PackSet& set : sets) set.unpack->scale_copy(stream);
+  };
+  const auto both = [pack, unpack](StreamHandle stream) {
+    pack(stream);
+    unpack(stream);
+  };
+  workloads.push_back({"pack" + suffix, bytes, pack, {}, calls});
+  workloads.push_back({"unpack" + suffix, bytes, unpack, {}, calls});
+  workloads.push_back({"pack and unpack" + suffix, 2.0 * bytes, both, {}, calls});
+}
+
+void add_block_a_tensor(std::vector<Workload>& workloads, const std::shared_ptr<Tensors>& t) {
+  std::vector<PlainCopy> copies;
+  double bytes = 0.0;
+  for (const CopyTensor& copy : make_copies({16, t->spare.get(), t->result.get()})) {
+    copies.push_back({copy.destination, copy.source, copy.count * size_of(copy.dtype)});
+    bytes += 2.0 * static_cast<double>(copies.back().bytes);
+  }
+  const auto size = copies.size() * sizeof(PlainCopy);
+  const std::shared_ptr<std::byte> table(allocate_device(size).release(),
+                                         device::cuda::FreeDevice());
+  const device::cuda::Stream stream;
+  device::cuda::copy_to_device(table.get(), copies.data(), size, stream.handle());
+  stream.synchronize();
+  workloads.push_back({"a block for each tensor, pack",
+                       bytes,
+                       [t, table, count = static_cast<int>(copies.size())](StreamHandle handle) {
+                         copy_block_a_tensor(reinterpret_cast<const PlainCopy*>(table.get()), count,
+                                             handle);
+                       },
+                       {}});
+}
+
+}  // namespace
+
+std::vector<Workload> pack_workloads(const std::shared_ptr<Tensors>& t) {
+  std::vector<Workload> workloads;
+  workloads.push_back({"copy of 100 MB",
+                       2.0 * kPackedBytes,
+                       [t](StreamHandle stream) {
+                         for (int i = 0; i < 3; ++i) {
+                           device::cuda::copy_on_device(t->result.get() + i * kPackedBytes,
+                                                        t->spare.get() + i * kPackedBytes,
+                                                        kPackedBytes, stream);
+                         }
+                       },
+                       {},
+                       3});
+  add_pack(workloads, t, "", 16, {1.0, 4.0});
+  add_pack(workloads, t, ", / 3", 16, {1.0, 3.0});
+  add_pack(workloads, t, ", * 0.1 / 3", 16, {0.1, 3.0});
+  add_pack(workloads, t, ", not aligned", 1, {1.0, 4.0});
+  add_block_a_tensor(workloads, t);
+  return workloads;
+}
+
+}  // namespace scalecom::bench
