@@ -13,6 +13,7 @@ from scalecom.basics import (ccl_built, cross_rank, cross_size, cuda_built, ddl_
 from scalecom.exceptions import (HorovodInternalError, HorovodVersionMismatchError,
                                  HostsUpdatedInterrupt)
 from scalecom.torch.compression import Compression
+from scalecom.torch.ddp import DDPState, ddp_hook
 from scalecom.torch.functions import (allgather_object, broadcast_object,
                                       broadcast_optimizer_state, broadcast_parameters)
 from scalecom.torch.grouped_ops import (grouped_allreduce, grouped_allreduce_,
@@ -26,13 +27,14 @@ from scalecom.torch.optimizer import DistributedOptimizer
 from scalecom.torch.state import compression_state, compression_steps, load_compression_state
 
 __all__ = [
-    "Adasum", "Average", "Compression", "DistributedOptimizer", "HorovodInternalError",
+    "Adasum", "Average", "Compression", "DDPState", "DistributedOptimizer", "HorovodInternalError",
     "HorovodVersionMismatchError", "HostsUpdatedInterrupt", "Max", "Min", "Product", "Sum",
     "allgather", "allgather_async", "allgather_object", "allreduce", "allreduce_",
     "allreduce_async", "allreduce_async_", "alltoall", "alltoall_async", "barrier", "broadcast",
     "broadcast_", "broadcast_async", "broadcast_async_", "broadcast_object",
     "broadcast_optimizer_state", "broadcast_parameters", "ccl_built", "compression_state",
-    "compression_steps", "cross_rank", "cross_size", "cuda_built", "ddl_built", "gloo_built",
+    "compression_steps", "cross_rank", "cross_size", "cuda_built", "ddl_built", "ddp_hook",
+    "gloo_built",
     "gloo_enabled", "grouped_allreduce", "grouped_allreduce_", "grouped_allreduce_async",
     "grouped_allreduce_async_", "info", "init", "is_homogeneous", "is_initialized",
     "load_compression_state", "local_rank", "local_size", "mpi_built", "mpi_enabled",

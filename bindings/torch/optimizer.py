@@ -202,18 +202,12 @@ class _DistributedMixin:
         state_dict = dict(state_dict)
         saved = state_dict.pop("scalecom", None)
         if saved is not None:
-            self._check_residuals(saved["residuals"])
+            shapes = {name: tuple(parameter.shape)
+                      for parameter, name in self._scalecom.names.items()}
+            state.check_residuals(saved["residuals"], shapes)
         super().load_state_dict(state_dict)
         if saved is not None:
             state.load_compression_state(saved["residuals"], saved["steps"])
-
-    def _check_residuals(self, residuals):
-        shapes = {name: tuple(parameter.shape) for parameter, name in self._scalecom.names.items()}
-        for name, residual in residuals.items():
-            if shapes.get(name) != tuple(residual.shape):
-                raise ValueError(f"the saved residual of {name} has shape {tuple(residual.shape)}; "
-                                 f"the parameter's is {shapes.get(name, 'unknown here')}: is this "
-                                 "the checkpoint of another model?")
 
 
 def _names_of(optimizer, named_parameters):

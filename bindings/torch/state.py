@@ -32,6 +32,15 @@ def compression_steps():
     return {name: entry["step"] for name, entry in residual_infos().items()}
 
 
+def check_residuals(residuals, shapes):
+    """Raises ValueError unless every residual has the shape that `shapes` gives its name."""
+    for name, residual in residuals.items():
+        if shapes.get(name) != tuple(residual.shape):
+            raise ValueError(f"the saved residual of {name} has shape {tuple(residual.shape)}; "
+                             f"the parameter's is {shapes.get(name, 'unknown here')}: is this "
+                             "the checkpoint of another model?")
+
+
 def load_compression_state(state, steps=None):
     """Replaces this rank's residuals by those of compression_state(); others keep theirs.
 

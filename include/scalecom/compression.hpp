@@ -13,8 +13,9 @@ enum class CompressionMode : std::int32_t {
   /// ScaleCom with CLT-k: rank (step mod world size) selects one element of every chunk and all
   /// ranks send exactly those (Chen et al., NeurIPS 2020, section 3).
   cyclic = 1,
-  /// The same, but the tensors of a batch are cut in one shard a rank, and rank r selects for shard
-  /// (r + step) mod world size: nobody waits for a leader's whole pass.
+  /// The same, but the tensor is cut in one shard a rank, and rank r selects for shard (r + step)
+  /// mod
+  /// world size: nobody waits for a leader's whole pass.
   sharded = 2,
   /// What SCALECOM_MODE says.
   by_setting = 3,

@@ -23,6 +23,11 @@ kernels::Gradient gradient_of(const SparseSlot& slot, std::int64_t first, std::i
 
 float beta_of(const SparseSlot& slot) { return static_cast<float>(slot.beta); }
 
+/// Where part `at` of `parts` equal parts starts. Divided first: count * at may be too large.
+std::int64_t part_start(std::int64_t count, std::int64_t at, std::int64_t parts) {
+  return count / parts * at + count % parts * at / parts;
+}
+
 /// What n ranks may send each, so that the sum is finite with its roundings.
 float value_limit(DataType dtype, int size) {
   switch (dtype) {
@@ -107,28 +112,14 @@ void SparseAllReduce::lay_out(std::span<const SparseSlot> slots, const SparsePla
                   fmt::format("leader {} of {} ranks", plan.leader, size_));
   plan_ = plan;
   starts_.assign(1, 0);
-  std::int64_t elements = 0;
   for (const SparseSlot& slot : slots) {
     SCALECOM_ASSERT(slot.rate >= 1 && slot.rate <= kRateMax,
                     fmt::format("{}: rate {}", slot.name, slot.rate));
     starts_.push_back(starts_.back() + selected_count(slot.count, slot.rate));
-    elements += slot.count;
   }
   pieces_.clear();
   rounds_.clear();
-  if (plan.mode == CompressionMode::sharded) {
-    for (int rank = 0; rank < size_; ++rank) {
-      cut(slots, (rank + plan.leader) % size_, size_, rank);
-    }
-    place_round(slots, 0);
-  } else {
-    const std::int64_t rounds = std::max<std::int64_t>(1, elements / round_elements_);
-    for (std::int64_t round = 0; round < rounds; ++round) {
-      const std::size_t first = pieces_.size();
-      cut(slots, round, rounds, plan.leader);
-      place_round(slots, first);
-    }
-  }
+  plan.mode == CompressionMode::sharded ? cut_shards(slots) : cut_rounds(slots);
   const std::size_t reduced = index(starts_.back()) + slots.size();
   if (const std::size_t bytes = reduced * index(size_of(plan.values)); values_.size() < bytes) {
     values_.resize(bytes);
@@ -139,29 +130,46 @@ void SparseAllReduce::lay_out(std::span<const SparseSlot> slots, const SparsePla
   }
 }
 
-/// Adds the pieces of one of `parts` equal parts of the batch, in whole chunks.
-void SparseAllReduce::cut(std::span<const SparseSlot> slots, std::int64_t part, std::int64_t parts,
-                          int leader) {
+/// Adds the chunks of a slot that begin in its elements [begin, end), as one piece.
+void SparseAllReduce::cut(std::span<const SparseSlot> slots, std::size_t index, std::int64_t begin,
+                          std::int64_t end, int leader) {
+  const SparseSlot& slot = slots[index];
+  const std::int64_t first = selected_count(begin, slot.rate);
+  const std::int64_t chunks = selected_count(end, slot.rate) - first;
+  if (chunks == 0) return;
+  const std::int64_t count = std::min((first + chunks) * slot.rate, slot.count) - first * slot.rate;
+  pieces_.push_back({index, first, chunks, count, 0, leader});
+}
+
+// By the tensor and not by the batch: what is selected must not depend on what travels together.
+void SparseAllReduce::cut_shards(std::span<const SparseSlot> slots) {
+  for (int rank = 0; rank < size_; ++rank) {
+    const int shard = (rank + plan_.leader) % size_;
+    for (std::size_t i = 0; i < slots.size(); ++i) {
+      cut(slots, i, part_start(slots[i].count, shard, size_),
+          part_start(slots[i].count, shard + 1, size_), rank);
+    }
+  }
+  place_round(slots, 0);
+}
+
+void SparseAllReduce::cut_rounds(std::span<const SparseSlot> slots) {
   const std::int64_t elements =
       std::transform_reduce(slots.begin(), slots.end(), std::int64_t{0}, std::plus<>(),
                             [](const SparseSlot& slot) { return slot.count; });
-  // Divided first: elements * parts may be too large.
-  const auto bound = [&](std::int64_t at) {
-    return elements / parts * at + elements % parts * at / parts;
-  };
-  std::int64_t base = 0;
-  for (std::size_t i = 0; i < slots.size(); ++i) {
-    const SparseSlot& slot = slots[i];
-    const auto chunk_at = [&](std::int64_t element) {
-      return selected_count(std::clamp<std::int64_t>(element - base, 0, slot.count), slot.rate);
-    };
-    const std::int64_t first = chunk_at(bound(part));
-    const std::int64_t end = chunk_at(bound(part + 1));
-    if (end > first) {
-      const std::int64_t count = std::min(end * slot.rate, slot.count) - first * slot.rate;
-      pieces_.push_back({i, first, end - first, count, 0, leader});
+  const std::int64_t rounds = std::max<std::int64_t>(1, elements / round_elements_);
+  for (std::int64_t round = 0; round < rounds; ++round) {
+    const std::size_t first = pieces_.size();
+    std::int64_t begin = part_start(elements, round, rounds);
+    std::int64_t end = part_start(elements, round + 1, rounds);
+    for (std::size_t i = 0; i < slots.size(); ++i) {
+      const std::int64_t count = slots[i].count;
+      cut(slots, i, std::clamp<std::int64_t>(begin, 0, count),
+          std::clamp<std::int64_t>(end, 0, count), plan_.leader);
+      begin -= count;
+      end -= count;
     }
-    base += slot.count;
+    place_round(slots, first);
   }
 }
 

@@ -46,8 +46,8 @@ struct SparseSlot {
 
 /// How the ranks share the work of a batch. All ranks have the same.
 struct SparsePlan {
-  /// cyclic: `leader` selects for all chunks. sharded: the batch is cut in one shard a rank, and
-  /// rank r selects for shard (r + leader) mod n.
+  /// cyclic: `leader` selects for all chunks. sharded: each tensor is cut in one shard a rank, and
+  /// rank r selects for the shards (r + leader) mod n.
   CompressionMode mode = CompressionMode::cyclic;
   int leader = 0;
   /// Of the values on the wire: float32, float16 or bfloat16.
@@ -65,7 +65,7 @@ struct SparsePlan {
 /// coordinate afterwards, where sent is p as rounded to the values' dtype.
 ///
 /// A round is a part of the batch whose offsets are shared at once. Sharded, there is one, and an
-/// all-gather; every rank's one pass is then cut in its own shard and, after the exchange, the
+/// all-gather; every rank's one pass is then cut in its own shards and, after the exchange, the
 /// others. A chunk belongs to the part that its first element is in. Cyclic, rounds are blocks,
 /// each broadcast as soon as it is selected, so that the others are a block behind and not a whole
 /// pass.
@@ -124,7 +124,10 @@ class SparseAllReduce {
   };
 
   void lay_out(std::span<const SparseSlot> slots, const SparsePlan& plan);
-  void cut(std::span<const SparseSlot> slots, std::int64_t part, std::int64_t parts, int leader);
+  void cut_shards(std::span<const SparseSlot> slots);
+  void cut_rounds(std::span<const SparseSlot> slots);
+  void cut(std::span<const SparseSlot> slots, std::size_t index, std::int64_t begin,
+           std::int64_t end, int leader);
   void place_round(std::span<const SparseSlot> slots, std::size_t first);
   void select(std::span<SparseSlot> slots, const Piece& piece);
   void share(const Round& round, const WaitContext& context);

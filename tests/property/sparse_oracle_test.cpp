@@ -253,3 +253,28 @@ TEST_CASE("a coordinate with a constant gradient g that is served every T steps 
   CHECK(served == options.steps / 2);
   CHECK(worst < 1e-4 * period);
 }
+
+TEST_CASE("what a tensor sends does not depend on what travels with it") {
+  CHECK(rc::check("batches", [] {
+    ScenarioLimits limits;
+    limits.steps_max = 4;
+    const RunOptions together = draw_scenario(limits);
+    const Run run = run_sparse(together);
+    for (std::size_t t = 0; t < together.tensors.size(); ++t) {
+      RunOptions alone = together;
+      alone.tensors = {together.tensors[t]};
+      alone.gradient = [&together, t](int rank, int step, std::size_t) {
+        return together.gradient(rank, step, t);
+      };
+      const Run expected = run_sparse(alone);
+      for (std::size_t rank = 0; rank < run.size(); ++rank) {
+        for (std::size_t step = 0; step < run[rank].size(); ++step) {
+          const TensorStep& one = expected[rank][step].tensors[0];
+          RC_ASSERT(run[rank][step].tensors[t].selected == one.selected);
+          RC_ASSERT(run[rank][step].tensors[t].sent == one.sent);
+          RC_ASSERT(run[rank][step].tensors[t].memory == one.memory);
+        }
+      }
+    }
+  }));
+}

@@ -314,16 +314,10 @@ class Reference {
 int leader_of(const RunOptions& options, int step, std::size_t tensor, std::size_t chunk) {
   const int shift = (options.first_leader + step) % options.size;
   if (options.mode == CompressionMode::cyclic) return shift;
-  std::int64_t elements = 0;
-  std::int64_t first = 0;  // of the chunk, among all elements of the batch
-  for (std::size_t t = 0; t < options.tensors.size(); ++t) {
-    if (t == tensor) {
-      first = elements + static_cast<std::int64_t>(chunk) * options.tensors[t].rate;
-    }
-    elements += options.tensors[t].count;
-  }
+  const TensorSpec& spec = options.tensors[tensor];
+  const std::int64_t first = static_cast<std::int64_t>(chunk) * spec.rate;
   int shard = 0;
-  while (first >= elements * (shard + 1) / options.size) ++shard;
+  while (first >= spec.count * (shard + 1) / options.size) ++shard;
   return (shard - shift + options.size) % options.size;
 }
 

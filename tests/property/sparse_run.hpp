@@ -54,9 +54,9 @@ struct RunOptions {
   std::function<Values(int, int, std::size_t)> gradient;
 };
 
-/// Who selects in a chunk of a tensor. Cyclic: (first_leader + step) mod size. Sharded: the batch's
-/// elements are cut in `size` equal shards, a chunk is of the shard its first element is in, and
-/// rank r has the shard (r + first_leader + step) mod size.
+/// Who selects in a chunk of a tensor. Cyclic: (first_leader + step) mod size. Sharded: the
+/// tensor's elements are cut in `size` equal shards, a chunk is of the shard its first element is
+/// in, and rank r has the shard (r + first_leader + step) mod size.
 int leader_of(const RunOptions& options, int step, std::size_t tensor, std::size_t chunk);
 
 /// record[rank][step]. Ranks are threads over the loopback transport.

@@ -1,0 +1,162 @@
+"""Claims about ddp_hook. Each function is called on every rank, in this order."""
+
+import contextlib
+import pickle
+import tempfile
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import scalecom.torch as hvd
+
+
+@contextlib.contextmanager
+def _process_group():
+    """DistributedDataParallel sends parameters and bucket layouts by a group of torch's own."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = hvd.broadcast_object(folder)
+        torch.distributed.init_process_group("gloo", init_method=f"file://{path}/rendezvous",
+                                             rank=hvd.rank(), world_size=hvd.size())
+        try:
+            yield
+            hvd.barrier()
+        finally:
+            torch.distributed.destroy_process_group()
+
+
+class _Net(nn.Module):
+    """Names start with `prefix`, so that no other model's residuals are used."""
+
+    def __init__(self, prefix, channels_last=False):
+        super().__init__()
+        torch.manual_seed(5)
+        conv = nn.Conv2d(3, 8, 3)
+        if channels_last:
+            conv = conv.to(memory_format=torch.channels_last)
+        self.add_module(prefix, nn.ModuleList([conv, nn.Linear(8 * 36, 50), nn.Linear(50, 4)]))
+        self._prefix = prefix
+
+    def forward(self, inputs):
+        conv, hidden, last = self._modules[self._prefix]
+        return last(torch.tanh(hidden(torch.relu(conv(inputs)).flatten(1))))
+
+
+def _train(model, optimizer, steps, first=0):
+    """Steps on 12 samples, of which each rank has its own."""
+    for step in range(first, first + steps):
+        generator = torch.Generator().manual_seed(step)
+        inputs = torch.randn(12, 3, 8, 8, generator=generator)[hvd.rank()::hvd.size()]
+        targets = torch.randn(12, 4, generator=generator)[hvd.rank()::hvd.size()]
+        optimizer.zero_grad()
+        (model(inputs) - targets).square().mean().backward()
+        optimizer.step()
+
+
+def _sgd(model):
+    return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+
+
+# Small buckets: there are several, and DistributedDataParallel rebuilds them after the first step.
+def _ddp(net, state=None, hook=hvd.ddp_hook):
+    model = DistributedDataParallel(net, bucket_cap_mb=0.02)
+    if state is not False:
+        model.register_comm_hook(state or hvd.DDPState(model), hook)
+    return model
+
+
+def _compression():
+    return hvd.Compression.scalecom(rate=10, beta=0.5, rates={"*.2.weight": 4}, min_elements=100)
+
+
+def _is_close(one, other):
+    return all(torch.allclose(a, b, rtol=1e-5, atol=1e-6)
+               for a, b in zip(one.parameters(), other.parameters()))
+
+
+def without_compression_training_equals_torchs_own():
+    with _process_group():
+        plain, hooked = _Net("plain"), _Net("hooked")
+        model = _ddp(plain, False)
+        _train(model, _sgd(model), 4)
+        model = _ddp(hooked)
+        _train(model, _sgd(model), 4)
+        assert _is_close(plain, hooked)
+        half = _Net("halves")
+        model = DistributedDataParallel(half, bucket_cap_mb=0.02)
+        model.register_comm_hook(hvd.DDPState(model, hvd.Compression.fp16), hvd.ddp_hook)
+        _train(model, _sgd(model), 4)
+        assert all(torch.allclose(a, b, rtol=0, atol=1e-2)
+                   for a, b in zip(plain.parameters(), half.parameters()))
+
+
+def residuals_outlive_the_buckets_as_in_distributed_optimizer():
+    with _process_group():
+        wrapped, hooked = _Net("wrapped"), _Net("compressed")
+        optimizer = hvd.DistributedOptimizer(_sgd(wrapped), wrapped.named_parameters(),
+                                             compression=_compression())
+        _train(wrapped, optimizer, 6)
+        model = DistributedDataParallel(hooked, bucket_cap_mb=0.02)
+        model.register_comm_hook(hvd.DDPState(model, _compression()), hvd.ddp_hook)
+        _train(model, _sgd(model), 6)
+        assert _is_close(wrapped, hooked)
+        state = hvd.compression_state()
+        for parameter in ("0.weight", "1.weight", "2.weight"):
+            assert torch.allclose(state[f"wrapped.{parameter}"], state[f"compressed.{parameter}"],
+                                  rtol=1e-4, atol=1e-6)
+            assert state[f"compressed.{parameter}"].abs().max() > 0
+
+
+def a_channels_last_parameter_is_reduced_in_its_own_order():
+    with _process_group():
+        plain, hooked = _Net("rows", channels_last=True), _Net("columns", channels_last=True)
+        model = _ddp(plain, False)
+        _train(model, _sgd(model), 3)
+        model = _ddp(hooked)
+        _train(model, _sgd(model), 3)
+        assert _is_close(plain, hooked)
+
+
+def a_pickled_state_goes_on_where_it_stopped():
+    with _process_group():
+        through, stopped = _Net("through"), _Net("stopped")
+        model = DistributedDataParallel(through, bucket_cap_mb=0.02)
+        model.register_comm_hook(hvd.DDPState(model, _compression()), hvd.ddp_hook)
+        _train(model, _sgd(model), 5)
+        model = DistributedDataParallel(stopped, bucket_cap_mb=0.02)
+        state = hvd.DDPState(model, _compression())
+        model.register_comm_hook(state, hvd.ddp_hook)
+        optimizer = _sgd(model)
+        _train(model, optimizer, 2)
+        saved = pickle.dumps(state)
+        weights = {name: value.clone() for name, value in stopped.state_dict().items()}
+        momenta = optimizer.state_dict()
+        momenta = pickle.loads(pickle.dumps(momenta))
+        _train(model, optimizer, 2, first=2)  # What a crash loses.
+        stopped.load_state_dict(weights)
+        resumed = pickle.loads(saved)
+        with pytest.raises(ValueError, match="call attach"):
+            resumed.gradient_of(None)
+        resumed.attach(model)
+        model = DistributedDataParallel(stopped, bucket_cap_mb=0.02)
+        model.register_comm_hook(resumed, hvd.ddp_hook)
+        optimizer = _sgd(model)
+        optimizer.load_state_dict(momenta)
+        _train(model, optimizer, 3, first=2)
+        assert _is_close(through, stopped)
+
+
+def wrong_use_is_refused_with_what_to_do():
+    net = _Net("wrong")
+    with pytest.raises(ValueError, match="takes Average or Sum"):
+        hvd.DDPState(net, op=hvd.Max)
+    with pytest.raises(ValueError, match="'nowhere' of rates matches no parameter"):
+        hvd.DDPState(net, hvd.Compression.scalecom(rates={"nowhere": 2}))
+    with pytest.raises(ValueError, match="compression is 7; allowed are"):
+        hvd.DDPState(net, 7)
+    state = hvd.DDPState(net)
+    with pytest.raises(ValueError, match=r"shape \(2,\) is not of the model"):
+        state.gradient_of(torch.zeros(2))
+    with pytest.raises(ValueError, match="wrong.0.weight has shape .5,.*another model"):
+        state.load_state_dict({"residuals": {"wrong.0.weight": torch.zeros(5)}, "steps": {}})
