@@ -22,7 +22,8 @@ constexpr std::int64_t kCounts[] = {0, 1, 2, 7, 8, 15, 16, 17, 127, 1024, 10007,
 
 }  // namespace
 
-TEST_CASE("a table of copies on the device equals the CPU's, scaled, misaligned, of all dtypes") {
+TEST_CASE("a table of copies on the device equals the CPU's, scaled, misaligned, of all dtypes",
+          "[light]") {
   for (const std::uint64_t seed : test::choose_seeds(6)) {
     CAPTURE(seed);
     std::mt19937_64 generator(seed);
@@ -71,7 +72,7 @@ TEST_CASE("a table of copies on the device equals the CPU's, scaled, misaligned,
   }
 }
 
-TEST_CASE("a tensor is scaled in its place") {
+TEST_CASE("a tensor is scaled in its place", "[light]") {
   std::mt19937_64 generator(3);
   Arena arena;
   const auto slot = arena.add(DataType::bfloat16, 30011, 3);

@@ -158,7 +158,7 @@ void for_each_world(const Body& body) {
 
 }  // namespace
 
-TEST_CASE("a leader's step on the device equals the CPU's, and can be taken back") {
+TEST_CASE("a leader's step on the device equals the CPU's, and can be taken back", "[light]") {
   for_each_world([](World& world, StepTable& table) {
     const auto stream = world.arena.stream();
     table.select_and_sweep(GradientAfter::unchanged, stream);
@@ -178,7 +178,7 @@ TEST_CASE("a leader's step on the device equals the CPU's, and can be taken back
   });
 }
 
-TEST_CASE("a follower's sweep on the device equals the CPU's") {
+TEST_CASE("a follower's sweep on the device equals the CPU's", "[light]") {
   for_each_world([](World& world, StepTable& table) {
     table.gather_and_sweep(GradientAfter::unchanged, world.arena.stream());
     world.on_each(gather_on_host);
@@ -186,7 +186,8 @@ TEST_CASE("a follower's sweep on the device equals the CPU's") {
   });
 }
 
-TEST_CASE("sweeps that leave zeros in the gradient are ready for a scatter of the result") {
+TEST_CASE("sweeps that leave zeros in the gradient are ready for a scatter of the result",
+          "[light]") {
   for_each_world([](World& world, StepTable& table) {
     const auto stream = world.arena.stream();
     // The result takes the gradient's place.
@@ -249,7 +250,7 @@ TEST_CASE("a tensor of more than 2^31 elements is worked on to its end") {
   CHECK(zero == 0);
 }
 
-TEST_CASE("widened values equal the CPU's") {
+TEST_CASE("widened values equal the CPU's", "[light]") {
   for (const DataType dtype : test::kFloats) {
     std::mt19937_64 generator(11);
     Arena arena;

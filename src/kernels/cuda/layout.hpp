@@ -15,7 +15,7 @@ inline constexpr std::int32_t kVectorElements = 4;
 /// Vectors that a lane loads before it uses the first.
 inline constexpr std::int32_t kVectorsInFlight = 4;
 inline constexpr std::int32_t kWarpLanesLog2 = 5;
-inline constexpr std::int32_t kBlockLanesLog2 = 8;
+inline constexpr std::int32_t kBlockLanesLog2 = 6;
 /// Elements of a chunk that a warp would have to walk in several rounds: a block does it.
 inline constexpr std::int32_t kWarpChunkMax = 4096;
 

@@ -16,7 +16,7 @@ constexpr int kBlockLanes = 1 << kBlockLanesLog2;
 constexpr int kWarpLanes = 1 << kWarpLanesLog2;
 /// Blocks of a sweep that a multiprocessor shall hold: registers are given out for that. Fewer do
 /// not hide the memory's latency; for more the compiler would have to keep registers in memory.
-constexpr int kBlocksWanted = 3;
+constexpr int kBlocksWanted = 12;
 
 /// The best of the 2^lanes_log2 neighbouring lanes' candidates, for each of them.
 __device__ Candidate best_of_lanes(Candidate best, std::int32_t lanes_log2) {
@@ -65,11 +65,16 @@ struct BlockTeam {
   }
 };
 
-/// Four elements; a vector access where memory's vectors are the run's.
-template <class Format>
-__device__ typename Format::Vector load(const typename Format::Element* memory, bool is_aligned) {
-  if (is_aligned) return *reinterpret_cast<const typename Format::Vector*>(memory);
-  return Format::pack(memory[0], memory[1], memory[2], memory[3]);
+/// Four elements, `vector` vectors behind `memory`.
+template <class Format, bool kIsAligned>
+__device__ typename Format::Vector load(const typename Format::Element* memory,
+                                        std::int32_t vector) {
+  if constexpr (kIsAligned) {
+    return reinterpret_cast<const typename Format::Vector*>(memory)[vector];
+  } else {
+    const auto* const first = memory + vector * kVectorElements;
+    return Format::pack(first[0], first[1], first[2], first[3]);
+  }
 }
 
 template <class Element>
@@ -118,26 +123,28 @@ struct LaneSweep {
   std::int32_t nonfinite = 0;
   Candidate best;
 
+  /// `kIsAligned`: the gradient's vectors are the memory's.
+  template <bool kIsAligned>
   __device__ void sweep_vectors(const Run& run, std::int32_t first) {
-    const bool is_aligned = shift_of(gradient + run.head) == 0;
-    for (; first < run.vectors; first += lanes * kVectorsInFlight) {
+    const std::int32_t step = lanes * kVectorsInFlight;
+    for (; first < run.vectors; first += step) {
+      float4* const m_at = reinterpret_cast<float4*>(memory + run.head) + first;
+      Element* const g_at = gradient + run.head + first * kVectorElements;
+      const std::int32_t left = run.vectors - first;
       float4 m[kVectorsInFlight];
       typename Format::Vector raw[kVectorsInFlight];
 #pragma unroll
       for (int i = 0; i < kVectorsInFlight; ++i) {
-        const std::int32_t vector = first + i * lanes;
-        if (vector >= run.vectors) break;
-        m[i] = load<Float32>(memory + run.vector_place(vector), true);
-        raw[i] = load<Format>(gradient + run.vector_place(vector), is_aligned);
+        if (i * lanes >= left) break;
+        m[i] = m_at[i * lanes];
+        raw[i] = load<Format, kIsAligned>(g_at, i * lanes);
       }
 #pragma unroll
       for (int i = 0; i < kVectorsInFlight; ++i) {
-        const std::int32_t vector = first + i * lanes;
-        if (vector >= run.vectors) break;
-        const std::int32_t place = run.vector_place(vector);
-        const Quad swept = sweep_vector(Float32::widen_all(m[i]), Format::widen_all(raw[i]), place);
-        *reinterpret_cast<float4*>(memory + place) =
-            Float32::pack(swept.at[0], swept.at[1], swept.at[2], swept.at[3]);
+        if (i * lanes >= left) break;
+        const Quad swept = sweep_vector(Float32::widen_all(m[i]), Format::widen_all(raw[i]),
+                                        run.vector_place(first + i * lanes));
+        m_at[i * lanes] = Float32::pack(swept.at[0], swept.at[1], swept.at[2], swept.at[3]);
       }
     }
   }
@@ -203,7 +210,11 @@ __device__ void sweep_unit(const StepRow& row, std::int64_t unit, bool has_zeros
       row.prescale, row.beta, 1 << lanes_log2, global(row.memory) + part.begin,
       global(static_cast<typename Format::Element*>(row.gradient)) + part.begin};
   const Run run(part.length, shift_of(sweep.memory));
-  sweep.sweep_vectors(run, part.member);
+  if (shift_of(sweep.gradient + run.head) == 0) {
+    sweep.template sweep_vectors<true>(run, part.member);
+  } else {
+    sweep.template sweep_vectors<false>(run, part.member);
+  }
   sweep.sweep_edges(run, part.member);
   if (kPass == Pass::undo) return;
   add_nonfinite(global(row.nonfinite), sweep.nonfinite);

@@ -316,7 +316,11 @@ void add_pack(std::vector<Workload>& workloads, const std::shared_ptr<Tensors>& 
     unpack(stream);
   };
   workloads.push_back({"pack" + suffix, bytes, pack, {}, calls});
-  workloads.push_back({"unpack" + suffix, bytes, unpack, {}, calls});
+  workloads.push_back({"unpack" + suffix, bytes, unpack, pack, calls});
+  const auto clear = [t](StreamHandle stream) {
+    device::cuda::set_bytes(t->result.get(), 0, t->bytes(), stream);
+  };
+  workloads.push_back({"unpack of zeros" + suffix, bytes, unpack, clear, calls});
   workloads.push_back({"pack and unpack" + suffix, 2.0 * bytes, both, {}, calls});
 }
 
