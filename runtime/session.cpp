@@ -47,7 +47,11 @@ TensorSignature signature_of(OperationKind kind, const TensorView& tensor,
 PendingTensor pending_all_reduce(std::string name, TensorView input, TensorView output,
                                  const AllReduceOptions& options, const Config& config) {
   TensorSignature signature = signature_of(OperationKind::all_reduce, input, options);
-  signature.compression = options.compression;
+  if (options.compression.mode == CompressionMode::none) {
+    signature.compression = {};  // The other fields mean nothing and need not agree.
+  } else {
+    signature.compression = options.compression;
+  }
   if (options.compression.mode == CompressionMode::by_setting) {
     signature.compression.mode =
         config.mode == "cyclic" ? CompressionMode::cyclic : CompressionMode::sharded;

@@ -38,6 +38,6 @@ __all__ = [
     "gloo_enabled", "grouped_allreduce", "grouped_allreduce_", "grouped_allreduce_async",
     "grouped_allreduce_async_", "info", "init", "is_homogeneous", "is_initialized",
     "load_compression_state", "local_rank", "local_size", "mpi_built", "mpi_enabled",
-    "mpi_threads_supported", "nccl_built", "poll", "rank", "reducescatter", "reducescatter_async", "rocm_built", "shutdown", "size",
-    "stats", "synchronize",
+    "mpi_threads_supported", "nccl_built", "poll", "rank", "reducescatter", "reducescatter_async",
+    "rocm_built", "shutdown", "size", "stats", "synchronize",
 ]

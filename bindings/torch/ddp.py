@@ -4,7 +4,8 @@
     model.register_comm_hook(hvd.DDPState(model, hvd.Compression.scalecom(rate=100)), hvd.ddp_hook)
 
 Every parameter is a tensor of its own under its name, so that residuals outlive the buckets, which
-DistributedDataParallel makes anew after the first step.
+DistributedDataParallel makes anew after the first step. What goes wrong between ranks ends
+backward() with a RuntimeError that holds HorovodInternalError's text.
 """
 
 import queue
@@ -20,34 +21,42 @@ class DDPState:
     """What ddp_hook works with: the first argument of register_comm_hook().
 
     compression: as in DistributedOptimizer, with its rates by parameter name. op: Average or Sum.
-    state_dict() and pickling hold this rank's residuals and steps; after load_state_dict() training
-    goes on as if it had not stopped. An unpickled state needs attach(model) before it is used.
+    name: is put before the parameters' names; of two models in one process each needs its own,
+    because residuals are kept by name. state_dict() and pickling hold this rank's residuals and
+    steps; after load_state_dict() training goes on as if it had not stopped. An unpickled state
+    needs attach(model) before it is used.
     """
 
-    def __init__(self, model, compression=Compression.none, op=mpi_ops.Average):
+    def __init__(self, model, compression=Compression.none, op=mpi_ops.Average, name=""):
         check_compression(compression)
         if op not in (mpi_ops.Average, mpi_ops.Sum):
             raise ValueError(f"op is {op}; ddp_hook takes Average or Sum")
         self.compression = compression
         self.op = op
+        self.name = name
         self._gradients = None  # parameter -> (name, C options or None, priority)
         self._saved = None
         self.attach(model)
 
     def attach(self, model):
         """Names the parameters of `model`, a module or its DistributedDataParallel."""
-        wrapper = torch.nn.parallel.DistributedDataParallel
-        module = model.module if isinstance(model, wrapper) else model
+        is_wrapped = isinstance(model, torch.nn.parallel.DistributedDataParallel)
+        module = model.module if is_wrapped else model
         names = {name: parameter for name, parameter in module.named_parameters()
                  if parameter.requires_grad}
         if isinstance(self.compression, ScaleComCompressor):
+            if is_wrapped and model.find_unused_parameters:
+                raise ValueError("find_unused_parameters is set: what ScaleCom delivers to a "
+                                 "parameter that no rank used would be thrown away; leave it out, "
+                                 "or use Compression.none")
             self.compression.check_patterns(list(names))
         # What the next forward pass needs first goes first, as in DistributedOptimizer.
-        self._gradients = {parameter: (name, self._options(name, parameter), -1 - place)
-                           for place, (name, parameter) in enumerate(names.items())}
+        self._gradients = {
+            parameter: (self.name + name, self._options(name, parameter), -1 - place)
+            for place, (name, parameter) in enumerate(names.items())}
         if self._saved is not None:
-            saved, self._saved = self._saved, None
-            self.load_state_dict(saved)
+            self.load_state_dict(self._saved)
+            self._saved = None
 
     def _options(self, name, parameter):
         if not isinstance(self.compression, ScaleComCompressor):
@@ -66,27 +75,46 @@ class DDPState:
 
     def state_dict(self):
         """This rank's residuals and steps of the attached model."""
-        names = {name for name, _, _ in self._gradients.values()}
-        return {"residuals": {name: value for name, value in state.compression_state().items()
-                              if name in names},
-                "steps": {name: step for name, step in state.compression_steps().items()
-                          if name in names}}
+        if self._gradients is None:
+            return self._saved
+        return state.model_state({name for name, _, _ in self._gradients.values()})
 
     def load_state_dict(self, saved):
         """Replaces residuals and steps; nothing where they are another model's (ValueError)."""
-        shapes = {name: tuple(parameter.shape if parameter.is_contiguous()
-                              else (parameter.numel(),))  # See _flat().
-                  for parameter, (name, _, _) in self._gradients.items()}
-        state.check_residuals(saved["residuals"], shapes)
-        state.load_compression_state(saved["residuals"], saved["steps"])
+        if self._gradients is None:
+            self._saved = saved
+            return
+        state.load_model_state(saved, {name: tuple(parameter.shape)
+                                       for parameter, (name, _, _) in self._gradients.items()})
 
     def __getstate__(self):
-        return {"compression": self.compression, "op": self.op,
-                "saved": self._saved or self.state_dict()}
+        return {"compression": self.compression, "op": self.op, "name": self.name,
+                "saved": self.state_dict()}
 
     def __setstate__(self, pickled):
         self.compression, self.op = pickled["compression"], pickled["op"]
+        self.name = pickled["name"]
         self._gradients, self._saved = None, pickled["saved"]
+
+
+def _buffer_or_error(future):
+    """What DistributedDataParallel gets: it does not look at a future's own exception."""
+    outcome = future.value()
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def _finish(parts):
+    """Waits for all (ticket, finish) of a bucket; returns the first error, or None."""
+    error = None
+    for ticket, finish in parts:
+        try:
+            ticket.wait()
+            finish()
+        except Exception as problem:
+            error = error or problem
+    return error
 
 
 class _Completion:
@@ -104,41 +132,35 @@ class _Completion:
             self._thread.start()
         future = torch.futures.Future()
         self._buckets.put((parts, buffer, future))
-        return future
+        return future.then(_buffer_or_error)
 
     def _run(self):
         while True:
             parts, buffer, future = self._buckets.get()
-            error = None
-            for ticket, finish in parts:  # All of them: none may be in flight when DDP goes on.
-                try:
-                    ticket.wait()
-                    finish()
-                except Exception as problem:
-                    error = error or problem
-            if error is None:
-                future.set_result(buffer)
-            else:
-                future.set_exception(error)
-            del parts, buffer, future
+            error = _finish(parts)
+            future.set_result(buffer if error is None else error)
+            del parts, buffer, future, error
 
 
 _completion = _Completion()
 
 
-def _flat(gradient):
-    """The gradient as contiguous memory: of a channels_last parameter, in the order it lies."""
-    if gradient.is_contiguous():
-        return gradient
-    return gradient.as_strided((gradient.numel(),), (1,), gradient.storage_offset())
-
-
 def ddp_hook(ddp_state, bucket):
     """Reduces a bucket's gradients over all ranks in place; the communication hook to register."""
+    gradients = bucket.gradients()
+    # Everything that can be wrong here is found before anything is submitted.
+    places = [ddp_state.gradient_of(parameter) for parameter in bucket.parameters()]
+    if len(gradients) != len(places) or bucket.buffer().layout != torch.strided:
+        raise ValueError(f"the gradient of {places[0][0]} is sparse, which ddp_hook does not "
+                         "reduce; use sparse=False in the embedding")
     parts = []
-    for parameter, gradient in zip(bucket.parameters(), bucket.gradients()):
-        name, options, priority = ddp_state.gradient_of(parameter)
-        wire, _, finish = mpi_ops.compress(_flat(gradient), True, ddp_state.compression)
-        ticket = submit.all_reduce(wire, wire, name, ddp_state.op, 1.0, 1.0, options, priority)
-        parts.append((ticket, finish))
+    try:
+        for gradient, (name, options, priority) in zip(gradients, places):
+            # Memory is reduced in the order it lies in, of a channels_last parameter its own.
+            wire, _, finish = mpi_ops.compress(gradient, True, ddp_state.compression)
+            ticket = submit.all_reduce(wire, wire, name, ddp_state.op, 1.0, 1.0, options, priority)
+            parts.append((ticket, finish))
+    except Exception:
+        _finish(parts)
+        raise
     return _completion.add(parts, bucket.buffer())

@@ -189,25 +189,18 @@ class _DistributedMixin:
     def state_dict(self):
         """The optimizer's state, and under "scalecom" this rank's residuals and steps."""
         saved = super().state_dict()
-        names = set(self._scalecom.names.values())
-        saved["scalecom"] = {
-            "residuals": {name: value for name, value in state.compression_state().items()
-                          if name in names},
-            "steps": {name: step for name, step in state.compression_steps().items()
-                      if name in names},
-        }
+        saved["scalecom"] = state.model_state(set(self._scalecom.names.values()))
         return saved
 
     def load_state_dict(self, state_dict):
         state_dict = dict(state_dict)
         saved = state_dict.pop("scalecom", None)
+        shapes = {name: tuple(parameter.shape) for parameter, name in self._scalecom.names.items()}
         if saved is not None:
-            shapes = {name: tuple(parameter.shape)
-                      for parameter, name in self._scalecom.names.items()}
             state.check_residuals(saved["residuals"], shapes)
         super().load_state_dict(state_dict)
         if saved is not None:
-            state.load_compression_state(saved["residuals"], saved["steps"])
+            state.load_model_state(saved, shapes)
 
 
 def _names_of(optimizer, named_parameters):

@@ -41,6 +41,23 @@ def check_residuals(residuals, shapes):
                              "the checkpoint of another model?")
 
 
+def model_state(names):
+    """{"residuals", "steps"} of those names, for a checkpoint."""
+    return {"residuals": {name: value for name, value in compression_state().items()
+                          if name in names},
+            "steps": {name: step for name, step in compression_steps().items() if name in names}}
+
+
+def load_model_state(saved, shapes):
+    """Makes residuals and steps of the names in `shapes` those of a model_state(): a name that it
+    lacks starts anew. Nothing is changed where check_residuals() refuses."""
+    check_residuals(saved["residuals"], shapes)
+    fresh = {name: torch.zeros(entry["shape"]) for name, entry in residual_infos().items()
+             if name in shapes and name not in saved["residuals"]}
+    load_compression_state({**fresh, **saved["residuals"]},
+                           {**dict.fromkeys(fresh, 0), **saved["steps"]})
+
+
 def load_compression_state(state, steps=None):
     """Replaces this rank's residuals by those of compression_state(); others keep theirs.
 

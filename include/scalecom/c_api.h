@@ -32,7 +32,7 @@ typedef struct {
   int64_t rate;
   double beta;
   int64_t warmup_steps;
-  int32_t values; /* dtype on the wire */
+  int32_t values; /* dtype on the wire: float32, float16 or bfloat16; 0 is none of them */
 } scalecom_compression;
 
 /* How an all-reduce does; compression.mode 0 is none. */

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <numeric>
@@ -28,11 +29,15 @@ std::int64_t part_start(std::int64_t count, std::int64_t at, std::int64_t parts)
   return count / parts * at + count % parts * at / parts;
 }
 
-/// What n ranks may send each, so that the sum is finite with its roundings.
+/// What n ranks may send each, so that the sum is finite although each addition may round up by a
+/// factor of 1 + u.
 float value_limit(DataType dtype, int size) {
+  const auto limit = [size](double largest, double u) {
+    return static_cast<float>(largest / size / std::pow(1.0 + u, size));
+  };
   switch (dtype) {
-    case DataType::float16: return 65000.0f / static_cast<float>(size);
-    case DataType::bfloat16: return 3.3e38f / static_cast<float>(size);
+    case DataType::float16: return limit(65504.0, 0x1p-11);
+    case DataType::bfloat16: return limit(0x1.FEp127, 0x1p-8);
     default: return std::numeric_limits<float>::infinity();
   }
 }

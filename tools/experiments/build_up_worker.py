@@ -11,7 +11,7 @@ import rivals  # noqa: E402
 import scalecom.torch as hvd  # noqa: E402
 
 WARM_UP = 2
-STEPS = 8  # Of them leaders take equal shares on 2, 4 and 8 ranks; on 16 each leads half as often.
+STEPS = 8  # At least, and as many as there are ranks: every rank leads equally often.
 
 
 def methods(rate):

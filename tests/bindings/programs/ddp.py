@@ -116,6 +116,54 @@ def a_channels_last_parameter_is_reduced_in_its_own_order():
         model = _ddp(hooked)
         _train(model, _sgd(model), 3)
         assert _is_close(plain, hooked)
+        model = DistributedDataParallel(_Net("saved", channels_last=True))
+        state = hvd.DDPState(model, _compression())
+        model.register_comm_hook(state, hvd.ddp_hook)
+        _train(model, _sgd(model), 2)
+        saved = state.state_dict()
+        assert saved["residuals"]["saved.0.weight"].shape == (8, 3, 3, 3)
+        state.load_state_dict(saved)
+        assert torch.equal(hvd.compression_state()["saved.0.weight"],
+                           saved["residuals"]["saved.0.weight"])
+
+
+def models_of_different_names_share_no_residuals():
+    with _process_group():
+        nets = [nn.Linear(64, 64, bias=False) for _ in range(2)]
+        models = []
+        for net, name in zip(nets, ("first.", "second.")):
+            models.append(DistributedDataParallel(net))
+            state = hvd.DDPState(models[-1], hvd.Compression.scalecom(rate=8), name=name)
+            models[-1].register_comm_hook(state, hvd.ddp_hook)
+        models[0](torch.ones(1, 64)).sum().backward()
+        (models[1](torch.ones(1, 64)).sum() * 0.0).backward()
+        assert nets[0].weight.grad.abs().max() > 0 and nets[1].weight.grad.abs().max() == 0
+        assert {"first.weight", "second.weight"} <= set(hvd.compression_state())
+
+
+def a_state_from_before_the_first_step_takes_residuals_and_steps_back():
+    with _process_group():
+        model = DistributedDataParallel(_Net("rolled"))
+        state = hvd.DDPState(model, _compression())
+        model.register_comm_hook(state, hvd.ddp_hook)
+        saved = state.state_dict()
+        _train(model, _sgd(model), 2)
+        state.load_state_dict(saved)
+        assert hvd.compression_state()["rolled.1.weight"].abs().max() == 0
+        assert hvd.compression_steps()["rolled.1.weight"] == 0
+
+
+def a_reduction_that_fails_ends_the_backward_pass_with_its_text():
+    if hvd.size() == 1:
+        return
+    with _process_group():
+        net = nn.Linear(64, 64, bias=False)
+        model = DistributedDataParallel(net)
+        rate = 8 if hvd.rank() == 0 else 9  # What ranks must agree on.
+        state = hvd.DDPState(model, hvd.Compression.scalecom(rate=rate), name="apart.")
+        model.register_comm_hook(state, hvd.ddp_hook)
+        with pytest.raises(RuntimeError, match="compression differs between ranks"):
+            model(torch.ones(1, 64)).sum().backward()
 
 
 def a_pickled_state_goes_on_where_it_stopped():
@@ -135,7 +183,7 @@ def a_pickled_state_goes_on_where_it_stopped():
         momenta = pickle.loads(pickle.dumps(momenta))
         _train(model, optimizer, 2, first=2)  # What a crash loses.
         stopped.load_state_dict(weights)
-        resumed = pickle.loads(saved)
+        resumed = pickle.loads(pickle.dumps(pickle.loads(saved)))
         with pytest.raises(ValueError, match="call attach"):
             resumed.gradient_of(None)
         resumed.attach(model)
@@ -160,3 +208,12 @@ def wrong_use_is_refused_with_what_to_do():
         state.gradient_of(torch.zeros(2))
     with pytest.raises(ValueError, match="wrong.0.weight has shape .5,.*another model"):
         state.load_state_dict({"residuals": {"wrong.0.weight": torch.zeros(5)}, "steps": {}})
+    with _process_group():
+        net = nn.Embedding(10, 2, sparse=True)
+        model = DistributedDataParallel(net)
+        model.register_comm_hook(hvd.DDPState(model), hvd.ddp_hook)
+        with pytest.raises(ValueError, match="gradient of weight is sparse.*sparse=False"):
+            model(torch.tensor([hvd.rank()])).sum().backward()
+        model = DistributedDataParallel(_Net("unused"), find_unused_parameters=True)
+        with pytest.raises(ValueError, match="find_unused_parameters is set.*Compression.none"):
+            hvd.DDPState(model, _compression())
