@@ -98,4 +98,10 @@ constexpr std::int32_t shift_of(std::uint64_t address, std::int32_t element_byte
                                    kVectorElements);
 }
 
+/// place / chunk without a division, for places below 2^18; `inverse` is 1.0f / chunk.
+constexpr std::int32_t chunk_at(std::int32_t place, float inverse) {
+  // Half an element inside, so that rounding does not lead out of the chunk.
+  return static_cast<std::int32_t>((static_cast<float>(place) + 0.5f) * inverse);
+}
+
 }  // namespace scalecom::kernels::cuda

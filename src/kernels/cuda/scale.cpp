@@ -61,8 +61,6 @@ void check(const CopyTensor& tensor) {
       dtype == DataType::float32 || dtype == DataType::float16 || dtype == DataType::bfloat16,
       fmt::format("{} times {} / {} on a CUDA device", to_string(dtype), tensor.scale.multiply,
                   tensor.scale.divide));
-  SCALECOM_ASSERT(std::isfinite(tensor.scale.divide) && tensor.scale.divide != 0.0,
-                  fmt::format("a scale that divides by {}", tensor.scale.divide));
   const auto bytes = static_cast<std::uintptr_t>(size_of(dtype));
   SCALECOM_ASSERT(
       address_of(tensor.destination) % bytes == 0 && address_of(tensor.source) % bytes == 0,

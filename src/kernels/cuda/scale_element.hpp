@@ -24,25 +24,16 @@ constexpr float odd_float(double value) {
   return static_cast<float>(__builtin_bit_cast(double, (bits & ~kDropped) | sticky));
 }
 
-/// dividend / divisor, of which the divisor is finite and not zero. Processors divide zeros slowly,
-/// and gradients have many.
-template <class T>
-constexpr T quotient(T dividend, T divisor) {
-  const bool is_zero = dividend == T{0};
-  const T result = (is_zero ? T{1} : dividend) / divisor;
-  return is_zero ? dividend * divisor : result;
-}
-
 /// `kIsWide`: a float32 element; else the result is for rounding to 16 bits.
 template <ScaleStep kStep, bool kIsWide>
 constexpr float scale_element(float value, const Scaling& scaling) {
   switch (kStep) {
     case ScaleStep::copy: return value;
     case ScaleStep::multiply_in_float: return value * scaling.factor;
-    case ScaleStep::divide_in_float: return quotient(value, scaling.factor);
+    case ScaleStep::divide_in_float: return value / scaling.factor;
     case ScaleStep::in_double: break;
   }
-  const double exact = quotient(static_cast<double>(value) * scaling.multiply, scaling.divide);
+  const double exact = static_cast<double>(value) * scaling.multiply / scaling.divide;
   return kIsWide ? static_cast<float>(exact) : odd_float(exact);
 }
 

@@ -234,11 +234,6 @@ __device__ void sweep_unit(const StepRow& row, std::int64_t unit, bool has_zeros
   if (has_zeros) sweep.store_zeros(run, part.member);
 }
 
-/// A row's element as if the quotient were computed exactly: both are below 2^18.
-__device__ std::int32_t quotient(std::int32_t dividend, float inverse_of_divisor) {
-  return static_cast<std::int32_t>((static_cast<float>(dividend) + 0.5f) * inverse_of_divisor);
-}
-
 /// Zeros, and the reduced values on the selected elements, for kFilledAUnit elements.
 template <class Format>
 __device__ void fill_unit(const StepRow& row, std::int64_t unit) {
@@ -254,13 +249,13 @@ __device__ void fill_unit(const StepRow& row, std::int64_t unit) {
                 shift_of(result));
   const float inverse = 1.0f / static_cast<float>(chunk);
   const auto filled = [&](std::int32_t place) {
-    const std::int32_t own = quotient(skipped + place, inverse);
+    const std::int32_t own = chunk_at(skipped + place, inverse);
     return skipped + place - own * chunk == offsets[own] ? Format::narrow(reduced[own]) : Element{};
   };
 #pragma unroll 4
   for (std::int32_t vector = WarpTeam::lane(); vector < run.vectors; vector += kWarpLanes) {
     const std::int32_t place = run.vector_place(vector);
-    const std::int32_t own = quotient(skipped + place, inverse);
+    const std::int32_t own = chunk_at(skipped + place, inverse);
     const std::int32_t in_chunk = skipped + place - own * chunk;
     typename Format::Vector elements{};
     if (in_chunk + kVectorElements <= chunk) {

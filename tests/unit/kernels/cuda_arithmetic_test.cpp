@@ -229,6 +229,19 @@ TEST_CASE("the CUDA undo of a sweep equals the CPU's to the bit") {
   CHECK(are_same(memory, expected));
 }
 
+TEST_CASE("a place's chunk is found without a division, for every chunk length") {
+  for (std::int32_t chunk = 1; chunk <= 65536; ++chunk) {
+    const float inverse = 1.0f / static_cast<float>(chunk);
+    bool is_right = true;
+    for (std::int32_t multiple = 0; multiple < (1 << 18); multiple += chunk) {
+      is_right &= cuda::chunk_at(multiple, inverse) == multiple / chunk &&
+                  cuda::chunk_at(multiple + chunk - 1, inverse) == multiple / chunk;
+    }
+    CAPTURE(chunk);
+    REQUIRE(is_right);
+  }
+}
+
 TEST_CASE("four CUDA elements at once are swept as one by one") {
   std::mt19937 generator(31);
   const float kInfinity = std::numeric_limits<float>::infinity();

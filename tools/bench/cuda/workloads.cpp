@@ -216,6 +216,18 @@ std::vector<Workload> many_tensors_workloads(const std::shared_ptr<Tensors>& t) 
                        },
                        {},
                        static_cast<int>(sets)});
+  workloads.push_back({"copy of as many bytes",
+                       bytes,
+                       [t, sets](StreamHandle stream) {
+                         for (std::int64_t set = 0; set < sets / 2; ++set) {
+                           const std::int64_t begin = set * kTensors * kElements * 6;
+                           device::cuda::copy_on_device(t->result.get() + begin,
+                                                        t->spare.get() + begin,
+                                                        kTensors * kElements * 6, stream);
+                         }
+                       },
+                       {},
+                       static_cast<int>(sets / 2)});
   workloads.push_back({"the same with a new table each",
                        bytes,
                        [t, tables, all](StreamHandle stream) {
