@@ -31,7 +31,7 @@ struct Sample {
   std::int64_t selected() const { return (count + chunk - 1) / chunk; }
 };
 
-Sample make_sample(Arena& arena, std::mt19937_64& generator) {
+Sample make_sample(Arena& arena, std::mt19937_64& generator, std::int64_t count_max) {
   constexpr std::int64_t kChunks[] = {1,   2,   3,    4,    5,    7,    16,   25,   31,   32,
                                       63,  64,  65,   100,  127,  128,  129,  255,  400,  512,
                                       513, 777, 1000, 1024, 4095, 4096, 4097, 9999, 65536};
@@ -44,6 +44,7 @@ Sample make_sample(Arena& arena, std::mt19937_64& generator) {
   s.value_dtype = one_of(test::kFloats, generator);
   s.chunk = one_of(kChunks, generator);
   s.count = one_of(kCounts, generator) + static_cast<std::int64_t>(generator() % 3) * s.chunk;
+  s.count = std::min(s.count, count_max);
   s.beta = one_of(kBetas, generator);
   s.prescale = one_of(kScales, generator);
   s.limit = one_of(kLimits, generator);
@@ -101,9 +102,11 @@ struct World {
   std::vector<StepTensor> on_host;
   std::vector<StepTensor> on_device;
 
-  World(std::size_t tensors, std::uint64_t seed) {
+  World(std::size_t tensors, std::uint64_t seed, std::int64_t count_max = std::int64_t{1} << 20) {
     std::mt19937_64 generator(seed);
-    for (std::size_t i = 0; i < tensors; ++i) samples.push_back(make_sample(arena, generator));
+    for (std::size_t i = 0; i < tensors; ++i) {
+      samples.push_back(make_sample(arena, generator, count_max));
+    }
     arena.allocate();
     for (const Sample& s : samples) {
       fill(arena, s, generator);
@@ -207,6 +210,21 @@ TEST_CASE("sweeps that leave zeros in the gradient are ready for a scatter of th
     world.on_each(zero_gradient);
     CHECK(world.arena.differences() == "");
   });
+}
+
+TEST_CASE("thousands of short tensors in a table are each found") {
+  for (const std::uint64_t seed : test::choose_seeds(1)) {
+    CAPTURE(seed);
+    World world(2500, seed, 300);
+    const auto stream = world.arena.stream();
+    StepTable table(2500);
+    table.assign(world.on_device, stream);
+    table.select_and_sweep(GradientAfter::unchanged, stream);
+    table.fill_selected(stream);
+    world.on_each(select_on_host);
+    world.on_each(fill_on_host);
+    CHECK(world.arena.differences() == "");
+  }
 }
 
 TEST_CASE("a tensor of more than 2^31 elements is worked on to its end") {

@@ -31,7 +31,7 @@ __device__ inline Found find_row(const UnitIndex& index, std::int64_t unit) {
   for (int level = kLevels - 1; level >= 0; --level) {
     if (level >= index.levels_used) continue;
     const std::int32_t place = found.row * kFanOut + static_cast<std::int32_t>(threadIdx.x % 32);
-    const std::int64_t first = place < index.sizes[level] ? index.levels[level][place] : unit + 1;
+    const std::int32_t first = place < index.sizes[level] ? index.levels[level][place] : 0x7FFFFFFF;
     const int last = __popc(__ballot_sync(kWholeWarp, first <= unit)) - 1;
     found.row = found.row * kFanOut + last;
     if (level == 0) found.unit = unit - __shfl_sync(kWholeWarp, first, last);

@@ -84,8 +84,7 @@ CopyKind kind_of(const CopyRow& row) {
 
 /// All tensors may be of one kind or the other.
 std::size_t bytes_for(std::size_t tensors_max) {
-  constexpr std::size_t kSlack = 32;  // alignment
-  return 2 * (tensors_max * sizeof(CopyRow) + index_bytes(tensors_max) + kSlack);
+  return 2 * (tensors_max * sizeof(CopyRow) + StagedTable::kAlignment + index_bytes(tensors_max));
 }
 
 }  // namespace

@@ -67,8 +67,7 @@ StepRow row_of(const StepTensor& tensor) {
 }
 
 std::size_t bytes_for(std::size_t tensors_max) {
-  constexpr std::size_t kSlack = 64;  // alignment
-  return tensors_max * sizeof(StepRow) + 4 * index_bytes(tensors_max) + kSlack;
+  return tensors_max * sizeof(StepRow) + 4 * index_bytes(tensors_max);
 }
 
 std::int64_t quotient_up(std::int64_t dividend, std::int64_t divisor) {

@@ -10,8 +10,9 @@ namespace scalecom::kernels::cuda {
 
 enum class ElementFormat : std::int32_t { float32, float16, bfloat16 };
 
-/// One tensor. Pointers are device memory.
-struct StepRow {
+/// One tensor. Pointers are device memory. In one line of the cache, so that a warp gets it at
+/// once.
+struct alignas(128) StepRow {
   float* memory;
   void* gradient;
   void* result;

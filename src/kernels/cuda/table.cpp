@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <limits>
+
 #include "base/error.hpp"
 
 namespace scalecom::kernels::cuda {
@@ -12,7 +14,6 @@ StagedTable::StagedTable(std::size_t bytes)
       device_(device::cuda::allocate_device(bytes)) {}
 
 std::size_t StagedTable::take(std::size_t bytes) {
-  constexpr std::size_t kAlignment = alignof(std::max_align_t);
   const std::size_t begin = used_;
   used_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
   SCALECOM_ASSERT(used_ <= bytes_, fmt::format("{} of {} bytes of a table", used_, bytes_));
@@ -25,19 +26,21 @@ void StagedTable::upload(device::cuda::StreamHandle stream) const {
 
 UnitIndex make_index(StagedTable& table, std::span<const std::int64_t> units) {
   UnitIndex index;
-  std::span<std::int64_t> level = table.reserve<std::int64_t>(units.size());
+  std::span<std::int32_t> level = table.reserve<std::int32_t>(units.size());
   for (std::size_t i = 0; i < units.size(); ++i) {
-    level[i] = index.units;
+    level[i] = static_cast<std::int32_t>(index.units);
     index.units += units[i];
   }
+  SCALECOM_ASSERT(index.units <= std::numeric_limits<std::int32_t>::max(),
+                  fmt::format("{} units of work in a table", index.units));
   while (true) {
     SCALECOM_ASSERT(index.levels_used < kLevels, fmt::format("{} rows in a table", units.size()));
     index.levels[index.levels_used] = table.on_device(level);
     index.sizes[index.levels_used] = static_cast<std::int32_t>(level.size());
     ++index.levels_used;
     if (level.size() <= kFanOut) return index;
-    const std::span<std::int64_t> higher =
-        table.reserve<std::int64_t>((level.size() + kFanOut - 1) / kFanOut);
+    const std::span<std::int32_t> higher =
+        table.reserve<std::int32_t>((level.size() + kFanOut - 1) / kFanOut);
     for (std::size_t i = 0; i < higher.size(); ++i) higher[i] = level[i * kFanOut];
     level = higher;
   }

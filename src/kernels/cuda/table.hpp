@@ -15,7 +15,10 @@ class StagedTable {
  public:
   explicit StagedTable(std::size_t bytes);
 
-  /// Host memory for `count` values behind those reserved since clear(); aligned for all types.
+  /// What is reserved begins at a multiple of it: a line of the device's cache.
+  static constexpr std::size_t kAlignment = 128;
+
+  /// Host memory for `count` values behind those reserved since clear().
   template <class T>
   std::span<T> reserve(std::size_t count) {
     return {reinterpret_cast<T*>(staging_.get() + take(count * sizeof(T))), count};
@@ -43,7 +46,7 @@ UnitIndex make_index(StagedTable& table, std::span<const std::int64_t> units);
 
 /// What make_index() takes of a table for up to `rows` rows.
 constexpr std::size_t index_bytes(std::size_t rows) {
-  return (rows + rows / 16 + 4 * kLevels) * sizeof(std::int64_t);
+  return (rows + rows / 16 + kLevels) * sizeof(std::int32_t) + kLevels * StagedTable::kAlignment;
 }
 
 }  // namespace scalecom::kernels::cuda

@@ -11,7 +11,7 @@ inline constexpr int kLevels = 4;
 /// Level 0 has the number of the first unit of each row, every higher level each 32nd place of the
 /// one below. The highest one used has up to 32 places, which a warp reads at once.
 struct UnitIndex {
-  const std::int64_t* levels[kLevels] = {};
+  const std::int32_t* levels[kLevels] = {};
   std::int32_t sizes[kLevels] = {};
   std::int32_t levels_used = 0;
   std::int64_t units = 0;  ///< of all rows
