@@ -39,7 +39,7 @@ struct WarpTeam {
   }
 };
 
-/// For chunks that fill the block: lanes_log2 is kBlockLanesLog2.
+/// For chunks that fill the block: lanes_log2 is kBlockLanesLog2. A block has one.
 struct BlockTeam {
   static constexpr std::int32_t kLanesLog2 = kBlockLanesLog2;
   static constexpr int kTeams = 1;
@@ -60,7 +60,6 @@ struct BlockTeam {
       const Candidate other{bits[warp], places[warp]};
       if (best.is_beaten_by(other)) best = other;
     }
-    __syncthreads();  // Before the next chunk's candidates are written.
     return best;
   }
 };
