@@ -49,8 +49,9 @@ struct Selected {
 };
 
 /// offsets[j] <- place in chunk j of its largest |p| (lowest place on ties; NaN counts as larger
-/// than Inf). `memory` has gradient.count elements, `chunk` is 1 to 65,536, `offsets` has k
-/// elements. Returns the number of elements with p not finite.
+/// than Inf, and of several NaN any one may be chosen). `memory` has gradient.count elements,
+/// `chunk` is 1 to 65,536, `offsets` has k elements. Returns the number of elements with p not
+/// finite.
 std::int64_t select_and_sweep(float* memory, const Gradient& gradient, float beta,
                               std::int64_t chunk, std::uint16_t* offsets, const Selected& selected);
 

@@ -2,17 +2,9 @@
 
 #include <cstddef>
 
-#include "kernels/reduce.hpp"
+#include "kernels/scale_method.hpp"
 
 namespace scalecom::kernels {
-
-/// How floating-point elements are scaled: always with the result of computing in double and
-/// rounding once, but cheaper where float32 gives the same.
-enum class ScaleMethod {
-  multiply_in_float,  ///< value * multiply is exact in double, or in float32 (16-bit elements)
-  divide_in_float,    ///< float32 division gives the same, as double has over twice its digits
-  in_double,
-};
 
 struct ScaleArguments {
   std::byte* destination = nullptr;

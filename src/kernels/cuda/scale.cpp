@@ -2,43 +2,27 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
 #include <vector>
 
 #include "base/error.hpp"
 #include "device/cuda/error.hpp"
+#include "kernels/scale_method.hpp"
 
 namespace scalecom::kernels::cuda {
 namespace {
 
-bool is_float(double value) { return static_cast<double>(static_cast<float>(value)) == value; }
-
-/// True when `value` has at most `digits` significant bits and is far from float32's limits.
-bool is_short(double value, int digits) {
-  if (value == 0.0) return true;
-  int exponent = 0;
-  const double scaled = std::ldexp(std::frexp(value, &exponent), digits);
-  return scaled == std::trunc(scaled) && exponent > -64 && exponent < 64;
-}
-
-/// The cheapest way to the result of computing in double, as the CPU's kernel chooses it.
-Scaling scaling_of(DataType dtype, Scale scale) {
+Scaling scaling_of(DataType dtype, const Scale& scale) {
   if (scale.is_identity()) return {};
-  int exponent = 0;
-  const bool is_power = std::abs(std::frexp(scale.divide, &exponent)) == 0.5;
-  const double quotient = scale.multiply / scale.divide;
-  if (is_power && quotient * scale.divide == scale.multiply) scale = {quotient, 1.0};
-  const bool is_wide = dtype == DataType::float32;
-  Scaling scaling{ScaleStep::in_double, 1.0f, scale.multiply, scale.divide};
-  if (scale.divide == 1.0 && (is_wide ? is_float(scale.multiply) : is_short(scale.multiply, 13))) {
-    scaling.step = ScaleStep::multiply_in_float;
-    scaling.factor = static_cast<float>(scale.multiply);
-  } else if (scale.multiply == 1.0 &&
-             (is_wide ? is_float(scale.divide) : is_short(scale.divide, 11))) {
-    scaling.step = ScaleStep::divide_in_float;
-    scaling.factor = static_cast<float>(scale.divide);
+  const ScaleChoice choice = choose_scale_method(dtype, scale);
+  const Scale& simple = choice.scale;
+  switch (choice.method) {
+    case ScaleMethod::multiply_in_float:
+      return {ScaleStep::multiply_in_float, static_cast<float>(simple.multiply)};
+    case ScaleMethod::divide_in_float:
+      return {ScaleStep::divide_in_float, static_cast<float>(simple.divide)};
+    case ScaleMethod::in_double: break;
   }
-  return scaling;
+  return {ScaleStep::in_double, 1.0f, simple.multiply, simple.divide};
 }
 
 ElementFormat format_of(DataType dtype) {
