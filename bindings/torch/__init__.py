@@ -24,7 +24,8 @@ from scalecom.torch.mpi_ops import (Adasum, Average, Max, Min, Product, Sum, all
                                     broadcast_, broadcast_async, broadcast_async_, poll,
                                     reducescatter, reducescatter_async, synchronize)
 from scalecom.torch.optimizer import DistributedOptimizer
-from scalecom.torch.state import compression_state, compression_steps, load_compression_state
+from scalecom.torch.state import (compression_state, compression_steps, fold_compression_states,
+                                  load_compression_state)
 
 __all__ = [
     "Adasum", "Average", "Compression", "DDPState", "DistributedOptimizer", "HorovodInternalError",
@@ -34,7 +35,7 @@ __all__ = [
     "broadcast_", "broadcast_async", "broadcast_async_", "broadcast_object",
     "broadcast_optimizer_state", "broadcast_parameters", "ccl_built", "compression_state",
     "compression_steps", "cross_rank", "cross_size", "cuda_built", "ddl_built", "ddp_hook",
-    "gloo_built",
+    "fold_compression_states", "gloo_built",
     "gloo_enabled", "grouped_allreduce", "grouped_allreduce_", "grouped_allreduce_async",
     "grouped_allreduce_async_", "info", "init", "is_homogeneous", "is_initialized",
     "load_compression_state", "local_rank", "local_size", "mpi_built", "mpi_enabled",

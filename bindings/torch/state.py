@@ -58,6 +58,35 @@ def load_model_state(saved, shapes):
                            {**dict.fromkeys(fresh, 0), **saved["steps"]})
 
 
+def fold_compression_states(states):
+    """The state to load on every rank of a job of another size: `states` are those that all ranks of
+    the former job saved (the "scalecom" entries of DistributedOptimizer's state_dict(), or
+    DDPState's), one a rank.
+
+    It holds the mean m of their residuals. What the former n ranks still owed the average, the sum of
+    m_r over n beta, is what any number of ranks that hold m owe it: nothing is lost. Raises
+    ValueError where the states are not of one model and moment.
+    """
+    states = list(states)
+    if not states:
+        raise ValueError("states is empty; give what each rank of the former job saved")
+    first = states[0]
+    mean = {name: torch.zeros(value.shape, dtype=torch.float64)
+            for name, value in first["residuals"].items()}
+    for rank, saved in enumerate(states):
+        shapes = {name: tuple(value.shape) for name, value in saved["residuals"].items()}
+        if shapes != {name: tuple(value.shape) for name, value in mean.items()}:
+            raise ValueError(f"states[{rank}] has other tensors than states[0]; give what the ranks "
+                             "of one job saved at one moment")
+        if saved["steps"] != first["steps"]:
+            raise ValueError(f"states[{rank}] was saved at other steps than states[0]; give what "
+                             "the ranks of one job saved at one moment")
+        for name, value in saved["residuals"].items():
+            mean[name] += value / len(states)
+    return {"residuals": {name: value.float() for name, value in mean.items()},
+            "steps": dict(first["steps"])}
+
+
 def load_compression_state(state, steps=None):
     """Replaces this rank's residuals by those of compression_state(); others keep theirs.
 

@@ -327,6 +327,35 @@ def rates_are_chosen_by_pattern():
         _wrap(model, hvd.Compression.scalecom(rates={"conv*": 3}))
 
 
+def residuals_of_another_number_of_ranks_are_delivered_in_full():
+    """Three former ranks owe the mean of their residuals over beta; these ranks deliver it."""
+    _start_new_session()
+    beta = 0.5
+    generator = torch.Generator().manual_seed(3)
+    states = [{"residuals": {"w": torch.randn(40, generator=generator)}, "steps": {"w": 7}}
+              for _ in range(3)]
+    folded = hvd.fold_compression_states(states)
+    assert folded["steps"] == {"w": 7}
+    hvd.load_compression_state(folded["residuals"], folded["steps"])
+    compression = hvd.Compression.scalecom(rate=1, beta=beta)
+    delivered = torch.zeros(40)
+    for _ in range(60):  # What stays shrinks by 1 - beta in each step.
+        delivered += hvd.allreduce(torch.zeros(40), name="w", compression=compression)
+    owed = sum(state["residuals"]["w"] for state in states) / 3 / beta
+    assert torch.allclose(delivered, owed, rtol=1e-5, atol=1e-6)
+    assert hvd.compression_steps()["w"] == 67
+
+
+def states_that_do_not_belong_together_are_not_folded():
+    one = {"residuals": {"w": torch.zeros(4)}, "steps": {"w": 7}}
+    with pytest.raises(ValueError, match="states is empty"):
+        hvd.fold_compression_states([])
+    with pytest.raises(ValueError, match=r"states\[1\] has other tensors"):
+        hvd.fold_compression_states([one, {"residuals": {"w": torch.zeros(5)}, "steps": {"w": 7}}])
+    with pytest.raises(ValueError, match=r"states\[1\] was saved at other steps"):
+        hvd.fold_compression_states([one, {**one, "steps": {"w": 8}}])
+
+
 def training_goes_on_from_a_checkpoint_bit_by_bit():
     """Residuals and steps are in state_dict(); a new session loads them."""
     batches = _batches(12, torch.float32)
