@@ -73,6 +73,7 @@ Coordinator::Coordinator(Parts parts)
       seat_(std::make_shared<DriverSeat>(static_cast<Drivable&>(*this))),
       negotiation_(negotiation_options(parts_)),
       execution_(*parts_.collectives, parts_.rank, parts_.size,
+                 static_cast<int>(parts_.config.compress_threads),
                  [this](std::span<PendingTensor* const> tensors) { complete(tensors); }) {}
 
 void Coordinator::sleep_for_news(TimePoint until, const std::function<bool()>& is_called) const {

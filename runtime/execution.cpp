@@ -27,18 +27,27 @@ std::span<std::byte> bytes_of(const TensorView& view) {
 // While a batch keeps moving, the rest of the world is looked at this often.
 constexpr auto kLookAroundPeriod = std::chrono::microseconds(50);
 
+SparseOptions sparse_options(WorkerPool& workers) {
+  SparseOptions options;
+  options.loop = [&workers](std::size_t count, const std::function<void(std::size_t)>& body) {
+    workers.run(count, body);
+  };
+  return options;
+}
+
 bool has_steps(BatchKind kind) {
   return kind == BatchKind::dense_all_reduce || kind == BatchKind::sparse_all_reduce;
 }
 
 }  // namespace
 
-Execution::Execution(Collectives& collectives, int rank, int size, TensorsDone done)
+Execution::Execution(Collectives& collectives, int rank, int size, int threads, TensorsDone done)
     : collectives_(collectives),
       size_(size),
       rank_(rank),
       done_(std::move(done)),
-      sparse_(collectives, rank, size),
+      workers_(threads),
+      sparse_(collectives, rank, size, sparse_options(workers_)),
       parts_(collectives, rank, size) {}
 
 void Execution::start(Batch batch, std::shared_ptr<const Agreement> agreement,

@@ -14,6 +14,7 @@
 #include "runtime/fusion.hpp"
 #include "runtime/part_exchange.hpp"
 #include "runtime/tensor_queue.hpp"
+#include "runtime/worker_pool.hpp"
 #include "sparse/sparse_all_reduce.hpp"
 
 namespace scalecom {
@@ -28,7 +29,8 @@ class Execution {
   static constexpr std::size_t kBatchesMax = 2;
 
   /// `collectives` outlives this object.
-  Execution(Collectives& collectives, int rank, int size, TensorsDone done);
+  /// Large compressed batches are worked on by `threads`, the caller's among them.
+  Execution(Collectives& collectives, int rank, int size, int threads, TensorsDone done);
 
   /// Begins a batch of the agreement, for which can_start(); `tensors[i]` is the submission behind
   /// agreement.tensors[batch.tensors[i]] (of a void agreement it may be null). A dense all-reduce
@@ -97,6 +99,7 @@ class Execution {
   /// Of the oldest batch under way. The wait is one, whoever carries it on.
   WaitContext context_{Deadline::after(Clock::duration::zero()), nullptr};
   WaitLoop wait_{context_};
+  WorkerPool workers_;
   SparseAllReduce sparse_;
   PartExchange parts_;
   ResidualStore residuals_;

@@ -175,6 +175,10 @@ void add_core(std::vector<Setting>& table) {
       choice("MODE", &Config::mode, {"cyclic", "sharded"},
              "Who selects what compressed tensors send, unless their own options say: one rank a "
              "step, or every rank for a shard (docs/algorithms.md).")));
+  table.push_back(
+      integer("COMPRESS_THREADS", &Config::compress_threads, 1, 256, "threads",
+              "Threads that work on compressed batches of more than 2 million elements, "
+              "the session's own among them: cores that a rank has to itself."));
   table.push_back(must_agree(choice(
       "TUNE", &Config::tune, {"off", "quick", "full"},
       "How much is measured at init to choose algorithms and blocks by, where the cache "

@@ -36,6 +36,8 @@ struct SCALECOM_API Config {
   std::string allreduce_algorithm = "auto";
   /// cyclic or sharded: the mode of tensors with CompressionMode::by_setting.
   std::string mode = "sharded";
+  /// Threads that work on a large compressed batch, the session's own among them.
+  std::int64_t compress_threads = 1;
   /// What the collectives choose by is measured at init: off, quick (0.3 s) or full (2 s).
   std::string tune = "quick";
   /// Where measured figures are kept; empty: nowhere. from_environment(): $XDG_CACHE_HOME/scalecom

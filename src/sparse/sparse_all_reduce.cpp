@@ -67,23 +67,36 @@ bool is_flag_set(const std::byte* place, DataType dtype) {
 }  // namespace
 
 SparseAllReduce::SparseAllReduce(Collectives& collectives, int rank, int size,
-                                 std::int64_t round_elements)
-    : collectives_(collectives), rank_(rank), size_(size), round_elements_(round_elements) {}
+                                 SparseOptions options)
+    : collectives_(collectives), rank_(rank), size_(size), options_(std::move(options)) {}
+
+template <class Body>
+void SparseAllReduce::for_each(std::span<Piece> pieces, const Body& body) {
+  const std::int64_t elements =
+      std::transform_reduce(pieces.begin(), pieces.end(), std::int64_t{0}, std::plus<>(),
+                            [](const Piece& piece) { return piece.count; });
+  if (elements > options_.piece_elements) {
+    options_.loop(pieces.size(), [&](std::size_t i) { body(pieces[i]); });
+  } else {
+    for (Piece& piece : pieces) body(piece);
+  }
+}
 
 void SparseAllReduce::exchange(std::span<SparseSlot> slots, const SparsePlan& plan,
                                const WaitContext& context) {
   lay_out(slots, plan);
-  for (SparseSlot& slot : slots) slot.nonfinite_count = 0;
   for (const Round& round : rounds_) {
     const auto pieces = std::span(pieces_).subspan(round.first, round.end - round.first);
-    for (const Piece& piece : pieces) {
+    for_each(pieces, [&](Piece& piece) {
       if (piece.leader == rank_) select(slots, piece);
-    }
+    });
     share(round, context);
-    for (const Piece& piece : pieces) {
+    for_each(pieces, [&](Piece& piece) {
       if (piece.leader != rank_) gather(slots, piece);
-    }
+    });
   }
+  for (SparseSlot& slot : slots) slot.nonfinite_count = 0;
+  for (const Piece& piece : pieces_) slots[piece.slot].nonfinite_count += piece.nonfinite_count;
   for (std::size_t i = 0; i < slots.size(); ++i) {
     write_flag(value(starts_.back() + static_cast<std::int64_t>(i)), plan_.values,
                slots[i].nonfinite_count > 0);
@@ -135,15 +148,20 @@ void SparseAllReduce::lay_out(std::span<const SparseSlot> slots, const SparsePla
   }
 }
 
-/// Adds the chunks of a slot that begin in its elements [begin, end), as one piece.
+/// Adds the chunks of a slot that begin in its elements [begin, end), as pieces of one length.
 void SparseAllReduce::cut(std::span<const SparseSlot> slots, std::size_t index, std::int64_t begin,
                           std::int64_t end, int leader) {
   const SparseSlot& slot = slots[index];
   const std::int64_t first = selected_count(begin, slot.rate);
   const std::int64_t chunks = selected_count(end, slot.rate) - first;
-  if (chunks == 0) return;
-  const std::int64_t count = std::min((first + chunks) * slot.rate, slot.count) - first * slot.rate;
-  pieces_.push_back({index, first, chunks, count, 0, leader});
+  const std::int64_t pieces = (end - begin + options_.piece_elements - 1) / options_.piece_elements;
+  for (std::int64_t i = 0; i < pieces; ++i) {
+    const std::int64_t from = first + part_start(chunks, i, pieces);
+    const std::int64_t to = first + part_start(chunks, i + 1, pieces);
+    if (to == from) continue;
+    const std::int64_t count = std::min(to * slot.rate, slot.count) - from * slot.rate;
+    pieces_.push_back({index, from, to - from, count, 0, leader, 0});
+  }
 }
 
 // By the tensor and not by the batch: what is selected must not depend on what travels together.
@@ -162,7 +180,7 @@ void SparseAllReduce::cut_rounds(std::span<const SparseSlot> slots) {
   const std::int64_t elements =
       std::transform_reduce(slots.begin(), slots.end(), std::int64_t{0}, std::plus<>(),
                             [](const SparseSlot& slot) { return slot.count; });
-  const std::int64_t rounds = std::max<std::int64_t>(1, elements / round_elements_);
+  const std::int64_t rounds = std::max<std::int64_t>(1, elements / options_.round_elements);
   for (std::int64_t round = 0; round < rounds; ++round) {
     const std::size_t first = pieces_.size();
     std::int64_t begin = part_start(elements, round, rounds);
@@ -210,11 +228,11 @@ kernels::Selected SparseAllReduce::taken_by(const Piece& piece) {
   return {value(begin), plan_.values, value_limit(plan_.values, size_), kept_.data() + begin};
 }
 
-void SparseAllReduce::select(std::span<SparseSlot> slots, const Piece& piece) {
-  SparseSlot& slot = slots[piece.slot];
+void SparseAllReduce::select(std::span<const SparseSlot> slots, Piece& piece) {
+  const SparseSlot& slot = slots[piece.slot];
   const std::int64_t first = piece.first * slot.rate;
   const std::span<std::uint16_t> offsets = offsets_of(piece);
-  slot.nonfinite_count +=
+  piece.nonfinite_count =
       kernels::select_and_sweep(slot.residual + first, gradient_of(slot, first, piece.count),
                                 beta_of(slot), slot.rate, offsets.data(), taken_by(piece));
   encode_offsets(offsets, slot.rate, wire_of(piece, slot.rate));
@@ -232,12 +250,12 @@ void SparseAllReduce::share(const Round& round, const WaitContext& context) {
                           round.bytes, context);
 }
 
-void SparseAllReduce::gather(std::span<SparseSlot> slots, const Piece& piece) {
-  SparseSlot& slot = slots[piece.slot];
+void SparseAllReduce::gather(std::span<const SparseSlot> slots, Piece& piece) {
+  const SparseSlot& slot = slots[piece.slot];
   const std::int64_t first = piece.first * slot.rate;
   const std::span<std::uint16_t> offsets = offsets_of(piece);
   decode_offsets(wire_of(piece, slot.rate), piece.count, slot.rate, offsets);
-  slot.nonfinite_count +=
+  piece.nonfinite_count =
       kernels::gather_and_sweep(slot.residual + first, gradient_of(slot, first, piece.count),
                                 beta_of(slot), slot.rate, offsets.data(), taken_by(piece));
 }
@@ -251,22 +269,25 @@ void SparseAllReduce::reduce_values(const WaitContext& context) {
 
 void SparseAllReduce::deliver(std::span<SparseSlot> slots, const WaitContext& context) {
   for (std::size_t i = 0; i < slots.size(); ++i) {
-    SparseSlot& slot = slots[i];
-    const std::int64_t begin = starts_[i];
-    slot.went_dense =
+    slots[i].went_dense =
         is_flag_set(value(starts_.back() + static_cast<std::int64_t>(i)), plan_.values);
-    if (slot.went_dense) {
-      reduce_dense(slot, begin, context);
-      continue;
-    }
-    const std::int64_t selected = starts_[i + 1] - begin;
-    float* const values = kept_.data() + begin;
-    const auto bytes = reinterpret_cast<std::byte*>(values);
-    kernels::widen(values, value(begin), plan_.values, selected);
-    kernels::scale_copy(bytes, bytes, selected, DataType::float32, slot.result_scale);
-    kernels::fill_selected(slot.result, slot.dtype, slot.count, slot.rate, offsets_.data() + begin,
-                           values);
+    if (slots[i].went_dense) reduce_dense(slots[i], starts_[i], context);
   }
+  for_each(pieces_, [&](const Piece& piece) {
+    if (!slots[piece.slot].went_dense) fill(slots, piece);
+  });
+}
+
+void SparseAllReduce::fill(std::span<const SparseSlot> slots, const Piece& piece) {
+  const SparseSlot& slot = slots[piece.slot];
+  const std::int64_t begin = starts_[piece.slot] + piece.first;
+  float* const values = kept_.data() + begin;
+  const auto bytes = reinterpret_cast<std::byte*>(values);
+  kernels::widen(values, value(begin), plan_.values, piece.chunks);
+  kernels::scale_copy(bytes, bytes, piece.chunks, DataType::float32, slot.result_scale);
+  std::byte* const result = slot.result + piece.first * slot.rate * size_of(slot.dtype);
+  kernels::fill_selected(result, slot.dtype, piece.count, slot.rate, offsets_.data() + begin,
+                         values);
 }
 
 // The flags are reduced, so every rank comes here for the same tensors in the same order. The

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -54,6 +55,25 @@ struct SparsePlan {
   DataType values = DataType::float32;
 };
 
+/// Calls body(i) once for each i below `count`, in any order and maybe at once; returns when all
+/// calls have returned.
+using ParallelLoop =
+    std::function<void(std::size_t count, const std::function<void(std::size_t)>& body)>;
+
+/// How a batch is cut and worked on. The cuts are the same on all ranks.
+struct SparseOptions {
+  /// At least so many elements in a cyclic round, or all. About 2 ms of one core: long enough for a
+  /// broadcast to be short beside it, short enough beside a large batch for the others to follow
+  /// closely.
+  std::int64_t round_elements = std::int64_t{1} << 22;
+  /// At most so many in a piece, which one thread works on: long enough for results to be written
+  /// past the caches.
+  std::int64_t piece_elements = std::int64_t{1} << 21;
+  ParallelLoop loop = [](std::size_t count, const std::function<void(std::size_t)>& body) {
+    for (std::size_t i = 0; i < count; ++i) body(i);
+  };
+};
+
 /// ScaleCom all-reduce of a batch: CLT-k with error feedback and low-pass filter (Chen et al.,
 /// NeurIPS 2020, arXiv 2104.11125, section 3 and algorithm 1).
 ///
@@ -75,13 +95,8 @@ struct SparsePlan {
 /// largest batch.
 class SparseAllReduce {
  public:
-  /// About 2 ms of one core: long enough for a broadcast to be short beside it, short enough beside
-  /// a large batch for the others to follow closely.
-  static constexpr std::int64_t kRoundElements = std::int64_t{1} << 22;
-
-  /// `collectives` outlives this object. A cyclic round has at least `round_elements`, or all.
-  SparseAllReduce(Collectives& collectives, int rank, int size,
-                  std::int64_t round_elements = kRoundElements);
+  /// `collectives` outlives this object, as does what the loop needs.
+  SparseAllReduce(Collectives& collectives, int rank, int size, SparseOptions options = {});
 
   /// Runs one batch; every rank calls it with agreeing slots and the same plan: exchange(), then
   /// deliver(). Throws what the collectives throw; the residuals are then between two steps and the
@@ -113,6 +128,7 @@ class SparseAllReduce {
     std::int64_t count = 0;  ///< elements
     std::int64_t wire = 0;   ///< where its offsets start in wire_
     int leader = 0;
+    std::int64_t nonfinite_count = 0;
   };
 
   /// pieces_[first, end); their offsets are wire_[wire, wire + the sum of bytes).
@@ -129,9 +145,13 @@ class SparseAllReduce {
   void cut(std::span<const SparseSlot> slots, std::size_t index, std::int64_t begin,
            std::int64_t end, int leader);
   void place_round(std::span<const SparseSlot> slots, std::size_t first);
-  void select(std::span<SparseSlot> slots, const Piece& piece);
+  void select(std::span<const SparseSlot> slots, Piece& piece);
+  /// body(piece) for each piece, in options_.loop if they are large enough together.
+  template <class Body>
+  void for_each(std::span<Piece> pieces, const Body& body);
   void share(const Round& round, const WaitContext& context);
-  void gather(std::span<SparseSlot> slots, const Piece& piece);
+  void gather(std::span<const SparseSlot> slots, Piece& piece);
+  void fill(std::span<const SparseSlot> slots, const Piece& piece);
   void reduce_values(const WaitContext& context);
   void take_back(const SparseSlot& slot, std::int64_t begin) const;
   void reduce_dense(SparseSlot& slot, std::int64_t begin, const WaitContext& context);
@@ -144,7 +164,7 @@ class SparseAllReduce {
   Collectives& collectives_;
   const int rank_;
   const int size_;
-  const std::int64_t round_elements_;
+  const SparseOptions options_;
   SparsePlan plan_;
   /// Slot i's chunks are starts_[i] to starts_[i + 1] in offsets_, values_ and kept_.
   std::vector<std::int64_t> starts_;

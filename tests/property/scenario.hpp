@@ -28,6 +28,7 @@ inline RunOptions draw_scenario(const ScenarioLimits& limits = {}) {
   options.first_leader = *rc::gen::inRange(0, options.size).as("first leader");
   options.mode = *rc::gen::elementOf(limits.modes).as("mode");
   options.values = *rc::gen::elementOf(limits.values).as("values");
+  options.piece_elements = *rc::gen::element(30, 1 << 21).as("elements in a piece");
   options.round_elements = *rc::gen::element(50, 1 << 22).as("elements in a round");
   options.is_average = *rc::gen::arbitrary<bool>().as("average");
   options.is_in_place = *rc::gen::arbitrary<bool>().as("in place");

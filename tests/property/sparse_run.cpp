@@ -114,6 +114,11 @@ void read_wire(RankStep& record, const RecordingCollectives& wire, const RunOpti
   record.reduced_bytes = wire.reduced_bytes;
 }
 
+/// Pieces are independent: from the last to the first.
+void in_disorder(std::size_t count, const std::function<void(std::size_t)>& body) {
+  while (count > 0) body(--count);
+}
+
 /// One rank of a run: its residuals and its end of the transport.
 class Rank {
  public:
@@ -123,7 +128,8 @@ class Rank {
         transport_(world.make_transport(rank)),
         messages_(*transport_),
         wire_(messages_),
-        sparse_(wire_, rank, options.size, options.round_elements) {
+        sparse_(wire_, rank, options.size,
+                {options.round_elements, options.piece_elements, in_disorder}) {
     for (const TensorSpec& spec : options.tensors) {
       memories_.emplace_back(static_cast<std::size_t>(spec.count), 0.0f);
     }

@@ -47,6 +47,7 @@ struct RunOptions {
   CompressionMode mode = CompressionMode::cyclic;
   DataType values = DataType::float32;  ///< on the wire
   std::int64_t round_elements = 1 << 22;
+  std::int64_t piece_elements = 1 << 21;
   bool is_average = true;
   bool is_in_place = true;
   std::vector<TensorSpec> tensors;

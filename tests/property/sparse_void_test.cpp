@@ -48,6 +48,13 @@ Batch make_batch(const RunOptions& options, int rank) {
   return batch;
 }
 
+SparseOptions options_of(const RunOptions& options) {
+  SparseOptions made;
+  made.round_elements = options.round_elements;
+  made.piece_elements = options.piece_elements;
+  return made;
+}
+
 SparsePlan plan_of(const RunOptions& options) {
   return {options.mode, options.first_leader, options.values};
 }
@@ -61,7 +68,7 @@ std::vector<std::vector<float>> results_after(const RunOptions* first, const Run
   run_ranks(2, [&](int rank) {
     const auto transport = world.make_transport(rank);
     MessageCollectives collectives(*transport);
-    SparseAllReduce sparse(collectives, rank, 2, second.round_elements);
+    SparseAllReduce sparse(collectives, rank, 2, options_of(second));
     if (first != nullptr) {
       Batch batch = make_batch(*first, rank);
       const auto before = batch.residuals;

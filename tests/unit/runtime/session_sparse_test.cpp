@@ -101,6 +101,35 @@ TEST_CASE("the runtime's ScaleCom steps follow the float64 reference: leaders, v
   }
 }
 
+TEST_CASE("more threads give the same bits, and what they count") {
+  constexpr std::size_t kCount = 5'000'011;
+  std::vector<std::vector<float>> results;
+  std::vector<std::vector<float>> residuals;
+  for (const int threads : {1, 3}) {
+    Config config;
+    config.compress_threads = threads;
+    SessionWorld world(2, config);
+    results.emplace_back();
+    residuals.emplace_back();
+    test::run_ranks(2, [&](int rank) {
+      std::vector<float> values = gradient(rank, 1, 65521);
+      for (std::size_t i = 65521; values.size() < kCount; ++i) values.push_back(values[i - 65521]);
+      for (int step = 0; step < 2; ++step) {
+        AllReduceOptions options = scalecom_options(100, 0.3);
+        options.compression.mode = step == 0 ? CompressionMode::cyclic : CompressionMode::sharded;
+        std::vector<float> result(kCount);
+        world[rank]
+            .all_reduce(std::to_string(step), view_of(values), view_of(result), options)
+            .wait();
+        if (rank == 0) results.back().insert(results.back().end(), result.begin(), result.end());
+      }
+      if (rank == 1) residuals.back() = world[1].residual("1").values;
+    });
+  }
+  CHECK(results[0] == results[1]);
+  CHECK(residuals[0] == residuals[1]);
+}
+
 TEST_CASE("SCALECOM_MODE decides for tensors that leave it open") {
   // One chunk a rank: sharded, each rank selects in its own.
   constexpr std::size_t kCount = 4;
