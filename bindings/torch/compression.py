@@ -25,8 +25,13 @@ class NoneCompressor:
     def decompress(tensor, context):
         return tensor
 
+    @staticmethod
+    def options_for(name, parameter):
+        """The C options for a parameter's gradient, or None."""
+        return None
 
-class FP16Compressor:
+
+class FP16Compressor(NoneCompressor):
     """Floating-point tensors travel as float16."""
 
     @staticmethod
@@ -89,6 +94,10 @@ class ScaleComCompressor(NoneCompressor):
         is_dense = parameter.dim() < 2 or parameter.numel() < self.min_elements
         return None if is_dense else self.rate
 
+    def options_for(self, name, parameter):
+        rate = self.rate_of(name, parameter)
+        return None if rate is None else self.options(rate)
+
     def check_patterns(self, names):
         """Raises ValueError for a pattern of `rates` that matches no parameter."""
         for pattern in self.rates:
@@ -121,9 +130,9 @@ def _checked_rate(rate):
 def check_compression(compression):
     """Raises ValueError for what `compression=` does not take."""
     is_class = isinstance(compression, type)
-    is_allowed = (issubclass(compression, (NoneCompressor, FP16Compressor)) and
+    is_allowed = (issubclass(compression, NoneCompressor) and
                   not issubclass(compression, ScaleComCompressor) if is_class
-                  else isinstance(compression, (NoneCompressor, FP16Compressor)))
+                  else isinstance(compression, NoneCompressor))
     if not is_allowed:
         raise ValueError(f"compression is {compression!r}; allowed are Compression.none, "
                          "Compression.fp16 and Compression.scalecom(...), with its parentheses")

@@ -52,17 +52,11 @@ class DDPState:
             self.compression.check_patterns(list(names))
         # What the next forward pass needs first goes first, as in DistributedOptimizer.
         self._gradients = {
-            parameter: (self.name + name, self._options(name, parameter), -1 - place)
+            parameter: (self.name + name, self.compression.options_for(name, parameter), -1 - place)
             for place, (name, parameter) in enumerate(names.items())}
         if self._saved is not None:
             self.load_state_dict(self._saved)
             self._saved = None
-
-    def _options(self, name, parameter):
-        if not isinstance(self.compression, ScaleComCompressor):
-            return None
-        rate = self.compression.rate_of(name, parameter)
-        return None if rate is None else self.compression.options(rate)
 
     def gradient_of(self, parameter):
         """(name, C options, priority)"""

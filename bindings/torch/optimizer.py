@@ -65,10 +65,7 @@ class _Gradient:
 
     def _compress(self, compression):
         """Makes what travels; returns the C options."""
-        options = None
-        if isinstance(compression, ScaleComCompressor):
-            rate = compression.rate_of(self.name, self.parameter)
-            options = None if rate is None else compression.options(rate)
+        options = compression.options_for(self.name, self.parameter)
         self.wire, self.context = compression.compress(self.wire)
         return options
 

@@ -1,26 +1,14 @@
 #pragma once
 
 #include <cstdint>
-#include <iostream>
 #include <random>
 #include <vector>
 
 #include "kernels/cpu/half.hpp"
 #include "scalecom/tensor.hpp"
-#include "tests/support/catch.hpp"
+#include "tests/support/seeds.hpp"
 
 namespace scalecom::test {
-
-/// Fixed seeds and a fresh one, printed; --rng-seed N tries seed N alone.
-inline std::vector<std::uint64_t> choose_seeds(std::uint64_t count) {
-  const std::uint64_t given = Catch::getCurrentContext().getConfig()->rngSeed();
-  if (given != 0) return {given};
-  std::vector<std::uint64_t> seeds;
-  for (std::uint64_t seed = 1; seed <= count; ++seed) seeds.push_back(seed);
-  seeds.push_back(std::random_device{}());
-  std::cout << "fresh seed " << seeds.back() << " (again with --rng-seed " << seeds.back() << ")\n";
-  return seeds;
-}
 
 template <class T, std::size_t kSize>
 T one_of(const T (&choices)[kSize], std::mt19937_64& generator) {

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <set>
 
-#include "tests/sim/seeds.hpp"
 #include "tests/sim/workload.hpp"
 #include "tests/sim/world.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/seeds.hpp"
 
 using namespace scalecom;
 using namespace scalecom::sim;
@@ -177,7 +177,7 @@ void run_with_failure(std::uint64_t seed, int size_max) {
 }
 
 void run_all(std::uint64_t count, int size_max) {
-  for (const std::uint64_t seed : choose_seeds(count)) {
+  for (const std::uint64_t seed : test::choose_seeds(count)) {
     run_without_fault(seed, size_max);
     run_with_shutdown(seed, size_max);
     run_with_losses(seed, size_max, false);

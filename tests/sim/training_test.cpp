@@ -8,8 +8,8 @@
 #include <array>
 #include <iostream>
 
-#include "tests/sim/seeds.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/seeds.hpp"
 
 using namespace scalecom;
 using namespace scalecom::sim;
@@ -191,7 +191,7 @@ void run_all(std::uint64_t count, int size_max) {
   Coverage whole;
   Coverage shutdowns;
   Coverage losses;
-  for (const std::uint64_t seed : choose_seeds(count)) {
+  for (const std::uint64_t seed : test::choose_seeds(count)) {
     run_without_fault(seed, size_max, whole);
     run_with_shutdown(seed, size_max, shutdowns);
     run_with_losses(seed, size_max, losses);

@@ -3,9 +3,9 @@
 #include <limits>
 
 #include "scalecom/status.hpp"
-#include "tests/sim/seeds.hpp"
 #include "tests/sim/world.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/seeds.hpp"
 
 using namespace scalecom;
 using namespace scalecom::negotiation;
@@ -134,7 +134,7 @@ TEST_CASE("values out of range are refused") {
 
 TEST_CASE("random bytes and random changes never do more than end the session") {
   int ends = 0;
-  for (const std::uint64_t seed : sim::choose_seeds(3000)) {
+  for (const std::uint64_t seed : test::choose_seeds(3000)) {
     sim::Random random(seed);
     const auto draw = [&random](int limit) {
       return std::uniform_int_distribution<int>(0, limit - 1)(random);

@@ -7,7 +7,7 @@
 
 #include "tests/support/catch.hpp"
 
-namespace scalecom::sim {
+namespace scalecom::test {
 
 /// Seeds to run: `count` fixed ones and a fresh one, printed, so that every run tries something
 /// new. Run the executable with --rng-seed N to try seed N alone.
@@ -21,4 +21,4 @@ inline std::vector<std::uint64_t> choose_seeds(std::uint64_t count) {
   return seeds;
 }
 
-}  // namespace scalecom::sim
+}  // namespace scalecom::test
