@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <bit>
+#include <string>
 #include <utility>
 
 #include "base/error.hpp"
@@ -27,8 +29,9 @@ std::span<std::byte> bytes_of(const TensorView& view) {
 // While a batch keeps moving, the rest of the world is looked at this often.
 constexpr auto kLookAroundPeriod = std::chrono::microseconds(50);
 
-SparseOptions sparse_options(WorkerPool& workers) {
+SparseOptions sparse_options(WorkerPool& workers, int threads) {
   SparseOptions options;
+  options.threads = threads;
   options.loop = [&workers](std::size_t count, const std::function<void(std::size_t)>& body) {
     workers.run(count, body);
   };
@@ -47,16 +50,21 @@ Execution::Execution(Collectives& collectives, int rank, int size, int threads, 
       rank_(rank),
       done_(std::move(done)),
       workers_(threads),
-      sparse_(collectives, rank, size, sparse_options(workers_)),
-      parts_(collectives, rank, size) {}
+      parts_(collectives, rank, size) {
+  for (std::size_t i = 0; i < kBatchesMax; ++i) {
+    sparse_.push_back(std::make_unique<SparseAllReduce>(collectives, rank, size,
+                                                        sparse_options(workers_, threads)));
+  }
+}
 
 void Execution::start(Batch batch, std::shared_ptr<const Agreement> agreement,
                       std::vector<PendingTensor*> tensors, const WaitContext& context) {
-  const bool is_dense = batch.kind == BatchKind::dense_all_reduce;
+  const BatchKind kind = batch.kind;
   under_way_.push_back({std::move(batch), std::move(agreement), std::move(tensors), context});
   BatchUnderWay& work = under_way_.back();
   work.is_void = is_void(*work.agreement);
-  if (is_dense) return start_dense(work);
+  if (kind == BatchKind::dense_all_reduce) return start_dense(work);
+  if (kind == BatchKind::sparse_all_reduce) return start_sparse(work);
   try {
     run(work);
   } catch (const Error& error) {
@@ -68,17 +76,25 @@ void Execution::start(Batch batch, std::shared_ptr<const Agreement> agreement,
 
 bool Execution::goes_in_steps(const Batch& batch) const noexcept {
   return batch.kind == BatchKind::barrier ||
-         (batch.kind == BatchKind::dense_all_reduce && collectives_.goes_in_steps());
+         (has_steps(batch.kind) && collectives_.goes_in_steps());
+}
+
+// What a sparse batch still has to send goes before the next one's, on every rank.
+bool Execution::can_start(const Batch& batch) const noexcept {
+  if (under_way_.empty()) return true;
+  const SparseAllReduce* sparse = under_way_.back().sparse;
+  return goes_in_steps(batch) && under_way_.size() < kBatchesMax &&
+         (sparse == nullptr || sparse->is_posted());
 }
 
 void Execution::revoke(std::uint64_t first_void, std::uint64_t end) {
   first_void_ = first_void;
   end_of_void_ = end;
-  for (std::size_t i = 0; i < under_way_.size(); ++i) {
-    BatchUnderWay& work = under_way_[i];
-    if (!is_void(*work.agreement)) continue;
+  for (BatchUnderWay& work : under_way_) {
+    if (work.is_void || !is_void(*work.agreement)) continue;
     work.is_void = true;
-    if (work.batch.kind == BatchKind::dense_all_reduce) collectives_.discard(i);
+    if (work.batch.kind == BatchKind::dense_all_reduce) collectives_.discard(work.operation);
+    if (work.sparse != nullptr) work.sparse->discard();
   }
   collectives_.release();
 }
@@ -106,16 +122,29 @@ void Execution::progress(const std::function<bool()>& is_enough) {
 }
 
 bool Execution::advance() {
-  const auto drop_done = [this] {
-    while (under_way_.size() > collectives_.under_way()) under_way_.pop_front();
-  };
+  bool has_moved = false;
   try {
-    const bool has_moved = collectives_.advance(under_way_.front().context);
-    drop_done();
-    return has_moved;
+    has_moved = collectives_.advance(context_);
   } catch (const Error&) {
     drop_done();
     throw;
+  }
+  for (BatchUnderWay& work : under_way_) {
+    if (work.sparse != nullptr) has_moved = work.sparse->advance() || has_moved;
+  }
+  drop_done();
+  return has_moved;
+}
+
+bool Execution::is_done(const BatchUnderWay& work) const {
+  return work.sparse != nullptr ? work.sparse->is_done() : collectives_.is_done(work.operation);
+}
+
+void Execution::drop_done() {
+  while (!under_way_.empty() && is_done(under_way_.front())) {
+    BatchUnderWay& work = under_way_.front();
+    if (work.sparse != nullptr && !work.is_void) finish_sparse(work);
+    under_way_.pop_front();
   }
 }
 
@@ -152,16 +181,15 @@ void Execution::run(const BatchUnderWay& work) {
   std::vector<const AgreedTensor*> agreed;
   for (const std::size_t place : batch.tensors) agreed.push_back(&work.agreement->tensors[place]);
   switch (batch.kind) {
-    case BatchKind::sparse_all_reduce:
-      return work.is_void ? join_sparse(work) : all_reduce_sparse(work);
     case BatchKind::all_gather: return parts_.all_gather(agreed, work.tensors, work.context);
     case BatchKind::broadcast: return broadcast(batch.root, work.tensors, work.context);
     case BatchKind::reduce_scatter: return parts_.reduce_scatter(batch, work.tensors, work.context);
     case BatchKind::all_to_all: return parts_.all_to_all(agreed, work.tensors, work.context);
     case BatchKind::barrier: return;  // The agreement itself is the barrier.
-    case BatchKind::dense_all_reduce: break;
+    case BatchKind::dense_all_reduce:
+    case BatchKind::sparse_all_reduce: break;
   }
-  SCALECOM_ASSERT(false, "dense all-reduces go on in the background");
+  SCALECOM_ASSERT(false, "all-reduces go on in the background");
 }
 
 void Execution::broadcast(int root, std::span<PendingTensor* const> tensors,
@@ -190,50 +218,59 @@ void Execution::start_dense(BatchUnderWay& work) {
     all_reduce.pieces.push_back(piece);
   }
   all_reduce.done = [this, &work](std::size_t count) { complete(work, count); };
-  collectives_.start_all_reduce(std::move(all_reduce));
-  if (work.is_void) collectives_.discard(collectives_.under_way() - 1);
+  work.operation = collectives_.start_all_reduce(std::move(all_reduce));
+  if (work.is_void) collectives_.discard(work.operation);
 }
 
-// Another rank has begun it: it needs a partner, whose values are thrown away.
-void Execution::join_sparse(const BatchUnderWay& work) {
-  std::vector<SparseSlot> slots;
-  for (const std::size_t place : work.batch.tensors) {
-    const TensorSignature& signature = work.agreement->tensors[place].signature;
-    SparseSlot& slot = slots.emplace_back();
-    slot.count = count_of(signature.shape);
-    slot.rate = signature.compression.rate;
-  }
-  sparse_.exchange_nothing(slots, work.batch.sparse, work.context);
-}
-
-void Execution::all_reduce_sparse(const BatchUnderWay& work) {
+// In a void batch another rank, which has begun it, needs a partner; the values are thrown away.
+void Execution::start_sparse(BatchUnderWay& work) {
   std::vector<SparseSlot> slots;
   slots.reserve(work.tensors.size());
-  for (const PendingTensor* pending : work.tensors) {
-    const PendingTensor& tensor = *pending;
-    const TensorSignature& signature = tensor.signature;
-    ResidualStore::Entry& residual =
-        residuals_.acquire(signature.process_set, tensor.name, signature.shape);
-    SparseSlot slot;
-    slot.name = tensor.name;
-    slot.gradient = input_of(tensor);
-    slot.result = output_of(tensor);
-    slot.residual = residual.values.data();
-    slot.count = tensor.input.count();
+  for (std::size_t i = 0; i < work.tensors.size(); ++i) {
+    if (!work.is_void) {
+      slots.push_back(slot_of(*work.tensors[i]));
+      continue;
+    }
+    const TensorSignature& signature = work.agreement->tensors[work.batch.tensors[i]].signature;
+    SparseSlot& slot = slots.emplace_back();
+    slot.count = count_of(signature.shape);
     slot.dtype = signature.dtype;
     slot.rate = signature.compression.rate;
-    slot.beta = signature.compression.beta;
-    slot.prescale = signature.prescale;
-    slot.result_scale = output_scale(signature, size_);
-    slots.push_back(slot);
   }
-  sparse_.exchange(slots, work.batch.sparse, work.context);
-  if (work.is_void) return sparse_.take_back(slots);
-  sparse_.deliver(slots, work.context);
-  compressed_tensors_ += static_cast<std::int64_t>(slots.size());
-  for (const SparseSlot& slot : slots) {
+  work.sparse = idle_sparse();
+  work.is_void ? work.sparse->start_nothing(std::move(slots), work.batch.sparse)
+               : work.sparse->start(std::move(slots), work.batch.sparse);
+}
+
+SparseAllReduce* Execution::idle_sparse() const {
+  const auto found = std::ranges::find_if(sparse_, [](const auto& one) { return one->is_done(); });
+  SCALECOM_ASSERT(found != sparse_.end(), std::to_string(sparse_.size()) + " are under way");
+  return found->get();
+}
+
+SparseSlot Execution::slot_of(const PendingTensor& tensor) {
+  const TensorSignature& signature = tensor.signature;
+  SparseSlot slot;
+  slot.name = tensor.name;
+  slot.gradient = input_of(tensor);
+  slot.result = output_of(tensor);
+  slot.residual =
+      residuals_.acquire(signature.process_set, tensor.name, signature.shape).values.data();
+  slot.count = tensor.input.count();
+  slot.dtype = signature.dtype;
+  slot.rate = signature.compression.rate;
+  slot.beta = signature.compression.beta;
+  slot.prescale = signature.prescale;
+  slot.result_scale = output_scale(signature, size_);
+  return slot;
+}
+
+void Execution::finish_sparse(BatchUnderWay& work) {
+  compressed_tensors_ += static_cast<std::int64_t>(work.tensors.size());
+  for (const SparseSlot& slot : work.sparse->slots()) {
     if (slot.went_dense) report_nonfinite(slot);
   }
+  complete(work, work.tensors.size());
 }
 
 // Warm-up steps, which go dense and leave the residual as it is, count as well: a checkpoint may be

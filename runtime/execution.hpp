@@ -33,8 +33,8 @@ class Execution {
   Execution(Collectives& collectives, int rank, int size, int threads, TensorsDone done);
 
   /// Begins a batch of the agreement, for which can_start(); `tensors[i]` is the submission behind
-  /// agreement.tensors[batch.tensors[i]] (of a void agreement it may be null). A dense all-reduce
-  /// goes on in progress(); any other batch is over on return. Throws Error when the world fails,
+  /// agreement.tensors[batch.tensors[i]] (of a void agreement it may be null). An all-reduce goes
+  /// on in progress(); any other batch is over on return. Throws Error when the world fails,
   /// like progress().
   void start(Batch batch, std::shared_ptr<const Agreement> agreement,
              std::vector<PendingTensor*> tensors, const WaitContext& context);
@@ -45,9 +45,7 @@ class Execution {
   /// Whether start() returns at once, with fewer than kBatchesMax under way; else it waits for
   /// other ranks, and none may be under way for it.
   bool goes_in_steps(const Batch& batch) const noexcept;
-  bool can_start(const Batch& batch) const noexcept {
-    return under_way_.empty() || (goes_in_steps(batch) && under_way_.size() < kBatchesMax);
-  }
+  bool can_start(const Batch& batch) const noexcept;
   /// Both require collectives that go in steps. From now until revoke() no result reaches a tensor
   /// (see negotiation.hpp, Hold).
   void hold() { collectives_.hold(); }
@@ -74,6 +72,8 @@ class Execution {
     WaitContext context;
     std::size_t done = 0;  ///< tensors
     bool is_void = false;
+    std::uint64_t operation = 0;        ///< dense_all_reduce
+    SparseAllReduce* sparse = nullptr;  ///< sparse_all_reduce
   };
 
   bool is_void(const Agreement& agreement) const noexcept {
@@ -81,11 +81,15 @@ class Execution {
   }
   void run(const BatchUnderWay& work);
   void start_dense(BatchUnderWay& work);
+  void start_sparse(BatchUnderWay& work);
   void complete(BatchUnderWay& work, std::size_t count);
   bool advance();
+  bool is_done(const BatchUnderWay& work) const;
+  void drop_done();
+  void finish_sparse(BatchUnderWay& work);
   [[noreturn]] void fail(const BatchUnderWay& work, const Error& error) const;
-  void all_reduce_sparse(const BatchUnderWay& work);
-  void join_sparse(const BatchUnderWay& work);
+  SparseSlot slot_of(const PendingTensor& tensor);
+  SparseAllReduce* idle_sparse() const;
   void broadcast(int root, std::span<PendingTensor* const> tensors, const WaitContext& context);
   void keep_steps(const Batch& batch, const Agreement& agreement);
   void report_nonfinite(const SparseSlot& slot);
@@ -94,13 +98,14 @@ class Execution {
   const int size_;
   const int rank_;
   const TensorsDone done_;
-  /// Oldest first; but for a batch that is just being started, what the collectives have under way.
+  /// Oldest first.
   std::deque<BatchUnderWay> under_way_;
   /// Of the oldest batch under way. The wait is one, whoever carries it on.
   WaitContext context_{Deadline::after(Clock::duration::zero()), nullptr};
   WaitLoop wait_{context_};
   WorkerPool workers_;
-  SparseAllReduce sparse_;
+  /// A batch under way has one; they take turns.
+  std::vector<std::unique_ptr<SparseAllReduce>> sparse_;
   PartExchange parts_;
   ResidualStore residuals_;
   std::uint64_t first_void_ = 0;

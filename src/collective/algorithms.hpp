@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "collective/group.hpp"
 #include "collective/selector.hpp"
@@ -46,9 +47,8 @@ void pairwise_all_to_all(const Group& group, std::span<const std::span<const std
 /// ring.cpp
 Steps ring_steps(const Group& group, std::span<std::byte> data, const Reduction& reduction);
 
-/// ring.cpp. Part r of `all` has bytes_per_rank[r] bytes; this rank's is in place.
-void ring_all_gather(const Group& group, std::span<std::byte> all,
-                     std::span<const std::int64_t> bytes_per_rank);
+/// ring.cpp. parts[r] becomes that of rank r; this rank's is in place.
+Steps ring_all_gather_steps(const Group& group, std::vector<std::span<std::byte>> parts);
 
 /// recursive.cpp
 Steps recursive_doubling_steps(const Group& group, std::span<std::byte> data,

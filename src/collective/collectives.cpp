@@ -1,6 +1,7 @@
 #include "collective/collectives.hpp"
 
 #include <cstring>
+#include <numeric>
 #include <string>
 #include <utility>
 
@@ -26,20 +27,30 @@ AllReduceExplanation Collectives::explain_all_reduce(std::int64_t bytes) const {
   return explanation;
 }
 
-void Collectives::start_all_reduce(AllReduceBatch batch) { waiting_.push_back(std::move(batch)); }
-
 bool Collectives::advance(const WaitContext& context) {
   if (waiting_.empty()) return false;
   // Off the list only when it is done, so that under_way() counts it meanwhile.
-  const auto& [pieces, dtype, op, done] = waiting_.front();
+  std::visit([&](const auto& batch) { carry_out(batch, context); }, waiting_.front());
+  waiting_.pop_front();
+  return true;
+}
+
+void Collectives::carry_out(const AllGatherBatch& batch, const WaitContext& context) {
+  const auto& [all, bytes] = batch;
+  const auto before = std::reduce(bytes.begin(), bytes.begin() + rank(), std::int64_t{0});
+  const std::int64_t mine = bytes[static_cast<std::size_t>(rank())];
+  all_gather(all.subspan(static_cast<std::size_t>(before), static_cast<std::size_t>(mine)), all,
+             bytes, context);
+}
+
+void Collectives::carry_out(const AllReduceBatch& batch, const WaitContext& context) {
+  const auto& [pieces, dtype, op, done] = batch;
   if (pieces.size() == 1) {
     const Piece& alone = pieces.front();
     kernels::scale_copy(alone.output, alone.input, alone.count, dtype, alone.before);
     all_reduce({alone.output, bytes_of(alone, dtype)}, dtype, op, context);
     kernels::scale_copy(alone.output, alone.output, alone.count, dtype, alone.after);
-    done(1);
-    waiting_.pop_front();
-    return true;
+    return done(1);
   }
   std::size_t bytes = 0;
   for (const Piece& piece : pieces) bytes += bytes_of(piece, dtype);
@@ -56,8 +67,6 @@ bool Collectives::advance(const WaitContext& context) {
     place += bytes_of(pieces[i], dtype);
     done(i + 1);
   }
-  waiting_.pop_front();
-  return true;
 }
 
 void Collectives::pause(WaitLoop& loop, std::string_view what) {
@@ -68,16 +77,27 @@ void Collectives::pause(WaitLoop& loop, std::string_view what) {
 
 void Collectives::hold() { SCALECOM_ASSERT(goes_in_steps(), std::string(name())); }
 void Collectives::release() { SCALECOM_ASSERT(goes_in_steps(), std::string(name())); }
-void Collectives::discard(std::size_t) { SCALECOM_ASSERT(goes_in_steps(), std::string(name())); }
+void Collectives::discard_under_way(std::size_t) {
+  SCALECOM_ASSERT(goes_in_steps(), std::string(name()));
+}
+
+void Collectives::discard(std::uint64_t operation) {
+  SCALECOM_ASSERT(operation < started_ && !is_done(operation), std::to_string(operation));
+  discard_under_way(static_cast<std::size_t>(operation - (started_ - under_way())));
+}
 
 void Collectives::all_reduce_pieces(AllReduceBatch batch, const WaitContext& context) {
-  start_all_reduce(std::move(batch));
+  wait_for(start_all_reduce(std::move(batch)), context, "all-reduce");
+}
+
+void Collectives::wait_for(std::uint64_t operation, const WaitContext& context,
+                           std::string_view what) {
   WaitLoop loop(context);
-  while (under_way() > 0) {
+  while (!is_done(operation)) {
     if (advance(context)) {
       loop.restart();
     } else {
-      pause(loop, "all-reduce");
+      pause(loop, what);
     }
   }
 }

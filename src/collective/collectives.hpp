@@ -7,6 +7,8 @@
 #include <functional>
 #include <span>
 #include <string_view>
+#include <utility>
+#include <variant>
 #include <vector>
 
 #include "base/wait.hpp"
@@ -49,6 +51,12 @@ struct AllReduceBatch {
   }
 };
 
+/// One all-gather: part r of `all` is rank r's; this rank's is there already.
+struct AllGatherBatch {
+  std::span<std::byte> all;  ///< stays until it is done
+  std::vector<std::int64_t> bytes_per_rank;
+};
+
 /// Typed operations of all ranks of a group. Every rank calls the same operations in the same
 /// order with agreeing arguments; the coordinator sees to it. Synchronous; confined to one thread.
 ///
@@ -67,32 +75,43 @@ class Collectives {
   virtual void all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
                           const WaitContext& context) = 0;
 
-  /// The same for pieces, in the background: advance() moves it on. Batches that are under way at
-  /// once overlap; they complete in the order of their start, which is the same on all ranks. The
-  /// other operations require that none is under way.
-  virtual void start_all_reduce(AllReduceBatch batch);
+  /// The same for pieces, in the background: advance() moves it on. Operations that are under way
+  /// at once overlap; they complete in the order of their start, which is the same on all ranks.
+  /// The others require that none is under way. Returns the operation's number.
+  std::uint64_t start_all_reduce(AllReduceBatch batch) {
+    enqueue(std::move(batch));
+    return started_++;
+  }
+  /// An all-gather in the background, among the all-reduces.
+  std::uint64_t start_all_gather(AllGatherBatch batch) {
+    enqueue(std::move(batch));
+    return started_++;
+  }
 
-  /// Does what can be done now for the batches under way, without waiting for other ranks where the
+  /// Does what can be done now for what is under way, without waiting for other ranks where the
   /// implementation can (else within `context`). False: nothing could be done.
   virtual bool advance(const WaitContext& context);
 
-  /// Batches that have been started and are not done.
+  /// Operations that have been started and are not done.
   virtual std::size_t under_way() const noexcept { return waiting_.size(); }
+  bool is_done(std::uint64_t operation) const noexcept {
+    return operation + under_way() < started_;
+  }
 
-  /// Whether advance() never waits, and the three below work: results of batches under way can be
-  /// held back and thrown away.
+  /// Whether advance() never waits, and the three below work: results under way can be held back
+  /// and thrown away.
   virtual bool goes_in_steps() const noexcept { return false; }
-  /// From now until release() no result reaches a piece: what is reduced waits.
+  /// From now until release() no result reaches its place: what is reduced or gathered waits.
   virtual void hold();
   virtual void release();
-  /// The batch `index` of those under way (0 is the oldest; no result of it has reached a piece):
-  /// its communication goes on, but no piece is read or written any more, and nobody is told.
-  virtual void discard(std::size_t index);
+  /// An all-reduce that is under way, no result of which has reached a piece: its communication
+  /// goes on, but no piece is read or written any more, and nobody is told.
+  void discard(std::uint64_t operation);
 
   /// Whether what is under way has to be polled: messages wake nobody, nor does release().
   virtual bool must_poll() const noexcept { return false; }
 
-  /// Unless it must be polled: sleeps until what the oldest batch waits for may have come; may
+  /// Unless it must be polled: sleeps until what the oldest operation waits for may have come; may
   /// return early.
   virtual void wait_for_change(std::chrono::nanoseconds) {}
 
@@ -101,6 +120,9 @@ class Collectives {
 
   /// start_all_reduce(), and waits for it and all before it.
   void all_reduce_pieces(AllReduceBatch batch, const WaitContext& context);
+
+  /// Moves on what is under way until `operation` is done; `what` names it in errors.
+  void wait_for(std::uint64_t operation, const WaitContext& context, std::string_view what);
 
   /// data = root's data; same size on every rank.
   virtual void broadcast(std::span<std::byte> data, int root, const WaitContext& context) = 0;
@@ -137,9 +159,19 @@ class Collectives {
   /// What this rank has given to others so far.
   virtual TransportCounters counters() const noexcept = 0;
 
+ protected:
+  using Operation = std::variant<AllReduceBatch, AllGatherBatch>;
+
  private:
-  /// Where nothing overlaps: carried out one by one, packed into one buffer.
-  std::deque<AllReduceBatch> waiting_;
+  /// Unless overridden nothing overlaps: operations are carried out one by one.
+  virtual void enqueue(Operation operation) { waiting_.push_back(std::move(operation)); }
+  /// `index` counts from the oldest operation under way.
+  virtual void discard_under_way(std::size_t index);
+  void carry_out(const AllReduceBatch& batch, const WaitContext& context);
+  void carry_out(const AllGatherBatch& batch, const WaitContext& context);
+
+  std::uint64_t started_ = 0;
+  std::deque<Operation> waiting_;
   Scratch packed_;
 };
 

@@ -40,7 +40,7 @@ double reduce_scatter_time_s(ReduceScatterAlgorithm algorithm, std::int64_t byte
                              const LinkCosts& costs);
 
 /// All-reduce in shared memory: every rank reads everything in one step, or three steps that read
-/// about 3 S (shm_all_reduce.hpp).
+/// about 3 S (shm_operation.hpp).
 double flat_time_s(std::int64_t bytes, int ranks, const InsideCosts& costs);
 double blocks_time_s(std::int64_t bytes, const InsideCosts& costs);
 

@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
+#include <string>
 #include <vector>
 
+#include "base/error.hpp"
 #include "base/wait.hpp"
 #include "collective/scratch.hpp"
 #include "kernels/reduce.hpp"
@@ -52,6 +55,15 @@ std::vector<std::span<Byte>> cut(std::span<Byte> data,
     begin += static_cast<std::size_t>(bytes);
   }
   return parts;
+}
+
+/// Puts a rank's own part of an all-gather into its place, where it may be already.
+inline void place_own(std::span<const std::byte> mine, std::span<std::byte> place) {
+  SCALECOM_ASSERT(mine.size() == place.size(), std::to_string(mine.size()) + " bytes, " +
+                                                   std::to_string(place.size()) + " agreed");
+  if (!mine.empty() && mine.data() != place.data()) {
+    std::memcpy(place.data(), mine.data(), mine.size());
+  }
 }
 
 /// Part `index` of `data` cut in `parts` of whole elements, as equal as can be; the first ones are

@@ -1,8 +1,7 @@
 #include "collective/message_collectives.hpp"
 
-#include <cstring>
-#include <numeric>
 #include <utility>
+#include <vector>
 
 #include "base/error.hpp"
 #include "collective/algorithms.hpp"
@@ -50,17 +49,9 @@ void MessageCollectives::all_gather(std::span<const std::byte> mine, std::span<s
                                     std::span<const std::int64_t> bytes_per_rank,
                                     const WaitContext& context) {
   const Group group{transport_, scratch_, context};
-  const auto rank = static_cast<std::size_t>(group.rank());
-  const auto before = bytes_per_rank.first(rank);
-  const auto begin = std::accumulate(before.begin(), before.end(), std::int64_t{0});
-  const auto place = all.subspan(static_cast<std::size_t>(begin), mine.size());
-  SCALECOM_ASSERT(
-      static_cast<std::int64_t>(mine.size()) == bytes_per_rank[rank],
-      std::to_string(mine.size()) + " bytes, " + std::to_string(bytes_per_rank[rank]) + " agreed");
-  if (!mine.empty() && mine.data() != place.data()) {
-    std::memcpy(place.data(), mine.data(), mine.size());
-  }
-  ring_all_gather(group, all, bytes_per_rank);
+  std::vector<std::span<std::byte>> parts = cut(all, bytes_per_rank);
+  place_own(mine, parts[static_cast<std::size_t>(group.rank())]);
+  run_steps(group, ring_all_gather_steps(group, std::move(parts)), "ring all-gather");
 }
 
 void MessageCollectives::reduce_scatter(std::span<std::byte> data,

@@ -6,6 +6,7 @@
 // receives at once, in windows of chunks; a chunk is reduced while the next ones travel.
 // All-gather: n-1 steps, a rank sends everything but its right neighbour's part.
 
+#include <utility>
 #include <vector>
 
 #include "collective/algorithms.hpp"
@@ -45,12 +46,11 @@ Steps ring_steps(const Group& group, std::span<std::byte> data, const Reduction&
           }};
 }
 
-void ring_all_gather(const Group& group, std::span<std::byte> all,
-                     std::span<const std::int64_t> bytes_per_rank) {
-  const auto parts = cut(all, bytes_per_rank);
-  const auto part = [&](int r) { return parts[static_cast<std::size_t>(r)]; };
-  const auto make = [&](int step) { return pass_on(group, group.rank(), step, part); };
-  run_steps(group, {group.size() - 1, make}, "ring all-gather");
+Steps ring_all_gather_steps(const Group& group, std::vector<std::span<std::byte>> parts) {
+  return {group.size() - 1, [&group, parts = std::move(parts)](int step) {
+            const auto part = [&](int r) { return parts[static_cast<std::size_t>(r)]; };
+            return pass_on(group, group.rank(), step, part);
+          }};
 }
 
 }  // namespace scalecom

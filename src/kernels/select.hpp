@@ -72,8 +72,9 @@ void undo_sweep(float* memory, const Gradient& gradient, float beta);
 void widen(float* values, const std::byte* source, DataType dtype, std::int64_t count);
 
 /// result[i] = values[j] on the selected coordinate i of chunk j, rounded to nearest even, and zero
-/// elsewhere. `result` has `count` elements of `dtype` (float32, float16 or bfloat16).
+/// elsewhere. `result` has `count` elements of `dtype` (float32, float16 or bfloat16), and is part
+/// of `together` bytes that are written one after the other: many go past the caches.
 void fill_selected(std::byte* result, DataType dtype, std::int64_t count, std::int64_t chunk,
-                   const std::uint16_t* offsets, const float* values);
+                   const std::uint16_t* offsets, const float* values, std::int64_t together = 0);
 
 }  // namespace scalecom::kernels

@@ -42,172 +42,126 @@ float value_limit(DataType dtype, int size) {
   }
 }
 
-void write_flag(std::byte* place, DataType dtype, bool is_set) {
-  constexpr float kOne = 1.0f;
-  constexpr std::uint16_t kHalfOne = 0x3C00;
-  constexpr std::uint16_t kBfloatOne = 0x3F80;
-  const auto bytes = static_cast<std::size_t>(size_of(dtype));
-  if (!is_set) {
-    std::memset(place, 0, bytes);
-    return;
-  }
-  switch (dtype) {
-    case DataType::float16: std::memcpy(place, &kHalfOne, bytes); return;
-    case DataType::bfloat16: std::memcpy(place, &kBfloatOne, bytes); return;
-    default: std::memcpy(place, &kOne, bytes);
-  }
-}
-
-bool is_flag_set(const std::byte* place, DataType dtype) {
-  float flag = 0.0f;
-  kernels::widen(&flag, place, dtype, 1);
-  return flag != 0.0f;
-}
-
 }  // namespace
 
 SparseAllReduce::SparseAllReduce(Collectives& collectives, int rank, int size,
                                  SparseOptions options)
     : collectives_(collectives), rank_(rank), size_(size), options_(std::move(options)) {}
 
-template <class Body>
-void SparseAllReduce::for_each(std::span<Piece> pieces, const Body& body) {
-  const std::int64_t elements =
-      std::transform_reduce(pieces.begin(), pieces.end(), std::int64_t{0}, std::plus<>(),
-                            [](const Piece& piece) { return piece.count; });
-  if (elements > options_.piece_elements) {
-    options_.loop(pieces.size(), [&](std::size_t i) { body(pieces[i]); });
-  } else {
-    for (Piece& piece : pieces) body(piece);
+void SparseAllReduce::start(std::vector<SparseSlot> slots, const SparsePlan& plan) {
+  lay_out(std::move(slots), plan);
+  has_data_ = true;
+}
+
+// What travels then is thrown away, but others look at its offsets: 0 is valid in every chunk.
+void SparseAllReduce::start_nothing(std::vector<SparseSlot> slots, const SparsePlan& plan) {
+  lay_out(std::move(slots), plan);
+  discard();
+}
+
+std::vector<SparseSlot> SparseAllReduce::run(std::vector<SparseSlot> slots, const SparsePlan& plan,
+                                             const WaitContext& context) {
+  start(std::move(slots), plan);
+  WaitLoop loop(context);
+  while (!is_done()) {
+    const bool has_moved = collectives_.advance(context);
+    if (advance() || has_moved) {
+      loop.restart();
+    } else {
+      collectives_.pause(loop, "ScaleCom all-reduce");
+    }
   }
+  return slots_;
 }
 
-void SparseAllReduce::exchange(std::span<SparseSlot> slots, const SparsePlan& plan,
-                               const WaitContext& context) {
-  lay_out(slots, plan);
-  for (const Round& round : rounds_) {
-    const auto pieces = std::span(pieces_).subspan(round.first, round.end - round.first);
-    for_each(pieces, [&](Piece& piece) {
-      if (piece.leader == rank_) select(slots, piece);
-    });
-    share(round, context);
-    for_each(pieces, [&](Piece& piece) {
-      if (piece.leader != rank_) gather(slots, piece);
-    });
+bool SparseAllReduce::advance() {
+  if (is_done() || !can_begin(tasks_[task_])) return false;
+  if (step(tasks_[task_])) {
+    ++task_;
+    next_piece_ = 0;
   }
-  for (SparseSlot& slot : slots) slot.nonfinite_count = 0;
-  for (const Piece& piece : pieces_) slots[piece.slot].nonfinite_count += piece.nonfinite_count;
-  for (std::size_t i = 0; i < slots.size(); ++i) {
-    write_flag(value(starts_.back() + static_cast<std::int64_t>(i)), plan_.values,
-               slots[i].nonfinite_count > 0);
+  return true;
+}
+
+void SparseAllReduce::discard() {
+  SCALECOM_ASSERT(!is_posted(), "some rank may have a result");
+  for (Piece& piece : pieces_) {
+    if (piece.is_swept) {
+      take_back(piece);
+    } else if (piece.leader == rank_) {
+      std::ranges::fill(wire_of(piece), std::byte{});
+    }
   }
-  reduce_values(context);
-}
-
-// Offset 0 is valid in every chunk.
-void SparseAllReduce::exchange_nothing(std::span<const SparseSlot> slots, const SparsePlan& plan,
-                                       const WaitContext& context) {
-  lay_out(slots, plan);
-  std::fill(wire_.begin(), wire_.end(), std::byte{});
-  std::fill(values_.begin(), values_.end(), std::byte{});
-  for (const Round& round : rounds_) share(round, context);
-  reduce_values(context);
-}
-
-void SparseAllReduce::take_back(std::span<const SparseSlot> slots) {
-  for (std::size_t i = 0; i < slots.size(); ++i) take_back(slots[i], starts_[i]);
-}
-
-void SparseAllReduce::take_back(const SparseSlot& slot, std::int64_t begin) const {
-  kernels::restore_selected(slot.residual, slot.count, slot.rate, offsets_.data() + begin,
-                            kept_.data() + begin);
-  kernels::undo_sweep(slot.residual, gradient_of(slot, 0, slot.count), beta_of(slot));
+  has_data_ = false;
 }
 
 // The buffers never shrink, so that a batch after the first of its size allocates nothing large.
-void SparseAllReduce::lay_out(std::span<const SparseSlot> slots, const SparsePlan& plan) {
+void SparseAllReduce::lay_out(std::vector<SparseSlot> slots, const SparsePlan& plan) {
+  SCALECOM_ASSERT(is_done(), "one batch at a time");
   SCALECOM_ASSERT(plan.leader >= 0 && plan.leader < size_,
                   fmt::format("leader {} of {} ranks", plan.leader, size_));
   plan_ = plan;
-  starts_.assign(1, 0);
-  for (const SparseSlot& slot : slots) {
-    SCALECOM_ASSERT(slot.rate >= 1 && slot.rate <= kRateMax,
-                    fmt::format("{}: rate {}", slot.name, slot.rate));
-    starts_.push_back(starts_.back() + selected_count(slot.count, slot.rate));
-  }
+  slots_ = std::move(slots);
   pieces_.clear();
   rounds_.clear();
-  plan.mode == CompressionMode::sharded ? cut_shards(slots) : cut_rounds(slots);
-  const std::size_t reduced = index(starts_.back()) + slots.size();
-  if (const std::size_t bytes = reduced * index(size_of(plan.values)); values_.size() < bytes) {
+  cut_rounds();
+  plan_tasks();
+  const std::size_t selected =
+      pieces_.empty() ? 0 : index(pieces_.back().begin + pieces_.back().chunks);
+  if (const std::size_t bytes = selected * index(size_of(plan.values)); values_.size() < bytes) {
     values_.resize(bytes);
   }
-  if (kept_.size() < reduced) {
-    kept_.resize(reduced);
-    offsets_.resize(reduced);
+  if (kept_.size() < selected) {
+    kept_.resize(selected);
+    offsets_.resize(selected);
   }
+  flags_.assign(slots_.size(), 0);
+  result_bytes_ = 0;
+  for (const SparseSlot& slot : slots_) result_bytes_ += slot.count * size_of(slot.dtype);
 }
 
-/// Adds the chunks of a slot that begin in its elements [begin, end), as pieces of one length.
-void SparseAllReduce::cut(std::span<const SparseSlot> slots, std::size_t index, std::int64_t begin,
-                          std::int64_t end, int leader) {
-  const SparseSlot& slot = slots[index];
-  const std::int64_t first = selected_count(begin, slot.rate);
-  const std::int64_t chunks = selected_count(end, slot.rate) - first;
-  const std::int64_t pieces = (end - begin + options_.piece_elements - 1) / options_.piece_elements;
-  for (std::int64_t i = 0; i < pieces; ++i) {
-    const std::int64_t from = first + part_start(chunks, i, pieces);
-    const std::int64_t to = first + part_start(chunks, i + 1, pieces);
-    if (to == from) continue;
-    const std::int64_t count = std::min(to * slot.rate, slot.count) - from * slot.rate;
-    pieces_.push_back({index, from, to - from, count, 0, leader, 0});
-  }
-}
-
-// By the tensor and not by the batch: what is selected must not depend on what travels together.
-void SparseAllReduce::cut_shards(std::span<const SparseSlot> slots) {
-  for (int rank = 0; rank < size_; ++rank) {
-    const int shard = (rank + plan_.leader) % size_;
-    for (std::size_t i = 0; i < slots.size(); ++i) {
-      cut(slots, i, part_start(slots[i].count, shard, size_),
-          part_start(slots[i].count, shard + 1, size_), rank);
+void SparseAllReduce::cut_rounds() {
+  std::vector<Segment> segments;
+  std::int64_t elements = 0;
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    const SparseSlot& slot = slots_[i];
+    SCALECOM_ASSERT(slot.rate >= 1 && slot.rate <= kRateMax,
+                    fmt::format("{}: rate {}", slot.name, slot.rate));
+    const std::int64_t parts = std::max<std::int64_t>(1, slot.count / options_.round_elements);
+    for (std::int64_t part = 0; part < parts; ++part) {
+      segments.push_back({i, part, parts});
+      elements += slot.count / parts;
+      if (elements < options_.round_elements) continue;
+      add_round(segments);
+      segments.clear();
+      elements = 0;
     }
   }
-  place_round(slots, 0);
+  if (!segments.empty()) add_round(segments);
 }
 
-void SparseAllReduce::cut_rounds(std::span<const SparseSlot> slots) {
-  const std::int64_t elements =
-      std::transform_reduce(slots.begin(), slots.end(), std::int64_t{0}, std::plus<>(),
-                            [](const SparseSlot& slot) { return slot.count; });
-  const std::int64_t rounds = std::max<std::int64_t>(1, elements / options_.round_elements);
-  for (std::int64_t round = 0; round < rounds; ++round) {
-    const std::size_t first = pieces_.size();
-    std::int64_t begin = part_start(elements, round, rounds);
-    std::int64_t end = part_start(elements, round + 1, rounds);
-    for (std::size_t i = 0; i < slots.size(); ++i) {
-      const std::int64_t count = slots[i].count;
-      cut(slots, i, std::clamp<std::int64_t>(begin, 0, count),
-          std::clamp<std::int64_t>(end, 0, count), plan_.leader);
-      begin -= count;
-      end -= count;
-    }
-    place_round(slots, first);
-  }
-}
-
-/// Makes a round of the pieces from `first` on; those of one leader follow each other.
-void SparseAllReduce::place_round(std::span<const SparseSlot> slots, std::size_t first) {
-  Round round{first, pieces_.size(), 0, std::vector<std::int64_t>(index(size_))};
+// Shards are of the tensor and not of the batch: what is selected must not depend on what travels
+// together.
+void SparseAllReduce::add_round(std::span<const Segment> segments) {
+  Round round{pieces_.size(), 0, 0, std::vector<std::int64_t>(index(size_)), 0, 0};
   if (!rounds_.empty()) {
     const Round& before = rounds_.back();
     round.wire = std::reduce(before.bytes.begin(), before.bytes.end(), before.wire);
   }
+  const bool is_sharded = plan_.mode == CompressionMode::sharded;
+  for (int rank = 0; rank < size_; ++rank) {
+    if (!is_sharded && rank != plan_.leader) continue;
+    for (const Segment& segment : segments) {
+      is_sharded ? cut(segment, (rank + plan_.leader) % size_, size_, rank)
+                 : cut(segment, 0, 1, rank);
+    }
+  }
+  round.end = pieces_.size();
   std::int64_t end = round.wire;
-  for (std::size_t i = first; i < pieces_.size(); ++i) {
+  for (std::size_t i = round.first; i < round.end; ++i) {
     Piece& piece = pieces_[i];
     piece.wire = end;
-    const std::int64_t bytes = piece.chunks * offset_bytes(slots[piece.slot].rate);
+    const std::int64_t bytes = piece.chunks * offset_bytes(slots_[piece.slot].rate);
     round.bytes[index(piece.leader)] += bytes;
     end += bytes;
   }
@@ -215,90 +169,211 @@ void SparseAllReduce::place_round(std::span<const SparseSlot> slots, std::size_t
   rounds_.push_back(std::move(round));
 }
 
-std::span<std::byte> SparseAllReduce::wire_of(const Piece& piece, std::int64_t rate) {
-  return std::span(wire_).subspan(index(piece.wire), index(piece.chunks * offset_bytes(rate)));
+/// Adds the chunks that begin in the segment's part of a shard, as pieces of one length.
+void SparseAllReduce::cut(const Segment& segment, int shard, int shards, int leader) {
+  const SparseSlot& slot = slots_[segment.slot];
+  const std::int64_t start = part_start(slot.count, shard, shards);
+  const std::int64_t length = part_start(slot.count, shard + 1, shards) - start;
+  const std::int64_t begin = start + part_start(length, segment.at, segment.of);
+  const std::int64_t end = start + part_start(length, segment.at + 1, segment.of);
+  const std::int64_t first = selected_count(begin, slot.rate);
+  const std::int64_t chunks = selected_count(end, slot.rate) - first;
+  const std::int64_t pieces = (end - begin + options_.piece_elements - 1) / options_.piece_elements;
+  for (std::int64_t i = 0; i < pieces; ++i) {
+    const std::int64_t from = first + part_start(chunks, i, pieces);
+    const std::int64_t to = first + part_start(chunks, i + 1, pieces);
+    if (to == from) continue;
+    Piece piece{segment.slot, from, to - from};
+    piece.count = std::min(to * slot.rate, slot.count) - from * slot.rate;
+    piece.leader = leader;
+    piece.begin = pieces_.empty() ? 0 : pieces_.back().begin + pieces_.back().chunks;
+    pieces_.push_back(piece);
+  }
+}
+
+// A round is selected before the one before it is gathered, so that offsets travel meanwhile.
+void SparseAllReduce::plan_tasks() {
+  tasks_.clear();
+  const std::size_t rounds = rounds_.size();
+  for (std::size_t i = 0; i <= rounds; ++i) {
+    if (i < rounds) {
+      tasks_.push_back({Action::select, i});
+      tasks_.push_back({Action::share, i});
+    }
+    if (i > 0) {
+      tasks_.push_back({Action::gather, i - 1});
+      if (i == rounds) tasks_.push_back({Action::reduce_flags});
+      tasks_.push_back({Action::reduce, i - 1});
+    }
+  }
+  tasks_.push_back({Action::decide});
+  posted_task_ = tasks_.size() - 1;
+  for (std::size_t i = 0; i < rounds; ++i) tasks_.push_back({Action::fill, i});
+  tasks_.push_back({Action::finish});
+  task_ = 0;
+  next_piece_ = 0;
+}
+
+std::span<std::byte> SparseAllReduce::wire_of(const Piece& piece) {
+  const std::int64_t bytes = piece.chunks * offset_bytes(slots_[piece.slot].rate);
+  return std::span(wire_).subspan(index(piece.wire), index(bytes));
 }
 
 std::span<std::uint16_t> SparseAllReduce::offsets_of(const Piece& piece) {
-  return std::span(offsets_).subspan(index(starts_[piece.slot] + piece.first), index(piece.chunks));
+  return std::span(offsets_).subspan(index(piece.begin), index(piece.chunks));
 }
 
 kernels::Selected SparseAllReduce::taken_by(const Piece& piece) {
-  const std::int64_t begin = starts_[piece.slot] + piece.first;
-  return {value(begin), plan_.values, value_limit(plan_.values, size_), kept_.data() + begin};
+  return {value(piece.begin), plan_.values, value_limit(plan_.values, size_),
+          kept_.data() + piece.begin};
 }
 
-void SparseAllReduce::select(std::span<const SparseSlot> slots, Piece& piece) {
-  const SparseSlot& slot = slots[piece.slot];
+bool SparseAllReduce::can_begin(const Task& task) const {
+  switch (task.action) {
+    case Action::gather: return collectives_.is_done(rounds_[task.round].sharing);
+    case Action::decide: return collectives_.is_done(flag_reduction_);
+    case Action::fill: return collectives_.is_done(rounds_[task.round].reduction);
+    case Action::finish: return collectives_.is_done(last_operation_);
+    default: return true;
+  }
+}
+
+/// True when the task is over.
+bool SparseAllReduce::step(const Task& task) {
+  const auto is_mine = [this](const Piece& piece) { return piece.leader == rank_; };
+  switch (task.action) {
+    case Action::select:
+      return step_pieces(task, is_mine, [this](Piece& piece) { select(piece); });
+    case Action::gather:
+      return step_pieces(task, std::not_fn(is_mine), [this](Piece& piece) { gather(piece); });
+    case Action::fill: {
+      const auto is_sparse = [this](const Piece& piece) { return !slots_[piece.slot].went_dense; };
+      return step_pieces(task, is_sparse, [this](Piece& piece) { fill(piece); });
+    }
+    case Action::share: share(rounds_[task.round]); break;
+    case Action::reduce: reduce(rounds_[task.round]); break;
+    case Action::reduce_flags: reduce_flags(); break;
+    case Action::decide: decide(); break;
+    case Action::finish: break;
+  }
+  return true;
+}
+
+/// Works on the task's next pieces, about as much as one for each thread; true when there are no
+/// more.
+template <class Wanted, class Body>
+bool SparseAllReduce::step_pieces(const Task& task, const Wanted& is_wanted, const Body& body) {
+  const Round& round = rounds_[task.round];
+  if (!has_data_) return true;
+  std::vector<Piece*>& now = pieces_now_;
+  now.clear();
+  std::int64_t elements = 0;
+  for (; elements < options_.threads * options_.piece_elements; ++next_piece_) {
+    if (round.first + next_piece_ == round.end) break;
+    Piece& piece = pieces_[round.first + next_piece_];
+    if (!is_wanted(piece)) continue;
+    now.push_back(&piece);
+    elements += piece.count;
+  }
+  if (elements > options_.piece_elements) {
+    options_.loop(now.size(), [&](std::size_t i) { body(*now[i]); });
+  } else {
+    for (Piece* piece : now) body(*piece);
+  }
+  return round.first + next_piece_ == round.end;
+}
+
+void SparseAllReduce::select(Piece& piece) {
+  const SparseSlot& slot = slots_[piece.slot];
   const std::int64_t first = piece.first * slot.rate;
   const std::span<std::uint16_t> offsets = offsets_of(piece);
   piece.nonfinite_count =
       kernels::select_and_sweep(slot.residual + first, gradient_of(slot, first, piece.count),
                                 beta_of(slot), slot.rate, offsets.data(), taken_by(piece));
-  encode_offsets(offsets, slot.rate, wire_of(piece, slot.rate));
+  piece.is_swept = true;
+  encode_offsets(offsets, slot.rate, wire_of(piece));
 }
 
-void SparseAllReduce::share(const Round& round, const WaitContext& context) {
+void SparseAllReduce::share(Round& round) {
   const std::int64_t bytes = std::reduce(round.bytes.begin(), round.bytes.end());
   const auto all = std::span(wire_).subspan(index(round.wire), index(bytes));
-  if (plan_.mode != CompressionMode::sharded) {
-    collectives_.broadcast(all, plan_.leader, context);
-    return;
-  }
-  const std::int64_t before = std::reduce(round.bytes.begin(), round.bytes.begin() + rank_);
-  collectives_.all_gather(all.subspan(index(before), index(round.bytes[index(rank_)])), all,
-                          round.bytes, context);
+  round.sharing = note(collectives_.start_all_gather({all, round.bytes}));
 }
 
-void SparseAllReduce::gather(std::span<const SparseSlot> slots, Piece& piece) {
-  const SparseSlot& slot = slots[piece.slot];
+void SparseAllReduce::gather(Piece& piece) {
+  const SparseSlot& slot = slots_[piece.slot];
   const std::int64_t first = piece.first * slot.rate;
   const std::span<std::uint16_t> offsets = offsets_of(piece);
-  decode_offsets(wire_of(piece, slot.rate), piece.count, slot.rate, offsets);
+  decode_offsets(wire_of(piece), piece.count, slot.rate, offsets);
   piece.nonfinite_count =
       kernels::gather_and_sweep(slot.residual + first, gradient_of(slot, first, piece.count),
                                 beta_of(slot), slot.rate, offsets.data(), taken_by(piece));
+  piece.is_swept = true;
 }
 
-void SparseAllReduce::reduce_values(const WaitContext& context) {
-  const auto slots = static_cast<std::int64_t>(starts_.size()) - 1;
-  const std::int64_t bytes = (starts_.back() + slots) * size_of(plan_.values);
-  collectives_.all_reduce(std::span(values_).first(index(bytes)), plan_.values, ReduceOp::sum,
-                          context);
-}
-
-void SparseAllReduce::deliver(std::span<SparseSlot> slots, const WaitContext& context) {
-  for (std::size_t i = 0; i < slots.size(); ++i) {
-    slots[i].went_dense =
-        is_flag_set(value(starts_.back() + static_cast<std::int64_t>(i)), plan_.values);
-    if (slots[i].went_dense) reduce_dense(slots[i], starts_[i], context);
+void SparseAllReduce::reduce(Round& round) {
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+  if (round.end > round.first) {
+    begin = pieces_[round.first].begin;
+    end = pieces_[round.end - 1].begin + pieces_[round.end - 1].chunks;
   }
-  for_each(pieces_, [&](const Piece& piece) {
-    if (!slots[piece.slot].went_dense) fill(slots, piece);
-  });
+  const std::span values(value(begin), index((end - begin) * size_of(plan_.values)));
+  round.reduction = note(collectives_.start_all_reduce(
+      AllReduceBatch::in_place(values, plan_.values, ReduceOp::sum)));
 }
 
-void SparseAllReduce::fill(std::span<const SparseSlot> slots, const Piece& piece) {
-  const SparseSlot& slot = slots[piece.slot];
-  const std::int64_t begin = starts_[piece.slot] + piece.first;
-  float* const values = kept_.data() + begin;
+void SparseAllReduce::reduce_flags() {
+  for (SparseSlot& slot : slots_) slot.nonfinite_count = 0;
+  for (const Piece& piece : pieces_) slots_[piece.slot].nonfinite_count += piece.nonfinite_count;
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    flags_[i] = has_data_ && slots_[i].nonfinite_count > 0;
+  }
+  flag_reduction_ = note(collectives_.start_all_reduce(AllReduceBatch::in_place(
+      std::as_writable_bytes(std::span(flags_)), DataType::uint8, ReduceOp::max)));
+}
+
+// The flags are reduced, so every rank comes here for the same tensors in the same order.
+void SparseAllReduce::decide() {
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    slots_[i].went_dense = flags_[i] != 0;
+    if (slots_[i].went_dense) reduce_dense(i);
+  }
+}
+
+// The memory goes back first: the result may take the gradient's place.
+void SparseAllReduce::reduce_dense(std::size_t place) {
+  const SparseSlot& slot = slots_[place];
+  for (Piece& piece : pieces_) {
+    if (piece.slot == place && piece.is_swept) take_back(piece);
+  }
+  AllReduceBatch batch;
+  batch.dtype = slot.dtype;
+  batch.pieces.push_back(
+      {slot.gradient, slot.result, slot.count, {slot.prescale, 1.0}, slot.result_scale});
+  batch.done = [](std::size_t) {};
+  const std::uint64_t reduction = note(collectives_.start_all_reduce(std::move(batch)));
+  if (!has_data_) collectives_.discard(reduction);
+}
+
+void SparseAllReduce::fill(const Piece& piece) {
+  const SparseSlot& slot = slots_[piece.slot];
+  float* const values = kept_.data() + piece.begin;
   const auto bytes = reinterpret_cast<std::byte*>(values);
-  kernels::widen(values, value(begin), plan_.values, piece.chunks);
+  kernels::widen(values, value(piece.begin), plan_.values, piece.chunks);
   kernels::scale_copy(bytes, bytes, piece.chunks, DataType::float32, slot.result_scale);
   std::byte* const result = slot.result + piece.first * slot.rate * size_of(slot.dtype);
-  kernels::fill_selected(result, slot.dtype, piece.count, slot.rate, offsets_.data() + begin,
-                         values);
+  kernels::fill_selected(result, slot.dtype, piece.count, slot.rate, offsets_.data() + piece.begin,
+                         values, result_bytes_);
 }
 
-// The flags are reduced, so every rank comes here for the same tensors in the same order. The
-// memory goes back first: the result may take the gradient's place.
-void SparseAllReduce::reduce_dense(SparseSlot& slot, std::int64_t begin,
-                                   const WaitContext& context) {
-  take_back(slot, begin);
-  kernels::scale_copy(slot.result, slot.gradient, slot.count, slot.dtype, {slot.prescale, 1.0});
-  collectives_.all_reduce({slot.result, index(slot.count * size_of(slot.dtype))}, slot.dtype,
-                          ReduceOp::sum, context);
-  kernels::scale_copy(slot.result, slot.result, slot.count, slot.dtype, slot.result_scale);
+void SparseAllReduce::take_back(Piece& piece) const {
+  const SparseSlot& slot = slots_[piece.slot];
+  const std::int64_t first = piece.first * slot.rate;
+  kernels::restore_selected(slot.residual + first, piece.count, slot.rate,
+                            offsets_.data() + piece.begin, kept_.data() + piece.begin);
+  kernels::undo_sweep(slot.residual + first, gradient_of(slot, first, piece.count), beta_of(slot));
+  piece.is_swept = false;
 }
 
 }  // namespace scalecom

@@ -62,20 +62,20 @@ using ParallelLoop =
 
 /// How a batch is cut and worked on. The cuts are the same on all ranks.
 struct SparseOptions {
-  /// At least so many elements in a cyclic round, or all. About 2 ms of one core: long enough for a
-  /// broadcast to be short beside it, short enough beside a large batch for the others to follow
-  /// closely.
+  /// A round has about so many elements, or all. About 2 ms of one core: long enough for an
+  /// exchange to be short beside it, short enough for the wire to be busy early.
   std::int64_t round_elements = std::int64_t{1} << 22;
-  /// At most so many in a piece, which one thread works on: long enough for results to be written
-  /// past the caches.
-  std::int64_t piece_elements = std::int64_t{1} << 21;
+  /// At most so many in a piece, which one thread works on: the collectives advance in between.
+  std::int64_t piece_elements = std::int64_t{1} << 19;
+  /// Threads of the loop.
+  int threads = 1;
   ParallelLoop loop = [](std::size_t count, const std::function<void(std::size_t)>& body) {
     for (std::size_t i = 0; i < count; ++i) body(i);
   };
 };
 
 /// ScaleCom all-reduce of a batch: CLT-k with error feedback and low-pass filter (Chen et al.,
-/// NeurIPS 2020, arXiv 2104.11125, section 3 and algorithm 1).
+/// NeurIPS 2020, arXiv 2104.11125, section 3 and algorithm 1), in steps that do not wait.
 ///
 /// Vocabulary: C chunk length, k = ceil(count / C) selected elements, m residual, g gradient,
 /// p = m + g. One step: who leads a chunk finds its largest |p| (lowest index on ties) in the pass
@@ -84,40 +84,46 @@ struct SparseOptions {
 /// NaN or Inf"; the results are written. m <- (1-beta) m + beta (p - sent) holds on every
 /// coordinate afterwards, where sent is p as rounded to the values' dtype.
 ///
-/// A round is a part of the batch whose offsets are shared at once. Sharded, there is one, and an
-/// all-gather; every rank's one pass is then cut in its own shards and, after the exchange, the
-/// others. A chunk belongs to the part that its first element is in. Cyclic, rounds are blocks,
-/// each broadcast as soon as it is selected, so that the others are a block behind and not a whole
-/// pass.
+/// A round is a part of the batch whose offsets are shared at once, by an all-gather. While the
+/// offsets of one travel, the next is selected, and so the values of those before. Every tensor is
+/// cut in as many shards as leaders; a round has its share of each. A chunk belongs to the part
+/// that its first element is in.
 ///
-/// Bytes a rank sends (ring): 2(n-1)/n (k + 1) b of values, and of offsets (n-1)/n k sharded, or k
-/// at most log2(n) times cyclic. Confined to one thread; owns scratch memory that grows to the
-/// largest batch.
+/// The flags are reduced before the last round's values. Once they are known, the results of the
+/// rounds before are written while these travel; a tensor with a flag has its memory and gradient
+/// still, and is reduced densely instead. All communication of the batch is in order then, and
+/// another may begin.
+///
+/// Bytes a rank sends (ring): 2(n-1)/n (k b + 1), and of offsets (n-1)/n k sharded, k cyclic at
+/// most. One batch at a time. Confined to one thread; owns scratch memory that grows to the largest
+/// batch.
 class SparseAllReduce {
  public:
   /// `collectives` outlives this object, as does what the loop needs.
   SparseAllReduce(Collectives& collectives, int rank, int size, SparseOptions options = {});
 
-  /// Runs one batch; every rank calls it with agreeing slots and the same plan: exchange(), then
-  /// deliver(). Throws what the collectives throw; the residuals are then between two steps and the
-  /// session has failed.
-  void run(std::span<SparseSlot> slots, const SparsePlan& plan, const WaitContext& context) {
-    exchange(slots, plan, context);
-    deliver(slots, context);
-  }
+  /// Begins a batch; every rank does with agreeing slots and the same plan. Their memory stays
+  /// until is_done() or discard().
+  void start(std::vector<SparseSlot> slots, const SparsePlan& plan);
+  /// For a rank that has no data: takes part in a batch that all ranks discard. Only count, rate
+  /// and dtype of the slots are looked at.
+  void start_nothing(std::vector<SparseSlot> slots, const SparsePlan& plan);
+  /// Computes a piece, or starts what can be started; false: that is nothing before the collectives
+  /// have advanced. Throws what the collectives throw; the residuals are then between two steps and
+  /// the session has failed.
+  bool advance();
+  /// All communication of the batch has been started.
+  bool is_posted() const noexcept { return task_ > posted_task_; }
+  bool is_done() const noexcept { return task_ == tasks_.size(); }
+  /// Before any rank's results were written: as if there had been no step, but that this rank goes
+  /// on taking part in the communication. Residuals are as before but for one float32 rounding of
+  /// m + beta g; the slots' memory is not touched any more.
+  void discard();
+  std::span<const SparseSlot> slots() const noexcept { return slots_; }
 
-  /// Up to the reduced values: residuals are changed, results are not.
-  void exchange(std::span<SparseSlot> slots, const SparsePlan& plan, const WaitContext& context);
-  /// Writes the results of the last exchange().
-  void deliver(std::span<SparseSlot> slots, const WaitContext& context);
-  /// In place of deliver(): as if there had been no step. Residuals are as before but for one
-  /// float32 rounding of m + beta g.
-  void take_back(std::span<const SparseSlot> slots);
-
-  /// In place of run(), for a rank that has no data: takes part in an exchange whose values are
-  /// thrown away on all ranks. Only count and rate of the slots are looked at.
-  void exchange_nothing(std::span<const SparseSlot> slots, const SparsePlan& plan,
-                        const WaitContext& context);
+  /// start(), and moves on until it is done; returns the slots.
+  std::vector<SparseSlot> run(std::vector<SparseSlot> slots, const SparsePlan& plan,
+                              const WaitContext& context);
 
  private:
   /// Consecutive chunks of a slot with one leader.
@@ -126,38 +132,60 @@ class SparseAllReduce {
     std::int64_t first = 0;  ///< chunk of the slot
     std::int64_t chunks = 0;
     std::int64_t count = 0;  ///< elements
-    std::int64_t wire = 0;   ///< where its offsets start in wire_
     int leader = 0;
+    std::int64_t begin = 0;  ///< its first chunk's place in offsets_, values_ and kept_
+    std::int64_t wire = 0;   ///< where its offsets start in wire_
+    bool is_swept = false;   ///< m has been updated, and could be taken back
     std::int64_t nonfinite_count = 0;
   };
 
-  /// pieces_[first, end); their offsets are wire_[wire, wire + the sum of bytes).
+  /// One part of as many as `of` of a slot.
+  struct Segment {
+    std::size_t slot = 0;
+    std::int64_t at = 0;
+    std::int64_t of = 1;
+  };
+
+  /// pieces_[first, end), in the order of their leaders.
   struct Round {
     std::size_t first = 0;
     std::size_t end = 0;
-    std::int64_t wire = 0;
+    std::int64_t wire = 0;            ///< where its offsets start in wire_
     std::vector<std::int64_t> bytes;  ///< of each rank's offsets, in rank order
+    std::uint64_t sharing = 0;        ///< all-gather of the offsets
+    std::uint64_t reduction = 0;      ///< all-reduce of the values
   };
 
-  void lay_out(std::span<const SparseSlot> slots, const SparsePlan& plan);
-  void cut_shards(std::span<const SparseSlot> slots);
-  void cut_rounds(std::span<const SparseSlot> slots);
-  void cut(std::span<const SparseSlot> slots, std::size_t index, std::int64_t begin,
-           std::int64_t end, int leader);
-  void place_round(std::span<const SparseSlot> slots, std::size_t first);
-  void select(std::span<const SparseSlot> slots, Piece& piece);
-  /// body(piece) for each piece, in options_.loop if they are large enough together.
-  template <class Body>
-  void for_each(std::span<Piece> pieces, const Body& body);
-  void share(const Round& round, const WaitContext& context);
-  void gather(std::span<const SparseSlot> slots, Piece& piece);
-  void fill(std::span<const SparseSlot> slots, const Piece& piece);
-  void reduce_values(const WaitContext& context);
-  void take_back(const SparseSlot& slot, std::int64_t begin) const;
-  void reduce_dense(SparseSlot& slot, std::int64_t begin, const WaitContext& context);
+  /// What is done in turn.
+  enum class Action { select, share, gather, reduce, reduce_flags, decide, fill, finish };
+  struct Task {
+    Action action;
+    std::size_t round = 0;
+  };
 
+  void lay_out(std::vector<SparseSlot> slots, const SparsePlan& plan);
+  void cut_rounds();
+  void add_round(std::span<const Segment> segments);
+  void cut(const Segment& segment, int shard, int shards, int leader);
+  void plan_tasks();
+
+  bool can_begin(const Task& task) const;
+  bool step(const Task& task);
+  template <class Wanted, class Body>
+  bool step_pieces(const Task& task, const Wanted& is_wanted, const Body& body);
+  void select(Piece& piece);
+  void share(Round& round);
+  void gather(Piece& piece);
+  void reduce(Round& round);
+  void reduce_flags();
+  void decide();
+  void fill(const Piece& piece);
+  void take_back(Piece& piece) const;
+  void reduce_dense(std::size_t slot);
+
+  std::uint64_t note(std::uint64_t operation) { return last_operation_ = operation; }
   std::byte* value(std::int64_t index) { return values_.data() + index * size_of(plan_.values); }
-  std::span<std::byte> wire_of(const Piece& piece, std::int64_t rate);
+  std::span<std::byte> wire_of(const Piece& piece);
   std::span<std::uint16_t> offsets_of(const Piece& piece);
   kernels::Selected taken_by(const Piece& piece);
 
@@ -166,17 +194,26 @@ class SparseAllReduce {
   const int size_;
   const SparseOptions options_;
   SparsePlan plan_;
-  /// Slot i's chunks are starts_[i] to starts_[i + 1] in offsets_, values_ and kept_.
-  std::vector<std::int64_t> starts_;
+  std::vector<SparseSlot> slots_;
+  bool has_data_ = false;
   std::vector<Piece> pieces_;
   std::vector<Round> rounds_;
+  std::vector<Task> tasks_;
+  std::size_t task_ = 0;         ///< under way
+  std::size_t posted_task_ = 0;  ///< the last that starts communication
+  std::size_t next_piece_ = 0;   ///< of the task's round
   std::vector<std::byte> wire_;
   std::vector<std::uint16_t> offsets_;
-  /// k values of each tensor, then one flag of each: not 0 where this rank saw NaN or Inf.
   std::vector<std::byte> values_;
   /// The swept memory of the selected coordinates, for a tensor that has to go dense; of one that
   /// does not, the reduced values as float32.
   std::vector<float> kept_;
+  /// Of each slot: 1 where a rank saw NaN or Inf.
+  std::vector<std::uint8_t> flags_;
+  std::uint64_t flag_reduction_ = 0;
+  std::uint64_t last_operation_ = 0;
+  std::int64_t result_bytes_ = 0;
+  std::vector<Piece*> pieces_now_;
 };
 
 }  // namespace scalecom

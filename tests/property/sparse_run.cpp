@@ -26,13 +26,11 @@ class RecordingCollectives final : public Collectives {
   int rank() const noexcept override { return inner_.rank(); }
   void all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
                   const WaitContext& context) override {
-    if (reduced_bytes.empty()) first_input.assign(data.begin(), data.end());
-    reduced_bytes.push_back(data.size());
+    reduced.emplace_back(data.begin(), data.end());
     inner_.all_reduce(data, dtype, op, context);
   }
   void broadcast(std::span<std::byte> data, int root, const WaitContext& context) override {
     inner_.broadcast(data, root, context);
-    offsets.insert(offsets.end(), data.begin(), data.end());
   }
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
                   std::span<const std::int64_t> bytes_per_rank,
@@ -53,14 +51,12 @@ class RecordingCollectives final : public Collectives {
   TransportCounters counters() const noexcept override { return inner_.counters(); }
 
   void clear() {
-    reduced_bytes.clear();
-    first_input.clear();
+    reduced.clear();
     offsets.clear();
   }
 
-  std::vector<std::size_t> reduced_bytes;
-  std::vector<std::byte> first_input;
-  std::vector<std::byte> offsets;  ///< what was broadcast or gathered
+  std::vector<std::vector<std::byte>> reduced;  ///< this rank's input of each all-reduce
+  std::vector<std::byte> offsets;               ///< what was gathered
 
  private:
   Collectives& inner_;
@@ -84,34 +80,86 @@ std::size_t chunks_of(const TensorSpec& spec) {
   return static_cast<std::size_t>((spec.count + spec.rate - 1) / spec.rate);
 }
 
-/// Reads offsets and values off the wire, by the format's definition: the leaders' offsets in rank
-/// order, each in the order of tensors and chunks; then the values in the order of these.
+/// Of the equal parts that each shard of a tensor is cut in, the one that a chunk begins in.
+std::int64_t part_of(const RunOptions& options, std::size_t t, std::size_t chunk) {
+  const TensorSpec& spec = options.tensors[t];
+  const std::int64_t shards = options.mode == CompressionMode::sharded ? options.size : 1;
+  const std::int64_t parts = std::max<std::int64_t>(1, spec.count / options.round_elements);
+  const std::int64_t first = static_cast<std::int64_t>(chunk) * spec.rate;
+  std::int64_t shard = 0;
+  while (first >= spec.count * (shard + 1) / shards) ++shard;
+  const std::int64_t start = spec.count * shard / shards;
+  const std::int64_t length = spec.count * (shard + 1) / shards - start;
+  std::int64_t part = 0;
+  while (first - start >= length * (part + 1) / parts) ++part;
+  return part;
+}
+
+/// The parts of tensors that travel together: (tensor, part), as many as make round_elements.
+std::vector<std::vector<std::pair<std::size_t, std::int64_t>>> rounds_of(
+    const RunOptions& options) {
+  std::vector<std::vector<std::pair<std::size_t, std::int64_t>>> rounds(1);
+  std::int64_t elements = 0;
+  for (std::size_t t = 0; t < options.tensors.size(); ++t) {
+    const std::int64_t count = options.tensors[t].count;
+    const std::int64_t parts = std::max<std::int64_t>(1, count / options.round_elements);
+    for (std::int64_t part = 0; part < parts; ++part) {
+      if (elements >= options.round_elements) {
+        rounds.emplace_back();
+        elements = 0;
+      }
+      rounds.back().emplace_back(t, part);
+      elements += count / parts;
+    }
+  }
+  return rounds;
+}
+
+std::vector<std::byte> joined(const std::vector<std::vector<std::byte>>& parts) {
+  std::vector<std::byte> all;
+  for (const auto& part : parts) all.insert(all.end(), part.begin(), part.end());
+  return all;
+}
+
+/// Reads offsets and values off the wire, by the format's definition: round by round the leaders'
+/// offsets in rank order, each in the order of tensors and chunks, and the values in that order;
+/// before the last round's values one flag a tensor.
 void read_wire(RankStep& record, const RecordingCollectives& wire, const RunOptions& options,
                int step) {
+  const auto rounds = rounds_of(options);
+  auto reduced = wire.reduced;
+  const std::vector<std::byte> flags = reduced.at(rounds.size() - 1);
+  reduced.erase(reduced.begin() + static_cast<std::ptrdiff_t>(rounds.size()) - 1);
+  record.offset_bytes = wire.offsets.size();
+  record.reduced_bytes = {joined(reduced).size(), flags.size()};
+  reduced.resize(rounds.size());  // Behind are tensors that went dense.
+  const std::vector<std::byte> values = joined(reduced);
+  for (std::size_t t = 0; t < options.tensors.size(); ++t) {
+    record.tensors[t].selected.resize(chunks_of(options.tensors[t]));
+    record.tensors[t].sent.resize(chunks_of(options.tensors[t]));
+  }
   std::size_t place = 0;
-  for (int leader = 0; leader < options.size; ++leader) {
-    for (std::size_t t = 0; t < options.tensors.size(); ++t) {
-      const TensorSpec& spec = options.tensors[t];
-      record.tensors[t].selected.resize(chunks_of(spec));
-      for (std::size_t j = 0; j < chunks_of(spec); ++j) {
-        if (leader_of(options, step, t, j) != leader) continue;
-        auto offset = static_cast<std::size_t>(wire.offsets.at(place++));
-        if (spec.rate > 256) offset += static_cast<std::size_t>(wire.offsets.at(place++)) << 8;
-        record.tensors[t].selected[j] = j * static_cast<std::size_t>(spec.rate) + offset;
+  std::size_t value = 0;
+  const auto read_chunk = [&](std::size_t t, std::size_t j) {
+    const auto rate = static_cast<std::size_t>(options.tensors[t].rate);
+    auto offset = static_cast<std::size_t>(wire.offsets.at(place++));
+    if (rate > 256) offset += static_cast<std::size_t>(wire.offsets.at(place++)) << 8;
+    record.tensors[t].selected[j] = j * rate + offset;
+    const auto bytes = static_cast<std::size_t>(size_of(options.values));
+    RawTensor sent(options.values, 1);
+    std::copy_n(values.data() + bytes * value++, bytes, sent.data());
+    record.tensors[t].sent[j] = static_cast<float>(floating_of(sent, options.values, 0));
+  };
+  for (const auto& round : rounds) {
+    for (int leader = 0; leader < options.size; ++leader) {
+      for (const auto& [t, part] : round) {
+        for (std::size_t j = 0; j < chunks_of(options.tensors[t]); ++j) {
+          const bool is_meant = leader_of(options, step, t, j) == leader;
+          if (is_meant && part_of(options, t, j) == part) read_chunk(t, j);
+        }
       }
     }
   }
-  std::size_t value = 0;
-  const auto bytes = static_cast<std::size_t>(size_of(options.values));
-  for (std::size_t t = 0; t < options.tensors.size(); ++t) {
-    for (std::size_t j = 0; j < chunks_of(options.tensors[t]); ++j) {
-      RawTensor sent(options.values, 1);
-      std::copy_n(wire.first_input.data() + bytes * value++, bytes, sent.data());
-      record.tensors[t].sent.push_back(static_cast<float>(floating_of(sent, options.values, 0)));
-    }
-  }
-  record.offset_bytes = wire.offsets.size();
-  record.reduced_bytes = wire.reduced_bytes;
 }
 
 /// Pieces are independent: from the last to the first.
@@ -129,7 +177,7 @@ class Rank {
         messages_(*transport_),
         wire_(messages_),
         sparse_(wire_, rank, options.size,
-                {options.round_elements, options.piece_elements, in_disorder}) {
+                {options.round_elements, options.piece_elements, 2, in_disorder}) {
     for (const TensorSpec& spec : options.tensors) {
       memories_.emplace_back(static_cast<std::size_t>(spec.count), 0.0f);
     }
@@ -151,9 +199,10 @@ class Rank {
       slots.push_back(slot_of(t, gradients[t], results[t]));
     }
     wire_.clear();
-    sparse_.run(slots,
-                {options_.mode, (options_.first_leader + step) % options_.size, options_.values},
-                patient());
+    slots = sparse_.run(
+        std::move(slots),
+        {options_.mode, (options_.first_leader + step) % options_.size, options_.values},
+        patient());
     read_wire(record, wire_, options_, step);
     for (std::size_t t = 0; t < slots.size(); ++t) {
       const TensorSpec& spec = options_.tensors[t];

@@ -37,7 +37,7 @@ struct TensorStep {
 struct RankStep {
   std::vector<TensorStep> tensors;
   std::size_t offset_bytes = 0;            ///< of all ranks together
-  std::vector<std::size_t> reduced_bytes;  ///< one for each all-reduce
+  std::vector<std::size_t> reduced_bytes;  ///< of values, of flags
 };
 
 struct RunOptions {

@@ -1,7 +1,6 @@
 #include "collective/shm/hierarchical.hpp"
 
 #include <algorithm>
-#include <numeric>
 #include <utility>
 
 #include "base/error.hpp"
@@ -22,25 +21,34 @@ static_assert(kBlocksUnderWay == static_cast<int>(Board::kSlots));
 // A reduced part of a block on its way between the hosts.
 class HierarchicalCollectives::PartOnItsWay {
  public:
-  PartOnItsWay(Transport& counterparts, ShmAllReduce& all_reduce, std::uint64_t number,
+  PartOnItsWay(Transport& counterparts, ShmOperation& operation, std::uint64_t number,
                const LinkCosts& costs)
-      : all_reduce_(all_reduce),
+      : operation_(operation),
         group_{counterparts, scratch_, never_waits_,
                kTagsPerPart * (1 + static_cast<int>(number % Board::kSlots))},
-        run_(group_, steps(all_reduce.open_next_part(), costs)) {}
+        run_(group_, steps(costs)) {}
 
   bool advance() { return run_.advance(); }
   bool is_done() const noexcept { return run_.is_done(); }
-  void publish() { all_reduce_.publish_part(); }
+  void publish() { operation_.publish_part(); }
 
  private:
-  Steps steps(std::span<std::byte> part, const LinkCosts& costs) {
-    const auto bytes = static_cast<std::int64_t>(part.size());
-    return all_reduce_steps(select_all_reduce_steps(bytes, group_.size(), costs), group_, part,
-                            all_reduce_.reduction());
+  Steps steps(const LinkCosts& costs) {
+    const auto [part, range] = operation_.open_next_part();
+    if (operation_.gather().sources.empty()) {
+      const auto bytes = static_cast<std::int64_t>(part.size());
+      return all_reduce_steps(select_all_reduce_steps(bytes, group_.size(), costs), group_, part,
+                              operation_.reduction());
+    }
+    std::vector<std::span<std::byte>> parts;
+    for (const ByteRange& host : operation_.gather().hosts) {
+      const ByteRange brought = range.overlap(host);
+      parts.push_back(part.subspan(brought.begin - range.begin, brought.size()));
+    }
+    return ring_all_gather_steps(group_, std::move(parts));
   }
 
-  ShmAllReduce& all_reduce_;
+  ShmOperation& operation_;
   Scratch scratch_;
   const WaitContext never_waits_{Deadline(TimePoint::max())};
   const Group group_;
@@ -67,9 +75,6 @@ HierarchicalCollectives::HierarchicalCollectives(Board& board, Transport& transp
   for (std::size_t h = 0; h < hosts_.size(); ++h) {
     const std::vector<int>& ranks = hosts_[h];
     talkers_ = std::min(talkers_, static_cast<int>(ranks.size()));
-    is_contiguous_ = is_contiguous_ &&
-                     ranks.back() - ranks.front() + 1 == static_cast<int>(ranks.size()) &&
-                     (h == 0 || hosts_[h - 1].back() < ranks.front());
     if (std::find(ranks.begin(), ranks.end(), transport.rank()) != ranks.end()) {
       host_ = static_cast<int>(h);
     }
@@ -91,21 +96,45 @@ void HierarchicalCollectives::all_reduce(std::span<std::byte> data, DataType dty
   all_reduce_pieces(AllReduceBatch::in_place(data, dtype, op), context);
 }
 
-ShmAllReduce::Options HierarchicalCollectives::options_for(std::size_t bytes) const noexcept {
+ShmOperation::Options HierarchicalCollectives::options_for(std::size_t bytes) const noexcept {
   return {.block_bytes = tuning_.between_block_bytes,
           .owners = bytes <= kOneTalkerBytesMax ? 1 : talkers_,
           .is_open = true};
 }
 
-void HierarchicalCollectives::start_all_reduce(AllReduceBatch batch) {
-  const ShmAllReduce::Options options = options_for(batch.bytes());
+void HierarchicalCollectives::enqueue(Operation operation) {
+  std::visit([this](auto&& batch) { start(std::forward<decltype(batch)>(batch)); },
+             std::move(operation));
+}
+
+void HierarchicalCollectives::start(AllReduceBatch batch) {
+  const ShmOperation::Options options = options_for(batch.bytes());
   pipeline_.start(std::move(batch), options);
+}
+
+// Host by host, so that what a host brings is one range wherever its ranks are.
+void HierarchicalCollectives::start(const AllGatherBatch& batch) {
+  const auto parts = cut(batch.all, batch.bytes_per_rank);
+  std::vector<Piece> pieces;
+  ShmGather gather;
+  std::size_t end = 0;
+  for (std::size_t h = 0; h < hosts_.size(); ++h) {
+    const std::size_t begin = end;
+    for (const int rank : hosts_[h]) {
+      const std::span<std::byte> part = parts[static_cast<std::size_t>(rank)];
+      pieces.push_back({part.data(), part.data(), static_cast<std::int64_t>(part.size())});
+      if (static_cast<int>(h) == host_) gather.sources.push_back({end, end + part.size()});
+      end += part.size();
+    }
+    gather.hosts.push_back({begin, end});
+  }
+  pipeline_.start(std::move(pieces), std::move(gather), options_for(end));
 }
 
 // The talkers of a host share its link, so that a block's bytes count and not a part's.
 AllReduceExplanation HierarchicalCollectives::explain_all_reduce(std::int64_t bytes) const {
   AllReduceExplanation explanation = Collectives::explain_all_reduce(bytes);
-  const ShmAllReduce::Options options = options_for(static_cast<std::size_t>(bytes));
+  const ShmOperation::Options options = options_for(static_cast<std::size_t>(bytes));
   const auto block_bytes = static_cast<std::int64_t>(options.block_bytes);
   const auto hosts = static_cast<int>(hosts_.size());
   explanation.level = "between hosts";
@@ -131,9 +160,9 @@ AllReduceExplanation HierarchicalCollectives::explain_all_reduce(std::int64_t by
 // Parts are published in the order in which they were opened, which is that of their blocks.
 bool HierarchicalCollectives::advance(const WaitContext&) {
   bool has_moved = pipeline_.advance();
-  for (ShmAllReduce& all_reduce : pipeline_.all_reduces()) {
-    while (all_reduce.has_part_to_open()) {
-      parts_.emplace_back(*counterparts_, all_reduce, parts_opened_++, tuning_.between_hosts);
+  for (ShmOperation& operation : pipeline_.operations()) {
+    while (operation.has_part_to_open()) {
+      parts_.emplace_back(*counterparts_, operation, parts_opened_++, tuning_.between_hosts);
       has_moved = true;
     }
   }
@@ -168,23 +197,9 @@ void HierarchicalCollectives::broadcast(std::span<std::byte> data, int root,
 void HierarchicalCollectives::all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
                                          std::span<const std::int64_t> bytes_per_rank,
                                          const WaitContext& context) {
-  if (!is_contiguous_) return everyone_.all_gather(mine, all, bytes_per_rank, context);
-  std::vector<std::int64_t> bytes_per_host;
-  for (const std::vector<int>& ranks : hosts_) {
-    const auto part = bytes_per_rank.subspan(static_cast<std::size_t>(ranks.front()), ranks.size());
-    bytes_per_host.push_back(std::reduce(part.begin(), part.end()));
-  }
-  const auto& ranks = hosts_[static_cast<std::size_t>(host_)];
-  const auto before = static_cast<std::size_t>(
-      std::reduce(bytes_per_host.begin(), bytes_per_host.begin() + host_, std::int64_t{0}));
-  const auto here = all.subspan(
-      before, static_cast<std::size_t>(bytes_per_host[static_cast<std::size_t>(host_)]));
-  inside_.all_gather(mine, here,
-                     bytes_per_rank.subspan(static_cast<std::size_t>(ranks.front()), ranks.size()),
-                     context);
-  if (board_.rank() == 0) between_->all_gather(here, all, bytes_per_host, context);
-  inside_.broadcast(all.first(before), 0, context);
-  inside_.broadcast(all.subspan(before + here.size()), 0, context);
+  place_own(mine, cut(all, bytes_per_rank)[static_cast<std::size_t>(rank())]);
+  wait_for(start_all_gather({all, {bytes_per_rank.begin(), bytes_per_rank.end()}}), context,
+           "all-gather");
 }
 
 // Every byte goes to one rank only: there is nothing to share inside a host.
@@ -204,8 +219,7 @@ void HierarchicalCollectives::all_to_all(std::span<const std::byte> send,
 }
 
 TransportCounters HierarchicalCollectives::counters() const noexcept {
-  // Nobody reads a board of one rank.
-  const TransportCounters reduced = board_.size() > 1 ? pipeline_.counters() : TransportCounters{};
+  const TransportCounters reduced = pipeline_.counters();
   const TransportCounters inside = inside_.counters();
   const TransportCounters between = transport_.counters();
   return {reduced.bytes_sent + inside.bytes_sent + between.bytes_sent,

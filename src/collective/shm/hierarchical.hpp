@@ -18,9 +18,9 @@ using HostRanks = std::vector<std::vector<int>>;
 /// board of its own memory, so that pack, transfer and unpack overlap there in the same way.
 ///
 /// The *talkers* of a host are its first local ranks; talker j exchanges with talker j of every
-/// other host. All-reduce: the pipeline of shm_all_reduce.hpp, in which each talker owns a part of
+/// other host. All-reduce: the pipeline of shm_operation.hpp, in which each talker owns a part of
 /// a block, reduces it inside the host, all-reduces it with its counterparts and then hands it to
-/// its host. Parts of several blocks are under way between hosts while further blocks are packed,
+/// its host. An all-gather takes the same way, host by host. Parts of several blocks are under way between hosts while further blocks are packed,
 /// reduced and unpacked inside. H hosts, S bytes: a host sends 2(H-1)/H S, its talkers share it.
 ///
 /// Small vectors go by one talker, in one message where more would only add latency.
@@ -40,13 +40,11 @@ class HierarchicalCollectives final : public Collectives {
   int rank() const noexcept override { return transport_.rank(); }
   void all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
                   const WaitContext& context) override;
-  void start_all_reduce(AllReduceBatch batch) override;
   bool advance(const WaitContext& context) override;
   std::size_t under_way() const noexcept override { return pipeline_.under_way(); }
   bool goes_in_steps() const noexcept override { return true; }
   void hold() override { pipeline_.hold(); }
   void release() override { pipeline_.release(); }
-  void discard(std::size_t index) override { pipeline_.discard(index); }
   bool must_poll() const noexcept override { return !parts_.empty() || pipeline_.is_held(); }
   void wait_for_change(std::chrono::nanoseconds limit) override {
     pipeline_.wait_for_change(limit);
@@ -64,7 +62,11 @@ class HierarchicalCollectives final : public Collectives {
   TransportCounters counters() const noexcept override;
 
  private:
-  ShmAllReduce::Options options_for(std::size_t bytes) const noexcept;
+  void enqueue(Operation operation) override;
+  void discard_under_way(std::size_t index) override { pipeline_.discard(index); }
+  void start(AllReduceBatch batch);
+  void start(const AllGatherBatch& batch);
+  ShmOperation::Options options_for(std::size_t bytes) const noexcept;
   bool is_talker(int talkers) const noexcept { return board_.rank() < talkers; }
   class PartOnItsWay;
 
@@ -74,8 +76,6 @@ class HierarchicalCollectives final : public Collectives {
   const Tuning tuning_;
   int host_ = 0;
   int talkers_ = 1;
-  /// Every host's ranks follow each other, so that a host's part of a gathered vector is one piece.
-  bool is_contiguous_ = true;
   ShmCollectives inside_;
   MessageCollectives everyone_;
   /// This rank and its counterparts; null when it is no talker.

@@ -9,6 +9,19 @@
 
 namespace scalecom {
 
+/// Bytes [begin, end) of a vector.
+struct ByteRange {
+  std::size_t begin = 0;
+  std::size_t end = 0;
+
+  std::size_t size() const noexcept { return end - begin; }
+  /// What is in both; empty somewhere if nothing is.
+  ByteRange overlap(const ByteRange& other) const noexcept {
+    const std::size_t first = std::max(begin, other.begin);
+    return {first, std::max(first, std::min(end, other.end))};
+  }
+};
+
 /// Pieces seen as one vector of bytes, of which any range of whole elements can be copied out or
 /// in.
 class PieceList {

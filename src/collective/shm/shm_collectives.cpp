@@ -1,4 +1,4 @@
-// The operations in shared memory; the all-reduce is in shm_all_reduce.hpp.
+// The operations in shared memory; all-reduce and all-gather are in shm_operation.hpp.
 //
 // Blocks of a slot's size, which in reduce-scatter and all-to-all has a share for every rank, are
 // posted while the one before is copied or reduced out.
@@ -74,21 +74,38 @@ void ShmCollectives::all_reduce(std::span<std::byte> data, DataType dtype, Reduc
   all_reduce_pieces(AllReduceBatch::in_place(data, dtype, op), context);
 }
 
-ShmAllReduce::Options ShmCollectives::options_for(std::size_t bytes) const noexcept {
+ShmOperation::Options ShmCollectives::options_for(std::size_t bytes) const noexcept {
   const bool is_flat = bytes <= tuning_.flat_bytes_max;
   return {.block_bytes = is_flat ? board_.slot_bytes() : tuning_.block_bytes_for(bytes),
           .owners = is_flat ? 0 : board_.size()};
 }
 
-void ShmCollectives::start_all_reduce(AllReduceBatch batch) {
-  const ShmAllReduce::Options options = options_for(batch.bytes());
+void ShmCollectives::enqueue(Operation operation) {
+  std::visit([this](auto&& batch) { start(std::forward<decltype(batch)>(batch)); },
+             std::move(operation));
+}
+
+void ShmCollectives::start(AllReduceBatch batch) {
+  const ShmOperation::Options options = options_for(batch.bytes());
   pipeline_.start(std::move(batch), options);
+}
+
+void ShmCollectives::start(const AllGatherBatch& batch) {
+  ShmGather gather;
+  std::size_t end = 0;
+  for (const std::int64_t bytes : batch.bytes_per_rank) {
+    gather.sources.push_back({end, end + static_cast<std::size_t>(bytes)});
+    end += static_cast<std::size_t>(bytes);
+  }
+  const Piece piece{batch.all.data(), batch.all.data(), static_cast<std::int64_t>(end)};
+  pipeline_.start(std::vector{piece}, std::move(gather),
+                  ShmOperation::Options{.block_bytes = board_.slot_bytes()});
 }
 
 AllReduceExplanation ShmCollectives::explain_all_reduce(std::int64_t bytes) const {
   AllReduceExplanation explanation = Collectives::explain_all_reduce(bytes);
   const auto size = static_cast<std::size_t>(bytes);
-  const ShmAllReduce::Options options = options_for(size);
+  const ShmOperation::Options options = options_for(size);
   const bool is_flat = options.owners == 0;
   explanation.level = "inside the host";
   explanation.algorithm = is_flat ? "flat" : "blocks";
@@ -160,24 +177,9 @@ void ShmCollectives::exchange(std::size_t blocks, const WaitContext& context, co
 void ShmCollectives::all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
                                 std::span<const std::int64_t> bytes_per_rank,
                                 const WaitContext& context) {
-  const std::size_t slot_bytes = board_.slot_bytes();
-  const auto parts = cut(all, bytes_per_rank);
-  const std::span<std::byte> own = parts[static_cast<std::size_t>(board_.rank())];
-  SCALECOM_ASSERT(mine.size() == own.size(),
-                  fmt::format("{} bytes, {} agreed", mine.size(), own.size()));
-  if (mine.data() != own.data()) copy(own.data(), mine);
-  if (board_.size() == 1) return;
-  std::size_t longest = 0;
-  for (const std::span<std::byte> part : parts) longest = std::max(longest, part.size());
-  exchange(
-      blocks_of(longest, slot_bytes), context, "shared-memory all-gather",
-      [&](std::byte* slot, std::size_t i) { return copy(slot, chunk_of(mine, i, slot_bytes)); },
-      [&](std::uint64_t block, std::size_t i) {
-        for (int rank = 0; rank < board_.size(); ++rank) {
-          const auto place = chunk_of(parts[static_cast<std::size_t>(rank)], i, slot_bytes);
-          if (rank != board_.rank()) copy(place.data(), {board_.slot(rank, block), place.size()});
-        }
-      });
+  place_own(mine, cut(all, bytes_per_rank)[static_cast<std::size_t>(board_.rank())]);
+  wait_for(start_all_gather({all, {bytes_per_rank.begin(), bytes_per_rank.end()}}), context,
+           "shared-memory all-gather");
 }
 
 void ShmCollectives::reduce_scatter(std::span<std::byte> data,

@@ -5,7 +5,7 @@
 
 #include "collective/collectives.hpp"
 #include "collective/group.hpp"
-#include "collective/shm/shm_all_reduce.hpp"
+#include "collective/shm/shm_operation.hpp"
 #include "collective/tuning.hpp"
 #include "transport/shm/board.hpp"
 
@@ -27,14 +27,12 @@ class ShmCollectives final : public Collectives {
   int rank() const noexcept override { return board_.rank(); }
   void all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
                   const WaitContext& context) override;
-  void start_all_reduce(AllReduceBatch batch) override;
   bool advance(const WaitContext& context) override;
   std::size_t under_way() const noexcept override { return pipeline_.under_way(); }
   bool must_poll() const noexcept override { return pipeline_.is_held(); }
   bool goes_in_steps() const noexcept override { return true; }
   void hold() override { pipeline_.hold(); }
   void release() override { pipeline_.release(); }
-  void discard(std::size_t index) override { pipeline_.discard(index); }
   void wait_for_change(std::chrono::nanoseconds limit) override {
     pipeline_.wait_for_change(limit);
   }
@@ -53,6 +51,10 @@ class ShmCollectives final : public Collectives {
   TransportCounters counters() const noexcept override;
 
  private:
+  void enqueue(Operation operation) override;
+  void discard_under_way(std::size_t index) override { pipeline_.discard(index); }
+  void start(AllReduceBatch batch);
+  void start(const AllGatherBatch& batch);
   /// Until this rank's slot of `block` may be filled again.
   void wait_for_slot(std::uint64_t block, const WaitContext& context);
   void post(std::uint64_t block, std::size_t bytes);
@@ -63,7 +65,7 @@ class ShmCollectives final : public Collectives {
   void exchange(std::size_t blocks, const WaitContext& context, const char* what, const Fill& fill,
                 const Empty& empty);
   void count(std::size_t bytes);
-  ShmAllReduce::Options options_for(std::size_t bytes) const noexcept;
+  ShmOperation::Options options_for(std::size_t bytes) const noexcept;
   std::size_t share_of_slot() const noexcept;
 
   Board& board_;

@@ -31,9 +31,10 @@ void widen(float* values, const std::byte* source, DataType dtype, std::int64_t 
 }
 
 void fill_selected(std::byte* result, DataType dtype, std::int64_t count, std::int64_t chunk,
-                   const std::uint16_t* offsets, const float* values) {
+                   const std::uint16_t* offsets, const float* values, std::int64_t together) {
+  const bool is_streamed = std::max(together, count * size_of(dtype)) >= kStreamedBytes;
   HWY_DYNAMIC_DISPATCH(run_fill)
-  ({result, dtype, count, chunk, selected_of(count, chunk), offsets, values});
+  ({result, dtype, count, chunk, selected_of(count, chunk), offsets, values, is_streamed});
 }
 
 }  // namespace scalecom::kernels

@@ -11,7 +11,7 @@ inline constexpr std::size_t kBlockBytes = 4096;
 inline constexpr std::size_t kBlockAlignment = 64;
 /// Results of this size and more are written past the caches: they would not stay there, and the
 /// lines that are written need not be read first.
-inline constexpr std::size_t kStreamedBytes = std::size_t{4} << 20;
+inline constexpr std::int64_t kStreamedBytes = std::int64_t{4} << 20;
 
 /// What fill_selected() works on; `selected` is the number of chunks.
 struct FillArguments {
@@ -22,6 +22,7 @@ struct FillArguments {
   std::int64_t selected;
   const std::uint16_t* offsets;
   const float* values;
+  bool is_streamed;
 };
 
 }  // namespace scalecom::kernels

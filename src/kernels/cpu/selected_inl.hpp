@@ -36,12 +36,11 @@ HWY_INLINE void stream(std::byte* destination, const std::byte* block, std::size
 /// The result takes shape in a block of zeros, which is copied out and cleared again.
 template <class Format>
 void fill(const FillArguments& arguments) {
-  const auto& [result, dtype, count, chunk, selected, offsets, values] = arguments;
+  const auto& [result, dtype, count, chunk, selected, offsets, values, may_stream] = arguments;
   alignas(kBlockAlignment) std::byte block[kBlockBytes] = {};
   constexpr auto kBlock = static_cast<std::int64_t>(kBlockBytes / Format::kBytes);
   const std::size_t misalignment = reinterpret_cast<std::uintptr_t>(result) % kBlockAlignment;
-  const bool is_streamed = static_cast<std::size_t>(count) * Format::kBytes >= kStreamedBytes &&
-                           misalignment % Format::kBytes == 0;
+  const bool is_streamed = may_stream && misalignment % Format::kBytes == 0;
   // The first block is shorter, so that the others start at a cache line.
   std::int64_t end =
       is_streamed ? kBlock - static_cast<std::int64_t>(misalignment / Format::kBytes) : kBlock;

@@ -111,13 +111,13 @@ TEST_CASE("hierarchical pieces are scaled and told in order") {
   CHECK(is_right == std::vector<char>(index(job.size), 1));
 }
 
-TEST_CASE("hierarchical all-reduces that overlap keep their results apart, in order") {
+TEST_CASE("hierarchical operations that overlap keep their results apart, in order") {
   const Job job = GENERATE(from_range(jobs()));
   const unsigned seed = GENERATE(1u, 2u);
   CAPTURE(job.hosts.size(), job.size, seed);
   std::vector<std::string> wrong(index(job.size));
   run_job(job, [&](int rank, HierarchicalCollectives& collectives) {
-    wrong[index(rank)] = overlap_all_reduces(collectives, rank, job.size, seed, 50);
+    wrong[index(rank)] = overlap_operations(collectives, rank, job.size, seed, 50);
   });
   for (const std::string& calls : wrong) CHECK(calls == "");
 }

@@ -13,13 +13,25 @@
 
 namespace scalecom::test {
 
-/// Starts `calls` all-reduces of sizes that `seed` chooses (the same on all ranks), up to three
-/// under way at once, at a pace of this rank's own. Describes what is wrong; empty: nothing is.
-inline std::string overlap_all_reduces(Collectives& collectives, int rank, int size, unsigned seed,
+/// Bytes that each rank brings to an all-gather, some of them none.
+inline std::vector<std::int64_t> gathered_bytes(int size, unsigned seed) {
+  std::vector<std::int64_t> bytes;
+  for (int rank = 0; rank < size; ++rank) {
+    const std::array<std::int64_t, 5> counts{0, 1, 100, 0, 3000};
+    bytes.push_back(counts[(seed + static_cast<unsigned>(rank)) % 5]);
+  }
+  return bytes;
+}
+
+/// Starts `calls` all-reduces of sizes that `seed` chooses (the same on all ranks), each behind an
+/// all-gather, up to three pairs under way at once, at a pace of this rank's own. Describes what is
+/// wrong; empty: nothing is.
+inline std::string overlap_operations(Collectives& collectives, int rank, int size, unsigned seed,
                                        int calls) {
   struct Call {
     Bytes first;
     Bytes second;
+    Bytes gathered;
     std::size_t told = 0;
   };
   std::mt19937 same(seed);
@@ -30,24 +42,35 @@ inline std::string overlap_all_reduces(Collectives& collectives, int rank, int s
   int started = 0;
   const auto check_oldest = [&] {
     const Call& call = under_way.front();
-    const bool is_right = call.told == 2 && call.first == expected[0] && call.second == expected[1];
+    const bool is_right = call.told == 2 && call.first == expected[0] &&
+                          call.second == expected[1] && call.gathered == expected[2];
     if (!is_right) {
       wrong += fmt::format("call {}: {} and {} bytes, {} told; ",
                            started - static_cast<int>(under_way.size()), call.first.size(),
                            call.second.size(), call.told);
     }
     under_way.pop_front();
-    expected.erase(expected.begin(), expected.begin() + 2);
+    expected.erase(expected.begin(), expected.begin() + 3);
   };
   const WaitContext context = patience();
   while (started < calls || !under_way.empty()) {
-    if (started < calls && collectives.under_way() < 3 && own() % 2 == 0) {
+    if (started < calls && under_way.size() < 3 && own() % 2 == 0) {
       const std::array<std::int64_t, 6> counts{0, 1, 10, 100, 1500, 9000};
       const std::int64_t first = counts[same() % 6];
       const std::int64_t second = counts[same() % 6];
       expected.push_back(serial_result(size, first, DataType::int64, ReduceOp::sum));
       expected.push_back(serial_result(size, second, DataType::int64, ReduceOp::sum));
       Call& call = under_way.emplace_back();
+      const auto parts = gathered_bytes(size, same());
+      Bytes& all = expected.emplace_back();
+      for (int r = 0; r < size; ++r) {
+        const Bytes part = input_of(r, parts[static_cast<std::size_t>(r)], DataType::uint8);
+        all.insert(all.end(), part.begin(), part.end());
+        call.gathered.insert(call.gathered.end(), r == rank ? part.begin() : part.end(),
+                             part.end());
+        call.gathered.resize(all.size());
+      }
+      collectives.start_all_gather({call.gathered, parts});
       call.first = input_of(rank, first, DataType::int64);
       call.second = input_of(rank, second, DataType::int64);
       const std::vector<Piece> pieces{{call.first.data(), call.first.data(), first},
@@ -61,7 +84,7 @@ inline std::string overlap_all_reduces(Collectives& collectives, int rank, int s
       if (context.deadline.has_passed()) return wrong + "timed out";
       std::this_thread::yield();
     }
-    while (under_way.size() > collectives.under_way()) check_oldest();
+    while (2 * under_way.size() > collectives.under_way() + 1) check_oldest();
   }
   return wrong;
 }
@@ -98,7 +121,7 @@ inline std::string hold_and_discard(Collectives& collectives, int rank, int size
   if (told[0] || told[1] || first != input) wrong += "delivered while held; ";
   collectives.release();
   if (rank != 0) start(thrown_away, told[1]);
-  collectives.discard(collectives.under_way() - 1);
+  collectives.discard(1);
   start(last, told[2]);
   run_until([&] { return collectives.under_way() == 0; });
   if (first != sum || last != sum || !told[2]) wrong += "wrong sum; ";

@@ -193,7 +193,7 @@ TEST_CASE("all-reduces that overlap in shared memory keep their results apart, i
   run_on_board(size, {.flat_bytes_max = 1024, .block_bytes = 768},
                [&](int rank, ShmCollectives& collectives) {
                  wrong[static_cast<std::size_t>(rank)] =
-                     overlap_all_reduces(collectives, rank, size, seed, 60);
+                     overlap_operations(collectives, rank, size, seed, 60);
                });
   for (const std::string& calls : wrong) CHECK(calls == "");
 }

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <deque>
 #include <span>
+#include <utility>
+#include <vector>
 
 #include "collective/group.hpp"
 #include "collective/shm/piece_list.hpp"
@@ -12,7 +14,14 @@
 
 namespace scalecom {
 
-/// One all-reduce on a board, moved on step by step and never waiting.
+/// What an all-gather's vector is made of, as ranges of it.
+struct ShmGather {
+  std::vector<ByteRange> sources;  ///< what each rank of the board brings
+  /// Open: what the host of each counterpart brings, in their order.
+  std::vector<ByteRange> hosts = {};
+};
+
+/// One all-reduce or all-gather on a board, moved on step by step and never waiting.
 ///
 /// S bytes, n ranks, in blocks of B bytes. For a block a rank does three things, each when it can:
 ///   post    pieces -> its slot, but for the part that it owns; the pack of a fused batch and this
@@ -26,20 +35,27 @@ namespace scalecom {
 /// Small vectors are one block without owners: every rank reduces all n slots by itself when it
 /// finishes, which reads n S and saves a step. Up to Board::kInlineBytes the data travels in the
 /// cache line that says it is there.
-class ShmAllReduce {
+///
+/// An all-gather is the same where every byte has one rank that brings it: only that one posts it,
+/// and an owner copies where it would reduce. Without owners it may have many blocks.
+class ShmOperation {
  public:
   struct Options {
     std::size_t block_bytes = 0;  ///< at most the board's slots, whole cache lines
-    int owners = 0;               ///< 0: every rank reduces by itself; S is at most one block
+    /// 0: every rank reduces, or copies, by itself. S is at most one block to be reduced.
+    int owners = 0;
     /// An owner's reduced part is not handed on by itself: the caller takes it by open_next_part(),
     /// reduces it further (between hosts) in place, then calls publish_part().
     bool is_open = false;
   };
   /// The board outlives this object.
-  ShmAllReduce(Board& board, AllReduceBatch batch, const Options& options);
+  ShmOperation(Board& board, AllReduceBatch batch, const Options& options);
+  /// All-gather of the bytes in `pieces`, which are output and, where this rank brings them, input.
+  ShmOperation(Board& board, std::vector<Piece> pieces, ShmGather gather, const Options& options);
 
   std::uint64_t blocks() const noexcept { return blocks_; }
   const Reduction& reduction() const noexcept { return reduction_; }
+  const ShmGather& gather() const noexcept { return gather_; }
   bool is_done() const noexcept {
     return finished_ == blocks_ && (is_discarded_ || pieces_done_ == pieces_.size());
   }
@@ -47,7 +63,7 @@ class ShmAllReduce {
   /// Does what can be done now; false when that is nothing. The last one with a block that was
   /// started `before` on the same board (null: none is under way) is ahead in every phase. Results
   /// reach the pieces only with `may_finish`.
-  bool advance(const ShmAllReduce* before, bool may_finish);
+  bool advance(const ShmOperation* before, bool may_finish);
 
   /// See Collectives::discard().
   void discard();
@@ -62,21 +78,30 @@ class ShmAllReduce {
 
   /// Open: whether this owner has a reduced part that the caller has not taken yet.
   bool has_part_to_open() const noexcept { return is_open_owner() && opened_ < reduced_; }
-  /// That part of the next block: memory in the slot, which the caller changes.
-  std::span<std::byte> open_next_part();
+  /// That part of the next block: memory in the slot, which the caller changes, and what range of
+  /// the vector it is.
+  std::pair<std::span<std::byte>, ByteRange> open_next_part();
   /// The oldest open part is ready for the ranks of this host.
   void publish_part();
 
  private:
-  struct Range {
-    std::size_t begin = 0;
-    std::size_t end = 0;
-  };
-  Range block_range(std::uint64_t block) const noexcept;
-  Range part_range(std::uint64_t block, int owner) const noexcept;
+  ShmOperation(Board& board, PieceList pieces, Reduction reduction, ShmGather gather,
+               PiecesDone done, const Options& options);
+
+  ByteRange block_range(std::uint64_t block) const noexcept;
+  /// Within the block.
+  ByteRange part_range(std::uint64_t block, int owner) const noexcept;
+  ByteRange own_part_range(std::uint64_t block) const noexcept {
+    return is_owner() ? part_range(block, board_.rank()) : ByteRange{};
+  }
+  bool is_gather() const noexcept { return !gather_.sources.empty(); }
+  const ByteRange& source(int rank) const noexcept {
+    return gather_.sources[static_cast<std::size_t>(rank)];
+  }
   bool is_owner() const noexcept { return board_.rank() < options_.owners; }
   bool is_open_owner() const noexcept { return options_.is_open && is_owner(); }
 
+  void load_for_others(std::byte* slot, const ByteRange& block) const;
   bool can_post() const;
   bool can_reduce() const;
   bool can_finish() const;
@@ -85,7 +110,11 @@ class ShmAllReduce {
   void finish();
   void reduce_inline();
   void reduce_flat();
+  /// The part of the owner in a block, from the slots.
+  void reduce_part(std::uint64_t index);
+  void gather_part(std::uint64_t index);
   void unpack();
+  void unpack_slots();
   void tell(std::size_t count);
   /// The owner whose part of the oldest block is missing, or -1.
   int late_owner() const;
@@ -95,6 +124,7 @@ class ShmAllReduce {
   Board& board_;
   const PieceList pieces_;
   const Reduction reduction_;
+  const ShmGather gather_;
   const PiecesDone done_;
   const Options options_;
   const bool is_inline_;
@@ -109,13 +139,15 @@ class ShmAllReduce {
   bool is_discarded_ = false;
 };
 
-/// The all-reduces under way on one board, in the order of their start.
+/// The operations under way on one board, in the order of their start.
 class ShmPipeline {
  public:
   explicit ShmPipeline(Board& board) : board_(board) {}
 
-  void start(AllReduceBatch batch, const ShmAllReduce::Options& options) {
-    under_way_.emplace_back(board_, std::move(batch), options);
+  /// As ShmOperation's constructors, behind the board.
+  template <class... Arguments>
+  void start(Arguments&&... arguments) {
+    under_way_.emplace_back(board_, std::forward<Arguments>(arguments)...);
   }
   /// False when nothing could be done.
   bool advance();
@@ -128,13 +160,13 @@ class ShmPipeline {
   void wait_for_change(std::chrono::nanoseconds limit) const {
     if (!under_way_.empty()) under_way_.front().wait_for_change(limit);
   }
-  std::deque<ShmAllReduce>& all_reduces() noexcept { return under_way_; }
+  std::deque<ShmOperation>& operations() noexcept { return under_way_; }
   /// Posted so far, by those that are done and those under way.
   TransportCounters counters() const noexcept;
 
  private:
   Board& board_;
-  std::deque<ShmAllReduce> under_way_;
+  std::deque<ShmOperation> under_way_;
   bool is_held_ = false;
   TransportCounters counters_;
 };
