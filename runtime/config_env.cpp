@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <charconv>
 #include <cstdlib>
+#include <cstring>
 
 #include "runtime/launch.hpp"
 #include "runtime/settings.hpp"
@@ -15,7 +17,10 @@ namespace {
 // Each launcher sets one of these in the processes it starts: Open MPI, MPICH and Intel MPI, and
 // Slurm's PMIx. The first two give the number of ranks.
 constexpr std::array kSizeVariables{"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"};
-constexpr const char* kRankVariable = "PMIX_RANK";
+constexpr const char* kPmixVariable = "PMIX_RANK";
+// torchrun sets it.
+constexpr const char* kRunVariable = "TORCHELASTIC_RUN_ID";
+constexpr int kRanksMax = 1 << 20;
 
 // Set to the empty string is not set, as for Horovod.
 const char* read_variable(const std::string& variable) {
@@ -32,14 +37,54 @@ std::string find_cache_directory() {
   return {};
 }
 
+// Nothing where it is not set.
+std::optional<int> read_number(const char* variable, int min, int max) {
+  const char* text = read_variable(variable);
+  if (text == nullptr) return std::nullopt;
+  int value = 0;
+  const char* end = text + std::strlen(text);
+  const auto [stopped, error] = std::from_chars(text, end, value);
+  if (error == std::errc() && stopped == end && value >= min && value <= max) return value;
+  throw Error(StatusCode::invalid_argument,
+              fmt::format("{}={} is not allowed; allowed: {} to {}", variable, text, min, max));
+}
+
+std::string read_text(const char* variable) {
+  const char* text = read_variable(variable);
+  return text != nullptr ? text : "";
+}
+
 }  // namespace
 
 MpiLaunch find_mpi_launch() {
+  if (read_variable(kRunVariable) != nullptr) return {};
   for (const char* variable : kSizeVariables) {
     if (const char* size = read_variable(variable)) return {variable, std::atoi(size)};
   }
-  if (read_variable(kRankVariable) != nullptr) return {kRankVariable, 0};
+  if (read_variable(kPmixVariable) != nullptr) return {kPmixVariable, 0};
   return {};
+}
+
+std::optional<RankLaunch> find_rank_launch() {
+  const std::optional<int> size = read_number("WORLD_SIZE", 1, kRanksMax);
+  const std::optional<int> rank = read_number("RANK", 0, size.value_or(kRanksMax) - 1);
+  if (!rank && !size) return std::nullopt;
+  if (!rank || !size) {
+    throw Error(StatusCode::invalid_argument,
+                fmt::format("{} is set and {} is not; a rank of a job started without MPI needs "
+                            "both, as torchrun sets them; one process alone needs neither",
+                            rank ? "RANK" : "WORLD_SIZE", rank ? "WORLD_SIZE" : "RANK"));
+  }
+  RankLaunch launch;
+  launch.rank = *rank;
+  launch.size = *size;
+  launch.master_address = read_text("MASTER_ADDR");
+  launch.master_port = read_number("MASTER_PORT", 1, 65535).value_or(0);
+  launch.is_one_host = read_number("LOCAL_WORLD_SIZE", 1, kRanksMax) == size;
+  if (const std::string run = read_text(kRunVariable); !run.empty()) {
+    launch.attempt = run + "/" + read_text("TORCHELASTIC_RESTART_COUNT");
+  }
+  return launch;
 }
 
 Config Config::from_environment() {

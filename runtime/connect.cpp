@@ -1,11 +1,15 @@
 #include <fmt/format.h>
 
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <type_traits>
 
 #include "base/log.hpp"
 #include "kernels/reduce.hpp"
 #include "runtime/control/host_facts.hpp"
 #include "runtime/control/loopback_channel.hpp"
+#include "runtime/control/rendezvous.hpp"
 #include "runtime/control/socket_channel.hpp"
 #include "runtime/data_plane.hpp"
 #include "runtime/launch.hpp"
@@ -16,6 +20,7 @@
 #include "scalecom/version.hpp"
 #include "transport/loopback/loopback_transport.hpp"
 #include "transport/mpi/mpi_backend.hpp"
+#include "transport/socket/socket_transport.hpp"
 
 namespace scalecom {
 namespace {
@@ -68,16 +73,14 @@ std::vector<HostFacts> introduce(Bootstrap& bootstrap, const Config& config) {
 // A named algorithm is one of messages, also inside a host.
 bool has_own_collectives(const Config& config) { return config.allreduce_algorithm == "auto"; }
 
-// Connects on every rank or throws on every rank alike, with the cause that the lowest rank met:
-// one that went on alone would wait for the others until its time is over.
-std::unique_ptr<ControlChannel> connect_control(Bootstrap& bootstrap,
-                                                const std::vector<HostFacts>& facts,
-                                                const ControlOptions& options) {
-  std::unique_ptr<ControlChannel> channel;
+// Makes something on every rank or throws on every rank alike, with the cause that the lowest rank
+// met: one that went on alone would wait for the others until its time is over.
+template <class Make>
+auto make_together(Bootstrap& bootstrap, const ControlOptions& options, const Make& make) {
+  std::optional<std::invoke_result_t<Make>> made;
   std::string problem;
   try {
-    channel = connect_control_channel(
-        bootstrap, ControlTree::make(bootstrap.rank(), bootstrap.size()), facts, options);
+    made = make();
   } catch (const Error& error) {
     problem = fmt::format("{} {}", static_cast<int>(error.code()), error.what());
   }
@@ -87,12 +90,13 @@ std::unique_ptr<ControlChannel> connect_control(Bootstrap& bootstrap,
     const std::size_t end_of_code = other.find(' ');
     throw Error(static_cast<StatusCode>(std::stoi(other)), other.substr(end_of_code + 1));
   }
-  return channel;
+  return std::move(*made);
 }
 
 SessionParts connect_alone(const Config& config) {
   SessionParts parts;
   parts.config = config;
+  parts.report.launcher = "none: one process";
   parts.topology = make_topology(0, {local_host_facts()});
   configure_log(parse_log_level(config.log_level), 0);
   parts.transport = LoopbackWorld(1).make_transport(0);
@@ -101,40 +105,94 @@ SessionParts connect_alone(const Config& config) {
   return parts;
 }
 
+// Where the ranks' data and their own collectives come from.
+struct Medium {
+  Bootstrap& bootstrap;
+  using Facts = std::vector<HostFacts>;
+  std::function<std::unique_ptr<Transport>(const Facts&, const ControlOptions&)> make_transport;
+};
+
+void connect_ranks(SessionParts& parts, const Medium& medium) {
+  Bootstrap& bootstrap = medium.bootstrap;
+  const Config& config = parts.config;
+  const std::vector<HostFacts> facts = introduce(bootstrap, config);
+  parts.topology = make_topology(bootstrap.rank(), facts);
+  const ControlOptions options{
+      .connect_timeout = std::chrono::duration<double>(config.connect_timeout_s),
+      .peer_timeout = std::chrono::duration<double>(config.peer_timeout_s)};
+  parts.channel = make_together(bootstrap, options, [&] {
+    return connect_control_channel(bootstrap, ControlTree::make(bootstrap.rank(), bootstrap.size()),
+                                   facts, options);
+  });
+  configure_log(parse_log_level(config.log_level), parts.topology.rank);
+  const auto make_transport = [&] { return medium.make_transport(facts, options); };
+  HostRanks hosts;
+  if (has_own_collectives(config) && parts.topology.size > 1) {
+    hosts = make_data_plane(parts, {bootstrap, facts, options, make_transport});
+  } else {
+    parts.transport = make_transport();
+  }
+  parts.collectives = make_collectives(parts, hosts);
+}
+
 SessionParts connect_over_mpi(const Config& config, const MpiLaunch& launch) {
   SessionParts parts;
   parts.config = config;
   const std::shared_ptr<MpiBackend> backend =
       load_mpi_backend(launch, Bootstrap::Limit(config.connect_timeout_s));
   parts.backend = backend;
-  Bootstrap& bootstrap = backend->bootstrap();
-  const std::vector<HostFacts> facts = introduce(bootstrap, config);
-  parts.topology = make_topology(bootstrap.rank(), facts);
-  const ControlOptions options{
-      .connect_timeout = std::chrono::duration<double>(config.connect_timeout_s),
-      .peer_timeout = std::chrono::duration<double>(config.peer_timeout_s)};
-  parts.channel = connect_control(bootstrap, facts, options);
-  configure_log(parse_log_level(config.log_level), parts.topology.rank);
-  HostRanks hosts;
-  if (has_own_collectives(config) && parts.topology.size > 1) {
-    hosts = make_data_plane(parts, bootstrap, facts, options);
-  } else {
-    parts.transport = backend->make_transport();
-  }
-  parts.collectives = make_collectives(parts, hosts);
+  connect_ranks(parts, {backend->bootstrap(),
+                        [&](const auto&, const auto&) { return backend->make_transport(); }});
+  parts.report.launcher = fmt::format("MPI ({})", launch.variable);
   parts.report.library = backend->library_version();
   parts.report.thread_level = backend->thread_level();
   return parts;
 }
 
+SessionParts connect_over_sockets(const Config& config, const RankLaunch& launch) {
+  if (config.allreduce_algorithm == "mpi") {
+    throw Error(StatusCode::invalid_argument,
+                "SCALECOM_ALLREDUCE_ALGORITHM=mpi needs a job that was launched by MPI; start it "
+                "with mpirun, or leave the setting out");
+  }
+  SessionParts parts;
+  parts.config = config;
+  parts.report.launcher =
+      launch.attempt.empty() ? "RANK and WORLD_SIZE" : "torchrun (TORCHELASTIC_RUN_ID)";
+  const std::unique_ptr<Bootstrap> bootstrap =
+      meet(plan_rendezvous(launch, config), Bootstrap::Limit(config.connect_timeout_s));
+  connect_ranks(parts, {*bootstrap, [&](const Medium::Facts& facts, const ControlOptions& options) {
+                          const int rank = bootstrap->rank();
+                          const int size = bootstrap->size();
+                          Neighbours peers = make_together(*bootstrap, options, [&] {
+                            return connect_neighbours(*bootstrap, Links::to_all(rank, size), facts,
+                                                      options);
+                          });
+                          return make_socket_transport(rank, size, std::move(peers));
+                        }});
+  return parts;
+}
+
+SessionParts connect_launched(const Config& config) {
+  if (const MpiLaunch launch = find_mpi_launch()) return connect_over_mpi(config, launch);
+  const std::optional<RankLaunch> launch = find_rank_launch();
+  if (!launch && !config.rendezvous.empty()) {
+    throw Error(
+        StatusCode::invalid_argument,
+        "SCALECOM_RENDEZVOUS is set, but neither RANK nor WORLD_SIZE is, which say who this "
+        "process is; set them, or start it with torchrun");
+  }
+  const bool is_alone = !launch || launch->size == 1;
+  return is_alone ? connect_alone(config) : connect_over_sockets(config, *launch);
+}
+
 }  // namespace
 
 SessionParts connect_session(const Config& config) {
-  const MpiLaunch launch = find_mpi_launch();
-  SessionParts parts = launch ? connect_over_mpi(config, launch) : connect_alone(config);
+  SessionParts parts = connect_launched(config);
   for (const std::string& warning : settings_without_effect(config)) log_warning(warning);
   if (!parts.report.shared_memory.empty() && parts.topology.rank == 0) {
-    log_warning("ranks of one host do not share memory, so MPI carries their data: " +
+    log_warning("ranks of one host do not share memory, so messages carry their data: " +
                 parts.report.shared_memory);
   }
   parts.report.transport = parts.transport->name();

@@ -42,15 +42,15 @@ HostRanks apart(const HostRanks& hosts) {
 }
 
 // The board of this rank's host, and the hosts as the collectives are to see them.
-HostRanks make_board(SessionParts& parts, Bootstrap& bootstrap, const std::vector<HostFacts>& facts,
-                     const ControlOptions& options) {
+HostRanks make_board(SessionParts& parts, const DataPlaneNeeds& needs) {
   const Topology& topology = parts.topology;
-  HostRanks hosts = ranks_by_host(facts);
+  HostRanks hosts = ranks_by_host(needs.facts);
   // The same on all hosts, whose ranks work on the same blocks.
   const std::size_t slot_bytes = slot_bytes_for(most_ranks_on_a_host(hosts));
   if (parts.config.shared_memory && most_ranks_on_a_host(hosts) > 1) {
-    parts.host_segment = share_host_segment(
-        bootstrap, facts, Board::bytes_for(topology.local_size, slot_bytes), options);
+    parts.host_segment =
+        share_host_segment(needs.bootstrap, needs.facts,
+                           Board::bytes_for(topology.local_size, slot_bytes), needs.options);
     parts.report.shared_memory = parts.host_segment.problem;
     if (parts.host_segment.is_usable()) {
       parts.board = std::make_unique<Board>(parts.host_segment.segment.bytes(), topology.local_rank,
@@ -95,20 +95,19 @@ TuningResult tune_parts(SessionParts& parts, Bootstrap& bootstrap, const HostRan
 
 }  // namespace
 
-HostRanks make_data_plane(SessionParts& parts, Bootstrap& bootstrap,
-                          const std::vector<HostFacts>& facts, const ControlOptions& options) {
-  HostRanks hosts = make_board(parts, bootstrap, facts, options);
-  parts.transport = parts.backend->make_transport();
+HostRanks make_data_plane(SessionParts& parts, const DataPlaneNeeds& needs) {
+  HostRanks hosts = make_board(parts, needs);
+  parts.transport = needs.make_transport();
   parts.tuning =
       Tuning::defaults(static_cast<int>(most_ranks_on_a_host(hosts)), parts.board->slot_bytes());
   if (parts.config.tune == "off" || parts.topology.size == 1) return hosts;
-  const TuningResult result = tune_parts(parts, bootstrap, hosts);
+  const TuningResult result = tune_parts(parts, needs.bootstrap, hosts);
   parts.tuning = result.tuning;
   parts.report.tuning_source = result.source;
   if (result.is_out_of_step) {
     parts.board.reset();
-    hosts = make_board(parts, bootstrap, facts, options);
-    parts.transport = parts.backend->make_transport();
+    hosts = make_board(parts, needs);
+    parts.transport = needs.make_transport();
   }
   return hosts;
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -11,12 +12,19 @@
 
 namespace scalecom {
 
-/// Gives `parts`, whose config, topology and backend are there, the board, the transport and the
-/// tuning of the library's own collectives. Called by all ranks. Where the measurement failed,
-/// board and transport are made anew: what it left on them is out of step. Returns the hosts as the
+/// What the data plane is made with, and of: every rank calls make_transport() at once.
+struct DataPlaneNeeds {
+  Bootstrap& bootstrap;
+  const std::vector<HostFacts>& facts;
+  const ControlOptions& options;
+  std::function<std::unique_ptr<Transport>()> make_transport;
+};
+
+/// Gives `parts`, whose config and topology are there, the board, the transport and the tuning of
+/// the library's own collectives. Called by all ranks. Where the measurement failed, board and
+/// transport are made anew: what it left on them is out of step. Returns the hosts as the
 /// collectives are to see them.
-HostRanks make_data_plane(SessionParts& parts, Bootstrap& bootstrap,
-                          const std::vector<HostFacts>& facts, const ControlOptions& options);
+HostRanks make_data_plane(SessionParts& parts, const DataPlaneNeeds& needs);
 
 /// The collectives over what `parts` has.
 std::unique_ptr<Collectives> make_collectives(const SessionParts& parts, const HostRanks& hosts);

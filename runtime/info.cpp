@@ -20,6 +20,7 @@ json describe_loadable() {
 
 json describe_session(const SessionReport& report, const Topology& topology) {
   return {
+      {"launcher", report.launcher},
       {"transport", report.transport},
       {"collectives", report.collectives},
       {"shared_memory", report.shared_memory.empty() ? "yes" : "no (" + report.shared_memory + ")"},

@@ -1,6 +1,10 @@
 #pragma once
 
+#include <optional>
 #include <string>
+
+#include "runtime/control/rendezvous.hpp"
+#include "scalecom/config.hpp"
 
 namespace scalecom {
 
@@ -12,7 +16,27 @@ struct MpiLaunch {
   explicit operator bool() const noexcept { return !variable.empty(); }
 };
 
-/// Defined in config_env.cpp.
+/// Nothing in a process that torchrun started (TORCHELASTIC_RUN_ID): an MPI launcher's variables
+/// are then those of torchrun itself. Defined in config_env.cpp.
 MpiLaunch find_mpi_launch();
+
+/// How the environment says which rank of a job without MPI this process is: RANK, WORLD_SIZE and
+/// the others that torchrun sets.
+struct RankLaunch {
+  int rank = 0;
+  int size = 1;
+  std::string master_address;  ///< empty where it is not set
+  int master_port = 0;         ///< 0 where it is not set
+  bool is_one_host = false;    ///< LOCAL_WORLD_SIZE is WORLD_SIZE
+  std::string attempt;         ///< tells one start by torchrun from another; empty without it
+};
+
+/// Where they meet, from that and SCALECOM_RENDEZVOUS. Throws Error(invalid_argument) where nothing
+/// says it. Pure; defined in launch.cpp.
+Rendezvous plan_rendezvous(const RankLaunch& launch, const Config& config);
+
+/// Nothing where neither RANK nor WORLD_SIZE is set. Throws Error(invalid_argument) for one without
+/// the other, and for a value that is not allowed. Defined in config_env.cpp.
+std::optional<RankLaunch> find_rank_launch();
 
 }  // namespace scalecom

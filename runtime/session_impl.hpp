@@ -74,8 +74,8 @@ class SessionImpl {
   std::thread thread_;
 };
 
-/// Finds the other ranks and wires a session: under an MPI launcher over MPI, else alone.
-/// See Session::connect.
+/// Finds the other ranks and wires a session: under an MPI launcher over MPI, else over sockets
+/// where RANK and WORLD_SIZE say so, else alone. See Session::connect.
 SessionParts connect_session(const Config& config);
 
 }  // namespace scalecom

@@ -110,6 +110,36 @@ Setting cycle_time() {
       }};
 }
 
+Setting rendezvous() {
+  return {"RENDEZVOUS",
+          "",
+          "host:port, with a port of 1 to 65535",
+          "Where the ranks of a job without MPI meet, on the host of rank 0. Not set: at "
+          "MASTER_ADDR, on the first free one of the 16 ports behind MASTER_PORT.",
+          [](Config& config, const std::string& text) {
+            const std::size_t colon = text.rfind(':');
+            std::int64_t port = 0;
+            if (colon == std::string::npos || colon == 0) return false;
+            if (!parse_integer(text.substr(colon + 1), 1, 65535, port)) return false;
+            config.rendezvous = text;
+            return true;
+          },
+          [](const Config& config) { return config.rendezvous; }};
+}
+
+Setting rendezvous_key() {
+  return {"RENDEZVOUS_KEY",
+          "",
+          "any text",
+          "A secret that ranks must know to be let in where they meet, and that is never shown: "
+          "needed where strangers reach the host of rank 0 over the network.",
+          [](Config& config, const std::string& text) {
+            config.rendezvous_key = text;
+            return true;
+          },
+          [](const Config& config) { return config.rendezvous_key.empty() ? "" : "set"; }};
+}
+
 Setting must_agree(Setting setting) {
   setting.must_agree = true;
   return setting;
@@ -195,6 +225,8 @@ void add_core(std::vector<Setting>& table) {
                        "... and fails the session after this time. 0: never."));
   table.push_back(real("CONNECT_TIMEOUT", &Config::connect_timeout_s, 0.1, 86400.0, "s",
                        "Longest time for the ranks to find each other at init."));
+  table.push_back(rendezvous());
+  table.push_back(rendezvous_key());
   table.push_back(real("COLLECTIVE_TIMEOUT", &Config::collective_timeout_s, 0.1, 1e6, "s",
                        "Longest time one collective may take before its session fails."));
   table.push_back(real("PEER_TIMEOUT", &Config::peer_timeout_s, 1.0, 3600.0, "s",

@@ -28,6 +28,11 @@ struct SCALECOM_API Config {
   double stall_shutdown_time_s = 0.0;
   /// Longest time for the ranks to find each other at init.
   double connect_timeout_s = 60.0;
+  /// host:port at which the ranks of a job without MPI meet; empty: MASTER_ADDR and a port above
+  /// MASTER_PORT.
+  std::string rendezvous;
+  /// What ranks must know to be let in there.
+  std::string rendezvous_key;
   /// Longest time one collective may take before its session fails.
   double collective_timeout_s = 600.0;
   /// A peer that stops answering on the network (no reset, no end of stream) is lost after this.

@@ -90,7 +90,8 @@ struct ResidualInfo {
 
 /// What was loaded and how the ranks are connected, for scalecom-info.
 struct SessionReport {
-  std::string transport;    ///< between hosts: "mpi", "loopback"
+  std::string launcher;     ///< what said who this rank is: "MPI (OMPI_COMM_WORLD_SIZE)", ...
+  std::string transport;    ///< between hosts: "mpi", "sockets", "loopback"
   std::string collectives;  ///< "shared memory", "messages", "mpi"
   std::string
       shared_memory;    ///< why ranks of a host do not share memory; empty: they do, or need not
@@ -112,9 +113,10 @@ class SessionImpl;
 /// nothing; everything later arrives in the ticket.
 class SCALECOM_API Session {
  public:
-  /// Joins the job this process was launched in: under mpirun over MPI, otherwise alone as one
-  /// rank. Throws Error when the ranks cannot be connected in config.connect_timeout_s, when MPI
-  /// is missing or its thread level is too low, or when ranks disagree about settings.
+  /// Joins the job this process was launched in: under mpirun over MPI; over sockets as the rank
+  /// that RANK and WORLD_SIZE say (torchrun sets them); otherwise alone as one rank. Throws Error
+  /// when the ranks cannot be connected in config.connect_timeout_s, when MPI is missing or its
+  /// thread level is too low, or when ranks disagree about settings.
   static std::unique_ptr<Session> connect(const Config& config);
 
   /// For tests and programs with their own wiring; see runtime/session_impl.hpp.

@@ -62,6 +62,10 @@ std::string random_bytes(std::size_t size) {
   return bytes;
 }
 
+std::string derive_key(const std::string& secret, const std::string& text) {
+  return mac(secret, text);
+}
+
 std::string Handshake::answer(std::string_view challenge, int child) const {
   const std::string body = random_bytes(kNonceBytes) + to_bytes(child);
   return body + answer_mac(*this, challenge, body);

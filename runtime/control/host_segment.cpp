@@ -55,7 +55,7 @@ HostSegment share_host_segment(Bootstrap& bootstrap, const std::vector<HostFacts
     // The connections end here, which tells who waits for a segment that could not be made.
     Neighbours neighbours;
     try {
-      neighbours = connect_neighbours(bootstrap, star, facts, options);
+      neighbours = connect_neighbours(bootstrap, Links::of(star), facts, options);
       if (star.parent >= 0) {
         shared.segment = take(neighbours, bytes, deadline);
       } else {

@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "runtime/control/host_facts.hpp"
-#include "runtime/control/sockets.hpp"
 #include "runtime/control/tree.hpp"
 #include "transport/bootstrap.hpp"
+#include "transport/socket/sockets.hpp"
 
 namespace scalecom {
 
@@ -16,15 +16,27 @@ struct ControlOptions {
   std::chrono::duration<double> peer_timeout{5.0};
 };
 
-/// Sockets to this rank's neighbours in a tree, by rank.
+/// Whom a rank connects with: it asks its parents, and its children ask it. Nobody is asked by a
+/// rank below the asked one, so that the ranks' waits for each other have an end.
+struct Links {
+  int rank = 0;
+  std::vector<int> parents;   ///< ascending
+  std::vector<int> children;  ///< ascending
+
+  static Links of(const ControlTree& tree);
+  /// Every rank with every other.
+  static Links to_all(int rank, int size);
+};
+
+/// Sockets to this rank's neighbours, by rank.
 using Neighbours = std::map<int, Socket>;
 
-/// Connects this rank with its neighbours in the tree: Unix sockets inside a host, TCP between
+/// Connects this rank with its neighbours: Unix sockets inside a host, TCP between
 /// hosts, listening only on the addresses that lead to a child. Rank 0's random session key and the
 /// addresses travel over `bootstrap`; every connection is authenticated (see handshake.hpp), and
 /// strangers are dropped. `facts` are those of all ranks, and every rank of the job calls, also one
 /// without neighbours. Throws Error(timed_out) that names the ranks which are missing.
-Neighbours connect_neighbours(Bootstrap& bootstrap, const ControlTree& tree,
+Neighbours connect_neighbours(Bootstrap& bootstrap, const Links& links,
                               const std::vector<HostFacts>& facts, const ControlOptions& options);
 
 }  // namespace scalecom

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "runtime/control/control_channel.hpp"
-#include "runtime/control/sockets.hpp"
+#include "transport/socket/sockets.hpp"
 
 namespace scalecom {
 

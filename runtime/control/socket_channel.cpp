@@ -14,7 +14,7 @@
 
 #include "base/error.hpp"
 #include "runtime/control/peer_connection.hpp"
-#include "runtime/control/sockets.hpp"
+#include "transport/socket/sockets.hpp"
 
 namespace scalecom {
 namespace {
@@ -114,7 +114,7 @@ std::unique_ptr<ControlChannel> connect_control_channel(Bootstrap& bootstrap,
                                                         const std::vector<HostFacts>& facts,
                                                         const ControlOptions& options) {
   Connections connections;
-  for (auto& [peer, socket] : connect_neighbours(bootstrap, tree, facts, options)) {
+  for (auto& [peer, socket] : connect_neighbours(bootstrap, Links::of(tree), facts, options)) {
     connections.emplace(peer, PeerConnection(std::move(socket)));
   }
   return std::make_unique<SocketChannel>(std::move(connections));

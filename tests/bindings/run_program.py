@@ -10,7 +10,7 @@ import traceback
 
 def main():
     target, folder, arguments = sys.argv[1:]
-    rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
+    rank = int(os.environ.get("OMPI_COMM_WORLD_RANK") or os.environ.get("RANK") or "0")
     module, function = target.split(":")
     try:
         program = getattr(importlib.import_module(module), function)

@@ -5,6 +5,6 @@ scalecom_test(NAME unit_runtime LABELS unit TIMEOUT 600
           runtime/session_parts_test.cpp runtime/session_fault_test.cpp
           runtime/session_priority_test.cpp runtime/session_sparse_test.cpp
           runtime/session_steady_test.cpp runtime/session_threads_test.cpp
-          runtime/data_plane_test.cpp runtime/worker_pool_test.cpp
+          runtime/data_plane_test.cpp runtime/worker_pool_test.cpp runtime/launch_test.cpp
   LIBRARIES scalecom_runtime scalecom_test_support)
 endif()

@@ -13,7 +13,8 @@ def init(comm=None, process_sets=None):
     """Joins the job this process was launched in. Call it once, before anything else; further calls
     do nothing.
 
-    Under mpirun all of its processes are the job, otherwise this process alone. `comm` may be None
+    Under mpirun or torchrun all of its processes are the job, and so are processes with RANK,
+    WORLD_SIZE, MASTER_ADDR and MASTER_PORT; otherwise this process alone. `comm` may be None
     or the list of all ranks. Raises ValueError when the ranks cannot be connected or the
     environment is wrong; the message says what to do.
     """

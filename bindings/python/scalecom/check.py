@@ -1,4 +1,5 @@
-"""python -m scalecom.check: does this installation work here? Run it alone or under mpirun."""
+"""python -m scalecom.check: does this installation work here? Run it alone, under mpirun or
+torchrun."""
 
 import array
 import ctypes

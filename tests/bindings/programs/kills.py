@@ -95,4 +95,4 @@ def lose_a_rank_at_work(victim, work, turns, delay):
     failed_at = time.monotonic()
     hvd.shutdown()
     return {"message": message, "killed_at": killed_at, "failed_at": failed_at,
-            "left_at": time.monotonic(), "job": int(os.environ["OMPI_MCA_ess_base_jobid"])}
+            "left_at": time.monotonic(), "job": int(os.environ.get("OMPI_MCA_ess_base_jobid", "0"))}

@@ -126,6 +126,73 @@ TEST_CASE("the launcher is known by its variable, which may tell how many ranks 
   CHECK(find_mpi_launch().ranks == 4);
 }
 
+TEST_CASE("an MPI launcher that started torchrun is not the one that started its ranks") {
+  const Variable launched("OMPI_COMM_WORLD_SIZE", "4");
+  const Variable by_torchrun("TORCHELASTIC_RUN_ID", "none");
+  CHECK_FALSE(find_mpi_launch());
+}
+
+TEST_CASE("RANK and WORLD_SIZE say who a process is, both or neither, and within each other") {
+  CHECK_FALSE(find_rank_launch());
+  const auto problem_of = [](const char* rank, const char* size) -> std::string {
+    const Variable rank_variable("RANK", rank);
+    const Variable size_variable("WORLD_SIZE", size);
+    try {
+      find_rank_launch();
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "none";
+  };
+  CHECK_THAT(problem_of("0", ""), Contains("RANK is set and WORLD_SIZE is not"));
+  CHECK_THAT(problem_of("", "2"), Contains("WORLD_SIZE is set and RANK is not"));
+  CHECK(problem_of("2", "2") == "RANK=2 is not allowed; allowed: 0 to 1");
+  CHECK(problem_of("-1", "2") == "RANK=-1 is not allowed; allowed: 0 to 1");
+  CHECK(problem_of("one", "2") == "RANK=one is not allowed; allowed: 0 to 1");
+  CHECK_THAT(problem_of("0", "0"), Contains("WORLD_SIZE=0 is not allowed"));
+  CHECK_THAT(problem_of("0", "2x"), Contains("WORLD_SIZE=2x is not allowed"));
+  CHECK(problem_of("1", "2") == "none");
+}
+
+TEST_CASE("torchrun's variables say where the ranks are and which start it is") {
+  const Variable rank("RANK", "1");
+  const Variable size("WORLD_SIZE", "2");
+  const Variable address("MASTER_ADDR", "host");
+  {
+    const Variable port("MASTER_PORT", "http");
+    CHECK_THROWS_WITH(find_rank_launch(), Contains("MASTER_PORT=http is not allowed"));
+  }
+  const Variable port("MASTER_PORT", "29500");
+  CHECK_FALSE(find_rank_launch()->is_one_host);
+  CHECK(find_rank_launch()->attempt.empty());
+  const Variable local_size("LOCAL_WORLD_SIZE", "2");
+  const Variable run("TORCHELASTIC_RUN_ID", "seven");
+  const Variable restarts("TORCHELASTIC_RESTART_COUNT", "3");
+  const auto launch = find_rank_launch();
+  CHECK(launch->rank == 1);
+  CHECK(launch->size == 2);
+  CHECK(launch->master_address == "host");
+  CHECK(launch->master_port == 29500);
+  CHECK(launch->is_one_host);
+  CHECK(launch->attempt == "seven/3");
+}
+
+TEST_CASE("a meeting place is host and port, and the key is never shown") {
+  {
+    const Variable place("SCALECOM_RENDEZVOUS", GENERATE("host", "host:", ":1", "host:0", "h:x"));
+    CHECK_THROWS_WITH(Config::from_environment(), Contains("host:port"));
+  }
+  const Variable place("SCALECOM_RENDEZVOUS", "host:4000");
+  const Variable key("SCALECOM_RENDEZVOUS_KEY", "secret");
+  const Config config = Config::from_environment();
+  CHECK(config.rendezvous == "host:4000");
+  CHECK(config.rendezvous_key == "secret");
+  for (const SettingReport& setting : describe_settings(config)) {
+    CHECK(setting.value.find("secret") == std::string::npos);
+  }
+  CHECK(agreement_fingerprint(config).find("secret") == std::string::npos);
+}
+
 TEST_CASE("docs/configuration.md is the table") {
   std::ifstream file(SCALECOM_CONFIGURATION_PAGE);
   std::ostringstream page;

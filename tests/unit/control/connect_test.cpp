@@ -8,11 +8,11 @@
 #include "runtime/control/handshake.hpp"
 #include "runtime/control/host_segment.hpp"
 #include "runtime/control/socket_channel.hpp"
-#include "runtime/control/sockets.hpp"
 #include "scalecom/status.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/ranks.hpp"
 #include "tests/support/thread_bootstrap.hpp"
+#include "transport/socket/sockets.hpp"
 
 using namespace scalecom;
 using Catch::Contains;

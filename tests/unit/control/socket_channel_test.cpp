@@ -14,9 +14,9 @@
 
 #include "runtime/control/handshake.hpp"
 #include "runtime/control/socket_channel.hpp"
-#include "runtime/control/sockets.hpp"
 #include "scalecom/status.hpp"
 #include "tests/support/catch.hpp"
+#include "transport/socket/sockets.hpp"
 
 using namespace scalecom;
 using Catch::Contains;

@@ -50,26 +50,7 @@ class HeldUpBootstrap final : public Bootstrap {
 };
 
 // A new loopback world for each transport that the ranks make.
-class LoopbackBackend final : public MpiBackend {
- public:
-  using Worlds = std::array<LoopbackWorld, 2>;
-  LoopbackBackend(Worlds& worlds, Bootstrap& bootstrap) : worlds_(worlds), bootstrap_(bootstrap) {}
-
-  Bootstrap& bootstrap() noexcept override { return bootstrap_; }
-  std::unique_ptr<Transport> make_transport() override {
-    return worlds_.at(made_++).make_transport(bootstrap_.rank());
-  }
-  std::unique_ptr<Collectives> make_collectives() override { return nullptr; }
-  std::string library_version() const override { return "none"; }
-  std::string thread_level() const override { return "none"; }
-  void set_failed() noexcept override {}
-  std::size_t made() const { return made_; }
-
- private:
-  Worlds& worlds_;
-  Bootstrap& bootstrap_;
-  std::size_t made_ = 0;
-};
+using Worlds = std::array<LoopbackWorld, 2>;
 
 struct Outcome {
   std::string source;
@@ -82,20 +63,20 @@ struct Outcome {
 std::vector<Outcome> run_world(bool shared_memory, HoldUp& hold, double limit_s) {
   const std::vector<HostFacts> facts(kSize, {"here", "one", {"127.0.0.1"}});
   Exchange exchange(kSize);
-  LoopbackBackend::Worlds worlds{LoopbackWorld(kSize), LoopbackWorld(kSize)};
+  Worlds worlds{LoopbackWorld(kSize), LoopbackWorld(kSize)};
   std::vector<Outcome> outcomes(kSize);
   run_ranks(kSize, [&](int rank) {
     HeldUpBootstrap bootstrap(exchange, rank, hold);
-    const auto backend = std::make_shared<LoopbackBackend>(worlds, bootstrap);
     SessionParts parts;
-    parts.backend = backend;
     parts.config.shared_memory = shared_memory;
     parts.config.connect_timeout_s = limit_s;
     parts.config.cache_directory.clear();
     parts.topology = make_topology(rank, facts);
-    const HostRanks hosts = make_data_plane(
-        parts, bootstrap, facts,
-        {.connect_timeout = Bootstrap::Limit(limit_s), .peer_timeout = Bootstrap::Limit(5.0)});
+    const ControlOptions options{.connect_timeout = Bootstrap::Limit(limit_s),
+                                 .peer_timeout = Bootstrap::Limit(5.0)};
+    std::size_t made = 0;
+    const auto make_transport = [&] { return worlds.at(made++).make_transport(rank); };
+    const HostRanks hosts = make_data_plane(parts, {bootstrap, facts, options, make_transport});
     parts.collectives = make_collectives(parts, hosts);
     std::vector<float> values(kCount, static_cast<float>(rank + 1));
     const WaitContext context{Deadline::after(std::chrono::seconds(20))};
@@ -103,8 +84,8 @@ std::vector<Outcome> run_world(bool shared_memory, HoldUp& hold, double limit_s)
                                   ReduceOp::sum, context);
     const bool are_equal =
         std::all_of(values.begin(), values.end(), [&](float v) { return v == values.front(); });
-    outcomes[static_cast<std::size_t>(rank)] = {parts.report.tuning_source, parts.tuning,
-                                                backend->made(), are_equal ? values.front() : -1};
+    outcomes[static_cast<std::size_t>(rank)] = {parts.report.tuning_source, parts.tuning, made,
+                                                are_equal ? values.front() : -1};
   });
   return outcomes;
 }

@@ -1,6 +1,7 @@
-#include "runtime/control/sockets.hpp"
+#include "transport/socket/sockets.hpp"
 
 #include <arpa/inet.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -13,6 +14,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
+#include <memory>
 #include <utility>
 
 #include "scalecom/status.hpp"
@@ -20,11 +22,9 @@
 namespace scalecom {
 namespace {
 
-constexpr int kBacklog = 64;
-
 [[noreturn]] void fail(const std::string& what) {
   throw Error(StatusCode::unavailable,
-              "the control connection cannot be set up: " + what + ": " + std::strerror(errno));
+              "a connection cannot be set up: " + what + ": " + std::strerror(errno));
 }
 
 Socket make_socket(int family) {
@@ -75,27 +75,76 @@ Socket& Socket::operator=(Socket&& other) noexcept {
   return *this;
 }
 
-Socket listen_unix(const std::string& name) {
+Socket try_listen_unix(const std::string& name) {
   Socket listener = make_socket(AF_UNIX);
   const auto [address, length] = unix_address(name);
-  if (bind(listener.descriptor(), reinterpret_cast<const sockaddr*>(&address), length) != 0 ||
-      listen(listener.descriptor(), kBacklog) != 0) {
+  if (bind(listener.descriptor(), reinterpret_cast<const sockaddr*>(&address), length) != 0) {
+    if (errno == EADDRINUSE) return {};
     fail("listening on a Unix socket");
+  }
+  if (listen(listener.descriptor(), SOMAXCONN) != 0) fail("listening on a Unix socket");
+  return listener;
+}
+
+Socket listen_unix(const std::string& name) {
+  Socket listener = try_listen_unix(name);
+  if (!listener.is_open()) fail("listening on a Unix socket");
+  return listener;
+}
+
+Socket try_listen_tcp(const std::string& address, int port) {
+  Socket listener = make_socket(AF_INET);
+  // Connections of a job before that are dying out do not hold the port.
+  const int yes = 1;
+  setsockopt(listener.descriptor(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+  const sockaddr_in bound = tcp_address(address, port);
+  if (bind(listener.descriptor(), reinterpret_cast<const sockaddr*>(&bound), sizeof bound) != 0 ||
+      listen(listener.descriptor(), SOMAXCONN) != 0) {
+    if (errno == EADDRINUSE || errno == EACCES) return {};
+    fail("listening on " + address);
   }
   return listener;
 }
 
 Socket listen_tcp(const std::string& address, int& port) {
-  Socket listener = make_socket(AF_INET);
-  sockaddr_in bound = tcp_address(address, 0);
+  Socket listener = try_listen_tcp(address, 0);
+  sockaddr_in bound{};
   socklen_t length = sizeof bound;
-  if (bind(listener.descriptor(), reinterpret_cast<const sockaddr*>(&bound), length) != 0 ||
-      listen(listener.descriptor(), kBacklog) != 0 ||
+  if (!listener.is_open() ||
       getsockname(listener.descriptor(), reinterpret_cast<sockaddr*>(&bound), &length) != 0) {
     fail("listening on " + address);
   }
   port = ntohs(bound.sin_port);
   return listener;
+}
+
+bool is_of_another_user(const Socket& socket) {
+  int family = AF_UNSPEC;
+  socklen_t length = sizeof family;
+  getsockopt(socket.descriptor(), SOL_SOCKET, SO_DOMAIN, &family, &length);
+  if (family != AF_UNIX) return false;
+  ucred peer{};
+  length = sizeof peer;
+  return getsockopt(socket.descriptor(), SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 ||
+         peer.uid != geteuid();
+}
+
+bool is_hung_up(const Socket& socket) {
+  pollfd descriptor{socket.descriptor(), POLLRDHUP, 0};
+  return poll(&descriptor, 1, 0) > 0;
+}
+
+std::string resolve(const std::string& host) {
+  addrinfo wanted{};
+  wanted.ai_family = AF_INET;
+  wanted.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  if (getaddrinfo(host.c_str(), nullptr, &wanted, &found) != 0) return {};
+  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> list(found, &freeaddrinfo);
+  char text[INET_ADDRSTRLEN] = "";
+  const auto* address = reinterpret_cast<const sockaddr_in*>(list->ai_addr);
+  inet_ntop(AF_INET, &address->sin_addr, text, sizeof text);
+  return text;
 }
 
 Socket connect_unix(const std::string& name) {

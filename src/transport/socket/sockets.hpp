@@ -28,8 +28,24 @@ class Socket {
 /// Listens on an abstract Unix address (nothing on disk). `name` is free in this namespace.
 Socket listen_unix(const std::string& name);
 
+/// As listen_unix(), or a closed socket where the name is taken.
+Socket try_listen_unix(const std::string& name);
+
 /// Listens on one numeric IPv4 address and any free port, which is written to `port`.
 Socket listen_tcp(const std::string& address, int& port);
+/// Listens on that port, or gives a closed socket where it is taken. 0.0.0.0: on all addresses.
+Socket try_listen_tcp(const std::string& address, int port);
+
+/// Whether a process of another user is at the other end of a Unix socket, as the kernel tells. Of
+/// a TCP connection that is not known: false.
+bool is_of_another_user(const Socket& socket);
+
+/// Whether the other end has closed; what it sent before may still be there to read.
+bool is_hung_up(const Socket& socket);
+
+/// The numeric IPv4 address of a host; empty when there is none (yet). Asks the system's resolver,
+/// which has time-outs of its own.
+std::string resolve(const std::string& host);
 
 /// A connection, or a closed socket when the peer refuses or the deadline passes.
 Socket connect_unix(const std::string& name);

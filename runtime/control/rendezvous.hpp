@@ -1,0 +1,44 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "transport/bootstrap.hpp"
+
+namespace scalecom {
+
+/// Where the ranks of a job without MPI meet, as its environment tells each of them.
+struct Rendezvous {
+  int rank = 0;
+  int size = 1;
+  /// The same on all ranks, and another in another job.
+  std::string job;
+  /// What ranks must know to be let in; may be empty.
+  std::string secret;
+  /// Rank 0's host: a name or a numeric IPv4 address.
+  std::string host;
+  /// Rank 0 takes the first that is free, the others try them all.
+  std::vector<int> ports;
+  /// All ranks are on one host: nobody listens to a network.
+  bool is_one_host = false;
+};
+
+/// Brings the ranks together, without MPI: rank 0 listens, the others connect to it, and it passes
+/// on what they exchange. It listens on an abstract Unix socket named by the job, to processes of
+/// its own user only, and, unless all are on one host (also where `host` is localhost or
+/// 127.x.x.x), on one of the TCP ports of `host`. Both ends prove by HMAC-SHA256
+/// (runtime/control/handshake.hpp) that they know `job` and `secret` before a byte of the other
+/// counts; who does not is dropped and holds nobody up. Over TCP the secret is all that keeps
+/// strangers out, and nothing is encrypted.
+///
+/// Throws Error on every rank that has come: timed_out naming the ranks that have not within
+/// `limit`; invalid_argument for two processes of one rank, a rank outside of the job, world sizes
+/// that differ; unavailable for a meeting place that is taken. A rank that leaves before all have
+/// come may come again. The exchanges of the bootstrap name the ranks that are lost or late.
+std::unique_ptr<Bootstrap> meet(const Rendezvous& rendezvous, Bootstrap::Limit limit);
+
+/// The name of the abstract Unix socket at which the ranks of a job of this user meet.
+std::string meeting_name(const std::string& job);
+
+}  // namespace scalecom

@@ -1,0 +1,54 @@
+#include "runtime/launch.hpp"
+
+#include <fmt/format.h>
+
+#include "scalecom/status.hpp"
+
+namespace scalecom {
+namespace {
+
+// MASTER_PORT itself belongs to torch: to torchrun's agent, or to rank 0's own process group.
+constexpr int kPortsTried = 16;
+constexpr int kPortMin = 1024;
+constexpr int kPortMax = 65535;
+
+std::vector<int> ports_behind(int port) {
+  std::vector<int> ports;
+  for (int step = 1; step <= kPortsTried; ++step) {
+    const int next = port + step;
+    ports.push_back(next <= kPortMax ? next : kPortMin + next - kPortMax - 1);
+  }
+  return ports;
+}
+
+}  // namespace
+
+Rendezvous plan_rendezvous(const RankLaunch& launch, const Config& config) {
+  Rendezvous rendezvous;
+  rendezvous.rank = launch.rank;
+  rendezvous.size = launch.size;
+  rendezvous.secret = config.rendezvous_key;
+  rendezvous.is_one_host = launch.is_one_host;
+  if (!config.rendezvous.empty()) {
+    const std::size_t colon = config.rendezvous.rfind(':');
+    const std::string port = config.rendezvous.substr(colon + 1);
+    rendezvous.host = config.rendezvous.substr(0, colon);
+    rendezvous.ports = {std::stoi(port)};
+    rendezvous.job = "port " + port;
+  } else {
+    if (launch.master_address.empty() || launch.master_port == 0) {
+      throw Error(StatusCode::invalid_argument,
+                  fmt::format("RANK and WORLD_SIZE are set and {} is not, so that the ranks do not "
+                              "know where to meet; set MASTER_ADDR and MASTER_PORT as torchrun "
+                              "does, or SCALECOM_RENDEZVOUS=host:port",
+                              launch.master_address.empty() ? "MASTER_ADDR" : "MASTER_PORT"));
+    }
+    rendezvous.host = launch.master_address;
+    rendezvous.ports = ports_behind(launch.master_port);
+    rendezvous.job = fmt::format("MASTER_PORT {}", launch.master_port);
+  }
+  if (!launch.attempt.empty()) rendezvous.job += ", run " + launch.attempt;
+  return rendezvous;
+}
+
+}  // namespace scalecom

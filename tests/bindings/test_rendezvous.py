@@ -1,0 +1,261 @@
+"""Jobs without MPI: ranks started as plain processes, and by torchrun."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import HERE, Outcome, rank_environment, run_limited
+from programs.claims import names
+
+BIN = pathlib.Path(sys.executable).parent
+EXAMPLES = HERE.parent.parent / "docs" / "examples"
+MPI_VARIABLES = ("OMPI_", "PMI_", "PMIX_")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def environment(extra=None):
+    """As of a machine without MPI: nothing of it in the environment, on the path, or to load."""
+    kept = {name: value for name, value in rank_environment(extra).items()
+            if not name.startswith(MPI_VARIABLES)}
+    return {**kept, "PATH": f"{BIN}:/usr/bin:/bin:/usr/sbin"}
+
+
+def rank_variables(rank, ranks, port):
+    return {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+class Job:
+    """Ranks as plain processes. variables(rank): more of the environment, or less where None."""
+
+    def __init__(self, folder, ranks, program, arguments=None, *, port=None, env=None,
+                 variables=lambda rank: {}, starting=None, wrapper=()):
+        self.folder = folder / f"job{len(list(folder.iterdir()))}"
+        self.folder.mkdir()
+        self.ranks = ranks
+        port = port or free_port()
+        self.processes = {}
+        for rank in range(ranks) if starting is None else starting:
+            own = {**environment(env), **rank_variables(rank, ranks, port), **variables(rank)}
+            own = {name: value for name, value in own.items() if value is not None}
+            log = open(self.folder / f"log{rank}", "w+")
+            self.processes[rank] = subprocess.Popen(
+                [*wrapper, sys.executable, HERE / "run_program.py", program, self.folder,
+                 json.dumps(arguments or {})],
+                env=own, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def outcome(self, timeout=60):
+        deadline = time.monotonic() + timeout
+        try:
+            for process in self.processes.values():
+                process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            pass  # It gave no verdict.
+        finally:
+            for process in self.processes.values():
+                process.kill()
+                process.wait()
+        output = "".join(path.read_text() for path in sorted(self.folder.glob("log*")))
+        return Outcome(self.folder, self.ranks, None, output)
+
+
+@pytest.mark.parametrize("shared_memory", ["1", "0"])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_plain_processes_are_a_job(tmp_path, ranks, shared_memory):
+    job = Job(tmp_path, ranks, "programs.rendezvous:work",
+              env={"SCALECOM_SHARED_MEMORY": shared_memory})
+    for rank, value in enumerate(job.outcome().check()):
+        assert value["is_right"]
+        assert (value["rank"], value["size"]) == (rank, ranks)
+        assert (value["local_rank"], value["local_size"], value["cross_rank"]) == (rank, ranks, 0)
+        assert not value["has_mpi"]
+        if ranks > 1:
+            assert value["launcher"] == "RANK and WORLD_SIZE"
+            assert value["transport"] == "sockets"
+            shares = value["collectives"] == "shared memory"
+            assert shares == (shared_memory == "1"), value
+
+
+@pytest.mark.parametrize("claim", names("programs.collectives") + names("programs.parts"))
+def test_all_operations_work_over_sockets_alone(socket_claims, claim):
+    socket_claims(claim)
+
+
+@pytest.fixture(scope="module")
+def socket_claims(tmp_path_factory):
+    """The claims about healthy jobs on three ranks without MPI and shared memory."""
+    folder = tmp_path_factory.mktemp("sockets")
+    verdicts = {}
+
+    def check(claim):
+        for module in ("programs.collectives", "programs.parts"):
+            if claim not in names(module):
+                continue
+            if module not in verdicts:
+                job = Job(folder, 3, "programs.claims:check_all", {"module": module},
+                          env={"SCALECOM_SHARED_MEMORY": "0",
+                               "SCALECOM_STALL_SHUTDOWN_TIME_SECONDS": "20"})
+                verdicts[module] = job.outcome(120).check()
+            problems = [f"rank {rank}:\n{verdict[claim]}"
+                        for rank, verdict in enumerate(verdicts[module]) if verdict[claim]]
+            assert not problems, "\n".join(problems)
+
+    return check
+
+
+def torchrun(ranks, *arguments, env=None):
+    pytest.importorskip("torch.distributed.run")
+    command = [sys.executable, "-m", "torch.distributed.run", *arguments,
+               f"--nproc_per_node={ranks}"]
+    return [*command, str(EXAMPLES / "ten_lines.py")], environment(env)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_torchrun_starts_a_job(ranks):
+    command, env = torchrun(ranks, "--standalone")
+    status, output = run_limited(command, 120, env=env)
+    assert status == 0, output
+    assert {int(rank) for rank in re.findall(rf"rank (\d+) of {ranks}: loss", output)} == set(
+        range(ranks)), output
+
+
+def test_torchrun_under_mpirun_is_the_launcher():
+    """Its ranks inherit mpirun's variables, in which they all have one number."""
+    command, env = torchrun(2, "--master_addr=127.0.0.1", f"--master_port={free_port()}")
+    env.update(OMPI_COMM_WORLD_SIZE="1", OMPI_COMM_WORLD_RANK="0", PMIX_RANK="0")
+    status, output = run_limited(command, 120, env=env)
+    assert status == 0, output
+    assert "rank 1 of 2: loss" in output
+
+
+def test_two_jobs_at_once_each_have_their_own_ranks(tmp_path):
+    jobs = [Job(tmp_path, 2, "programs.rendezvous:sum_of", {"value": value})
+            for value in (10.0, 20.0)]
+    assert [job.outcome().check() for job in jobs] == [[20.0, 20.0], [40.0, 40.0]]
+
+
+def test_sessions_follow_each_other_at_one_place(tmp_path):
+    job = Job(tmp_path, 2, "programs.rendezvous:connect_again", {"times": 5})
+    assert job.outcome().check() == [[2.0] * 5] * 2
+
+
+def test_a_rank_that_does_not_come_is_named(tmp_path):
+    job = Job(tmp_path, 3, "programs.rendezvous:fail_to_connect", starting=[0, 2],
+              env={"SCALECOM_CONNECT_TIMEOUT": "1"})
+    outcome = job.outcome()
+    for rank in (0, 2):
+        assert "rank 1 of 3 did not come to init() within 1 s" in outcome.values[rank], outcome
+
+
+def test_a_missing_rank_0_is_named(tmp_path):
+    job = Job(tmp_path, 2, "programs.rendezvous:fail_to_connect", starting=[1],
+              env={"SCALECOM_CONNECT_TIMEOUT": "1"})
+    assert "rank 1 did not find rank 0" in job.outcome().values[1]
+
+
+def test_two_ranks_of_one_number_are_an_error(tmp_path):
+    job = Job(tmp_path, 4, "programs.rendezvous:fail_to_connect", starting=[0, 1, 2],
+              variables=lambda rank: {"RANK": "1"} if rank == 2 else {})
+    outcome = job.outcome()
+    messages = [value for value in outcome.values.values() if value]
+    assert len(messages) >= 2, (outcome.values, outcome.output)
+    assert all("two processes say that they are rank 1" in message for message in messages)
+
+
+@pytest.mark.parametrize("variables, message", [
+    ({"WORLD_SIZE": None}, "RANK is set and WORLD_SIZE is not"),
+    ({"RANK": None}, "WORLD_SIZE is set and RANK is not"),
+    ({"RANK": "2"}, "RANK=2 is not allowed; allowed: 0 to 1"),
+    ({"MASTER_PORT": "http"}, "MASTER_PORT=http is not allowed"),
+    ({"MASTER_PORT": None}, "MASTER_PORT is not"),
+    ({"MASTER_ADDR": None}, "MASTER_ADDR is not"),
+    ({"SCALECOM_RENDEZVOUS": "nowhere"}, "SCALECOM_RENDEZVOUS=nowhere is not allowed"),
+    ({"RANK": None, "WORLD_SIZE": None, "SCALECOM_RENDEZVOUS": "a:1"}, "neither RANK nor"),
+    ({"SCALECOM_ALLREDUCE_ALGORITHM": "mpi"}, "needs a job that was launched by MPI"),
+])
+def test_wrong_variables_are_named_at_once(tmp_path, variables, message):
+    job = Job(tmp_path, 2, "programs.rendezvous:fail_to_connect", starting=[0],
+              variables=lambda rank: variables)
+    job.ranks = 3  # One case's rank is outside of the job.
+    outcome = job.outcome(30)
+    messages = list(outcome.values.values())
+    assert len(messages) == 1 and message in messages[0], (messages, outcome.errors)
+
+
+@pytest.mark.parametrize("shared_memory", ["1", "0"])
+@pytest.mark.parametrize("work", ["all-reduce of 64 KiB", "all-reduce of 16 MiB", "ScaleCom steps",
+                                  "steady state"])
+@pytest.mark.parametrize("victim", [0, 2])
+def test_survivors_of_a_killed_rank_name_it_and_leave(tmp_path, victim, work, shared_memory):
+    job = Job(tmp_path, 3, "programs.kills:lose_a_rank_at_work",
+              {"victim": victim, "work": work, "turns": 3, "delay": 0.05},
+              env={"SCALECOM_SHARED_MEMORY": shared_memory})
+    outcome = job.outcome()
+    assert set(outcome.values) == {0, 1, 2} - {victim}, (outcome.errors, outcome.output)
+    for value in outcome.values.values():
+        assert value["message"] is not None, "it went on"
+        assert set(re.findall(r"rank (\d+) is lost", value["message"])) == {str(victim)}, value
+        assert value["left_at"] - value["killed_at"] < 5.0, value
+
+
+def start_alone(folder, ranks, port, rank, env, wrapper=()):
+    """A rank on what is to be its host."""
+    return Job(folder, ranks, "programs.rendezvous:work", starting=[rank], wrapper=wrapper,
+               variables=lambda _: {**env, "MASTER_PORT": str(port)})
+
+
+@pytest.fixture
+def two_hosts():
+    """Two network namespaces with a cable between them: commands to run in each."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("only root, with ip (package iproute2), makes networks")
+    spaces = [f"scalecom-test-{os.getpid()}-{end}" for end in "ab"]
+
+    def ip(*words):
+        made = subprocess.run(["ip", *words], capture_output=True, text=True, timeout=10)
+        if made.returncode != 0:
+            pytest.skip(f"this machine makes no networks here: {made.stderr.strip()}")
+
+    try:
+        for space in spaces:
+            ip("netns", "add", space)
+            ip("-n", space, "link", "set", "lo", "up")
+        ip("-n", spaces[0], "link", "add", "cable", "type", "veth", "peer", "name", "cable",
+           "netns", spaces[1])
+        for number, space in enumerate(spaces, 1):
+            ip("-n", space, "address", "add", f"10.77.0.{number}/24", "dev", "cable")
+            ip("-n", space, "link", "set", "cable", "up")
+        yield [("ip", "netns", "exec", space) for space in spaces]
+    finally:
+        for space in spaces:
+            subprocess.run(["ip", "netns", "delete", space], capture_output=True, timeout=10)
+
+
+@pytest.mark.parametrize("place", [
+    {"MASTER_ADDR": "10.77.0.1"},
+    {"MASTER_ADDR": None, "SCALECOM_RENDEZVOUS": "10.77.0.1:4321",
+     "SCALECOM_RENDEZVOUS_KEY": "secret"},
+])
+def test_ranks_of_two_hosts_meet_over_the_network(tmp_path, two_hosts, place):
+    """Ranks 0 and 2 on one host, 1 and 3 on the other."""
+    port = free_port()
+    jobs = [start_alone(tmp_path, 4, port, rank, place, two_hosts[rank % 2]) for rank in range(4)]
+    for rank, job in enumerate(jobs):
+        outcome = job.outcome()
+        assert rank in outcome.values, (outcome.errors, outcome.output)
+        value = outcome.values[rank]
+        assert value["is_right"] and value["transport"] == "sockets"
+        assert (value["local_rank"], value["local_size"]) == (rank // 2, 2)
+        assert (value["cross_rank"], value["cross_size"]) == (rank % 2, 2)

@@ -1,0 +1,240 @@
+#include "runtime/control/rendezvous.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <future>
+#include <map>
+#include <optional>
+#include <vector>
+
+#include "runtime/control/frames.hpp"
+#include "runtime/control/reception.hpp"
+#include "scalecom/status.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/support/ranks.hpp"
+
+using namespace scalecom;
+using Catch::Contains;
+using Limit = Bootstrap::Limit;
+
+namespace {
+
+constexpr Limit kLong{20.0};
+constexpr Limit kShort{0.5};
+
+Deadline soon() { return Deadline::after(kLong); }
+
+// Of a job that no other test, nor another run of this one, has.
+Rendezvous job_of(int size) {
+  static std::atomic<int> jobs{0};
+  Rendezvous rendezvous;
+  rendezvous.size = size;
+  rendezvous.job = fmt::format("test {} {}", getpid(), ++jobs);
+  rendezvous.host = "localhost";
+  return rendezvous;
+}
+
+Rendezvous rank_of(Rendezvous rendezvous, int rank) {
+  rendezvous.rank = rank;
+  return rendezvous;
+}
+
+// What each of the processes gets when they meet; empty: nothing.
+std::vector<std::string> errors_of(const std::vector<Rendezvous>& processes, Limit limit) {
+  std::vector<std::string> errors(processes.size());
+  test::run_ranks(static_cast<int>(processes.size()), [&](int process) {
+    const auto place = static_cast<std::size_t>(process);
+    try {
+      meet(processes[place], limit);
+    } catch (const Error& error) {
+      errors[place] = error.what();
+    }
+  });
+  return errors;
+}
+
+// A rank in the hands of the test, up to where it waits for the others.
+Socket come_by_hand(const Rendezvous& rendezvous) {
+  const Handshake handshake{derive_key(rendezvous.secret, "scalecom rendezvous " + rendezvous.job),
+                            0};
+  Socket socket;
+  while (!socket.is_open()) socket = connect_unix(meeting_name(rendezvous.job));
+  if (!introduce_to_parent(socket, handshake, rendezvous.rank, soon())) return {};
+  send_frame(socket, std::to_string(rendezvous.size), soon());
+  return socket;
+}
+
+}  // namespace
+
+TEST_CASE("the ranks exchange texts of any size, again and again") {
+  const int size = GENERATE(2, 3, 9);
+  const Rendezvous job = job_of(size);
+  const auto text = [](int rank, int round) {
+    return std::string(static_cast<std::size_t>(rank * round * 400'000),
+                       static_cast<char>('a' + rank));
+  };
+  std::vector<int> right(static_cast<std::size_t>(size));
+  test::run_ranks(size, [&](int rank) {
+    const auto bootstrap = meet(rank_of(job, rank), kLong);
+    if (bootstrap->rank() != rank || bootstrap->size() != size) return;
+    for (int round = 0; round < 3; ++round) {
+      const auto texts = bootstrap->exchange(text(rank, round), kLong);
+      for (int other = 0; other < size; ++other) {
+        right[static_cast<std::size_t>(rank)] +=
+            texts.at(static_cast<std::size_t>(other)) == text(other, round) ? 1 : 0;
+      }
+    }
+  });
+  CHECK(right == std::vector<int>(static_cast<std::size_t>(size), 3 * size));
+}
+
+TEST_CASE("a rank that does not come is named on all that have") {
+  const Rendezvous job = job_of(4);
+  for (const std::string& error :
+       errors_of({rank_of(job, 0), rank_of(job, 1), rank_of(job, 3)}, kShort)) {
+    CHECK_THAT(error, Contains("rank 2 of 4 did not come to init() within 0.5 s"));
+  }
+}
+
+TEST_CASE("who does not find rank 0 says where it looked") {
+  const auto errors = errors_of({rank_of(job_of(2), 1)}, kShort);
+  CHECK_THAT(errors[0], Contains("rank 1 did not find rank 0") && Contains("nobody answers") &&
+                            Contains("SCALECOM_CONNECT_TIMEOUT"));
+}
+
+TEST_CASE("two processes of one rank fail, and so do those that wait with them") {
+  const Rendezvous job = job_of(4);
+  for (const std::string& error :
+       errors_of({rank_of(job, 0), rank_of(job, 1), rank_of(job, 1)}, kLong)) {
+    CHECK_THAT(error, Contains("two processes say that they are rank 1"));
+  }
+}
+
+TEST_CASE("a second rank 0 is told that the place is taken") {
+  const Rendezvous job = job_of(2);
+  const auto errors = errors_of({rank_of(job, 0), rank_of(job, 0)}, kShort);
+  const bool is_first_taken = errors[0].find("another process does") != std::string::npos;
+  CHECK_THAT(errors[is_first_taken ? 0 : 1], Contains("rank 0 was started twice"));
+  CHECK_THAT(errors[is_first_taken ? 1 : 0], Contains("rank 1 of 2 did not come"));
+}
+
+TEST_CASE("world sizes that differ are an error on both sides, whoever has the larger") {
+  const bool is_first_larger = GENERATE(true, false);
+  Rendezvous small = job_of(2);
+  Rendezvous large = small;
+  large.size = 3;
+  const auto errors = errors_of(
+      {rank_of(is_first_larger ? large : small, 0), rank_of(is_first_larger ? small : large, 1)},
+      kLong);
+  for (const std::string& error : errors) {
+    CHECK_THAT(error, Contains(is_first_larger ? "WORLD_SIZE is 3 on rank 0 and 2 on rank 1"
+                                               : "WORLD_SIZE is 2 on rank 0 and 3 on rank 1"));
+  }
+}
+
+TEST_CASE("a rank with another key is not let in, and told why") {
+  Rendezvous job = job_of(2);
+  job.secret = "right";
+  Rendezvous other = rank_of(job, 1);
+  other.secret = GENERATE("wrong", "");
+  const auto errors = errors_of({rank_of(job, 0), other}, kShort);
+  CHECK_THAT(errors[0], Contains("rank 1 of 2 did not come"));
+  CHECK_THAT(errors[1], Contains("another SCALECOM_RENDEZVOUS_KEY"));
+}
+
+TEST_CASE("strangers, silent or babbling or of another job, hold nobody up") {
+  const Rendezvous job = job_of(2);
+  std::vector<Socket> strangers;
+  bool is_let_in = true;
+  std::size_t met = 0;
+  test::run_ranks(2, [&](int rank) {
+    if (rank == 1) {
+      for (int i = 0; i < 3; ++i) {
+        Socket socket;
+        while (!socket.is_open()) socket = connect_unix(meeting_name(job.job));
+        strangers.push_back(std::move(socket));
+      }
+      send_all(strangers[1], std::string(500, 'x'), soon());
+      const Handshake wrong{derive_key("", "scalecom rendezvous another job"), 0};
+      is_let_in = introduce_to_parent(strangers[2], wrong, 1, soon());
+    }
+    const auto bootstrap = meet(rank_of(job, rank), kLong);
+    if (rank == 0) met = bootstrap->exchange("", kLong).size();
+    if (rank == 1) bootstrap->exchange("", kLong);
+  });
+  CHECK_FALSE(is_let_in);
+  CHECK(met == 2);
+}
+
+TEST_CASE("a rank that leaves before all have come may come again") {
+  const Rendezvous job = job_of(3);
+  std::vector<std::size_t> met(3);
+  test::run_ranks(3, [&](int rank) {
+    if (rank == 1) come_by_hand(rank_of(job, 1));  // And closes.
+    met[static_cast<std::size_t>(rank)] =
+        meet(rank_of(job, rank), kLong)->exchange("", kLong).size();
+  });
+  CHECK(met == std::vector<std::size_t>{3, 3, 3});
+}
+
+TEST_CASE("two jobs meet at once, each its own ranks, and one after the other at one place") {
+  const Rendezvous one = job_of(3);
+  const Rendezvous two = job_of(3);
+  std::vector<std::vector<std::string>> met(6);
+  test::run_ranks(6, [&](int thread) {
+    const int rank = thread / 2;
+    const Rendezvous& job = thread % 2 == 0 ? one : two;
+    for (int turn = 0; turn < 3; ++turn) {
+      met[static_cast<std::size_t>(thread)] =
+          meet(rank_of(job, rank), kLong)->exchange(job.job, kLong);
+    }
+  });
+  for (std::size_t thread = 0; thread < 6; ++thread) {
+    CHECK(met[thread] == std::vector<std::string>(3, thread % 2 == 0 ? one.job : two.job));
+  }
+}
+
+TEST_CASE("a rank that is lost between exchanges is named to the others") {
+  const int victim = GENERATE(0, 2);
+  const Rendezvous job = job_of(3);
+  std::vector<std::string> errors(3);
+  test::run_ranks(3, [&](int rank) {
+    auto bootstrap = meet(rank_of(job, rank), kLong);
+    bootstrap->exchange("", kLong);
+    if (rank == victim) return;
+    try {
+      bootstrap->exchange("", kLong);
+    } catch (const Error& error) {
+      errors[static_cast<std::size_t>(rank)] =
+          error.code() == StatusCode::rank_lost ? error.what() : "another code";
+    }
+  });
+  for (const int rank : {0, 1, 2}) {
+    if (rank == victim) continue;
+    CHECK_THAT(errors[static_cast<std::size_t>(rank)],
+               Contains(fmt::format("rank {} is lost", victim)));
+  }
+}
+
+TEST_CASE("a rank that is late in an exchange is named to the others") {
+  const Rendezvous job = job_of(3);
+  std::vector<std::string> errors(3);
+  std::promise<void> is_over;
+  test::run_ranks(3, [&](int rank) {
+    const auto bootstrap = meet(rank_of(job, rank), kLong);
+    if (rank == 2) {
+      is_over.get_future().wait_for(kLong);
+      return;
+    }
+    try {
+      bootstrap->exchange("", kShort);
+    } catch (const Error& error) {
+      errors[static_cast<std::size_t>(rank)] = error.what();
+    }
+    if (rank == 1) is_over.set_value();
+  });
+  CHECK_THAT(errors[0], Contains("rank 2 did not go on connecting within 0.5 s"));
+  CHECK(errors[1] == errors[0]);
+}

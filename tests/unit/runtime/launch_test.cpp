@@ -1,0 +1,54 @@
+#include "runtime/launch.hpp"
+
+#include "scalecom/status.hpp"
+#include "tests/support/catch.hpp"
+
+using namespace scalecom;
+using Catch::Contains;
+
+TEST_CASE("the ranks meet behind MASTER_PORT, which is torch's own") {
+  const RankLaunch launch{1, 4, "host", 29500, false, ""};
+  const Rendezvous rendezvous = plan_rendezvous(launch, {});
+  CHECK(rendezvous.rank == 1);
+  CHECK(rendezvous.size == 4);
+  CHECK(rendezvous.host == "host");
+  REQUIRE(rendezvous.ports.size() == 16);
+  CHECK(rendezvous.ports.front() == 29501);
+  CHECK(rendezvous.ports.back() == 29516);
+  CHECK_FALSE(rendezvous.is_one_host);
+}
+
+TEST_CASE("ports behind the last one begin again above the system's own") {
+  const auto ports = plan_rendezvous({0, 2, "host", 65534, false, ""}, {}).ports;
+  CHECK(std::vector(ports.begin(), ports.begin() + 3) == std::vector{65535, 1024, 1025});
+}
+
+TEST_CASE("SCALECOM_RENDEZVOUS comes before MASTER_ADDR and MASTER_PORT") {
+  Config config;
+  config.rendezvous = "other:4000";
+  config.rendezvous_key = "secret";
+  for (const RankLaunch& launch :
+       {RankLaunch{0, 2, "host", 29500, false, ""}, RankLaunch{0, 2, "", 0, false, ""}}) {
+    const Rendezvous rendezvous = plan_rendezvous(launch, config);
+    CHECK(rendezvous.host == "other");
+    CHECK(rendezvous.ports == std::vector{4000});
+    CHECK(rendezvous.secret == "secret");
+  }
+}
+
+TEST_CASE("jobs of other ports and other starts by torchrun are other jobs") {
+  const auto job = [](int port, const char* attempt) {
+    return plan_rendezvous({0, 2, "host", port, true, attempt}, {}).job;
+  };
+  CHECK(job(1, "a/0") == job(1, "a/0"));
+  CHECK(job(1, "a/0") != job(2, "a/0"));
+  CHECK(job(1, "a/0") != job(1, "a/1"));
+  CHECK(job(1, "a/0") != job(1, "b/0"));
+}
+
+TEST_CASE("without a place to meet the variable that is missing is named") {
+  CHECK_THROWS_WITH(plan_rendezvous({0, 2, "", 29500, true, ""}, {}),
+                    Contains("MASTER_ADDR is not") && Contains("SCALECOM_RENDEZVOUS=host:port"));
+  CHECK_THROWS_WITH(plan_rendezvous({0, 2, "host", 0, true, ""}, {}),
+                    Contains("MASTER_PORT is not"));
+}
