@@ -38,10 +38,10 @@ def mpi_environment():
             "OMPI_MCA_mpi_yield_when_idle": "1"}
 
 
-def missing_packages(with_tests):
+def missing_packages(with_tests, extra):
     """Packages that are needed and not installed."""
     build, _, tests = (ROOT / "tools" / "packages.txt").read_text().partition("# tests")
-    wanted = build.split() + (tests.split() if with_tests else [])
+    wanted = build.split() + (tests.split() if with_tests else []) + list(extra)
     if shutil.which("dpkg-query") is None:
         fail("this is neither Debian nor Ubuntu; install these packages' counterparts, then run "
              f"pip install . and docs/examples/fashion_mnist.py by hand: {' '.join(wanted)}")
@@ -61,8 +61,8 @@ def root_prefix():
     return None
 
 
-def install_system_packages(with_tests=False):
-    missing = missing_packages(with_tests)
+def install_system_packages(with_tests=False, extra=()):
+    missing = missing_packages(with_tests, extra)
     if not missing:
         return
     prefix = root_prefix()

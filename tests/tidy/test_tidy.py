@@ -15,7 +15,8 @@ TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, tex
 FILES = [path for path in TRACKED if (ROOT / path).is_file()]
 CPP = [path for path in FILES if path.endswith((".cpp", ".hpp", ".h", ".cu", ".cuh"))]
 SCRIPTS = ("tools/quickstart", "tools/test", "tools/test-gpu", "tools/bench/cuda/topk",
-           "tools/bench/figures", "tools/bench/peers", "tools/netlab/netlab")
+           "tools/bench/figures", "tools/bench/peers", "tools/experiments/accuracy",
+           "tools/experiments/build_up", "tools/netlab/netlab")
 PYTHON = [path for path in FILES if path.endswith(".py") or path in SCRIPTS]
 
 

@@ -21,6 +21,10 @@ class TopK:
         self.residuals = {}
 
     def __call__(self, gradient, name):
+        return self.finish(self.start(gradient, name))
+
+    def start(self, gradient, name):
+        """Starts a reduction, so that those of many tensors travel together; see finish()."""
         p = self.residuals.setdefault(name, torch.zeros_like(gradient)) + gradient
         k = -(-p.numel() // self.rate)
         indices = p.abs().topk(k, sorted=False).indices
@@ -29,8 +33,13 @@ class TopK:
                    hvd.allgather_async(values, name=f"{name}.values")]
         p[indices] = 0.0
         self.residuals[name] = p
+        return handles, torch.zeros_like(gradient)
+
+    @staticmethod
+    def finish(started):
+        """The average of what start() started."""
+        handles, total = started
         all_indices, all_values = map(hvd.synchronize, handles)
-        total = torch.zeros_like(gradient)
         total.index_add_(0, all_indices.long(), all_values)
         return total.div_(hvd.size())
 

@@ -1,0 +1,262 @@
+"""A rank's part of a training whose gradients are one flat tensor, reduced by any method.
+
+On CUDA a step's forward and backward pass are one CUDA graph, and gradients are staged through
+pinned memory of the CPU, where every method reduces them. Several seeds may train side by side, each
+on a stream of its own.
+"""
+
+import collections
+import math
+import pathlib
+import sys
+import types
+import unittest.mock
+
+import torch
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "bench"))
+import rivals  # noqa: E402
+import scalecom.torch as hvd  # noqa: E402
+
+WARM_UP_SHARE = 0.1  # Of the steps, for the learning rate.
+
+
+class Run:
+    """One training: model, optimizer, and the gradients, in `gradients` by name on the CPU."""
+
+    def __init__(self, task, device, seed, batch):
+        torch.manual_seed(seed)
+        self.task, self.device = task, torch.device(device)
+        self.model = task.make_model().to(self.device)
+        self.order_generator = torch.Generator().manual_seed(seed)
+        named = dict(self.model.named_parameters())
+        self.flat = torch.nn.Parameter(torch.cat([parameter.detach().flatten()
+                                                  for parameter in named.values()]))
+        self.flat.grad = torch.zeros_like(self.flat)
+        is_cuda = self.device.type == "cuda"
+        self.host = torch.zeros(len(self.flat)).pin_memory() if is_cuda else self.flat.grad
+        self.gradients = self._views(named, self.host)
+        for name, values in self._views(named, self.flat.data).items():
+            named[name].data = values
+        for name, gradient in self._views(named, self.flat.grad).items():
+            named[name].grad = gradient
+        self.parameters = named
+        self.batch = torch.arange(batch // hvd.size(), device=self.device)
+        self.stream = torch.cuda.Stream() if is_cuda else None
+        self.graph = self._capture() if is_cuda else None
+
+    @staticmethod
+    def _views(named, flat):
+        parts = flat.split([parameter.numel() for parameter in named.values()])
+        return {name: part.view(parameter.shape)
+                for (name, parameter), part in zip(named.items(), parts)}
+
+    def _pass(self):
+        self.flat.grad.zero_()
+        self.task.loss(self.model, self.batch).backward()
+
+    def _capture(self):
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            for _ in range(3):
+                self._pass()
+        self.stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        # On a stream of its own it has workspaces of its own: graphs run side by side.
+        with torch.cuda.graph(graph, stream=self.stream):
+            self._pass()
+        for buffer, saved in zip(self.model.buffers(), buffers):
+            buffer.copy_(saved)
+        torch.cuda.synchronize()
+        return graph
+
+    def compute(self, batch):
+        """Starts the gradients of a batch; wait() ends it."""
+        if self.graph is None:
+            self.batch = batch
+            self._pass()
+            return
+        with torch.cuda.stream(self.stream):
+            self.batch.copy_(batch)
+            self.graph.replay()
+            self.host.copy_(self.flat.grad, non_blocking=True)
+
+    def wait(self):
+        if self.stream is not None:
+            self.stream.synchronize()
+
+    def update(self, optimizer, rate):
+        """A step of the optimizer with the reduced gradients."""
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with torch.cuda.stream(self.stream):  # Nothing where there is none.
+            if self.stream is not None:
+                self.flat.grad.copy_(self.host, non_blocking=True)
+            optimizer.step()
+
+    def epoch(self, batch):
+        """This rank's batches of an epoch: steps x examples."""
+        order = torch.randperm(self.task.train_count, generator=self.order_generator)
+        steps = len(order) // batch
+        mine = order[:steps * batch].view(steps, -1, hvd.size())[:, :, hvd.rank()]
+        return mine.contiguous().to(self.device)
+
+    @torch.no_grad()
+    def test(self):
+        """The task's measure over the test's examples, each rank's buffers averaged before."""
+        self.wait()
+        for place, buffer in enumerate(self.model.buffers()):
+            if buffer.is_floating_point():
+                buffer.copy_(hvd.allreduce(buffer.cpu(), name=f"buffer.{place}"))
+        self.model.eval()
+        sums = torch.zeros(2, dtype=torch.float64)
+        examples = torch.arange(hvd.rank(), self.task.test_count, hvd.size(), device=self.device)
+        for batch in examples.split(250):
+            total, count = self.task.test(self.model, batch)
+            sums += torch.tensor([float(total), count], dtype=torch.float64)
+        return float(self.task.value(*hvd.allreduce(sums, name="test", op=hvd.Sum).tolist()))
+
+
+def learning_rate(peak, step, steps):
+    """From 0 up to the peak in a tenth of the steps, then down to 0 as a cosine."""
+    warm_up = max(1, int(WARM_UP_SHARE * steps))
+    if step < warm_up:
+        return peak * (step + 1) / warm_up
+    return peak / 2 * (1 + math.cos(math.pi * (step - warm_up) / (steps - warm_up)))
+
+
+class Whole:
+    """Every gradient as it is, or as float16: one all-reduce."""
+
+    def __init__(self, run, name, compression):
+        self.run, self.name, self.compression = run, name, compression
+
+    def start(self):
+        self.handle = hvd.allreduce_async_(self.run.host, name=self.name,
+                                           compression=self.compression)
+
+    def finish(self):
+        hvd.synchronize(self.handle)
+
+
+class ScaleCom:
+    """What DistributedOptimizer compresses is compressed, the rest is dense; each in one group."""
+
+    def __init__(self, run, name, compression):
+        self.groups = []
+        rates = {parameter: compression.rate_of(parameter, run.parameters[parameter])
+                 for parameter in run.gradients}
+        for kind, is_dense in (("dense", True), ("compressed", False)):
+            members = [gradient.view(-1) for parameter, gradient in run.gradients.items()
+                       if (rates[parameter] is None) == is_dense]
+            self.groups.append((members, f"{name}.{kind}",
+                                hvd.Compression.none if is_dense else compression))
+
+    def start(self):
+        self.handles = [hvd.grouped_allreduce_async_(members, name=name, compression=compression)
+                        for members, name, compression in self.groups]
+
+    def finish(self):
+        for handle in self.handles:
+            hvd.synchronize(handle)
+
+
+class TopK:
+    """Top-k for the tensors that ScaleCom would compress, the rest dense."""
+
+    def __init__(self, run, name, rate):
+        self.dense = ScaleCom(run, name, hvd.Compression.scalecom(rate=rate))
+        compressed, self.name, _ = self.dense.groups.pop()
+        self.compressed = [(gradient, f"{self.name}.{place}")
+                           for place, gradient in enumerate(compressed)]
+        self.top_k = rivals.TopK(rate)
+
+    def start(self):
+        self.dense.start()
+        self.started = [(gradient, self.top_k.start(gradient, name))
+                        for gradient, name in self.compressed]
+
+    def finish(self):
+        self.dense.finish()
+        for gradient, started in self.started:
+            gradient.copy_(self.top_k.finish(started))
+
+
+class PowerSGD:
+    """torch's own hook, on a bucket of all gradients, over the process group of torch.
+
+    bytes_sent: float32 elements that it gave to all-reduces, times 4.
+    """
+
+    def __init__(self, run, rank):
+        from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
+        self.hook = powerSGD_hook.powerSGD_hook
+        self.state = powerSGD_hook.PowerSGDState(None, matrix_approximation_rank=rank,
+                                                 start_powerSGD_iter=10)
+        self.bucket = types.SimpleNamespace(
+            buffer=lambda: run.host, index=lambda: 0, is_last=lambda: True,
+            gradients=lambda: list(run.gradients.values()))
+        self.bytes_sent = self.elements = 0
+
+    def start(self):
+        pass
+
+    def finish(self):
+        # Where there is CUDA the hook wants to wait for the gradients' device; these are the CPU's.
+        with unittest.mock.patch("torch.cuda.is_available", lambda: False):
+            self.hook(self.state, self.bucket).wait()
+        before, self.elements = self.elements, self.state.compression_stats()[2]
+        self.bytes_sent += 4 * (self.elements - before or len(self.bucket.buffer()))
+
+
+def make_method(job, run, name):
+    """How the gradients of a run are reduced: an object with start() and finish()."""
+    method, rate = job["method"], job["rate"]
+    if method in ("dense", "fp16"):
+        compression = hvd.Compression.none if method == "dense" else hvd.Compression.fp16
+        return Whole(run, name, compression)
+    if method == "topk":
+        return TopK(run, name, rate)
+    if method == "powersgd":
+        return PowerSGD(run, rate)
+    return ScaleCom(run, name, hvd.Compression.scalecom(
+        rate=rate, beta=job["beta"], mode=method, warmup_steps=job["warmup_steps"]))
+
+
+def make_optimizer(job, run):
+    if job["model"] == "transformer":
+        return torch.optim.AdamW([run.flat], betas=(0.9, 0.98), weight_decay=0.01)
+    return torch.optim.SGD([run.flat], momentum=0.9, weight_decay=5e-4)
+
+
+# bytes_elsewhere: of methods that do not send through scalecom, which counts for itself.
+Trained = collections.namedtuple("Trained", "runs steps bytes_elsewhere")
+
+
+def train(job, task, device, seeds, after_step=None):
+    """Trains a job with several seeds side by side.
+
+    after_step(step, runs): called with the reduced gradients in the runs, before the optimizers.
+    """
+    runs = [Run(task, device, seed, job["batch"]) for seed in seeds]
+    methods = [make_method(job, run, f"{job['name']}.{seed}") for run, seed in zip(runs, seeds)]
+    optimizers = [make_optimizer(job, run) for run in runs]
+    steps = min(job["steps_max"], job["epochs"] * (task.train_count // job["batch"]))
+    step = 0
+    while step < steps:
+        epochs = [run.epoch(job["batch"]) for run in runs]
+        for batches in list(zip(*epochs))[:steps - step]:
+            for run, batch in zip(runs, batches):
+                run.compute(batch)
+            for run, method in zip(runs, methods):
+                run.wait()
+                method.start()
+            for method in methods:
+                method.finish()
+            if after_step is not None:
+                after_step(step, runs)
+            for run, optimizer in zip(runs, optimizers):
+                run.update(optimizer, learning_rate(job["lr"], step, steps))
+            step += 1
+    return Trained(runs, steps, sum(getattr(method, "bytes_sent", 0) for method in methods))
