@@ -54,8 +54,9 @@ def main():
     import scalecom.torch as hvd
     hvd.init()
     torch.set_num_threads(1 if device == "cuda" else max(1, harness.cores() // hvd.local_size()))
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.benchmark = True
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
     store = hvd.broadcast_object(str(folder / f"store.{time.monotonic_ns()}"), name="store")
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=hvd.rank(),
                                          world_size=hvd.size())

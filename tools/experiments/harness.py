@@ -3,6 +3,7 @@
 import csv
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -24,6 +25,15 @@ def add_options(parser, name):
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS,
                         help=f"folder of {name}.csv and {name}.png")
     parser.add_argument("--draw", type=pathlib.Path, metavar="TABLE", help="only draw this table")
+
+
+def add_training_options(parser):
+    """Where ranks train, and how they are started."""
+    parser.add_argument("--ranks", type=int, default=4)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--launcher", choices=["mpirun", "variables"],
+                        default="mpirun" if shutil.which("mpirun") else "variables",
+                        help="variables: RANK, WORLD_SIZE and so on, where there is no MPI")
 
 
 def choose_python(options, packages=()):
@@ -61,11 +71,11 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start_ranks(command, ranks, launcher):
+def start_ranks(command, ranks, launcher, variables):
     """Processes of a job on this host: mpirun, or with "variables" each rank, told its place by
-    the variables that torchrun sets."""
+    the variables that torchrun sets. variables: further ones."""
     words = [str(word) for word in command]
-    environment = {**mpi_environment(), "GLOO_SOCKET_IFNAME": "lo"}
+    environment = {**mpi_environment(), "GLOO_SOCKET_IFNAME": "lo", **variables}
     if launcher == "mpirun":
         return [subprocess.Popen(["mpirun", "--oversubscribe", "--bind-to", "none", "-np",
                                   str(ranks), *words], env=environment)]
@@ -109,6 +119,6 @@ def cores():
     return len(os.sched_getaffinity(0))
 
 
-__all__ = ["DATA", "RESULTS", "ROOT", "add_options", "append_rows", "choose_python", "cores",
-           "draw_by", "fail", "mpi_environment", "read_rows", "run", "say", "start_ranks",
-           "wait_for"]
+__all__ = ["DATA", "RESULTS", "ROOT", "add_options", "add_training_options", "append_rows",
+           "choose_python", "cores", "draw_by", "fail", "mpi_environment", "read_rows", "run",
+           "say", "start_ranks", "wait_for"]

@@ -4,6 +4,7 @@ prepare() makes the data's files from Debian's packages; the rest needs numpy an
 numbers its training examples; a batch is a tensor of their numbers.
 """
 
+import functools
 import pathlib
 import re
 import subprocess
@@ -184,4 +185,5 @@ class Words:
         return numpy.exp(total / count)
 
 
-TASKS = {"resnet20": Images, "transformer": Words}
+TASKS = {"resnet20": Images, "transformer": Words,
+         "perceptron": functools.partial(Images, make_model=perceptron)}

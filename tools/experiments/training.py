@@ -140,42 +140,52 @@ class Whole:
         hvd.synchronize(self.handle)
 
 
-class ScaleCom:
-    """What DistributedOptimizer compresses is compressed, the rest is dense; each in one group."""
+class Dense:
+    """The tensors that DistributedOptimizer leaves dense when it compresses, as one group."""
 
     def __init__(self, run, name, compression):
-        self.groups = []
+        self.name = f"{name}.dense"
         rates = {parameter: compression.rate_of(parameter, run.parameters[parameter])
                  for parameter in run.gradients}
-        for kind, is_dense in (("dense", True), ("compressed", False)):
-            members = [gradient.view(-1) for parameter, gradient in run.gradients.items()
-                       if (rates[parameter] is None) == is_dense]
-            self.groups.append((members, f"{name}.{kind}",
-                                hvd.Compression.none if is_dense else compression))
+        self.members = [run.gradients[parameter] for parameter, rate in rates.items()
+                        if rate is None]
+        # What is left to be compressed, by name.
+        self.others = {f"{name}.{parameter}": run.gradients[parameter].view(-1)
+                       for parameter, rate in rates.items() if rate is not None}
 
     def start(self):
-        self.handles = [hvd.grouped_allreduce_async_(members, name=name, compression=compression)
-                        for members, name, compression in self.groups]
+        self.handle = hvd.grouped_allreduce_async_(self.members, name=self.name)
 
     def finish(self):
+        hvd.synchronize(self.handle)
+
+
+class ScaleCom:
+    def __init__(self, run, name, compression):
+        self.dense, self.compression = Dense(run, name, compression), compression
+
+    def start(self):
+        self.dense.start()
+        self.handles = [hvd.allreduce_async_(gradient, name=name, compression=self.compression)
+                        for name, gradient in self.dense.others.items()]
+
+    def finish(self):
+        self.dense.finish()
         for handle in self.handles:
             hvd.synchronize(handle)
 
 
 class TopK:
-    """Top-k for the tensors that ScaleCom would compress, the rest dense."""
+    """Top-k for the tensors that ScaleCom would compress."""
 
     def __init__(self, run, name, rate):
-        self.dense = ScaleCom(run, name, hvd.Compression.scalecom(rate=rate))
-        compressed, self.name, _ = self.dense.groups.pop()
-        self.compressed = [(gradient, f"{self.name}.{place}")
-                           for place, gradient in enumerate(compressed)]
+        self.dense = Dense(run, name, hvd.Compression.scalecom(rate=rate))
         self.top_k = rivals.TopK(rate)
 
     def start(self):
         self.dense.start()
         self.started = [(gradient, self.top_k.start(gradient, name))
-                        for gradient, name in self.compressed]
+                        for name, gradient in self.dense.others.items()]
 
     def finish(self):
         self.dense.finish()
