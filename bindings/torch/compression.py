@@ -1,16 +1,17 @@
 """How the bytes of an all-reduce are reduced."""
 
 import fnmatch
-import math
 import numbers
 
 import torch
 
 from scalecom._library import CompressionOptions
+from scalecom.torch.rates import check_patterns, checked_rate, checked_rates, is_whole
 
 _MODES = {"cyclic": 1, "sharded": 2, None: 3}
-_VALUES = {"float32": 6, "float16": 5, "bfloat16": 9}
-_RATE_MAX = 65536
+VALUES = {"float32": 6, "float16": 5, "bfloat16": 9}
+
+MIN_ELEMENTS = 1024
 
 
 class NoneCompressor:
@@ -56,26 +57,26 @@ class ScaleComCompressor(NoneCompressor):
 
     In DistributedOptimizer, one-dimensional parameters and those of fewer than `min_elements` stay
     dense. `rates` overrides rate and that rule by parameter name: {"fc*.weight": 400,
-    "conv1.*": None}; patterns as in fnmatch, the first that matches counts, None is dense.
+    "conv1.*": None}; patterns as in fnmatch, the first that matches counts, None is dense. It may be
+    the path of a JSON file with such an object; hvd.flops_rates() and hvd.budget_rates() make one.
     """
 
     def __init__(self, rate=100, beta=1.0, warmup_steps=0, mode=None, rates=None,
-                 min_elements=1024, values="float32"):
-        _check_choice("mode", mode, _MODES)
-        _check_choice("values", values, _VALUES)
+                 min_elements=MIN_ELEMENTS, values="float32"):
+        check_choice("mode", mode, _MODES)
+        check_choice("values", values, VALUES)
         if not isinstance(beta, numbers.Real) or not 0.0 < beta <= 1.0:
             raise ValueError(f"beta is {beta}; it must be above 0 and at most 1")
-        if not _is_whole(warmup_steps) or warmup_steps < 0:
+        if not is_whole(warmup_steps) or warmup_steps < 0:
             raise ValueError(f"warmup_steps is {warmup_steps}; it must be a whole number of 0 or "
                              "more")
-        self.rate = _checked_rate(rate)
+        self.rate = checked_rate(rate)
         self.beta = float(beta)
         self.warmup_steps = int(warmup_steps)
         self.mode = mode
         self.values = values
         self.min_elements = min_elements
-        self.rates = {pattern: None if value is None else _checked_rate(value)
-                      for pattern, value in (rates or {}).items()}
+        self.rates = checked_rates(rates)
         self._options = {}
 
     def options(self, rate=None):
@@ -83,7 +84,7 @@ class ScaleComCompressor(NoneCompressor):
         rate = self.rate if rate is None else rate
         if rate not in self._options:
             self._options[rate] = CompressionOptions(_MODES[self.mode], rate, self.beta,
-                                                     self.warmup_steps, _VALUES[self.values])
+                                                     self.warmup_steps, VALUES[self.values])
         return self._options[rate]
 
     def rate_of(self, name, parameter):
@@ -100,11 +101,7 @@ class ScaleComCompressor(NoneCompressor):
 
     def check_patterns(self, names):
         """Raises ValueError for a pattern of `rates` that matches no parameter."""
-        for pattern in self.rates:
-            if not fnmatch.filter(names, pattern):
-                raise ValueError(f"the pattern {pattern!r} of rates matches no parameter; there "
-                                 f"are {', '.join(names[:10])}"
-                                 f"{', ...' if len(names) > 10 else ''}")
+        check_patterns(self.rates, names)
 
     def __repr__(self):
         return (f"Compression.scalecom(rate={self.rate}, beta={self.beta}, "
@@ -112,19 +109,9 @@ class ScaleComCompressor(NoneCompressor):
                 f"rates={self.rates})")
 
 
-def _check_choice(name, value, allowed):
+def check_choice(name, value, allowed):
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}; allowed are {', '.join(map(repr, allowed))}")
-
-
-def _is_whole(value):
-    return isinstance(value, numbers.Real) and math.isfinite(value) and value == int(value)
-
-
-def _checked_rate(rate):
-    if not _is_whole(rate) or not 1 <= rate <= _RATE_MAX:
-        raise ValueError(f"rate is {rate}; allowed are whole numbers from 1 to {_RATE_MAX}")
-    return int(rate)
 
 
 def check_compression(compression):

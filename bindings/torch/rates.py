@@ -1,0 +1,80 @@
+"""Rates by parameter name: a dict, or a file of one."""
+
+import fnmatch
+import json
+import math
+import numbers
+import os
+
+RATE_MAX = 65536
+
+_ALLOWED = f"allowed are whole numbers from 1 to {RATE_MAX}"
+
+
+def is_whole(value):
+    return (isinstance(value, numbers.Real) and not isinstance(value, bool) and
+            math.isfinite(value) and value == int(value))
+
+
+def checked_rate(rate):
+    """A rate as int; ValueError for what is none."""
+    if not is_whole(rate) or not 1 <= rate <= RATE_MAX:
+        raise ValueError(f"rate is {rate!r}; {_ALLOWED}")
+    return int(rate)
+
+
+def checked_rates(rates):
+    """Rates by pattern, from a dict or the path of a JSON file that holds one object. Values are
+    rates, or None (null) for dense. ValueError names what is wrong, and in which file."""
+    if rates is None:
+        return {}
+    if isinstance(rates, (str, os.PathLike)):
+        return _checked(_read(rates), f"{os.fspath(rates)}: ")
+    if not isinstance(rates, dict):
+        raise ValueError(f"rates is {rates!r}; it must be a dict of pattern and rate, or the path of "
+                         "a JSON file that holds one")
+    return _checked(rates.items(), "")
+
+
+def _read(path):
+    """The pairs of a file's object, in its order."""
+    shape = 'it must hold one JSON object of pattern and rate, as {"fc*.weight": 400, "conv1.*": null}'
+    try:
+        with open(path, encoding="utf-8") as file:
+            # Pairs, because a dict would hide a pattern that is there twice.
+            content = json.load(file, object_pairs_hook=tuple)
+    except OSError as error:
+        raise ValueError(f"the file of rates cannot be read: {error}") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {error.lineno}, column {error.colno}: {error.msg}; "
+                         f"{shape}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: it is not UTF-8 ({error}); {shape}") from error
+    if not isinstance(content, tuple):
+        raise ValueError(f"{path}: it holds {json.dumps(content)[:100]}; {shape}")
+    return content
+
+
+def _checked(pairs, where):
+    checked = {}
+    for pattern, rate in pairs:
+        if not isinstance(pattern, str):
+            raise ValueError(f"{where}a pattern of rates is {pattern!r}; it must be a text, such as "
+                             "'fc*.weight'")
+        if pattern in checked:
+            raise ValueError(f"{where}the pattern {pattern!r} of rates is there twice; the first that "
+                             "matches counts, so leave one out")
+        try:
+            checked[pattern] = None if rate is None else checked_rate(rate)
+        except ValueError as error:
+            raise ValueError(f"{where}the pattern {pattern!r} of rates: {error}, or None "
+                             "(null in a file) for dense") from None
+    return checked
+
+
+def check_patterns(rates, names):
+    """Raises ValueError for a pattern that matches none of the names."""
+    for pattern in rates:
+        if not fnmatch.filter(names, pattern):
+            raise ValueError(f"the pattern {pattern!r} of rates matches no parameter; there "
+                             f"are {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}")

@@ -1,0 +1,188 @@
+"""Claims about choosing rates. Each function is called on every rank of a job, in this order."""
+
+import json
+import pathlib
+import tempfile
+
+import pytest
+import torch
+from torch import nn
+
+import scalecom.torch as hvd
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions and a way around them."""
+
+    def __init__(self, before, after, stride):
+        super().__init__()
+        self.first = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.norm = nn.BatchNorm2d(after)
+        self.second = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        self.around = (nn.Conv2d(before, after, 1, stride, bias=False) if before != after
+                       else nn.Identity())
+
+    def forward(self, images):
+        return torch.relu(self.second(torch.relu(self.norm(self.first(images)))) +
+                          self.around(images))
+
+
+def _resnet34():
+    """For images of 32 x 32, as the paper trains it on CIFAR-10."""
+    blocks = [_Block(before if place == 0 else after, after, stride if place == 0 else 1)
+              for before, after, stride, count in ((64, 64, 1, 3), (64, 128, 2, 4), (128, 256, 2, 6),
+                                                   (256, 512, 2, 3))
+              for place in range(count)]
+    return nn.Sequential(nn.Conv2d(3, 64, 3, 1, 1, bias=False), *blocks, nn.AdaptiveAvgPool2d(1),
+                         nn.Flatten(), nn.Linear(512, 10))
+
+
+class _Words(nn.Module):
+    """An embedding before anything else, attention that calls functions, dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(500, 64)
+        self.attention = nn.MultiheadAttention(64, 4, batch_first=True)
+        self.norm = nn.LayerNorm(64)
+        self.drop = nn.Dropout(0.5)
+        self.out = nn.Linear(64, 500)
+
+    def forward(self, places):
+        words = self.words(places)
+        return self.out(self.drop(self.norm(self.attention(words, words, words)[0])))
+
+
+def flops_are_those_of_the_forward_pass_for_one_of_32_samples():
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.Flatten(), nn.Linear(16 * 64, 10))
+    figures = hvd.flops_per_gradient(model, torch.randn(32, 3, 8, 8))
+    # A weight is multiplied and added at each place of an image, 64 here, or once a sample.
+    assert figures == {"0.weight": 128.0, "0.bias": figures["0.bias"], "2.weight": 2.0,
+                       "2.bias": figures["2.bias"]}
+    twice = hvd.flops_per_gradient(model, torch.randn(64, 3, 8, 8))
+    assert twice["0.weight"] == 256.0 and twice["2.weight"] == 4.0
+
+
+def the_papers_resnet34_gets_about_the_papers_rate():
+    model = _resnet34().to("meta")
+    rates = hvd.flops_rates(model, torch.empty(32, 3, 32, 32, device="meta"))
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    # 1.0 M elements in stages of 32 x 32 and 16 x 16, 6.8 M of 8 x 8, 13.1 M of 4 x 4.
+    assert rates["0.weight"] is None and rates["1.norm.weight"] is None
+    assert (rates["1.first.weight"], rates["5.second.weight"], rates["9.second.weight"],
+            rates["15.second.weight"]) == (25, 25, 50, 400)
+    assert rates[f"{len(model) - 1}.weight"] == 400
+    compressed = {name: rate for name, rate in rates.items() if rate is not None}
+    whole = sum(sizes[name] for name in compressed)
+    sent = sum(sizes[name] / rate for name, rate in compressed.items())
+    assert 85 < whole / sent < 105  # The paper reports 92.
+
+
+def embeddings_and_attention_are_compressed_by_their_flops():
+    model = _Words()
+    rates = hvd.flops_rates(model, torch.randint(500, (32, 70)))
+    assert rates == {"words.weight": 400, "attention.in_proj_weight": 50,
+                     "attention.in_proj_bias": None, "attention.out_proj.weight": 50,
+                     "attention.out_proj.bias": None, "norm.weight": None, "norm.bias": None,
+                     "out.weight": 50, "out.bias": None}
+
+
+def autocast_computes_with_copies_and_counts_the_same():
+    model, images = nn.Sequential(nn.Conv2d(3, 48, 5), nn.Conv2d(48, 48, 5)), torch.randn(2, 3, 16, 16)
+    wide = hvd.flops_per_gradient(model, images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert hvd.flops_per_gradient(model, images) == wide
+
+
+def measuring_leaves_the_model_as_it_is():
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Conv2d(3, 48, 3), nn.BatchNorm2d(48), nn.Dropout(), nn.Flatten(),
+                          nn.Linear(48 * 36, 3))
+    model(torch.randn(4, 3, 8, 8)).sum().backward()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    random_state = torch.get_rng_state()
+    model[4].eval()
+    hvd.flops_rates(model, torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1)))
+    assert model.training and not model[4].training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(parameter.grad, gradient)
+               for parameter, gradient in zip(model.parameters(), gradients))
+    assert torch.equal(torch.get_rng_state(), random_state)
+    with pytest.raises(RuntimeError):  # A batch that does not fit.
+        hvd.flops_rates(model, torch.randn(4, 5, 8, 8))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def rates_grow_milder_with_the_budget():
+    layers = nn.Sequential(nn.Linear(200, 300), nn.Linear(300, 10, bias=False), nn.Linear(10, 10))
+    dense = 2 * 3 / 4 * 4 * (200 * 300 + 300 + 300 * 10 + 10 * 10 + 10)
+    named = list(layers.named_parameters())
+    assert set(hvd.budget_rates(named, dense, size=4).values()) == {None}
+    assert set(hvd.budget_rates(named, 0, size=1).values()) == {None}
+    former = 1
+    for bytes_per_step in (dense - 1, dense / 10, dense / 50):
+        rates = hvd.budget_rates(named, bytes_per_step, size=4)
+        assert list(rates) == [name for name, _ in named]
+        assert rates["0.bias"] is None and rates["2.weight"] is None
+        assert rates["0.weight"] == rates["1.weight"] > former
+        former = rates["0.weight"]
+    shorter = hvd.budget_rates(named, dense / 10, size=4, values="float16")
+    assert shorter["0.weight"] < hvd.budget_rates(named, dense / 10, size=4)["0.weight"]
+
+
+def an_impossible_budget_says_what_is_possible():
+    layer = nn.Linear(100, 100)
+    with pytest.raises(ValueError, match="bytes_per_step is 10; a rank sends .* bytes at least"):
+        hvd.budget_rates(layer.named_parameters(), 10, size=4)
+    for wrong in (-1, float("nan"), "much", None):
+        with pytest.raises(ValueError, match="bytes_per_step is .*0 or more"):
+            hvd.budget_rates(layer.named_parameters(), wrong, size=4)
+    with pytest.raises(ValueError, match="size is 0"):
+        hvd.budget_rates(layer.named_parameters(), 1e6, size=0)
+    with pytest.raises(ValueError, match="values is 'int8'"):
+        hvd.budget_rates(layer.named_parameters(), 1e6, size=2, values="int8")
+
+
+def _file_of_rates(text):
+    with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
+        file.write(text)
+    return pathlib.Path(file.name)
+
+
+def rates_come_from_a_file():
+    rates = {"fc*.weight": 400, "conv1.*": None, "*": 25}
+    path = _file_of_rates(json.dumps(rates))
+    for name in (path, str(path)):
+        compression = hvd.Compression.scalecom(rates=name)
+        assert compression.rates == rates and list(compression.rates) == list(rates)
+    layer = nn.Linear(100, 100)
+    assert compression.rate_of("fc1.weight", layer.weight) == 400
+    assert compression.rate_of("conv1.weight", layer.weight) is None
+
+
+def an_error_in_a_file_of_rates_names_file_place_and_what_is_allowed():
+    for text, part in [('{"a": 1,\n "b" 2}', "json, line 2, column 6.*one JSON object"),
+                       ("[1, 2]", "json: it holds .1, 2.; it must hold one JSON object"),
+                       ("", "line 1, column 1"),
+                       ('{"a": 1, "a": 2}', "json: the pattern 'a' of rates is there twice"),
+                       ('{"a": 0}', "json: the pattern 'a'.*rate is 0; allowed are .*1 to 65536.*null"),
+                       ('{"a": "x"}', "the pattern 'a'.*rate is 'x'"),
+                       ('{"a": true}', "the pattern 'a'.*rate is True"),
+                       ('{"a": {"b": 1}}', "the pattern 'a'"),
+                       ('{"a": NaN}', "the pattern 'a'.*rate is nan")]:
+        with pytest.raises(ValueError, match=part):
+            hvd.Compression.scalecom(rates=_file_of_rates(text))
+    with pytest.raises(ValueError, match="cannot be read.*absent.json"):
+        hvd.Compression.scalecom(rates="absent.json")
+
+
+def wrong_rates_are_refused_by_name():
+    for rates, part in [({"fc*": 0}, "'fc.' of rates: rate is 0"), ({3: 4}, "pattern of rates is 3"),
+                        ([("a", 1)], "rates is .*must be a dict"), (7, "rates is 7.*path")]:
+        with pytest.raises(ValueError, match=part):
+            hvd.Compression.scalecom(rates=rates)
+    layer = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="'fc.' of rates matches no parameter; there are weight"):
+        hvd.DistributedOptimizer(torch.optim.SGD(layer.parameters(), 0.1), layer.named_parameters(),
+                                 compression=hvd.Compression.scalecom(rates={"fc*": 4}))
