@@ -104,6 +104,10 @@ void check_compression(const std::string& name, DataType dtype, const AllReduceO
     refuse(name, fmt::format("compression warmup_steps is {}; it must be 0 or more",
                              compression.warmup_steps));
   }
+  if (!(compression.guard >= 0.0 && compression.guard <= 1.0)) {
+    refuse(name,
+           fmt::format("compression guard is {}; it must be 0 (none) to 1", compression.guard));
+  }
   if (!is_compressible(dtype)) {
     refuse(name, fmt::format("ScaleCom compresses float32, float16 and bfloat16, not {}; cast the "
                              "tensor or send it without compression",

@@ -12,6 +12,7 @@
 #include "runtime/control/rendezvous.hpp"
 #include "runtime/control/socket_channel.hpp"
 #include "runtime/data_plane.hpp"
+#include "runtime/health_file.hpp"
 #include "runtime/launch.hpp"
 #include "runtime/mpi_plugin.hpp"
 #include "runtime/session_impl.hpp"
@@ -30,24 +31,37 @@ struct Introduction {
   std::string version;
   std::string facts;
   std::string settings;
+  std::string problem;  ///< why this rank cannot work as it is set; empty: it can
 };
 
 std::string to_blob(const Introduction& introduction) {
   return nlohmann::json{{"version", introduction.version},
                         {"facts", introduction.facts},
-                        {"settings", introduction.settings}}
+                        {"settings", introduction.settings},
+                        {"problem", introduction.problem}}
       .dump();
 }
 
 Introduction from_blob(const std::string& blob) {
   const auto json = nlohmann::json::parse(blob);
-  return {json.at("version"), json.at("facts"), json.at("settings")};
+  return {json.at("version"), json.at("facts"), json.at("settings"), json.at("problem")};
+}
+
+std::string health_file_problem(const Config& config) {
+  if (config.health_file.empty()) return {};
+  try {
+    const HealthFile file(config.health_file);
+    return {};
+  } catch (const Error& error) {
+    return error.what();
+  }
 }
 
 // Throws on every rank alike when the ranks do not belong together.
 std::vector<HostFacts> introduce(Bootstrap& bootstrap, const Config& config) {
   const Bootstrap::Limit limit(config.connect_timeout_s);
-  const Introduction mine{kVersion, serialize(local_host_facts()), agreement_fingerprint(config)};
+  const Introduction mine{kVersion, serialize(local_host_facts()), agreement_fingerprint(config),
+                          bootstrap.rank() == 0 ? health_file_problem(config) : ""};
   std::vector<HostFacts> facts;
   std::vector<std::string> settings;
   int rank = 0;
@@ -59,6 +73,9 @@ std::vector<HostFacts> introduce(Bootstrap& bootstrap, const Config& config) {
           fmt::format("rank {} runs scalecom {} and rank {} runs {}; install one version on "
                       "every host",
                       rank, introduction.version, bootstrap.rank(), kVersion));
+    }
+    if (!introduction.problem.empty()) {
+      throw Error(StatusCode::invalid_argument, introduction.problem);
     }
     facts.push_back(parse_host_facts(introduction.facts));
     settings.push_back(std::move(introduction.settings));

@@ -65,6 +65,7 @@ SessionStats SharedStats::snapshot() const {
   stats.residual_resets = residual_resets;
   stats.steady_agreements = steady_agreements;
   stats.steady_leaves = steady_leaves;
+  stats.guard_halvings = guard_halvings;
   return stats;
 }
 
@@ -72,8 +73,7 @@ Coordinator::Coordinator(Parts parts)
     : parts_(std::move(parts)),
       seat_(std::make_shared<DriverSeat>(static_cast<Drivable&>(*this))),
       negotiation_(negotiation_options(parts_)),
-      execution_(*parts_.collectives, parts_.rank, parts_.size,
-                 static_cast<int>(parts_.config.compress_threads),
+      execution_(*parts_.collectives, parts_.rank, parts_.size, parts_.config,
                  [this](std::span<PendingTensor* const> tensors) { complete(tensors); }) {}
 
 void Coordinator::sleep_for_news(TimePoint until, const std::function<bool()>& is_called) const {
@@ -307,6 +307,7 @@ bool Coordinator::can_carry_out(const NegotiationEvent& event) const {
 
 void Coordinator::carry_out(NegotiationEvent event) {
   if (auto* agreement = std::get_if<Agreement>(&event)) {
+    execution_.health().apply_guards(*agreement);
     agreement_ = std::make_shared<const Agreement>(std::move(*agreement));
     for (Batch& batch :
          plan_batches(*agreement_, parts_.size, parts_.config.fusion_threshold_bytes)) {
@@ -410,6 +411,7 @@ void Coordinator::finish(const Status& status) {
 
 void Coordinator::restore_residual(Residual residual) {
   first_steps_[residual.name] = residual.step;
+  execution_.health().forget(residual.name);
   negotiation_.restart_steps(kGlobalProcessSet, residual.name);
   ResidualStore::Entry entry;
   entry.shape = std::move(residual.shape);
@@ -433,6 +435,7 @@ void Coordinator::publish_stats() {
   stats.steady_agreements = negotiation_.steady_counters().agreements;
   stats.steady_leaves = negotiation_.steady_counters().leaves;
   stats.residual_resets = execution_.residuals().reset_count();
+  stats.guard_halvings = execution_.health().guard_halvings();
 }
 
 }  // namespace scalecom

@@ -36,6 +36,7 @@ struct SharedStats {
   std::atomic<std::int64_t> residual_resets{0};
   std::atomic<std::int64_t> steady_agreements{0};
   std::atomic<std::int64_t> steady_leaves{0};
+  std::atomic<std::int64_t> guard_halvings{0};
 
   SessionStats snapshot() const;
 };
@@ -75,6 +76,7 @@ class Coordinator final : private Interrupt, private Drivable {
   /// kShutdownTime, also while a batch is in execution and when the others do not answer.
   void end_session(Status status);
   ResidualStore& residuals() noexcept { return execution_.residuals(); }
+  std::vector<CompressionHealth> health() { return execution_.health().health(); }
   void restore_residual(Residual residual);
 
  private:

@@ -44,13 +44,16 @@ bool has_steps(BatchKind kind) {
 
 }  // namespace
 
-Execution::Execution(Collectives& collectives, int rank, int size, int threads, TensorsDone done)
+Execution::Execution(Collectives& collectives, int rank, int size, const Config& config,
+                     TensorsDone done)
     : collectives_(collectives),
       size_(size),
       rank_(rank),
       done_(std::move(done)),
-      workers_(threads),
-      parts_(collectives, rank, size) {
+      workers_(static_cast<int>(config.compress_threads)),
+      parts_(collectives, rank, size),
+      health_(config, rank) {
+  const auto threads = static_cast<int>(config.compress_threads);
   for (std::size_t i = 0; i < kBatchesMax; ++i) {
     sparse_.push_back(std::make_unique<SparseAllReduce>(collectives, rank, size,
                                                         sparse_options(workers_, threads)));
@@ -227,19 +230,20 @@ void Execution::start_sparse(BatchUnderWay& work) {
   std::vector<SparseSlot> slots;
   slots.reserve(work.tensors.size());
   for (std::size_t i = 0; i < work.tensors.size(); ++i) {
+    const TensorSignature& signature = work.agreement->tensors[work.batch.tensors[i]].signature;
     if (!work.is_void) {
-      slots.push_back(slot_of(*work.tensors[i]));
+      slots.push_back(slot_of(*work.tensors[i], signature));
       continue;
     }
-    const TensorSignature& signature = work.agreement->tensors[work.batch.tensors[i]].signature;
     SparseSlot& slot = slots.emplace_back();
     slot.count = count_of(signature.shape);
     slot.dtype = signature.dtype;
     slot.rate = signature.compression.rate;
   }
   work.sparse = idle_sparse();
-  work.is_void ? work.sparse->start_nothing(std::move(slots), work.batch.sparse)
-               : work.sparse->start(std::move(slots), work.batch.sparse);
+  if (work.is_void) return work.sparse->start_nothing(std::move(slots), work.batch.sparse);
+  work.sparse->start(std::move(slots), work.batch.sparse,
+                     [this, &work](const SparseAllReduce&) { return sample_health(work); });
 }
 
 SparseAllReduce* Execution::idle_sparse() const {
@@ -248,8 +252,7 @@ SparseAllReduce* Execution::idle_sparse() const {
   return found->get();
 }
 
-SparseSlot Execution::slot_of(const PendingTensor& tensor) {
-  const TensorSignature& signature = tensor.signature;
+SparseSlot Execution::slot_of(const PendingTensor& tensor, const TensorSignature& signature) {
   SparseSlot slot;
   slot.name = tensor.name;
   slot.gradient = input_of(tensor);
@@ -265,7 +268,23 @@ SparseSlot Execution::slot_of(const PendingTensor& tensor) {
   return slot;
 }
 
+// Every rank samples the same tensors: steps and flags are agreed on, and a void batch is known to
+// be one everywhere when its flags are (see Revocation).
+std::span<std::byte> Execution::sample_health(BatchUnderWay& work) const {
+  const std::span<const SparseSlot> slots = work.sparse->slots();
+  std::vector<SparseChoice> choices;
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    const AgreedTensor& agreed = work.agreement->tensors[work.batch.tensors[i]];
+    if (slots[i].went_dense || !health_.is_sampled(agreed.step)) continue;
+    if (choices.empty()) choices = work.sparse->choices();
+    work.sample.add(slots[i], choices[i], agreed.step);
+    work.sampled.push_back(&agreed);
+  }
+  return work.sample.data();
+}
+
 void Execution::finish_sparse(BatchUnderWay& work) {
+  if (!work.sampled.empty()) health_.record(work.sampled, work.sample.health(size_));
   compressed_tensors_ += static_cast<std::int64_t>(work.tensors.size());
   for (const SparseSlot& slot : work.sparse->slots()) {
     if (slot.went_dense) report_nonfinite(slot);

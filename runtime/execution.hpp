@@ -12,6 +12,7 @@
 #include "collective/collectives.hpp"
 #include "compress/residual_store.hpp"
 #include "runtime/fusion.hpp"
+#include "runtime/health_monitor.hpp"
 #include "runtime/part_exchange.hpp"
 #include "runtime/tensor_queue.hpp"
 #include "runtime/worker_pool.hpp"
@@ -29,8 +30,7 @@ class Execution {
   static constexpr std::size_t kBatchesMax = 2;
 
   /// `collectives` outlives this object.
-  /// Large compressed batches are worked on by `threads`, the caller's among them.
-  Execution(Collectives& collectives, int rank, int size, int threads, TensorsDone done);
+  Execution(Collectives& collectives, int rank, int size, const Config& config, TensorsDone done);
 
   /// Begins a batch of the agreement, for which can_start(); `tensors[i]` is the submission behind
   /// agreement.tensors[batch.tensors[i]] (of a void agreement it may be null). An all-reduce goes
@@ -59,6 +59,7 @@ class Execution {
   std::size_t agreements_under_way(const Agreement* other) const noexcept;
 
   ResidualStore& residuals() noexcept { return residuals_; }
+  HealthMonitor& health() noexcept { return health_; }
 
   std::int64_t batches_executed() const noexcept { return batches_executed_; }
   std::int64_t compressed_tensors() const noexcept { return compressed_tensors_; }
@@ -74,6 +75,8 @@ class Execution {
     bool is_void = false;
     std::uint64_t operation = 0;        ///< dense_all_reduce
     SparseAllReduce* sparse = nullptr;  ///< sparse_all_reduce
+    HealthSample sample;                ///< of those tensors, if it is their turn
+    std::vector<const AgreedTensor*> sampled;
   };
 
   bool is_void(const Agreement& agreement) const noexcept {
@@ -87,8 +90,9 @@ class Execution {
   bool is_done(const BatchUnderWay& work) const;
   void drop_done();
   void finish_sparse(BatchUnderWay& work);
+  std::span<std::byte> sample_health(BatchUnderWay& work) const;
   [[noreturn]] void fail(const BatchUnderWay& work, const Error& error) const;
-  SparseSlot slot_of(const PendingTensor& tensor);
+  SparseSlot slot_of(const PendingTensor& tensor, const TensorSignature& signature);
   SparseAllReduce* idle_sparse() const;
   void broadcast(int root, std::span<PendingTensor* const> tensors, const WaitContext& context);
   void keep_steps(const Batch& batch, const Agreement& agreement);
@@ -108,6 +112,7 @@ class Execution {
   std::vector<std::unique_ptr<SparseAllReduce>> sparse_;
   PartExchange parts_;
   ResidualStore residuals_;
+  HealthMonitor health_;
   std::uint64_t first_void_ = 0;
   std::uint64_t end_of_void_ = 0;
   std::int64_t batches_executed_ = 0;

@@ -56,6 +56,13 @@ PendingTensor pending_all_reduce(std::string name, TensorView input, TensorView 
     signature.compression.mode =
         config.mode == "cyclic" ? CompressionMode::cyclic : CompressionMode::sharded;
   }
+  if (signature.compression.guard > 0.0 && config.health_steps == 0) {
+    throw Error(
+        StatusCode::invalid_argument,
+        fmt::format("tensor {}: compression guard is {}, but SCALECOM_HEALTH_STEPS is 0, so "
+                    "nothing is measured that it could judge; set one of them otherwise",
+                    name, signature.compression.guard));
+  }
   signature.priority = options.priority;
   return {std::move(name), std::move(signature), std::move(input), std::move(output), nullptr};
 }
@@ -151,6 +158,12 @@ void SessionImpl::restore_residuals(std::vector<Residual> residuals) {
   });
 }
 
+std::vector<CompressionHealth> SessionImpl::compression_health() {
+  std::vector<CompressionHealth> health;
+  run_on_coordinator([&] { health = coordinator_.health(); });
+  return health;
+}
+
 std::unique_ptr<Session> Session::connect(const Config& config) {
   return std::make_unique<Session>(std::make_unique<SessionImpl>(connect_session(config)));
 }
@@ -221,6 +234,10 @@ Residual Session::residual(const std::string& name) const { return impl_->residu
 
 void Session::restore_residuals(std::vector<Residual> residuals) {
   impl_->restore_residuals(std::move(residuals));
+}
+
+std::vector<CompressionHealth> Session::compression_health() const {
+  return impl_->compression_health();
 }
 
 AllReduceExplanation Session::explain_all_reduce(std::int64_t bytes) const {

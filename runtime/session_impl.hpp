@@ -52,6 +52,7 @@ class SessionImpl {
   std::vector<ResidualInfo> residuals();
   Residual residual(const std::string& name);
   void restore_residuals(std::vector<Residual> residuals);
+  std::vector<CompressionHealth> compression_health();
 
   const Config& config() const noexcept { return parts_.config; }
   const Topology& topology() const noexcept { return parts_.topology; }

@@ -91,6 +91,19 @@ Setting choice(std::string name, std::string Config::*member, std::vector<std::s
           [=](const Config& config) { return config.*member; }};
 }
 
+Setting free_text(std::string name, std::string Config::*member, std::string allowed,
+                  std::string description) {
+  return {std::move(name),
+          "",
+          std::move(allowed),
+          std::move(description),
+          [=](Config& config, const std::string& value) {
+            config.*member = value;
+            return true;
+          },
+          [=](const Config& config) { return config.*member; }};
+}
+
 Setting cycle_time() {
   return {
       "CYCLE_TIME",
@@ -209,6 +222,14 @@ void add_core(std::vector<Setting>& table) {
       integer("COMPRESS_THREADS", &Config::compress_threads, 1, 256, "threads",
               "Threads that work on compressed batches of more than 2 million elements, "
               "the session's own among them: cores that a rank has to itself."));
+  table.push_back(must_agree(
+      integer("HEALTH_STEPS", &Config::health_steps, 0, 1'000'000'000, "steps",
+              "The last of every so many steps of a compressed tensor is sampled for its health "
+              "(docs/howto/watch-compression.md). 0: none.")));
+  table.push_back(
+      free_text("HEALTH_FILE", &Config::health_file, "any path",
+                "CSV file that rank 0 appends the health of compressed tensors to, a line "
+                "for each sample."));
   table.push_back(must_agree(choice(
       "TUNE", &Config::tune, {"off", "quick", "full"},
       "How much is measured at init to choose algorithms and blocks by, where the cache "

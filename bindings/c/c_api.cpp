@@ -4,12 +4,12 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <utility>
 
 #include "bindings/c/dlpack.hpp"
+#include "bindings/c/json_text.hpp"
 #include "runtime/info.hpp"
 #include "scalecom/scalecom.hpp"
 
@@ -152,8 +152,11 @@ scalecom::AllReduceOptions to_options(int32_t op, double prescale, double postsc
   scalecom::AllReduceOptions options{to_options(op, prescale, postscale), {}, priority};
   if (compression != nullptr) {
     options.compression = {static_cast<scalecom::CompressionMode>(compression->mode),
-                           compression->rate, compression->beta, compression->warmup_steps,
-                           static_cast<scalecom::DataType>(compression->values)};
+                           compression->rate,
+                           compression->beta,
+                           compression->warmup_steps,
+                           static_cast<scalecom::DataType>(compression->values),
+                           compression->guard};
   }
   return options;
 }
@@ -421,11 +424,7 @@ void scalecom_ticket_release(scalecom_ticket* ticket) { delete ticket; }
 
 int scalecom_residuals(char** json) {
   return guarded([&] {
-    auto list = nlohmann::json::array();
-    for (const scalecom::ResidualInfo& residual : default_session().get()->residuals()) {
-      list.push_back({{"name", residual.name}, {"shape", residual.shape}, {"step", residual.step}});
-    }
-    deref(json, "json") = to_c_string(list.dump());
+    deref(json, "json") = to_c_string(scalecom::to_json(default_session().get()->residuals()));
   });
 }
 
@@ -455,23 +454,16 @@ int scalecom_residual_set(const char* name, const int64_t* shape, int32_t dimens
   });
 }
 
+int scalecom_compression_stats(char** json) {
+  return guarded([&] {
+    deref(json, "json") =
+        to_c_string(scalecom::to_json(default_session().get()->compression_health()));
+  });
+}
+
 int scalecom_stats(char** json) {
   return guarded([&] {
-    const scalecom::SessionStats stats = default_session().get()->stats();
-    const nlohmann::json object = {
-        {"data_bytes_sent", stats.data_bytes_sent},
-        {"data_messages_sent", stats.data_messages_sent},
-        {"control_bytes_sent", stats.control_bytes_sent},
-        {"control_messages_sent", stats.control_messages_sent},
-        {"tensors_completed", stats.tensors_completed},
-        {"batches_executed", stats.batches_executed},
-        {"tensors_negotiated_from_cache", stats.tensors_negotiated_from_cache},
-        {"compressed_tensors", stats.compressed_tensors},
-        {"nonfinite_tensors", stats.nonfinite_tensors},
-        {"residual_resets", stats.residual_resets},
-        {"steady_agreements", stats.steady_agreements},
-        {"steady_leaves", stats.steady_leaves}};
-    deref(json, "json") = to_c_string(object.dump());
+    deref(json, "json") = to_c_string(scalecom::to_json(default_session().get()->stats()));
   });
 }
 

@@ -53,7 +53,9 @@ class ScaleComCompressor(NoneCompressor):
     (0, 1]; 1 is classical error feedback. warmup_steps: steps of a tensor that go dense at first.
     mode: "cyclic", rank (step mod size) selects; "sharded", every rank selects for one shard, which
     changes with the step; None, what SCALECOM_MODE says. values: what travels is "float32",
-    "float16" or "bfloat16"; what rounding takes away stays in the residual.
+    "float16" or "bfloat16"; what rounding takes away stays in the residual. guard: largest d/k, above
+    0 and at most 1, that a sampled step may show (hvd.compression_stats()); past it the tensor's
+    chunks are halved, down to 1, where every element travels. None: no guard.
 
     In DistributedOptimizer, one-dimensional parameters and those of fewer than `min_elements` stay
     dense. `rates` overrides rate and that rule by parameter name: {"fc*.weight": 400,
@@ -62,7 +64,7 @@ class ScaleComCompressor(NoneCompressor):
     """
 
     def __init__(self, rate=100, beta=1.0, warmup_steps=0, mode=None, rates=None,
-                 min_elements=MIN_ELEMENTS, values="float32"):
+                 min_elements=MIN_ELEMENTS, values="float32", guard=None):
         check_choice("mode", mode, _MODES)
         check_choice("values", values, VALUES)
         if not isinstance(beta, numbers.Real) or not 0.0 < beta <= 1.0:
@@ -70,11 +72,14 @@ class ScaleComCompressor(NoneCompressor):
         if not is_whole(warmup_steps) or warmup_steps < 0:
             raise ValueError(f"warmup_steps is {warmup_steps}; it must be a whole number of 0 or "
                              "more")
+        if guard is not None and not (isinstance(guard, numbers.Real) and 0.0 < guard <= 1.0):
+            raise ValueError(f"guard is {guard}; it must be above 0 and at most 1, or None")
         self.rate = checked_rate(rate)
         self.beta = float(beta)
         self.warmup_steps = int(warmup_steps)
         self.mode = mode
         self.values = values
+        self.guard = guard
         self.min_elements = min_elements
         self.rates = checked_rates(rates)
         self._options = {}
@@ -84,7 +89,8 @@ class ScaleComCompressor(NoneCompressor):
         rate = self.rate if rate is None else rate
         if rate not in self._options:
             self._options[rate] = CompressionOptions(_MODES[self.mode], rate, self.beta,
-                                                     self.warmup_steps, VALUES[self.values])
+                                                     self.warmup_steps, VALUES[self.values],
+                                                     self.guard or 0.0)
         return self._options[rate]
 
     def rate_of(self, name, parameter):
@@ -106,7 +112,7 @@ class ScaleComCompressor(NoneCompressor):
     def __repr__(self):
         return (f"Compression.scalecom(rate={self.rate}, beta={self.beta}, "
                 f"warmup_steps={self.warmup_steps}, mode={self.mode!r}, values={self.values!r}, "
-                f"rates={self.rates})")
+                f"rates={self.rates}, guard={self.guard})")
 
 
 def check_choice(name, value, allowed):

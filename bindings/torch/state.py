@@ -1,6 +1,7 @@
-"""The residuals of this rank: training state that belongs into a checkpoint."""
+"""The residuals of this rank: training state that belongs into a checkpoint; and their health."""
 
 import ctypes
+import math
 
 import torch
 
@@ -30,6 +31,20 @@ def compression_state():
 def compression_steps():
     """{tensor name: next step} of this rank; leader and warm-up follow from it."""
     return {name: entry["step"] for name, entry in residual_infos().items()}
+
+
+def compression_stats():
+    """{tensor name: figures} of the compressed tensors, each of its last sampled step.
+
+    A dictionary has step, elements, rate (chunk length), halvings (by the guard), sampled_chunks,
+    relative_error, mean_relative_error, residual_to_gradient, mean_residual_to_gradient (this
+    rank's, and the ranks' mean), hamming_distance, chunk_overlap and byte_true_rate; what they mean:
+    docs/algorithms.md. Empty until SCALECOM_HEALTH_STEPS steps are over. Any thread may call it, at
+    any time.
+    """
+    return {entry.pop("name").removeprefix(_PREFIX):
+            {name: math.inf if value is None else value for name, value in entry.items()}
+            for entry in _library.read_json(lib.scalecom_compression_stats)}
 
 
 def check_residuals(residuals, shapes):

@@ -33,6 +33,7 @@ typedef struct {
   double beta;
   int64_t warmup_steps;
   int32_t values; /* dtype on the wire: float32, float16 or bfloat16; 0 is none of them */
+  double guard;   /* largest d/k, above which the density is raised; 0: none */
 } scalecom_compression;
 
 /* How an all-reduce does; compression.mode 0 is none. */
@@ -150,6 +151,10 @@ SCALECOM_API int scalecom_residual_get(const char* name, float* values, int64_t 
 /* Replaces or creates the residual of `name`; the tensor's next step becomes `step`. */
 SCALECOM_API int scalecom_residual_set(const char* name, const int64_t* shape, int32_t dimensions,
                                        const float* values, int64_t step);
+
+/* JSON array of objects with the members of scalecom::CompressionHealth, of each compressed tensor
+ * that has been sampled; what is infinite is null. */
+SCALECOM_API int scalecom_compression_stats(char** json);
 
 /* JSON object with the members of scalecom::SessionStats. */
 SCALECOM_API int scalecom_stats(char** json);

@@ -33,6 +33,10 @@ struct Compression {
   /// Of the values on the wire: float32, float16 or bfloat16. What rounding takes away stays in the
   /// residual. Ranks add up in it, and what that rounds is not in a residual.
   DataType values = DataType::float32;
+  /// Largest part of the selected elements that may miss the true top-k (d/k, see
+  /// CompressionHealth), in [0, 1]: a sampled step with more has all ranks halve the tensor's chunk
+  /// length, down to 1, where every element travels. 0: no guard. Needs SCALECOM_HEALTH_STEPS.
+  double guard = 0.0;
 
   bool operator==(const Compression&) const = default;
 };

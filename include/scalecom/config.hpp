@@ -43,6 +43,11 @@ struct SCALECOM_API Config {
   std::string mode = "sharded";
   /// Threads that work on a large compressed batch, the session's own among them.
   std::int64_t compress_threads = 1;
+  /// The last of every so many steps of a compressed tensor is sampled for CompressionHealth; 0:
+  /// none.
+  std::int64_t health_steps = 100;
+  /// CSV file that rank 0 appends the sampled figures to; empty: none.
+  std::string health_file;
   /// What the collectives choose by is measured at init: off, quick (0.3 s) or full (2 s).
   std::string tune = "quick";
   /// Where measured figures are kept; empty: nowhere. from_environment(): $XDG_CACHE_HOME/scalecom

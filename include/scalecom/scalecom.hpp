@@ -5,6 +5,7 @@
 #include "scalecom/config.hpp"
 #include "scalecom/device.hpp"
 #include "scalecom/explanation.hpp"
+#include "scalecom/health.hpp"
 #include "scalecom/session.hpp"
 #include "scalecom/status.hpp"
 #include "scalecom/tensor.hpp"

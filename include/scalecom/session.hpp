@@ -9,6 +9,7 @@
 #include "scalecom/config.hpp"
 #include "scalecom/explanation.hpp"
 #include "scalecom/export.hpp"
+#include "scalecom/health.hpp"
 #include "scalecom/status.hpp"
 #include "scalecom/tensor.hpp"
 #include "scalecom/ticket.hpp"
@@ -70,6 +71,7 @@ struct SessionStats {
   std::int64_t residual_resets = 0;    ///< residuals dropped because the tensor's shape changed
   std::int64_t steady_agreements = 0;  ///< carried out without negotiation
   std::int64_t steady_leaves = 0;      ///< returns to negotiation from that
+  std::int64_t guard_halvings = 0;     ///< times that a guard raised a tensor's density
 };
 
 /// The error-feedback memory of one compressed tensor on this rank.
@@ -181,6 +183,10 @@ class SCALECOM_API Session {
   /// Replaces (or creates) residuals; others keep theirs. Call it on every rank, with no
   /// compressed tensor of these names in flight.
   void restore_residuals(std::vector<Residual> residuals);
+
+  /// The last sampled figures of each compressed tensor, ordered by name; empty as long as none was
+  /// sampled. Waits for the batch that is being executed.
+  std::vector<CompressionHealth> compression_health() const;
 
   /// How all_reduce() carries out `bytes`, and what the alternatives would take.
   AllReduceExplanation explain_all_reduce(std::int64_t bytes) const;

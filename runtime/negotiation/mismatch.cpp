@@ -25,10 +25,10 @@ std::string text_of(const Shape& shape, bool is_first_free) {
 
 std::string text_of(const Compression& compression) {
   if (compression.mode == CompressionMode::none) return "none";
-  return fmt::format("{} (rate {}, beta {}, {} warm-up steps, {} values)",
+  return fmt::format("{} (rate {}, beta {}, {} warm-up steps, {} values, guard {})",
                      compression.mode == CompressionMode::cyclic ? "cyclic" : "sharded",
                      compression.rate, compression.beta, compression.warmup_steps,
-                     to_string(compression.values));
+                     to_string(compression.values), compression.guard);
 }
 
 /// One field of a signature as people know it.

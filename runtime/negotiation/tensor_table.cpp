@@ -18,7 +18,8 @@ bool agree(const TensorSignature& a, const TensorSignature& b) noexcept {
       a.compression.mode != b.compression.mode || a.compression.rate != b.compression.rate ||
       !same(a.compression.beta, b.compression.beta) ||
       a.compression.warmup_steps != b.compression.warmup_steps ||
-      a.compression.values != b.compression.values || a.shape.size() != b.shape.size()) {
+      a.compression.values != b.compression.values ||
+      !same(a.compression.guard, b.compression.guard) || a.shape.size() != b.shape.size()) {
     return false;
   }
   const std::size_t free = has_own_first_extent(a.kind) && !a.shape.empty() ? 1 : 0;

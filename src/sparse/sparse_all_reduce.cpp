@@ -48,8 +48,10 @@ SparseAllReduce::SparseAllReduce(Collectives& collectives, int rank, int size,
                                  SparseOptions options)
     : collectives_(collectives), rank_(rank), size_(size), options_(std::move(options)) {}
 
-void SparseAllReduce::start(std::vector<SparseSlot> slots, const SparsePlan& plan) {
+void SparseAllReduce::start(std::vector<SparseSlot> slots, const SparsePlan& plan,
+                            SparseLook look) {
   lay_out(std::move(slots), plan);
+  look_ = std::move(look);
   has_data_ = true;
 }
 
@@ -60,8 +62,8 @@ void SparseAllReduce::start_nothing(std::vector<SparseSlot> slots, const SparseP
 }
 
 std::vector<SparseSlot> SparseAllReduce::run(std::vector<SparseSlot> slots, const SparsePlan& plan,
-                                             const WaitContext& context) {
-  start(std::move(slots), plan);
+                                             const WaitContext& context, SparseLook look) {
+  start(std::move(slots), plan, std::move(look));
   WaitLoop loop(context);
   while (!is_done()) {
     const bool has_moved = collectives_.advance(context);
@@ -339,6 +341,26 @@ void SparseAllReduce::decide() {
     slots_[i].went_dense = flags_[i] != 0;
     if (slots_[i].went_dense) reduce_dense(i);
   }
+  if (!has_data_ || !look_) return;
+  if (const std::span<std::byte> data = look_(*this); !data.empty()) {
+    note(collectives_.start_all_reduce(
+        AllReduceBatch::in_place(data, DataType::float32, ReduceOp::sum)));
+  }
+}
+
+std::vector<SparseChoice> SparseAllReduce::choices() const {
+  std::vector<SparseChoice> choices(slots_.size());
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    const std::size_t selected = index(selected_count(slots_[i].count, slots_[i].rate));
+    choices[i].offsets.resize(selected);
+    choices[i].kept.resize(selected);
+  }
+  for (const Piece& piece : pieces_) {
+    SparseChoice& choice = choices[piece.slot];
+    std::copy_n(offsets_.data() + piece.begin, piece.chunks, choice.offsets.data() + piece.first);
+    std::copy_n(kept_.data() + piece.begin, piece.chunks, choice.kept.data() + piece.first);
+  }
+  return choices;
 }
 
 // The memory goes back first: the result may take the gradient's place.

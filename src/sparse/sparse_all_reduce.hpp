@@ -55,6 +55,21 @@ struct SparsePlan {
   DataType values = DataType::float32;
 };
 
+/// What the selection has left of a slot's step.
+struct SparseChoice {
+  /// Of the selected element in each chunk.
+  std::vector<std::uint16_t> offsets;
+  /// m + beta g on the selected elements.
+  std::vector<float> kept;
+};
+
+class SparseAllReduce;
+
+/// Looks at a batch that is selected and swept, before results are written. Every rank makes the
+/// same decision to look. What it returns, float32 and as many on all ranks, is replaced by the sum
+/// over the ranks before the batch is done; empty: nothing to sum.
+using SparseLook = std::function<std::span<std::byte>(const SparseAllReduce&)>;
+
 /// Calls body(i) once for each i below `count`, in any order and maybe at once; returns when all
 /// calls have returned.
 using ParallelLoop =
@@ -104,7 +119,7 @@ class SparseAllReduce {
 
   /// Begins a batch; every rank does with agreeing slots and the same plan. Their memory stays
   /// until is_done() or discard().
-  void start(std::vector<SparseSlot> slots, const SparsePlan& plan);
+  void start(std::vector<SparseSlot> slots, const SparsePlan& plan, SparseLook look = {});
   /// For a rank that has no data: takes part in a batch that all ranks discard. Only count, rate
   /// and dtype of the slots are looked at.
   void start_nothing(std::vector<SparseSlot> slots, const SparsePlan& plan);
@@ -120,10 +135,12 @@ class SparseAllReduce {
   /// m + beta g; the slots' memory is not touched any more.
   void discard();
   std::span<const SparseSlot> slots() const noexcept { return slots_; }
+  /// Of every slot, for a SparseLook; not of those that went dense, whose step is taken back.
+  std::vector<SparseChoice> choices() const;
 
   /// start(), and moves on until it is done; returns the slots.
   std::vector<SparseSlot> run(std::vector<SparseSlot> slots, const SparsePlan& plan,
-                              const WaitContext& context);
+                              const WaitContext& context, SparseLook look = {});
 
  private:
   /// Consecutive chunks of a slot with one leader.
@@ -194,6 +211,7 @@ class SparseAllReduce {
   const int size_;
   const SparseOptions options_;
   SparsePlan plan_;
+  SparseLook look_;
   std::vector<SparseSlot> slots_;
   bool has_data_ = false;
   std::vector<Piece> pieces_;

@@ -32,7 +32,8 @@ class CompressionOptions(ctypes.Structure):
     """scalecom_compression, a key as it is: nobody changes one."""
     __hash__ = object.__hash__
     _fields_ = [("mode", ctypes.c_int32), ("rate", ctypes.c_int64), ("beta", ctypes.c_double),
-                ("warmup_steps", ctypes.c_int64), ("values", ctypes.c_int32)]
+                ("warmup_steps", ctypes.c_int64), ("values", ctypes.c_int32),
+                ("guard", ctypes.c_double)]
 
 
 class Reduction(ctypes.Structure):
@@ -87,6 +88,7 @@ def _declare(library):
         "scalecom_residual_get": (c_int, [c_char_p, ctypes.c_void_p, c_int64]),
         "scalecom_residual_set": (c_int, [c_char_p, pointer(c_int64), c_int32, ctypes.c_void_p,
                                           c_int64]),
+        "scalecom_compression_stats": (c_int, [text]),
         "scalecom_stats": (c_int, [text]),
         "scalecom_info": (c_int, [text]),
     }

@@ -144,6 +144,9 @@ def wrong_compression_is_refused_at_the_call():
             hvd.Compression.scalecom(beta=beta)
     with pytest.raises(ValueError, match="warmup_steps is -1"):
         hvd.Compression.scalecom(warmup_steps=-1)
+    for guard in (0, 1.5, float("nan"), "strict"):
+        with pytest.raises(ValueError, match="guard is .*above 0 and at most 1, or None"):
+            hvd.Compression.scalecom(guard=guard)
     with pytest.raises(ValueError, match="mode is 'sharp'.*'cyclic', 'sharded'"):
         hvd.Compression.scalecom(mode="sharp")
     with pytest.raises(ValueError, match="values is 'int8'.*'float32', 'float16', 'bfloat16'"):

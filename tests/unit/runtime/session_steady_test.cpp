@@ -5,6 +5,7 @@
 #include <random>
 #include <thread>
 
+#include "tests/support/captured_stderr.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/ranks.hpp"
 #include "tests/support/session_world.hpp"
@@ -59,11 +60,12 @@ struct Outcome {
 
 class Trainer {
  public:
-  Trainer(Session& session, int rank, int size, const Script& script)
+  Trainer(Session& session, int rank, int size, const Script& script, double guard)
       : session_(session),
         rank_(rank),
         size_(size),
         script_(script),
+        guard_(guard),
         pace_(script.seed * 31 + static_cast<unsigned>(rank)) {}
 
   Outcome train() {
@@ -106,7 +108,9 @@ class Trainer {
   Ticket submit(int tensor, std::vector<float>& data) {
     AllReduceOptions options;
     options.op = ReduceOp::sum;
-    if (is_compressed(tensor)) options.compression = {CompressionMode::cyclic, 10, 0.5, 0};
+    if (is_compressed(tensor)) {
+      options.compression = {CompressionMode::cyclic, 10, 0.5, 0, DataType::float32, guard_};
+    }
     return session_.all_reduce("t" + std::to_string(tensor), view_of(data), view_of(data), options);
   }
 
@@ -136,17 +140,20 @@ class Trainer {
   const int rank_;
   const int size_;
   const Script script_;
+  const double guard_;
   std::mt19937 pace_;
   Outcome outcome_;
 };
 
-std::vector<Outcome> train(int size, const Script& script, int steady_steps) {
+std::vector<Outcome> train(int size, const Script& script, int steady_steps, double guard) {
   Config config;
   config.steady_steps = steady_steps;
+  config.health_steps = 2;
   SessionWorld world(size, config);
   std::vector<Outcome> outcomes(static_cast<std::size_t>(size));
   test::run_ranks(size, [&](int rank) {
-    outcomes[static_cast<std::size_t>(rank)] = Trainer(world[rank], rank, size, script).train();
+    outcomes[static_cast<std::size_t>(rank)] =
+        Trainer(world[rank], rank, size, script, guard).train();
   });
   return outcomes;
 }
@@ -167,14 +174,19 @@ float largest_difference(const std::vector<std::vector<float>>& a,
 TEST_CASE("a training that is disturbed while it runs without negotiation has the same results") {
   const int size = GENERATE(1, 2, 3, 4);
   const unsigned seed = GENERATE(1u, 2u, 3u, 4u, 5u);
-  CAPTURE(size, seed);
+  // A guard that soon has every element travel, or none.
+  const double guard = GENERATE(0.0, 0.01);
+  CAPTURE(size, seed, guard);
+  const test::CapturedStderr captured;  // Guards say what they do.
   const Script script(seed);
-  const auto negotiated = train(size, script, 0);
-  const auto steady = train(size, script, 3);
+  const auto negotiated = train(size, script, 0, guard);
+  const auto steady = train(size, script, 3, guard);
   for (std::size_t rank = 0; rank < steady.size(); ++rank) {
     CHECK(negotiated[rank].wrong == "");
     CHECK(steady[rank].wrong == "");
     CHECK(negotiated[rank].stats.steady_agreements == 0);
+    CHECK(negotiated[rank].stats.guard_halvings == (guard > 0.0 ? 9 : 0));
+    CHECK(steady[rank].stats.guard_halvings == negotiated[rank].stats.guard_halvings);
     // All ranks have the same bits. A step that was taken back rounds once.
     CHECK(steady[rank].compressed == steady[0].compressed);
     REQUIRE(steady[rank].compressed.size() == negotiated[rank].compressed.size());

@@ -1,0 +1,52 @@
+#include "bindings/c/json_text.hpp"
+
+#include <nlohmann/json.hpp>
+
+namespace scalecom {
+
+std::string to_json(const std::vector<ResidualInfo>& residuals) {
+  auto list = nlohmann::json::array();
+  for (const ResidualInfo& residual : residuals) {
+    list.push_back({{"name", residual.name}, {"shape", residual.shape}, {"step", residual.step}});
+  }
+  return list.dump();
+}
+
+std::string to_json(const std::vector<CompressionHealth>& tensors) {
+  auto list = nlohmann::json::array();
+  for (const CompressionHealth& health : tensors) {
+    list.push_back({{"name", health.name},
+                    {"step", health.step},
+                    {"elements", health.elements},
+                    {"rate", health.rate},
+                    {"halvings", health.halvings},
+                    {"sampled_chunks", health.sampled_chunks},
+                    {"relative_error", health.relative_error},
+                    {"mean_relative_error", health.mean_relative_error},
+                    {"residual_to_gradient", health.residual_to_gradient},
+                    {"mean_residual_to_gradient", health.mean_residual_to_gradient},
+                    {"hamming_distance", health.hamming_distance},
+                    {"chunk_overlap", health.chunk_overlap},
+                    {"byte_true_rate", health.byte_true_rate}});
+  }
+  return list.dump();
+}
+
+std::string to_json(const SessionStats& stats) {
+  return nlohmann::json{{"data_bytes_sent", stats.data_bytes_sent},
+                        {"data_messages_sent", stats.data_messages_sent},
+                        {"control_bytes_sent", stats.control_bytes_sent},
+                        {"control_messages_sent", stats.control_messages_sent},
+                        {"tensors_completed", stats.tensors_completed},
+                        {"batches_executed", stats.batches_executed},
+                        {"tensors_negotiated_from_cache", stats.tensors_negotiated_from_cache},
+                        {"compressed_tensors", stats.compressed_tensors},
+                        {"nonfinite_tensors", stats.nonfinite_tensors},
+                        {"residual_resets", stats.residual_resets},
+                        {"steady_agreements", stats.steady_agreements},
+                        {"steady_leaves", stats.steady_leaves},
+                        {"guard_halvings", stats.guard_halvings}}
+      .dump();
+}
+
+}  // namespace scalecom

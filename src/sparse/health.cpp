@@ -1,0 +1,141 @@
+#include "sparse/health.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "compress/offset_codec.hpp"
+
+namespace scalecom {
+namespace {
+
+constexpr std::int64_t kChunksMin = 8;
+constexpr std::int64_t kChunksMax = 64;
+constexpr std::int64_t kElementsMax = 65'536;
+
+/// Well mixed bits of `value` (the finalizer of SplitMix64: Steele, Lea, Flood, OOPSLA 2014).
+std::uint64_t mix(std::uint64_t value) {
+  value += 0x9E3779B97F4A7C15u;
+  value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9u;
+  value = (value ^ (value >> 27)) * 0x94D049BB133111EBu;
+  return value ^ (value >> 31);
+}
+
+double ratio(double numerator, double denominator) {
+  if (numerator == 0.0) return 0.0;
+  return std::sqrt(numerator / denominator);
+}
+
+/// Sums of squares over the sampled elements.
+struct Squares {
+  double error = 0.0;
+  double compensated = 0.0;
+  double memory = 0.0;
+  double gradient = 0.0;
+};
+
+// A sum may overflow, and to NaN: that is large.
+float magnitude(float value) {
+  return std::isfinite(value) ? std::abs(value) : std::numeric_limits<float>::infinity();
+}
+
+/// Of `selected`, how many are not among as many largest of `all`, which is reordered.
+std::int64_t count_missed(std::span<const float> selected, std::vector<float>& all) {
+  const auto k = static_cast<std::ptrdiff_t>(selected.size());
+  std::nth_element(all.begin(), all.begin() + k - 1, all.end(), std::greater<>());
+  const float least = all[static_cast<std::size_t>(k - 1)];
+  const auto is_above = [least](float value) { return value > least; };
+  const auto above = std::count_if(all.begin(), all.begin() + k, is_above);
+  const auto found = std::count_if(selected.begin(), selected.end(), is_above);
+  const auto equal = std::count(selected.begin(), selected.end(), least);
+  return k - found - std::min(equal, k - above);
+}
+
+}  // namespace
+
+std::vector<std::int64_t> sampled_chunks(std::int64_t count, std::int64_t rate, std::int64_t step) {
+  const std::int64_t chunks = selected_count(count, rate);
+  const std::int64_t wanted = std::clamp(chunks / 8, kChunksMin, kChunksMax);
+  const std::int64_t parts =
+      std::min({chunks, wanted, std::max<std::int64_t>(1, kElementsMax / rate)});
+  std::vector<std::int64_t> sampled;
+  for (std::int64_t part = 0; part < parts; ++part) {
+    const std::int64_t first = chunks / parts * part + chunks % parts * part / parts;
+    const std::int64_t end = chunks / parts * (part + 1) + chunks % parts * (part + 1) / parts;
+    const std::uint64_t random =
+        mix(mix(static_cast<std::uint64_t>(step)) + static_cast<std::uint64_t>(part));
+    sampled.push_back(first +
+                      static_cast<std::int64_t>(random % static_cast<std::uint64_t>(end - first)));
+  }
+  return sampled;
+}
+
+double byte_true_rate(std::int64_t count, std::int64_t rate, DataType values) {
+  const auto k = static_cast<double>(selected_count(count, rate));
+  const double sent = 2.0 * static_cast<double>(size_of(values)) * (k + 1.0) +
+                      static_cast<double>(offset_bytes(rate)) * k;
+  return 2.0 * 4.0 * static_cast<double>(count) / sent;
+}
+
+void HealthSample::add(const SparseSlot& slot, const SparseChoice& choice, std::int64_t step) {
+  const double beta = static_cast<float>(slot.beta);
+  const float prescale = static_cast<float>(slot.prescale);
+  Tensor tensor;
+  tensor.begin = values_.size();
+  tensor.chunk = static_cast<std::size_t>(slot.rate);
+  Squares squares;
+  for (const std::int64_t chunk : sampled_chunks(slot.count, slot.rate, step)) {
+    const std::int64_t first = chunk * slot.rate;
+    const std::int64_t length = std::min(slot.rate, slot.count - first);
+    const std::size_t selected = choice.offsets[static_cast<std::size_t>(chunk)];
+    gradient_.resize(static_cast<std::size_t>(length));
+    kernels::widen(gradient_.data(), slot.gradient + first * size_of(slot.dtype), slot.dtype,
+                   length);
+    for (std::size_t i = 0; i < gradient_.size(); ++i) {
+      const double g = prescale * gradient_[i];
+      const double memory = slot.residual[static_cast<std::size_t>(first) + i];
+      const double swept = i == selected ? choice.kept[static_cast<std::size_t>(chunk)] : memory;
+      const double p = swept + (1.0 - beta) * g;
+      const double error = i == selected ? (memory - (1.0 - beta) * (swept - beta * g)) / beta : p;
+      squares.error += error * error;
+      squares.compensated += p * p;
+      squares.memory += memory * memory;
+      squares.gradient += g * g;
+      values_.push_back(static_cast<float>(p));
+    }
+    tensor.offsets.push_back(static_cast<std::uint16_t>(selected));
+  }
+  TensorHealth& health = tensor.health;
+  health.sampled_chunks = static_cast<std::int64_t>(tensor.offsets.size());
+  health.sampled_elements = static_cast<std::int64_t>(values_.size() - tensor.begin);
+  health.relative_error = ratio(squares.error, squares.compensated);
+  health.residual_to_gradient = ratio(squares.memory, squares.gradient);
+  values_.push_back(static_cast<float>(health.relative_error));
+  values_.push_back(static_cast<float>(health.residual_to_gradient));
+  tensors_.push_back(std::move(tensor));
+}
+
+std::vector<TensorHealth> HealthSample::health(int size) const {
+  std::vector<TensorHealth> all;
+  for (const Tensor& tensor : tensors_) {
+    TensorHealth& health = all.emplace_back(tensor.health);
+    const auto elements = static_cast<std::size_t>(health.sampled_elements);
+    const std::span<const float> sums = std::span(values_).subspan(tensor.begin, elements + 2);
+    std::vector<float> magnitudes;
+    for (const float sum : sums.first(elements)) magnitudes.push_back(magnitude(sum));
+    std::vector<float> selected;
+    for (std::size_t first = 0; first < elements; first += tensor.chunk) {
+      const auto chunk =
+          std::span(magnitudes).subspan(first, std::min(tensor.chunk, elements - first));
+      selected.push_back(chunk[tensor.offsets[selected.size()]]);
+      if (selected.back() == *std::max_element(chunk.begin(), chunk.end())) ++health.best_chunks;
+    }
+    health.missed = selected.empty() ? 0 : count_missed(selected, magnitudes);
+    health.mean_relative_error = static_cast<double>(sums[elements]) / size;
+    health.mean_residual_to_gradient = static_cast<double>(sums[elements + 1]) / size;
+  }
+  return all;
+}
+
+}  // namespace scalecom
