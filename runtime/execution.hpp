@@ -75,8 +75,8 @@ class Execution {
     bool is_void = false;
     std::uint64_t operation = 0;        ///< dense_all_reduce
     SparseAllReduce* sparse = nullptr;  ///< sparse_all_reduce
-    HealthSample sample;                ///< of those tensors, if it is their turn
-    std::vector<const AgreedTensor*> sampled;
+    HealthSample sample = {};           ///< of those tensors whose turn it is
+    std::vector<const AgreedTensor*> sampled = {};
   };
 
   bool is_void(const Agreement& agreement) const noexcept {
