@@ -6,6 +6,7 @@ import re
 INCLUDES = {
     "src/base": set(),
     "src/device/cuda": {"src/base"},
+    "src/device/nccl": {"src/base", "src/device/cuda"},
     "src/kernels": {"src/base"},
     "src/kernels/cuda": {"src/base", "src/kernels", "src/device/cuda"},
     "src/transport": {"src/base"},
@@ -33,9 +34,9 @@ INCLUDES = {
     # The C interface is the runtime's own face; the other bindings see the public headers only.
     "bindings/c": {"runtime"},
     "tools": {"src/kernels", "src/kernels/cuda", "src/device/cuda"},
-    "tests": {"src/base", "src/device/cuda", "src/kernels", "src/kernels/cuda", "src/transport",
-              "src/transport/mpi", "src/transport/shm", "src/transport/socket", "src/collective",
-              "src/collective/mpi", "src/collective/shm",
+    "tests": {"src/base", "src/device/cuda", "src/device/nccl", "src/kernels", "src/kernels/cuda",
+              "src/transport", "src/transport/mpi", "src/transport/shm", "src/transport/socket",
+              "src/collective", "src/collective/mpi", "src/collective/shm",
               "src/compress", "src/sparse", "src/mpi_plugin", "runtime",
               "runtime/control", "runtime/negotiation", "runtime/tuning"},
 }

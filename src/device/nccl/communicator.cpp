@@ -1,0 +1,188 @@
+#include "device/nccl/communicator.hpp"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "base/error.hpp"
+#include "device/nccl/error.hpp"
+
+namespace scalecom::device::nccl {
+namespace {
+
+ElementType element_type(DataType dtype) {
+  switch (dtype) {
+    case DataType::uint8: return ElementType::uint8;
+    case DataType::int8: return ElementType::int8;
+    case DataType::int32: return ElementType::int32;
+    case DataType::int64: return ElementType::int64;
+    case DataType::float16: return ElementType::float16;
+    case DataType::float32: return ElementType::float32;
+    case DataType::float64: return ElementType::float64;
+    case DataType::bfloat16: return ElementType::bfloat16;
+    default:
+      throw Error(StatusCode::invalid_argument,
+                  fmt::format("NCCL does not reduce {}; cast it, or reduce it in host memory",
+                              to_string(dtype)));
+  }
+}
+
+Reduction reduction(ReduceOp op) {
+  switch (op) {
+    case ReduceOp::average: return Reduction::average;
+    case ReduceOp::sum: return Reduction::sum;
+    case ReduceOp::min: return Reduction::min;
+    case ReduceOp::max: return Reduction::max;
+    case ReduceOp::product: return Reduction::product;
+  }
+  throw Error(StatusCode::internal, fmt::format("op {}", static_cast<int>(op)));
+}
+
+// Between group_start() and group_end() nothing is in progress yet.
+bool has_failed(Result result) {
+  return result != Result::success && result != Result::in_progress;
+}
+
+}  // namespace
+
+UniqueId make_unique_id(const Api& api) {
+  UniqueId id;
+  const Result result = api.get_unique_id(&id);
+  if (result != Result::success) throw error_of(api, result, nullptr, "making a unique id");
+  return id;
+}
+
+std::unique_ptr<Communicator> Communicator::create(const Api& api, const UniqueId& id, int rank,
+                                                   int size, const WaitContext& context) {
+  std::unique_ptr<Communicator> made(new Communicator(api, rank, size));
+  CommConfig config;
+  const Result result = api.comm_init_rank_config(&made->comm_, size, id, rank, &config);
+  made->settle(result, fmt::format("connecting {} ranks", size), context);
+  return made;
+}
+
+Communicator::~Communicator() { abort(); }
+
+std::unique_ptr<Communicator> Communicator::split(const Part& part, const WaitContext& context) {
+  ensure_usable();
+  if (!api_.comm_split) {
+    throw Error(StatusCode::unavailable,
+                fmt::format("process sets need NCCL 2.18 or newer, and {} is {}", api_.path,
+                            version_text(api_.version)));
+  }
+  constexpr int kNoColor = -1;
+  const int color = part.color < 0 ? kNoColor : part.color;
+  std::unique_ptr<Communicator> made(new Communicator(api_, part.rank, part.size));
+  CommConfig config;
+  const Result result = api_.comm_split(comm_, color, part.rank, &made->comm_, &config);
+  // The new one is connected while this one is in progress.
+  settle(result, "splitting a communicator", context);
+  if (made->comm_ == nullptr) return nullptr;
+  made->settle(Result::in_progress, "connecting the ranks of a process set", context);
+  return made;
+}
+
+void Communicator::all_reduce(const void* from, void* to, std::size_t count, DataType dtype,
+                              ReduceOp op, StreamHandle stream, const WaitContext& context) {
+  ensure_usable();
+  const Result result =
+      api_.all_reduce(from, to, count, element_type(dtype), reduction(op), comm_, stream);
+  settle(result, "all-reduce", context);
+}
+
+void Communicator::reduce_scatter(const void* from, void* to, std::size_t count, DataType dtype,
+                                  ReduceOp op, StreamHandle stream, const WaitContext& context) {
+  ensure_usable();
+  const Result result =
+      api_.reduce_scatter(from, to, count, element_type(dtype), reduction(op), comm_, stream);
+  settle(result, "reduce-scatter", context);
+}
+
+void Communicator::broadcast(const void* from, void* to, std::size_t bytes, int root,
+                             StreamHandle stream, const WaitContext& context) {
+  ensure_usable();
+  const Result result = api_.broadcast(from, to, bytes, ElementType::uint8, root, comm_, stream);
+  settle(result, "broadcast", context);
+}
+
+void Communicator::all_gather(const void* from, void* to, std::size_t bytes, StreamHandle stream,
+                              const WaitContext& context) {
+  ensure_usable();
+  const Result result = api_.all_gather(from, to, bytes, ElementType::uint8, comm_, stream);
+  settle(result, "all-gather", context);
+}
+
+void Communicator::all_to_all(const Parts& from, const Parts& to, StreamHandle stream,
+                              const WaitContext& context) {
+  ensure_usable();
+  const auto ranks = static_cast<std::size_t>(size_);
+  SCALECOM_ASSERT(
+      from.bytes.size() == ranks && to.bytes.size() == ranks,
+      fmt::format("{} and {} parts for {} ranks", from.bytes.size(), to.bytes.size(), size_));
+  Result first = api_.group_start();
+  const std::byte* send_from = from.data;
+  std::byte* receive_to = to.data;
+  for (std::size_t r = 0; r < ranks && !has_failed(first); ++r) {
+    const int peer = static_cast<int>(r);
+    const auto sent = static_cast<std::size_t>(from.bytes[r]);
+    const auto received = static_cast<std::size_t>(to.bytes[r]);
+    if (sent > 0) first = api_.send(send_from, sent, ElementType::uint8, peer, comm_, stream);
+    if (received > 0 && !has_failed(first)) {
+      first = api_.receive(receive_to, received, ElementType::uint8, peer, comm_, stream);
+    }
+    send_from += sent;
+    receive_to += received;
+  }
+  // A group that was begun is ended in any case; the first failure is the cause.
+  const Result end = api_.group_end();
+  settle(has_failed(first) ? first : end, "all-to-all", context);
+}
+
+void Communicator::check() {
+  ensure_usable();
+  Result state = Result::success;
+  const Result asked = api_.comm_get_async_error(comm_, &state);
+  const Result result = asked == Result::success ? state : asked;
+  if (has_failed(result)) fail(error_of(api_, result, comm_, "a collective"));
+}
+
+void Communicator::close(const WaitContext& context) {
+  ensure_usable();
+  settle(api_.comm_finalize(comm_), "ending a communicator", context);
+  const Result result = api_.comm_destroy(std::exchange(comm_, nullptr));
+  if (has_failed(result)) fail(error_of(api_, result, nullptr, "ending a communicator"));
+}
+
+void Communicator::abort() noexcept {
+  if (comm_ == nullptr) return;
+  api_.comm_abort(std::exchange(comm_, nullptr));
+  if (!failure_) failure_ = Error(StatusCode::shut_down, "the communicator was aborted");
+}
+
+void Communicator::ensure_usable() const {
+  if (failure_) throw *failure_;
+  if (comm_ == nullptr) throw Error(StatusCode::shut_down, "the communicator was closed");
+}
+
+void Communicator::settle(Result result, const std::string& what, const WaitContext& context) {
+  WaitLoop loop(context);
+  while (result == Result::in_progress) {
+    const Result asked = api_.comm_get_async_error(comm_, &result);
+    if (asked != Result::success) result = asked;
+    if (result != Result::in_progress) break;
+    try {
+      loop.pause("NCCL: " + what);
+    } catch (const Error& error) {
+      fail(error);
+    }
+  }
+  if (result != Result::success) fail(error_of(api_, result, comm_, what));
+}
+
+void Communicator::fail(const Error& error) {
+  if (!failure_) failure_ = error;
+  abort();
+  throw *failure_;
+}
+
+}  // namespace scalecom::device::nccl

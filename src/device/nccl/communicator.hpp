@@ -1,0 +1,99 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "base/wait.hpp"
+#include "device/nccl/api.hpp"
+#include "scalecom/status.hpp"
+#include "scalecom/tensor.hpp"
+
+namespace scalecom::device::nccl {
+
+/// Rank 0's, for the other ranks of a communicator. Throws Error.
+UniqueId make_unique_id(const Api& api);
+
+/// Some ranks that communicate through NCCL, on memory of the current CUDA device. Confined to one
+/// thread. Every rank of it makes the same calls in the same order.
+///
+/// No call blocks in NCCL: it is created with blocking = 0, and what is in progress is polled
+/// under the wait discipline. A collective returns when it is in the stream, not when it is done;
+/// check() tells meanwhile whether it has failed. The first error, a deadline that has passed or
+/// an interrupt (another rank was lost) aborts the communicator, which ends its kernels: memory
+/// given to it is free once the stream is synchronized. Calls after that throw the first error
+/// again.
+class Communicator {
+ public:
+  /// All ranks call it with rank 0's id. `api` outlives it.
+  static std::unique_ptr<Communicator> create(const Api& api, const UniqueId& id, int rank,
+                                              int size, const WaitContext& context);
+
+  /// Aborts what close() has not ended.
+  ~Communicator();
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
+
+  int rank() const noexcept { return rank_; }
+  int size() const noexcept { return size_; }
+
+  /// Where one of split() goes.
+  struct Part {
+    int color = 0;  ///< ranks of one color come together; negative: this rank gets none
+    int rank = 0;   ///< this rank's place in it
+    int size = 1;   ///< how many ranks have this color
+  };
+  /// A communicator of some of these ranks; all call it. Null for a negative color. Throws
+  /// Error(unavailable) for NCCL before 2.18, which leaves this communicator usable.
+  std::unique_ptr<Communicator> split(const Part& part, const WaitContext& context);
+
+  /// `from` may be `to`. Throws Error(invalid_argument) for what NCCL does not reduce: int16 and
+  /// boolean.
+  void all_reduce(const void* from, void* to, std::size_t count, DataType dtype, ReduceOp op,
+                  StreamHandle stream, const WaitContext& context);
+  /// Every rank's `from` has count elements for each rank; `to` gets this rank's.
+  void reduce_scatter(const void* from, void* to, std::size_t count, DataType dtype, ReduceOp op,
+                      StreamHandle stream, const WaitContext& context);
+  /// The bytes of `root`'s `from` are in every rank's `to`.
+  void broadcast(const void* from, void* to, std::size_t bytes, int root, StreamHandle stream,
+                 const WaitContext& context);
+  /// Every rank's `bytes` bytes, in rank order.
+  void all_gather(const void* from, void* to, std::size_t bytes, StreamHandle stream,
+                  const WaitContext& context);
+
+  /// Parts of a rank's memory for, or from, each rank: one after the other, in rank order.
+  struct Parts {
+    std::byte* data = nullptr;
+    std::span<const std::int64_t> bytes;  ///< of each rank's part
+  };
+  /// Part r of `from` goes to rank r, into its part of this rank's number. `from` is only read.
+  void all_to_all(const Parts& from, const Parts& to, StreamHandle stream,
+                  const WaitContext& context);
+
+  /// Throws what has gone wrong since, in a kernel or at a peer.
+  void check();
+
+  /// All ranks end it in an orderly way, once what is in their streams is done.
+  void close(const WaitContext& context);
+
+  /// Gives it up: its kernels end, and nobody is waited for.
+  void abort() noexcept;
+
+ private:
+  Communicator(const Api& api, int rank, int size) : api_(api), rank_(rank), size_(size) {}
+
+  void ensure_usable() const;
+  /// Waits until NCCL has finished what returned `result`. Aborts and throws where it fails.
+  void settle(Result result, const std::string& what, const WaitContext& context);
+  [[noreturn]] void fail(const Error& error);
+
+  const Api& api_;
+  const int rank_;
+  const int size_;
+  CommHandle comm_ = nullptr;
+  std::optional<Error> failure_;
+};
+
+}  // namespace scalecom::device::nccl

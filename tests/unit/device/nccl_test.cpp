@@ -1,0 +1,401 @@
+// NCCL's every answer, from functions in its place, and from a library in its place.
+
+#include <dlfcn.h>
+#include <fmt/format.h>
+
+#include <array>
+#include <deque>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "device/nccl/communicator.hpp"
+#include "device/nccl/error.hpp"
+#include "scalecom/status.hpp"
+#include "tests/support/catch.hpp"
+
+using namespace scalecom;
+using namespace scalecom::device::nccl;
+using Catch::Contains;
+
+namespace {
+
+WaitContext patience(std::chrono::milliseconds limit = std::chrono::seconds(20)) {
+  return {Deadline::after(limit), nullptr};
+}
+
+CommHandle handle_of(std::size_t number) { return reinterpret_cast<CommHandle>(number); }
+
+// Answers from a script, and remembers what it was asked.
+class FakeNccl {
+ public:
+  FakeNccl() {
+    api.path = "fake";
+    api.version = 22809;
+    api.get_unique_id = [this](UniqueId*) { return answer("id"); };
+    api.comm_init_rank_config = [this](CommHandle* comm, int ranks, UniqueId, int rank,
+                                       CommConfig* config) {
+      *comm = handle_of(++made_);
+      return answer(fmt::format("init {} of {} blocking {}", rank, ranks, config->blocking));
+    };
+    api.comm_split = [this](CommHandle, int color, int key, CommHandle* comm, CommConfig*) {
+      *comm = color < 0 ? nullptr : handle_of(++made_);
+      return answer(fmt::format("split {} {}", color, key));
+    };
+    api.comm_finalize = [this](CommHandle comm) { return answer("finalize", comm); };
+    api.comm_destroy = [this](CommHandle comm) { return answer("destroy", comm); };
+    api.comm_abort = [this](CommHandle comm) { return answer("abort", comm); };
+    api.comm_get_async_error = [this](CommHandle, Result* error) {
+      *error = states.empty() ? always : states.front();
+      if (!states.empty()) states.pop_front();
+      ++polls;
+      return poll_result;
+    };
+    api.get_error_string = [](Result result) {
+      return result == Result::remote_error ? "remote process exited" : "unhandled error";
+    };
+    api.get_last_error = [this](CommHandle) { return last_error.c_str(); };
+    api.all_reduce = [this](const void*, void*, std::size_t count, ElementType type,
+                            Reduction reduction, CommHandle comm, StreamHandle) {
+      return answer(fmt::format("all_reduce {} {} {}", count, int(type), int(reduction)), comm);
+    };
+    api.reduce_scatter = [this](const void*, void*, std::size_t count, ElementType type,
+                                Reduction reduction, CommHandle comm, StreamHandle) {
+      return answer(fmt::format("reduce_scatter {} {} {}", count, int(type), int(reduction)), comm);
+    };
+    api.broadcast = [this](const void*, void*, std::size_t count, ElementType type, int root,
+                           CommHandle comm, StreamHandle) {
+      return answer(fmt::format("broadcast {} {} {}", count, int(type), root), comm);
+    };
+    api.all_gather = [this](const void*, void*, std::size_t count, ElementType type,
+                            CommHandle comm, StreamHandle) {
+      return answer(fmt::format("all_gather {} {}", count, int(type)), comm);
+    };
+    api.send = [this](const void* from, std::size_t count, ElementType, int peer, CommHandle,
+                      StreamHandle) {
+      return answer(fmt::format("send {} to {} at {}", count, peer, place(from)));
+    };
+    api.receive = [this](void* to, std::size_t count, ElementType, int peer, CommHandle,
+                         StreamHandle) {
+      return answer(fmt::format("receive {} from {} at {}", count, peer, place(to)));
+    };
+    api.group_start = [this] { return answer("group_start"); };
+    api.group_end = [this] { return answer("group_end"); };
+  }
+
+  std::unique_ptr<Communicator> connect() {
+    auto made = Communicator::create(api, {}, 1, 3, patience());
+    calls.clear();
+    polls = 0;
+    return made;
+  }
+
+  Api api;
+  std::map<std::string, Result> results;  ///< by the call's first word; success else
+  std::deque<Result> states;              ///< of the communicator, one for each poll
+  Result always = Result::success;        ///< its state after those
+  Result poll_result = Result::success;
+  std::string last_error;
+  std::vector<std::string> calls;
+  int polls = 0;
+  std::array<std::byte, 64> memory{};
+
+ private:
+  Result answer(const std::string& call) {
+    calls.push_back(call);
+    const auto found = results.find(call.substr(0, call.find(' ')));
+    return found == results.end() ? Result::success : found->second;
+  }
+  Result answer(const std::string& call, CommHandle comm) {
+    return answer(fmt::format("{} on {}", call, reinterpret_cast<std::size_t>(comm)));
+  }
+  long place(const void* address) const {
+    return static_cast<const std::byte*>(address) - memory.data();
+  }
+
+  std::size_t made_ = 0;
+};
+
+void reduce(Communicator& communicator, const WaitContext& context) {
+  communicator.all_reduce(nullptr, nullptr, 10, DataType::float32, ReduceOp::sum, nullptr, context);
+}
+
+Error error_of_reduce(Communicator& communicator, const WaitContext& context = patience()) {
+  try {
+    reduce(communicator, context);
+  } catch (const Error& error) {
+    return error;
+  }
+  return {StatusCode::ok, "no error"};
+}
+
+class LostRank final : public Interrupt {
+ public:
+  void check() override { throw Error(StatusCode::rank_lost, "rank 2 is lost"); }
+};
+
+using Calls = std::vector<std::string>;
+
+}  // namespace
+
+TEST_CASE("a communicator does not block, and is there when NCCL says so") {
+  FakeNccl nccl;
+  nccl.results["init"] = Result::in_progress;
+  nccl.states = {Result::in_progress, Result::in_progress, Result::success};
+  const auto communicator = Communicator::create(nccl.api, {}, 1, 3, patience());
+  CHECK(nccl.calls == Calls{"init 1 of 3 blocking 0"});
+  CHECK(nccl.polls == 3);
+  CHECK(communicator->rank() == 1);
+  CHECK(communicator->size() == 3);
+}
+
+TEST_CASE("operations become NCCL's, with its numbers for types and reductions") {
+  FakeNccl nccl;
+  const auto communicator = nccl.connect();
+  const auto call = [&](DataType dtype, ReduceOp op) {
+    communicator->all_reduce(nullptr, nullptr, 5, dtype, op, nullptr, patience());
+  };
+  call(DataType::float32, ReduceOp::sum);
+  call(DataType::bfloat16, ReduceOp::average);
+  call(DataType::int64, ReduceOp::min);
+  call(DataType::uint8, ReduceOp::max);
+  call(DataType::float16, ReduceOp::product);
+  communicator->reduce_scatter(nullptr, nullptr, 6, DataType::float64, ReduceOp::sum, nullptr,
+                               patience());
+  communicator->broadcast(nullptr, nullptr, 7, 2, nullptr, patience());
+  communicator->all_gather(nullptr, nullptr, 8, nullptr, patience());
+  CHECK(nccl.calls == Calls{"all_reduce 5 7 0 on 1", "all_reduce 5 9 4 on 1",
+                            "all_reduce 5 4 3 on 1", "all_reduce 5 1 2 on 1",
+                            "all_reduce 5 6 1 on 1", "reduce_scatter 6 8 0 on 1",
+                            "broadcast 7 1 2 on 1", "all_gather 8 1 on 1"});
+}
+
+TEST_CASE("what NCCL does not reduce is refused, and the communicator goes on") {
+  FakeNccl nccl;
+  const auto communicator = nccl.connect();
+  for (const DataType dtype : {DataType::int16, DataType::boolean}) {
+    CHECK_THROWS_WITH(
+        communicator->all_reduce(nullptr, nullptr, 5, dtype, ReduceOp::sum, nullptr, patience()),
+        Contains("does not reduce") && Contains(to_string(dtype)));
+  }
+  CHECK(nccl.calls.empty());
+  CHECK(error_of_reduce(*communicator).code() == StatusCode::ok);
+}
+
+TEST_CASE("an all-to-all is a group of sends and receives of what is not empty") {
+  FakeNccl nccl;
+  const auto communicator = nccl.connect();
+  const std::array<std::int64_t, 3> sent{4, 0, 8};
+  const std::array<std::int64_t, 3> received{0, 2, 6};
+  communicator->all_to_all({nccl.memory.data(), sent}, {nccl.memory.data() + 16, received}, nullptr,
+                           patience());
+  CHECK(nccl.calls == Calls{"group_start", "send 4 to 0 at 0", "receive 2 from 1 at 16",
+                            "send 8 to 2 at 4", "receive 6 from 2 at 18", "group_end"});
+}
+
+TEST_CASE("a failure inside a group is the cause that is told, and the group is ended") {
+  FakeNccl nccl;
+  const auto communicator = nccl.connect();
+  nccl.results["receive"] = Result::invalid_argument;
+  nccl.results["group_end"] = Result::internal_error;
+  const std::array<std::int64_t, 3> bytes{1, 1, 1};
+  try {
+    communicator->all_to_all({nccl.memory.data(), bytes}, {nccl.memory.data(), bytes}, nullptr,
+                             patience());
+    FAIL("no error");
+  } catch (const Error& error) {
+    CHECK(error.code() == StatusCode::internal);
+    CHECK_THAT(error.what(), Contains("all-to-all failed"));
+  }
+  CHECK(nccl.calls == Calls{"group_start", "send 1 to 0 at 0", "receive 1 from 0 at 0", "group_end",
+                            "abort on 1"});
+}
+
+TEST_CASE("a collective that is in progress is polled until it is in the stream") {
+  FakeNccl nccl;
+  const auto communicator = nccl.connect();
+  nccl.results["all_reduce"] = Result::in_progress;
+  nccl.states = {Result::in_progress, Result::success};
+  reduce(*communicator, patience());
+  CHECK(nccl.polls == 2);
+}
+
+TEST_CASE("an error has NCCL's name for it, its last words and the remedy, and its code") {
+  const struct {
+    Result result;
+    const char* last_error;
+    StatusCode code;
+    const char* remedy;
+  } cases[] = {
+      {Result::remote_error, "socket closed", StatusCode::rank_lost, "look at that rank's own"},
+      {Result::unhandled_cuda_error, "", StatusCode::unavailable, "names the CUDA call"},
+      {Result::system_error, "bind failed", StatusCode::unavailable, "ulimit -n"},
+      {Result::system_error, "Bootstrap : No socket interface found", StatusCode::unavailable,
+       "NCCL_SOCKET_IFNAME names"},
+      {Result::system_error, "error while creating shared memory segment", StatusCode::unavailable,
+       "--shm-size"},
+      {Result::internal_error, "", StatusCode::internal, "please report"},
+      {Result::invalid_argument, "", StatusCode::internal, "please report"},
+      {Result::invalid_usage, "Duplicate GPU detected", StatusCode::unavailable, "two ranks use"},
+      {Result::invalid_usage, "", StatusCode::unavailable, "different versions"},
+  };
+  for (const auto& expected : cases) {
+    FakeNccl nccl;
+    const auto communicator = nccl.connect();
+    nccl.last_error = expected.last_error;
+    nccl.results["all_reduce"] = expected.result;
+    const Error error = error_of_reduce(*communicator);
+    CHECK(error.code() == expected.code);
+    CHECK_THAT(error.what(), Contains("all-reduce failed in NCCL 2.28.9") &&
+                                 Contains(nccl.api.get_error_string(expected.result)) &&
+                                 Contains(expected.last_error) && Contains(expected.remedy));
+    CHECK(nccl.calls.back() == "abort on 1");
+  }
+}
+
+TEST_CASE("an error while a collective is in progress, of NCCL or of the asking, ends it") {
+  FakeNccl nccl;
+  const auto communicator = nccl.connect();
+  nccl.results["all_reduce"] = Result::in_progress;
+  const bool is_asking = GENERATE(true, false);
+  nccl.states = {Result::in_progress, Result::remote_error};
+  if (is_asking) nccl.poll_result = Result::system_error;
+  CHECK(error_of_reduce(*communicator).code() ==
+        (is_asking ? StatusCode::unavailable : StatusCode::rank_lost));
+  CHECK(nccl.calls.back() == "abort on 1");
+}
+
+TEST_CASE("a hang ends at the deadline with an abort, and its cause stays") {
+  FakeNccl nccl;
+  const auto communicator = nccl.connect();
+  nccl.results["all_reduce"] = Result::in_progress;
+  nccl.always = Result::in_progress;
+  const Error error = error_of_reduce(*communicator, patience(std::chrono::milliseconds(20)));
+  CHECK(error.code() == StatusCode::timed_out);
+  CHECK_THAT(error.what(), Contains("NCCL: all-reduce"));
+  CHECK(nccl.calls == Calls{"all_reduce 10 7 0 on 1", "abort on 1"});
+  // Nothing more is asked of it.
+  CHECK(std::string(error_of_reduce(*communicator).what()) == error.what());
+  CHECK_THROWS_WITH(communicator->check(), error.what());
+  CHECK_THROWS_WITH(communicator->close(patience()), error.what());
+  CHECK(nccl.calls.size() == 2);
+}
+
+TEST_CASE("a lost rank ends the wait, and aborts") {
+  FakeNccl nccl;
+  LostRank lost;
+  const WaitContext context{Deadline::after(std::chrono::seconds(20)), &lost};
+  nccl.always = Result::in_progress;
+  SECTION("in a collective") {
+    nccl.results["all_reduce"] = Result::in_progress;
+    const auto communicator = nccl.connect();
+    CHECK(std::string(error_of_reduce(*communicator, context).what()) == "rank 2 is lost");
+  }
+  SECTION("while the ranks connect") {
+    nccl.results["init"] = Result::in_progress;
+    CHECK_THROWS_WITH(Communicator::create(nccl.api, {}, 0, 3, context), "rank 2 is lost");
+  }
+  CHECK(nccl.calls.back() == "abort on 1");
+}
+
+TEST_CASE("what fails in a kernel or at a peer shows when it is asked for") {
+  FakeNccl nccl;
+  const auto communicator = nccl.connect();
+  communicator->check();
+  nccl.always = Result::in_progress;
+  communicator->check();
+  CHECK(nccl.calls.empty());
+  nccl.always = Result::remote_error;
+  CHECK_THROWS_WITH(communicator->check(), Contains("remote process exited"));
+  CHECK(nccl.calls == Calls{"abort on 1"});
+}
+
+TEST_CASE("ranks that cannot connect are told why, and nothing stays") {
+  FakeNccl nccl;
+  nccl.results["init"] = Result::invalid_usage;
+  nccl.last_error = "Duplicate GPU detected : rank 0 and rank 1 both on CUDA device 1000";
+  CHECK_THROWS_WITH(Communicator::create(nccl.api, {}, 0, 2, patience()),
+                    Contains("connecting 2 ranks failed") && Contains("rank 0 and rank 1") &&
+                        Contains("two ranks use one GPU"));
+  CHECK(nccl.calls.back() == "abort on 1");
+  nccl.results["id"] = Result::system_error;
+  CHECK_THROWS_WITH(make_unique_id(nccl.api), Contains("making a unique id failed"));
+}
+
+TEST_CASE("an orderly end waits for all ranks; without one the communicator is aborted") {
+  FakeNccl nccl;
+  auto communicator = nccl.connect();
+  SECTION("closed") {
+    nccl.results["finalize"] = Result::in_progress;
+    nccl.states = {Result::in_progress, Result::success};
+    communicator->close(patience());
+    CHECK_THROWS_WITH(communicator->check(), "the communicator was closed");
+    communicator.reset();
+    CHECK(nccl.calls == Calls{"finalize on 1", "destroy on 1"});
+    CHECK(nccl.polls == 2);
+  }
+  SECTION("left") {
+    communicator.reset();
+    CHECK(nccl.calls == Calls{"abort on 1"});
+  }
+}
+
+TEST_CASE("a split makes a communicator of a rank's color, or none") {
+  FakeNccl nccl;
+  const auto whole = nccl.connect();
+  nccl.results["split"] = Result::in_progress;
+  nccl.states = {Result::in_progress, Result::success, Result::in_progress, Result::success};
+  const auto part = whole->split({.color = 7, .rank = 1, .size = 2}, patience());
+  REQUIRE(part);
+  CHECK(nccl.polls == 4);  // First of the whole, then of the part.
+  CHECK(part->rank() == 1);
+  CHECK(part->size() == 2);
+  reduce(*part, patience());
+  CHECK_FALSE(whole->split({.color = -3}, patience()));
+  CHECK(nccl.calls == Calls{"split 7 1", "all_reduce 10 7 0 on 2", "split -1 0"});
+}
+
+TEST_CASE("before 2.18 there is no split, and the communicator goes on") {
+  FakeNccl nccl;
+  nccl.api.comm_split = nullptr;
+  nccl.api.version = 21701;
+  const auto whole = nccl.connect();
+  CHECK_THROWS_WITH(whole->split({}, patience()),
+                    Contains("need NCCL 2.18") && Contains("2.17.1") && Contains("fake"));
+  CHECK(error_of_reduce(*whole).code() == StatusCode::ok);
+}
+
+TEST_CASE("versions from 2.14 up to the last NCCL 2 are taken") {
+  for (const int version : {21400, 22809, 23003, 29999}) CHECK_NOTHROW(check_version(version, "x"));
+  CHECK_THROWS_WITH(check_version(21399, "/lib/x"), Contains("NCCL 2.13.99 (/lib/x)"));
+  CHECK_THROWS_WITH(check_version(2708, "x"), Contains("NCCL 2708"));
+  CHECK_THROWS_WITH(check_version(30000, "x"), Contains("NCCL 3.0.0") && Contains("pip install"));
+}
+
+TEST_CASE("what was tried to load NCCL is told, with the remedy") {
+  if (dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL) != nullptr) return;  // This machine has one.
+  CHECK_THROWS_WITH(load_api({"/nowhere/libnccl.so.2"}),
+                    Contains("/nowhere/libnccl.so.2") && Contains("pip install nvidia-nccl"));
+}
+
+TEST_CASE("a library is loaded by its path, checked and called; the process has one of them") {
+  if (dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL) != nullptr) return;
+  const Api api = load_api({"/nowhere/libnccl.so.2", SCALECOM_FAKE_NCCL});
+  CHECK(api.path == SCALECOM_FAKE_NCCL);
+  CHECK(version_text(api.version) == "2.28.9");
+  CHECK_FALSE(api.comm_split);
+  const auto communicator = Communicator::create(api, make_unique_id(api), 1, 3, patience());
+  std::array<float, 4> values{1.0f, 2.0f, 3.0f, 4.0f};
+  communicator->all_reduce(values.data(), values.data(), 4, DataType::float32, ReduceOp::sum,
+                           nullptr, patience());
+  CHECK(values == std::array{3.0f, 6.0f, 9.0f, 12.0f});
+  CHECK_THROWS_WITH(
+      communicator->broadcast(values.data(), values.data(), 4, 0, nullptr, patience()),
+      Contains("a name: the last words"));
+  // Now it is in the process, under the name of all of them.
+  CHECK(load_api().path == api.path);
+  void* library = dlopen(SCALECOM_FAKE_NCCL, RTLD_NOW | RTLD_NOLOAD);
+  REQUIRE(library != nullptr);
+  reinterpret_cast<void (*)(int)>(dlsym(library, "fake_nccl_set_version"))(21304);
+  CHECK_THROWS_WITH(load_api(), Contains("NCCL 2.13.4") && Contains("not supported"));
+}
