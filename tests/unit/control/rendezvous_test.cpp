@@ -1,12 +1,17 @@
 #include "runtime/control/rendezvous.hpp"
 
 #include <fmt/format.h>
+#include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
+#include <functional>
 #include <future>
 #include <map>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "runtime/control/frames.hpp"
@@ -54,6 +59,38 @@ std::vector<std::string> errors_of(const std::vector<Rendezvous>& processes, Lim
   });
   return errors;
 }
+
+// Another process, of another user, which does `work` and then waits for the test to end it.
+class OtherUser {
+ public:
+  explicit OtherUser(const std::function<void()>& work) {
+    REQUIRE(pipe(pipe_.data()) == 0);
+    process_ = fork();
+    if (process_ == 0) {
+      alarm(30);
+      if (setuid(65534) == 0) work();
+      if (write(pipe_[1], "r", 1) == 1) pause();
+      _exit(0);
+    }
+    close(pipe_[1]);
+  }
+  ~OtherUser() {
+    kill(process_, SIGKILL);
+    waitpid(process_, nullptr, 0);
+    close(pipe_[0]);
+  }
+  OtherUser(const OtherUser&) = delete;
+  OtherUser& operator=(const OtherUser&) = delete;
+  /// Waits until its work is done.
+  bool is_ready() const {
+    char ready = 0;
+    return read(pipe_[0], &ready, 1) == 1;
+  }
+
+ private:
+  std::array<int, 2> pipe_{};
+  pid_t process_ = -1;
+};
 
 // A rank in the hands of the test, up to where it waits for the others.
 Socket come_by_hand(const Rendezvous& rendezvous) {
@@ -166,6 +203,31 @@ TEST_CASE("strangers, silent or babbling or of another job, hold nobody up") {
   });
   CHECK_FALSE(is_let_in);
   CHECK(met == 2);
+}
+
+TEST_CASE("a process of another user is not let in, though it knows the job and the key") {
+  if (geteuid() != 0) return;  // Only root can be somebody else.
+  const Rendezvous job = job_of(2);
+  const std::string name = meeting_name(job.job);  // of this user
+  const OtherUser other([&] {                      // Forked while this process has one thread.
+    Socket socket;
+    while (!socket.is_open()) socket = connect_unix(name);
+    introduce_to_parent(socket, {derive_key("", "scalecom rendezvous " + job.job), 0}, 1, soon());
+    send_frame(socket, "2", soon());
+    receive_frame(socket, soon());
+  });
+  CHECK_THAT(errors_of({rank_of(job, 0)}, Limit(2.0))[0], Contains("rank 1 of 2 did not come"));
+  CHECK(other.is_ready());
+}
+
+TEST_CASE("a rank does not talk to a process of another user in the place of rank 0") {
+  if (geteuid() != 0) return;
+  const Rendezvous job = job_of(2);
+  const std::string name = meeting_name(job.job);
+  Socket listener;
+  const OtherUser other([&] { listener = listen_unix(name); });
+  REQUIRE(other.is_ready());
+  CHECK_THAT(errors_of({rank_of(job, 1)}, kShort)[0], Contains("a process of another user waits"));
 }
 
 TEST_CASE("a rank that leaves before all have come may come again") {
