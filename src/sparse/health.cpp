@@ -11,7 +11,7 @@ namespace scalecom {
 namespace {
 
 constexpr std::int64_t kChunksMin = 8;
-constexpr std::int64_t kChunksMax = 64;
+constexpr std::int64_t kChunksMax = 32;
 constexpr std::int64_t kElementsMax = 65'536;
 
 /// Well mixed bits of `value` (the finalizer of SplitMix64: Steele, Lea, Flood, OOPSLA 2014).
@@ -33,22 +33,42 @@ struct Squares {
   double compensated = 0.0;
   double memory = 0.0;
   double gradient = 0.0;
+
+  void add(double e, double p, double m, double g) {
+    error += e * e;
+    compensated += p * p;
+    memory += m * m;
+    gradient += g * g;
+  }
 };
+
+/// Elements of one chunk that were not selected: p[i] <- m'[i] + (1-beta) g[i], none of it sent.
+void add_unsent(Squares& squares, float* p, const float* memory, const float* gradient,
+                std::size_t count, double beta) {
+  for (std::size_t i = 0; i < count; ++i) {
+    const double m = memory[i];
+    const double g = gradient[i];
+    const double sum = m + (1.0 - beta) * g;
+    squares.add(sum, sum, m, g);
+    p[i] = static_cast<float>(sum);
+  }
+}
 
 // A sum may overflow, and to NaN: that is large.
 float magnitude(float value) {
   return std::isfinite(value) ? std::abs(value) : std::numeric_limits<float>::infinity();
 }
 
-/// Of `selected`, how many are not among as many largest of `all`, which is reordered.
-std::int64_t count_missed(std::span<const float> selected, std::vector<float>& all) {
-  const auto k = static_cast<std::ptrdiff_t>(selected.size());
-  std::nth_element(all.begin(), all.begin() + k - 1, all.end(), std::greater<>());
-  const float least = all[static_cast<std::size_t>(k - 1)];
+/// Of `selected`, how many are not among as many largest of `all`.
+std::int64_t count_missed(std::span<const float> selected, std::span<const float> all) {
+  std::vector<float> largest(selected.size());
+  std::partial_sort_copy(all.begin(), all.end(), largest.begin(), largest.end(), std::greater<>());
+  const float least = largest.back();
   const auto is_above = [least](float value) { return value > least; };
-  const auto above = std::count_if(all.begin(), all.begin() + k, is_above);
+  const auto above = std::count_if(largest.begin(), largest.end(), is_above);
   const auto found = std::count_if(selected.begin(), selected.end(), is_above);
   const auto equal = std::count(selected.begin(), selected.end(), least);
+  const auto k = static_cast<std::ptrdiff_t>(selected.size());
   return k - found - std::min(equal, k - above);
 }
 
@@ -80,7 +100,7 @@ double byte_true_rate(std::int64_t count, std::int64_t rate, DataType values) {
 
 void HealthSample::add(const SparseSlot& slot, const SparseChoice& choice, std::int64_t step) {
   const double beta = static_cast<float>(slot.beta);
-  const float prescale = static_cast<float>(slot.prescale);
+  const auto prescale = static_cast<float>(slot.prescale);
   Tensor tensor;
   tensor.begin = values_.size();
   tensor.chunk = static_cast<std::size_t>(slot.rate);
@@ -88,22 +108,26 @@ void HealthSample::add(const SparseSlot& slot, const SparseChoice& choice, std::
   for (const std::int64_t chunk : sampled_chunks(slot.count, slot.rate, step)) {
     const std::int64_t first = chunk * slot.rate;
     const std::int64_t length = std::min(slot.rate, slot.count - first);
-    const std::size_t selected = choice.offsets[static_cast<std::size_t>(chunk)];
-    gradient_.resize(static_cast<std::size_t>(length));
+    const auto count = static_cast<std::size_t>(length);
+    gradient_.resize(count);
     kernels::widen(gradient_.data(), slot.gradient + first * size_of(slot.dtype), slot.dtype,
                    length);
-    for (std::size_t i = 0; i < gradient_.size(); ++i) {
-      const double g = prescale * gradient_[i];
-      const double memory = slot.residual[static_cast<std::size_t>(first) + i];
-      const double swept = i == selected ? choice.kept[static_cast<std::size_t>(chunk)] : memory;
-      const double p = swept + (1.0 - beta) * g;
-      const double error = i == selected ? (memory - (1.0 - beta) * (swept - beta * g)) / beta : p;
-      squares.error += error * error;
-      squares.compensated += p * p;
-      squares.memory += memory * memory;
-      squares.gradient += g * g;
-      values_.push_back(static_cast<float>(p));
+    if (prescale != 1.0f) {
+      for (float& value : gradient_) value *= prescale;
     }
+    values_.resize(values_.size() + count);
+    float* const p = values_.data() + values_.size() - count;
+    const float* const memory = slot.residual + first;
+    const std::size_t selected = choice.offsets[static_cast<std::size_t>(chunk)];
+    add_unsent(squares, p, memory, gradient_.data(), selected, beta);
+    const double g = gradient_[selected];
+    const double swept = choice.kept[static_cast<std::size_t>(chunk)];
+    const double m = memory[selected];
+    const double sum = swept + (1.0 - beta) * g;
+    squares.add((m - (1.0 - beta) * (swept - beta * g)) / beta, sum, m, g);
+    p[selected] = static_cast<float>(sum);
+    const std::size_t next = selected + 1;
+    add_unsent(squares, p + next, memory + next, gradient_.data() + next, count - next, beta);
     tensor.offsets.push_back(static_cast<std::uint16_t>(selected));
   }
   TensorHealth& health = tensor.health;
@@ -122,8 +146,8 @@ std::vector<TensorHealth> HealthSample::health(int size) const {
     TensorHealth& health = all.emplace_back(tensor.health);
     const auto elements = static_cast<std::size_t>(health.sampled_elements);
     const std::span<const float> sums = std::span(values_).subspan(tensor.begin, elements + 2);
-    std::vector<float> magnitudes;
-    for (const float sum : sums.first(elements)) magnitudes.push_back(magnitude(sum));
+    std::vector<float> magnitudes(elements);
+    std::transform(sums.begin(), sums.end() - 2, magnitudes.begin(), magnitude);
     std::vector<float> selected;
     for (std::size_t first = 0; first < elements; first += tensor.chunk) {
       const auto chunk =

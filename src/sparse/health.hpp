@@ -31,7 +31,7 @@ struct TensorHealth {
 };
 
 /// The chunks that a sampled step looks at, in rising order: one at random from each of so many
-/// equal parts of the tensor. An eighth of them, but at least 8 and at most 64, and at most 65,536
+/// equal parts of the tensor. An eighth of them, but at least 8 and at most 32, and at most 65,536
 /// elements (256 KiB of float32 on the wire) or one chunk. From (count, rate, step) alone, so all
 /// ranks have the same.
 std::vector<std::int64_t> sampled_chunks(std::int64_t count, std::int64_t rate, std::int64_t step);
