@@ -384,7 +384,7 @@ TEST_CASE("the byte-true rate is what the transport counts") {
     slot.residual = memory.data();
     slot.count = count;
     slot.rate = rate;
-    SparseAllReduce(collectives, rank, size).run({&slot, 1}, {mode, 0, values}, patient());
+    SparseAllReduce(collectives, rank, size).run({slot}, {mode, 0, values}, patient());
     dense[static_cast<std::size_t>(rank)] = static_cast<double>(before);
     sparse[static_cast<std::size_t>(rank)] =
         static_cast<double>(transport->counters().bytes_sent - before);
