@@ -79,14 +79,21 @@ bool is_compressible(DataType dtype) {
   return dtype == DataType::float32 || dtype == DataType::float16 || dtype == DataType::bfloat16;
 }
 
+}  // namespace
+
 void check_compression(const std::string& name, DataType dtype, const AllReduceOptions& options) {
   const Compression& compression = options.compression;
-  if (compression.mode == CompressionMode::none) return;
-  if (compression.mode != CompressionMode::cyclic && compression.mode != CompressionMode::sharded &&
-      compression.mode != CompressionMode::by_setting) {
-    refuse(name, fmt::format("compression mode {} is not known; allowed are none (0), cyclic (1), "
-                             "sharded (2) and the setting's (3)",
-                             static_cast<int>(compression.mode)));
+  switch (compression.mode) {
+    case CompressionMode::none: return;
+    case CompressionMode::cyclic:
+    case CompressionMode::sharded:
+    case CompressionMode::by_setting:
+    case CompressionMode::automatic: break;
+    default:
+      refuse(name,
+             fmt::format("compression mode {} is not known; allowed are none (0), cyclic (1), "
+                         "sharded (2), the setting's (3) and auto (5)",
+                         static_cast<int>(compression.mode)));
   }
   if (!is_compressible(compression.values)) {
     refuse(name, fmt::format("compression values are {}; allowed are float32, float16 and bfloat16",
@@ -108,6 +115,10 @@ void check_compression(const std::string& name, DataType dtype, const AllReduceO
     refuse(name,
            fmt::format("compression guard is {}; it must be 0 (none) to 1", compression.guard));
   }
+  if (compression.ramp_steps < 0) {
+    refuse(name, fmt::format("compression ramp_steps is {}; it must be 0 or more",
+                             compression.ramp_steps));
+  }
   if (!is_compressible(dtype)) {
     refuse(name, fmt::format("ScaleCom compresses float32, float16 and bfloat16, not {}; cast the "
                              "tensor or send it without compression",
@@ -119,8 +130,6 @@ void check_compression(const std::string& name, DataType dtype, const AllReduceO
                              scalecom::to_string(options.op)));
   }
 }
-
-}  // namespace
 
 void check_all_reduce(const std::string& name, const TensorView& input, const TensorView& output,
                       const AllReduceOptions& options) {

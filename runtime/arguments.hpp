@@ -13,6 +13,8 @@ namespace scalecom {
 
 void check_all_reduce(const std::string& name, const TensorView& input, const TensorView& output,
                       const AllReduceOptions& options);
+/// Of an all-reduce of `dtype`.
+void check_compression(const std::string& name, DataType dtype, const AllReduceOptions& options);
 void check_all_gather(const std::string& name, const TensorView& input);
 void check_reduce_scatter(const std::string& name, const TensorView& input,
                           const ReduceOptions& options);

@@ -307,6 +307,7 @@ bool Coordinator::can_carry_out(const NegotiationEvent& event) const {
 
 void Coordinator::carry_out(NegotiationEvent event) {
   if (auto* agreement = std::get_if<Agreement>(&event)) {
+    settle_rates(*agreement);
     execution_.health().apply_guards(*agreement);
     agreement_ = std::make_shared<const Agreement>(std::move(*agreement));
     for (Batch& batch :
@@ -417,6 +418,7 @@ void Coordinator::restore_residual(Residual residual) {
   entry.shape = std::move(residual.shape);
   entry.values = std::move(residual.values);
   entry.next_step = residual.step;
+  entry.is_zero = false;
   execution_.residuals().restore(kGlobalProcessSet, residual.name, std::move(entry));
 }
 

@@ -9,6 +9,7 @@
 
 #include "base/error.hpp"
 #include "base/log.hpp"
+#include "runtime/residual_delivery.hpp"
 #include "runtime/tensor_scales.hpp"
 
 namespace scalecom {
@@ -157,6 +158,7 @@ void Execution::complete(BatchUnderWay& work, std::size_t count) {
     ++batches_executed_;
     if (has_steps(work.batch.kind)) keep_steps(work.batch, *work.agreement);
   }
+  settle_residuals(work, count);
   done_(tensors.subspan(work.done, count - work.done));
   work.done = count;
 }
@@ -216,6 +218,10 @@ void Execution::start_dense(BatchUnderWay& work) {
       piece.input = input_of(*work.tensors[i]);
       piece.output = output_of(*work.tensors[i]);
       piece.before = input_scale(signature);
+      if (const std::byte* with_residual = take_residual_along(work, i)) {
+        piece.input = with_residual;
+        piece.before = {};
+      }
       piece.after = output_scale(signature, size_);
     }
     all_reduce.pieces.push_back(piece);
@@ -223,6 +229,29 @@ void Execution::start_dense(BatchUnderWay& work) {
   all_reduce.done = [this, &work](std::size_t count) { complete(work, count); };
   work.operation = collectives_.start_all_reduce(std::move(all_reduce));
   if (work.is_void) collectives_.discard(work.operation);
+}
+
+// Null where there is none: the tensor's own input.
+const std::byte* Execution::take_residual_along(BatchUnderWay& work, std::size_t place) {
+  const PendingTensor& tensor = *work.tensors[place];
+  const ResidualStore::Entry* residual = residuals_.find(tensor.signature.process_set, tensor.name);
+  if (residual == nullptr) return nullptr;
+  const double beta = discount_of_delivery(tensor, *residual);
+  if (beta == 0.0) return nullptr;
+  log_info(fmt::format("tensor {}: it is not compressed any more; this step delivers its residual",
+                       tensor.name));
+  const auto& input = work.with_residuals[place] = input_with_residual(tensor, *residual, beta);
+  return input.data();
+}
+
+// Before the tensors have been given back. After NaN or Inf a step is not taken by its optimizer:
+// the residual waits for the next one.
+void Execution::settle_residuals(const BatchUnderWay& work, std::size_t count) {
+  for (const auto& [place, input] : work.with_residuals) {
+    const PendingTensor& tensor = *work.tensors[place];
+    if (place < work.done || place >= count || !has_finite_output(tensor)) continue;
+    residuals_.acquire(tensor.signature.process_set, tensor.name, tensor.signature.shape).clear();
+  }
 }
 
 // In a void batch another rank, which has begun it, needs a partner; the values are thrown away.
@@ -253,12 +282,15 @@ SparseAllReduce* Execution::idle_sparse() const {
 }
 
 SparseSlot Execution::slot_of(const PendingTensor& tensor, const TensorSignature& signature) {
+  ResidualStore::Entry& residual =
+      residuals_.acquire(signature.process_set, tensor.name, signature.shape);
+  residual.filter_by(signature.compression.beta);
+  residual.is_zero = false;
   SparseSlot slot;
   slot.name = tensor.name;
   slot.gradient = input_of(tensor);
   slot.result = output_of(tensor);
-  slot.residual =
-      residuals_.acquire(signature.process_set, tensor.name, signature.shape).values.data();
+  slot.residual = residual.values.data();
   slot.count = tensor.input.count();
   slot.dtype = signature.dtype;
   slot.rate = signature.compression.rate;

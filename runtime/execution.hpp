@@ -4,6 +4,7 @@
 #include <chrono>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <vector>
@@ -77,6 +78,8 @@ class Execution {
     SparseAllReduce* sparse = nullptr;  ///< sparse_all_reduce
     HealthSample sample = {};           ///< of those tensors whose turn it is
     std::vector<const AgreedTensor*> sampled = {};
+    /// What dense tensors send in place of their input to deliver their residuals, by place.
+    std::map<std::size_t, std::vector<std::byte>> with_residuals = {};
   };
 
   bool is_void(const Agreement& agreement) const noexcept {
@@ -85,6 +88,8 @@ class Execution {
   void run(const BatchUnderWay& work);
   void start_dense(BatchUnderWay& work);
   void start_sparse(BatchUnderWay& work);
+  const std::byte* take_residual_along(BatchUnderWay& work, std::size_t place);
+  void settle_residuals(const BatchUnderWay& work, std::size_t count);
   void complete(BatchUnderWay& work, std::size_t count);
   bool advance();
   bool is_done(const BatchUnderWay& work) const;

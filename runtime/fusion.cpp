@@ -56,6 +56,15 @@ const char* to_string(BatchKind kind) noexcept {
   return "unknown batch";
 }
 
+void settle_rates(Agreement& agreement) {
+  for (AgreedTensor& tensor : agreement.tensors) {
+    Compression& compression = tensor.signature.compression;
+    if (is_sparse(tensor.signature, tensor.step)) {
+      compression.rate = rate_at(compression, tensor.step);
+    }
+  }
+}
+
 std::int64_t fused_bytes(const AgreedTensor& tensor, int world_size) {
   const TensorSignature& signature = tensor.signature;
   const std::int64_t count = count_of(signature.shape);

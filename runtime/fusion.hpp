@@ -33,6 +33,10 @@ struct Batch {
   std::vector<std::size_t> tensors;    ///< places in Agreement::tensors, in that order
 };
 
+/// Gives each compressed tensor the rate of its step (Compression::ramp_steps). Once for an
+/// agreement.
+void settle_rates(Agreement& agreement);
+
 /// Bytes of one agreed tensor in a fused buffer, the same on every rank: all of it, the selected
 /// values of a compressed one, what an all-gather yields, what an all-to-all moves on
 /// average for a rank.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -64,6 +65,17 @@ struct TensorSignature {
 inline bool is_sparse(const TensorSignature& signature, std::int64_t step) noexcept {
   return signature.compression.mode != CompressionMode::none &&
          step >= signature.compression.warmup_steps;
+}
+
+/// Elements in a chunk at call number `step`, which is_sparse(): Compression's rate, or a milder
+/// one in its ramp. In integers, so that all ranks find the same.
+inline std::int64_t rate_at(const Compression& compression, std::int64_t step) noexcept {
+  constexpr std::int64_t kMildestRate = 4;
+  const std::int64_t ramped = step - compression.warmup_steps;
+  if (ramped >= compression.ramp_steps || compression.rate < kMildestRate) return compression.rate;
+  const auto spare = static_cast<std::uint64_t>(compression.rate / kMildestRate);
+  const auto halvings = static_cast<std::int64_t>(std::bit_width(spare)) - 1;
+  return compression.rate >> (halvings - ramped * halvings / compression.ramp_steps);
 }
 
 /// What a rank tells the others about a submitted tensor: no data.

@@ -7,13 +7,23 @@
 
 #include "base/error.hpp"
 #include "base/log.hpp"
+#include "collective/selector.hpp"
 #include "runtime/arguments.hpp"
+#include "runtime/compression_plan.hpp"
 #include "runtime/session_impl.hpp"
 
 namespace scalecom {
 namespace {
 
 constexpr const char* kBarrierName = "scalecom.barrier";
+
+// Sizes and options of tensors whose mode is remembered.
+constexpr std::size_t kModesMax = 1 << 16;
+
+CompressionMode mode_by_setting(const std::string& setting) {
+  if (setting == "auto") return CompressionMode::automatic;
+  return setting == "cyclic" ? CompressionMode::cyclic : CompressionMode::sharded;
+}
 
 Coordinator::Parts coordinator_parts(SessionParts& parts, TensorQueue& queue, SharedStats& stats) {
   return {.rank = parts.topology.rank,
@@ -45,26 +55,29 @@ TensorSignature signature_of(OperationKind kind, const TensorView& tensor,
 }
 
 PendingTensor pending_all_reduce(std::string name, TensorView input, TensorView output,
-                                 const AllReduceOptions& options, const Config& config) {
+                                 const AllReduceOptions& options, SessionImpl& session) {
   TensorSignature signature = signature_of(OperationKind::all_reduce, input, options);
-  if (options.compression.mode == CompressionMode::none) {
-    signature.compression = {};  // The other fields mean nothing and need not agree.
-  } else {
-    signature.compression = options.compression;
-  }
-  if (options.compression.mode == CompressionMode::by_setting) {
-    signature.compression.mode =
-        config.mode == "cyclic" ? CompressionMode::cyclic : CompressionMode::sharded;
-  }
-  if (signature.compression.guard > 0.0 && config.health_steps == 0) {
+  if (options.compression.mode != CompressionMode::none && options.compression.guard > 0.0 &&
+      session.config().health_steps == 0) {
     throw Error(
         StatusCode::invalid_argument,
         fmt::format("tensor {}: compression guard is {}, but SCALECOM_HEALTH_STEPS is 0, so "
                     "nothing is measured that it could judge; set one of them otherwise",
-                    name, signature.compression.guard));
+                    name, options.compression.guard));
   }
   signature.priority = options.priority;
-  return {std::move(name), std::move(signature), std::move(input), std::move(output), nullptr};
+  const CompressionMode mode = session.mode_of(input.count(), input.dtype, options.compression);
+  double beta = 0.0;
+  if (mode != CompressionMode::none) {
+    signature.compression = options.compression;
+    signature.compression.mode = mode;
+  } else if (options.compression.mode != CompressionMode::none) {
+    beta = options.compression.beta;
+  }
+  PendingTensor tensor{std::move(name), std::move(signature), std::move(input), std::move(output),
+                       nullptr};
+  tensor.beta = beta;
+  return tensor;
 }
 
 }  // namespace
@@ -164,6 +177,43 @@ std::vector<CompressionHealth> SessionImpl::compression_health() {
   return health;
 }
 
+CompressionExplanation SessionImpl::explain_compression(std::int64_t count, DataType dtype,
+                                                        Compression compression) const {
+  if (compression.mode == CompressionMode::by_setting) {
+    compression.mode = mode_by_setting(parts_.config.mode);
+  }
+  const PlanCosts costs{
+      .ranks = parts_.topology.size,
+      .fusion_threshold_bytes = parts_.config.fusion_threshold_bytes,
+      .kernels = parts_.tuning.kernels,
+      .all_reduce_time_s = [this](std::int64_t bytes) { return all_reduce_time_s(bytes); }};
+  return plan_compression(count, dtype, compression, costs);
+}
+
+// What is carried out; by the model alone where that has no figures, as MPI's own.
+double SessionImpl::all_reduce_time_s(std::int64_t bytes) const {
+  for (const auto& alternative : explain_all_reduce(bytes).alternatives) {
+    if (alternative.is_chosen) return 1e-6 * alternative.time_us;
+  }
+  const LinkCosts& link = parts_.tuning.between_hosts;
+  const int ranks = parts_.topology.size;
+  return scalecom::all_reduce_time_s(select_all_reduce(bytes, ranks, "auto", link), bytes, ranks,
+                                     link);
+}
+
+CompressionMode SessionImpl::mode_of(std::int64_t count, DataType dtype,
+                                     const Compression& compression) {
+  CompressionMode mode = compression.mode;
+  if (mode == CompressionMode::by_setting) mode = mode_by_setting(parts_.config.mode);
+  if (mode != CompressionMode::automatic) return mode;
+  const std::lock_guard lock(modes_mutex_);
+  if (modes_.size() >= kModesMax) modes_.clear();
+  const auto [place, is_new] =
+      modes_.try_emplace({count, dtype, compression.rate, compression.values});
+  if (is_new) place->second = explain_compression(count, dtype, compression).mode;
+  return place->second;
+}
+
 std::unique_ptr<Session> Session::connect(const Config& config) {
   return std::make_unique<Session>(std::make_unique<SessionImpl>(connect_session(config)));
 }
@@ -178,8 +228,8 @@ const Topology& Session::topology() const noexcept { return impl_->topology(); }
 Ticket Session::all_reduce(std::string name, TensorView input, TensorView output,
                            const AllReduceOptions& options) {
   check_all_reduce(name, input, output, options);
-  return impl_->submit(pending_all_reduce(std::move(name), std::move(input), std::move(output),
-                                          options, impl_->config()));
+  return impl_->submit(
+      pending_all_reduce(std::move(name), std::move(input), std::move(output), options, *impl_));
 }
 
 Ticket Session::all_reduce_group(std::vector<GroupMember> members,
@@ -189,7 +239,7 @@ Ticket Session::all_reduce_group(std::vector<GroupMember> members,
   for (GroupMember& member : members) {
     check_all_reduce(member.name, member.input, member.output, options);
     tensors.push_back(pending_all_reduce(std::move(member.name), std::move(member.input),
-                                         std::move(member.output), options, impl_->config()));
+                                         std::move(member.output), options, *impl_));
   }
   return impl_->submit_group(std::move(tensors));
 }
@@ -242,6 +292,18 @@ std::vector<CompressionHealth> Session::compression_health() const {
 
 AllReduceExplanation Session::explain_all_reduce(std::int64_t bytes) const {
   return impl_->explain_all_reduce(bytes);
+}
+
+CompressionExplanation Session::explain_compression(std::int64_t count, DataType dtype,
+                                                    const Compression& compression) const {
+  AllReduceOptions options;
+  options.compression = compression;
+  check_compression("to be explained", dtype, options);
+  if (count < 0) {
+    throw Error(StatusCode::invalid_argument,
+                fmt::format("count is {}; it must be 0 or more", count));
+  }
+  return impl_->explain_compression(count, dtype, compression);
 }
 
 SessionStats Session::stats() const { return impl_->stats(); }

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "collective/collectives.hpp"
@@ -60,17 +62,25 @@ class SessionImpl {
   AllReduceExplanation explain_all_reduce(std::int64_t bytes) const {
     return parts_.collectives->explain_all_reduce(bytes);
   }
+  CompressionExplanation explain_compression(std::int64_t count, DataType dtype,
+                                             Compression compression) const;
+  /// What a tensor's compression amounts to: none, cyclic or sharded. Any thread.
+  CompressionMode mode_of(std::int64_t count, DataType dtype, const Compression& compression);
   SessionStats stats() const { return stats_.snapshot(); }
 
  private:
   /// Runs `task` on the coordinator's thread between two batches, or here once that has ended.
   void run_on_coordinator(CoordinatorTask task);
   void join();
+  double all_reduce_time_s(std::int64_t bytes) const;
 
   SessionParts parts_;
   TensorQueue queue_;
   SharedStats stats_;
   Coordinator coordinator_;
+  std::mutex modes_mutex_;
+  /// Of automatic ones, by elements, dtype, rate and dtype of values.
+  std::map<std::tuple<std::int64_t, DataType, std::int64_t, DataType>, CompressionMode> modes_;
   std::mutex join_mutex_;
   std::thread thread_;
 };

@@ -215,9 +215,10 @@ void add_core(std::vector<Setting>& table) {
              "Algorithm of every all-reduce (docs/algorithms.md); mpi: MPI's "
              "own collectives.")));
   table.push_back(must_agree(
-      choice("MODE", &Config::mode, {"cyclic", "sharded"},
+      choice("MODE", &Config::mode, {"cyclic", "sharded", "auto"},
              "Who selects what compressed tensors send, unless their own options say: one rank a "
-             "step, or every rank for a shard (docs/algorithms.md).")));
+             "step, or every rank for a shard; auto: the latter for tensors that finish earlier so "
+             "than dense, the others dense (docs/algorithms.md).")));
   table.push_back(
       integer("COMPRESS_THREADS", &Config::compress_threads, 1, 256, "threads",
               "Threads that work on compressed batches of more than 2 million elements, "

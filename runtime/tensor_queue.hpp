@@ -25,6 +25,8 @@ struct PendingTensor {
   TensorView output;
   std::shared_ptr<TicketState> ticket;
   std::vector<std::int64_t> splits = {};  ///< all_to_all: see TensorRequest
+  /// Where compression was asked for and goes dense: the filter's, for a restored residual. Else 0.
+  double beta = 0.0;
 };
 
 /// Work for the coordinator's thread that is not a tensor: end the session, read a residual.

@@ -147,17 +147,17 @@ scalecom::ReduceOptions to_options(int32_t op, double prescale, double postscale
   return options;
 }
 
+scalecom::Compression to_compression(const scalecom_compression* compression) {
+  const scalecom_compression& from = deref(compression, "compression");
+  const auto mode = static_cast<scalecom::CompressionMode>(from.mode);
+  const auto values = static_cast<scalecom::DataType>(from.values);
+  return {mode, from.rate, from.beta, from.warmup_steps, values, from.guard, from.ramp_steps};
+}
+
 scalecom::AllReduceOptions to_options(int32_t op, double prescale, double postscale,
                                       const scalecom_compression* compression, int32_t priority) {
   scalecom::AllReduceOptions options{to_options(op, prescale, postscale), {}, priority};
-  if (compression != nullptr) {
-    options.compression = {static_cast<scalecom::CompressionMode>(compression->mode),
-                           compression->rate,
-                           compression->beta,
-                           compression->warmup_steps,
-                           static_cast<scalecom::DataType>(compression->values),
-                           compression->guard};
-  }
+  if (compression != nullptr) options.compression = to_compression(compression);
   return options;
 }
 
@@ -458,6 +458,15 @@ int scalecom_compression_stats(char** json) {
   return guarded([&] {
     deref(json, "json") =
         to_c_string(scalecom::to_json(default_session().get()->compression_health()));
+  });
+}
+
+int scalecom_explain_compression(int64_t count, int32_t dtype,
+                                 const scalecom_compression* compression, char** json) {
+  return guarded([&] {
+    const auto explanation = default_session().get()->explain_compression(
+        count, static_cast<scalecom::DataType>(dtype), to_compression(compression));
+    deref(json, "json") = to_c_string(scalecom::to_json(explanation));
   });
 }
 

@@ -49,4 +49,19 @@ std::string to_json(const SessionStats& stats) {
       .dump();
 }
 
+std::string to_json(const CompressionExplanation& explanation) {
+  auto alternatives = nlohmann::json::array();
+  for (const auto& alternative : explanation.alternatives) {
+    alternatives.push_back({{"mode", to_string(alternative.mode)},
+                            {"time_us", alternative.time_us},
+                            {"bytes_sent", alternative.bytes_sent},
+                            {"is_chosen", alternative.is_chosen}});
+  }
+  const nlohmann::json object = {
+      {"count", explanation.count},   {"mode", to_string(explanation.mode)},
+      {"rate", explanation.rate},     {"selected", explanation.selected},
+      {"reason", explanation.reason}, {"alternatives", std::move(alternatives)}};
+  return object.dump();
+}
+
 }  // namespace scalecom

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "scalecom/explanation.hpp"
 #include "scalecom/health.hpp"
 #include "scalecom/session.hpp"
 
@@ -13,5 +14,6 @@ namespace scalecom {
 std::string to_json(const std::vector<ResidualInfo>& residuals);
 std::string to_json(const std::vector<CompressionHealth>& tensors);
 std::string to_json(const SessionStats& stats);
+std::string to_json(const CompressionExplanation& explanation);
 
 }  // namespace scalecom

@@ -24,6 +24,7 @@ from scalecom.torch.mpi_ops import (Adasum, Average, Max, Min, Product, Sum, all
                                     broadcast_, broadcast_async, broadcast_async_, poll,
                                     reducescatter, reducescatter_async, synchronize)
 from scalecom.torch.optimizer import DistributedOptimizer
+from scalecom.torch.plan import compression_plan
 from scalecom.torch.policy import budget_rates, flops_per_gradient, flops_rates
 from scalecom.torch.state import (compression_state, compression_stats, compression_steps,
                                   fold_compression_states, load_compression_state)
@@ -35,9 +36,9 @@ __all__ = [
     "allreduce_async", "allreduce_async_", "alltoall", "alltoall_async", "barrier", "broadcast",
     "broadcast_", "broadcast_async", "broadcast_async_", "broadcast_object",
     "broadcast_optimizer_state", "broadcast_parameters", "budget_rates", "ccl_built",
-    "compression_state", "compression_stats", "compression_steps", "cross_rank", "cross_size",
-    "cuda_built", "ddl_built", "ddp_hook", "flops_per_gradient", "flops_rates",
-    "fold_compression_states", "gloo_built",
+    "compression_plan", "compression_state", "compression_stats", "compression_steps",
+    "cross_rank", "cross_size", "cuda_built", "ddl_built", "ddp_hook", "flops_per_gradient",
+    "flops_rates", "fold_compression_states", "gloo_built",
     "gloo_enabled", "grouped_allreduce", "grouped_allreduce_", "grouped_allreduce_async",
     "grouped_allreduce_async_", "info", "init", "is_homogeneous", "is_initialized",
     "load_compression_state", "local_rank", "local_size", "mpi_built", "mpi_enabled",

@@ -8,7 +8,7 @@ import torch
 from scalecom._library import CompressionOptions
 from scalecom.torch.rates import check_patterns, checked_rate, checked_rates, is_whole
 
-_MODES = {"cyclic": 1, "sharded": 2, None: 3}
+_MODES = {"cyclic": 1, "sharded": 2, None: 3, "auto": 5}
 VALUES = {"float32": 6, "float16": 5, "bfloat16": 9}
 
 MIN_ELEMENTS = 1024
@@ -51,11 +51,14 @@ class ScaleComCompressor(NoneCompressor):
 
     rate: elements in a chunk, 1 to 65,536. beta: discount of the residual's low-pass filter, in
     (0, 1]; 1 is classical error feedback. warmup_steps: steps of a tensor that go dense at first.
+    ramp_steps: steps after them in which the rate rises to what it is to be, from 4 to 7 on, doubling
+    after equal numbers of steps.
     mode: "cyclic", rank (step mod size) selects; "sharded", every rank selects for one shard, which
-    changes with the step; None, what SCALECOM_MODE says. values: what travels is "float32",
-    "float16" or "bfloat16"; what rounding takes away stays in the residual. guard: largest d/k, above
-    0 and at most 1, that a sampled step may show (hvd.compression_stats()); past it the tensor's
-    chunks are halved, down to 1, where every element travels. None: no guard.
+    changes with the step; "auto", sharded or dense, whichever finishes earlier by what was measured
+    at init (hvd.compression_plan() tells); None, what SCALECOM_MODE says. values: what travels is
+    "float32", "float16" or "bfloat16"; what rounding takes away stays in the residual. guard:
+    largest d/k, above 0 and at most 1, that a sampled step may show (hvd.compression_stats()); past
+    it the tensor's chunks are halved, down to 1, where every element travels. None: no guard.
 
     In DistributedOptimizer, one-dimensional parameters and those of fewer than `min_elements` stay
     dense. `rates` overrides rate and that rule by parameter name: {"fc*.weight": 400,
@@ -64,19 +67,21 @@ class ScaleComCompressor(NoneCompressor):
     """
 
     def __init__(self, rate=100, beta=1.0, warmup_steps=0, mode=None, rates=None,
-                 min_elements=MIN_ELEMENTS, values="float32", guard=None):
+                 min_elements=MIN_ELEMENTS, values="float32", guard=None, ramp_steps=0):
         check_choice("mode", mode, _MODES)
         check_choice("values", values, VALUES)
         if not isinstance(beta, numbers.Real) or not 0.0 < beta <= 1.0:
             raise ValueError(f"beta is {beta}; it must be above 0 and at most 1")
-        if not is_whole(warmup_steps) or warmup_steps < 0:
-            raise ValueError(f"warmup_steps is {warmup_steps}; it must be a whole number of 0 or "
-                             "more")
+        for steps_name, steps in (("warmup_steps", warmup_steps), ("ramp_steps", ramp_steps)):
+            if not is_whole(steps) or not 0 <= steps < 2**31:
+                raise ValueError(f"{steps_name} is {steps!r}; allowed are whole numbers from 0 to "
+                                 f"{2**31 - 1}")
         if guard is not None and not (isinstance(guard, numbers.Real) and 0.0 < guard <= 1.0):
             raise ValueError(f"guard is {guard}; it must be above 0 and at most 1, or None")
         self.rate = checked_rate(rate)
         self.beta = float(beta)
         self.warmup_steps = int(warmup_steps)
+        self.ramp_steps = int(ramp_steps)
         self.mode = mode
         self.values = values
         self.guard = guard
@@ -90,16 +95,23 @@ class ScaleComCompressor(NoneCompressor):
         if rate not in self._options:
             self._options[rate] = CompressionOptions(_MODES[self.mode], rate, self.beta,
                                                      self.warmup_steps, VALUES[self.values],
-                                                     self.guard or 0.0)
+                                                     self.guard or 0.0, self.ramp_steps)
         return self._options[rate]
+
+    def choice_of(self, name, parameter):
+        """The rate DistributedOptimizer uses for a parameter, None for dense; and why, in words."""
+        for pattern, rate in self.rates.items():
+            if fnmatch.fnmatchcase(name, pattern):
+                return rate, f"rates says so for {pattern!r}"
+        if parameter.dim() < 2:
+            return None, f"it has {parameter.dim()} dimensions, fewer than 2"
+        if parameter.numel() < self.min_elements:
+            return None, f"it has fewer than {self.min_elements} elements"
+        return self.rate, "no pattern matches: rate"
 
     def rate_of(self, name, parameter):
         """The rate DistributedOptimizer uses for a parameter; None is dense."""
-        for pattern, rate in self.rates.items():
-            if fnmatch.fnmatchcase(name, pattern):
-                return rate
-        is_dense = parameter.dim() < 2 or parameter.numel() < self.min_elements
-        return None if is_dense else self.rate
+        return self.choice_of(name, parameter)[0]
 
     def options_for(self, name, parameter):
         rate = self.rate_of(name, parameter)
@@ -111,8 +123,9 @@ class ScaleComCompressor(NoneCompressor):
 
     def __repr__(self):
         return (f"Compression.scalecom(rate={self.rate}, beta={self.beta}, "
-                f"warmup_steps={self.warmup_steps}, mode={self.mode!r}, values={self.values!r}, "
-                f"rates={self.rates}, guard={self.guard})")
+                f"warmup_steps={self.warmup_steps}, ramp_steps={self.ramp_steps}, "
+                f"mode={self.mode!r}, values={self.values!r}, rates={self.rates}, "
+                f"guard={self.guard})")
 
 
 def check_choice(name, value, allowed):

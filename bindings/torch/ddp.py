@@ -13,7 +13,7 @@ import threading
 
 import torch
 
-from scalecom.torch import mpi_ops, state, submit
+from scalecom.torch import mpi_ops, plan, state, submit
 from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
 
 
@@ -54,9 +54,15 @@ class DDPState:
         self._gradients = {
             parameter: (self.name + name, self.compression.options_for(name, parameter), -1 - place)
             for place, (name, parameter) in enumerate(names.items())}
+        plan.watch(self, lambda one: one)
         if self._saved is not None:
             self.load_state_dict(self._saved)
             self._saved = None
+
+    def named_parameters(self):
+        """Of the attached model, as the patterns of rates know them."""
+        return [(name[len(self.name):], parameter)
+                for parameter, (name, _, _) in (self._gradients or {}).items()]
 
     def gradient_of(self, parameter):
         """(name, C options, priority)"""

@@ -6,7 +6,7 @@ import warnings
 import torch
 
 from scalecom.exceptions import HorovodInternalError
-from scalecom.torch import mpi_ops, state, submit
+from scalecom.torch import mpi_ops, plan, state, submit
 from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
 
 
@@ -102,6 +102,9 @@ class _Settings:
         self.is_synchronized = False
         self.should_synchronize = True
         self.hooks = []
+
+    def named_parameters(self):
+        return [(name, parameter) for parameter, name in self.names.items()]
 
 
 class _DistributedMixin:
@@ -265,4 +268,5 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     wrapped.__dict__ = optimizer.__dict__
     wrapped._attach(_Settings(names, compression, op, backward_passes_per_step,
                               gradient_predivide_factor, sparse_as_dense))
+    plan.watch(wrapped, lambda one: one._scalecom)
     return wrapped

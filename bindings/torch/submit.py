@@ -16,7 +16,7 @@ import torch
 from scalecom import _library
 from scalecom._library import lib
 
-_DTYPES = {torch.uint8: 0, torch.int8: 1, torch.int16: 2, torch.int32: 3, torch.int64: 4,
+DTYPES = {torch.uint8: 0, torch.int8: 1, torch.int16: 2, torch.int32: 3, torch.int64: 4,
            torch.float16: 5, torch.float32: 6, torch.float64: 7, torch.bool: 8,
            torch.bfloat16: 9}
 
@@ -71,10 +71,10 @@ def view(tensor):
     if not tensor.is_contiguous():
         raise ValueError(f"the tensor of shape {tuple(tensor.shape)} is not contiguous; call "
                          "contiguous() first")
-    dtype = _DTYPES.get(tensor.dtype)
+    dtype = DTYPES.get(tensor.dtype)
     if dtype is None:
         raise ValueError(f"dtype {tensor.dtype} is not supported; allowed are "
-                         f"{', '.join(str(known) for known in _DTYPES)}")
+                         f"{', '.join(str(known) for known in DTYPES)}")
     if tensor.device.type != "cpu":
         raise ValueError(f"the tensor is on {tensor.device}; this version of scalecom works on "
                          "CPU tensors: call cpu() first")

@@ -34,6 +34,7 @@ typedef struct {
   int64_t warmup_steps;
   int32_t values; /* dtype on the wire: float32, float16 or bfloat16; 0 is none of them */
   double guard;   /* largest d/k, above which the density is raised; 0: none */
+  int32_t ramp_steps;
 } scalecom_compression;
 
 /* How an all-reduce does; compression.mode 0 is none. */
@@ -155,6 +156,11 @@ SCALECOM_API int scalecom_residual_set(const char* name, const int64_t* shape, i
 /* JSON array of objects with the members of scalecom::CompressionHealth, of each compressed tensor
  * that has been sampled; what is infinite is null. */
 SCALECOM_API int scalecom_compression_stats(char** json);
+
+/* JSON object with the members of scalecom::CompressionExplanation, modes as text: what happens to
+ * a tensor of `count` elements, and why. */
+SCALECOM_API int scalecom_explain_compression(int64_t count, int32_t dtype,
+                                              const scalecom_compression* compression, char** json);
 
 /* JSON object with the members of scalecom::SessionStats. */
 SCALECOM_API int scalecom_stats(char** json);

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "scalecom/export.hpp"
 #include "scalecom/tensor.hpp"
 
 namespace scalecom {
@@ -19,7 +20,13 @@ enum class CompressionMode : std::int32_t {
   sharded = 2,
   /// What SCALECOM_MODE says.
   by_setting = 3,
+  /// none or sharded, whichever finishes earlier by what was measured at init: see
+  /// Session::explain_compression(). Decided by size and options alone, alike in every step.
+  automatic = 5,
 };
+
+/// "dense", "cyclic", "sharded", "by setting", "auto".
+SCALECOM_API const char* to_string(CompressionMode mode) noexcept;
 
 /// What to do with one tensor. Ranks must agree on it, as they do on the shape.
 struct Compression {
@@ -37,6 +44,9 @@ struct Compression {
   /// CompressionHealth), in [0, 1]: a sampled step with more has all ranks halve the tensor's chunk
   /// length, down to 1, where every element travels. 0: no guard. Needs SCALECOM_HEALTH_STEPS.
   double guard = 0.0;
+  /// Steps after the warm-up in which the rate rises to `rate`. It begins with `rate` halved as
+  /// often as leaves 4 or more, and doubles after equal numbers of steps: 6, 12, 25, 50, then 100.
+  std::int32_t ramp_steps = 0;
 
   bool operator==(const Compression&) const = default;
 };

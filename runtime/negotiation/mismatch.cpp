@@ -25,9 +25,9 @@ std::string text_of(const Shape& shape, bool is_first_free) {
 
 std::string text_of(const Compression& compression) {
   if (compression.mode == CompressionMode::none) return "none";
-  return fmt::format("{} (rate {}, beta {}, {} warm-up steps, {} values, guard {})",
-                     compression.mode == CompressionMode::cyclic ? "cyclic" : "sharded",
-                     compression.rate, compression.beta, compression.warmup_steps,
+  return fmt::format("{} (rate {}, beta {}, {} warm-up steps, {} ramp steps, {} values, guard {})",
+                     to_string(compression.mode), compression.rate, compression.beta,
+                     compression.warmup_steps, compression.ramp_steps,
                      to_string(compression.values), compression.guard);
 }
 

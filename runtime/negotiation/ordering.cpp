@@ -23,7 +23,7 @@ void put(negotiation::Writer& writer, DownItem item) {
 std::int64_t fused_bytes(const TensorSignature& signature, std::int64_t step) {
   const std::int64_t count = count_of(signature.shape);
   if (!is_sparse(signature, step)) return count * size_of(signature.dtype);
-  const std::int64_t rate = std::max<std::int64_t>(signature.compression.rate, 1);
+  const std::int64_t rate = std::max<std::int64_t>(rate_at(signature.compression, step), 1);
   return (count / rate + 1) * size_of(signature.compression.values);
 }
 

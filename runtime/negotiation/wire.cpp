@@ -116,6 +116,7 @@ void write_signature(Writer& writer, const TensorSignature& signature) {
   writer.put_signed(signature.compression.warmup_steps);
   writer.put_varint(static_cast<std::uint64_t>(signature.compression.values));
   writer.put_double(signature.compression.guard);
+  writer.put_signed(signature.compression.ramp_steps);
   writer.put_signed(signature.first_step);
   writer.put_signed(signature.priority);
   writer.put_varint(signature.shape.size());
@@ -138,6 +139,7 @@ TensorSignature read_signature(Reader& reader) {
   signature.compression.warmup_steps = reader.get_signed();
   signature.compression.values = read_enum(reader, DataType::bfloat16, "dtype of values");
   signature.compression.guard = reader.get_double();
+  signature.compression.ramp_steps = read_int32(reader, "ramp steps");
   signature.first_step = reader.get_signed();
   signature.priority = read_int32(reader, "priority");
   const std::size_t dimensions = reader.get_count("number of dimensions");

@@ -24,6 +24,10 @@ struct MeasurementPlan {
   }
 };
 
+/// The passes of a compressed step at C = 100. Called by all ranks at about the same time, because
+/// they share the memory; waits for nobody.
+void measure_kernels(const MeasurementPlan& plan, Samples& samples);
+
 /// These three are called by all ranks, and throw Error like the operations that they measure;
 /// after one, board and transport are out of step.
 

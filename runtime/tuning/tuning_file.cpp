@@ -69,7 +69,10 @@ json as_json(const Tuning& tuning) {
            {{"latency_s", tuning.inside_host.latency_s},
             {"copy_bytes_per_s", tuning.inside_host.copy_bytes_per_s},
             {"flat_bytes_max", tuning.shm.flat_bytes_max},
-            {"block_bytes", tuning.shm.block_bytes}}}};
+            {"block_bytes", tuning.shm.block_bytes}}},
+          {"kernels",
+           {{"swept_elements_per_s", tuning.kernels.swept_elements_per_s},
+            {"filled_elements_per_s", tuning.kernels.filled_elements_per_s}}}};
 }
 
 Tuning from_json(const json& object, std::size_t slot_bytes) {
@@ -84,6 +87,9 @@ Tuning from_json(const json& object, std::size_t slot_bytes) {
                         .copy_bytes_per_s = positive(inside, "copy_bytes_per_s")};
   tuning.shm = {.flat_bytes_max = bytes_up_to(inside, "flat_bytes_max", slot_bytes, 1),
                 .block_bytes = bytes_up_to(inside, "block_bytes", slot_bytes, kLineBytes)};
+  const json& kernels = object.at("kernels");
+  tuning.kernels = {.swept_elements_per_s = positive(kernels, "swept_elements_per_s"),
+                    .filled_elements_per_s = positive(kernels, "filled_elements_per_s")};
   return tuning;
 }
 

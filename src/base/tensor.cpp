@@ -1,5 +1,7 @@
 #include "scalecom/tensor.hpp"
 
+#include "scalecom/compression.hpp"
+
 namespace scalecom {
 
 std::int64_t size_of(DataType dtype) noexcept {
@@ -49,6 +51,17 @@ std::int64_t count_of(const Shape& shape) noexcept {
   std::int64_t count = 1;
   for (const std::int64_t extent : shape) count *= extent;
   return count;
+}
+
+const char* to_string(CompressionMode mode) noexcept {
+  switch (mode) {
+    case CompressionMode::none: return "dense";
+    case CompressionMode::cyclic: return "cyclic";
+    case CompressionMode::sharded: return "sharded";
+    case CompressionMode::by_setting: return "by setting";
+    case CompressionMode::automatic: return "auto";
+  }
+  return "unknown";
 }
 
 }  // namespace scalecom

@@ -30,6 +30,15 @@ struct InsideCosts {
   bool operator==(const InsideCosts&) const = default;
 };
 
+/// Of the passes of a compressed step over a tensor, by one thread while all ranks of the host are
+/// at it. The defaults are those of 10 GB/s a rank.
+struct KernelCosts {
+  double swept_elements_per_s = 0.8e9;   ///< selects and updates the residual, 12 bytes each
+  double filled_elements_per_s = 2.5e9;  ///< writes the result, 4 bytes each
+
+  bool operator==(const KernelCosts&) const = default;
+};
+
 /// Seconds for `bytes` of each of `ranks`.
 double all_reduce_time_s(AllReduceAlgorithm algorithm, std::int64_t bytes, int ranks,
                          const LinkCosts& costs);

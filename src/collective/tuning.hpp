@@ -32,6 +32,7 @@ struct Tuning {
   ShmTuning shm;
   /// Bytes of a block that travels between hosts.
   std::size_t between_block_bytes = 0;
+  KernelCosts kernels = {};
 
   /// Where nothing was measured. `ranks` of the host with the most, slots of `slot_bytes`.
   static Tuning defaults(int ranks, std::size_t slot_bytes);

@@ -2,12 +2,26 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "base/error.hpp"
 #include "base/log.hpp"
 
 namespace scalecom {
+
+void ResidualStore::Entry::filter_by(double discount) {
+  if (beta > 0.0 && beta != discount && !is_zero) {
+    const auto ratio = static_cast<float>(discount / beta);
+    for (float& value : values) value *= ratio;
+  }
+  beta = discount;
+}
+
+void ResidualStore::Entry::clear() {
+  std::fill(values.begin(), values.end(), 0.0f);
+  is_zero = true;
+}
 
 ResidualStore::Entry& ResidualStore::acquire(int process_set, std::string_view name,
                                              const Shape& shape) {
@@ -22,6 +36,7 @@ ResidualStore::Entry& ResidualStore::acquire(int process_set, std::string_view n
   }
   entry.shape = shape;
   entry.values.assign(static_cast<std::size_t>(count_of(shape)), 0.0f);
+  entry.is_zero = true;
   return entry;
 }
 

@@ -19,6 +19,16 @@ class ResidualStore {
     std::vector<float> values;
     /// The tensor's step after the last completed one; saved and restored with the values.
     std::int64_t next_step = 0;
+    /// Discount of the filter that made the values: this rank still owes values / beta. 0 where it
+    /// is not known, as of what was restored.
+    double beta = 0.0;
+    /// Whether all values are known to be zero.
+    bool is_zero = true;
+
+    /// From here on the filter has this discount; what is owed stays the same.
+    void filter_by(double discount);
+    /// Everything was delivered.
+    void clear();
   };
 
   /// The residual of `name`, created with zeros when absent. A change of shape drops the old

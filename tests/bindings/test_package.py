@@ -77,6 +77,27 @@ def test_info_tells_builds_and_settings():
     assert {"variable", "value", "source"} <= set(report["settings"][0])
 
 
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_info_explains_what_is_compressed(ranks):
+    command = [*(mpirun_command(ranks) if ranks else []), str(BIN / "scalecom-info"), "--plan"]
+    status, output = run_limited([*command, "1000,1000000", "--rate", "50", "--mode", "cyclic"], 60,
+                                 env=rank_environment())
+    assert status == 0, output
+    rows = [line.split()[:3] for line in output.splitlines() if "the mode is cyclic" in line]
+    assert rows == [["1000", "cyclic", "50"], ["1000000", "cyclic", "50"]], output
+    status, output = run_limited([*command, "1000000", "--json"], 60, env=rank_environment())
+    plan = json.loads(output[output.index("[\n"):output.rindex("]") + 1])
+    assert plan[0]["reason"].startswith("auto: ") and plan[0]["mode"] in ("dense", "sharded")
+    assert sum(way["is_chosen"] for way in plan[0]["alternatives"]) == 1
+
+
+@pytest.mark.parametrize("wrong, part", [("--plan=-5", "-5"), ("--plan=many", "many"),
+                                         ("--rate=0", "--rate"), ("--mode=sharp", "sharp")])
+def test_info_names_a_wrong_plan(wrong, part):
+    status, output = run_limited([BIN / "scalecom-info", wrong], 60, env=rank_environment())
+    assert status != 0 and part in output, output
+
+
 def test_bench_runs():
     status, output = run_limited([BIN / "scalecom-bench", "-b", "8", "-e", "1K"], 60,
                                  env=rank_environment())

@@ -70,9 +70,10 @@ TEST_CASE("a mismatch names every field that differs") {
       {[](TensorSignature& s) { s.compression.mode = CompressionMode::cyclic; },
        "compression differs between ranks: none on rank 0; cyclic (rate 100, beta 1, 0 warm-up"},
       {[](TensorSignature& s) {
-         s.compression = {CompressionMode::sharded, 9, 0.5, 0, DataType::bfloat16, 0.75};
+         s.compression = {CompressionMode::sharded, 9, 0.5, 0, DataType::bfloat16, 0.75, 70};
        },
-       "sharded (rate 9, beta 0.5, 0 warm-up steps, bfloat16 values, guard 0.75) on ranks 1, 2"},
+       "sharded (rate 9, beta 0.5, 0 warm-up steps, 70 ramp steps, bfloat16 values, guard 0.75) on "
+       "ranks 1, 2"},
       {[](TensorSignature& s) { s.first_step = 3; }, "first step"},
       {[](TensorSignature& s) { s.process_set = 1; }, "process set differs"},
       {[](TensorSignature& s) { s.priority = -7; },

@@ -24,8 +24,13 @@ TensorSignature make_signature() {
   signature.root = 70'000;
   signature.prescale = -0.1;
   signature.postscale = std::numeric_limits<double>::infinity();
-  signature.compression = {CompressionMode::sharded, 65'536, 0.3, 1'000'000'000'000,
-                           DataType::float16,        0.875};
+  signature.compression = {CompressionMode::sharded,
+                           65'536,
+                           0.3,
+                           1'000'000'000'000,
+                           DataType::float16,
+                           0.875,
+                           std::numeric_limits<std::int32_t>::max()};
   signature.first_step = std::numeric_limits<std::int64_t>::max();
   signature.priority = std::numeric_limits<std::int32_t>::min();
   signature.shape = {0, 1, std::numeric_limits<std::int64_t>::max()};

@@ -2,9 +2,13 @@
 // source.
 
 #include <CLI/CLI.hpp>
+#include <cstdint>
+#include <cstdio>
 #include <iostream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "scalecom/c_api.h"
 #include "scalecom/scalecom.hpp"
@@ -12,6 +16,19 @@
 namespace {
 
 using nlohmann::json;
+
+/// Tensors whose compression is to be explained.
+struct PlanOptions {
+  std::vector<std::int64_t> counts;
+  std::int64_t rate = 100;
+  scalecom::CompressionMode mode = scalecom::CompressionMode::automatic;
+};
+
+struct Options {
+  bool is_json = false;
+  bool is_markdown = false;
+  PlanOptions plan;
+};
 
 json read_info() {
   char* text = nullptr;
@@ -54,19 +71,71 @@ void print_text(const json& info) {
   print_settings(info["settings"]);
 }
 
-int run(bool is_json) {
+json explain(std::int64_t count, const PlanOptions& plan) {
+  const scalecom_compression compression{static_cast<std::int32_t>(plan.mode),
+                                         plan.rate,
+                                         1.0,
+                                         0,
+                                         static_cast<std::int32_t>(scalecom::DataType::float32),
+                                         0.0,
+                                         0};
+  char* text = nullptr;
+  const auto dtype = static_cast<std::int32_t>(scalecom::DataType::float32);
+  if (scalecom_explain_compression(count, dtype, &compression, &text) != 0) {
+    throw scalecom::Error(scalecom::StatusCode::invalid_argument, scalecom_last_error());
+  }
+  json explanation = json::parse(text);
+  scalecom_free(text);
+  return explanation;
+}
+
+void print_plan(const json& plan, const json& info) {
+  const json& session = info["session"];
+  std::printf("# float32 tensors on %d ranks; figures: %s\n", session["size"].get<int>(),
+              session["tuning_source"].get<std::string>().c_str());
+  std::printf("%12s  %-8s  %6s  %10s  %10s  %10s  %12s  %12s  %s\n", "elements", "chosen", "rate",
+              "dense us", "cyclic us", "sharded us", "dense bytes", "bytes sent", "why");
+  for (const json& row : plan) {
+    const json& ways = row["alternatives"];
+    double sent = 0.0;
+    for (const json& way : ways) {
+      if (way["is_chosen"].get<bool>()) sent = way["bytes_sent"].get<double>();
+    }
+    std::printf("%12lld  %-8s  %6lld  %10.1f  %10.1f  %10.1f  %12.0f  %12.0f  %s\n",
+                static_cast<long long>(row["count"].get<std::int64_t>()),
+                row["mode"].get<std::string>().c_str(),
+                static_cast<long long>(row["rate"].get<std::int64_t>()),
+                ways[0]["time_us"].get<double>(), ways[1]["time_us"].get<double>(),
+                ways[2]["time_us"].get<double>(), ways[0]["bytes_sent"].get<double>(), sent,
+                row["reason"].get<std::string>().c_str());
+  }
+}
+
+void show(const json& info, const Options& options) {
+  if (!options.plan.counts.empty()) {
+    json plan = json::array();
+    for (const std::int64_t count : options.plan.counts) {
+      plan.push_back(explain(count, options.plan));
+    }
+    if (options.is_json) {
+      std::cout << plan.dump(2) << "\n";
+    } else {
+      print_plan(plan, info);
+    }
+  } else if (options.is_json) {
+    std::cout << info.dump(2) << "\n";
+  } else {
+    print_text(info);
+  }
+}
+
+int run(const Options& options) {
   if (scalecom_init() != 0) {
     std::cerr << "scalecom-info: " << scalecom_last_error() << "\n";
     return 1;
   }
   const json info = read_info();
-  if (info["session"]["rank"] == 0) {
-    if (is_json) {
-      std::cout << info.dump(2) << "\n";
-    } else {
-      print_text(info);
-    }
-  }
+  if (info["session"]["rank"] == 0) show(info, options);
   // A rank that left first would end the session of one that still reads.
   scalecom_ticket* ticket = nullptr;
   if (scalecom_barrier(&ticket) == 0) scalecom_ticket_wait(ticket, -1.0);
@@ -78,18 +147,31 @@ int run(bool is_json) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  using scalecom::CompressionMode;
   CLI::App app{"Shows what this scalecom was built with, what it finds here, and its settings"};
-  bool is_json = false;
-  bool is_markdown = false;
-  app.add_flag("--json", is_json, "Print JSON");
-  app.add_flag("--settings-markdown", is_markdown, "Print docs/configuration.md");
+  Options options;
+  app.add_flag("--json", options.is_json, "Print JSON");
+  app.add_flag("--settings-markdown", options.is_markdown, "Print docs/configuration.md");
+  app.add_option("--plan", options.plan.counts,
+                 "Elements of float32 tensors, comma-separated: explains for each whether it is "
+                 "compressed on these ranks, and why")
+      ->delimiter(',')
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--rate", options.plan.rate, "Of the plan")
+      ->check(CLI::Range(1, 65'536))
+      ->capture_default_str();
+  const std::map<std::string, CompressionMode> modes{{"auto", CompressionMode::automatic},
+                                                     {"cyclic", CompressionMode::cyclic},
+                                                     {"sharded", CompressionMode::sharded}};
+  app.add_option("--mode", options.plan.mode, "Of the plan: auto, cyclic or sharded")
+      ->transform(CLI::CheckedTransformer(modes));
   CLI11_PARSE(app, argc, argv);
-  if (is_markdown) {
+  if (options.is_markdown) {
     std::cout << scalecom::settings_markdown();
     return 0;
   }
   try {
-    return run(is_json);
+    return run(options);
   } catch (const std::exception& error) {
     std::cerr << "scalecom-info: " << error.what() << "\n";
     return 1;

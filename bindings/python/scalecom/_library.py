@@ -33,7 +33,8 @@ class CompressionOptions(ctypes.Structure):
     __hash__ = object.__hash__
     _fields_ = [("mode", ctypes.c_int32), ("rate", ctypes.c_int64), ("beta", ctypes.c_double),
                 ("warmup_steps", ctypes.c_int64), ("values", ctypes.c_int32),
-                ("guard", ctypes.c_double)]
+                ("guard", ctypes.c_double),
+                ("ramp_steps", ctypes.c_int32)]
 
 
 class Reduction(ctypes.Structure):
@@ -89,6 +90,8 @@ def _declare(library):
         "scalecom_residual_set": (c_int, [c_char_p, pointer(c_int64), c_int32, ctypes.c_void_p,
                                           c_int64]),
         "scalecom_compression_stats": (c_int, [text]),
+        "scalecom_explain_compression": (c_int, [c_int64, c_int32, pointer(CompressionOptions),
+                                                 text]),
         "scalecom_stats": (c_int, [text]),
         "scalecom_info": (c_int, [text]),
     }
@@ -147,10 +150,10 @@ def check(code):
     raise HorovodInternalError(last_error())
 
 
-def read_json(function):
-    """Result of a C function that hands out a JSON text."""
+def read_json(function, *arguments):
+    """Result of a C function that hands out a JSON text, by its last argument."""
     text = ctypes.c_void_p()
-    check(function(ctypes.byref(text)))
+    check(function(*arguments, ctypes.byref(text)))
     try:
         return json.loads(ctypes.string_at(text))
     finally:

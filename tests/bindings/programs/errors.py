@@ -71,6 +71,11 @@ def different_compression_fails_everywhere_with_both_values():
         lambda: hvd.allreduce(torch.ones(30), name="rated",
                               compression=hvd.Compression.scalecom(rate=rate)),
         "rated", "10", "20")
+    ramp_steps = 7 if _is_last() else 9
+    _assert_disagreement(
+        lambda: hvd.allreduce(torch.ones(30), name="ramped",
+                              compression=hvd.Compression.scalecom(ramp_steps=ramp_steps)),
+        "ramped", "7 ramp steps", "9 ramp steps")
 
 
 def different_priorities_fail_everywhere_with_both_values():
@@ -147,7 +152,10 @@ def wrong_compression_is_refused_at_the_call():
     for guard in (0, 1.5, float("nan"), "strict"):
         with pytest.raises(ValueError, match="guard is .*above 0 and at most 1, or None"):
             hvd.Compression.scalecom(guard=guard)
-    with pytest.raises(ValueError, match="mode is 'sharp'.*'cyclic', 'sharded'"):
+    for steps in (-1, 0.5, 2**31, "many"):
+        with pytest.raises(ValueError, match="ramp_steps is .*0 to 2147483647"):
+            hvd.Compression.scalecom(ramp_steps=steps)
+    with pytest.raises(ValueError, match="mode is 'sharp'.*'cyclic', 'sharded', None, 'auto'"):
         hvd.Compression.scalecom(mode="sharp")
     with pytest.raises(ValueError, match="values is 'int8'.*'float32', 'float16', 'bfloat16'"):
         hvd.Compression.scalecom(values="int8")

@@ -1,5 +1,6 @@
 """Claims about choosing rates. Each function is called on every rank of a job, in this order."""
 
+import gc
 import json
 import pathlib
 import tempfile
@@ -142,6 +143,98 @@ def an_impossible_budget_says_what_is_possible():
         hvd.budget_rates(layer.named_parameters(), 1e6, size=0)
     with pytest.raises(ValueError, match="values is 'int8'"):
         hvd.budget_rates(layer.named_parameters(), 1e6, size=2, values="int8")
+
+
+def a_plan_explains_every_parameter():
+    layers = nn.Sequential(nn.Linear(300, 200), nn.Linear(200, 100), nn.Linear(100, 3))
+    compression = hvd.Compression.scalecom(rate=50, mode="cyclic", rates={"1.*": None, "2.weight": 8},
+                                           warmup_steps=3, ramp_steps=5)
+    plan = hvd.compression_plan(layers.named_parameters(), compression)
+    rows = {row["name"]: row for row in plan}
+    assert list(rows) == [name for name, _ in layers.named_parameters()]
+    assert {name: row["mode"] for name, row in rows.items()} == {
+        "0.weight": "cyclic", "0.bias": "dense", "1.weight": "dense", "1.bias": "dense",
+        "2.weight": "cyclic", "2.bias": "dense"}
+    assert (rows["0.weight"]["rate"], rows["2.weight"]["rate"], rows["1.weight"]["rate"]) == (50, 8, None)
+    for name, *parts in (("0.weight", "no pattern", "cyclic", "first 3 steps", "5 steps after"),
+                         ("0.bias", "1 dimension"), ("1.weight", "'1.*'"), ("2.weight", "'2.weight'")):
+        assert all(part in rows[name]["reason"] for part in parts), rows[name]["reason"]
+    share = (hvd.size() - 1) / hvd.size()
+    row = rows["0.weight"]
+    assert row["dense_bytes"] == round(2 * share * 4 * 60_000)
+    assert row["bytes_sent"] == round(share * (2 * 4 * (1200 + 1) + 1200))
+    assert rows["1.bias"]["sparse_us"] is None and rows["1.bias"]["bytes_sent"] == round(800 * share)
+    text = str(plan).splitlines()
+    assert text[0].split()[:3] == ["parameter", "elements", "mode"] and len(text) == 8
+    assert text[-1].split()[:3] == ["all", "6", "80,603"]
+    with pytest.raises(ValueError, match="'3.' of rates matches no parameter"):
+        hvd.compression_plan(layers.named_parameters(), hvd.Compression.scalecom(rates={"3*": 1}))
+    with pytest.raises(ValueError, match="go together"):
+        hvd.compression_plan(layers.named_parameters())
+    assert {row["mode"] for row in
+            hvd.compression_plan(layers.double().named_parameters(), hvd.Compression.none)} == {"dense"}
+
+
+def without_arguments_the_plan_is_that_of_what_trains():
+    assert hvd.compression_plan() == []
+    layer, other = nn.Linear(100, 100), nn.Linear(50, 50)
+    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(layer.parameters(), 0.1),
+                                         layer.named_parameters(),
+                                         compression=hvd.Compression.scalecom(rate=10))
+    hook = hvd.DDPState(other, hvd.Compression.scalecom(rate=20, rates={"weight": 5}), name="other.")
+    rates = [(row["name"], row["rate"]) for row in hvd.compression_plan()]
+    assert rates == [("weight", 10), ("bias", None), ("weight", 5), ("bias", None)]
+    del optimizer, hook
+    gc.collect()
+    assert hvd.compression_plan() == []
+
+
+def auto_does_what_its_plan_says():
+    layers = nn.Sequential(nn.Linear(1000, 1000, bias=False), nn.Linear(1000, 1000, bias=False))
+    compression = hvd.Compression.scalecom(rates={"0.*": 100, "1.*": 1}, mode="auto")
+    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(layers.parameters(), 0.0),
+                                         layers.named_parameters(), compression=compression)
+    plan = {row["name"]: row for row in hvd.compression_plan()}
+    # At rate 1 all values travel, and offsets besides.
+    assert plan["1.weight"]["mode"] == "dense"
+    if hvd.size() == 1:
+        assert plan["0.weight"]["mode"] == "dense" and "one rank" in plan["0.weight"]["reason"]
+    else:
+        is_faster = plan["0.weight"]["sparse_us"] < plan["0.weight"]["dense_us"]
+        assert plan["0.weight"]["mode"] == ("sharded" if is_faster else "dense")
+    everyone = hvd.allgather_object([(row["name"], row["mode"]) for row in plan.values()])
+    assert all(one == everyone[0] for one in everyone)
+    before = hvd.stats()["compressed_tensors"]
+    layers(torch.randn(8, 1000)).square().sum().backward()
+    optimizer.step()
+    compressed = [row for row in plan.values() if row["mode"] == "sharded"]
+    assert hvd.stats()["compressed_tensors"] == before + len(compressed)
+
+
+def a_ramp_rises_to_the_rate_and_loses_nothing():
+    compression = hvd.Compression.scalecom(rate=64, beta=0.5, warmup_steps=1, ramp_steps=8)
+    generator = torch.Generator().manual_seed(hvd.rank())
+    given, got = torch.zeros(6400), torch.zeros(6400)
+    for step in range(12):
+        mine = torch.randn(6400, generator=generator)
+        given += mine
+        result = hvd.allreduce(mine, name="ramping", op=hvd.Sum, compression=compression)
+        got += result
+        rate = 1 if step == 0 else min(64, 4 << ((step - 1) // 2))
+        assert int((result != 0).sum()) == 6400 // rate, step
+    owed = hvd.compression_state()["ramping"] / 0.5
+    missing = hvd.allreduce(given - owed, name="missing", op=hvd.Sum)
+    assert torch.allclose(got, missing, rtol=1e-5, atol=1e-3)
+
+
+def going_dense_delivers_what_is_owed():
+    total = torch.zeros(500)
+    for step in range(4):
+        compression = hvd.Compression.scalecom(rate=50, beta=0.1) if step < 3 else hvd.Compression.none
+        total += hvd.allreduce(torch.full((500,), float(step)), name="going dense", op=hvd.Average,
+                               compression=compression)
+    assert torch.allclose(total, torch.full((500,), 6.0), atol=1e-4)
+    assert not hvd.compression_state()["going dense"].any()
 
 
 def _file_of_rates(text):

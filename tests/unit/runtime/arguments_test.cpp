@@ -102,6 +102,9 @@ TEST_CASE("compression is refused outside its bounds") {
   CHECK_THROWS_WITH(check(compressed(10, std::numeric_limits<double>::quiet_NaN())),
                     Contains("beta is nan"));
   CHECK_THROWS_WITH(check(compressed(10, 1.0, -1)), Contains("warmup_steps is -1"));
+  AllReduceOptions falling = compressed(10, 1.0);
+  falling.compression.ramp_steps = -1;
+  CHECK_THROWS_WITH(check(falling), Contains("ramp_steps is -1"));
   AllReduceOptions maximum = compressed(10, 1.0);
   maximum.op = ReduceOp::max;
   CHECK_THROWS_WITH(check(maximum), Contains("not max"));

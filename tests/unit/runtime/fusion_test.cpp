@@ -1,5 +1,8 @@
 #include "runtime/fusion.hpp"
 
+#include <algorithm>
+#include <limits>
+
 #include "tests/support/catch.hpp"
 
 using namespace scalecom;
@@ -146,4 +149,48 @@ TEST_CASE("warm-up steps are dense and join dense batches") {
   CHECK(batches[0].kind == BatchKind::dense_all_reduce);
   CHECK(batches[0].tensors == Places{0, 1});
   CHECK(batches[1].kind == BatchKind::sparse_all_reduce);
+}
+
+TEST_CASE(
+    "the rate doubles at equal intervals of the ramp, from 4 to 7 on, and ends as asked for") {
+  const auto rates = [](std::int64_t rate, std::int32_t ramp_steps, std::int64_t warmup_steps = 0) {
+    Compression compression{CompressionMode::cyclic, rate, 1.0, warmup_steps};
+    compression.ramp_steps = ramp_steps;
+    std::vector<std::int64_t> found;
+    for (std::int64_t step = warmup_steps; step < warmup_steps + ramp_steps + 2; ++step) {
+      found.push_back(rate_at(compression, step));
+    }
+    return found;
+  };
+  using Rates = std::vector<std::int64_t>;
+  CHECK(rates(100, 0) == Rates{100, 100});
+  CHECK(rates(100, 8) == Rates{6, 6, 12, 12, 25, 25, 50, 50, 100, 100});
+  CHECK(rates(100, 8, 1'000'000) == rates(100, 8));
+  CHECK(rates(100, 2) == Rates{6, 25, 100, 100});
+  CHECK(rates(100, 1) == Rates{6, 100, 100});
+  CHECK(rates(7, 2) == Rates{7, 7, 7, 7});
+  CHECK(rates(8, 2) == Rates{4, 4, 8, 8});
+  CHECK(rates(1, 1) == Rates{1, 1, 1});
+  for (const std::int64_t rate : {2, 25, 400, 65'535, 65'536}) {
+    const Rates all = rates(rate, 1000);
+    CHECK(std::is_sorted(all.begin(), all.end()));
+    CHECK(all.front() >= std::min<std::int64_t>(rate, 4));
+    CHECK(all.front() <= 7);
+    CHECK(all.back() == rate);
+  }
+  Compression endless{CompressionMode::cyclic, 65'536, 1.0, 0};
+  endless.ramp_steps = std::numeric_limits<std::int32_t>::max();
+  CHECK(rate_at(endless, endless.ramp_steps - 1) == 32'768);
+}
+
+TEST_CASE("in its ramp a tensor fills the buffer by the rate of its step") {
+  AgreedTensor ramping = compressed("a", 960, 0);
+  ramping.signature.compression.rate = 16;
+  ramping.signature.compression.ramp_steps = 2;
+  for (const auto& [step, selected] : {std::pair{0, 240}, {1, 120}, {2, 60}}) {
+    ramping.step = step;
+    Agreement agreement{1, {ramping}};
+    settle_rates(agreement);
+    CHECK(plan_batches(agreement, 2, 1 << 20)[0].bytes == selected * 4);
+  }
 }

@@ -36,12 +36,16 @@ TEST_CASE("times become latencies, times of a byte become rates") {
                                 {samples::kMessageByte, 1e-8},
                                 {samples::kReducedByte, 5e-10},
                                 {samples::kInside, 1e-6},
-                                {samples::kInsideByte, 2e-10}});
+                                {samples::kInsideByte, 2e-10},
+                                {samples::kSwept, 1e-9},
+                                {samples::kFilled, 4e-10}});
   CHECK(tuning.between_hosts.latency_s == 3e-5);
   CHECK(tuning.between_hosts.bytes_per_s == Approx(1e8));
   CHECK(tuning.between_hosts.reduce_bytes_per_s == Approx(2e9));
   CHECK(tuning.inside_host.latency_s == 1e-6);
   CHECK(tuning.inside_host.copy_bytes_per_s == Approx(5e9));
+  CHECK(tuning.kernels.swept_elements_per_s == Approx(1e9));
+  CHECK(tuning.kernels.filled_elements_per_s == Approx(2.5e9));
 }
 
 TEST_CASE("figures that are no times are left out") {

@@ -100,6 +100,8 @@ TEST_CASE("all ranks have one tuning, which was measured") {
   CHECK(tuning.inside_host.latency_s != InsideCosts{}.latency_s);
   CHECK(tuning.inside_host.copy_bytes_per_s != InsideCosts{}.copy_bytes_per_s);
   CHECK(tuning.between_hosts.reduce_bytes_per_s != LinkCosts{}.reduce_bytes_per_s);
+  CHECK(tuning.kernels.swept_elements_per_s != KernelCosts{}.swept_elements_per_s);
+  CHECK(tuning.kernels.filled_elements_per_s != KernelCosts{}.filled_elements_per_s);
   CHECK((tuning.between_hosts.latency_s != LinkCosts{}.latency_s) == (hosts.size() > 1));
   CHECK((tuning.between_hosts.bytes_per_s != LinkCosts{}.bytes_per_s) == (hosts.size() > 1));
 }
@@ -115,6 +117,8 @@ TEST_CASE("what is measured is what its name says: latencies are no rates") {
   CHECK(is_latency(tuning.between_hosts.latency_s));
   CHECK(is_rate(tuning.between_hosts.bytes_per_s));
   CHECK(is_rate(tuning.between_hosts.reduce_bytes_per_s));
+  CHECK(is_rate(tuning.kernels.swept_elements_per_s));
+  CHECK(is_rate(tuning.kernels.filled_elements_per_s));
 }
 
 TEST_CASE("a rank that is gone ends the tuning of the others in time") {

@@ -34,6 +34,7 @@ Tuning sample_tuning() {
       .latency_s = 1.0 / 3e5, .bytes_per_s = 1.1e8, .reduce_bytes_per_s = 7.7e9};
   tuning.shm.flat_bytes_max = 8 << 10;
   tuning.between_block_bytes = 64 << 10;
+  tuning.kernels = {.swept_elements_per_s = 1.0 / 3e-10, .filled_elements_per_s = 7e9};
   return tuning;
 }
 
@@ -122,6 +123,9 @@ TEST_CASE("values that are no positive finite numbers are named") {
     CHECK_FALSE(file.read().tuning.has_value());
   }
   file.set("between_hosts", "latency_s", 1e-5);
+  file.set("kernels", "swept_elements_per_s", -1);
+  CHECK_THAT(file.read().problem, Contains("swept_elements_per_s"));
+  file.set("kernels", "swept_elements_per_s", 1e9);
   REQUIRE(file.read().tuning.has_value());
   for (const char* wrong : {"NaN", "nan", "Infinity", "1e999"}) {
     std::string text = file.text();

@@ -1,0 +1,82 @@
+"""What is compressed, how, and why: a table of the parameters."""
+
+import weakref
+
+from scalecom import _library
+from scalecom.torch.compression import ScaleComCompressor
+from scalecom.torch.submit import DTYPES
+
+# What reduces gradients in this process.
+_reducers = weakref.WeakKeyDictionary()
+
+
+def watch(reducer, describe):
+    """compression_plan() covers it as long as it lives. describe(reducer) has named_parameters() and
+    compression."""
+    _reducers[reducer] = describe
+
+
+class CompressionPlan(list):
+    """Rows of compression_plan(); print() shows a table."""
+
+    _COLUMNS = (("parameter", "name", "<", "{}"), ("elements", "elements", ">", "{:,}"),
+                ("mode", "mode", "<", "{}"), ("rate", "rate", ">", "{}"),
+                ("dense us", "dense_us", ">", "{:.1f}"), ("sparse us", "sparse_us", ">", "{:.1f}"),
+                ("dense bytes", "dense_bytes", ">", "{:,}"), ("bytes sent", "bytes_sent", ">", "{:,}"),
+                ("why", "reason", "<", "{}"))
+
+    def __str__(self):
+        total = {"name": f"all {len(self)}", "mode": "", "rate": "", "reason": ""}
+        for key in ("elements", "dense_us", "sparse_us", "dense_bytes", "bytes_sent"):
+            total[key] = sum(row[key] or 0 for row in self)
+        lines = [[title for title, _, _, _ in self._COLUMNS]]
+        lines += [["" if row[key] is None else form.format(row[key])
+                   for _, key, _, form in self._COLUMNS] for row in [*self, total]]
+        widths = [max(map(len, column)) for column in zip(*lines)]
+        return "\n".join("  ".join(f"{cell:{side}{width}}" for cell, width, (_, _, side, _)
+                                   in zip(line, widths, self._COLUMNS)).rstrip() for line in lines)
+
+
+def compression_plan(named_parameters=None, compression=None):
+    """What happens to each parameter's gradient, and why: a list of dicts to read or to print.
+
+    Without arguments for every DistributedOptimizer and DDPState that lives in this process; else for
+    named_parameters with `compression`, as DistributedOptimizer takes them, before anything is
+    trained. name, elements; mode: "dense", "cyclic" or "sharded"; rate, None where it is dense;
+    dense_us and sparse_us: the tensor's share of its batch by the cost model and the figures measured
+    at init, sparse_us None where compression was not asked for; dense_bytes and bytes_sent: by a
+    rank in a step; reason in words. Rates and modes are those after warm-up and ramp. The same on
+    every rank. After init() only.
+    """
+    if (named_parameters is None) != (compression is None):
+        raise ValueError("named_parameters and compression go together; give both or none")
+    plan = CompressionPlan()
+    if named_parameters is not None:
+        pairs = list(named_parameters)
+        if isinstance(compression, ScaleComCompressor):
+            compression.check_patterns([name for name, _ in pairs])
+        plan += [_row(name, parameter, compression) for name, parameter in pairs
+                 if parameter.requires_grad]
+        return plan
+    for reducer, describe in list(_reducers.items()):
+        plan += [_row(name, parameter, describe(reducer).compression)
+                 for name, parameter in describe(reducer).named_parameters()]
+    return plan
+
+
+def _row(name, parameter, compression):
+    options, asked = compression.options_for(name, parameter), "compression is not ScaleCom"
+    if isinstance(compression, ScaleComCompressor):
+        asked = compression.choice_of(name, parameter)[1]
+    explanation = _library.read_json(_library.lib.scalecom_explain_compression, parameter.numel(),
+                                     DTYPES[parameter.dtype], options or _library.CompressionOptions())
+    ways = {way["mode"]: way for way in explanation["alternatives"]}
+    chosen = ways[explanation["mode"]]
+    sparse = ways.get("sharded", {"time_us": None}) if chosen["mode"] == "dense" else chosen
+    reason = asked if options is None else f"{asked}; {explanation['reason']}"
+    return {"name": name, "elements": parameter.numel(), "mode": chosen["mode"],
+            "rate": None if chosen["mode"] == "dense" else explanation["rate"],
+            "dense_us": ways["dense"]["time_us"],
+            "sparse_us": sparse["time_us"],
+            "dense_bytes": round(ways["dense"]["bytes_sent"]),
+            "bytes_sent": round(chosen["bytes_sent"]), "reason": reason}

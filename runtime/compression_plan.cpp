@@ -1,0 +1,125 @@
+#include "runtime/compression_plan.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "compress/offset_codec.hpp"
+#include "sparse/sparse_all_reduce.hpp"
+
+namespace scalecom {
+namespace {
+
+/// One tensor's step, in terms of the model.
+class Step {
+ public:
+  Step(std::int64_t count, DataType dtype, const Compression& compression, const PlanCosts& costs)
+      : costs_(costs),
+        count_(count),
+        selected_(selected_count(count, compression.rate)),
+        dense_bytes_(count * size_of(dtype)),
+        value_bytes_((selected_ + 1) * size_of(compression.values)),
+        offset_bytes_(encoded_bytes(count, compression.rate)) {}
+
+  std::int64_t selected() const noexcept { return selected_; }
+
+  double time_s(CompressionMode mode) const {
+    if (mode == CompressionMode::none) return share_s(dense_bytes_);
+    return passes_s(mode) + offsets_s(mode) + share_s(value_bytes_);
+  }
+
+  // One pass that selects or takes, and the one that writes the result. Cyclic, the others follow a
+  // leader by a round, or by all of what is shorter.
+  double passes_s(CompressionMode mode) const {
+    const auto round = static_cast<double>(SparseOptions{}.round_elements);
+    const auto elements = static_cast<double>(count_);
+    const double waited = mode == CompressionMode::cyclic ? std::min(elements, round) : 0.0;
+    return (elements + waited) / costs_.kernels.swept_elements_per_s +
+           elements / costs_.kernels.filled_elements_per_s;
+  }
+
+  double bytes_sent(CompressionMode mode) const {
+    const double share = static_cast<double>(costs_.ranks - 1) / costs_.ranks;
+    if (mode == CompressionMode::none) return 2 * share * static_cast<double>(dense_bytes_);
+    return share * static_cast<double>(2 * value_bytes_ + offset_bytes_);
+  }
+
+ private:
+  // An all-gather moves half of what an all-reduce of as many bytes does; along a chain of ranks a
+  // broadcast moves them once, an all-reduce 2 (n-1)/n times.
+  double offsets_s(CompressionMode mode) const {
+    const double n = costs_.ranks;
+    return share_s(offset_bytes_) * (mode == CompressionMode::cyclic ? n / (2 * (n - 1)) : 0.5);
+  }
+
+  // Of a full batch: what a step takes besides its bytes is shared by all that travels with it.
+  double share_s(std::int64_t bytes) const {
+    const std::int64_t batch = std::max(bytes, costs_.fusion_threshold_bytes);
+    if (batch == 0) return 0.0;
+    return costs_.all_reduce_time_s(batch) * static_cast<double>(bytes) /
+           static_cast<double>(batch);
+  }
+
+  const PlanCosts& costs_;
+  const std::int64_t count_;
+  const std::int64_t selected_;
+  const std::int64_t dense_bytes_;
+  const std::int64_t value_bytes_;
+  const std::int64_t offset_bytes_;
+};
+
+std::string reason_of(const CompressionExplanation& explanation, const Compression& compression,
+                      const Step& step, int ranks) {
+  if (compression.mode == CompressionMode::none) return "it is not compressed";
+  std::string reason =
+      ranks == 1
+          ? "auto: one rank sends nothing"
+          : fmt::format(
+                "auto: dense takes {:.1f} us, sharded {:.1f} us, of which its passes "
+                "over memory take {:.1f} us",
+                explanation.alternatives.front().time_us, explanation.alternatives.back().time_us,
+                1e6 * step.passes_s(CompressionMode::sharded));
+  if (compression.mode != CompressionMode::automatic) {
+    reason = fmt::format("the mode is {}", to_string(compression.mode));
+  }
+  if (explanation.mode != CompressionMode::none && compression.warmup_steps > 0) {
+    reason += fmt::format("; dense in the first {} steps", compression.warmup_steps);
+  }
+  if (explanation.mode != CompressionMode::none && compression.ramp_steps > 0) {
+    reason += fmt::format("; at milder rates in the {} steps {}", compression.ramp_steps,
+                          compression.warmup_steps > 0 ? "after them" : "at first");
+  }
+  return reason;
+}
+
+}  // namespace
+
+CompressionExplanation plan_compression(std::int64_t count, DataType dtype,
+                                        const Compression& compression, const PlanCosts& costs) {
+  const bool is_asked_for = compression.mode != CompressionMode::none;
+  const Step step(count, dtype, is_asked_for ? compression : Compression{}, costs);
+  CompressionExplanation explanation;
+  explanation.count = count;
+  explanation.mode = compression.mode;
+  for (const CompressionMode mode :
+       {CompressionMode::none, CompressionMode::cyclic, CompressionMode::sharded}) {
+    if (mode != CompressionMode::none && !is_asked_for) continue;
+    const double time_us = costs.ranks == 1 ? 0.0 : 1e6 * step.time_s(mode);
+    explanation.alternatives.push_back({mode, time_us, step.bytes_sent(mode), false});
+  }
+  if (compression.mode == CompressionMode::automatic) {
+    const bool is_sparse_faster =
+        explanation.alternatives.back().time_us < explanation.alternatives.front().time_us;
+    explanation.mode = is_sparse_faster ? CompressionMode::sharded : CompressionMode::none;
+  }
+  for (auto& alternative : explanation.alternatives) {
+    alternative.is_chosen = alternative.mode == explanation.mode;
+  }
+  const bool is_dense = explanation.mode == CompressionMode::none;
+  explanation.rate = is_dense ? 1 : compression.rate;
+  explanation.selected = is_dense ? count : step.selected();
+  explanation.reason = reason_of(explanation, compression, step, costs.ranks);
+  return explanation;
+}
+
+}  // namespace scalecom
