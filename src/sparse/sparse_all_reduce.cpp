@@ -244,8 +244,7 @@ bool SparseAllReduce::can_begin(const Task& task) const {
 bool SparseAllReduce::step(const Task& task) {
   const auto is_mine = [this](const Piece& piece) { return piece.leader == rank_; };
   switch (task.action) {
-    case Action::select:
-      return step_pieces(task, is_mine, [this](Piece& piece) { select(piece); });
+    case Action::select: return step_pieces(task, is_mine, [this](Piece& piece) { select(piece); });
     case Action::gather:
       return step_pieces(task, std::not_fn(is_mine), [this](Piece& piece) { gather(piece); });
     case Action::fill: {
@@ -321,8 +320,8 @@ void SparseAllReduce::reduce(Round& round) {
     end = pieces_[round.end - 1].begin + pieces_[round.end - 1].chunks;
   }
   const std::span values(value(begin), index((end - begin) * size_of(plan_.values)));
-  round.reduction = note(collectives_.start_all_reduce(
-      AllReduceBatch::in_place(values, plan_.values, ReduceOp::sum)));
+  round.reduction = note(
+      collectives_.start_all_reduce(AllReduceBatch::in_place(values, plan_.values, ReduceOp::sum)));
 }
 
 void SparseAllReduce::reduce_flags() {

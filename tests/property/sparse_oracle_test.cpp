@@ -91,7 +91,8 @@ TEST_CASE("a step moves the offsets, the selected values and one flag a tensor, 
     for (const auto& steps : run) {
       for (const RankStep& step : steps) {
         RC_ASSERT(step.offset_bytes == offsets);
-        RC_ASSERT(step.reduced_bytes == (std::vector<std::size_t>{reduced, options.tensors.size()}));
+        RC_ASSERT(step.reduced_bytes ==
+                  (std::vector<std::size_t>{reduced, options.tensors.size()}));
       }
     }
   }));

@@ -20,8 +20,9 @@ using HostRanks = std::vector<std::vector<int>>;
 /// The *talkers* of a host are its first local ranks; talker j exchanges with talker j of every
 /// other host. All-reduce: the pipeline of shm_operation.hpp, in which each talker owns a part of
 /// a block, reduces it inside the host, all-reduces it with its counterparts and then hands it to
-/// its host. An all-gather takes the same way, host by host. Parts of several blocks are under way between hosts while further blocks are packed,
-/// reduced and unpacked inside. H hosts, S bytes: a host sends 2(H-1)/H S, its talkers share it.
+/// its host. An all-gather takes the same way, host by host. Parts of several blocks are under way
+/// between hosts while further blocks are packed, reduced and unpacked inside. H hosts, S bytes: a
+/// host sends 2(H-1)/H S, its talkers share it.
 ///
 /// Small vectors go by one talker, in one message where more would only add latency.
 class HierarchicalCollectives final : public Collectives {

@@ -62,8 +62,9 @@ ShmOperation::ShmOperation(Board& board, AllReduceBatch batch, const Options& op
 
 ShmOperation::ShmOperation(Board& board, std::vector<Piece> pieces, ShmGather gather,
                            const Options& options)
-    : ShmOperation(board, PieceList(std::move(pieces), DataType::uint8), {}, std::move(gather),
-                   [](std::size_t) {}, options) {}
+    : ShmOperation(
+          board, PieceList(std::move(pieces), DataType::uint8), {}, std::move(gather),
+          [](std::size_t) {}, options) {}
 
 ByteRange ShmOperation::block_range(std::uint64_t block) const noexcept {
   const std::size_t begin = block * options_.block_bytes;
@@ -139,8 +140,7 @@ void ShmOperation::gather_part(std::uint64_t index) {
   const ByteRange part = part_range(index, board_.rank());
   std::byte* const own = board_.slot(board_.rank(), block);
   for (int rank = 0; rank < board_.size(); ++rank) {
-    const ByteRange range =
-        ByteRange{begin + part.begin, begin + part.end}.overlap(source(rank));
+    const ByteRange range = ByteRange{begin + part.begin, begin + part.end}.overlap(source(rank));
     const std::size_t place = range.begin - begin;
     if (rank != board_.rank()) {
       std::copy_n(board_.slot(rank, block) + place, range.size(), own + place);

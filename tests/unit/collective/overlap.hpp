@@ -27,7 +27,7 @@ inline std::vector<std::int64_t> gathered_bytes(int size, unsigned seed) {
 /// all-gather, up to three pairs under way at once, at a pace of this rank's own. Describes what is
 /// wrong; empty: nothing is.
 inline std::string overlap_operations(Collectives& collectives, int rank, int size, unsigned seed,
-                                       int calls) {
+                                      int calls) {
   struct Call {
     Bytes first;
     Bytes second;
