@@ -88,11 +88,12 @@ void check_compression(const std::string& name, DataType dtype, const AllReduceO
     case CompressionMode::cyclic:
     case CompressionMode::sharded:
     case CompressionMode::by_setting:
+    case CompressionMode::hierarchical:
     case CompressionMode::automatic: break;
     default:
       refuse(name,
              fmt::format("compression mode {} is not known; allowed are none (0), cyclic (1), "
-                         "sharded (2), the setting's (3) and auto (5)",
+                         "sharded (2), the setting's (3), hierarchical (4) and auto (5)",
                          static_cast<int>(compression.mode)));
   }
   if (!is_compressible(compression.values)) {

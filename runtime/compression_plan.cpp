@@ -82,6 +82,9 @@ std::string reason_of(const CompressionExplanation& explanation, const Compressi
   if (compression.mode != CompressionMode::automatic) {
     reason = fmt::format("the mode is {}", to_string(compression.mode));
   }
+  if (compression.mode == CompressionMode::hierarchical) {
+    reason += "; its time is without the average inside a host";
+  }
   if (explanation.mode != CompressionMode::none && compression.warmup_steps > 0) {
     reason += fmt::format("; dense in the first {} steps", compression.warmup_steps);
   }
@@ -101,9 +104,10 @@ CompressionExplanation plan_compression(std::int64_t count, DataType dtype,
   CompressionExplanation explanation;
   explanation.count = count;
   explanation.mode = compression.mode;
-  for (const CompressionMode mode :
-       {CompressionMode::none, CompressionMode::cyclic, CompressionMode::sharded}) {
+  for (const CompressionMode mode : {CompressionMode::none, CompressionMode::cyclic,
+                                     CompressionMode::hierarchical, CompressionMode::sharded}) {
     if (mode != CompressionMode::none && !is_asked_for) continue;
+    if (mode == CompressionMode::hierarchical && compression.mode != mode) continue;
     const double time_us = costs.ranks == 1 ? 0.0 : 1e6 * step.time_s(mode);
     explanation.alternatives.push_back({mode, time_us, step.bytes_sent(mode), false});
   }

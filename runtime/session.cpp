@@ -22,6 +22,7 @@ constexpr std::size_t kModesMax = 1 << 16;
 
 CompressionMode mode_by_setting(const std::string& setting) {
   if (setting == "auto") return CompressionMode::automatic;
+  if (setting == "hierarchical") return CompressionMode::hierarchical;
   return setting == "cyclic" ? CompressionMode::cyclic : CompressionMode::sharded;
 }
 

@@ -214,11 +214,12 @@ void add_core(std::vector<Setting>& table) {
       choice("ALLREDUCE_ALGORITHM", &Config::allreduce_algorithm, allreduce_algorithm_names(),
              "Algorithm of every all-reduce (docs/algorithms.md); mpi: MPI's "
              "own collectives.")));
-  table.push_back(must_agree(
-      choice("MODE", &Config::mode, {"cyclic", "sharded", "auto"},
-             "Who selects what compressed tensors send, unless their own options say: one rank a "
-             "step, or every rank for a shard; auto: the latter for tensors that finish earlier so "
-             "than dense, the others dense (docs/algorithms.md).")));
+  table.push_back(must_agree(choice(
+      "MODE", &Config::mode, {"cyclic", "sharded", "hierarchical", "auto"},
+      "Who selects what compressed tensors send, unless their own options say: one rank a "
+      "step, or every rank for a shard; hierarchical: every rank, of what its host has on "
+      "average; auto: sharded for tensors that finish earlier so than dense, the others dense "
+      "(docs/algorithms.md).")));
   table.push_back(
       integer("COMPRESS_THREADS", &Config::compress_threads, 1, 256, "threads",
               "Threads that work on compressed batches of more than 2 million elements, "

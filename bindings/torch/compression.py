@@ -8,7 +8,7 @@ import torch
 from scalecom._library import CompressionOptions
 from scalecom.torch.rates import check_patterns, checked_rate, checked_rates, is_whole
 
-_MODES = {"cyclic": 1, "sharded": 2, None: 3, "auto": 5}
+_MODES = {"cyclic": 1, "sharded": 2, None: 3, "hierarchical": 4, "auto": 5}
 VALUES = {"float32": 6, "float16": 5, "bfloat16": 9}
 
 MIN_ELEMENTS = 1024
@@ -54,7 +54,8 @@ class ScaleComCompressor(NoneCompressor):
     ramp_steps: steps after them in which the rate rises to what it is to be, from 4 to 7 on, doubling
     after equal numbers of steps.
     mode: "cyclic", rank (step mod size) selects; "sharded", every rank selects for one shard, which
-    changes with the step; "auto", sharded or dense, whichever finishes earlier by what was measured
+    changes with the step; "hierarchical", the same on the average over the ranks of a host, so
+    that hosts are the workers; "auto", sharded or dense, whichever finishes earlier by what was measured
     at init (hvd.compression_plan() tells); None, what SCALECOM_MODE says. values: what travels is
     "float32", "float16" or "bfloat16"; what rounding takes away stays in the residual. guard:
     largest d/k, above 0 and at most 1, that a sampled step may show (hvd.compression_stats()); past

@@ -20,12 +20,16 @@ enum class CompressionMode : std::int32_t {
   sharded = 2,
   /// What SCALECOM_MODE says.
   by_setting = 3,
+  /// sharded, on what the ranks of a host have on average: hosts are the workers. The ranks of a
+  /// host that share its memory take the average of their gradients there, densely, and have the
+  /// same residual afterwards; sharded where none do.
+  hierarchical = 4,
   /// none or sharded, whichever finishes earlier by what was measured at init: see
   /// Session::explain_compression(). Decided by size and options alone, alike in every step.
   automatic = 5,
 };
 
-/// "dense", "cyclic", "sharded", "by setting", "auto".
+/// "dense", "cyclic", "sharded", "by setting", "hierarchical", "auto".
 SCALECOM_API const char* to_string(CompressionMode mode) noexcept;
 
 /// What to do with one tensor. Ranks must agree on it, as they do on the shape.

@@ -39,7 +39,7 @@ struct SCALECOM_API Config {
   double peer_timeout_s = 5.0;
   /// auto, or the name of one algorithm for every all-reduce (docs/algorithms.md).
   std::string allreduce_algorithm = "auto";
-  /// cyclic, sharded or auto: the mode of tensors with CompressionMode::by_setting.
+  /// cyclic, sharded, hierarchical or auto: the mode of tensors with CompressionMode::by_setting.
   std::string mode = "sharded";
   /// Threads that work on a large compressed batch, the session's own among them.
   std::int64_t compress_threads = 1;

@@ -59,6 +59,7 @@ const char* to_string(CompressionMode mode) noexcept {
     case CompressionMode::cyclic: return "cyclic";
     case CompressionMode::sharded: return "sharded";
     case CompressionMode::by_setting: return "by setting";
+    case CompressionMode::hierarchical: return "hierarchical";
     case CompressionMode::automatic: return "auto";
   }
   return "unknown";

@@ -44,7 +44,8 @@ void Collectives::carry_out(const AllGatherBatch& batch, const WaitContext& cont
 }
 
 void Collectives::carry_out(const AllReduceBatch& batch, const WaitContext& context) {
-  const auto& [pieces, dtype, op, done] = batch;
+  const auto& [pieces, dtype, op, done, is_inside_host] = batch;
+  SCALECOM_ASSERT(!is_inside_host, std::string(name()) + " know no hosts");
   if (pieces.size() == 1) {
     const Piece& alone = pieces.front();
     kernels::scale_copy(alone.output, alone.input, alone.count, dtype, alone.before);

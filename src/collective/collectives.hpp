@@ -38,6 +38,9 @@ struct AllReduceBatch {
   DataType dtype = DataType::float32;
   ReduceOp op = ReduceOp::sum;  ///< not average
   PiecesDone done;              ///< told on the way, from within advance()
+  /// Only over the ranks of this host, host_size() of them. Such a one may be done before ranks of
+  /// other hosts have begun it.
+  bool is_inside_host = false;
 
   /// data = op over ranks of data; nobody is told.
   static AllReduceBatch in_place(std::span<std::byte> data, DataType dtype, ReduceOp op) {
@@ -68,6 +71,8 @@ class Collectives {
 
   virtual std::string_view name() const noexcept = 0;
   virtual int rank() const noexcept = 0;
+  /// Ranks, this one among them, that reduce by themselves in the memory of their host.
+  virtual int host_size() const noexcept { return 1; }
 
   /// data = op over ranks of data, in place; `data` holds whole elements of `dtype`.
   /// float16 and bfloat16 are accumulated in float32 at each step. boolean: sum and max are "or",

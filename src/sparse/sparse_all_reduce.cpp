@@ -85,7 +85,9 @@ bool SparseAllReduce::advance() {
   return true;
 }
 
+// An average may have arrived on this host before others have begun: such batches are never void.
 void SparseAllReduce::discard() {
+  SCALECOM_ASSERT(averages_.empty(), "hosts that are averaged");
   SCALECOM_ASSERT(!is_posted(), "some rank may have a result");
   for (Piece& piece : pieces_) {
     if (piece.is_swept) {
@@ -104,6 +106,8 @@ void SparseAllReduce::lay_out(std::vector<SparseSlot> slots, const SparsePlan& p
                   fmt::format("leader {} of {} ranks", plan.leader, size_));
   plan_ = plan;
   slots_ = std::move(slots);
+  originals_.clear();
+  for (const SparseSlot& slot : slots_) originals_.push_back({slot.gradient, slot.dtype});
   pieces_.clear();
   rounds_.clear();
   cut_rounds();
@@ -119,7 +123,17 @@ void SparseAllReduce::lay_out(std::vector<SparseSlot> slots, const SparsePlan& p
   }
   flags_.assign(slots_.size(), 0);
   result_bytes_ = 0;
-  for (const SparseSlot& slot : slots_) result_bytes_ += slot.count * size_of(slot.dtype);
+  std::int64_t elements = 0;
+  for (const SparseSlot& slot : slots_) {
+    result_bytes_ += slot.count * size_of(slot.dtype);
+    elements += slot.count;
+  }
+  const bool has_averages =
+      plan.mode == CompressionMode::hierarchical && collectives_.host_size() > 1;
+  averages_ = {};
+  if (!has_averages) return;
+  const auto memory = average_memory_.acquire(index(elements) * sizeof(float));
+  averages_ = {reinterpret_cast<float*>(memory.data()), index(elements)};
 }
 
 void SparseAllReduce::cut_rounds() {
@@ -150,7 +164,7 @@ void SparseAllReduce::add_round(std::span<const Segment> segments) {
     const Round& before = rounds_.back();
     round.wire = std::reduce(before.bytes.begin(), before.bytes.end(), before.wire);
   }
-  const bool is_sharded = plan_.mode == CompressionMode::sharded;
+  const bool is_sharded = plan_.mode != CompressionMode::cyclic;
   for (int rank = 0; rank < size_; ++rank) {
     if (!is_sharded && rank != plan_.leader) continue;
     for (const Segment& segment : segments) {
@@ -195,7 +209,7 @@ void SparseAllReduce::cut(const Segment& segment, int shard, int shards, int lea
 
 // A round is selected before the one before it is gathered, so that offsets travel meanwhile.
 void SparseAllReduce::plan_tasks() {
-  tasks_.clear();
+  tasks_.assign(1, {Action::average});
   const std::size_t rounds = rounds_.size();
   for (std::size_t i = 0; i <= rounds; ++i) {
     if (i < rounds) {
@@ -232,6 +246,7 @@ kernels::Selected SparseAllReduce::taken_by(const Piece& piece) {
 
 bool SparseAllReduce::can_begin(const Task& task) const {
   switch (task.action) {
+    case Action::select: return averages_.empty() || collectives_.is_done(averaging_);
     case Action::gather: return collectives_.is_done(rounds_[task.round].sharing);
     case Action::decide: return collectives_.is_done(flag_reduction_);
     case Action::fill: return collectives_.is_done(rounds_[task.round].reduction);
@@ -251,6 +266,7 @@ bool SparseAllReduce::step(const Task& task) {
       const auto is_sparse = [this](const Piece& piece) { return !slots_[piece.slot].went_dense; };
       return step_pieces(task, is_sparse, [this](Piece& piece) { fill(piece); });
     }
+    case Action::average: average(); break;
     case Action::share: share(rounds_[task.round]); break;
     case Action::reduce: reduce(rounds_[task.round]); break;
     case Action::reduce_flags: reduce_flags(); break;
@@ -282,6 +298,30 @@ bool SparseAllReduce::step_pieces(const Task& task, const Wanted& is_wanted, con
     for (Piece* piece : now) body(*piece);
   }
   return round.first + next_piece_ == round.end;
+}
+
+// In float32, so that no rounding of an average is lost where gradients have 16 bits.
+void SparseAllReduce::average() {
+  if (averages_.empty()) return;
+  AllReduceBatch batch;
+  batch.is_inside_host = true;
+  batch.done = [](std::size_t) {};
+  std::size_t begin = 0;
+  for (SparseSlot& slot : slots_) {
+    float* const place = averages_.data() + begin;
+    const auto bytes = reinterpret_cast<std::byte*>(place);
+    const bool is_float32 = slot.dtype == DataType::float32;
+    if (!is_float32) kernels::widen(place, slot.gradient, slot.dtype, slot.count);
+    batch.pieces.push_back({is_float32 ? slot.gradient : bytes,
+                            bytes,
+                            slot.count,
+                            {},
+                            {1.0, static_cast<double>(collectives_.host_size())}});
+    slot.gradient = bytes;
+    slot.dtype = DataType::float32;
+    begin += index(slot.count);
+  }
+  averaging_ = note(collectives_.start_all_reduce(std::move(batch)));
 }
 
 void SparseAllReduce::select(Piece& piece) {
@@ -365,13 +405,14 @@ std::vector<SparseChoice> SparseAllReduce::choices() const {
 // The memory goes back first: the result may take the gradient's place.
 void SparseAllReduce::reduce_dense(std::size_t place) {
   const SparseSlot& slot = slots_[place];
+  const auto& [gradient, dtype] = originals_[place];
   for (Piece& piece : pieces_) {
     if (piece.slot == place && piece.is_swept) take_back(piece);
   }
   AllReduceBatch batch;
-  batch.dtype = slot.dtype;
+  batch.dtype = dtype;
   batch.pieces.push_back(
-      {slot.gradient, slot.result, slot.count, {slot.prescale, 1.0}, slot.result_scale});
+      {gradient, slot.result, slot.count, {slot.prescale, 1.0}, slot.result_scale});
   batch.done = [](std::size_t) {};
   const std::uint64_t reduction = note(collectives_.start_all_reduce(std::move(batch)));
   if (!has_data_) collectives_.discard(reduction);
@@ -383,8 +424,9 @@ void SparseAllReduce::fill(const Piece& piece) {
   const auto bytes = reinterpret_cast<std::byte*>(values);
   kernels::widen(values, value(piece.begin), plan_.values, piece.chunks);
   kernels::scale_copy(bytes, bytes, piece.chunks, DataType::float32, slot.result_scale);
-  std::byte* const result = slot.result + piece.first * slot.rate * size_of(slot.dtype);
-  kernels::fill_selected(result, slot.dtype, piece.count, slot.rate, offsets_.data() + piece.begin,
+  const DataType dtype = originals_[piece.slot].dtype;
+  std::byte* const result = slot.result + piece.first * slot.rate * size_of(dtype);
+  kernels::fill_selected(result, dtype, piece.count, slot.rate, offsets_.data() + piece.begin,
                          values, result_bytes_);
 }
 

@@ -48,7 +48,9 @@ struct SparseSlot {
 /// How the ranks share the work of a batch. All ranks have the same.
 struct SparsePlan {
   /// cyclic: `leader` selects for all chunks. sharded: each tensor is cut in one shard a rank, and
-  /// rank r selects for the shards (r + leader) mod n.
+  /// rank r selects for the shards (r + leader) mod n. hierarchical: sharded, where each rank's
+  /// gradient is the average over the ranks of its host. Their sum is the same, so nothing else
+  /// changes: the ranks of a host have one residual, each its share of it.
   CompressionMode mode = CompressionMode::cyclic;
   int leader = 0;
   /// Of the values on the wire: float32, float16 or bfloat16.
@@ -174,7 +176,7 @@ class SparseAllReduce {
   };
 
   /// What is done in turn.
-  enum class Action { select, share, gather, reduce, reduce_flags, decide, fill, finish };
+  enum class Action { average, select, share, gather, reduce, reduce_flags, decide, fill, finish };
   struct Task {
     Action action;
     std::size_t round = 0;
@@ -185,6 +187,7 @@ class SparseAllReduce {
   void add_round(std::span<const Segment> segments);
   void cut(const Segment& segment, int shard, int shards, int leader);
   void plan_tasks();
+  void average();
 
   bool can_begin(const Task& task) const;
   bool step(const Task& task);
@@ -213,6 +216,16 @@ class SparseAllReduce {
   SparsePlan plan_;
   SparseLook look_;
   std::vector<SparseSlot> slots_;
+  /// What the caller gave; the slots have it too, unless they have averages.
+  struct Original {
+    const std::byte* gradient = nullptr;
+    DataType dtype = DataType::float32;  ///< of the result, too
+  };
+  std::vector<Original> originals_;
+  /// Of the slots' gradients over the ranks of this host; empty where there is nothing to average.
+  std::span<float> averages_;
+  Scratch average_memory_;
+  std::uint64_t averaging_ = 0;
   bool has_data_ = false;
   std::vector<Piece> pieces_;
   std::vector<Round> rounds_;

@@ -15,8 +15,10 @@ const std::map<std::string, ReduceOp> kOps{{"sum", ReduceOp::sum},
                                            {"min", ReduceOp::min},
                                            {"max", ReduceOp::max},
                                            {"prod", ReduceOp::product}};
-const std::map<std::string, CompressionMode> kModes{{"cyclic", CompressionMode::cyclic},
-                                                    {"sharded", CompressionMode::sharded}};
+const std::map<std::string, CompressionMode> kModes{
+    {"cyclic", CompressionMode::cyclic},
+    {"sharded", CompressionMode::sharded},
+    {"hierarchical", CompressionMode::hierarchical}};
 const std::map<std::string, DataType> kValueTypes{
     {"float", DataType::float32}, {"half", DataType::float16}, {"bfloat16", DataType::bfloat16}};
 

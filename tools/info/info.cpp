@@ -160,9 +160,11 @@ int main(int argc, char** argv) {
   app.add_option("--rate", options.plan.rate, "Of the plan")
       ->check(CLI::Range(1, 65'536))
       ->capture_default_str();
-  const std::map<std::string, CompressionMode> modes{{"auto", CompressionMode::automatic},
-                                                     {"cyclic", CompressionMode::cyclic},
-                                                     {"sharded", CompressionMode::sharded}};
+  const std::map<std::string, CompressionMode> modes{
+      {"auto", CompressionMode::automatic},
+      {"cyclic", CompressionMode::cyclic},
+      {"sharded", CompressionMode::sharded},
+      {"hierarchical", CompressionMode::hierarchical}};
   app.add_option("--mode", options.plan.mode, "Of the plan: auto, cyclic or sharded")
       ->transform(CLI::CheckedTransformer(modes));
   CLI11_PARSE(app, argc, argv);

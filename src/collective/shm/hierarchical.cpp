@@ -108,7 +108,10 @@ void HierarchicalCollectives::enqueue(Operation operation) {
 }
 
 void HierarchicalCollectives::start(AllReduceBatch batch) {
-  const ShmOperation::Options options = options_for(batch.bytes());
+  ShmOperation::Options options = options_for(batch.bytes());
+  if (batch.is_inside_host) {
+    options = {.block_bytes = tuning_.shm.block_bytes_for(batch.bytes()), .owners = board_.size()};
+  }
   pipeline_.start(std::move(batch), options);
 }
 

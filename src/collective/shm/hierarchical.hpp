@@ -39,6 +39,7 @@ class HierarchicalCollectives final : public Collectives {
                                                                         : "hierarchical";
   }
   int rank() const noexcept override { return transport_.rank(); }
+  int host_size() const noexcept override { return board_.size(); }
   void all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
                   const WaitContext& context) override;
   bool advance(const WaitContext& context) override;

@@ -25,6 +25,7 @@ class ShmCollectives final : public Collectives {
 
   std::string_view name() const noexcept override { return "shared memory"; }
   int rank() const noexcept override { return board_.rank(); }
+  int host_size() const noexcept override { return board_.size(); }
   void all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
                   const WaitContext& context) override;
   bool advance(const WaitContext& context) override;

@@ -2,7 +2,8 @@
 
 Vocabulary: n ranks, rank i, step t, chunk length C (the rate), gradient g, residual m, p = m + g.
 A chunk's leader selects its largest |p|; everybody sends its p there. Cyclic: t mod n leads. Sharded:
-rank r leads the chunks that begin in shard (r + t) mod n of the elements.
+rank r leads the chunks that begin in shard (r + t) mod n of the elements. Hierarchical: sharded, where g
+is the average over the ranks of a host, and all ranks are on one here.
 """
 
 import numpy
@@ -23,6 +24,8 @@ class Reference:
 
     def reduce(self, gradients):
         """One step: gradients of all ranks -> their averaged selected values, zero elsewhere."""
+        if self.mode == "hierarchical":
+            gradients = numpy.broadcast_to(gradients.mean(0), gradients.shape)
         p = self.residuals + gradients.reshape(len(gradients), self.count)
         chosen = [begin + int(numpy.argmax(numpy.abs(p[self.leader(begin, len(p)),
                                                        begin:begin + self.rate])))
@@ -82,6 +85,12 @@ def the_issues_call_is_one_step_of_the_algorithm():
 def sharded_steps_follow_their_leaders():
     for shape, rate in (((1000,), 10), ((3,), 2), ((), 5), ((257, 3), 100), ((4099,), 400)):
         _check_steps(f"sharded {shape}", shape, rate=rate, beta=0.3, steps=7, mode="sharded")
+
+
+def hierarchical_steps_choose_from_the_average_of_the_host():
+    for shape, rate in (((1000,), 10), ((5,), 2), ((4099,), 400)):
+        _check_steps(f"hierarchical {shape}", shape, rate=rate, beta=0.3, steps=7,
+                     mode="hierarchical")
 
 
 def values_of_16_bits_lose_nothing_but_the_rounding_of_sums():

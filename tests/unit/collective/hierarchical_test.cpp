@@ -1,13 +1,11 @@
+#include <algorithm>
 #include <numeric>
 
-#include "collective/shm/hierarchical.hpp"
 #include "scalecom/status.hpp"
-#include "tests/support/board_world.hpp"
 #include "tests/support/catch.hpp"
-#include "tests/support/ranks.hpp"
+#include "tests/support/host_world.hpp"
 #include "tests/unit/collective/overlap.hpp"
 #include "tests/unit/collective/reduction_inputs.hpp"
-#include "transport/loopback/loopback_transport.hpp"
 
 using namespace scalecom;
 using namespace scalecom::test;
@@ -16,11 +14,6 @@ namespace {
 
 // Small slots, so that a few thousand elements are many blocks.
 constexpr std::size_t kSlotBytes = 1024;
-
-struct Job {
-  HostRanks hosts;
-  int size = 0;
-};
 
 // Ranks in blocks, unequal, dealt out in turn, one host alone, and hosts with one rank each.
 std::vector<Job> jobs() {
@@ -37,27 +30,6 @@ std::vector<Job> jobs() {
 
 std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
-using Body = std::function<void(int rank, HierarchicalCollectives& collectives)>;
-
-void run_job(const Job& job, const Body& body) {
-  LoopbackWorld between(job.size);
-  std::vector<BoardWorld> inside;
-  std::vector<std::pair<std::size_t, int>> place_of(index(job.size));
-  for (std::size_t h = 0; h < job.hosts.size(); ++h) {
-    inside.emplace_back(static_cast<int>(job.hosts[h].size()), kSlotBytes);
-    for (std::size_t local = 0; local < job.hosts[h].size(); ++local) {
-      place_of[index(job.hosts[h][local])] = {h, static_cast<int>(local)};
-    }
-  }
-  run_ranks(job.size, [&](int rank) {
-    const auto [host, local] = place_of[index(rank)];
-    const auto transport = between.make_transport(rank);
-    Board board = inside[host].make_board(local);
-    HierarchicalCollectives collectives(board, *transport, job.hosts);
-    body(rank, collectives);
-  });
-}
-
 }  // namespace
 
 TEST_CASE("hierarchical all-reduce gives every rank of every host the same sum") {
@@ -67,7 +39,7 @@ TEST_CASE("hierarchical all-reduce gives every rank of every host the same sum")
   CAPTURE(job.hosts.size(), job.size, count);
   std::vector<Bytes> integers(index(job.size));
   std::vector<Bytes> floats(index(job.size));
-  run_job(job, [&](int rank, HierarchicalCollectives& collectives) {
+  run_job(job, kSlotBytes, [&](int rank, HierarchicalCollectives& collectives) {
     integers[index(rank)] = input_of(rank, count, DataType::int64);
     floats[index(rank)] = input_of(rank, count, DataType::float32);
     collectives.all_reduce(integers[index(rank)], DataType::int64, ReduceOp::sum, patience());
@@ -91,7 +63,7 @@ TEST_CASE("hierarchical all-reduce gives every rank of every host the same sum")
 TEST_CASE("hierarchical pieces are scaled and told in order") {
   const Job job = GENERATE(from_range(jobs()));
   std::vector<char> is_right(index(job.size));
-  run_job(job, [&](int rank, HierarchicalCollectives& collectives) {
+  run_job(job, kSlotBytes, [&](int rank, HierarchicalCollectives& collectives) {
     std::vector<double> first(700, rank + 1.0);
     std::vector<double> second(500, 1.0);
     const auto bytes = [](std::vector<double>& data) {
@@ -116,7 +88,7 @@ TEST_CASE("hierarchical operations that overlap keep their results apart, in ord
   const unsigned seed = GENERATE(1u, 2u);
   CAPTURE(job.hosts.size(), job.size, seed);
   std::vector<std::string> wrong(index(job.size));
-  run_job(job, [&](int rank, HierarchicalCollectives& collectives) {
+  run_job(job, kSlotBytes, [&](int rank, HierarchicalCollectives& collectives) {
     wrong[index(rank)] = overlap_operations(collectives, rank, job.size, seed, 50);
   });
   for (const std::string& calls : wrong) CHECK(calls == "");
@@ -127,7 +99,7 @@ TEST_CASE("what is held between hosts waits, and what is discarded is never deli
   const std::int64_t count = GENERATE(1, 100, 1500);
   CAPTURE(job.hosts.size(), job.size, count);
   std::vector<std::string> wrong(index(job.size));
-  run_job(job, [&](int rank, HierarchicalCollectives& collectives) {
+  run_job(job, kSlotBytes, [&](int rank, HierarchicalCollectives& collectives) {
     wrong[index(rank)] = hold_and_discard(collectives, rank, job.size, count);
   });
   for (const std::string& problem : wrong) CHECK(problem == "");
@@ -144,7 +116,7 @@ TEST_CASE("hierarchical broadcast and all-gather reach every rank, from any root
     gathered.insert(gathered.end(), part.begin(), part.end());
   }
   std::vector<char> is_right(index(job.size));
-  run_job(job, [&](int rank, HierarchicalCollectives& collectives) {
+  run_job(job, kSlotBytes, [&](int rank, HierarchicalCollectives& collectives) {
     bool right = true;
     for (int root = 0; root < job.size; ++root) {
       Bytes data = input_of(rank, count, DataType::float32);
@@ -170,7 +142,7 @@ TEST_CASE(
   const Job job = GENERATE(from_range(jobs()));
   CAPTURE(job.hosts.size(), job.size);
   std::vector<std::string> wrong(index(job.size));
-  run_job(job, [&](int rank, HierarchicalCollectives& collectives) {
+  run_job(job, kSlotBytes, [&](int rank, HierarchicalCollectives& collectives) {
     for (int round = 0; round < 6; ++round) {
       std::vector<std::int64_t> lengths;
       for (int r = 0; r < job.size; ++r) lengths.push_back((r * 977 + round * 333) % 4000);
@@ -213,6 +185,41 @@ TEST_CASE("a host that is lost ends the all-reduce on the others") {
   });
   CHECK(codes[0] == StatusCode::rank_lost);
   CHECK(codes[1] == StatusCode::rank_lost);
+}
+
+TEST_CASE("an all-reduce inside hosts, among others, is of each host's ranks alone") {
+  const Job job = GENERATE(from_range(jobs()));
+  const std::int64_t count = GENERATE(1, 700, 9'000);
+  CAPTURE(job.hosts.size(), job.size, count);
+  std::vector<char> is_right(index(job.size));
+  run_job(job, kSlotBytes, [&](int rank, HierarchicalCollectives& collectives) {
+    Bytes everywhere = input_of(rank, count, DataType::int64);
+    Bytes here = input_of(rank, count, DataType::int64);
+    Bytes last = input_of(rank, count, DataType::int64);
+    const auto start = [&](Bytes& data, bool is_inside) {
+      AllReduceBatch batch = AllReduceBatch::in_place(data, DataType::int64, ReduceOp::sum);
+      batch.is_inside_host = is_inside;
+      return collectives.start_all_reduce(std::move(batch));
+    };
+    start(everywhere, false);
+    start(here, true);
+    collectives.wait_for(start(last, false), patience(), "all-reduce");
+    Bytes expected(here.size());
+    int ranks = 0;
+    for (const std::vector<int>& host : job.hosts) {
+      if (std::find(host.begin(), host.end(), rank) == host.end()) continue;
+      ranks = static_cast<int>(host.size());
+      for (const int other : host) {
+        const Bytes input = input_of(other, count, DataType::int64);
+        kernels::reduce(expected.data(), expected.data(), input.data(), count, DataType::int64,
+                        ReduceOp::sum);
+      }
+    }
+    const Bytes sum = serial_result(job.size, count, DataType::int64, ReduceOp::sum);
+    is_right[index(rank)] =
+        everywhere == sum && last == sum && here == expected && collectives.host_size() == ranks;
+  });
+  CHECK(is_right == std::vector<char>(index(job.size), 1));
 }
 
 TEST_CASE("talkers share what their host sends") {
