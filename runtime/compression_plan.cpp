@@ -18,7 +18,7 @@ class Step {
         count_(count),
         selected_(selected_count(count, compression.rate)),
         dense_bytes_(count * size_of(dtype)),
-        value_bytes_((selected_ + 1) * size_of(compression.values)),
+        value_bytes_(selected_ * size_of(compression.values) + 1),
         offset_bytes_(encoded_bytes(count, compression.rate)) {}
 
   std::int64_t selected() const noexcept { return selected_; }

@@ -66,6 +66,14 @@ PendingTensor pending_all_reduce(std::string name, TensorView input, TensorView 
                     "nothing is measured that it could judge; set one of them otherwise",
                     name, options.compression.guard));
   }
+  if (options.compression.mode != CompressionMode::none && options.compression.guard > 0.0 &&
+      session.config().allreduce_algorithm == "mpi") {
+    throw Error(StatusCode::invalid_argument,
+                fmt::format("tensor {}: compression guard is {}, but SCALECOM_ALLREDUCE_ALGORITHM "
+                            "is mpi, whose sums may differ between ranks, and so may what a guard "
+                            "makes of them; set one of them otherwise",
+                            name, options.compression.guard));
+  }
   signature.priority = options.priority;
   const CompressionMode mode = session.mode_of(input.count(), input.dtype, options.compression);
   double beta = 0.0;

@@ -68,8 +68,12 @@ def _row(name, parameter, compression):
     options, asked = compression.options_for(name, parameter), "compression is not ScaleCom"
     if isinstance(compression, ScaleComCompressor):
         asked = compression.choice_of(name, parameter)[1]
+    dtype = compression.compress(parameter.detach().new_empty(0))[0].dtype
+    if dtype not in DTYPES:
+        raise ValueError(f"parameter {name}: dtype {dtype} is not supported; allowed are "
+                         f"{', '.join(map(str, DTYPES))}")
     explanation = _library.read_json(_library.lib.scalecom_explain_compression, parameter.numel(),
-                                     DTYPES[parameter.dtype], options or _library.CompressionOptions())
+                                     DTYPES[dtype], options or _library.CompressionOptions())
     ways = {way["mode"]: way for way in explanation["alternatives"]}
     chosen = ways[explanation["mode"]]
     sparse = ways.get("sharded", {"time_us": None}) if chosen["mode"] == "dense" else chosen

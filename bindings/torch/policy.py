@@ -37,8 +37,9 @@ class _ParameterFlops(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
-        used = {self._names[memory] for memory in map(_memory, _tensors_in(args))
-                if memory in self._names}
+        # In order: all ranks have to see the same parameter first.
+        used = list(dict.fromkeys(self._names[memory] for memory in map(_memory, _tensors_in(args))
+                                  if memory in self._names))
         operation = function.overloadpacket
         formula = flop_registry.get(operation)
         flops = formula(*args, **kwargs, out_val=result) if formula is not None and used else 0
@@ -138,7 +139,7 @@ def _bytes_sent(parameter, rate, size, value_bytes):
         return 2 * share * parameter.numel() * parameter.element_size()
     selected = -(-parameter.numel() // rate)
     offset_bytes = 1 if rate <= _ONE_BYTE_RATE_MAX else 2
-    return share * (2 * (selected + 1) * value_bytes + selected * offset_bytes)
+    return share * (2 * (selected * value_bytes + 1) + selected * offset_bytes)
 
 
 def budget_rates(named_parameters, bytes_per_step, size=None, values="float32"):
@@ -150,7 +151,8 @@ def budget_rates(named_parameters, bytes_per_step, size=None, values="float32"):
     named_parameters: as of DistributedOptimizer. size: ranks; None, hvd.size(). values: as of
     Compression.scalecom. Offsets and flags are counted; a leader's offsets are spread over the ranks,
     because everyone leads in turn. Not counted is what batches of up to 2 KiB send beyond that to save
-    a step, with 3 ranks and more. ValueError says the least that is possible.
+    a step, with 3 ranks and more. Warm-up and ramp, mode="auto", a guard and samples of health
+    send more. ValueError says the least that is possible.
     """
     check_choice("values", values, VALUES)
     if not isinstance(bytes_per_step, numbers.Real) or not bytes_per_step >= 0:

@@ -42,9 +42,10 @@ bool send_frame(const Socket& socket, std::string_view bytes, Deadline deadline)
   return send_all(socket, frame, deadline);
 }
 
-std::optional<std::string> receive_frame(const Socket& socket, Deadline deadline) {
+std::optional<std::string> receive_frame(const Socket& socket, Deadline deadline,
+                                         std::size_t bytes_max) {
   const std::string header = receive_exactly(socket, kLengthBytes, deadline);
-  if (header.empty() || length_of(header) > kFrameBytesMax) return std::nullopt;
+  if (header.empty() || length_of(header) > bytes_max) return std::nullopt;
   if (length_of(header) == 0) return "";
   std::string bytes = receive_exactly(socket, length_of(header), deadline);
   if (bytes.empty()) return std::nullopt;

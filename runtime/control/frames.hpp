@@ -18,6 +18,7 @@ std::string take_frame(std::string_view& from);
 /// False when the peer is gone or the deadline passes.
 bool send_frame(const Socket& socket, std::string_view bytes, Deadline deadline);
 /// Nothing when the peer is gone, sends more than allowed, or the deadline passes.
-std::optional<std::string> receive_frame(const Socket& socket, Deadline deadline);
+std::optional<std::string> receive_frame(const Socket& socket, Deadline deadline,
+                                         std::size_t bytes_max = kFrameBytesMax);
 
 }  // namespace scalecom

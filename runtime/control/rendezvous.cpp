@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -23,6 +24,8 @@ namespace {
 constexpr std::chrono::seconds kTryTime{2};
 // How long a rank that was let in may take to say how large its job is.
 constexpr std::chrono::seconds kHelloTime{5};
+// A number.
+constexpr std::size_t kHelloBytesMax = 16;
 // Beyond the limit, for rank 0's word on who is missing.
 constexpr std::chrono::seconds kVerdictTime{2};
 
@@ -67,8 +70,13 @@ std::string to_reply(const Error& error) {
 std::vector<std::string> read_reply(std::string_view reply) {
   if (reply.starts_with("-")) {
     const std::string text(reply.substr(1));
-    throw Error(static_cast<StatusCode>(std::stoi(text)), text.substr(text.find(' ') + 1));
+    int code = 0;
+    std::from_chars(text.data(), text.data() + text.size(), code);
+    const bool is_known = code > 0 && code <= static_cast<int>(StatusCode::internal);
+    throw Error(is_known ? static_cast<StatusCode>(code) : StatusCode::internal,
+                text.substr(text.find(' ') + 1));
   }
+  if (!reply.starts_with("+")) throw Error(StatusCode::internal, "rank 0 sent a malformed reply");
   std::vector<std::string> blobs;
   for (reply.remove_prefix(1); !reply.empty();) blobs.push_back(take_frame(reply));
   return blobs;
@@ -222,7 +230,8 @@ class Host {
   }
 
   void let_in(int rank, Socket socket) {
-    const std::optional<std::string> hello = receive_frame(socket, Deadline::after(kHelloTime));
+    const std::optional<std::string> hello =
+        receive_frame(socket, Deadline::after(kHelloTime), kHelloBytesMax);
     if (!hello || rank < 1) return;
     const auto [place, is_new] = others_.try_emplace(rank, std::move(socket));
     if (*hello != std::to_string(rendezvous_.size)) {
@@ -230,6 +239,11 @@ class Host {
                   fmt::format("WORLD_SIZE is {} on rank 0 and {} on rank {}; give it one value on "
                               "all ranks",
                               rendezvous_.size, *hello, rank));
+    }
+    if (rank >= rendezvous_.size) {
+      throw Error(StatusCode::invalid_argument,
+                  fmt::format("a process says that it is rank {} of {}; RANK is from 0 to {}", rank,
+                              rendezvous_.size, rendezvous_.size - 1));
     }
     if (is_new) return;
     if (is_hung_up(place->second)) {  // It was started anew.
@@ -297,14 +311,17 @@ class Guest {
  private:
   // One try at each place.
   Socket find_root(Deadline deadline) {
-    Socket root = connect_unix(meeting_name(rendezvous_.job));
+    const std::string address = is_here_only(rendezvous_) ? "" : resolve(rendezvous_.host);
+    // Rank 0 of another job with this port may wait here, if ours is elsewhere.
+    const bool is_here = is_here_only(rendezvous_) || address.starts_with("127.") ||
+                         (!address.empty() && local_address_towards(address) == address);
+    Socket root = is_here ? connect_unix(meeting_name(rendezvous_.job)) : Socket();
     if (root.is_open() && is_of_another_user(root)) {
       finding_ = "a process of another user waits at this host's meeting place";
     } else if (root.is_open() && is_root(root, "this host", deadline)) {
       return root;
     }
     if (is_here_only(rendezvous_)) return {};
-    const std::string address = resolve(rendezvous_.host);
     if (address.empty()) {
       finding_ = rendezvous_.host + " has no IPv4 address";
       return {};

@@ -93,7 +93,7 @@ std::vector<std::int64_t> sampled_chunks(std::int64_t count, std::int64_t rate, 
 
 double byte_true_rate(std::int64_t count, std::int64_t rate, DataType values) {
   const auto k = static_cast<double>(selected_count(count, rate));
-  const double sent = 2.0 * static_cast<double>(size_of(values)) * (k + 1.0) +
+  const double sent = 2.0 * (static_cast<double>(size_of(values)) * k + 1.0) +
                       static_cast<double>(offset_bytes(rate)) * k;
   return 2.0 * 4.0 * static_cast<double>(count) / sent;
 }

@@ -37,7 +37,7 @@ struct TensorHealth {
 std::vector<std::int64_t> sampled_chunks(std::int64_t count, std::int64_t rate, std::int64_t step);
 
 /// Bytes of a dense float32 all-reduce over those of a ScaleCom step, its offsets and the flag
-/// included: 4 N 2(n-1)/n against (2 b (k + 1) + o k)(n-1)/n that a rank sends on average, with b
+/// included: 4 N 2(n-1)/n against (2 (b k + 1) + o k)(n-1)/n that a rank sends on average, with b
 /// and o bytes a value and an offset (docs/algorithms.md). Computed, since tensors travel together:
 /// the same for every n and mode.
 double byte_true_rate(std::int64_t count, std::int64_t rate, DataType values);

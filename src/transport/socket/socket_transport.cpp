@@ -81,6 +81,8 @@ struct Link {
   std::map<int, std::deque<Receive>> receives;                 // by tag
   std::map<int, std::deque<std::vector<std::byte>>> messages;  // by tag: whole, not yet asked for
   std::size_t early_bytes = 0;
+  // Tag and size of a message for which there is no room until it is asked for: nothing is read.
+  std::optional<std::pair<int, std::size_t>> held;
   bool is_flushing = false;  // the epoll tells when the socket takes more
   std::optional<TimePoint> lost_at;
   std::string cause;
@@ -88,11 +90,15 @@ struct Link {
 
 class SocketTransport final : public Transport {
  public:
-  SocketTransport(int rank, int size, std::map<int, Socket> peers)
-      : rank_(rank), links_(static_cast<std::size_t>(size)), epoll_(epoll_create1(EPOLL_CLOEXEC)) {
+  SocketTransport(int rank, int size, std::map<int, Socket> peers, std::size_t early_bytes_max)
+      : rank_(rank),
+        early_bytes_max_(early_bytes_max),
+        links_(static_cast<std::size_t>(size)),
+        epoll_(epoll_create1(EPOLL_CLOEXEC)) {
     for (auto& [peer, socket] : peers) {
+      let_peer_be_slow(socket);
       links_.at(static_cast<std::size_t>(peer)).socket = std::move(socket);
-      watch(peer, EPOLL_CTL_ADD, EPOLLIN);
+      watch(peer, EPOLL_CTL_ADD);
     }
   }
 
@@ -121,9 +127,11 @@ class SocketTransport final : public Transport {
     auto& waiting = link.receives[tag];
     waiting.push_back({request.id, bytes});
     auto& messages = link.messages[tag];
-    if (waiting.size() > 1 || messages.empty()) return request;
-    deliver(peer, link, tag, std::exchange(messages.front(), {}));
-    messages.pop_front();
+    if (waiting.size() == 1 && !messages.empty()) {
+      deliver(peer, link, tag, std::exchange(messages.front(), {}));
+      messages.pop_front();
+    }
+    read_on(peer, link);
     return request;
   }
 
@@ -168,11 +176,13 @@ class SocketTransport final : public Transport {
     return {last_id_};
   }
 
-  void watch(int peer, int operation, std::uint32_t events) {
+  void watch(int peer, int operation) {
+    const Link& link = link_of(peer);
     epoll_event event{};
-    event.events = events;
+    event.events = (link.held ? 0u : static_cast<std::uint32_t>(EPOLLIN)) |
+                   (link.is_flushing ? static_cast<std::uint32_t>(EPOLLOUT) : 0u);
     event.data.u32 = static_cast<std::uint32_t>(peer);
-    if (epoll_ctl(epoll_.descriptor(), operation, link_of(peer).socket.descriptor(), &event) != 0) {
+    if (epoll_ctl(epoll_.descriptor(), operation, link.socket.descriptor(), &event) != 0) {
       throw Error(StatusCode::internal,
                   std::string("watching a connection failed: ") + std::strerror(errno));
     }
@@ -218,13 +228,12 @@ class SocketTransport final : public Transport {
     const bool is_flushing = !link.outgoing.empty() && link.socket.is_open();
     if (is_flushing == link.is_flushing) return;
     link.is_flushing = is_flushing;
-    if (!link.socket.is_open()) return;
-    watch(peer, EPOLL_CTL_MOD, is_flushing ? EPOLLIN | EPOLLOUT : EPOLLIN);
+    if (link.socket.is_open()) watch(peer, EPOLL_CTL_MOD);
   }
 
   // Reads what has come.
   void read(int peer, Link& link) {
-    while (link.socket.is_open()) {
+    while (link.socket.is_open() && !link.held) {
       std::byte* into = link.header.data() + link.header_got;
       std::size_t wanted = kHeaderBytes - link.header_got;
       if (link.arrival) {
@@ -244,30 +253,40 @@ class SocketTransport final : public Transport {
         link.header_got += static_cast<std::size_t>(got);
         if (link.header_got < kHeaderBytes) continue;
         link.header_got = 0;
+        link.held = read_header(link.header);
         begin_arrival(peer, link);
+        if (link.held) watch(peer, EPOLL_CTL_MOD);
       }
-      if (link.arrival->got == link.arrival->size) end_arrival(peer, link);
+      if (link.arrival && link.arrival->got == link.arrival->size) end_arrival(peer, link);
     }
   }
 
+  // After a receive was posted: the message that had no room may have it now.
+  void read_on(int peer, Link& link) {
+    if (!link.held) return;
+    begin_arrival(peer, link);
+    if (link.held || !link.socket.is_open()) return;
+    watch(peer, EPOLL_CTL_MOD);
+    if (link.arrival->size == 0) end_arrival(peer, link);
+  }
+
+  // Of the message that is held, if there is room. Else its sender waits: what it sends next stays
+  // in the socket.
   void begin_arrival(int peer, Link& link) {
     Arrival arrival;
-    std::tie(arrival.tag, arrival.size) = read_header(link.header);
+    std::tie(arrival.tag, arrival.size) = *link.held;
     auto& waiting = link.receives[arrival.tag];
     if (!waiting.empty()) {
       check_size(peer, arrival.size, waiting.front());
       arrival.receive = waiting.front();
       waiting.pop_front();
     } else {
-      if (arrival.size > kEarlyBytesMax - link.early_bytes) {
-        throw Error(StatusCode::internal,
-                    fmt::format("rank {} sends {} bytes more than rank {} asks for", peer,
-                                link.early_bytes + arrival.size, rank_));
-      }
+      if (arrival.size > early_bytes_max_ - link.early_bytes) return;
       link.early_bytes += arrival.size;
       arrival.early.resize(arrival.size);
     }
     link.arrival = std::move(arrival);
+    link.held.reset();
   }
 
   void end_arrival(int peer, Link& link) {
@@ -317,6 +336,7 @@ class SocketTransport final : public Transport {
   }
 
   const int rank_;
+  const std::size_t early_bytes_max_;
   std::vector<Link> links_;
   Socket epoll_;
   std::unordered_map<std::uint64_t, int> pending_;  // peer of each request
@@ -327,8 +347,9 @@ class SocketTransport final : public Transport {
 
 }  // namespace
 
-std::unique_ptr<Transport> make_socket_transport(int rank, int size, std::map<int, Socket> peers) {
-  return std::make_unique<SocketTransport>(rank, size, std::move(peers));
+std::unique_ptr<Transport> make_socket_transport(int rank, int size, std::map<int, Socket> peers,
+                                                 std::size_t early_bytes_max) {
+  return std::make_unique<SocketTransport>(rank, size, std::move(peers), early_bytes_max);
 }
 
 }  // namespace scalecom

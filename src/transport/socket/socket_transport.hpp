@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <map>
 #include <memory>
 
@@ -13,14 +14,16 @@ namespace scalecom {
 ///
 /// A message is its tag and size (4 and 8 bytes, little endian) and its bytes. Its receive, if it
 /// is posted, takes the bytes straight from the socket; else they wait in memory of this transport,
-/// at most kEarlyBytesMax of them: more throws Error(internal) naming the sender.
+/// at most `early_bytes_max` of each peer's. More stay in the socket until they are asked for, so
+/// that their sender waits.
 ///
 /// A connection that ends fails the requests of its peer with rank_lost, but not before
 /// kNewsTime: a process that dies also closes its control connections, which tell all ranks whose
 /// death was the first. A rank that only left because of it is not to be named instead.
-std::unique_ptr<Transport> make_socket_transport(int rank, int size, std::map<int, Socket> peers);
+std::unique_ptr<Transport> make_socket_transport(int rank, int size, std::map<int, Socket> peers,
+                                                 std::size_t early_bytes_max = std::size_t{256}
+                                                                               << 20);
 
-inline constexpr std::size_t kEarlyBytesMax = std::size_t{1} << 30;
 inline constexpr std::chrono::seconds kNewsTime{2};
 
 }  // namespace scalecom

@@ -201,6 +201,12 @@ void set_tcp_options(const Socket& socket, std::chrono::duration<double> peer_ti
   set(IPPROTO_TCP, TCP_USER_TIMEOUT, timeout_ms);
 }
 
+// The kernel counts a full window as silence, though the peer's kernel answers.
+void let_peer_be_slow(const Socket& socket) {
+  const int never = 0;
+  setsockopt(socket.descriptor(), IPPROTO_TCP, TCP_USER_TIMEOUT, &never, sizeof never);
+}
+
 bool send_all(const Socket& socket, std::string_view bytes, Deadline deadline) {
   while (!bytes.empty()) {
     const auto sent = send(socket.descriptor(), bytes.data(), bytes.size(), MSG_NOSIGNAL);

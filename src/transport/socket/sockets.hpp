@@ -57,6 +57,10 @@ std::string local_address_towards(const std::string& peer_address);
 /// Small messages at once; a silent peer is given up after `peer_timeout`. Not for Unix sockets.
 void set_tcp_options(const Socket& socket, std::chrono::duration<double> peer_timeout);
 
+/// From now on a peer may leave what is sent to it unread for as long as it likes; one whose host
+/// is silent shows on other connections. Does nothing to Unix sockets.
+void let_peer_be_slow(const Socket& socket);
+
 /// All of `bytes`, or false when the peer is gone or the deadline passes. Non-blocking sockets.
 bool send_all(const Socket& socket, std::string_view bytes, Deadline deadline);
 /// Hands an open file to the process at the other end of a Unix socket, as a descriptor of its own.

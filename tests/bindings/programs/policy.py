@@ -162,7 +162,7 @@ def a_plan_explains_every_parameter():
     share = (hvd.size() - 1) / hvd.size()
     row = rows["0.weight"]
     assert row["dense_bytes"] == round(2 * share * 4 * 60_000)
-    assert row["bytes_sent"] == round(share * (2 * 4 * (1200 + 1) + 1200))
+    assert row["bytes_sent"] == round(share * (2 * (4 * 1200 + 1) + 1200))
     assert rows["1.bias"]["sparse_us"] is None and rows["1.bias"]["bytes_sent"] == round(800 * share)
     text = str(plan).splitlines()
     assert text[0].split()[:3] == ["parameter", "elements", "mode"] and len(text) == 8

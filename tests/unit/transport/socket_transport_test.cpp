@@ -23,7 +23,7 @@ using Bytes = std::vector<std::byte>;
 using Mesh = std::vector<std::unique_ptr<Transport>>;
 
 // Transports of ranks that are all connected with each other, by rank.
-Mesh make_mesh(int size) {
+Mesh make_mesh(int size, std::size_t early_bytes_max = std::size_t{1} << 30) {
   std::vector<std::map<int, Socket>> peers(static_cast<std::size_t>(size));
   for (int a = 0; a < size; ++a) {
     for (int b = a + 1; b < size; ++b) {
@@ -35,7 +35,8 @@ Mesh make_mesh(int size) {
   }
   Mesh mesh;
   for (int rank = 0; rank < size; ++rank) {
-    mesh.push_back(make_socket_transport(rank, size, std::move(peers[mesh.size()])));
+    mesh.push_back(
+        make_socket_transport(rank, size, std::move(peers[mesh.size()]), early_bytes_max));
   }
   return mesh;
 }
@@ -128,6 +129,37 @@ TEST_CASE("a receive takes the message of its tag, also one that came before it 
   CHECK(is_here_already);
   CHECK(got_early == early);
   CHECK(got_later == later);
+}
+
+TEST_CASE("a sender waits when too much that nobody has asked for has come, and nothing is lost") {
+  constexpr std::size_t kMessages = 12;
+  Mesh mesh = make_mesh(2, 1 << 20);
+  std::vector<Bytes> sent;
+  std::vector<TransportRequest> sends;
+  std::vector<Bytes> received;
+  for (std::size_t i = 0; i < kMessages; ++i) {
+    sent.push_back(message_of(0, 1, i));
+    received.emplace_back(sent[i].size());
+  }
+  for (const Bytes& message : sent) sends.push_back(mesh[0]->post_send(message, 1, 5));
+  Bytes other(1);
+  TransportRequest unrelated = mesh[1]->post_receive(other, 0, 6);
+  for (int i = 0; i < 1000; ++i) {
+    REQUIRE(!mesh[1]->test(unrelated));
+    mesh[0]->test(sends.back());
+  }
+  CHECK(!sends.back().is_null());
+  Bytes last(1, std::byte{7});
+  TransportRequest last_send = mesh[0]->post_send(last, 1, 6);
+  for (std::size_t i = 0; i < kMessages; ++i) {
+    TransportRequest receive = mesh[1]->post_receive(received[i], 0, 5);
+    const WaitContext context = patience();
+    while (!mesh[1]->test(receive) && !context.deadline.has_passed()) mesh[0]->test(sends.back());
+    REQUIRE(receive.is_null());
+  }
+  while (!mesh[1]->test(unrelated)) mesh[0]->test(last_send);
+  CHECK(received == sent);
+  CHECK(other == last);
 }
 
 TEST_CASE("two ranks that send each other more than the sockets hold do not hang") {
