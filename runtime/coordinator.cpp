@@ -106,10 +106,11 @@ void Coordinator::run() {
 // Whatever waits for other ranks and cannot be left is the session thread's.
 void Coordinator::drive(const std::function<bool()>& is_enough, Deadline deadline) {
   const auto must_leave = [&] {
-    const bool cannot_leave_next = parts_.size > 1 && !batches_.empty() &&
-                                   execution_.under_way() == 0 &&
-                                   !execution_.goes_in_steps(batches_.front());
-    return is_enough() || cannot_leave_next || deadline.has_passed();
+    const bool waits_inside =
+        execution_.under_way() > 0
+            ? !parts_.collectives->goes_in_steps()
+            : !batches_.empty() && !execution_.goes_in_steps(batches_.front());
+    return is_enough() || (parts_.size > 1 && waits_inside) || deadline.has_passed();
   };
   while (!has_ended_ && !must_leave()) {
     if (!work(must_leave)) continue;
@@ -287,9 +288,11 @@ bool Coordinator::carry_on(const std::function<bool()>& is_enough) {
     carry_out(std::move(event));
   } else if (under_way > 0) {
     const bool may_start_more = batches_.empty() && events_.empty() && tasks_.empty();
+    const bool may_start_next = !batches_.empty() && tasks_.empty();
     execution_.progress([&] {
       return execution_.under_way() < under_way || is_enough() ||
-             (may_start_more && (!events_.empty() || !tasks_.empty()));
+             (may_start_more && (!events_.empty() || !tasks_.empty())) ||
+             (may_start_next && execution_.can_start(batches_.front()));
     });
     poll_once();
   } else {

@@ -23,10 +23,9 @@ namespace scalecom {
 /// - It judges figures that every rank has computed from the same bits: what was selected, and the
 ///   sum over the ranks. Void steps yield none.
 /// - A sample of step s changes step s + 2. A rank plans that step after it has submitted the
-/// tensor
-///   for step s + 1, so after it has completed s. (Step s + 1 itself may be void and be planned by
-///   a rank that is still executing s; step s + 2 cannot, since nobody completes s + 1 before every
-///   rank has begun it.)
+///   tensor for step s + 1, so after it has completed s. (Step s + 1 itself may be void and be
+///   planned by a rank that is still executing s; step s + 2 cannot, since nobody completes s + 1
+///   before every rank has begun it.)
 /// - While a change is ahead, samples are of the former length and are not judged.
 class HealthMonitor {
  public:

@@ -188,8 +188,8 @@ struct SteadyCounters {
 /// them as a schedule, which every rank then repeats by itself, without a message, until one
 /// deviates. Protocol and proof: docs/architecture.md.
 ///
-/// The schedule relies on the execution: no rank finishes an all-reduce before every rank has begun
-/// it, and agreements are executed in order.
+/// The schedule relies on the execution: no rank finishes an all-reduce that is scheduled before
+/// every rank has begun it, and agreements are executed in order.
 class Negotiation {
  public:
   explicit Negotiation(NegotiationOptions options);

@@ -222,7 +222,7 @@ void add_core(std::vector<Setting>& table) {
       "(docs/algorithms.md).")));
   table.push_back(
       integer("COMPRESS_THREADS", &Config::compress_threads, 1, 256, "threads",
-              "Threads that work on compressed batches of more than 2 million elements, "
+              "Threads that work on compressed batches of more than half a million elements, "
               "the session's own among them: cores that a rank has to itself."));
   table.push_back(must_agree(
       integer("HEALTH_STEPS", &Config::health_steps, 0, 1'000'000'000, "steps",

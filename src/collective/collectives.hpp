@@ -61,7 +61,8 @@ struct AllGatherBatch {
 };
 
 /// Typed operations of all ranks of a group. Every rank calls the same operations in the same
-/// order with agreeing arguments; the coordinator sees to it. Synchronous; confined to one thread.
+/// order with agreeing arguments; the coordinator sees to it. Synchronous but for
+/// start_...(); confined to one thread.
 ///
 /// What every rank gets is bit-identical. Errors are thrown (Error: rank_lost, timed_out,
 /// internal); after one the group is unusable.

@@ -24,9 +24,8 @@
 ///   elsewhere    m <- m + beta g, where p is finite; else m keeps its value, so that it never
 ///                takes in NaN or Inf
 ///   selected     sent = p rounded to the values' dtype, and m <- (1-beta) m + beta (p - sent):
-///   what
-///                rounding takes away stays in the residual, and without rounding m becomes exactly
-///                zero at beta = 1
+///                what rounding takes away stays in the residual, and without rounding m becomes
+///                exactly zero at beta = 1
 namespace scalecom::kernels {
 
 /// A gradient as the passes read it: prescale * data[i], float32, float16 or bfloat16. No alignment

@@ -55,7 +55,8 @@ void SparseAllReduce::start(std::vector<SparseSlot> slots, const SparsePlan& pla
   has_data_ = true;
 }
 
-// What travels then is thrown away, but others look at its offsets: 0 is valid in every chunk.
+// What travels then is thrown away; offsets of 0, which are valid in every chunk, are for callers
+// that do not hold results back until all ranks know.
 void SparseAllReduce::start_nothing(std::vector<SparseSlot> slots, const SparsePlan& plan) {
   lay_out(std::move(slots), plan);
   discard();

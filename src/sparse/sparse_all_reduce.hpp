@@ -136,6 +136,7 @@ class SparseAllReduce {
   /// on taking part in the communication. Residuals are as before but for one float32 rounding of
   /// m + beta g; the slots' memory is not touched any more.
   void discard();
+  /// Hierarchical, `gradient` and `dtype` are those of the host's average.
   std::span<const SparseSlot> slots() const noexcept { return slots_; }
   /// Of every slot, for a SparseLook; not of those that went dense, whose step is taken back.
   std::vector<SparseChoice> choices() const;

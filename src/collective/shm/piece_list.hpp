@@ -15,9 +15,9 @@ struct ByteRange {
   std::size_t end = 0;
 
   std::size_t size() const noexcept { return end - begin; }
-  /// What is in both; empty somewhere if nothing is.
+  /// What is in both; empty and within this one if nothing is.
   ByteRange overlap(const ByteRange& other) const noexcept {
-    const std::size_t first = std::max(begin, other.begin);
+    const std::size_t first = std::min(end, std::max(begin, other.begin));
     return {first, std::max(first, std::min(end, other.end))};
   }
 };

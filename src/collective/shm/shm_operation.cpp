@@ -253,13 +253,14 @@ void ShmOperation::tell(std::size_t count) {
 }
 
 // One of each kind in turn, so that a block's data is still in the cache when it is its turn again.
-bool ShmOperation::advance(const ShmOperation* before, bool may_finish) {
+bool ShmOperation::advance(const ShmOperation* before, bool may_publish, bool may_finish) {
   bool has_moved = false;
   if ((before == nullptr || before->posted_ == before->blocks_) && can_post()) {
     post();
     has_moved = true;
   }
-  if ((before == nullptr || before->reduced_ == before->blocks_) && can_reduce()) {
+  const bool may_reduce = may_publish || options_.is_open || !is_owner();
+  if (may_reduce && (before == nullptr || before->reduced_ == before->blocks_) && can_reduce()) {
     reduce();
     has_moved = true;
   }
@@ -307,10 +308,12 @@ bool ShmPipeline::advance() {
   bool has_moved = false;
   const ShmOperation* before = nullptr;
   bool are_earlier_done = true;
+  bool are_earlier_published = true;
   for (ShmOperation& operation : under_way_) {
     const bool may_finish = are_earlier_done && (!is_held_ || operation.is_discarded());
-    has_moved = operation.advance(before, may_finish) || has_moved;
+    has_moved = operation.advance(before, are_earlier_published, may_finish) || has_moved;
     are_earlier_done = are_earlier_done && operation.is_done();
+    are_earlier_published = are_earlier_published && operation.is_published();
     // One without a block has nothing that could be ahead of the next.
     if (operation.blocks() > 0) before = &operation;
   }

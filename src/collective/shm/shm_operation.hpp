@@ -61,9 +61,11 @@ class ShmOperation {
   }
 
   /// Does what can be done now; false when that is nothing. The last one with a block that was
-  /// started `before` on the same board (null: none is under way) is ahead in every phase. Results
-  /// reach the pieces only with `may_finish`.
-  bool advance(const ShmOperation* before, bool may_finish);
+  /// started `before` on the same board (null: none is under way) is ahead in every phase. Without
+  /// `may_publish` an earlier one still has a part on its way to other hosts, which the ranks of
+  /// this one must hear of first. Results reach the pieces only with `may_finish`.
+  bool advance(const ShmOperation* before, bool may_publish, bool may_finish);
+  bool is_published() const noexcept { return published_ == blocks_; }
 
   /// See Collectives::discard().
   void discard();

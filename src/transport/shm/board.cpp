@@ -61,6 +61,8 @@ Board::InlineLine& Board::inline_line(int rank, std::uint64_t block) const noexc
 // other.
 void Board::publish(Phase phase, std::uint64_t count) {
   Counter& mine = counter(rank_, phase);
+  SCALECOM_ASSERT(count >= mine.value.load(std::memory_order_relaxed),
+                  "a phase that was over for more blocks");
   mine.value.store(count, std::memory_order_seq_cst);
   if (mine.sleepers.load(std::memory_order_seq_cst) > 0) {
     futex(mine.value, FUTEX_WAKE, INT_MAX, nullptr);
