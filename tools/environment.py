@@ -38,7 +38,7 @@ def mpi_environment():
             "OMPI_MCA_mpi_yield_when_idle": "1"}
 
 
-def missing_packages(with_tests, extra):
+def missing_packages(with_tests, extra=()):
     """Packages that are needed and not installed."""
     build, _, tests = (ROOT / "tools" / "packages.txt").read_text().partition("# tests")
     wanted = build.split() + (tests.split() if with_tests else []) + list(extra)

@@ -42,7 +42,7 @@ def test_bad_options_are_refused(arguments, message):
 
 
 def test_missing_packages_are_one_line_to_type(environment, monkeypatch, capsys):
-    monkeypatch.setattr(environment, "missing_packages", lambda with_tests: ["libhwy-dev", "cmake"])
+    monkeypatch.setattr(environment, "missing_packages", lambda with_tests, extra: ["libhwy-dev", "cmake"])
     monkeypatch.setattr(environment, "root_prefix", lambda: None)
     with pytest.raises(SystemExit):
         environment.install_system_packages()
@@ -53,7 +53,7 @@ def test_missing_packages_are_one_line_to_type(environment, monkeypatch, capsys)
 
 
 def test_missing_packages_are_installed_where_that_is_allowed(environment, monkeypatch):
-    monkeypatch.setattr(environment, "missing_packages", lambda with_tests: ["libhwy-dev"])
+    monkeypatch.setattr(environment, "missing_packages", lambda with_tests, extra: ["libhwy-dev"])
     monkeypatch.setattr(environment, "root_prefix", lambda: ["sudo", "-n"])
     environment.install_system_packages()
     update, install = environment.commands
