@@ -58,7 +58,8 @@ HostRanks make_board(SessionParts& parts, const DataPlaneNeeds& needs) {
       return hosts;
     }
   }
-  parts.board_memory.resize(Board::bytes_for(1, slot_bytes) / Board::kLineBytes);
+  // Zeros, also after a board that came out of step.
+  parts.board_memory.assign(Board::bytes_for(1, slot_bytes) / Board::kLineBytes, {});
   parts.board = std::make_unique<Board>(std::as_writable_bytes(std::span(parts.board_memory)), 0, 1,
                                         slot_bytes);
   return apart(hosts);

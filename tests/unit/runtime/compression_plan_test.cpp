@@ -76,7 +76,7 @@ TEST_CASE("bytes are those of the ring: values, the flag and offsets, by the ran
   CHECK(narrow.mode == CompressionMode::cyclic);
   CHECK(find(narrow, CompressionMode::none).bytes_sent == Approx(2 * 0.75 * 2 * kCount));
   CHECK(find(narrow, CompressionMode::cyclic).bytes_sent ==
-        Approx(0.75 * (2 * 2501 * 2 + 2 * 2500)));
+        Approx(0.75 * (2 * (2500 * 2 + 1) + 2 * 2500)));
 }
 
 TEST_CASE("one rank never compresses by itself, and a named mode is what it says") {

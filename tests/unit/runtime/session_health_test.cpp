@@ -82,7 +82,7 @@ TEST_CASE("each rank has its own figures of the last sampled step, and all have 
     CHECK(mine.elements == 10'000);
     CHECK(mine.rate == 100);
     CHECK(mine.sampled_chunks == 12);
-    CHECK(mine.byte_true_rate == Approx(8.0 * 10'000 / (8 * 101 + 100)));
+    CHECK(mine.byte_true_rate == Approx(8.0 * 10'000 / (2 * (4 * 100 + 1) + 100)));
     CHECK(mine.hamming_distance == health[0][0].hamming_distance);
     CHECK(mine.chunk_overlap == health[0][0].chunk_overlap);
     CHECK(mine.mean_relative_error == health[0][0].mean_relative_error);
