@@ -35,7 +35,7 @@ def _expected(before, gradients, reference, result):
             "residual_to_gradient": ratios[hvd.rank()],
             "mean_residual_to_gradient": _mean(ratios),
             "hamming_distance": 1 - chosen[top].mean(), "chunk_overlap": chosen[best].mean(),
-            "byte_true_rate": 2 * 4 * 80 / (2 * 4 * 9 + 8)}
+            "byte_true_rate": 2 * 4 * 80 / (2 * (4 * 8 + 1) + 8)}
 
 
 def figures(period):
