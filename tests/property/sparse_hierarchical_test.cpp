@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstring>
 #include <limits>
+#include <span>
 
 #include "sparse/sparse_all_reduce.hpp"
 #include "tests/property/scenario.hpp"
@@ -48,7 +48,7 @@ RawTensor average_of(const RunOptions& options, const std::vector<int>& host, in
     }
   }
   RawTensor average(DataType::float32, spec.count);
-  std::memcpy(average.data(), sum.data(), sum.size() * sizeof(float));
+  std::ranges::copy(std::as_bytes(std::span(sum)), average.data());
   kernels::scale_copy(average.data(), average.data(), spec.count, DataType::float32,
                       {1.0, static_cast<double>(host.size())});
   return average;
