@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "compress/offset_codec.hpp"
+#include "sparse/parts.hpp"
 
 namespace scalecom {
 namespace {
@@ -81,8 +82,8 @@ std::vector<std::int64_t> sampled_chunks(std::int64_t count, std::int64_t rate, 
       std::min({chunks, wanted, std::max<std::int64_t>(1, kElementsMax / rate)});
   std::vector<std::int64_t> sampled;
   for (std::int64_t part = 0; part < parts; ++part) {
-    const std::int64_t first = chunks / parts * part + chunks % parts * part / parts;
-    const std::int64_t end = chunks / parts * (part + 1) + chunks % parts * (part + 1) / parts;
+    const std::int64_t first = part_start(chunks, part, parts);
+    const std::int64_t end = part_start(chunks, part + 1, parts);
     const std::uint64_t random =
         mix(mix(static_cast<std::uint64_t>(step)) + static_cast<std::uint64_t>(part));
     sampled.push_back(first +

@@ -10,6 +10,7 @@
 
 #include "base/error.hpp"
 #include "compress/offset_codec.hpp"
+#include "sparse/parts.hpp"
 
 namespace scalecom {
 namespace {
@@ -23,11 +24,6 @@ kernels::Gradient gradient_of(const SparseSlot& slot, std::int64_t first, std::i
 }
 
 float beta_of(const SparseSlot& slot) { return static_cast<float>(slot.beta); }
-
-/// Where part `at` of `parts` equal parts starts. Divided first: count * at may be too large.
-std::int64_t part_start(std::int64_t count, std::int64_t at, std::int64_t parts) {
-  return count / parts * at + count % parts * at / parts;
-}
 
 /// What n ranks may send each, so that the sum is finite although each addition may round up by a
 /// factor of 1 + u.

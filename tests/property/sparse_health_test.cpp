@@ -66,7 +66,8 @@ class Rank {
       }
     }
     for (std::size_t t = 0; t < records.size(); ++t) {
-      slots.push_back(slot_of(t, gradients[t], results[t]));
+      slots.push_back(
+          slot_of(options_, options_.tensors[t], gradients[t], results[t], memories_[t]));
     }
     HealthSample sample;
     const auto look = [&](const SparseAllReduce& sparse) {
@@ -91,21 +92,6 @@ class Rank {
   }
 
  private:
-  SparseSlot slot_of(std::size_t t, RawTensor& gradient, RawTensor& result) {
-    const TensorSpec& spec = options_.tensors[t];
-    SparseSlot slot;
-    slot.name = "tensor";
-    slot.gradient = gradient.data();
-    slot.result = options_.is_in_place ? gradient.data() : result.data();
-    slot.residual = memories_[t].data();
-    slot.count = spec.count;
-    slot.dtype = spec.dtype;
-    slot.rate = spec.rate;
-    slot.beta = spec.beta;
-    slot.prescale = spec.prescale;
-    return slot;
-  }
-
   /// By the definition: sent is p rounded to the values' dtype where it was selected.
   void find_error(std::size_t t, Record& record) const {
     const TensorSpec& spec = options_.tensors[t];

@@ -29,12 +29,6 @@ void append(std::vector<std::byte>& bytes, const void* data, std::size_t size) {
   bytes.insert(bytes.end(), first, first + size);
 }
 
-RawTensor raw_of(const Values& values, DataType dtype) {
-  RawTensor tensor(dtype, static_cast<std::int64_t>(values.size()));
-  for (std::size_t i = 0; i < values.size(); ++i) set_floating(tensor, dtype, i, values[i]);
-  return tensor;
-}
-
 /// As the runtime averages: in float32, in the order of the host's ranks.
 RawTensor average_of(const RunOptions& options, const std::vector<int>& host, int step,
                      std::size_t t) {

@@ -7,9 +7,7 @@
 #include <random>
 
 #include "collective/message_collectives.hpp"
-#include "sparse/sparse_all_reduce.hpp"
 #include "tests/support/ranks.hpp"
-#include "tests/unit/kernels/samples.hpp"
 #include "transport/loopback/loopback_transport.hpp"
 
 namespace scalecom::test {
@@ -61,12 +59,6 @@ class RecordingCollectives final : public Collectives {
  private:
   Collectives& inner_;
 };
-
-RawTensor raw_of(const Values& values, DataType dtype) {
-  RawTensor tensor(dtype, static_cast<std::int64_t>(values.size()));
-  for (std::size_t i = 0; i < values.size(); ++i) set_floating(tensor, dtype, i, values[i]);
-  return tensor;
-}
 
 Values values_of(const RawTensor& tensor, DataType dtype, std::int64_t count) {
   Values values;
@@ -196,7 +188,7 @@ class Rank {
       const TensorSpec& spec = options_.tensors[t];
       TensorStep& tensor = record.tensors.emplace_back();
       tensor.gradient = values_of(gradients[t], spec.dtype, spec.count);
-      slots.push_back(slot_of(t, gradients[t], results[t]));
+      slots.push_back(slot_of(options_, spec, gradients[t], results[t], memories_[t]));
     }
     wire_.clear();
     slots = sparse_.run(
@@ -219,22 +211,6 @@ class Rank {
   }
 
  private:
-  SparseSlot slot_of(std::size_t t, RawTensor& gradient, RawTensor& result) {
-    const TensorSpec& spec = options_.tensors[t];
-    SparseSlot slot;
-    slot.name = "tensor";
-    slot.gradient = gradient.data();
-    slot.result = options_.is_in_place ? gradient.data() : result.data();
-    slot.residual = memories_[t].data();
-    slot.count = spec.count;
-    slot.dtype = spec.dtype;
-    slot.rate = spec.rate;
-    slot.beta = spec.beta;
-    slot.prescale = spec.prescale;
-    slot.result_scale = {1.0, options_.is_average ? static_cast<double>(options_.size) : 1.0};
-    return slot;
-  }
-
   const RunOptions& options_;
   const int rank_;
   std::unique_ptr<Transport> transport_;
@@ -365,6 +341,28 @@ class Reference {
 };
 
 }  // namespace
+
+RawTensor raw_of(const Values& values, DataType dtype) {
+  RawTensor tensor(dtype, static_cast<std::int64_t>(values.size()));
+  for (std::size_t i = 0; i < values.size(); ++i) set_floating(tensor, dtype, i, values[i]);
+  return tensor;
+}
+
+SparseSlot slot_of(const RunOptions& options, const TensorSpec& spec, RawTensor& gradient,
+                   RawTensor& result, std::vector<float>& memory) {
+  SparseSlot slot;
+  slot.name = "tensor";
+  slot.gradient = gradient.data();
+  slot.result = options.is_in_place ? gradient.data() : result.data();
+  slot.residual = memory.data();
+  slot.count = spec.count;
+  slot.dtype = spec.dtype;
+  slot.rate = spec.rate;
+  slot.beta = spec.beta;
+  slot.prescale = spec.prescale;
+  slot.result_scale = {1.0, options.is_average ? static_cast<double>(options.size) : 1.0};
+  return slot;
+}
 
 int leader_of(const RunOptions& options, int step, std::size_t tensor, std::size_t chunk) {
   const int shift = (options.first_leader + step) % options.size;

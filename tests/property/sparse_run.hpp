@@ -8,6 +8,8 @@
 
 #include "scalecom/compression.hpp"
 #include "scalecom/tensor.hpp"
+#include "sparse/sparse_all_reduce.hpp"
+#include "tests/unit/kernels/samples.hpp"
 
 namespace scalecom::test {
 
@@ -54,6 +56,13 @@ struct RunOptions {
   /// Gradient of (rank, step, tensor), before it is rounded to the tensor's dtype.
   std::function<Values(int, int, std::size_t)> gradient;
 };
+
+/// `values` rounded to `dtype`.
+RawTensor raw_of(const Values& values, DataType dtype);
+
+/// A tensor of a batch, whose result takes the gradient's place if the options say so.
+SparseSlot slot_of(const RunOptions& options, const TensorSpec& spec, RawTensor& gradient,
+                   RawTensor& result, std::vector<float>& memory);
 
 /// Who selects in a chunk of a tensor. Cyclic: (first_leader + step) mod size. Sharded: the
 /// tensor's elements are cut in `size` equal shards, a chunk is of the shard its first element is
