@@ -1,5 +1,6 @@
 #include "scalecom/ticket.hpp"
 
+#include <cstring>
 #include <utility>
 
 #include "base/error.hpp"
@@ -73,6 +74,15 @@ Status Ticket::wait_for(std::chrono::milliseconds limit) const {
 }
 
 TensorView Ticket::output() const { return state_->output(); }
+
+void Ticket::make_wait(void*) const {}
+
+void Ticket::copy_output(void* destination, void*) const {
+  const TensorView output = state_->output();
+  if (output.bytes() > 0) {
+    std::memcpy(destination, output.data, static_cast<std::size_t>(output.bytes()));
+  }
+}
 
 std::vector<std::int64_t> Ticket::received_splits() const { return state_->received_splits(); }
 

@@ -40,12 +40,16 @@ using Shape = std::vector<std::int64_t>;
 SCALECOM_API std::int64_t count_of(const Shape& shape) noexcept;
 
 /// A borrowed, contiguous, row-major tensor. Whoever submits it keeps the memory alive and
-/// untouched until the ticket completes.
+/// untouched until the ticket completes; on a CUDA device, in the order of a stream that has been
+/// made to wait for the ticket.
 struct TensorView {
   void* data = nullptr;
   DataType dtype = DataType::float32;
   Shape shape;
   Device device;
+  /// On a CUDA device: the cudaStream_t in whose order the memory is used, before the operation and
+  /// after it; null is the default stream.
+  void* stream = nullptr;
 
   std::int64_t count() const noexcept { return count_of(shape); }
   std::int64_t bytes() const noexcept { return count() * size_of(dtype); }

@@ -35,6 +35,15 @@ class SCALECOM_API Ticket {
   /// Requires is_ready().
   TensorView output() const;
 
+  /// For tensors on a CUDA device, whose ticket completes when all has been enqueued there: what is
+  /// enqueued on `stream` (a cudaStream_t) from now on comes behind the results. The host does not
+  /// wait. Requires is_ready(). Nothing for tensors in the host's memory.
+  void make_wait(void* stream) const;
+
+  /// Copies output() to `destination`, which is of the same device and as long; on a CUDA device in
+  /// the order of `stream`, behind the results. Requires is_ready().
+  void copy_output(void* destination, void* stream) const;
+
   /// all_to_all: the rows of output() that came from each rank, in rank order. Empty for other
   /// operations, and when it failed. Requires is_ready().
   std::vector<std::int64_t> received_splits() const;

@@ -1,0 +1,145 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "kernels/reduce.hpp"
+#include "kernels/select.hpp"
+
+// CUDA's own names behind cudaStream_t and cudaEvent_t.
+struct CUstream_st;
+struct CUevent_st;
+
+/// One accelerator (a GPU) as the runtime uses it: memory, streams, events, and the kernels of
+/// kernels/select.hpp and kernels/reduce.hpp for tables of tensors. Everything is enqueued on a
+/// stream and nothing waits for the device. CUDA implements it (kernels/cuda), and in tests a
+/// device whose streams advance by a seed.
+namespace scalecom {
+
+using device::cuda::StreamHandle;
+using EventHandle = CUevent_st*;
+
+/// Owners of what an accelerator has given out. It outlives them.
+template <class T>
+using Owned = std::unique_ptr<T, std::function<void(T*)>>;
+using AcceleratorMemory = Owned<std::byte>;
+using StreamOwner = Owned<CUstream_st>;
+using EventOwner = Owned<CUevent_st>;
+
+/// One tensor, or consecutive chunks of one, and what its step writes. All pointers are memory of
+/// the accelerator, aligned to their elements; what a pass does not use may be null.
+struct StepTensor {
+  float* memory = nullptr;
+  kernels::Gradient gradient;
+  float beta = 1.0f;
+  std::int64_t chunk = 1;
+  std::uint16_t* offsets = nullptr;
+  kernels::Selected selected;  ///< `values` is aligned to its dtype
+  /// The sweeps add the number of elements with p not finite. Several may share one.
+  std::int64_t* nonfinite = nullptr;
+  /// Result and reduced values of fill_selected(): `result` has gradient.count elements of
+  /// gradient.dtype, and may be the gradient.
+  std::byte* result = nullptr;
+  const float* reduced = nullptr;
+  /// Not zero: some rank saw NaN or Inf. Then fill_selected() fills the whole result with NaN, and
+  /// only then take_back() takes the step back. Null: as if it were zero, and as if it were not.
+  const float* mark = nullptr;
+};
+
+/// The tensors of a batch on the accelerator, for all passes of a step. Empty tensors are allowed.
+class StepTable {
+ public:
+  virtual ~StepTable() = default;
+
+  /// Replaces the tensors; the copy to the accelerator is enqueued on `stream`. All that was
+  /// enqueued with the former ones must be done.
+  virtual void assign(std::span<const StepTensor> tensors, StreamHandle stream) = 0;
+
+  virtual void select_and_sweep(StreamHandle stream) const = 0;
+  virtual void gather_and_sweep(StreamHandle stream) const = 0;
+  /// restore_selected() and undo_sweep(). Before fill_selected(), since a result may be the
+  /// gradient.
+  virtual void take_back(StreamHandle stream) const = 0;
+  virtual void fill_selected(StreamHandle stream) const = 0;
+};
+
+/// destination[i] = source[i] * scale, as kernels::scale_copy(), of any dtype, aligned to its
+/// elements; the same memory is allowed.
+struct CopyTensor {
+  std::byte* destination = nullptr;
+  const std::byte* source = nullptr;
+  std::int64_t count = 0;
+  DataType dtype = DataType::float32;
+  kernels::Scale scale;
+};
+
+/// The tensors of a batch and their places in a fused buffer: packed or unpacked at once.
+class CopyTable {
+ public:
+  virtual ~CopyTable() = default;
+
+  /// As StepTable::assign().
+  virtual void assign(std::span<const CopyTensor> tensors, StreamHandle stream) = 0;
+  virtual void scale_copy(StreamHandle stream) const = 0;
+};
+
+/// Errors are thrown (Error: unavailable, with CUDA's name and the remedy that is known). Every
+/// method may be called from any thread; tables belong to one thread at a time.
+class Accelerator {
+ public:
+  virtual ~Accelerator() = default;
+
+  /// Which one, as CUDA counts them.
+  virtual int index() const noexcept = 0;
+  /// "NVIDIA H100 80GB HBM3 (compute capability 9.0)".
+  virtual std::string description() const = 0;
+  /// Names the physical device among those of its host: two ranks with one share a GPU.
+  virtual std::string bus_id() const = 0;
+
+  /// Makes it the calling thread's current device until what is returned goes: around all calls
+  /// below but is_done().
+  [[nodiscard]] virtual std::shared_ptr<void> enter() = 0;
+
+  virtual AcceleratorMemory allocate(std::size_t bytes) = 0;
+  /// In the order of `stream`, and given back so: what is enqueued there before may use it.
+  virtual AcceleratorMemory allocate(std::size_t bytes, StreamHandle stream) = 0;
+  /// Host memory that it copies from and to by itself.
+  virtual AcceleratorMemory allocate_pinned(std::size_t bytes) = 0;
+
+  virtual StreamOwner make_stream() = 0;
+  virtual EventOwner make_event() = 0;
+  virtual void record(EventHandle event, StreamHandle stream) = 0;
+  /// What is enqueued on `stream` from now on waits for the event; an event that was never recorded
+  /// is done.
+  virtual void make_wait(StreamHandle stream, EventHandle event) = 0;
+  virtual bool is_done(EventHandle event) = 0;
+
+  /// Between any of its memory and pinned host memory.
+  virtual void copy(void* destination, const void* source, std::size_t bytes,
+                    StreamHandle stream) = 0;
+  virtual void set_zero(void* destination, std::size_t bytes, StreamHandle stream) = 0;
+
+  virtual std::unique_ptr<StepTable> make_step_table(std::size_t tensors_max) = 0;
+  virtual std::unique_ptr<CopyTable> make_copy_table(std::size_t tensors_max) = 0;
+  /// kernels::widen().
+  virtual void widen(float* values, const std::byte* source, DataType dtype, std::int64_t count,
+                     StreamHandle stream) = 0;
+  /// marks[i] = counts[i] > 0 ? 1 : 0, as float32, float16 or bfloat16.
+  virtual void mark(std::byte* marks, DataType dtype, const std::int64_t* counts,
+                    std::int64_t count, StreamHandle stream) = 0;
+  /// Offsets below 256, on their way and back.
+  virtual void narrow_offsets(std::uint8_t* narrow, const std::uint16_t* offsets,
+                              std::int64_t count, StreamHandle stream) = 0;
+  virtual void widen_offsets(std::uint16_t* offsets, const std::uint8_t* narrow, std::int64_t count,
+                             StreamHandle stream) = 0;
+};
+
+/// The CUDA device of this number. Throws Error(unavailable): no driver, no such device, or this
+/// library was built without CUDA.
+std::unique_ptr<Accelerator> make_cuda_accelerator(int index);
+
+}  // namespace scalecom
