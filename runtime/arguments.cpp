@@ -18,6 +18,10 @@ constexpr std::size_t kNameBytesMax = 4096;
 
 std::string to_string(const Shape& shape) { return fmt::format("({})", fmt::join(shape, ", ")); }
 
+std::string to_string(const Device& device) {
+  return device.kind == DeviceKind::host ? "the host" : fmt::format("cuda:{}", device.index);
+}
+
 void check_name(const std::string& name) {
   if (name.empty()) {
     throw Error(StatusCode::invalid_argument, "a tensor needs a name that is not empty");
@@ -44,10 +48,10 @@ void check_view(const std::string& name, const TensorView& view) {
   if (view.data == nullptr && view.count() > 0) {
     refuse(name, fmt::format("no data for shape {}", to_string(view.shape)));
   }
-  if (view.device.kind != DeviceKind::host) {
-    refuse(name,
-           "the tensor is on a CUDA device, which this build does not support; move it to "
-           "the CPU");
+  const Device& device = view.device;
+  if (device.kind != DeviceKind::host && device.kind != DeviceKind::cuda) {
+    refuse(name, fmt::format("device kind {} is not known; allowed are host (0) and CUDA (1)",
+                             static_cast<int>(device.kind)));
   }
 }
 
@@ -140,6 +144,10 @@ void check_all_reduce(const std::string& name, const TensorView& input, const Te
     refuse(name, fmt::format("input is {} {} and output {} {}; they must agree",
                              scalecom::to_string(input.dtype), to_string(input.shape),
                              scalecom::to_string(output.dtype), to_string(output.shape)));
+  }
+  if (input.device != output.device) {
+    refuse(name, fmt::format("input is on {} and output on {}; they must be on one device",
+                             to_string(input.device), to_string(output.device)));
   }
   const auto in = reinterpret_cast<std::uintptr_t>(input.data);
   const auto out = reinterpret_cast<std::uintptr_t>(output.data);

@@ -21,6 +21,9 @@ constexpr auto kCauseTime = std::chrono::seconds(1);
 // what was agreed on before, as long as none moves.
 constexpr auto kShutdownTime = std::chrono::seconds(5);
 
+// How often a device that has something of this session is looked at.
+constexpr auto kDevicePeriod = std::chrono::milliseconds(20);
+
 NegotiationOptions negotiation_options(const Coordinator::Parts& parts) {
   const Config& config = parts.config;
   NegotiationOptions options;
@@ -73,8 +76,9 @@ Coordinator::Coordinator(Parts parts)
     : parts_(std::move(parts)),
       seat_(std::make_shared<DriverSeat>(static_cast<Drivable&>(*this))),
       negotiation_(negotiation_options(parts_)),
-      execution_(*parts_.collectives, parts_.rank, parts_.size, parts_.config,
-                 [this](std::span<PendingTensor* const> tensors) { complete(tensors); }) {}
+      execution_(
+          *parts_.collectives, parts_.rank, parts_.size, parts_.config,
+          [this](std::span<PendingTensor* const> tensors) { complete(tensors); }, parts_.devices) {}
 
 void Coordinator::sleep_for_news(TimePoint until, const std::function<bool()>& is_called) const {
   if (!parts_.queue->start_sleep()) return;
@@ -128,7 +132,8 @@ bool Coordinator::needs_session_thread() const {
 }
 
 TimePoint Coordinator::next_timer() const {
-  return std::min(negotiation_.next_timer().value_or(TimePoint::max()), requested_end_at_.at());
+  return std::min({negotiation_.next_timer().value_or(TimePoint::max()), requested_end_at_.at(),
+                   device_timer_});
 }
 
 // Until there is nothing to do for now (true), or `is_enough`.
@@ -164,9 +169,17 @@ bool Coordinator::poll_once() {
   negotiation_.set_backlog(agreements_waiting());
   negotiation_.advance(now);
   flush_negotiation();
+  check_devices(now);
   const bool has_work = !events_.empty() || !tasks_.empty();
   if (has_work) last_activity_ = now;
   return has_work;
+}
+
+// What has been enqueued may still fail there.
+void Coordinator::check_devices(TimePoint now) {
+  if (now < device_timer_) return;
+  execution_.devices().check();
+  device_timer_ = execution_.devices().is_busy() ? now + kDevicePeriod : TimePoint::max();
 }
 
 std::size_t Coordinator::agreements_waiting() const {
@@ -329,6 +342,9 @@ void Coordinator::start_batch() {
   batches_.pop_front();
   const auto limit = std::chrono::duration<double>(parts_.config.collective_timeout_s);
   std::vector<PendingTensor*> tensors = find_tensors(batch, *agreement_);
+  if (batch.device == DeviceKind::cuda) {
+    device_timer_ = std::min(device_timer_, Clock::now() + kDevicePeriod);
+  }
   execution_.start(std::move(batch), agreement_, std::move(tensors),
                    {Deadline::after(limit), this});
 }
@@ -398,6 +414,7 @@ void Coordinator::finish(const Status& status) {
   flush_negotiation();
   // Peers may still write into memory that the callers own once their tickets are complete.
   parts_.transport->cancel_all();
+  end_devices(status);
   TensorQueue::Drained left = parts_.queue->close(status);
   for (PendingTensor& tensor : left.tensors) {
     pending_.insert_or_assign(tensor.name, std::move(tensor));
@@ -411,6 +428,25 @@ void Coordinator::finish(const Status& status) {
   for (CoordinatorTask& task : left.tasks) tasks_.push_back(std::move(task));
   run_tasks();  // A session that is over needs no urgent ones: they would end it.
   parts_.channel->close();
+}
+
+// Other ranks need what was enqueued here before an orderly end.
+void Coordinator::end_devices(const Status& status) {
+  if (status.code() == StatusCode::shut_down) {
+    const Deadline deadline = Deadline::after(kShutdownTime);
+    try {
+      const WaitContext context{deadline, nullptr};
+      WaitLoop loop(context);
+      while (execution_.devices().is_busy()) {
+        execution_.devices().check();
+        loop.pause("the batches on the CUDA device");
+      }
+      return;
+    } catch (const Error& error) {
+      log_error(error.what());
+    }
+  }
+  execution_.devices().abort();
 }
 
 void Coordinator::restore_residual(Residual residual) {
@@ -429,8 +465,9 @@ void Coordinator::publish_stats() {
   const TransportCounters data = parts_.collectives->counters();
   const ControlCounters control = parts_.channel->counters();
   SharedStats& stats = *parts_.stats;
-  stats.data_bytes_sent = data.bytes_sent;
-  stats.data_messages_sent = data.messages_sent;
+  const TransportCounters on_devices = execution_.devices().counters();
+  stats.data_bytes_sent = data.bytes_sent + on_devices.bytes_sent;
+  stats.data_messages_sent = data.messages_sent + on_devices.messages_sent;
   stats.control_bytes_sent = control.bytes_sent;
   stats.control_messages_sent = control.messages_sent;
   stats.batches_executed = execution_.batches_executed();

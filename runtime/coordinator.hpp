@@ -61,6 +61,7 @@ class Coordinator final : private Interrupt, private Drivable {
     ControlChannel* channel = nullptr;
     TensorQueue* queue = nullptr;
     SharedStats* stats = nullptr;
+    DeviceNeeds devices = {};
   };
   explicit Coordinator(Parts parts);
 
@@ -110,6 +111,8 @@ class Coordinator final : private Interrupt, private Drivable {
   void bound_end(const SessionEnd& end);
   void finish(const Status& status);
   void publish_stats();
+  void check_devices(TimePoint now);
+  void end_devices(const Status& status);
 
   // After work a thread keeps looking this long, giving the core away in between, before it
   // sleeps: blocking calls in a hot loop then need no wake-up (4 to 30 us each). An idle session
@@ -132,6 +135,8 @@ class Coordinator final : private Interrupt, private Drivable {
   std::deque<Batch> batches_;
   std::shared_ptr<const Agreement> agreement_;
   TimePoint last_activity_{};
+  /// While a CUDA device has something of this session: when to look at it again.
+  TimePoint device_timer_ = TimePoint::max();
   /// When the session's thread wakes by itself.
   TimePoint session_thread_timer_{};
   std::atomic<bool> has_ended_{false};

@@ -46,14 +46,15 @@ bool has_steps(BatchKind kind) {
 }  // namespace
 
 Execution::Execution(Collectives& collectives, int rank, int size, const Config& config,
-                     TensorsDone done)
+                     TensorsDone done, DeviceNeeds devices)
     : collectives_(collectives),
       size_(size),
       rank_(rank),
       done_(std::move(done)),
       workers_(static_cast<int>(config.compress_threads)),
       parts_(collectives, rank, size),
-      health_(config, rank) {
+      health_(config, rank),
+      on_devices_(rank, size, config, residuals_, std::move(devices)) {
   const auto threads = static_cast<int>(config.compress_threads);
   for (std::size_t i = 0; i < kBatchesMax; ++i) {
     sparse_.push_back(std::make_unique<SparseAllReduce>(collectives, rank, size,
@@ -67,6 +68,7 @@ void Execution::start(Batch batch, std::shared_ptr<const Agreement> agreement,
   under_way_.push_back({std::move(batch), std::move(agreement), std::move(tensors), context});
   BatchUnderWay& work = under_way_.back();
   work.is_void = is_void(*work.agreement);
+  if (work.batch.device == DeviceKind::cuda) return start_on_device(work);
   if (kind == BatchKind::dense_all_reduce) return start_dense(work);
   if (kind == BatchKind::sparse_all_reduce) return start_sparse(work);
   try {
@@ -79,16 +81,19 @@ void Execution::start(Batch batch, std::shared_ptr<const Agreement> agreement,
 }
 
 bool Execution::goes_in_steps(const Batch& batch) const noexcept {
-  return batch.kind == BatchKind::barrier ||
-         (has_steps(batch.kind) && collectives_.goes_in_steps());
+  if (batch.kind == BatchKind::barrier) return true;
+  const bool is_started_alone =
+      batch.device == DeviceKind::cuda ? on_devices_.is_connected() : has_steps(batch.kind);
+  return is_started_alone && collectives_.goes_in_steps();
 }
 
-// What a sparse batch still has to send goes before the next one's, on every rank.
+// What a batch still has to send goes before the next one's, on every rank.
 bool Execution::can_start(const Batch& batch) const noexcept {
   if (under_way_.empty()) return true;
-  const SparseAllReduce* sparse = under_way_.back().sparse;
-  return goes_in_steps(batch) && under_way_.size() < kBatchesMax &&
-         (sparse == nullptr || sparse->is_posted());
+  const BatchUnderWay& last = under_way_.back();
+  const bool is_posted = last.is_on_device ? on_devices_.is_done()
+                                           : last.sparse == nullptr || last.sparse->is_posted();
+  return goes_in_steps(batch) && under_way_.size() < kBatchesMax && is_posted;
 }
 
 void Execution::revoke(std::uint64_t first_void, std::uint64_t end) {
@@ -109,7 +114,11 @@ void Execution::progress(const std::function<bool()>& is_enough) {
     context_ = under_way_.front().context;
     try {
       if (!advance()) {
-        collectives_.pause(wait_, "all-reduce");
+        if (on_devices_.is_done()) {
+          collectives_.pause(wait_, "all-reduce");
+        } else {
+          wait_.pause("a batch of CUDA tensors");  // The device wakes nobody.
+        }
         continue;
       }
       wait_.restart();
@@ -135,12 +144,14 @@ bool Execution::advance() {
   }
   for (BatchUnderWay& work : under_way_) {
     if (work.sparse != nullptr) has_moved = work.sparse->advance() || has_moved;
+    if (work.is_on_device) has_moved = advance_on_device(work) || has_moved;
   }
   drop_done();
   return has_moved;
 }
 
 bool Execution::is_done(const BatchUnderWay& work) const {
+  if (work.is_on_device) return work.done == work.tensors.size();
   return work.sparse != nullptr ? work.sparse->is_done() : collectives_.is_done(work.operation);
 }
 
@@ -231,6 +242,30 @@ void Execution::start_dense(BatchUnderWay& work) {
   if (work.is_void) collectives_.discard(work.operation);
 }
 
+// Their agreements are never void: a schedule has no tensors of devices (see schedule.hpp).
+void Execution::start_on_device(BatchUnderWay& work) {
+  SCALECOM_ASSERT(!work.is_void, "a void batch of CUDA tensors");
+  work.is_on_device = true;
+  try {
+    if (!on_devices_.is_connected()) {
+      on_devices_.connect(work.tensors.front()->input.device.index, work.context);
+    }
+    on_devices_.start(work.batch, *work.agreement, work.tensors);
+  } catch (const Error& error) {
+    fail(work, error);
+  }
+}
+
+bool Execution::advance_on_device(BatchUnderWay& work) {
+  if (is_done(work) || !on_devices_.advance(work.context)) return false;
+  if (!on_devices_.is_done()) return true;
+  if (work.batch.kind == BatchKind::sparse_all_reduce) {
+    compressed_tensors_ += static_cast<std::int64_t>(work.tensors.size());
+  }
+  complete(work, work.tensors.size());
+  return true;
+}
+
 // Null where there is none: the tensor's own input.
 const std::byte* Execution::take_residual_along(BatchUnderWay& work, std::size_t place) {
   const PendingTensor& tensor = *work.tensors[place];
@@ -240,6 +275,7 @@ const std::byte* Execution::take_residual_along(BatchUnderWay& work, std::size_t
   if (beta == 0.0) return nullptr;
   log_info(fmt::format("tensor {}: it is not compressed any more; this step delivers its residual",
                        tensor.name));
+  residuals_.acquire(tensor.signature.process_set, tensor.name, tensor.signature.shape).in_host();
   const auto& input = work.with_residuals[place] = input_with_residual(tensor, *residual, beta);
   return input.data();
 }
@@ -290,7 +326,7 @@ SparseSlot Execution::slot_of(const PendingTensor& tensor, const TensorSignature
   slot.name = tensor.name;
   slot.gradient = input_of(tensor);
   slot.result = output_of(tensor);
-  slot.residual = residual.values.data();
+  slot.residual = residual.in_host().data();
   slot.count = tensor.input.count();
   slot.dtype = signature.dtype;
   slot.rate = signature.compression.rate;

@@ -12,6 +12,7 @@
 #include "base/wait.hpp"
 #include "collective/collectives.hpp"
 #include "compress/residual_store.hpp"
+#include "runtime/device/device_execution.hpp"
 #include "runtime/fusion.hpp"
 #include "runtime/health_monitor.hpp"
 #include "runtime/part_exchange.hpp"
@@ -31,7 +32,8 @@ class Execution {
   static constexpr std::size_t kBatchesMax = 2;
 
   /// `collectives` outlives this object.
-  Execution(Collectives& collectives, int rank, int size, const Config& config, TensorsDone done);
+  Execution(Collectives& collectives, int rank, int size, const Config& config, TensorsDone done,
+            DeviceNeeds devices = {});
 
   /// Begins a batch of the agreement, for which can_start(); `tensors[i]` is the submission behind
   /// agreement.tensors[batch.tensors[i]] (of a void agreement it may be null). An all-reduce goes
@@ -61,6 +63,7 @@ class Execution {
 
   ResidualStore& residuals() noexcept { return residuals_; }
   HealthMonitor& health() noexcept { return health_; }
+  DeviceExecution& devices() noexcept { return on_devices_; }
 
   std::int64_t batches_executed() const noexcept { return batches_executed_; }
   std::int64_t compressed_tensors() const noexcept { return compressed_tensors_; }
@@ -76,6 +79,7 @@ class Execution {
     bool is_void = false;
     std::uint64_t operation = 0;        ///< dense_all_reduce
     SparseAllReduce* sparse = nullptr;  ///< sparse_all_reduce
+    bool is_on_device = false;          ///< then none of these
     HealthSample sample = {};           ///< of those tensors whose turn it is
     std::vector<const AgreedTensor*> sampled = {};
     /// What dense tensors send in place of their input to deliver their residuals, by place.
@@ -88,6 +92,8 @@ class Execution {
   void run(const BatchUnderWay& work);
   void start_dense(BatchUnderWay& work);
   void start_sparse(BatchUnderWay& work);
+  void start_on_device(BatchUnderWay& work);
+  bool advance_on_device(BatchUnderWay& work);
   const std::byte* take_residual_along(BatchUnderWay& work, std::size_t place);
   void settle_residuals(const BatchUnderWay& work, std::size_t count);
   void complete(BatchUnderWay& work, std::size_t count);
@@ -118,6 +124,7 @@ class Execution {
   PartExchange parts_;
   ResidualStore residuals_;
   HealthMonitor health_;
+  DeviceExecution on_devices_;
   std::uint64_t first_void_ = 0;
   std::uint64_t end_of_void_ = 0;
   std::int64_t batches_executed_ = 0;

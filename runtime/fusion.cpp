@@ -28,6 +28,7 @@ BatchKind kind_of(const AgreedTensor& tensor) {
 Batch start_batch(const AgreedTensor& tensor, int world_size) {
   Batch batch;
   batch.kind = kind_of(tensor);
+  batch.device = tensor.signature.device;
   if (batch.kind == BatchKind::dense_all_reduce || batch.kind == BatchKind::reduce_scatter) {
     batch.dtype = tensor.signature.dtype;
     batch.op = tensor.signature.op == ReduceOp::average ? ReduceOp::sum : tensor.signature.op;
@@ -84,15 +85,17 @@ std::vector<Batch> plan_batches(const Agreement& agreement, int world_size,
                                 std::int64_t threshold_bytes) {
   std::vector<Batch> batches;
   // The batch that further tensors of a key join, as long as they fit.
-  std::map<std::tuple<BatchKind, DataType, ReduceOp, CompressionMode, int, DataType, int>,
-           std::size_t>
+  std::map<
+      std::tuple<BatchKind, DeviceKind, DataType, ReduceOp, CompressionMode, int, DataType, int>,
+      std::size_t>
       open;
   for (std::size_t place = 0; place < agreement.tensors.size(); ++place) {
     const AgreedTensor& tensor = agreement.tensors[place];
     Batch started = start_batch(tensor, world_size);
     const std::int64_t bytes = fused_bytes(tensor, world_size);
-    const auto key = std::make_tuple(started.kind, started.dtype, started.op, started.sparse.mode,
-                                     started.sparse.leader, started.sparse.values, started.root);
+    const auto key = std::make_tuple(started.kind, started.device, started.dtype, started.op,
+                                     started.sparse.mode, started.sparse.leader,
+                                     started.sparse.values, started.root);
     if (const auto found = open.find(key); found != open.end()) {
       Batch& batch = batches[found->second];
       if (batch.bytes + bytes <= threshold_bytes) {

@@ -25,6 +25,7 @@ const char* to_string(BatchKind kind) noexcept;
 /// Tensors that one collective carries together.
 struct Batch {
   BatchKind kind = BatchKind::dense_all_reduce;
+  DeviceKind device = DeviceKind::host;
   DataType dtype = DataType::float32;  ///< dense_all_reduce, reduce_scatter
   ReduceOp op = ReduceOp::sum;         ///< as dtype: never average, which is a sum here
   SparsePlan sparse;                   ///< sparse_all_reduce; its leader is step mod world size
@@ -43,9 +44,9 @@ void settle_rates(Agreement& agreement);
 std::int64_t fused_bytes(const AgreedTensor& tensor, int world_size);
 
 /// Cuts an agreement into batches of at most `threshold_bytes` (a larger tensor is a batch by
-/// itself; 0: no fusion). A tensor is fused with others of the same operation and, where these
-/// matter, dtype and op, mode, leader and dtype of the values, or root. Batches are in the order of
-/// their first tensor. Pure: every rank gets the same plan from the same agreement.
+/// itself; 0: no fusion). A tensor is fused with others of the same operation and device, and,
+/// where these matter, dtype and op, mode, leader and dtype of the values, or root. Batches are in
+/// the order of their first tensor. Pure: every rank gets the same plan from the same agreement.
 std::vector<Batch> plan_batches(const Agreement& agreement, int world_size,
                                 std::int64_t threshold_bytes);
 

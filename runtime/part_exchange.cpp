@@ -1,13 +1,11 @@
 #include "runtime/part_exchange.hpp"
 
-#include <fmt/format.h>
-
 #include <cstring>
 #include <memory>
 #include <numeric>
 #include <utility>
 
-#include "base/error.hpp"
+#include "runtime/part_rows.hpp"
 #include "runtime/tensor_scales.hpp"
 
 namespace scalecom {
@@ -57,11 +55,9 @@ class Layout {
 
   // A tensor like `like` with so many rows for each rank.
   void add(std::span<const std::int64_t> rows, const TensorView& like) {
-    std::int64_t row_bytes = size_of(like.dtype);
-    for (std::size_t axis = 1; axis < like.shape.size(); ++axis) row_bytes *= like.shape[axis];
     Extents& bytes = bytes_.emplace_back();
     for (std::size_t rank = 0; rank < rows.size(); ++rank) {
-      bytes.push_back(rows[rank] * row_bytes);
+      bytes.push_back(rows[rank] * row_bytes(like));
       per_rank_[rank] += bytes.back();
     }
   }
@@ -94,12 +90,6 @@ class Layout {
   Extents per_rank_;
 };
 
-void check_extents(const AgreedTensor& agreed, std::size_t expected) {
-  SCALECOM_ASSERT(agreed.first_extents.size() == expected,
-                  fmt::format("{}: {} first extents, not {}", agreed.name,
-                              agreed.first_extents.size(), expected));
-}
-
 }  // namespace
 
 void PartExchange::all_gather(std::span<const AgreedTensor* const> agreed,
@@ -107,9 +97,9 @@ void PartExchange::all_gather(std::span<const AgreedTensor* const> agreed,
   Layout layout(index(size_));
   std::vector<Output> outputs;
   for (std::size_t t = 0; t < tensors.size(); ++t) {
-    check_extents(*agreed[t], index(size_));
-    layout.add(agreed[t]->first_extents, tensors[t]->input);
-    outputs.emplace_back(tensors[t]->input, sum_of(agreed[t]->first_extents));
+    const Extents& rows = gathered_rows(*agreed[t], size_);
+    layout.add(rows, tensors[t]->input);
+    outputs.emplace_back(tensors[t]->input, sum_of(rows));
   }
   if (tensors.size() == 1) {
     const auto mine = static_cast<std::size_t>(layout.per_rank()[index(rank_)]);
@@ -138,13 +128,9 @@ void PartExchange::reduce_scatter(const Batch& batch, std::span<PendingTensor* c
   Layout layout(index(size_));
   std::vector<Output> outputs;
   for (const PendingTensor* tensor : tensors) {
-    const std::int64_t rows = tensor->input.shape[0];
-    Extents rows_per_rank(index(size_), rows / size_);
-    for (std::int64_t rank = 0; rank < rows % size_; ++rank) {
-      ++rows_per_rank[static_cast<std::size_t>(rank)];
-    }
-    layout.add(rows_per_rank, tensor->input);
-    outputs.emplace_back(tensor->input, rows_per_rank[index(rank_)]);
+    const Extents rows = even_rows(tensor->input.shape[0], size_);
+    layout.add(rows, tensor->input);
+    outputs.emplace_back(tensor->input, rows[index(rank_)]);
   }
   const std::int64_t element = size_of(batch.dtype);
   const std::span<std::byte> data = packed_.acquire(layout.total());
@@ -170,11 +156,7 @@ void PartExchange::all_to_all(std::span<const AgreedTensor* const> agreed,
   std::vector<Output> outputs;
   std::vector<Extents> splits;
   for (std::size_t t = 0; t < tensors.size(); ++t) {
-    check_extents(*agreed[t], index(size_) * index(size_));
-    Extents& from = splits.emplace_back();
-    for (int rank = 0; rank < size_; ++rank) {
-      from.push_back(agreed[t]->first_extents[index(rank * size_ + rank_)]);
-    }
+    const Extents& from = splits.emplace_back(received_rows(*agreed[t], rank_, size_));
     sent.add(tensors[t]->splits, tensors[t]->input);
     received.add(from, tensors[t]->input);
     outputs.emplace_back(tensors[t]->input, sum_of(from));

@@ -26,7 +26,8 @@ CompressionMode mode_by_setting(const std::string& setting) {
   return setting == "cyclic" ? CompressionMode::cyclic : CompressionMode::sharded;
 }
 
-Coordinator::Parts coordinator_parts(SessionParts& parts, TensorQueue& queue, SharedStats& stats) {
+Coordinator::Parts coordinator_parts(SessionParts& parts, SessionDevice& device, TensorQueue& queue,
+                                     SharedStats& stats) {
   return {.rank = parts.topology.rank,
           .size = parts.topology.size,
           .config = parts.config,
@@ -34,7 +35,10 @@ Coordinator::Parts coordinator_parts(SessionParts& parts, TensorQueue& queue, Sh
           .collectives = parts.collectives.get(),
           .channel = parts.channel.get(),
           .queue = &queue,
-          .stats = &stats};
+          .stats = &stats,
+          .devices = {&device, [&parts](Accelerator& accelerator, const WaitContext& context) {
+                        return parts.make_device_collectives(accelerator, parts, context);
+                      }}};
 }
 
 TensorSignature signature_of(OperationKind kind, const TensorView& tensor) {
@@ -74,6 +78,13 @@ PendingTensor pending_all_reduce(std::string name, TensorView input, TensorView 
                             "makes of them; set one of them otherwise",
                             name, options.compression.guard));
   }
+  if (options.compression.mode != CompressionMode::none && options.compression.guard > 0.0 &&
+      input.device.kind != DeviceKind::host) {
+    throw Error(StatusCode::invalid_argument,
+                fmt::format("tensor {}: compression guard is {}, but the tensor is on a CUDA "
+                            "device, where its health is not measured; leave the guard out",
+                            name, options.compression.guard));
+  }
   signature.priority = options.priority;
   const CompressionMode mode = session.mode_of(input.count(), input.dtype, options.compression);
   double beta = 0.0;
@@ -93,8 +104,9 @@ PendingTensor pending_all_reduce(std::string name, TensorView input, TensorView 
 
 SessionImpl::SessionImpl(SessionParts parts)
     : parts_(std::move(parts)),
+      device_(parts_.make_accelerator),
       queue_(parts_.config.queue_capacity),
-      coordinator_(coordinator_parts(parts_, queue_, stats_)),
+      coordinator_(coordinator_parts(parts_, device_, queue_, stats_)),
       thread_([this] { coordinator_.run(); }) {}
 
 SessionImpl::~SessionImpl() {
@@ -106,15 +118,32 @@ SessionImpl::~SessionImpl() {
 Ticket SessionImpl::submit(PendingTensor tensor) {
   tensor.ticket = std::make_shared<TicketState>(coordinator_.seat());
   Ticket ticket(tensor.ticket);
+  mark_ready(tensor, nullptr);
   queue_.push(std::move(tensor));
   return ticket;
 }
 
 Ticket SessionImpl::submit_group(std::vector<PendingTensor> tensors) {
   const auto state = std::make_shared<TicketState>(coordinator_.seat(), tensors.size());
-  for (PendingTensor& tensor : tensors) tensor.ticket = state;
+  const PendingTensor* before = nullptr;
+  for (PendingTensor& tensor : tensors) {
+    tensor.ticket = state;
+    mark_ready(tensor, before);
+    before = &tensor;
+  }
   queue_.push_group(std::move(tensors));
   return Ticket(state);
+}
+
+// Members of a group come one after the other on their streams.
+void SessionImpl::mark_ready(PendingTensor& tensor, const PendingTensor* before) {
+  const TensorView& input = tensor.input;
+  if (input.device.kind != DeviceKind::cuda) return;
+  const std::shared_ptr<DeviceContext> context = device_.acquire(input.device.index);
+  const auto stream = static_cast<StreamHandle>(input.stream);
+  const bool is_marked =
+      before != nullptr && before->ready != nullptr && before->ready->stream == stream;
+  tensor.ready = is_marked ? before->ready : context->record(stream);
 }
 
 void SessionImpl::join() {
@@ -161,7 +190,7 @@ Residual SessionImpl::residual(const std::string& name) {
   std::optional<Residual> copy;
   run_on_coordinator([&] {
     if (const auto* entry = coordinator_.residuals().find(kGlobalProcessSet, name)) {
-      copy = {name, entry->shape, entry->next_step, entry->values};
+      copy = {name, entry->shape, entry->next_step, entry->copy()};
     }
   });
   if (!copy) {

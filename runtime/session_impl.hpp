@@ -36,6 +36,11 @@ struct SessionParts {
   std::unique_ptr<Board> board;
   std::unique_ptr<Collectives> collectives;
   std::unique_ptr<ControlChannel> channel;
+  MakeAccelerator make_accelerator;
+  /// All ranks call it at once, with nothing under way in `parts.collectives`.
+  std::function<std::unique_ptr<DeviceCollectives>(Accelerator&, const SessionParts& parts,
+                                                   const WaitContext&)>
+      make_device_collectives;
 };
 
 /// Owns the parts, the queue and the coordinator's thread.
@@ -72,9 +77,11 @@ class SessionImpl {
   /// Runs `task` on the coordinator's thread between two batches, or here once that has ended.
   void run_on_coordinator(CoordinatorTask task);
   void join();
+  void mark_ready(PendingTensor& tensor, const PendingTensor* before);
   double all_reduce_time_s(std::int64_t bytes) const;
 
   SessionParts parts_;
+  SessionDevice device_;
   TensorQueue queue_;
   SharedStats stats_;
   Coordinator coordinator_;

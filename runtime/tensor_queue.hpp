@@ -10,6 +10,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "runtime/device/device_context.hpp"
 #include "runtime/negotiation.hpp"
 #include "runtime/ticket_state.hpp"
 #include "runtime/wake_up.hpp"
@@ -27,6 +28,8 @@ struct PendingTensor {
   std::vector<std::int64_t> splits = {};  ///< all_to_all: see TensorRequest
   /// Where compression was asked for and goes dense: the filter's, for a restored residual. Else 0.
   double beta = 0.0;
+  /// On a CUDA device: behind it the input may be used.
+  std::shared_ptr<const DeviceEvent> ready = nullptr;
 };
 
 /// Work for the coordinator's thread that is not a tensor: end the session, read a residual.

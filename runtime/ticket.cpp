@@ -7,7 +7,7 @@
 #include "runtime/ticket_state.hpp"
 
 namespace scalecom {
-void TicketState::set_output(std::unique_ptr<std::byte[]> data, TensorView view,
+void TicketState::set_output(std::shared_ptr<std::byte[]> data, TensorView view,
                              std::vector<std::int64_t> received_splits) {
   output_data_ = std::move(data);
   output_ = std::move(view);
@@ -53,6 +53,38 @@ std::vector<std::int64_t> TicketState::received_splits() const {
   return received_splits_;
 }
 
+void TicketState::add_device_result(std::shared_ptr<DeviceContext> context,
+                                    std::shared_ptr<const DeviceEvent> done) {
+  const std::lock_guard lock(mutex_);
+  device_ = std::move(context);
+  // The members of a group come batch by batch.
+  if (device_results_.empty() || device_results_.back() != done) {
+    device_results_.push_back(std::move(done));
+  }
+}
+
+void TicketState::make_wait(StreamHandle stream) const {
+  SCALECOM_ASSERT(is_ready(), "make_wait() of a ticket that is not complete");
+  const std::lock_guard lock(mutex_);
+  if (device_ == nullptr) return;
+  const auto entered = device_->accelerator().enter();
+  for (const auto& done : device_results_) {
+    device_->accelerator().make_wait(stream, done->event.get());
+  }
+}
+
+void TicketState::copy_output(void* destination, StreamHandle stream) const {
+  make_wait(stream);
+  const std::lock_guard lock(mutex_);
+  const auto bytes = static_cast<std::size_t>(output_.bytes());
+  if (output_.data == nullptr || bytes == 0) return;
+  if (device_ == nullptr) {
+    std::memcpy(destination, output_.data, bytes);
+  } else {
+    device_->copy(destination, static_cast<const std::byte*>(output_.data), bytes, stream);
+  }
+}
+
 Ticket::Ticket(std::shared_ptr<TicketState> state) : state_(std::move(state)) {}
 
 bool Ticket::is_ready() const noexcept { return state_->look(); }
@@ -75,13 +107,10 @@ Status Ticket::wait_for(std::chrono::milliseconds limit) const {
 
 TensorView Ticket::output() const { return state_->output(); }
 
-void Ticket::make_wait(void*) const {}
+void Ticket::make_wait(void* stream) const { state_->make_wait(static_cast<StreamHandle>(stream)); }
 
-void Ticket::copy_output(void* destination, void*) const {
-  const TensorView output = state_->output();
-  if (output.bytes() > 0) {
-    std::memcpy(destination, output.data, static_cast<std::size_t>(output.bytes()));
-  }
+void Ticket::copy_output(void* destination, void* stream) const {
+  state_->copy_output(destination, static_cast<StreamHandle>(stream));
 }
 
 std::vector<std::int64_t> Ticket::received_splits() const { return state_->received_splits(); }

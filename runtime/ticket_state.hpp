@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/deadline.hpp"
+#include "runtime/device/device_context.hpp"
 #include "runtime/driver_seat.hpp"
 #include "scalecom/status.hpp"
 #include "scalecom/tensor.hpp"
@@ -27,8 +28,12 @@ class TicketState {
 
   /// Memory of a result whose size only the agreement fixes. Set before complete(), by the same
   /// thread.
-  void set_output(std::unique_ptr<std::byte[]> data, TensorView view,
+  void set_output(std::shared_ptr<std::byte[]> data, TensorView view,
                   std::vector<std::int64_t> received_splits = {});
+
+  /// Results on a CUDA device are there behind `done`. Before complete(), by the same thread.
+  void add_device_result(std::shared_ptr<DeviceContext> context,
+                         std::shared_ptr<const DeviceEvent> done);
 
   /// The outcome of one member: called exactly once for each. The ticket's is the first error, else
   /// ok.
@@ -46,6 +51,9 @@ class TicketState {
   TensorView output() const;
   /// Requires is_ready().
   std::vector<std::int64_t> received_splits() const;
+  /// See Ticket. Both require is_ready().
+  void make_wait(StreamHandle stream) const;
+  void copy_output(void* destination, StreamHandle stream) const;
 
  private:
   const std::shared_ptr<DriverSeat> seat_;
@@ -54,9 +62,11 @@ class TicketState {
   std::size_t members_left_;
   mutable std::condition_variable completed_;
   Status status_;
-  std::unique_ptr<std::byte[]> output_data_;
+  std::shared_ptr<std::byte[]> output_data_;
   TensorView output_;
   std::vector<std::int64_t> received_splits_;
+  std::shared_ptr<DeviceContext> device_;
+  std::vector<std::shared_ptr<const DeviceEvent>> device_results_;
 };
 
 }  // namespace scalecom

@@ -22,7 +22,8 @@ inline constexpr auto kPatienceMax = std::chrono::seconds(1);
 /// nobody, and an average inside a host for that host alone.
 inline bool is_schedulable(const TensorSignature& signature) {
   return signature.kind == OperationKind::all_reduce && count_of(signature.shape) > 0 &&
-         signature.compression.mode != CompressionMode::hierarchical;
+         signature.compression.mode != CompressionMode::hierarchical &&
+         signature.device == DeviceKind::host;
 }
 
 struct ScheduledTensor {

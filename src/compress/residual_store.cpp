@@ -13,14 +13,30 @@ namespace scalecom {
 void ResidualStore::Entry::filter_by(double discount) {
   if (beta > 0.0 && beta != discount && !is_zero) {
     const auto ratio = static_cast<float>(discount / beta);
+    if (elsewhere != nullptr) elsewhere->scale(ratio);
     for (float& value : values) value *= ratio;
   }
   beta = discount;
 }
 
 void ResidualStore::Entry::clear() {
+  elsewhere.reset();
   std::fill(values.begin(), values.end(), 0.0f);
   is_zero = true;
+}
+
+std::vector<float>& ResidualStore::Entry::in_host() {
+  if (elsewhere != nullptr) values = elsewhere->read();
+  elsewhere.reset();
+  values.resize(static_cast<std::size_t>(count_of(shape)));
+  return values;
+}
+
+std::vector<float> ResidualStore::Entry::copy() const {
+  if (elsewhere != nullptr) return elsewhere->read();
+  std::vector<float> copied(values);
+  copied.resize(static_cast<std::size_t>(count_of(shape)));
+  return copied;
 }
 
 ResidualStore::Entry& ResidualStore::acquire(int process_set, std::string_view name,
@@ -35,7 +51,8 @@ ResidualStore::Entry& ResidualStore::acquire(int process_set, std::string_view n
         name, fmt::join(entry.shape, ", "), fmt::join(shape, ", ")));
   }
   entry.shape = shape;
-  entry.values.assign(static_cast<std::size_t>(count_of(shape)), 0.0f);
+  entry.values.clear();
+  entry.elsewhere.reset();
   entry.is_zero = true;
   return entry;
 }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -10,13 +11,25 @@
 
 namespace scalecom {
 
+/// Values of a residual that are in another memory than the host's.
+class ResidualMemory {
+ public:
+  virtual ~ResidualMemory() = default;
+  /// A copy. Waits for what is under way there, within bounds.
+  virtual std::vector<float> read() const = 0;
+  virtual void scale(float factor) = 0;
+};
+
 /// The error-feedback memories of one rank: float32, zero at start, keyed by process set and
 /// tensor name, never by batch. Confined to one thread.
 class ResidualStore {
  public:
   struct Entry {
     Shape shape;
+    /// Empty as long as nobody has used them in the host's memory: see in_host().
     std::vector<float> values;
+    /// Has the values, if it is there.
+    std::shared_ptr<ResidualMemory> elsewhere;
     /// The tensor's step after the last completed one; saved and restored with the values.
     std::int64_t next_step = 0;
     /// Discount of the filter that made the values: this rank still owes values / beta. 0 where it
@@ -25,6 +38,10 @@ class ResidualStore {
     /// Whether all values are known to be zero.
     bool is_zero = true;
 
+    /// The values, brought to the host's memory.
+    std::vector<float>& in_host();
+    /// A copy of them, wherever they are.
+    std::vector<float> copy() const;
     /// From here on the filter has this discount; what is owed stays the same.
     void filter_by(double discount);
     /// Everything was delivered.

@@ -20,7 +20,8 @@ struct CUevent_st;
 /// device whose streams advance by a seed.
 namespace scalecom {
 
-using device::cuda::StreamHandle;
+/// A borrowed stream: a cudaStream_t. Null is the default stream.
+using StreamHandle = CUstream_st*;
 using EventHandle = CUevent_st*;
 
 /// Owners of what an accelerator has given out. It outlives them.

@@ -3,14 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
-#include <limits>
 #include <numeric>
 
 #include "base/error.hpp"
 #include "compress/offset_codec.hpp"
 #include "sparse/parts.hpp"
+#include "sparse/value_limit.hpp"
 
 namespace scalecom {
 namespace {
@@ -24,19 +23,6 @@ kernels::Gradient gradient_of(const SparseSlot& slot, std::int64_t first, std::i
 }
 
 float beta_of(const SparseSlot& slot) { return static_cast<float>(slot.beta); }
-
-/// What n ranks may send each, so that the sum is finite although each addition may round up by a
-/// factor of 1 + u.
-float value_limit(DataType dtype, int size) {
-  const auto limit = [size](double largest, double u) {
-    return static_cast<float>(largest / size / std::pow(1.0 + u, size));
-  };
-  switch (dtype) {
-    case DataType::float16: return limit(65504.0, 0x1p-11);
-    case DataType::bfloat16: return limit(0x1.FEp127, 0x1p-8);
-    default: return std::numeric_limits<float>::infinity();
-  }
-}
 
 }  // namespace
 

@@ -18,8 +18,10 @@ INCLUDES = {
                            "src/kernels"},
     "src/collective/mpi": {"src/base", "src/transport", "src/transport/mpi", "src/collective",
                            "src/kernels"},
+    "src/collective/device": {"src/base", "src/transport", "src/collective", "src/kernels"},
     "src/compress": {"src/base"},
-    "src/sparse": {"src/base", "src/kernels", "src/collective", "src/compress"},
+    "src/sparse": {"src/base", "src/kernels", "src/collective", "src/collective/device",
+                   "src/compress"},
     "src/mpi_plugin": {"src/base", "src/transport", "src/transport/mpi", "src/collective",
                        "src/collective/mpi"},
     "runtime/control": {"src/base", "src/transport", "src/transport/shm", "src/transport/socket",
@@ -29,7 +31,7 @@ INCLUDES = {
                        "src/collective", "src/collective/shm"},
     "runtime": {"src/base", "src/kernels", "src/transport", "src/transport/mpi",
                 "src/transport/shm", "src/transport/socket", "src/collective",
-                "src/collective/shm", "src/compress",
+                "src/collective/shm", "src/collective/device", "src/compress",
                 "src/sparse", "runtime/control", "runtime/negotiation", "runtime/tuning"},
     # The C interface is the runtime's own face; the other bindings see the public headers only.
     "bindings/c": {"runtime"},
@@ -37,7 +39,7 @@ INCLUDES = {
     "tests": {"src/base", "src/device/cuda", "src/device/nccl", "src/kernels", "src/kernels/cuda",
               "src/transport", "src/transport/mpi", "src/transport/shm", "src/transport/socket",
               "src/collective", "src/collective/mpi", "src/collective/shm",
-              "src/compress", "src/sparse", "src/mpi_plugin", "runtime",
+              "src/collective/device", "src/compress", "src/sparse", "src/mpi_plugin", "runtime",
               "runtime/control", "runtime/negotiation", "runtime/tuning"},
 }
 

@@ -1,0 +1,77 @@
+#include "runtime/device/device_context.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.hpp"
+
+namespace scalecom {
+
+DeviceContext::DeviceContext(std::unique_ptr<Accelerator> accelerator)
+    : accelerator_(std::move(accelerator)) {
+  const auto entered = accelerator_->enter();
+  results_ = accelerator_->make_stream();
+}
+
+// Numbered under the lock: of two threads that record on one stream, the later has the higher one.
+std::shared_ptr<const DeviceEvent> DeviceContext::record(StreamHandle stream) {
+  const auto entered = accelerator_->enter();
+  const std::lock_guard lock(mutex_);
+  std::unique_ptr<DeviceEvent> event;
+  if (idle_.empty()) {
+    event = std::make_unique<DeviceEvent>();
+    event->event = accelerator_->make_event();
+  } else {
+    event = std::move(idle_.back());
+    idle_.pop_back();
+  }
+  event->stream = stream;
+  event->number = ++recorded_;
+  accelerator_->record(event->event.get(), stream);
+  return {event.release(), [self = shared_from_this()](const DeviceEvent* done) {
+            self->give_back(const_cast<DeviceEvent*>(done));
+          }};
+}
+
+void DeviceContext::give_back(DeviceEvent* event) {
+  const std::lock_guard lock(mutex_);
+  idle_.emplace_back(event);
+}
+
+std::shared_ptr<std::byte[]> DeviceContext::allocate_result(std::size_t bytes,
+                                                            StreamHandle stream) {
+  const auto entered = accelerator_->enter();
+  auto memory = std::make_shared<AcceleratorMemory>(
+      accelerator_->allocate(std::max<std::size_t>(bytes, 1), results_.get()));
+  accelerator_->make_wait(stream, record(results_.get())->event.get());
+  std::byte* const data = memory->get();
+  return {data, [self = shared_from_this(), memory = std::move(memory)](std::byte*) {
+            const auto inside = self->accelerator_->enter();
+            memory->reset();
+          }};
+}
+
+void DeviceContext::copy(void* destination, const std::byte* result, std::size_t bytes,
+                         StreamHandle stream) {
+  const auto entered = accelerator_->enter();
+  accelerator_->copy(destination, result, bytes, stream);
+  accelerator_->make_wait(results_.get(), record(stream)->event.get());
+}
+
+std::shared_ptr<DeviceContext> SessionDevice::acquire(int index) {
+  const std::lock_guard lock(mutex_);
+  if (context_ == nullptr) context_ = std::make_shared<DeviceContext>(make_(index));
+  const int mine = context_->accelerator().index();
+  if (mine != index) {
+    throw Error(StatusCode::invalid_argument,
+                fmt::format("the tensor is on CUDA device {}, but this session works on device {}, "
+                            "where its first tensor was; give each rank one device, as "
+                            "torch.cuda.set_device(local_rank) does",
+                            index, mine));
+  }
+  return context_;
+}
+
+}  // namespace scalecom

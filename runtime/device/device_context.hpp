@@ -1,0 +1,67 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "kernels/accelerator.hpp"
+
+namespace scalecom {
+
+/// A place in a stream, recorded. Goes back to its pool with the last copy of it.
+struct DeviceEvent {
+  EventOwner event;
+  StreamHandle stream = nullptr;
+  std::uint64_t number = 0;  ///< later ones of a stream have higher numbers
+};
+
+/// A session's accelerator with what application threads and the coordinator share of it: events,
+/// and the memory of results that tickets own. Any thread. Lives as long as a ticket needs it.
+class DeviceContext : public std::enable_shared_from_this<DeviceContext> {
+ public:
+  explicit DeviceContext(std::unique_ptr<Accelerator> accelerator);
+
+  Accelerator& accelerator() const noexcept { return *accelerator_; }
+
+  std::shared_ptr<const DeviceEvent> record(StreamHandle stream);
+
+  /// Memory for a result; what is enqueued on `stream` from now on may use it. It is given back
+  /// when all copies from it that were enqueued by copy() are done.
+  std::shared_ptr<std::byte[]> allocate_result(std::size_t bytes, StreamHandle stream);
+  /// In the order of `stream`, from a result.
+  void copy(void* destination, const std::byte* result, std::size_t bytes, StreamHandle stream);
+
+ private:
+  void give_back(DeviceEvent* event);
+
+  const std::unique_ptr<Accelerator> accelerator_;
+  /// In whose order results are allocated and given back.
+  StreamOwner results_;
+  std::mutex mutex_;
+  // Guarded by mutex_.
+  std::vector<std::unique_ptr<DeviceEvent>> idle_;
+  std::uint64_t recorded_ = 0;
+};
+
+/// Where a session's accelerator comes from: tests give theirs.
+using MakeAccelerator = std::function<std::unique_ptr<Accelerator>(int index)>;
+
+/// The accelerator of a session: the one that its first CUDA tensor is on. Any thread.
+class SessionDevice {
+ public:
+  explicit SessionDevice(MakeAccelerator make) : make_(std::move(make)) {}
+
+  /// Throws Error: invalid_argument for another index than the first one, unavailable as
+  /// make_cuda_accelerator() does.
+  std::shared_ptr<DeviceContext> acquire(int index);
+
+ private:
+  const MakeAccelerator make_;
+  std::mutex mutex_;
+  std::shared_ptr<DeviceContext> context_;  // Guarded by mutex_.
+};
+
+}  // namespace scalecom

@@ -1,0 +1,245 @@
+#include "runtime/device/device_execution.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <utility>
+
+#include "base/error.hpp"
+#include "base/log.hpp"
+#include "runtime/device/device_exchange.hpp"
+#include "runtime/device/device_residual.hpp"
+#include "runtime/residual_delivery.hpp"
+#include "runtime/tensor_scales.hpp"
+#include "sparse/device_sparse_all_reduce.hpp"
+
+namespace scalecom {
+namespace {
+
+const std::byte* input_of(const PendingTensor& tensor) {
+  return static_cast<const std::byte*>(tensor.input.data);
+}
+
+std::byte* output_of(const PendingTensor& tensor) {
+  return static_cast<std::byte*>(tensor.output.data);
+}
+
+Clock::duration limit_of(const Config& config) {
+  const Deadline deadline =
+      Deadline::after(std::chrono::duration<double>(config.collective_timeout_s));
+  return deadline.at() - Clock::now();
+}
+
+}  // namespace
+
+DeviceExecution::DeviceExecution(int rank, int size, const Config& config, ResidualStore& residuals,
+                                 DeviceNeeds needs)
+    : rank_(rank),
+      size_(size),
+      limit_(limit_of(config)),
+      residuals_(residuals),
+      needs_(std::move(needs)) {}
+
+// What was enqueued ends first: buffers go back to CUDA, which waits for the device.
+DeviceExecution::~DeviceExecution() {
+  if (context_ == nullptr) return;
+  const auto entered = context_->accelerator().enter();
+  work_.reset();
+  used_.clear();
+  for (Lane& lane : lanes_) lane.lane.reset();
+  collectives_.reset();
+  wire_.reset();
+}
+
+void DeviceExecution::connect(int index, const WaitContext& wait) {
+  context_ = needs_.session->acquire(index);
+  Accelerator& accelerator = context_->accelerator();
+  const auto entered = accelerator.enter();
+  wire_ = accelerator.make_stream();
+  collectives_ = needs_.make_collectives(accelerator, wait);
+  for (Lane& lane : lanes_) {
+    lane.lane = std::make_unique<DeviceLane>(accelerator, *collectives_, wire_.get());
+  }
+  if (rank_ == 0) {
+    log_info(fmt::format("CUDA tensors: {}, {}", accelerator.description(),
+                         collectives_->description()));
+  }
+}
+
+void DeviceExecution::start(const Batch& batch, const Agreement& agreement,
+                            std::span<PendingTensor* const> tensors) {
+  SCALECOM_ASSERT(is_connected() && is_done(), "a device batch before its turn");
+  turn_ = (turn_ + 1) % lanes_.size();
+  work_.emplace(Work{batch, agreement, tensors, nullptr});
+}
+
+bool DeviceExecution::advance(const WaitContext& wait) {
+  if (is_done()) return false;
+  const auto entered = context_->accelerator().enter();
+  bool has_moved = false;
+  if (work_->operation == nullptr) {
+    if (!lane().is_free()) {
+      check();
+      return false;
+    }
+    begin();
+    has_moved = true;
+  }
+  for (;;) {
+    has_moved = collectives_->advance(wait) || has_moved;
+    if (!collectives_->is_posted()) return has_moved;
+    if (!work_->operation->step(wait)) break;
+    has_moved = true;
+  }
+  finish();
+  return true;
+}
+
+void DeviceExecution::begin() {
+  wait_for_inputs();
+  work_->operation = make_operation();
+}
+
+// Behind the last submit of each stream come all before it.
+void DeviceExecution::wait_for_inputs() const {
+  std::map<StreamHandle, const DeviceEvent*> last;
+  for (const PendingTensor* tensor : work_->tensors) {
+    const DeviceEvent*& event = last[tensor->ready->stream];
+    if (event == nullptr || event->number < tensor->ready->number) event = tensor->ready.get();
+  }
+  for (const auto& [stream, event] : last) {
+    context_->accelerator().make_wait(lane().passes(), event->event.get());
+  }
+}
+
+void DeviceExecution::finish() {
+  lane().finish();
+  const auto done = context_->record(lane().passes());
+  for (const auto& residual : used_) {
+    static_cast<DeviceResidual&>(*residual).set_last_use(done);
+  }
+  used_.clear();
+  for (const PendingTensor* tensor : work_->tensors) {
+    tensor->ticket->add_device_result(context_, done);
+  }
+  lanes_[turn_].finished = Clock::now();
+  work_.reset();
+}
+
+const TensorSignature& DeviceExecution::signature(std::size_t place) const {
+  return work_->agreement.tensors[work_->batch.tensors[place]].signature;
+}
+
+std::unique_ptr<DeviceOperation> DeviceExecution::make_operation() {
+  if (work_->batch.kind == BatchKind::dense_all_reduce) return make_dense();
+  if (work_->batch.kind == BatchKind::sparse_all_reduce) return make_sparse();
+  DeviceExchangeBatch batch{work_->batch, {}, work_->tensors};
+  for (const std::size_t place : work_->batch.tensors) {
+    batch.agreed.push_back(&work_->agreement.tensors[place]);
+  }
+  return std::make_unique<DeviceExchange>(lane(), *context_, std::move(batch));
+}
+
+std::unique_ptr<DeviceOperation> DeviceExecution::make_dense() {
+  std::vector<DevicePiece> pieces;
+  pieces.reserve(work_->tensors.size());
+  for (std::size_t i = 0; i < work_->tensors.size(); ++i) {
+    const PendingTensor& tensor = *work_->tensors[i];
+    DevicePiece& piece = pieces.emplace_back();
+    piece.piece = {input_of(tensor), output_of(tensor), tensor.input.count(),
+                   input_scale(signature(i)), output_scale(signature(i), size_)};
+    piece.owed = owed_by(tensor);
+  }
+  return std::make_unique<DeviceAllReduce>(lane(), std::move(pieces), work_->batch.dtype,
+                                           work_->batch.op);
+}
+
+std::unique_ptr<DeviceOperation> DeviceExecution::make_sparse() {
+  std::vector<SparseSlot> slots;
+  slots.reserve(work_->tensors.size());
+  for (std::size_t i = 0; i < work_->tensors.size(); ++i) {
+    const PendingTensor& tensor = *work_->tensors[i];
+    const TensorSignature& agreed = signature(i);
+    ResidualStore::Entry& entry = residuals_.acquire(agreed.process_set, tensor.name, agreed.shape);
+    entry.filter_by(agreed.compression.beta);
+    entry.is_zero = false;
+    SparseSlot& slot = slots.emplace_back();
+    slot.name = tensor.name;
+    slot.gradient = input_of(tensor);
+    slot.result = output_of(tensor);
+    slot.residual = residual_of(entry);
+    slot.count = tensor.input.count();
+    slot.dtype = agreed.dtype;
+    slot.rate = agreed.compression.rate;
+    slot.beta = agreed.compression.beta;
+    slot.prescale = agreed.prescale;
+    slot.result_scale = output_scale(agreed, size_);
+  }
+  return std::make_unique<DeviceSparseAllReduce>(lane(), std::move(slots), work_->batch.sparse);
+}
+
+// Brought to the device, and in the order of this lane.
+float* DeviceExecution::residual_of(ResidualStore::Entry& entry) {
+  auto residual = std::dynamic_pointer_cast<DeviceResidual>(entry.elsewhere);
+  if (residual == nullptr) {
+    residual =
+        std::make_shared<DeviceResidual>(context_, count_of(entry.shape), entry.values, limit_);
+    entry.values = {};
+    entry.elsewhere = residual;
+  }
+  const auto& last = residual->last_use();
+  const bool is_new =
+      used_.empty() || static_cast<DeviceResidual&>(*used_.back()).last_use() != last;
+  if (is_new && last->stream != lane().passes()) {
+    context_->accelerator().make_wait(lane().passes(), last->event.get());
+  }
+  used_.push_back(residual);
+  return residual->data();
+}
+
+// The residual of a tensor that is not compressed any more goes with this step.
+float* DeviceExecution::owed_by(const PendingTensor& tensor) {
+  const int process_set = tensor.signature.process_set;
+  const ResidualStore::Entry* found = residuals_.find(process_set, tensor.name);
+  if (found == nullptr) return nullptr;
+  const double beta = discount_of_delivery(tensor, *found);
+  if (beta == 0.0) return nullptr;
+  log_info(fmt::format("tensor {}: it is not compressed any more; this step delivers its residual",
+                       tensor.name));
+  ResidualStore::Entry& entry =
+      residuals_.acquire(process_set, tensor.name, tensor.signature.shape);
+  entry.beta = beta;
+  entry.filter_by(1.0);
+  entry.is_zero = true;
+  return residual_of(entry);
+}
+
+bool DeviceExecution::is_busy() const {
+  if (!is_connected()) return false;
+  return std::ranges::any_of(lanes_, [](const Lane& lane) { return !lane.lane->is_free(); });
+}
+
+void DeviceExecution::check() {
+  if (!is_busy()) return;
+  collectives_->check();
+  for (const Lane& lane : lanes_) {
+    if (lane.lane->is_free() || Clock::now() - lane.finished < limit_) continue;
+    throw Error(StatusCode::timed_out,
+                fmt::format("a batch on the CUDA device has not ended {:.0f} s after it was "
+                            "enqueued; a rank may hang, or SCALECOM_COLLECTIVE_TIMEOUT is too "
+                            "short for what your streams have before it",
+                            std::chrono::duration<double>(limit_).count()));
+  }
+}
+
+void DeviceExecution::abort() noexcept {
+  if (collectives_ != nullptr) collectives_->abort();
+}
+
+TransportCounters DeviceExecution::counters() const {
+  return collectives_ == nullptr ? TransportCounters{} : collectives_->counters();
+}
+
+}  // namespace scalecom

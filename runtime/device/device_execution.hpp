@@ -1,0 +1,105 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "collective/device/device_all_reduce.hpp"
+#include "compress/residual_store.hpp"
+#include "runtime/device/device_context.hpp"
+#include "runtime/fusion.hpp"
+#include "runtime/tensor_queue.hpp"
+#include "scalecom/config.hpp"
+#include "sparse/sparse_all_reduce.hpp"
+
+namespace scalecom {
+
+/// Called by all ranks at once, with nothing under way between them.
+using MakeDeviceCollectives =
+    std::function<std::unique_ptr<DeviceCollectives>(Accelerator&, const WaitContext&)>;
+
+/// What tensors on a CUDA device need; both empty where there will be none.
+struct DeviceNeeds {
+  SessionDevice* session = nullptr;  ///< outlives the execution
+  MakeDeviceCollectives make_collectives;
+};
+
+/// Enqueues batches of tensors on this rank's accelerator. A batch is over for the host when all of
+/// it is enqueued; on the device it goes on, in the order of streams. Two lanes take turns, so that
+/// the passes of a batch overlap the transfers of the one before. Confined to the coordinator's
+/// thread.
+class DeviceExecution {
+ public:
+  /// `residuals` outlives it.
+  DeviceExecution(int rank, int size, const Config& config, ResidualStore& residuals,
+                  DeviceNeeds needs);
+  ~DeviceExecution();
+
+  /// Before the first batch: all ranks choose their collectives together.
+  bool is_connected() const noexcept { return collectives_ != nullptr; }
+  /// On the device of this number.
+  void connect(int index, const WaitContext& wait);
+
+  /// Takes up a batch, with is_done(); `batch`, agreement and tensors stay until it is done again.
+  void start(const Batch& batch, const Agreement& agreement,
+             std::span<PendingTensor* const> tensors);
+  /// Enqueues what can be enqueued; false: nothing could. When is_done() comes true the tickets may
+  /// be completed: each knows the event behind its results.
+  bool advance(const WaitContext& wait);
+  bool is_done() const noexcept { return !work_; }
+
+  /// Throws what has gone wrong on the device since, or if a batch takes longer than
+  /// SCALECOM_COLLECTIVE_TIMEOUT there.
+  void check();
+  /// Whether something goes on there that check() should look at.
+  bool is_busy() const;
+
+  /// Gives everything up, after a failure.
+  void abort() noexcept;
+
+  /// Zero before connect().
+  TransportCounters counters() const;
+
+ private:
+  struct Work {
+    const Batch& batch;
+    const Agreement& agreement;
+    std::span<PendingTensor* const> tensors;
+    std::unique_ptr<DeviceOperation> operation;
+  };
+  struct Lane {
+    std::unique_ptr<DeviceLane> lane;
+    TimePoint finished{};
+  };
+
+  void begin();
+  void finish();
+  std::unique_ptr<DeviceOperation> make_operation();
+  std::unique_ptr<DeviceOperation> make_dense();
+  std::unique_ptr<DeviceOperation> make_sparse();
+  void wait_for_inputs() const;
+  float* residual_of(ResidualStore::Entry& entry);
+  float* owed_by(const PendingTensor& tensor);
+  const TensorSignature& signature(std::size_t place) const;
+  DeviceLane& lane() const { return *lanes_[turn_].lane; }
+
+  const int rank_;
+  const int size_;
+  const Clock::duration limit_;
+  ResidualStore& residuals_;
+  const DeviceNeeds needs_;
+  std::shared_ptr<DeviceContext> context_;
+  StreamOwner wire_;
+  std::unique_ptr<DeviceCollectives> collectives_;
+  std::array<Lane, 2> lanes_;
+  std::size_t turn_ = 0;
+  std::optional<Work> work_;
+  /// The residuals that the work uses.
+  std::vector<std::shared_ptr<ResidualMemory>> used_;
+};
+
+}  // namespace scalecom

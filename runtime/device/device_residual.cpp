@@ -1,0 +1,90 @@
+#include "runtime/device/device_residual.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/error.hpp"
+
+namespace scalecom {
+namespace {
+
+constexpr std::size_t kPinnedBytes = 4 << 20;
+
+}  // namespace
+
+DeviceResidual::DeviceResidual(std::shared_ptr<DeviceContext> context, std::int64_t count,
+                               const std::vector<float>& values, Clock::duration limit)
+    : context_(std::move(context)), count_(count), limit_(limit) {
+  Accelerator& accelerator = context_->accelerator();
+  copies_ = accelerator.make_stream();
+  const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(float);
+  memory_ = accelerator.allocate(bytes);
+  if (values.empty()) {
+    accelerator.set_zero(memory_.get(), bytes, copies_.get());
+  } else {
+    upload(values);
+  }
+  last_use_ = context_->record(copies_.get());
+}
+
+DeviceResidual::~DeviceResidual() {
+  const auto entered = context_->accelerator().enter();
+  memory_.reset();
+  copies_.reset();
+}
+
+float* DeviceResidual::data() const noexcept { return reinterpret_cast<float*>(memory_.get()); }
+
+void DeviceResidual::upload(const std::vector<float>& values) {
+  SCALECOM_ASSERT(static_cast<std::int64_t>(values.size()) == count_, "residual of another length");
+  Accelerator& accelerator = context_->accelerator();
+  const auto bytes = std::as_bytes(std::span(values));
+  const AcceleratorMemory pinned =
+      accelerator.allocate_pinned(std::min(bytes.size(), kPinnedBytes));
+  for (std::size_t at = 0; at < bytes.size(); at += kPinnedBytes) {
+    const std::size_t piece = std::min(kPinnedBytes, bytes.size() - at);
+    std::memcpy(pinned.get(), bytes.data() + at, piece);
+    accelerator.copy(memory_.get() + at, pinned.get(), piece, copies_.get());
+    wait_for(*context_->record(copies_.get()), "a residual's way to the CUDA device");
+  }
+}
+
+std::vector<float> DeviceResidual::read() const {
+  Accelerator& accelerator = context_->accelerator();
+  const auto entered = accelerator.enter();
+  std::vector<float> values(static_cast<std::size_t>(count_));
+  const auto bytes = std::as_writable_bytes(std::span(values));
+  if (bytes.empty()) return values;
+  accelerator.make_wait(copies_.get(), last_use_->event.get());
+  const AcceleratorMemory pinned =
+      accelerator.allocate_pinned(std::min(bytes.size(), kPinnedBytes));
+  for (std::size_t at = 0; at < bytes.size(); at += kPinnedBytes) {
+    const std::size_t piece = std::min(kPinnedBytes, bytes.size() - at);
+    accelerator.copy(pinned.get(), memory_.get() + at, piece, copies_.get());
+    wait_for(*context_->record(copies_.get()), "a residual's way from the CUDA device");
+    std::memcpy(bytes.data() + at, pinned.get(), piece);
+  }
+  return values;
+}
+
+void DeviceResidual::scale(float factor) {
+  Accelerator& accelerator = context_->accelerator();
+  const auto entered = accelerator.enter();
+  accelerator.make_wait(copies_.get(), last_use_->event.get());
+  const auto table = accelerator.make_copy_table(1);
+  const CopyTensor all{
+      memory_.get(), memory_.get(), count_, DataType::float32, {static_cast<double>(factor), 1.0}};
+  table->assign({&all, 1}, copies_.get());
+  table->scale_copy(copies_.get());
+  last_use_ = context_->record(copies_.get());
+  wait_for(*last_use_, "a residual that is scaled");  // The table stays until then.
+}
+
+void DeviceResidual::wait_for(const DeviceEvent& event, const char* what) const {
+  const WaitContext context{Deadline::after(limit_), nullptr};
+  WaitLoop loop(context);
+  while (!context_->accelerator().is_done(event.event.get())) loop.pause(what);
+}
+
+}  // namespace scalecom

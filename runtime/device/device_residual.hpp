@@ -1,0 +1,41 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "base/wait.hpp"
+#include "compress/residual_store.hpp"
+#include "runtime/device/device_context.hpp"
+
+namespace scalecom {
+
+/// A residual's values in an accelerator's memory. Confined to the coordinator's thread.
+class DeviceResidual final : public ResidualMemory {
+ public:
+  /// Takes `values`, or zeros if there are none; on the context's own order: see last_use().
+  /// `limit` bounds the waits.
+  DeviceResidual(std::shared_ptr<DeviceContext> context, std::int64_t count,
+                 const std::vector<float>& values, Clock::duration limit);
+  ~DeviceResidual() override;
+
+  float* data() const noexcept;
+  /// What uses the values next comes behind it, and says so.
+  const std::shared_ptr<const DeviceEvent>& last_use() const noexcept { return last_use_; }
+  void set_last_use(std::shared_ptr<const DeviceEvent> event) { last_use_ = std::move(event); }
+
+  std::vector<float> read() const override;
+  void scale(float factor) override;
+
+ private:
+  void upload(const std::vector<float>& values);
+  void wait_for(const DeviceEvent& event, const char* what) const;
+
+  const std::shared_ptr<DeviceContext> context_;
+  const std::int64_t count_;
+  const Clock::duration limit_;
+  StreamOwner copies_;
+  AcceleratorMemory memory_;
+  std::shared_ptr<const DeviceEvent> last_use_;
+};
+
+}  // namespace scalecom

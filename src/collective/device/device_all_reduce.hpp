@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "collective/collectives.hpp"
+#include "collective/device/device_lane.hpp"
+
+namespace scalecom {
+
+/// An operation of several steps on a lane. Each enqueues passes and at most starts one collective;
+/// the next step may follow when that is posted.
+class DeviceOperation {
+ public:
+  virtual ~DeviceOperation() = default;
+  /// Enqueues the next step; false when it was the last. The lane's collectives are posted.
+  virtual bool step(const WaitContext& context) = 0;
+};
+
+/// A vector in an accelerator's memory that is reduced together with others.
+struct DevicePiece {
+  Piece piece;
+  /// What the piece's input still owes, float32: it is added to the scaled input, and becomes zero.
+  /// Null: nothing. Only for float32, float16 and bfloat16.
+  float* owed = nullptr;
+};
+
+/// One dense all-reduce of pieces, as one vector: packed and scaled, reduced, scaled and unpacked.
+/// A single piece that is scaled by nothing is reduced in its place.
+class DeviceAllReduce final : public DeviceOperation {
+ public:
+  DeviceAllReduce(DeviceLane& lane, std::vector<DevicePiece> pieces, DataType dtype, ReduceOp op)
+      : lane_(lane), pieces_(std::move(pieces)), dtype_(dtype), op_(op) {}
+
+  bool step(const WaitContext& context) override;
+
+ private:
+  void pack();
+  void take_owed_along(std::span<const StepTensor> owing);
+
+  DeviceLane& lane_;
+  const std::vector<DevicePiece> pieces_;
+  const DataType dtype_;
+  const ReduceOp op_;
+  std::byte* data_ = nullptr;
+  std::int64_t count_ = 0;
+  bool is_in_place_ = false;
+  int steps_ = 0;
+};
+
+}  // namespace scalecom

@@ -1,0 +1,63 @@
+#include "collective/device/device_lane.hpp"
+
+#include <algorithm>
+#include <bit>
+
+namespace scalecom {
+namespace {
+
+constexpr std::size_t kTensorsMin = 64;
+
+}  // namespace
+
+DeviceLane::DeviceLane(Accelerator& accelerator, DeviceCollectives& collectives, StreamHandle wire)
+    : accelerator_(accelerator),
+      collectives_(collectives),
+      wire_(wire),
+      passes_(accelerator.make_stream()),
+      handed_over_(accelerator.make_event()),
+      done_(accelerator.make_event()) {}
+
+void DeviceLane::go_to_wire() {
+  accelerator_.record(handed_over_.get(), passes());
+  accelerator_.make_wait(wire_, handed_over_.get());
+}
+
+void DeviceLane::return_from_wire() {
+  accelerator_.record(handed_over_.get(), wire_);
+  accelerator_.make_wait(passes(), handed_over_.get());
+}
+
+void DeviceLane::finish() { accelerator_.record(done_.get(), passes()); }
+
+std::byte* DeviceLane::acquire(Buffer buffer, std::size_t bytes) {
+  Memory& memory = memory_[static_cast<std::size_t>(buffer)];
+  if (memory.bytes < bytes) {
+    memory = {};  // Given back first: both may not fit.
+    memory = {accelerator_.allocate(bytes), bytes};
+    accelerator_.set_zero(memory.data.get(), bytes, passes());
+  }
+  return memory.data.get();
+}
+
+CopyTable& DeviceLane::assign(Copy copy, std::span<const CopyTensor> tensors) {
+  Grown<CopyTable>& grown = copies_[static_cast<std::size_t>(copy)];
+  if (grown.table == nullptr || grown.tensors_max < tensors.size()) {
+    grown.tensors_max = std::bit_ceil(std::max(tensors.size(), kTensorsMin));
+    grown.table = accelerator_.make_copy_table(grown.tensors_max);
+  }
+  grown.table->assign(tensors, passes());
+  return *grown.table;
+}
+
+StepTable& DeviceLane::assign(Step step, std::span<const StepTensor> tensors) {
+  Grown<StepTable>& grown = steps_[static_cast<std::size_t>(step)];
+  if (grown.table == nullptr || grown.tensors_max < tensors.size()) {
+    grown.tensors_max = std::bit_ceil(std::max(tensors.size(), kTensorsMin));
+    grown.table = accelerator_.make_step_table(grown.tensors_max);
+  }
+  grown.table->assign(tensors, passes());
+  return *grown.table;
+}
+
+}  // namespace scalecom

@@ -1,0 +1,80 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "collective/device/device_collectives.hpp"
+#include "kernels/accelerator.hpp"
+
+namespace scalecom {
+
+/// What a batch works with on an accelerator: a stream of its own for passes, the wire (a stream
+/// that all lanes share, for what travels), buffers and tables, which grow to the largest batch. A
+/// batch has the lane until all of it is done on the device: is_free() then. Confined to one
+/// thread, which has entered the accelerator.
+class DeviceLane {
+ public:
+  /// Both, and the wire, outlive it.
+  DeviceLane(Accelerator& accelerator, DeviceCollectives& collectives, StreamHandle wire);
+
+  Accelerator& accelerator() const noexcept { return accelerator_; }
+  DeviceCollectives& collectives() const noexcept { return collectives_; }
+  StreamHandle passes() const noexcept { return passes_.get(); }
+  StreamHandle wire() const noexcept { return wire_; }
+
+  /// What is enqueued on the wire from now on comes behind the passes so far, and the reverse.
+  void go_to_wire();
+  void return_from_wire();
+
+  /// The batch ends with the passes so far.
+  void finish();
+  bool is_free() const { return accelerator_.is_done(done_.get()); }
+
+  /// Memory that a batch has at once, by what it holds.
+  enum class Buffer : std::size_t {
+    packed,
+    averages,
+    offsets,
+    wire,
+    values,
+    kept,
+    reduced,
+    counts
+  };
+  /// Zeros at first. Only while the lane is free, for its next batch.
+  std::byte* acquire(Buffer buffer, std::size_t bytes);
+
+  enum class Copy : std::size_t { in, out, scale };
+  enum class Step : std::size_t { select, gather, results };
+  /// Only while the lane is free, once for a batch.
+  CopyTable& assign(Copy copy, std::span<const CopyTensor> tensors);
+  StepTable& assign(Step step, std::span<const StepTensor> tensors);
+  StepTable& table(Step step) { return *steps_[static_cast<std::size_t>(step)].table; }
+  CopyTable& table(Copy copy) { return *copies_[static_cast<std::size_t>(copy)].table; }
+
+ private:
+  struct Memory {
+    AcceleratorMemory data;
+    std::size_t bytes = 0;
+  };
+  template <class Table>
+  struct Grown {
+    std::unique_ptr<Table> table;
+    std::size_t tensors_max = 0;
+  };
+
+  Accelerator& accelerator_;
+  DeviceCollectives& collectives_;
+  const StreamHandle wire_;
+  StreamOwner passes_;
+  EventOwner handed_over_;
+  EventOwner done_;
+  std::array<Memory, 8> memory_;
+  std::array<Grown<CopyTable>, 3> copies_;
+  std::array<Grown<StepTable>, 3> steps_;
+};
+
+}  // namespace scalecom
