@@ -51,6 +51,9 @@ struct StepTensor {
   const float* mark = nullptr;
 };
 
+/// Asserts what every StepTable demands: alignment, and a chunk length and dtypes that passes have.
+void check(const StepTensor& tensor);
+
 /// The tensors of a batch on the accelerator, for all passes of a step. Empty tensors are allowed.
 class StepTable {
  public:
@@ -77,6 +80,9 @@ struct CopyTensor {
   DataType dtype = DataType::float32;
   kernels::Scale scale;
 };
+
+/// Asserts what every CopyTable demands: alignment, and no scaled booleans.
+void check(const CopyTensor& tensor);
 
 /// The tensors of a batch and their places in a fused buffer: packed or unpacked at once.
 class CopyTable {

@@ -12,3 +12,6 @@ scalecom_test(NAME unit_nccl LABELS unit
   LIBRARIES scalecom_device_nccl)
 target_compile_definitions(unit_nccl PRIVATE SCALECOM_FAKE_NCCL="$<TARGET_FILE:fake_nccl>")
 add_dependencies(unit_nccl fake_nccl)
+scalecom_test(NAME unit_fake_accelerator LABELS unit
+  SOURCES device/fake_accelerator_test.cpp
+  LIBRARIES scalecom_fake_accelerator)

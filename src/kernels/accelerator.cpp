@@ -1,0 +1,47 @@
+#include "kernels/accelerator.hpp"
+
+#include <fmt/format.h>
+
+#include "base/error.hpp"
+
+namespace scalecom {
+namespace {
+
+bool is_aligned(const void* pointer, std::int64_t bytes) {
+  return reinterpret_cast<std::uintptr_t>(pointer) % static_cast<std::uintptr_t>(bytes) == 0;
+}
+
+bool is_floating(DataType dtype) {
+  return dtype == DataType::float32 || dtype == DataType::float16 || dtype == DataType::bfloat16;
+}
+
+}  // namespace
+
+void check(const StepTensor& tensor) {
+  const kernels::Gradient& gradient = tensor.gradient;
+  SCALECOM_ASSERT(tensor.chunk >= 1 && tensor.chunk <= 65536,
+                  fmt::format("chunk length {}", tensor.chunk));
+  SCALECOM_ASSERT(gradient.count >= 0, fmt::format("{} elements", gradient.count));
+  SCALECOM_ASSERT(is_floating(gradient.dtype) && is_floating(tensor.selected.dtype),
+                  fmt::format("a step of {} with values of {}", to_string(gradient.dtype),
+                              to_string(tensor.selected.dtype)));
+  SCALECOM_ASSERT(is_aligned(gradient.data, size_of(gradient.dtype)) &&
+                      is_aligned(tensor.result, size_of(gradient.dtype)) &&
+                      is_aligned(tensor.memory, sizeof(float)) &&
+                      is_aligned(tensor.selected.values, size_of(tensor.selected.dtype)),
+                  fmt::format("a tensor of {} {} that is not aligned to its elements",
+                              gradient.count, to_string(gradient.dtype)));
+}
+
+void check(const CopyTensor& tensor) {
+  SCALECOM_ASSERT(tensor.count >= 0, fmt::format("{} elements", tensor.count));
+  SCALECOM_ASSERT(
+      tensor.scale.is_identity() || tensor.dtype != DataType::boolean,
+      fmt::format("booleans times {} / {}", tensor.scale.multiply, tensor.scale.divide));
+  SCALECOM_ASSERT(is_aligned(tensor.destination, size_of(tensor.dtype)) &&
+                      is_aligned(tensor.source, size_of(tensor.dtype)),
+                  fmt::format("{} {} that are not aligned to their elements", tensor.count,
+                              to_string(tensor.dtype)));
+}
+
+}  // namespace scalecom

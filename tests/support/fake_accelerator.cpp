@@ -1,0 +1,260 @@
+#include "tests/support/fake_accelerator.hpp"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <utility>
+
+#include "base/error.hpp"
+#include "tests/support/fake_tables.hpp"
+#include "tests/support/step_on_host.hpp"
+
+namespace scalecom::test {
+namespace {
+
+using Lock = std::lock_guard<std::recursive_mutex>;
+
+template <class T>
+MemoryUse use(const T* begin, std::int64_t count) {
+  return {begin, static_cast<std::size_t>(count) * sizeof(T)};
+}
+
+MemoryUse use(const std::byte* begin, std::int64_t count, DataType dtype) {
+  return {begin, static_cast<std::size_t>(count * size_of(dtype))};
+}
+
+}  // namespace
+
+FakeAccelerator::FakeAccelerator(std::uint64_t seed, int index, Misuse on_misuse)
+    : index_(index), on_misuse_(std::move(on_misuse)), streams_(seed) {}
+
+void FakeAccelerator::require(bool is_right, const std::string& misuse) const {
+  if (is_right) return;
+  if (!on_misuse_) assertion_failed("proper use", misuse, std::source_location::current());
+  on_misuse_(misuse);
+}
+
+void FakeAccelerator::require_entered() const {
+  const auto found = entered_.find(std::this_thread::get_id());
+  require(found != entered_.end() && found->second > 0, "a call without enter()");
+}
+
+void FakeAccelerator::require_stream(StreamHandle stream) const {
+  require(streams_.is_stream(stream), "a stream that is gone, or another accelerator's");
+}
+
+void FakeAccelerator::require_event(EventHandle event) const {
+  require(streams_.is_event(event), "an event that is gone, or another accelerator's");
+}
+
+std::string FakeAccelerator::bus_id() const { return fmt::format("0000:{:02x}:00.0", index_); }
+
+std::shared_ptr<void> FakeAccelerator::enter() {
+  const Lock lock(mutex_);
+  const auto thread = std::this_thread::get_id();
+  ++entered_[thread];
+  return std::shared_ptr<void>(this, [this, thread](void*) {
+    const Lock at_end(mutex_);
+    if (--entered_[thread] == 0) entered_.erase(thread);
+  });
+}
+
+std::size_t FakeAccelerator::blocks() const {
+  const Lock lock(mutex_);
+  return memory_.blocks();
+}
+
+void FakeAccelerator::push(StreamHandle stream, Operation operation) {
+  require_entered();
+  require_stream(stream);
+  if (streams_.is_stream(stream)) streams_.enqueue(stream, std::move(operation));
+}
+
+void FakeAccelerator::enqueue(StreamHandle stream, Operation operation) {
+  const Lock lock(mutex_);
+  push(stream, std::move(operation));
+}
+
+void FakeAccelerator::launch(StreamHandle stream, std::string name, std::vector<MemoryUse> uses,
+                             std::function<void()> body) {
+  enqueue(stream, {std::move(name), std::move(uses), false, [body = std::move(body)] {
+                     body();
+                     return true;
+                   }});
+}
+
+bool FakeAccelerator::run_one() {
+  return streams_.run_next([this](const Operation& operation) {
+    for (const MemoryUse& use : operation.uses) {
+      const std::string problem = memory_.problem(use, operation.allows_pinned);
+      require(problem.empty(), operation.name + " uses " + problem);
+      if (!problem.empty()) return true;  // It must not run.
+    }
+    return operation.run();
+  });
+}
+
+void FakeAccelerator::advance() {
+  const Lock lock(mutex_);
+  for (int left = streams_.draw_operations(); left > 0; --left) run_one();
+}
+
+void FakeAccelerator::synchronize(std::chrono::seconds limit) {
+  const auto end = std::chrono::steady_clock::now() + limit;
+  while (true) {
+    bool has_run = false;
+    {
+      const Lock lock(mutex_);
+      if (streams_.is_idle()) return;
+      has_run = run_one();
+    }
+    if (has_run) continue;
+    if (std::chrono::steady_clock::now() > end) {
+      const Lock lock(mutex_);
+      return require(false, fmt::format("streams stand still for {} s", limit.count()));
+    }
+    std::this_thread::yield();
+  }
+}
+
+AcceleratorMemory FakeAccelerator::give_out(std::size_t bytes, MemoryKind kind) {
+  require_entered();
+  std::byte* const memory = memory_.allocate(bytes, kind);
+  return {memory, [this](std::byte* own) { give_back(own); }};
+}
+
+AcceleratorMemory FakeAccelerator::allocate(std::size_t bytes) {
+  const Lock lock(mutex_);
+  auto memory = give_out(bytes, MemoryKind::device);
+  memory_.make_ready(memory.get());
+  return memory;
+}
+
+AcceleratorMemory FakeAccelerator::allocate_pinned(std::size_t bytes) {
+  const Lock lock(mutex_);
+  auto memory = give_out(bytes, MemoryKind::pinned);
+  memory_.make_ready(memory.get());
+  return memory;
+}
+
+AcceleratorMemory FakeAccelerator::allocate(std::size_t bytes, StreamHandle stream) {
+  const Lock lock(mutex_);
+  auto memory = give_out(bytes, MemoryKind::device);
+  launch(stream, "allocate", {}, [this, begin = memory.get()] { memory_.make_ready(begin); });
+  return {memory.release(), [this, stream](std::byte* own) { give_back(own, stream); }};
+}
+
+void FakeAccelerator::give_back(std::byte* memory) {
+  const Lock lock(mutex_);
+  streams_.for_each_queued([&](const Operation& operation) {
+    for (const MemoryUse& use : operation.uses) {
+      require(!memory_.is_inside(use, memory), operation.name + " still uses memory that is freed");
+    }
+  });
+  memory_.give_back(memory);
+}
+
+void FakeAccelerator::give_back(std::byte* memory, StreamHandle stream) {
+  const Lock lock(mutex_);
+  require_stream(stream);
+  if (!streams_.is_stream(stream)) return;
+  streams_.enqueue(stream, {"free", {}, false, [this, memory] {
+                              memory_.give_back(memory);
+                              return true;
+                            }});
+}
+
+StreamOwner FakeAccelerator::make_stream() {
+  const Lock lock(mutex_);
+  require_entered();
+  return {streams_.open_stream(), [this](StreamHandle stream) {
+            const Lock at_end(mutex_);
+            streams_.close_stream(stream);
+          }};
+}
+
+EventOwner FakeAccelerator::make_event() {
+  const Lock lock(mutex_);
+  require_entered();
+  return {streams_.open_event(), [this](EventHandle event) {
+            const Lock at_end(mutex_);
+            streams_.close_event(event);
+          }};
+}
+
+void FakeAccelerator::record(EventHandle event, StreamHandle stream) {
+  const Lock lock(mutex_);
+  require_entered();
+  require_stream(stream);
+  require_event(event);
+  streams_.record(event, stream);
+}
+
+void FakeAccelerator::make_wait(StreamHandle stream, EventHandle event) {
+  const Lock lock(mutex_);
+  require_entered();
+  require_stream(stream);
+  require_event(event);
+  streams_.make_wait(stream, event);
+}
+
+bool FakeAccelerator::is_done(EventHandle event) {
+  const Lock lock(mutex_);
+  require_event(event);
+  advance();
+  return streams_.is_done(event);
+}
+
+void FakeAccelerator::copy(void* destination, const void* source, std::size_t bytes,
+                           StreamHandle stream) {
+  enqueue(stream, {"copy", {{destination, bytes}, {source, bytes}}, true, [=] {
+                     if (bytes > 0) std::memmove(destination, source, bytes);
+                     return true;
+                   }});
+}
+
+void FakeAccelerator::set_zero(void* destination, std::size_t bytes, StreamHandle stream) {
+  launch(stream, "set_zero", {{destination, bytes}}, [=] {
+    if (bytes > 0) std::memset(destination, 0, bytes);
+  });
+}
+
+std::unique_ptr<StepTable> FakeAccelerator::make_step_table(std::size_t tensors_max) {
+  const Lock lock(mutex_);
+  require_entered();
+  return std::make_unique<FakeStepTable>(*this, tensors_max);
+}
+
+std::unique_ptr<CopyTable> FakeAccelerator::make_copy_table(std::size_t tensors_max) {
+  const Lock lock(mutex_);
+  require_entered();
+  return std::make_unique<FakeCopyTable>(*this, tensors_max);
+}
+
+void FakeAccelerator::widen(float* values, const std::byte* source, DataType dtype,
+                            std::int64_t count, StreamHandle stream) {
+  launch(stream, "widen", {use(values, count), use(source, count, dtype)},
+         [=] { kernels::widen(values, source, dtype, count); });
+}
+
+void FakeAccelerator::mark(std::byte* marks, DataType dtype, const std::int64_t* counts,
+                           std::int64_t count, StreamHandle stream) {
+  launch(stream, "mark", {use(marks, count, dtype), use(counts, count)},
+         [=] { mark_on_host(marks, dtype, counts, count); });
+}
+
+void FakeAccelerator::narrow_offsets(std::uint8_t* narrow, const std::uint16_t* offsets,
+                                     std::int64_t count, StreamHandle stream) {
+  launch(stream, "narrow_offsets", {use(narrow, count), use(offsets, count)}, [=] {
+    for (std::int64_t i = 0; i < count; ++i) narrow[i] = static_cast<std::uint8_t>(offsets[i]);
+  });
+}
+
+void FakeAccelerator::widen_offsets(std::uint16_t* offsets, const std::uint8_t* narrow,
+                                    std::int64_t count, StreamHandle stream) {
+  launch(stream, "widen_offsets", {use(offsets, count), use(narrow, count)}, [=] {
+    for (std::int64_t i = 0; i < count; ++i) offsets[i] = narrow[i];
+  });
+}
+
+}  // namespace scalecom::test

@@ -1,0 +1,88 @@
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "kernels/accelerator.hpp"
+#include "tests/support/fake_memory.hpp"
+#include "tests/support/fake_streams.hpp"
+
+namespace scalecom::test {
+
+/// An accelerator in host memory, which uses a device's freedom against its users: nothing happens
+/// in a call that enqueues; each is_done() and advance() first runs a few operations, or none, of
+/// streams drawn from a seed. So a forgotten wait shows as a wrong result, for some seed.
+///
+/// What would be undefined on a device is *misuse*: an operation on memory that the accelerator has
+/// not given out, or not yet, or no more; pinned memory in a kernel; freeing memory that queued
+/// operations use; assign() to a table in use; a call without enter(); handles that are gone. It
+/// ends the process, or goes to the test's own function, which is called with the lock held.
+class FakeAccelerator final : public Accelerator {
+ public:
+  using Misuse = std::function<void(const std::string&)>;
+  explicit FakeAccelerator(std::uint64_t seed, int index = 0, Misuse on_misuse = {});
+
+  /// An operation of the test's own, in the stream's order. It returns whether it is done, and is
+  /// called again until then; with the accelerator's lock held, so it must not call it.
+  void enqueue(StreamHandle stream, Operation operation);
+  /// Runs operations as is_done() does.
+  void advance();
+  /// Runs all that is enqueued. Misuse if that takes longer than `limit`.
+  void synchronize(std::chrono::seconds limit = std::chrono::seconds(60));
+  /// How much memory is given out, in pieces.
+  std::size_t blocks() const;
+
+  int index() const noexcept override { return index_; }
+  std::string description() const override { return "a fake accelerator"; }
+  std::string bus_id() const override;
+  std::shared_ptr<void> enter() override;
+  AcceleratorMemory allocate(std::size_t bytes) override;
+  AcceleratorMemory allocate(std::size_t bytes, StreamHandle stream) override;
+  AcceleratorMemory allocate_pinned(std::size_t bytes) override;
+  StreamOwner make_stream() override;
+  EventOwner make_event() override;
+  void record(EventHandle event, StreamHandle stream) override;
+  void make_wait(StreamHandle stream, EventHandle event) override;
+  bool is_done(EventHandle event) override;
+  void copy(void* destination, const void* source, std::size_t bytes, StreamHandle stream) override;
+  void set_zero(void* destination, std::size_t bytes, StreamHandle stream) override;
+  std::unique_ptr<StepTable> make_step_table(std::size_t tensors_max) override;
+  std::unique_ptr<CopyTable> make_copy_table(std::size_t tensors_max) override;
+  void widen(float* values, const std::byte* source, DataType dtype, std::int64_t count,
+             StreamHandle stream) override;
+  void mark(std::byte* marks, DataType dtype, const std::int64_t* counts, std::int64_t count,
+            StreamHandle stream) override;
+  void narrow_offsets(std::uint8_t* narrow, const std::uint16_t* offsets, std::int64_t count,
+                      StreamHandle stream) override;
+  void widen_offsets(std::uint16_t* offsets, const std::uint8_t* narrow, std::int64_t count,
+                     StreamHandle stream) override;
+
+  /// For the tables: tells of misuse unless `is_right`.
+  void require(bool is_right, const std::string& misuse) const;
+
+ private:
+  /// Enqueues a kernel, or what else always does its work at once.
+  void launch(StreamHandle stream, std::string name, std::vector<MemoryUse> uses,
+              std::function<void()> body);
+  void push(StreamHandle stream, Operation operation);
+  AcceleratorMemory give_out(std::size_t bytes, MemoryKind kind);
+  void give_back(std::byte* memory);
+  void give_back(std::byte* memory, StreamHandle stream);
+  bool run_one();
+  void require_entered() const;
+  void require_stream(StreamHandle stream) const;
+  void require_event(EventHandle event) const;
+
+  const int index_;
+  const Misuse on_misuse_;
+  mutable std::recursive_mutex mutex_;
+  FakeMemory memory_;
+  FakeStreams streams_;
+  std::map<std::thread::id, int> entered_;
+};
+
+}  // namespace scalecom::test

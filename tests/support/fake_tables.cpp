@@ -1,0 +1,135 @@
+#include "tests/support/fake_tables.hpp"
+
+#include <fmt/format.h>
+
+#include "tests/support/step_on_host.hpp"
+
+namespace scalecom::test {
+namespace {
+
+std::size_t bytes_of(std::int64_t count, DataType dtype) {
+  return static_cast<std::size_t>(count * size_of(dtype));
+}
+
+std::int64_t selected_of(const StepTensor& t) { return (t.gradient.count + t.chunk - 1) / t.chunk; }
+
+/// Memory, gradient, offsets and mark, which every pass but the fill uses.
+std::vector<MemoryUse> common_uses(const StepTensor& t) {
+  const std::int64_t selected = selected_of(t);
+  std::vector<MemoryUse> uses = {
+      {t.memory, bytes_of(t.gradient.count, DataType::float32)},
+      {t.gradient.data, bytes_of(t.gradient.count, t.gradient.dtype)},
+      {t.offsets, bytes_of(selected, DataType::int16)},
+      {t.selected.kept, bytes_of(selected, DataType::float32)},
+  };
+  return uses;
+}
+
+std::vector<MemoryUse> sweep_uses(const StepTensor& t) {
+  std::vector<MemoryUse> uses = common_uses(t);
+  uses.push_back({t.selected.values, bytes_of(selected_of(t), t.selected.dtype)});
+  uses.push_back({t.nonfinite, t.gradient.count > 0 ? sizeof(*t.nonfinite) : 0});
+  return uses;
+}
+
+MemoryUse mark_use(const StepTensor& t) {
+  return {t.mark, t.mark == nullptr ? 0 : sizeof(*t.mark)};
+}
+
+std::vector<MemoryUse> take_back_uses(const StepTensor& t) {
+  std::vector<MemoryUse> uses = common_uses(t);
+  uses.push_back(mark_use(t));
+  return uses;
+}
+
+std::vector<MemoryUse> fill_uses(const StepTensor& t) {
+  const std::int64_t selected = selected_of(t);
+  return {{t.result, bytes_of(t.gradient.count, t.gradient.dtype)},
+          {t.offsets, bytes_of(selected, DataType::int16)},
+          {t.reduced, bytes_of(selected, DataType::float32)},
+          mark_use(t)};
+}
+
+std::vector<MemoryUse> copy_uses(const CopyTensor& t) {
+  return {{t.destination, bytes_of(t.count, t.dtype)}, {t.source, bytes_of(t.count, t.dtype)}};
+}
+
+template <void (*kPass)(const StepTensor&)>
+void if_not_empty(const StepTensor& t) {
+  if (t.gradient.count > 0) kPass(t);
+}
+
+void copy_on_host(const CopyTensor& t) {
+  kernels::scale_copy(t.destination, t.source, t.count, t.dtype, t.scale);
+}
+
+}  // namespace
+
+template <class Tensor>
+FakeTable<Tensor>::FakeTable(FakeAccelerator& accelerator, std::size_t tensors_max)
+    : accelerator_(accelerator),
+      tensors_max_(tensors_max),
+      rows_(std::make_shared<FakeRows<Tensor>>()) {}
+
+template <class Tensor>
+FakeTable<Tensor>::~FakeTable() {
+  accelerator_.require(rows_->queued == 0, "a table ends while queued operations use it");
+}
+
+template <class Tensor>
+void FakeTable<Tensor>::assign(std::span<const Tensor> tensors, StreamHandle stream) {
+  accelerator_.require(tensors.size() <= tensors_max_,
+                       fmt::format("{} tensors in a table for {}", tensors.size(), tensors_max_));
+  for (const Tensor& tensor : tensors) check(tensor);
+  accelerator_.require(rows_->queued == 0, "assign() to a table that queued operations use");
+  rows_->assigned.assign(tensors.begin(), tensors.end());
+  ++rows_->queued;
+  accelerator_.enqueue(stream, {"assign", {}, false, [rows = rows_] {
+                                  rows->uploaded = rows->assigned;
+                                  --rows->queued;
+                                  return true;
+                                }});
+}
+
+template <class Tensor>
+void FakeTable<Tensor>::launch(const char* name, std::vector<MemoryUse> (*uses)(const Tensor&),
+                               void (*pass)(const Tensor&), StreamHandle stream) const {
+  std::vector<MemoryUse> all;
+  for (const Tensor& tensor : rows_->assigned) {
+    for (const MemoryUse& use : uses(tensor)) all.push_back(use);
+  }
+  ++rows_->queued;
+  accelerator_.enqueue(stream, {name, std::move(all), false, [rows = rows_, pass] {
+                                  for (const Tensor& tensor : rows->uploaded) pass(tensor);
+                                  --rows->queued;
+                                  return true;
+                                }});
+}
+
+template class FakeTable<StepTensor>;
+template class FakeTable<CopyTensor>;
+
+void FakeStepTable::assign(std::span<const StepTensor> tensors, StreamHandle stream) {
+  table_.assign(tensors, stream);
+}
+void FakeStepTable::select_and_sweep(StreamHandle stream) const {
+  table_.launch("select_and_sweep", sweep_uses, if_not_empty<select_on_host>, stream);
+}
+void FakeStepTable::gather_and_sweep(StreamHandle stream) const {
+  table_.launch("gather_and_sweep", sweep_uses, if_not_empty<gather_on_host>, stream);
+}
+void FakeStepTable::take_back(StreamHandle stream) const {
+  table_.launch("take_back", take_back_uses, if_not_empty<take_back_on_host>, stream);
+}
+void FakeStepTable::fill_selected(StreamHandle stream) const {
+  table_.launch("fill_selected", fill_uses, if_not_empty<fill_on_host>, stream);
+}
+
+void FakeCopyTable::assign(std::span<const CopyTensor> tensors, StreamHandle stream) {
+  table_.assign(tensors, stream);
+}
+void FakeCopyTable::scale_copy(StreamHandle stream) const {
+  table_.launch("scale_copy", copy_uses, copy_on_host, stream);
+}
+
+}  // namespace scalecom::test

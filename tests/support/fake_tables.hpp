@@ -1,0 +1,61 @@
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "tests/support/fake_accelerator.hpp"
+
+namespace scalecom::test {
+
+/// A table's tensors as written on the host, and as the device has them.
+template <class Tensor>
+struct FakeRows {
+  std::vector<Tensor> assigned;
+  std::vector<Tensor> uploaded;
+  std::atomic<int> queued = 0;  ///< operations that are not done yet
+};
+
+/// What both tables have in common.
+template <class Tensor>
+class FakeTable {
+ public:
+  FakeTable(FakeAccelerator& accelerator, std::size_t tensors_max);
+  ~FakeTable();
+  void assign(std::span<const Tensor> tensors, StreamHandle stream);
+  /// Runs `pass` for each tensor when the stream comes to it; `uses` names its memory.
+  void launch(const char* name, std::vector<MemoryUse> (*uses)(const Tensor&),
+              void (*pass)(const Tensor&), StreamHandle stream) const;
+
+ private:
+  FakeAccelerator& accelerator_;
+  std::size_t tensors_max_;
+  std::shared_ptr<FakeRows<Tensor>> rows_;
+};
+
+class FakeStepTable final : public StepTable {
+ public:
+  FakeStepTable(FakeAccelerator& accelerator, std::size_t tensors_max)
+      : table_(accelerator, tensors_max) {}
+  void assign(std::span<const StepTensor> tensors, StreamHandle stream) override;
+  void select_and_sweep(StreamHandle stream) const override;
+  void gather_and_sweep(StreamHandle stream) const override;
+  void take_back(StreamHandle stream) const override;
+  void fill_selected(StreamHandle stream) const override;
+
+ private:
+  FakeTable<StepTensor> table_;
+};
+
+class FakeCopyTable final : public CopyTable {
+ public:
+  FakeCopyTable(FakeAccelerator& accelerator, std::size_t tensors_max)
+      : table_(accelerator, tensors_max) {}
+  void assign(std::span<const CopyTensor> tensors, StreamHandle stream) override;
+  void scale_copy(StreamHandle stream) const override;
+
+ private:
+  FakeTable<CopyTensor> table_;
+};
+
+}  // namespace scalecom::test

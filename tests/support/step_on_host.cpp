@@ -1,0 +1,54 @@
+#include "tests/support/step_on_host.hpp"
+
+#include "kernels/cpu/half.hpp"
+
+namespace scalecom::test {
+namespace {
+
+void store(std::byte* data, DataType dtype, std::int64_t index, float value) {
+  const auto place = static_cast<std::size_t>(index);
+  switch (dtype) {
+    case DataType::float16: return kernels::Float16Format::store(data, place, value);
+    case DataType::bfloat16: return kernels::Bfloat16Format::store(data, place, value);
+    default: return kernels::Float32Format::store(data, place, value);
+  }
+}
+
+/// NaN is not zero.
+bool is_set(const float* mark) { return !(*mark == 0.0f); }
+
+}  // namespace
+
+void select_on_host(const StepTensor& t) {
+  *t.nonfinite +=
+      kernels::select_and_sweep(t.memory, t.gradient, t.beta, t.chunk, t.offsets, t.selected);
+}
+
+void gather_on_host(const StepTensor& t) {
+  *t.nonfinite +=
+      kernels::gather_and_sweep(t.memory, t.gradient, t.beta, t.chunk, t.offsets, t.selected);
+}
+
+void take_back_on_host(const StepTensor& t) {
+  if (t.mark != nullptr && !is_set(t.mark)) return;
+  kernels::restore_selected(t.memory, t.gradient.count, t.chunk, t.offsets, t.selected.kept);
+  kernels::undo_sweep(t.memory, t.gradient, t.beta);
+}
+
+void fill_on_host(const StepTensor& t) {
+  if (t.mark == nullptr || !is_set(t.mark)) {
+    kernels::fill_selected(t.result, t.gradient.dtype, t.gradient.count, t.chunk, t.offsets,
+                           t.reduced);
+    return;
+  }
+  for (std::int64_t i = 0; i < t.gradient.count; ++i) {
+    store(t.result, t.gradient.dtype, i, std::numeric_limits<float>::quiet_NaN());
+  }
+}
+
+void mark_on_host(std::byte* marks, DataType dtype, const std::int64_t* counts,
+                  std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) store(marks, dtype, i, counts[i] > 0 ? 1.0f : 0.0f);
+}
+
+}  // namespace scalecom::test
