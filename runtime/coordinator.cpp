@@ -433,14 +433,8 @@ void Coordinator::finish(const Status& status) {
 // Other ranks need what was enqueued here before an orderly end.
 void Coordinator::end_devices(const Status& status) {
   if (status.code() == StatusCode::shut_down) {
-    const Deadline deadline = Deadline::after(kShutdownTime);
     try {
-      const WaitContext context{deadline, nullptr};
-      WaitLoop loop(context);
-      while (execution_.devices().is_busy()) {
-        execution_.devices().check();
-        loop.pause("the batches on the CUDA device");
-      }
+      execution_.devices().close({Deadline::after(kShutdownTime), nullptr});
       return;
     } catch (const Error& error) {
       log_error(error.what());

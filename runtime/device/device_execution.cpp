@@ -234,6 +234,17 @@ void DeviceExecution::check() {
   }
 }
 
+void DeviceExecution::close(const WaitContext& wait) {
+  if (!is_connected()) return;
+  const auto entered = context_->accelerator().enter();
+  WaitLoop loop(wait);
+  while (is_busy()) {
+    collectives_->check();
+    loop.pause("batches on the CUDA device");
+  }
+  collectives_->close(wait);
+}
+
 void DeviceExecution::abort() noexcept {
   if (collectives_ != nullptr) collectives_->abort();
 }

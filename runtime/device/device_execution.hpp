@@ -58,6 +58,8 @@ class DeviceExecution {
   /// Whether something goes on there that check() should look at.
   bool is_busy() const;
 
+  /// The orderly end, by all ranks once is_done(): returns when all is done on the device.
+  void close(const WaitContext& wait);
   /// Gives everything up, after a failure.
   void abort() noexcept;
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -15,7 +16,9 @@ namespace scalecom::test {
 /// Sessions of `size` ranks in one process: the real runtime over in-process transports.
 class SessionWorld {
  public:
-  explicit SessionWorld(int size, Config config = {}) : data_(size), control_(size) {
+  using Adjust = std::function<void(int rank, SessionParts&)>;
+  explicit SessionWorld(int size, Config config = {}, const Adjust& adjust = {})
+      : data_(size), control_(size) {
     for (int rank = 0; rank < size; ++rank) {
       SessionParts parts;
       parts.config = config;
@@ -29,6 +32,7 @@ class SessionWorld {
             std::make_unique<MessageCollectives>(*parts.transport, config.allreduce_algorithm);
       }
       parts.channel = control_.make_channel(rank);
+      if (adjust) adjust(rank, parts);
       sessions_.push_back(
           std::make_unique<Session>(std::make_unique<SessionImpl>(std::move(parts))));
     }

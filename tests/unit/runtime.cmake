@@ -9,4 +9,7 @@ scalecom_test(NAME unit_runtime LABELS unit TIMEOUT 600
           runtime/session_test.cpp runtime/session_threads_test.cpp runtime/tensor_queue_test.cpp
           runtime/worker_pool_test.cpp
   LIBRARIES scalecom_runtime scalecom_test_support)
+scalecom_test(NAME unit_runtime_device LABELS unit TIMEOUT 600
+  SOURCES runtime/session_device_test.cpp
+  LIBRARIES scalecom_runtime scalecom_test_support scalecom_fake_accelerator)
 endif()

@@ -63,10 +63,13 @@ class DeviceCollectives {
 
   /// Throws what has gone wrong since in what is posted. Cheap.
   virtual void check() = 0;
+  /// The orderly end, by all ranks once everything is posted: returns when it is done on the
+  /// device.
+  virtual void close(const WaitContext& context) = 0;
   /// Gives up: what is under way on the device ends, with whatever results.
   virtual void abort() noexcept = 0;
 
-  /// What this rank has given to others so far.
+  /// What this rank has given to others so far, but for what the host's collectives count.
   virtual TransportCounters counters() const noexcept = 0;
 };
 

@@ -1,0 +1,102 @@
+#pragma once
+
+#include <cstring>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "collective/device/staged_collectives.hpp"
+#include "tests/support/fake_accelerator.hpp"
+#include "tests/support/session_world.hpp"
+
+namespace scalecom::test {
+
+/// Sessions whose ranks have an accelerator each, in host memory, with streams of `seed`.
+class DeviceWorld {
+ public:
+  DeviceWorld(int size, std::uint64_t seed, const Config& config = {})
+      : made_(static_cast<std::size_t>(size)),
+        world_(size, config, [&](int rank, SessionParts& parts) { equip(rank, parts, seed); }) {}
+
+  Session& operator[](int rank) { return world_[rank]; }
+  FakeAccelerator& accelerator(int rank) { return *made_[static_cast<std::size_t>(rank)].fake; }
+  void lose(int rank) { world_.lose(rank); }
+
+ private:
+  struct Made {
+    std::unique_ptr<FakeAccelerator> owned;  ///< until the session takes it
+    FakeAccelerator* fake = nullptr;
+  };
+
+  void equip(int rank, SessionParts& parts, std::uint64_t seed) {
+    Made& made = made_[static_cast<std::size_t>(rank)];
+    made.owned = std::make_unique<FakeAccelerator>(seed * 31 + static_cast<std::uint64_t>(rank));
+    made.fake = made.owned.get();
+    parts.make_accelerator = [&made](int) { return std::move(made.owned); };
+    parts.make_device_collectives = [](Accelerator& accelerator, const SessionParts& own,
+                                       const WaitContext&) {
+      return std::make_unique<StagedCollectives>(accelerator, *own.collectives, own.topology.size);
+    };
+  }
+
+  std::vector<Made> made_;
+  SessionWorld world_;
+};
+
+/// A tensor in an accelerator's memory, written and read in the order of a stream of its own.
+class DeviceTensor {
+ public:
+  DeviceTensor(FakeAccelerator& accelerator, DataType dtype, Shape shape)
+      : accelerator_(accelerator) {
+    const auto entered = accelerator.enter();
+    stream_ = accelerator.make_stream();
+    view_ = {nullptr, dtype, std::move(shape), {DeviceKind::cuda, accelerator.index()}};
+    view_.stream = stream_.get();
+    const auto bytes = static_cast<std::size_t>(std::max<std::int64_t>(view_.bytes(), 1));
+    memory_ = accelerator.allocate(bytes);
+    staging_ = accelerator.allocate_pinned(bytes);
+    view_.data = memory_.get();
+  }
+  ~DeviceTensor() {
+    const auto entered = accelerator_.enter();
+    accelerator_.synchronize();
+    memory_.reset();
+    staging_.reset();
+    stream_.reset();
+  }
+  DeviceTensor(const DeviceTensor&) = delete;
+  DeviceTensor& operator=(const DeviceTensor&) = delete;
+
+  const TensorView& view() const { return view_; }
+  StreamHandle stream() const { return stream_.get(); }
+
+  /// Enqueued: the values are there when the stream comes to it.
+  void write(std::span<const std::byte> bytes) {
+    const auto entered = accelerator_.enter();
+    accelerator_.synchronize();
+    if (bytes.empty()) return;
+    std::memcpy(staging_.get(), bytes.data(), bytes.size());
+    accelerator_.copy(memory_.get(), staging_.get(), bytes.size(), stream_.get());
+  }
+  /// What the tensor holds behind the ticket.
+  std::vector<std::byte> read(const Ticket& ticket) {
+    ticket.make_wait(stream_.get());
+    const auto entered = accelerator_.enter();
+    std::vector<std::byte> bytes(static_cast<std::size_t>(view_.bytes()));
+    if (bytes.empty()) return bytes;
+    accelerator_.copy(staging_.get(), memory_.get(), bytes.size(), stream_.get());
+    accelerator_.synchronize();
+    std::memcpy(bytes.data(), staging_.get(), bytes.size());
+    return bytes;
+  }
+
+ private:
+  FakeAccelerator& accelerator_;
+  TensorView view_;
+  StreamOwner stream_;
+  AcceleratorMemory memory_;
+  AcceleratorMemory staging_;
+};
+
+}  // namespace scalecom::test
