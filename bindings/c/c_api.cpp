@@ -20,7 +20,7 @@ using scalecom::StatusCode;
 
 struct scalecom_ticket {
   scalecom::Ticket ticket;
-  scalecom::TensorView output;
+  mutable scalecom::TensorView output;  // What scalecom_ticket_output() lends.
 };
 
 namespace {
@@ -136,7 +136,8 @@ scalecom::TensorView to_view(const scalecom_tensor* tensor, const char* argument
   return {from.data,
           static_cast<scalecom::DataType>(from.dtype),
           to_shape(from.shape, from.dimensions),
-          {static_cast<scalecom::DeviceKind>(from.device_kind), from.device_index}};
+          {static_cast<scalecom::DeviceKind>(from.device_kind), from.device_index},
+          from.stream};
 }
 
 scalecom::ReduceOptions to_options(int32_t op, double prescale, double postscale) {
@@ -408,15 +409,25 @@ int scalecom_ticket_received_splits(const scalecom_ticket* ticket, int64_t* spli
 
 int scalecom_ticket_output(const scalecom_ticket* ticket, scalecom_tensor* output) {
   return guarded([&] {
-    const scalecom::TensorView result = completed(ticket).output();
-    auto& from = const_cast<scalecom_ticket&>(*ticket);
-    from.output = result;
-    deref(output, "output") = {from.output.data,
-                               from.output.shape.data(),
-                               static_cast<int32_t>(from.output.shape.size()),
-                               static_cast<int32_t>(from.output.dtype),
-                               static_cast<int32_t>(from.output.device.kind),
-                               from.output.device.index};
+    scalecom::TensorView result = completed(ticket).output();
+    const scalecom::TensorView& from = ticket->output = std::move(result);
+    const auto dimensions = static_cast<int32_t>(from.shape.size());
+    const auto kind = static_cast<int32_t>(from.device.kind);
+    deref(output, "output") = {
+        from.data, from.shape.data(), dimensions, static_cast<int32_t>(from.dtype),
+        kind,      from.device.index, from.stream};
+  });
+}
+
+int scalecom_ticket_make_wait(const scalecom_ticket* ticket, void* stream) {
+  return guarded([&] { completed(ticket).make_wait(stream); });
+}
+
+int scalecom_ticket_copy_output(const scalecom_ticket* ticket, void* destination, void* stream) {
+  return guarded([&] {
+    const scalecom::Ticket& from = completed(ticket);
+    if (from.output().bytes() > 0) deref(static_cast<char*>(destination), "destination");
+    from.copy_output(destination, stream);
   });
 }
 

@@ -6,6 +6,7 @@ namespace {
 // DLPack's numbers.
 enum TypeCode : std::uint8_t { kInt = 0, kUint = 1, kFloat = 2, kBfloat = 4, kBool = 6 };
 constexpr std::int32_t kHostMemory = 1;
+constexpr std::int32_t kCudaMemory = 2;
 
 std::optional<DataType> dtype_of(const BorrowedTensor& tensor) {
   if (tensor.type_lanes != 1) return std::nullopt;
@@ -37,15 +38,25 @@ bool is_contiguous(const BorrowedTensor& tensor) {
   return !has_gaps;
 }
 
+// Device and stream of a tensor; false: of no device that this library knows.
+bool find_place(const ExchangeApi& api, const BorrowedTensor& tensor, TensorView& view) {
+  if (tensor.device_type == kHostMemory) return true;
+  if (tensor.device_type != kCudaMemory || api.current_work_stream == nullptr) return false;
+  view.device = {DeviceKind::cuda, tensor.device_id};
+  return api.current_work_stream(tensor.device_type, tensor.device_id, &view.stream) == 0;
+}
+
 }  // namespace
 
 std::optional<TensorView> view_of(const ExchangeApi& api, void* object) {
   BorrowedTensor tensor{};
-  if (api.borrow(object, &tensor) != 0 || tensor.device_type != kHostMemory) return std::nullopt;
+  if (api.borrow(object, &tensor) != 0) return std::nullopt;
   const std::optional<DataType> dtype = dtype_of(tensor);
   if (!dtype || !is_contiguous(tensor)) return std::nullopt;
   void* data = static_cast<char*>(tensor.data) + tensor.byte_offset;
-  return TensorView{data, *dtype, Shape(tensor.shape, tensor.shape + tensor.dimensions), {}};
+  TensorView view{data, *dtype, Shape(tensor.shape, tensor.shape + tensor.dimensions), {}};
+  if (!find_place(api, tensor, view)) return std::nullopt;
+  return view;
 }
 
 }  // namespace scalecom::dlpack

@@ -36,12 +36,13 @@ struct ExchangeApi {
   void* managed_tensor_to_object;
   /// Shape and strides are the object's. 0, or -1 with a Python exception set. May be null.
   int (*borrow)(void* object, BorrowedTensor* tensor);
-  void* current_work_stream;
+  /// The stream that the framework enqueues on, of the calling thread. As borrow(). May be null.
+  int (*current_work_stream)(std::int32_t device_type, std::int32_t device_id, void** stream);
 };
 
 /// The tensor that a Python object is, if it is one that this library takes as it is: in the host's
-/// memory, contiguous, of a known type. Nothing otherwise, possibly with a Python exception set.
-/// The caller holds the interpreter's lock.
+/// memory or on a CUDA device, contiguous, of a known type. Nothing otherwise, possibly with a
+/// Python exception set. The caller holds the interpreter's lock.
 std::optional<TensorView> view_of(const ExchangeApi& api, void* object);
 
 }  // namespace scalecom::dlpack

@@ -8,6 +8,8 @@ DistributedDataParallel makes anew after the first step. What goes wrong between
 backward() with a RuntimeError that holds HorovodInternalError's text.
 """
 
+import contextlib
+import functools
 import queue
 import threading
 
@@ -97,12 +99,11 @@ class DDPState:
         self._gradients, self._saved = None, pickled["saved"]
 
 
-def _buffer_or_error(future):
+def _buffer_or_error(errors, future):
     """What DistributedDataParallel gets: it does not look at a future's own exception."""
-    outcome = future.value()
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
+    if errors:
+        raise errors[0]
+    return future.value()
 
 
 def _finish(parts):
@@ -119,27 +120,40 @@ def _finish(parts):
 
 class _Completion:
     """A thread that waits for buckets in the order they were submitted. It sleeps in the library,
-    without the interpreter's lock."""
+    without the interpreter's lock. On a CUDA device it has a stream of its own, which waits there."""
 
     def __init__(self):
         self._buckets = queue.SimpleQueue()
         self._thread = None
+        self._streams = {}  # by device
 
     def add(self, parts, buffer):
         """A future of `buffer`; parts: (ticket, finish) of each gradient in it."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="scalecom-ddp", daemon=True)
             self._thread.start()
-        future = torch.futures.Future()
-        self._buckets.put((parts, buffer, future))
-        return future.then(_buffer_or_error)
+        future = torch.futures.Future(devices=[buffer.device] if buffer.is_cuda else None)
+        errors = []
+        self._buckets.put((parts, buffer, errors, future))
+        return future.then(functools.partial(_buffer_or_error, errors))
 
     def _run(self):
         while True:
-            parts, buffer, future = self._buckets.get()
-            error = _finish(parts)
-            future.set_result(buffer if error is None else error)
-            del parts, buffer, future, error
+            parts, buffer, errors, future = self._buckets.get()
+            with self._stream_of(buffer):
+                error = _finish(parts)
+                if error is not None:
+                    errors.append(error)
+                future.set_result(buffer)  # Who waits for it waits for the stream.
+            del parts, buffer, errors, future, error
+
+    def _stream_of(self, buffer):
+        if not buffer.is_cuda:
+            return contextlib.nullcontext()
+        device = buffer.device
+        if device not in self._streams:
+            self._streams[device] = torch.cuda.Stream(device)
+        return torch.cuda.stream(self._streams[device])
 
 
 _completion = _Completion()

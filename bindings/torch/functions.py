@@ -53,11 +53,11 @@ def broadcast_object(obj, root_rank=0, name=None, process_set=None):
     """root_rank's object, on every rank; it is pickled."""
     name = name or type(obj).__name__
     is_root = basics.rank() == root_rank
-    values = _to_bytes(obj) if is_root else torch.empty(0, dtype=torch.uint8)
-    size = torch.tensor([values.numel()])
+    values = _to_bytes(obj) if is_root else torch.empty(0, dtype=torch.uint8, device="cpu")
+    size = torch.tensor([values.numel()], device="cpu")
     mpi_ops.broadcast_(size, root_rank, f"{name}.object_size", process_set)
     if not is_root:
-        values = torch.empty(int(size), dtype=torch.uint8)
+        values = torch.empty(int(size), dtype=torch.uint8, device="cpu")
     mpi_ops.broadcast_(values, root_rank, f"{name}.object", process_set)
     return obj if is_root else _from_bytes(values)
 
@@ -66,7 +66,8 @@ def allgather_object(obj, name=None, process_set=None):
     """The objects of all ranks in rank order; they are pickled."""
     name = name or type(obj).__name__
     values = _to_bytes(obj)
-    sizes = mpi_ops.allgather(torch.tensor([values.numel()]), f"{name}.object_size", process_set)
+    size = torch.tensor([values.numel()], device="cpu")
+    sizes = mpi_ops.allgather(size, f"{name}.object_size", process_set)
     everything = mpi_ops.allgather(values, f"{name}.object", process_set)
     return [_from_bytes(part) for part in everything.split(sizes.tolist())]
 
@@ -119,7 +120,8 @@ def broadcast_optimizer_state(optimizer, root_rank):
         structure = _take_tensors(state, tensors)
     structure = broadcast_object(structure, root_rank, "optimizer_state")
     if not is_root:
-        tensors = [torch.empty(place.shape, dtype=place.dtype) for place in _places(structure)]
+        tensors = [torch.empty(place.shape, dtype=place.dtype, device="cpu")
+                   for place in _places(structure)]
     handles = [mpi_ops.broadcast_async_(tensor, root_rank, f"optimizer_state.{number}")
                for number, tensor in enumerate(tensors)]
     for handle in handles:

@@ -2,7 +2,9 @@
 
 An asynchronous call returns a handle; synchronize(handle) sleeps until it completes and gives the
 result. A name identifies a tensor across ranks and may be in flight once. Handles keep their
-tensors alive. Wrong arguments raise ValueError at the call; what goes wrong between ranks raises
+tensors alive. On CUDA tensors an operation begins in the order of the stream that is current at the
+call, and synchronize() makes the stream that is current there wait for the result; the host waits
+until all is enqueued, and poll() tells when that is. Wrong arguments raise ValueError at the call; what goes wrong between ranks raises
 HorovodInternalError in synchronize(), on every rank.
 """
 
@@ -175,16 +177,15 @@ def allgather_async(tensor, name=None, process_set=None):
     check_process_set(process_set)
     tensor = checked(tensor).detach()
     arguments = (full_name("allgather", name), view(tensor))
-    ticket = _library.submit(lib.scalecom_all_gather, arguments, tensor)
-    return register(ticket, None, _copier(tensor.dtype))
+    ticket = submit.submit(lib.scalecom_all_gather, arguments, tensor)
+    return register(ticket, None, _copier(tensor))
 
 
-def _copier(dtype):
+def _copier(tensor):
     # What the ticket owns ends with it.
     def copy(done):
-        address, shape = done.output()
-        result = torch.empty(shape, dtype=dtype)
-        ctypes.memmove(result.data_ptr(), address, result.numel() * result.element_size())
+        result = torch.empty(done.output_shape(), dtype=tensor.dtype, device=tensor.device)
+        done.copy_output(result.data_ptr(), submit.stream_of(result))
         return result
 
     return copy
@@ -201,7 +202,7 @@ class _Allgather(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         reduced = allreduce(gradient.contiguous(), op=Average)
-        rows = allgather(torch.tensor([ctx.rows]))
+        rows = allgather(torch.tensor([ctx.rows], device="cpu"))
         begin = int(rows[:basics.rank()].sum())
         return reduced.narrow(0, begin, ctx.rows), None
 
@@ -227,8 +228,8 @@ def reducescatter_async(tensor, name=None, op=Average, process_set=None, prescal
     arguments = (full_name("reducescatter", name), view(compressed), op,
                  as_number(float, "prescale_factor", prescale_factor),
                  as_number(float, "postscale_factor", postscale_factor))
-    ticket = _library.submit(lib.scalecom_reduce_scatter, arguments, compressed)
-    copy = _copier(compressed.dtype)
+    ticket = submit.submit(lib.scalecom_reduce_scatter, arguments, compressed)
+    copy = _copier(compressed)
     return register(ticket, None, lambda done: compression.decompress(copy(done), context))
 
 
@@ -282,14 +283,14 @@ def alltoall_async(tensor, splits=None, name=None, process_set=None):
     numbers = [] if splits is None else _split_numbers(splits)
     arguments = (full_name("alltoall", name), view(tensor),
                  (ctypes.c_int64 * len(numbers))(*numbers), len(numbers))
-    ticket = _library.submit(lib.scalecom_all_to_all, arguments, tensor)
-    copy = _copier(tensor.dtype)
+    ticket = submit.submit(lib.scalecom_all_to_all, arguments, tensor)
+    copy = _copier(tensor)
     if splits is None:
         return register(ticket, None, copy)
     is_short = isinstance(splits, torch.Tensor) and splits.dtype == torch.int32
     dtype, ranks = torch.int32 if is_short else torch.int64, basics.size()
     return register(ticket, None, lambda done: (
-        copy(done), torch.tensor(done.received_splits(ranks), dtype=dtype)))
+        copy(done), torch.tensor(done.received_splits(ranks), dtype=dtype, device="cpu")))
 
 
 class _Alltoall(torch.autograd.Function):
@@ -327,7 +328,7 @@ def alltoall(tensor, splits=None, name=None, process_set=None):
 def _start_broadcast(tensor, root_rank, name, result):
     arguments = (full_name("broadcast", name), view(tensor),
                  as_number(operator.index, "root_rank", root_rank))
-    ticket = _library.submit(lib.scalecom_broadcast, arguments, tensor)
+    ticket = submit.submit(lib.scalecom_broadcast, arguments, tensor)
     return register(ticket, result)
 
 

@@ -21,7 +21,7 @@ def compression_state():
     """{tensor name: residual} of this rank: float32 tensors in the tensors' shapes."""
     state = {}
     for name, entry in residual_infos().items():
-        values = torch.empty(entry["shape"], dtype=torch.float32)
+        values = torch.empty(entry["shape"], dtype=torch.float32, device="cpu")
         _library.check(lib.scalecom_residual_get(entry["name"].encode(), values.data_ptr(),
                                                  values.numel()))
         state[name] = values
@@ -67,7 +67,7 @@ def load_model_state(saved, shapes):
     """Makes residuals and steps of the names in `shapes` those of a model_state(): a name that it
     lacks starts anew. Nothing is changed where check_residuals() refuses."""
     check_residuals(saved["residuals"], shapes)
-    fresh = {name: torch.zeros(entry["shape"]) for name, entry in residual_infos().items()
+    fresh = {name: torch.zeros(entry["shape"], device="cpu") for name, entry in residual_infos().items()
              if name in shapes and name not in saved["residuals"]}
     load_compression_state({**fresh, **saved["residuals"]},
                            {**dict.fromkeys(fresh, 0), **saved["steps"]})
@@ -86,7 +86,7 @@ def fold_compression_states(states):
     if not states:
         raise ValueError("states is empty; give what each rank of the former job saved")
     first = states[0]
-    mean = {name: torch.zeros(value.shape, dtype=torch.float64)
+    mean = {name: torch.zeros(value.shape, dtype=torch.float64, device=value.device)
             for name, value in first["residuals"].items()}
     for rank, saved in enumerate(states):
         shapes = {name: tuple(value.shape) for name, value in saved["residuals"].items()}

@@ -19,6 +19,7 @@ from scalecom._library import lib
 DTYPES = {torch.uint8: 0, torch.int8: 1, torch.int16: 2, torch.int32: 3, torch.int64: 4,
            torch.float16: 5, torch.float32: 6, torch.float64: 7, torch.bool: 8,
            torch.bfloat16: 9}
+_DEVICE_KINDS = {"cpu": 0, "cuda": 1}
 
 # None: this torch has none.
 _EXCHANGE = _library.exchange_of(torch.Tensor)
@@ -75,12 +76,58 @@ def view(tensor):
     if dtype is None:
         raise ValueError(f"dtype {tensor.dtype} is not supported; allowed are "
                          f"{', '.join(str(known) for known in DTYPES)}")
-    if tensor.device.type != "cpu":
-        raise ValueError(f"the tensor is on {tensor.device}; this version of scalecom works on "
-                         "CPU tensors: call cpu() first")
+    kind = _DEVICE_KINDS.get(tensor.device.type)
+    if kind is None:
+        raise ValueError(f"the tensor is on {tensor.device}; scalecom works on CPU and CUDA "
+                         "tensors: call cpu() or cuda() first")
     dimensions = tensor.dim()
     shape = (ctypes.c_int64 * dimensions)(*tensor.shape)
-    return _library.Tensor(tensor.data_ptr(), shape, dimensions, dtype, 0, 0)
+    return _library.Tensor(tensor.data_ptr(), shape, dimensions, dtype, kind,
+                           tensor.device.index or 0, stream_of(tensor))
+
+
+def stream_of(tensor):
+    """Address of the stream that torch now enqueues on, on the tensor's device; None on a CPU."""
+    return torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else None
+
+
+class DeviceTicket(_library.Ticket):
+    """Of tensors on one CUDA device. wait() ends when all has been enqueued there; what torch's
+    current stream is given afterwards comes behind the operation.
+
+    Memory goes back to the stream that it was allocated for, which need not be the current one, and
+    not before that is through with what it holds by then: with the operation too, hence.
+    """
+
+    __slots__ = ()
+
+    def wait(self):
+        try:
+            super().wait()
+        finally:
+            if self._is_complete:  # Well or badly: the device may be at work.
+                self._follow(self._pointer, self._keep)
+
+    @staticmethod
+    def _follow(pointer, tensors):
+        stream = torch.cuda.current_stream(tensors[0].device)
+        _library.check_result(lib.scalecom_ticket_make_wait(pointer, stream.cuda_stream))
+        for tensor in tensors:
+            tensor.record_stream(stream)
+
+    @staticmethod
+    def _end(pointer, keep):
+        DeviceTicket._follow(pointer, keep)
+        _library.Ticket._end(pointer, keep)
+
+
+def submit(function, arguments, tensor):
+    """Calls a submitting C function for an operation on one tensor; returns its ticket."""
+    return _library.submit(function, arguments, (tensor,), _ticket_type(tensor))
+
+
+def _ticket_type(tensor):
+    return DeviceTicket if tensor.is_cuda else _library.Ticket
 
 
 def as_number(convert, argument, value):
@@ -127,13 +174,15 @@ def all_reduce(tensor, output, name, op, prescale_factor, postscale_factor, comp
             pointer = None
         else:
             if pointer is not None:
-                return _library.Ticket(pointer, (tensor, output))
+                kind = DeviceTicket if tensor.is_cuda else _library.Ticket
+                return kind(pointer, (tensor, output))
             _library.check_objects()
     source = view(tensor)
     target = source if output is tensor else view(output)
     arguments = (name, source, target, op, reduction.prescale, reduction.postscale, compression,
                  reduction.priority)
-    return _library.submit(lib.scalecom_all_reduce, arguments, (tensor, output))
+    return _library.submit(lib.scalecom_all_reduce, arguments, (tensor, output),
+                           _ticket_type(tensor))
 
 
 def all_reduce_group(tensors, outputs, name, op, prescale_factor, postscale_factor, compression,
@@ -157,10 +206,18 @@ def all_reduce_group(tensors, outputs, name, op, prescale_factor, postscale_fact
             pointer = None
         else:
             if pointer is not None:
-                return _library.Ticket(pointer, (tensors, outputs))
+                return _group_ticket(pointer, (tensors, outputs))
             _library.check_objects()
     sources = (_library.Tensor * count)(*map(view, tensors))
     targets = sources if is_in_place else (_library.Tensor * count)(*map(view, outputs))
     arguments = ((ctypes.c_char_p * count)(*names.split(b"\0")[:count]), sources, targets, count,
                  reduction)
-    return _library.submit(lib.scalecom_all_reduce_group, arguments, (tensors, outputs))
+    return _library.submit(lib.scalecom_all_reduce_group, arguments, (tensors, outputs),
+                           _group_ticket)
+
+
+def _group_ticket(pointer, keep):
+    tensors, outputs = keep
+    if tensors and tensors[0].is_cuda:
+        return DeviceTicket(pointer, tensors if outputs is tensors else [*tensors, *outputs])
+    return _library.Ticket(pointer, keep)

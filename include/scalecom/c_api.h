@@ -17,7 +17,8 @@
 extern "C" {
 #endif
 
-/* A contiguous row-major tensor that the caller keeps alive until its ticket completes. */
+/* A contiguous row-major tensor that the caller keeps alive until its ticket completes; on a CUDA
+ * device, in the order of a stream that scalecom_ticket_make_wait() was given. */
 typedef struct {
   void* data;
   const int64_t* shape;
@@ -25,6 +26,7 @@ typedef struct {
   int32_t dtype;
   int32_t device_kind;
   int32_t device_index;
+  void* stream; /* of a CUDA device, as scalecom::TensorView has it; NULL in the host's memory */
 } scalecom_tensor;
 
 typedef struct {
@@ -112,9 +114,10 @@ SCALECOM_API int scalecom_barrier(scalecom_ticket** ticket);
  * interpreter's lock held; they give it up for nothing, since they wait for nothing.
  *
  * Each returns the ticket; or NULL, when scalecom_last_code() tells why: SCALECOM_NOT_PLAIN for a
- * tensor that is not in the host's memory, contiguous and of a known type, and when the interface
- * has set a Python exception. Nothing is then submitted, and scalecom_all_reduce() or the framework
- * can tell more. */
+ * tensor that is not in the host's memory or on a CUDA device, contiguous and of a known type, and
+ * when the interface has set a Python exception. Nothing is then submitted, and
+ * scalecom_all_reduce() or the framework can tell more. A CUDA tensor's stream is the framework's
+ * current one. */
 #define SCALECOM_NOT_PLAIN (-1)
 /* 1 when `exchange` has what the calls below need. */
 SCALECOM_API int scalecom_dlpack_is_usable(const void* exchange);
@@ -135,9 +138,16 @@ SCALECOM_API int scalecom_ticket_is_ready(const scalecom_ticket* ticket);
 /* Sleeps until completion and returns its code. timeout_s < 0: as long as it takes (bounded by
  * the session). On time-out returns timed_out (5) and the operation goes on. */
 SCALECOM_API int scalecom_ticket_wait(const scalecom_ticket* ticket, double timeout_s);
+/* What is enqueued on `stream` (a cudaStream_t) from now on comes behind the results of the tensors
+ * on a CUDA device; nothing for others. Waits for nothing; requires completion. */
+SCALECOM_API int scalecom_ticket_make_wait(const scalecom_ticket* ticket, void* stream);
 /* Result of an all_gather, reduce_scatter or all_to_all, borrowed from the ticket; requires
  * completion. dimensions and shape stay valid while the ticket lives. */
 SCALECOM_API int scalecom_ticket_output(const scalecom_ticket* ticket, scalecom_tensor* output);
+/* Copies that result to `destination`, memory of the same device and as long; on a CUDA device in
+ * the order of `stream`, behind the result. Requires completion. */
+SCALECOM_API int scalecom_ticket_copy_output(const scalecom_ticket* ticket, void* destination,
+                                             void* stream);
 /* Copies the rows that each rank gave to an all_to_all's result (count: the world size); requires
  * completion. */
 SCALECOM_API int scalecom_ticket_received_splits(const scalecom_ticket* ticket, int64_t* splits,

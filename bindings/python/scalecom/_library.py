@@ -25,7 +25,8 @@ class Tensor(ctypes.Structure):
     """scalecom_tensor"""
     _fields_ = [("data", ctypes.c_void_p), ("shape", ctypes.POINTER(ctypes.c_int64)),
                 ("dimensions", ctypes.c_int32), ("dtype", ctypes.c_int32),
-                ("device_kind", ctypes.c_int32), ("device_index", ctypes.c_int32)]
+                ("device_kind", ctypes.c_int32), ("device_index", ctypes.c_int32),
+                ("stream", ctypes.c_void_p)]
 
 
 class CompressionOptions(ctypes.Structure):
@@ -84,6 +85,8 @@ def _declare(library):
         "scalecom_barrier": (c_int, [pointer(ticket)]),
         "scalecom_ticket_wait": (c_int, [ticket, c_double]),
         "scalecom_ticket_output": (c_int, [ticket, pointer(Tensor)]),
+        "scalecom_ticket_make_wait": (c_int, [ticket, ctypes.c_void_p]),
+        "scalecom_ticket_copy_output": (c_int, [ticket, ctypes.c_void_p, ctypes.c_void_p]),
         "scalecom_ticket_received_splits": (c_int, [ticket, pointer(c_int64), c_int32]),
         "scalecom_residuals": (c_int, [text]),
         "scalecom_residual_get": (c_int, [c_char_p, ctypes.c_void_p, c_int64]),
@@ -147,7 +150,13 @@ def check(code):
         return
     if code in (INVALID_ARGUMENT, UNAVAILABLE):
         raise ValueError(last_error())
-    raise HorovodInternalError(last_error())
+    check_result(code)
+
+
+def check_result(code):
+    """Raises HorovodInternalError where an operation that was submitted well has failed."""
+    if code != OK:
+        raise HorovodInternalError(last_error())
 
 
 def read_json(function, *arguments):
@@ -184,14 +193,17 @@ class Ticket:
         if code == TIMED_OUT:  # It completed just now, or it failed with a time-out of its own.
             code = lib.scalecom_ticket_wait(self._pointer, -1.0)
         self._is_complete = True
-        if code != OK:
-            raise HorovodInternalError(last_error())
+        check_result(code)
 
-    def output(self):
-        """The result of an operation that makes its own, borrowed: (address, shape)."""
+    def output_shape(self):
+        """Of the result of an operation that makes its own."""
         tensor = Tensor()
         check(lib.scalecom_ticket_output(self._pointer, ctypes.byref(tensor)))
-        return tensor.data, tuple(tensor.shape[i] for i in range(tensor.dimensions))
+        return tuple(tensor.shape[i] for i in range(tensor.dimensions))
+
+    def copy_output(self, address, stream):
+        """Copies that result to memory of its device; stream: of CUDA, as an address, or None."""
+        check_result(lib.scalecom_ticket_copy_output(self._pointer, address, stream))
 
     def received_splits(self, ranks):
         """Rows that an all-to-all brought from each rank."""
@@ -199,12 +211,18 @@ class Ticket:
         check(lib.scalecom_ticket_received_splits(self._pointer, splits, ranks))
         return list(splits)
 
+    @staticmethod
+    def _end(pointer, keep):
+        """It completed, and nobody has waited for it."""
+        quick.scalecom_ticket_release(pointer)
+
     def __del__(self):
-        # Nobody waits any more (an interrupt, an error): the memory must outlive the operation.
-        if not self._is_complete and not self.is_ready():
-            _abandoned.append((self._pointer, self._keep))
-            return
-        quick.scalecom_ticket_release(self._pointer)
+        if self._is_complete:
+            quick.scalecom_ticket_release(self._pointer)
+        elif self.is_ready():
+            self._end(self._pointer, self._keep)
+        else:  # An interrupt, an error: the memory must outlive the operation.
+            _abandoned.append((self._pointer, self._keep, self._end))
 
 
 # Tickets that were given up before they completed, with the memory they work on. Appending and
@@ -215,20 +233,21 @@ _abandoned = collections.deque()
 def _release_abandoned():
     for _ in range(len(_abandoned)):
         try:
-            pointer, keep = _abandoned.popleft()
+            pointer, keep, end = _abandoned.popleft()
         except IndexError:  # Another thread took the last one.
             return
         if quick.scalecom_ticket_is_ready(pointer):
-            quick.scalecom_ticket_release(pointer)
+            end(pointer, keep)
         else:
-            _abandoned.append((pointer, keep))
+            _abandoned.append((pointer, keep, end))
 
 
-def submit(function, arguments, keep):
-    """Calls a submitting C function; `keep` stays alive with the ticket."""
+def submit(function, arguments, keep, ticket=Ticket):
+    """Calls a submitting C function; `keep` stays alive with the ticket, which is made by
+    `ticket`."""
     pointer = ctypes.c_void_p()
     check(function(*arguments, ctypes.byref(pointer)))
-    return Ticket(pointer, keep)
+    return ticket(pointer, keep)
 
 
 def exchange_of(tensor_type):

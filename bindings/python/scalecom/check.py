@@ -11,7 +11,7 @@ def _all_reduce_of_ones():
     values = array.array("f", [1.0])
     address, _ = values.buffer_info()
     shape = (ctypes.c_int64 * 1)(1)
-    view = _library.Tensor(address, shape, 1, _library.FLOAT32, 0, 0)
+    view = _library.Tensor(address, shape, 1, _library.FLOAT32)
     arguments = (b"scalecom.check", ctypes.byref(view), ctypes.byref(view), 1, 1.0, 1.0, None, 0)
     _library.submit(_library.lib.scalecom_all_reduce, arguments, values).wait()
     return values[0]

@@ -16,7 +16,7 @@ int main(void) {
   double values[4] = {1, 2, 3, 4};
   const int64_t shape[1] = {4};
   const int32_t float64 = 7, host = 0, sum = 1;
-  const scalecom_tensor tensor = {values, shape, 1, float64, host, 0};
+  const scalecom_tensor tensor = {values, shape, 1, float64, host, 0, NULL};
   scalecom_ticket* ticket = NULL;
   if (scalecom_all_reduce("values", &tensor, &tensor, sum, 1.0, 1.0, NULL, 0, &ticket) != 0) {
     return fail();
