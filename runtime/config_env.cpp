@@ -56,6 +56,11 @@ std::string read_text(const char* variable) {
 
 }  // namespace
 
+bool nccl_may_share_a_gpu(bool has_switch) {
+  return read_variable("NCCL_HOSTID") != nullptr ||
+         (has_switch && read_text("NCCL_MULTI_RANK_GPU_ENABLE") == "1");
+}
+
 MpiLaunch find_mpi_launch() {
   if (read_variable(kRunVariable) != nullptr) return {};
   for (const char* variable : kSizeVariables) {

@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
 #include <type_traits>
 
@@ -12,6 +13,7 @@
 #include "runtime/control/rendezvous.hpp"
 #include "runtime/control/socket_channel.hpp"
 #include "runtime/data_plane.hpp"
+#include "runtime/device/choose_collectives.hpp"
 #include "runtime/health_file.hpp"
 #include "runtime/launch.hpp"
 #include "runtime/mpi_plugin.hpp"
@@ -110,6 +112,35 @@ auto make_together(Bootstrap& bootstrap, const ControlOptions& options, const Ma
   return std::move(*made);
 }
 
+// Without hosts every rank is one.
+std::vector<int> host_numbers(const HostRanks& hosts, int size) {
+  std::vector<int> numbers(static_cast<std::size_t>(size));
+  std::iota(numbers.begin(), numbers.end(), 0);
+  for (std::size_t host = 0; host < hosts.size(); ++host) {
+    for (const int rank : hosts[host]) {
+      numbers[static_cast<std::size_t>(rank)] = static_cast<int>(host);
+    }
+  }
+  return numbers;
+}
+
+std::unique_ptr<DeviceCollectives> make_device_collectives(Accelerator& accelerator,
+                                                           const SessionParts& parts,
+                                                           const WaitContext& context) {
+  const auto load_nccl = [&parts] {
+    std::vector<std::string> paths;
+    if (!parts.config.nccl_library.empty()) paths.push_back(parts.config.nccl_library);
+    return device::nccl::load_api(paths);
+  };
+  return choose_device_collectives({.accelerator = accelerator,
+                                    .host = *parts.collectives,
+                                    .config = parts.config,
+                                    .host_id = local_host_facts().host_id,
+                                    .host_of_rank = parts.host_of_rank,
+                                    .load_nccl = load_nccl},
+                                   context);
+}
+
 SessionParts connect_alone(const Config& config) {
   SessionParts parts;
   parts.config = config;
@@ -119,6 +150,7 @@ SessionParts connect_alone(const Config& config) {
   parts.transport = LoopbackWorld(1).make_transport(0);
   parts.channel = LoopbackControlWorld(1).make_channel(0);
   parts.collectives = make_collectives(parts, {{0}});
+  parts.host_of_rank = {0};
   return parts;
 }
 
@@ -150,6 +182,7 @@ void connect_ranks(SessionParts& parts, const Medium& medium) {
     parts.transport = make_transport();
   }
   parts.collectives = make_collectives(parts, hosts);
+  parts.host_of_rank = host_numbers(hosts, parts.topology.size);
 }
 
 SessionParts connect_over_mpi(const Config& config, const MpiLaunch& launch) {
@@ -207,6 +240,8 @@ SessionParts connect_launched(const Config& config) {
 
 SessionParts connect_session(const Config& config) {
   SessionParts parts = connect_launched(config);
+  parts.make_accelerator = make_cuda_accelerator;
+  parts.make_device_collectives = make_device_collectives;
   for (const std::string& warning : settings_without_effect(config)) log_warning(warning);
   if (!parts.report.shared_memory.empty() && parts.topology.rank == 0) {
     log_warning("ranks of one host do not share memory, so messages carry their data: " +

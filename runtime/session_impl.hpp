@@ -25,6 +25,8 @@ namespace scalecom {
 struct SessionParts {
   Config config;
   Topology topology;
+  /// Of each rank, the number of its host, as the collectives see hosts.
+  std::vector<int> host_of_rank;
   SessionReport report;
   Tuning tuning;
   /// What the parts below are made of; null without MPI.

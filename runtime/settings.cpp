@@ -261,6 +261,16 @@ void add_core(std::vector<Setting>& table) {
                          "What is written to stderr."));
 }
 
+void add_cuda(std::vector<Setting>& table) {
+  table.push_back(must_agree(choice(
+      "CUDA_COLLECTIVES", &Config::cuda_collectives, {"auto", "nccl", "host"},
+      "What carries tensors on CUDA devices: nccl; host: the host's collectives behind copies "
+      "through its memory; auto: NCCL where all ranks have it and a GPU each.")));
+  table.push_back(free_text("NCCL_LIBRARY", &Config::nccl_library, "any path",
+                            "NCCL's library, where none is in the process (PyTorch brings one) "
+                            "and the system's `libnccl.so.2` is not meant."));
+}
+
 void add_without_effect(std::vector<Setting>& table) {
   table.push_back(idle_flag("HIERARCHICAL_ALLREDUCE", "All-reduce inside hosts, then between."));
   table.push_back(idle_flag("HIERARCHICAL_ALLGATHER", "All-gather inside hosts, then between."));
@@ -290,6 +300,7 @@ const std::vector<Setting>& settings_table() {
   static const std::vector<Setting> table = [] {
     std::vector<Setting> made;
     add_core(made);
+    add_cuda(made);
     add_without_effect(made);
     return made;
   }();

@@ -41,4 +41,8 @@ std::string describe_disagreement(const std::vector<std::string>& fingerprints);
 /// Requires one of the names that the table allows.
 LogLevel parse_log_level(const std::string& name);
 
+/// Whether NCCL's own variables say that ranks may share a GPU: each has an NCCL_HOSTID, or where
+/// that `has_switch`, NCCL_MULTI_RANK_GPU_ENABLE is 1.
+bool nccl_may_share_a_gpu(bool has_switch);
+
 }  // namespace scalecom

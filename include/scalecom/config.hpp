@@ -39,6 +39,10 @@ struct SCALECOM_API Config {
   double peer_timeout_s = 5.0;
   /// auto, or the name of one algorithm for every all-reduce (docs/algorithms.md).
   std::string allreduce_algorithm = "auto";
+  /// auto, nccl or host: what carries tensors on CUDA devices.
+  std::string cuda_collectives = "auto";
+  /// Path of NCCL's library, where the process has none; empty: the system's.
+  std::string nccl_library;
   /// cyclic, sharded, hierarchical or auto: the mode of tensors with CompressionMode::by_setting.
   std::string mode = "sharded";
   /// Threads that work on a large compressed batch, the session's own among them.

@@ -15,3 +15,6 @@ add_dependencies(unit_nccl fake_nccl)
 scalecom_test(NAME unit_fake_accelerator LABELS unit
   SOURCES device/fake_accelerator_test.cpp
   LIBRARIES scalecom_fake_accelerator)
+scalecom_test(NAME unit_device_collectives LABELS unit TIMEOUT 300
+  SOURCES device/staged_collectives_test.cpp device/nccl_collectives_test.cpp
+  LIBRARIES scalecom_collective_device scalecom_test_support scalecom_fake_accelerator)

@@ -92,6 +92,9 @@ struct Api {
   std::function<Result(const void* from, void* to, std::size_t count_received, ElementType type,
                        Reduction reduction, CommHandle comm, StreamHandle stream)>
       reduce_scatter;
+  std::function<Result(const void* from, void* to, std::size_t count, ElementType type,
+                       Reduction reduction, int root, CommHandle comm, StreamHandle stream)>
+      reduce;
   std::function<Result(const void* from, std::size_t count, ElementType type, int peer,
                        CommHandle comm, StreamHandle stream)>
       send;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "base/error.hpp"
@@ -43,6 +44,22 @@ bool has_failed(Result result) {
   return result != Result::success && result != Result::in_progress;
 }
 
+bool are_equal(std::span<const std::int64_t> bytes) {
+  return std::ranges::all_of(bytes, [&](std::int64_t b) { return b == bytes.front(); });
+}
+
+std::vector<std::span<std::byte>> cut(const Communicator::Parts& parts, int ranks) {
+  SCALECOM_ASSERT(std::ssize(parts.bytes) == ranks,
+                  fmt::format("{} parts for {} ranks", parts.bytes.size(), ranks));
+  std::vector<std::span<std::byte>> places;
+  std::byte* place = parts.data;
+  for (const std::int64_t bytes : parts.bytes) {
+    places.emplace_back(place, static_cast<std::size_t>(bytes));
+    place += bytes;
+  }
+  return places;
+}
+
 }  // namespace
 
 UniqueId make_unique_id(const Api& api) {
@@ -67,7 +84,7 @@ std::unique_ptr<Communicator> Communicator::split(const Part& part, const WaitCo
   ensure_usable();
   if (!api_.comm_split) {
     throw Error(StatusCode::unavailable,
-                fmt::format("process sets need NCCL 2.18 or newer, and {} is {}", api_.path,
+                fmt::format("groups of ranks need NCCL 2.18 or newer, and {} is {}", api_.path,
                             version_text(api_.version)));
   }
   constexpr int kNoColor = -1;
@@ -78,7 +95,7 @@ std::unique_ptr<Communicator> Communicator::split(const Part& part, const WaitCo
   // The new one is connected while this one is in progress.
   settle(result, "splitting a communicator", context);
   if (made->comm_ == nullptr) return nullptr;
-  made->settle(Result::in_progress, "connecting the ranks of a process set", context);
+  made->settle(Result::in_progress, "connecting a group of ranks", context);
   return made;
 }
 
@@ -112,30 +129,79 @@ void Communicator::all_gather(const void* from, void* to, std::size_t bytes, Str
   settle(result, "all-gather", context);
 }
 
+void Communicator::all_gather_parts(const Parts& all, StreamHandle stream,
+                                    const WaitContext& context) {
+  const auto places = cut(all, size_);
+  if (are_equal(all.bytes)) {
+    return all_gather(places[static_cast<std::size_t>(rank_)].data(), all.data,
+                      static_cast<std::size_t>(all.bytes.front()), stream, context);
+  }
+  Calls calls;
+  for (int root = 0; root < size_; ++root) {
+    const std::span<std::byte> part = places[static_cast<std::size_t>(root)];
+    if (part.empty()) continue;
+    calls.push_back([=, this] {
+      return api_.broadcast(part.data(), part.data(), part.size(), ElementType::uint8, root, comm_,
+                            stream);
+    });
+  }
+  run_group(calls, "all-gather", context);
+}
+
+void Communicator::reduce_scatter_parts(const Parts& all, DataType dtype, ReduceOp op,
+                                        StreamHandle stream, const WaitContext& context) {
+  const auto places = cut(all, size_);
+  const auto count_of = [dtype](std::span<std::byte> part) {
+    return part.size() / static_cast<std::size_t>(size_of(dtype));
+  };
+  if (are_equal(all.bytes)) {
+    const std::span<std::byte> mine = places[static_cast<std::size_t>(rank_)];
+    return reduce_scatter(all.data, mine.data(), count_of(mine), dtype, op, stream, context);
+  }
+  Calls calls;
+  for (int root = 0; root < size_; ++root) {
+    const std::span<std::byte> part = places[static_cast<std::size_t>(root)];
+    if (part.empty()) continue;
+    calls.push_back([=, this, type = element_type(dtype), reduction = reduction(op)] {
+      return api_.reduce(part.data(), part.data(), count_of(part), type, reduction, root, comm_,
+                         stream);
+    });
+  }
+  run_group(calls, "reduce-scatter", context);
+}
+
 void Communicator::all_to_all(const Parts& from, const Parts& to, StreamHandle stream,
                               const WaitContext& context) {
-  ensure_usable();
-  const auto ranks = static_cast<std::size_t>(size_);
-  SCALECOM_ASSERT(
-      from.bytes.size() == ranks && to.bytes.size() == ranks,
-      fmt::format("{} and {} parts for {} ranks", from.bytes.size(), to.bytes.size(), size_));
-  Result first = api_.group_start();
-  const std::byte* send_from = from.data;
-  std::byte* receive_to = to.data;
-  for (std::size_t r = 0; r < ranks && !has_failed(first); ++r) {
-    const int peer = static_cast<int>(r);
-    const auto sent = static_cast<std::size_t>(from.bytes[r]);
-    const auto received = static_cast<std::size_t>(to.bytes[r]);
-    if (sent > 0) first = api_.send(send_from, sent, ElementType::uint8, peer, comm_, stream);
-    if (received > 0 && !has_failed(first)) {
-      first = api_.receive(receive_to, received, ElementType::uint8, peer, comm_, stream);
+  const auto sent = cut(from, size_);
+  const auto received = cut(to, size_);
+  Calls calls;
+  for (int peer = 0; peer < size_; ++peer) {
+    const auto r = static_cast<std::size_t>(peer);
+    if (!sent[r].empty()) {
+      calls.push_back([=, this, part = sent[r]] {
+        return api_.send(part.data(), part.size(), ElementType::uint8, peer, comm_, stream);
+      });
     }
-    send_from += sent;
-    receive_to += received;
+    if (!received[r].empty()) {
+      calls.push_back([=, this, part = received[r]] {
+        return api_.receive(part.data(), part.size(), ElementType::uint8, peer, comm_, stream);
+      });
+    }
   }
-  // A group that was begun is ended in any case; the first failure is the cause.
+  run_group(calls, "all-to-all", context);
+}
+
+// A group that was begun is ended in any case; the first failure is the cause.
+void Communicator::run_group(const Calls& calls, const std::string& what,
+                             const WaitContext& context) {
+  ensure_usable();
+  Result first = api_.group_start();
+  for (const auto& call : calls) {
+    if (has_failed(first)) break;
+    first = call();
+  }
   const Result end = api_.group_end();
-  settle(has_failed(first) ? first : end, "all-to-all", context);
+  settle(has_failed(first) ? first : end, what, context);
 }
 
 void Communicator::check() {

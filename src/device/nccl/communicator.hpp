@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "base/wait.hpp"
 #include "device/nccl/api.hpp"
@@ -68,6 +70,15 @@ class Communicator {
     std::byte* data = nullptr;
     std::span<const std::int64_t> bytes;  ///< of each rank's part
   };
+  /// Part r of `all` is rank r's, and this rank's is there already. Where parts are unequal it is a
+  /// broadcast of each that is not empty, in one group: each rank sends what a ring's would.
+  void all_gather_parts(const Parts& all, StreamHandle stream, const WaitContext& context);
+  /// This rank's part of `all` = op over ranks of that part. Where parts are unequal it is a
+  /// reduction of each that is not empty to its rank, in one group: the bytes of a ring's
+  /// reduce-scatter, as up to `size` pipelines in place of one, so a chain's latency for each.
+  void reduce_scatter_parts(const Parts& all, DataType dtype, ReduceOp op, StreamHandle stream,
+                            const WaitContext& context);
+
   /// Part r of `from` goes to rank r, into its part of this rank's number. `from` is only read.
   void all_to_all(const Parts& from, const Parts& to, StreamHandle stream,
                   const WaitContext& context);
@@ -85,6 +96,8 @@ class Communicator {
   Communicator(const Api& api, int rank, int size) : api_(api), rank_(rank), size_(size) {}
 
   void ensure_usable() const;
+  using Calls = std::vector<std::function<Result()>>;
+  void run_group(const Calls& calls, const std::string& what, const WaitContext& context);
   /// Waits until NCCL has finished what returned `result`. Aborts and throws where it fails.
   void settle(Result result, const std::string& what, const WaitContext& context);
   [[noreturn]] void fail(const Error& error);

@@ -79,6 +79,7 @@ Api load_api(const std::vector<std::string>& paths) {
   need(library, "ncclBroadcast", api.broadcast);
   need(library, "ncclAllGather", api.all_gather);
   need(library, "ncclReduceScatter", api.reduce_scatter);
+  need(library, "ncclReduce", api.reduce);
   need(library, "ncclSend", api.send);
   need(library, "ncclRecv", api.receive);
   need(library, "ncclGroupStart", api.group_start);

@@ -1,0 +1,243 @@
+#include "collective/device/nccl_collectives.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "base/error.hpp"
+
+namespace scalecom {
+namespace {
+
+using device::nccl::Communicator;
+using device::nccl::UniqueId;
+
+// Rank 0's; where it cannot make one, all ranks are told.
+UniqueId share_unique_id(const device::nccl::Api& api, Collectives& host,
+                         const WaitContext& context) {
+  struct Shared {
+    UniqueId id;
+    bool is_made = false;
+  } shared;
+  std::optional<Error> failure;
+  if (host.rank() == 0) {
+    try {
+      shared = {device::nccl::make_unique_id(api), true};
+    } catch (const Error& error) {
+      failure = error;
+    }
+  }
+  host.broadcast(std::as_writable_bytes(std::span(&shared, 1)), 0, context);
+  if (failure) throw *failure;
+  if (!shared.is_made) {
+    throw Error(StatusCode::unavailable,
+                "rank 0 could not make NCCL's unique id: look at its own message");
+  }
+  return shared.id;
+}
+
+// This rank's place among those of its host.
+Communicator::Part part_inside_host(const std::vector<int>& host_of_rank, int rank) {
+  const int host = host_of_rank[static_cast<std::size_t>(rank)];
+  return {
+      .color = host,
+      .rank = static_cast<int>(std::count(host_of_rank.begin(), host_of_rank.begin() + rank, host)),
+      .size = static_cast<int>(std::count(host_of_rank.begin(), host_of_rank.end(), host))};
+}
+
+// How NCCL takes what it has no type for; int16 it does not take at all.
+struct Reduced {
+  DataType dtype;
+  ReduceOp op;
+};
+Reduced as_nccl(DataType dtype, ReduceOp op) {
+  if (dtype != DataType::boolean) return {dtype, op};
+  const bool is_or = op == ReduceOp::sum || op == ReduceOp::max;
+  return {DataType::uint8, is_or ? ReduceOp::max : ReduceOp::min};
+}
+
+std::int64_t sum(const std::vector<std::int64_t>& bytes) {
+  return std::reduce(bytes.begin(), bytes.end());
+}
+
+std::vector<std::int64_t> copy_of(std::span<const std::int64_t> bytes) {
+  return {bytes.begin(), bytes.end()};
+}
+
+}  // namespace
+
+template <class Body>
+auto NcclCollectives::guarded(const Body& body) {
+  ensure_usable();
+  try {
+    return body();
+  } catch (const Error& error) {
+    failure_ = error;
+    abort();
+    throw;
+  }
+}
+
+NcclCollectives::NcclCollectives(Needs needs)
+    : needs_(std::move(needs)),
+      host_part_(part_inside_host(needs_.host_of_rank, needs_.host.rank())),
+      staged_(needs_.accelerator, needs_.host, static_cast<int>(needs_.host_of_rank.size())) {
+  SCALECOM_ASSERT(host_part_.size == needs_.host.host_size(),
+                  fmt::format("{} ranks of this host, {} for its collectives", host_part_.size,
+                              needs_.host.host_size()));
+}
+
+std::unique_ptr<NcclCollectives> NcclCollectives::create(Needs needs, const WaitContext& context) {
+  std::unique_ptr<NcclCollectives> made(new NcclCollectives(std::move(needs)));
+  const Needs& own = made->needs_;
+  const UniqueId id = share_unique_id(own.api, own.host, context);
+  const auto entered = own.accelerator.enter();
+  made->everyone_ = Communicator::create(own.api, id, made->rank(), made->size(), context);
+  return made;
+}
+
+std::string NcclCollectives::description() const {
+  return fmt::format("NCCL {} ({})", device::nccl::version_text(needs_.api.version),
+                     needs_.api.path);
+}
+
+NcclCollectives::Communicator& NcclCollectives::communicator_of(Span span,
+                                                                const WaitContext& context) {
+  if (span == Span::all) return *everyone_;
+  if (inside_ == nullptr) inside_ = everyone_->split(host_part_, context);
+  return *inside_;
+}
+
+void NcclCollectives::all_reduce(std::byte* data, std::int64_t count, DataType dtype, ReduceOp op,
+                                 Span span, StreamHandle stream, const WaitContext& context) {
+  start(
+      [=, this](const WaitContext& now) {
+        if (dtype == DataType::int16) {
+          return staged_.all_reduce(data, count, dtype, op, span, stream, now);
+        }
+        // A split is by all ranks, also by one that is alone on its host.
+        Communicator& communicator = communicator_of(span, now);
+        if (count == 0) return;
+        const Reduced reduced = as_nccl(dtype, op);
+        communicator.all_reduce(data, data, static_cast<std::size_t>(count), reduced.dtype,
+                                reduced.op, stream, now);
+        this->count(count * size_of(dtype));
+      },
+      context);
+}
+
+void NcclCollectives::all_gather(std::byte* all, std::span<const std::int64_t> bytes_per_rank,
+                                 StreamHandle stream, const WaitContext& context) {
+  start(
+      [=, this, bytes = copy_of(bytes_per_rank)](const WaitContext& now) {
+        if (sum(bytes) == 0) return;
+        everyone_->all_gather_parts({all, bytes}, stream, now);
+        count(bytes[static_cast<std::size_t>(rank())]);
+      },
+      context);
+}
+
+void NcclCollectives::broadcast(std::byte* data, std::int64_t bytes, int root, StreamHandle stream,
+                                const WaitContext& context) {
+  start(
+      [=, this](const WaitContext& now) {
+        if (bytes == 0) return;
+        everyone_->broadcast(data, data, static_cast<std::size_t>(bytes), root, stream, now);
+        count(rank() == root ? bytes : 0);
+      },
+      context);
+}
+
+void NcclCollectives::reduce_scatter(std::byte* data, std::span<const std::int64_t> bytes_per_rank,
+                                     DataType dtype, ReduceOp op, StreamHandle stream,
+                                     const WaitContext& context) {
+  start(
+      [=, this, bytes = copy_of(bytes_per_rank)](const WaitContext& now) {
+        if (dtype == DataType::int16) {
+          return staged_.reduce_scatter(data, bytes, dtype, op, stream, now);
+        }
+        if (sum(bytes) == 0) return;
+        const Reduced reduced = as_nccl(dtype, op);
+        everyone_->reduce_scatter_parts({data, bytes}, reduced.dtype, reduced.op, stream, now);
+        count(sum(bytes) - bytes[static_cast<std::size_t>(rank())]);
+      },
+      context);
+}
+
+void NcclCollectives::all_to_all(const std::byte* send, std::span<const std::int64_t> send_bytes,
+                                 std::byte* receive, std::span<const std::int64_t> receive_bytes,
+                                 StreamHandle stream, const WaitContext& context) {
+  start(
+      [=, this, sent = copy_of(send_bytes),
+       received = copy_of(receive_bytes)](const WaitContext& now) {
+        // It only reads what it sends.
+        everyone_->all_to_all({const_cast<std::byte*>(send), sent}, {receive, received}, stream,
+                              now);
+        count(sum(sent) - sent[static_cast<std::size_t>(rank())]);
+      },
+      context);
+}
+
+void NcclCollectives::start(Post post, const WaitContext& context) {
+  guarded([&] {
+    waiting_.push_back(std::move(post));
+    post_waiting(context);
+  });
+}
+
+bool NcclCollectives::post_waiting(const WaitContext& context) {
+  if (waiting_.empty() || !staged_.is_posted()) return false;
+  const auto entered = needs_.accelerator.enter();
+  while (!waiting_.empty() && staged_.is_posted()) {
+    const Post post = std::move(waiting_.front());
+    waiting_.pop_front();
+    post(context);
+  }
+  return true;
+}
+
+bool NcclCollectives::advance(const WaitContext& context) {
+  return guarded([&] {
+    const bool has_moved = staged_.advance(context);
+    return post_waiting(context) || has_moved;
+  });
+}
+
+void NcclCollectives::check() {
+  guarded([&] {
+    staged_.check();
+    everyone_->check();
+    if (inside_ != nullptr) inside_->check();
+  });
+}
+
+void NcclCollectives::close(const WaitContext& context) {
+  guarded([&] {
+    staged_.close(context);
+    const auto entered = needs_.accelerator.enter();
+    if (inside_ != nullptr) inside_->close(context);
+    everyone_->close(context);
+  });
+}
+
+void NcclCollectives::abort() noexcept {
+  if (!failure_) failure_ = Error(StatusCode::shut_down, "the collectives were aborted");
+  waiting_.clear();
+  staged_.abort();
+  if (inside_ != nullptr) inside_->abort();
+  if (everyone_ != nullptr) everyone_->abort();
+}
+
+void NcclCollectives::count(std::int64_t bytes) {
+  if (bytes == 0) return;
+  counters_.bytes_sent += bytes;
+  ++counters_.messages_sent;
+}
+
+void NcclCollectives::ensure_usable() const {
+  if (failure_) throw *failure_;
+}
+
+}  // namespace scalecom

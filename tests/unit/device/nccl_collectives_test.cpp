@@ -1,0 +1,214 @@
+// Collectives over NCCL, which threads with fake devices play.
+
+#include "collective/device/nccl_collectives.hpp"
+
+#include "collective/message_collectives.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/support/host_world.hpp"
+#include "tests/support/seeds.hpp"
+#include "tests/unit/device/device_operations.hpp"
+#include "tests/unit/device/nccl_world.hpp"
+#include "transport/loopback/loopback_transport.hpp"
+
+using namespace scalecom;
+using namespace scalecom::test;
+using namespace scalecom::device;
+using Catch::Contains;
+
+namespace {
+
+std::size_t index(int value) { return static_cast<std::size_t>(value); }
+
+std::vector<int> numbers_of(const HostRanks& hosts, int size) {
+  std::vector<int> host_of_rank(index(size));
+  for (std::size_t h = 0; h < hosts.size(); ++h) {
+    for (const int rank : hosts[h]) host_of_rank[index(rank)] = static_cast<int>(h);
+  }
+  return host_of_rank;
+}
+
+class LostRank final : public Interrupt {
+ public:
+  void check() override { throw Error(StatusCode::rank_lost, "rank 1 is lost"); }
+};
+
+using Edit = std::function<void(int rank, nccl::Api&)>;
+using Body = std::function<void(int rank, NcclCollectives&, FakeAccelerator&)>;
+
+// Two ranks on two hosts; `edit` changes what NCCL does. Returns what each rank threw.
+std::vector<Status> run_pair(const Edit& edit, const Body& body,
+                             const WaitContext& connecting = patience()) {
+  NcclWorld nccl;
+  LoopbackWorld world(2);
+  std::vector<Status> outcomes(2);
+  run_ranks(2, [&](int rank) {
+    const auto transport = world.make_transport(rank);
+    MessageCollectives host(*transport);
+    FakeAccelerator accelerator(static_cast<std::uint64_t>(rank));
+    nccl::Api api = nccl.make_api(accelerator);
+    edit(rank, api);
+    try {
+      const auto collectives =
+          NcclCollectives::create({std::move(api), accelerator, host, {0, 1}}, connecting);
+      const auto entered = accelerator.enter();
+      body(rank, *collectives, accelerator);
+    } catch (const Error& error) {
+      outcomes[index(rank)] = error.status();
+    }
+  });
+  return outcomes;
+}
+
+const Edit kAsItIs = [](int, nccl::Api&) {};
+const Body kNothing = [](int, NcclCollectives&, FakeAccelerator&) {};
+
+void reduce(NcclCollectives& collectives, DeviceCall& call, DataType dtype,
+            const WaitContext& context) {
+  collectives.all_reduce(call.data(), 4, dtype, ReduceOp::sum, DeviceCollectives::Span::all,
+                         nullptr, context);
+}
+
+}  // namespace
+
+TEST_CASE("collectives over NCCL give the serial results, of every kind, dtype and order") {
+  const Job job = GENERATE(Job{{{0, 1, 2}}, 3}, Job{{{0, 2}, {1, 3}}, 4}, Job{{{0, 1}, {2}}, 3});
+  for (const std::uint64_t seed : choose_seeds(8)) {
+    CAPTURE(job.hosts.size(), seed);
+    NcclWorld nccl;
+    std::vector<std::string> wrong(index(job.size));
+    run_job(job, 1024, [&](int rank, HierarchicalCollectives& host) {
+      FakeAccelerator accelerator(1000 * seed + index(rank));
+      const auto host_of_rank = numbers_of(job.hosts, job.size);
+      const auto collectives = NcclCollectives::create(
+          {nccl.make_api(accelerator), accelerator, host, host_of_rank}, patience());
+      DeviceRank device{accelerator, *collectives,
+                        [&](const WaitContext& context) { return host.advance(context); },
+                        job.hosts[index(host_of_rank[index(rank)])]};
+      wrong[index(rank)] = DeviceProgram(device, static_cast<unsigned>(seed)).run(12);
+      collectives->check();
+      collectives->close(patience());
+    });
+    for (const std::string& problem : wrong) CHECK(problem == "");
+  }
+}
+
+TEST_CASE("what follows an operation that NCCL lacks is posted behind it") {
+  std::array<int, 2> calls{};
+  std::array<int, 2> calls_before{};
+  std::array<bool, 2> was_posted{};
+  const auto outcomes = run_pair(
+      [&](int rank, nccl::Api& api) {
+        api.all_reduce = [real = api.all_reduce, &calls, rank](auto... arguments) {
+          ++calls[index(rank)];
+          return real(arguments...);
+        };
+      },
+      [&](int rank, NcclCollectives& collectives, FakeAccelerator& accelerator) {
+        DeviceCall first(accelerator, nullptr, Bytes(8));
+        DeviceCall second(accelerator, nullptr, Bytes(16));
+        reduce(collectives, first, DataType::int16, patience());
+        reduce(collectives, second, DataType::float32, patience());
+        calls_before[index(rank)] = calls[index(rank)];
+        was_posted[index(rank)] = collectives.is_posted();
+        // No host that advances its own: messages complete in their owner's hands only.
+        for (int i = 0; i < 200; ++i) collectives.advance(patience());
+        calls_before[index(rank)] += calls[index(rank)];
+        collectives.abort();
+        accelerator.synchronize();
+      });
+  for (std::size_t rank = 0; rank < 2; ++rank) {
+    CHECK(outcomes[rank].is_ok());
+    CHECK(calls_before[rank] == 0);
+    CHECK_FALSE(was_posted[rank]);
+  }
+}
+
+TEST_CASE("bytes are counted as they are handed to NCCL") {
+  std::array<TransportCounters, 2> counters;
+  const auto outcomes =
+      run_pair(kAsItIs, [&](int rank, NcclCollectives& collectives, FakeAccelerator& accelerator) {
+        DeviceCall call(accelerator, nullptr, Bytes(16));
+        reduce(collectives, call, DataType::float32, patience());
+        collectives.broadcast(call.data(), 10, 1, nullptr, patience());
+        const std::array<std::int64_t, 2> parts{3, 9};
+        collectives.all_gather(call.data(), parts, nullptr, patience());
+        counters[index(rank)] = collectives.counters();
+        accelerator.synchronize();
+      });
+  CHECK(outcomes == std::vector<Status>(2));
+  CHECK(counters[0].bytes_sent == 16 + 0 + 3);
+  CHECK(counters[0].messages_sent == 2);
+  CHECK(counters[1].bytes_sent == 16 + 10 + 9);
+  CHECK(counters[1].messages_sent == 3);
+}
+
+TEST_CASE("a rank 0 that cannot begin tells all ranks at once") {
+  const auto outcomes = run_pair(
+      [](int, nccl::Api& api) {
+        api.get_unique_id = [](nccl::UniqueId*) { return nccl::Result::system_error; };
+      },
+      kNothing);
+  CHECK_THAT(outcomes[0].message(), Contains("making a unique id failed"));
+  CHECK(outcomes[1].code() == StatusCode::unavailable);
+  CHECK_THAT(outcomes[1].message(), Contains("rank 0"));
+}
+
+TEST_CASE("who never connects is left at the deadline, or when a rank is lost") {
+  const Edit never = [](int, nccl::Api& api) {
+    api.comm_get_async_error = [](nccl::CommHandle, nccl::Result* state) {
+      *state = nccl::Result::in_progress;
+      return nccl::Result::success;
+    };
+  };
+  const auto late =
+      run_pair(never, kNothing, {Deadline::after(std::chrono::milliseconds(300)), nullptr});
+  for (const Status& status : late) CHECK(status.code() == StatusCode::timed_out);
+  LostRank lost;
+  const auto interrupted =
+      run_pair(never, kNothing, {Deadline::after(std::chrono::seconds(20)), &lost});
+  for (const Status& status : interrupted) CHECK(status.code() == StatusCode::rank_lost);
+}
+
+TEST_CASE("an error of NCCL is told in check() and ever after, and everything is aborted") {
+  std::array<int, 2> aborted{};
+  std::array<std::string, 2> later;
+  std::array<nccl::Result, 2> state{};
+  const auto outcomes = run_pair(
+      [&](int rank, nccl::Api& api) {
+        api.comm_get_async_error = [real = api.comm_get_async_error, &state, rank](
+                                       nccl::CommHandle comm, nccl::Result* result) {
+          const nccl::Result asked = real(comm, result);
+          if (state[index(rank)] != nccl::Result::success) *result = state[index(rank)];
+          return asked;
+        };
+        api.comm_abort = [&aborted, rank](nccl::CommHandle) {
+          ++aborted[index(rank)];
+          return nccl::Result::success;
+        };
+      },
+      [&](int rank, NcclCollectives& collectives, FakeAccelerator& accelerator) {
+        DeviceCall call(accelerator, nullptr, Bytes(16));
+        collectives.check();
+        state[index(rank)] = nccl::Result::remote_error;
+        try {
+          collectives.check();
+        } catch (const Error& error) {
+          later[index(rank)] = error.what();
+        }
+        accelerator.synchronize();
+        reduce(collectives, call, DataType::float32, patience());
+      });
+  for (std::size_t rank = 0; rank < 2; ++rank) {
+    CHECK(outcomes[rank].code() == StatusCode::rank_lost);
+    CHECK(outcomes[rank].message() == later[rank]);
+    CHECK(aborted[rank] == 1);
+  }
+}
+
+TEST_CASE("the description of NCCL has its version and path") {
+  std::array<std::string, 2> described;
+  run_pair(kAsItIs, [&](int rank, NcclCollectives& collectives, FakeAccelerator&) {
+    described[index(rank)] = fmt::format("{}: {}", collectives.name(), collectives.description());
+  });
+  CHECK(described[0] == "nccl: NCCL 2.28.9 (a world of threads)");
+}

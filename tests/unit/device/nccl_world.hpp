@@ -1,0 +1,291 @@
+#pragma once
+
+#include <fmt/format.h>
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "device/nccl/api.hpp"
+#include "tests/support/fake_accelerator.hpp"
+#include "tests/unit/collective/reduction_inputs.hpp"
+
+namespace scalecom::test {
+
+/// NCCL for ranks that are threads with fake accelerators: calls enqueue on the rank's stream what
+/// waits there for the other ranks' and then does what NCCL would, in rank order.
+class NcclWorld {
+ public:
+  /// The functions of one rank. Both outlive them.
+  device::nccl::Api make_api(FakeAccelerator& accelerator);
+
+  /// What `comm` is to answer from now on when it is asked how it is.
+  void fail(device::nccl::Result result) {
+    const std::lock_guard lock(mutex_);
+    failure_ = result;
+  }
+
+ private:
+  struct Comm {
+    std::string name;
+    int rank = 0;
+    int size = 0;
+    std::uint64_t calls = 0;
+    std::map<int, std::uint64_t> sent = {};
+    std::map<int, std::uint64_t> received = {};
+    std::function<bool()> connect = {};  ///< until it is true the communicator is in progress
+  };
+  using Keys = std::vector<std::string>;
+
+  static Comm& comm_of(device::nccl::CommHandle handle) { return *reinterpret_cast<Comm*>(handle); }
+  device::nccl::CommHandle add(Comm comm);
+  void put(const std::string& key, Bytes value);
+  std::optional<std::vector<Bytes>> take(const Keys& keys);
+  void add_calls(device::nccl::Api& api, FakeAccelerator& accelerator);
+  device::nccl::Result split(Comm& parent, int color, int key, device::nccl::CommHandle* made);
+
+  /// One call, as this rank's stream carries it out.
+  struct Call {
+    std::optional<std::string> key;  ///< of what this rank gives; absent: nothing
+    const void* from = nullptr;
+    std::size_t bytes_from = 0;
+    Keys needs;
+    void* to = nullptr;
+    std::size_t bytes_to = 0;
+    std::function<Bytes(const std::vector<Bytes>&)> combine;  ///< what it needs, to the result
+  };
+  device::nccl::Result enqueue(FakeAccelerator& accelerator, StreamHandle stream, Call call);
+  static Keys keys_of(const Comm& comm, std::uint64_t call);
+
+  std::mutex mutex_;
+  std::map<std::string, Bytes> mail_;
+  std::vector<std::unique_ptr<Comm>> comms_;
+  device::nccl::Result failure_ = device::nccl::Result::success;
+};
+
+inline device::nccl::CommHandle NcclWorld::add(Comm comm) {
+  const std::lock_guard lock(mutex_);
+  comms_.push_back(std::make_unique<Comm>(std::move(comm)));
+  return reinterpret_cast<device::nccl::CommHandle>(comms_.back().get());
+}
+
+inline void NcclWorld::put(const std::string& key, Bytes value) {
+  const std::lock_guard lock(mutex_);
+  mail_.emplace(key, std::move(value));
+}
+
+inline std::optional<std::vector<Bytes>> NcclWorld::take(const Keys& keys) {
+  const std::lock_guard lock(mutex_);
+  std::vector<Bytes> found;
+  for (const std::string& key : keys) {
+    const auto at = mail_.find(key);
+    if (at == mail_.end()) return std::nullopt;
+    found.push_back(at->second);
+  }
+  return found;
+}
+
+inline NcclWorld::Keys NcclWorld::keys_of(const Comm& comm, std::uint64_t call) {
+  Keys keys;
+  for (int r = 0; r < comm.size; ++r) keys.push_back(fmt::format("{} {} {}", comm.name, call, r));
+  return keys;
+}
+
+inline device::nccl::Result NcclWorld::enqueue(FakeAccelerator& accelerator, StreamHandle stream,
+                                               Call call) {
+  const std::vector<MemoryUse> uses{{call.from, call.bytes_from}, {call.to, call.bytes_to}};
+  accelerator.enqueue(stream, {"nccl", uses, false, [this, call, has_given = false]() mutable {
+                                 if (call.key && !has_given) {
+                                   const auto* from = static_cast<const std::byte*>(call.from);
+                                   put(*call.key, Bytes(from, from + call.bytes_from));
+                                   has_given = true;
+                                 }
+                                 const auto found = take(call.needs);
+                                 if (!found) return false;
+                                 if (call.to == nullptr) return true;
+                                 const Bytes result = call.combine(*found);
+                                 std::copy(result.begin(), result.end(),
+                                           static_cast<std::byte*>(call.to));
+                                 return true;
+                               }});
+  return device::nccl::Result::success;
+}
+
+inline DataType dtype_of(device::nccl::ElementType type) {
+  using device::nccl::ElementType;
+  static const std::map<ElementType, DataType> types{
+      {ElementType::int8, DataType::int8},       {ElementType::uint8, DataType::uint8},
+      {ElementType::int32, DataType::int32},     {ElementType::int64, DataType::int64},
+      {ElementType::float16, DataType::float16}, {ElementType::float32, DataType::float32},
+      {ElementType::float64, DataType::float64}, {ElementType::bfloat16, DataType::bfloat16}};
+  return types.at(type);
+}
+
+inline Bytes combine_all(const std::vector<Bytes>& inputs, DataType dtype,
+                         device::nccl::Reduction reduction) {
+  constexpr std::array ops{ReduceOp::sum, ReduceOp::product, ReduceOp::max, ReduceOp::min};
+  Bytes result = inputs.front();
+  for (std::size_t r = 1; r < inputs.size(); ++r) {
+    kernels::reduce(result.data(), result.data(), inputs[r].data(),
+                    std::ssize(result) / size_of(dtype), dtype,
+                    ops[static_cast<std::size_t>(reduction)]);
+  }
+  return result;
+}
+
+inline device::nccl::Result NcclWorld::split(Comm& parent, int color, int key,
+                                             device::nccl::CommHandle* made) {
+  const std::string name = fmt::format("{} split {}", parent.name, parent.calls++);
+  const auto place = [name](int rank) { return fmt::format("{} {}", name, rank); };
+  put(place(parent.rank), Bytes(1, static_cast<std::byte>(color)));
+  *made = add({.name = fmt::format("{} {}", name, color), .rank = key});
+  Comm& part = comm_of(*made);
+  Keys everyone;
+  for (int r = 0; r < parent.size; ++r) everyone.push_back(place(r));
+  parent.connect = part.connect = [this, everyone, &part, color] {
+    const auto colors = take(everyone);
+    if (!colors) return false;
+    part.size = static_cast<int>(
+        std::count(colors->begin(), colors->end(), Bytes(1, static_cast<std::byte>(color))));
+    return true;
+  };
+  return device::nccl::Result::in_progress;
+}
+
+inline void NcclWorld::add_calls(device::nccl::Api& api, FakeAccelerator& accelerator) {
+  using namespace device::nccl;
+  const auto bytes_of = [](std::size_t count, ElementType type) {
+    return count * static_cast<std::size_t>(size_of(dtype_of(type)));
+  };
+  api.all_reduce = [=, this, &accelerator](const void* from, void* to, std::size_t count,
+                                           ElementType type, device::nccl::Reduction op, CommHandle handle,
+                                           StreamHandle stream) {
+    Comm& comm = comm_of(handle);
+    const Keys keys = keys_of(comm, comm.calls++);
+    const std::size_t bytes = bytes_of(count, type);
+    return enqueue(accelerator, stream,
+                   {keys[static_cast<std::size_t>(comm.rank)], from, bytes, keys, to, bytes,
+                    [=](const auto& all) { return combine_all(all, dtype_of(type), op); }});
+  };
+  api.broadcast = [=, this, &accelerator](const void* from, void* to, std::size_t count,
+                                          ElementType type, int root, CommHandle handle,
+                                          StreamHandle stream) {
+    Comm& comm = comm_of(handle);
+    const std::string key = keys_of(comm, comm.calls++)[static_cast<std::size_t>(root)];
+    const bool is_root = comm.rank == root;
+    const std::size_t bytes = bytes_of(count, type);
+    return enqueue(accelerator, stream,
+                   {is_root ? std::optional(key) : std::nullopt,
+                    from,
+                    is_root ? bytes : 0,
+                    {key},
+                    to,
+                    bytes,
+                    [](const auto& all) { return all.front(); }});
+  };
+  api.all_gather = [=, this, &accelerator](const void* from, void* to, std::size_t count,
+                                           ElementType type, CommHandle handle,
+                                           StreamHandle stream) {
+    Comm& comm = comm_of(handle);
+    const Keys keys = keys_of(comm, comm.calls++);
+    const std::size_t bytes = bytes_of(count, type);
+    return enqueue(accelerator, stream,
+                   {keys[static_cast<std::size_t>(comm.rank)], from, bytes, keys, to,
+                    bytes * static_cast<std::size_t>(comm.size), [](const auto& all) {
+                      Bytes joined;
+                      for (const Bytes& part : all) {
+                        joined.insert(joined.end(), part.begin(), part.end());
+                      }
+                      return joined;
+                    }});
+  };
+  api.reduce_scatter = [=, this, &accelerator](const void* from, void* to, std::size_t count,
+                                               ElementType type, device::nccl::Reduction op, CommHandle handle,
+                                               StreamHandle stream) {
+    Comm& comm = comm_of(handle);
+    const Keys keys = keys_of(comm, comm.calls++);
+    const auto rank = static_cast<std::size_t>(comm.rank);
+    const std::size_t part = bytes_of(count, type);
+    return enqueue(accelerator, stream,
+                   {keys[rank], from, part * keys.size(), keys, to, part, [=](const auto& all) {
+                      const Bytes whole = combine_all(all, dtype_of(type), op);
+                      const auto begin = whole.begin() + static_cast<std::ptrdiff_t>(rank * part);
+                      return Bytes(begin, begin + static_cast<std::ptrdiff_t>(part));
+                    }});
+  };
+  api.reduce = [=, this, &accelerator](const void* from, void* to, std::size_t count,
+                                       ElementType type, device::nccl::Reduction op, int root, CommHandle handle,
+                                       StreamHandle stream) {
+    Comm& comm = comm_of(handle);
+    const Keys keys = keys_of(comm, comm.calls++);
+    const bool is_root = comm.rank == root;
+    const std::size_t bytes = bytes_of(count, type);
+    return enqueue(accelerator, stream,
+                   {keys[static_cast<std::size_t>(comm.rank)], from, bytes, is_root ? keys : Keys{},
+                    is_root ? to : nullptr, is_root ? bytes : 0,
+                    [=](const auto& all) { return combine_all(all, dtype_of(type), op); }});
+  };
+  api.send = [=, this, &accelerator](const void* from, std::size_t count, ElementType type,
+                                     int peer, CommHandle handle, StreamHandle stream) {
+    Comm& comm = comm_of(handle);
+    const auto key =
+        fmt::format("{} from {} to {} {}", comm.name, comm.rank, peer, comm.sent[peer]++);
+    return enqueue(accelerator, stream, {key, from, bytes_of(count, type), {}, nullptr, 0, {}});
+  };
+  api.receive = [=, this, &accelerator](void* to, std::size_t count, ElementType type, int peer,
+                                        CommHandle handle, StreamHandle stream) {
+    Comm& comm = comm_of(handle);
+    const auto key =
+        fmt::format("{} from {} to {} {}", comm.name, peer, comm.rank, comm.received[peer]++);
+    return enqueue(
+        accelerator, stream,
+        {std::nullopt, nullptr, 0, {key}, to, bytes_of(count, type), [](const auto& all) {
+           return all.front();
+         }});
+  };
+}
+
+inline device::nccl::Api NcclWorld::make_api(FakeAccelerator& accelerator) {
+  using namespace device::nccl;
+  Api api;
+  api.path = "a world of threads";
+  api.version = 22809;
+  api.get_unique_id = [](UniqueId* id) {
+    id->bytes.front() = 'w';
+    return Result::success;
+  };
+  api.comm_init_rank_config = [this](CommHandle* made, int ranks, UniqueId id, int rank,
+                                     CommConfig*) {
+    if (id.bytes.front() != 'w') return Result::invalid_argument;
+    *made = add({.name = "all", .rank = rank, .size = ranks});
+    Comm& comm = comm_of(*made);
+    const Keys keys = keys_of(comm, comm.calls++);
+    put(keys[static_cast<std::size_t>(rank)], {});
+    comm.connect = [this, keys] { return take(keys).has_value(); };
+    return Result::in_progress;
+  };
+  api.comm_split = [this](CommHandle parent, int color, int key, CommHandle* made, CommConfig*) {
+    return split(comm_of(parent), color, key, made);
+  };
+  api.comm_get_async_error = [this](CommHandle handle, Result* state) {
+    Comm& comm = comm_of(handle);
+    if (comm.connect && comm.connect()) comm.connect = nullptr;
+    const std::lock_guard lock(mutex_);
+    *state = comm.connect ? Result::in_progress : failure_;
+    return Result::success;
+  };
+  api.comm_finalize = [](CommHandle) { return Result::success; };
+  api.comm_destroy = [](CommHandle) { return Result::success; };
+  api.comm_abort = [](CommHandle) { return Result::success; };
+  api.get_error_string = [](Result) { return "an error"; };
+  api.get_last_error = [](CommHandle) { return ""; };
+  api.group_start = [] { return Result::success; };
+  api.group_end = [] { return Result::success; };
+  add_calls(api, accelerator);
+  return api;
+}
+
+}  // namespace scalecom::test
