@@ -49,6 +49,8 @@ struct StepTensor {
   /// Not zero: some rank saw NaN or Inf. Then fill_selected() fills the whole result with NaN, and
   /// only then take_back() takes the step back. Null: as if it were zero, and as if it were not.
   const float* mark = nullptr;
+
+  friend bool operator==(const StepTensor&, const StepTensor&) = default;
 };
 
 /// Asserts what every StepTable demands: alignment, and a chunk length and dtypes that passes have.
@@ -79,6 +81,8 @@ struct CopyTensor {
   std::int64_t count = 0;
   DataType dtype = DataType::float32;
   kernels::Scale scale;
+
+  friend bool operator==(const CopyTensor&, const CopyTensor&) = default;
 };
 
 /// Asserts what every CopyTable demands: alignment, and no scaled booleans.

@@ -20,6 +20,7 @@ struct Scale {
   double multiply = 1.0;
   double divide = 1.0;
   bool is_identity() const noexcept { return multiply == 1.0 && divide == 1.0; }
+  friend bool operator==(const Scale&, const Scale&) = default;
 };
 
 /// destination[i] = source[i] * scale; the same memory is allowed, other overlaps are not. An

@@ -35,6 +35,7 @@ struct Gradient {
   DataType dtype = DataType::float32;
   std::int64_t count = 0;
   float prescale = 1.0f;
+  friend bool operator==(const Gradient&, const Gradient&) = default;
 };
 
 /// What a sweep takes out of k chunks.
@@ -45,6 +46,7 @@ struct Selected {
   /// of 16-bit values must not overflow.
   float limit = std::numeric_limits<float>::infinity();
   float* kept = nullptr;  ///< k of m + beta g, for restore_selected()
+  friend bool operator==(const Selected&, const Selected&) = default;
 };
 
 /// offsets[j] <- place in chunk j of its largest |p| (lowest place on ties; NaN counts as larger

@@ -7,15 +7,15 @@
 #include <string>
 #include <vector>
 
-#include "device/cuda/memory.hpp"
-#include "device/cuda/stream.hpp"
 #include "kernels/cpu/half.hpp"
 #include "scalecom/tensor.hpp"
+#include "tests/gpu/accelerators.hpp"
 
 namespace scalecom::test {
 
-/// Arrays that a kernel works on, at the same places in host and in device memory, with guard bytes
-/// around each. Run a pass on the host's and on the device's: afterwards all bytes are the same.
+/// Arrays that a kernel works on, at the same places in the host's and in an accelerator's memory,
+/// with guard bytes around each. Run a pass on the host's and on the device's: afterwards all bytes
+/// are the same.
 class Arena {
  public:
   /// A place for `count` elements of `dtype`, `misalignment` elements behind a multiple of 256
@@ -30,10 +30,14 @@ class Arena {
   }
 
   /// After the last add().
-  void allocate() { device_ = device::cuda::allocate_device(bytes_.size()); }
+  void allocate() {
+    device_ = accelerator_->allocate(bytes_.size());
+    staging_ = accelerator_->allocate_pinned(bytes_.size());
+  }
   void upload() {
-    device::cuda::copy_to_device(device_.get(), bytes_.data(), bytes_.size(), stream_.handle());
-    stream_.synchronize();
+    std::memcpy(staging_.get(), bytes_.data(), bytes_.size());
+    accelerator_->copy(device_.get(), staging_.get(), bytes_.size(), stream());
+    finish(*accelerator_, stream());
   }
 
   template <class T = std::byte>
@@ -44,13 +48,14 @@ class Arena {
   T* device(std::size_t slot) const {
     return reinterpret_cast<T*>(device_.get() + slots_[slot].begin);
   }
-  device::cuda::StreamHandle stream() const { return stream_.handle(); }
+  Accelerator& accelerator() { return *accelerator_; }
+  StreamHandle stream() const { return stream_.get(); }
 
   /// Where host and device differ; "" when they are the same but for the bits of NaNs.
   std::string differences() {
-    std::vector<std::byte> got(bytes_.size());
-    device::cuda::copy_to_host(got.data(), device_.get(), got.size(), stream_.handle());
-    stream_.synchronize();
+    accelerator_->copy(staging_.get(), device_.get(), bytes_.size(), stream());
+    finish(*accelerator_, stream());
+    std::vector<std::byte> got(staging_.get(), staging_.get() + bytes_.size());
     if (got == bytes_) return "";
     for (std::size_t s = 0; s < slots_.size(); ++s) {
       for (std::int64_t i = 0; i < slots_[s].count; ++i) {
@@ -76,16 +81,24 @@ class Arena {
     DataType dtype;
   };
 
+  std::unique_ptr<Accelerator> accelerator_ = make_accelerator();
+  std::shared_ptr<void> entered_ = accelerator_->enter();
+  StreamOwner stream_ = accelerator_->make_stream();
   std::vector<std::byte> bytes_;
   std::vector<Slot> slots_;
-  device::cuda::DeviceMemory device_;
-  device::cuda::Stream stream_;
+  AcceleratorMemory device_;
+  AcceleratorMemory staging_;
 
   static bool is_nan(DataType dtype, const std::byte* value) {
     switch (dtype) {
       case DataType::float32: return std::isnan(kernels::Float32Format::load(value, 0));
       case DataType::float16: return std::isnan(kernels::Float16Format::load(value, 0));
       case DataType::bfloat16: return std::isnan(kernels::Bfloat16Format::load(value, 0));
+      case DataType::float64: {
+        double wide = 0.0;
+        std::memcpy(&wide, value, sizeof(wide));
+        return std::isnan(wide);
+      }
       default: return false;
     }
   }

@@ -1,16 +1,13 @@
-// Every pass of a step on the device against the CPU's kernels, to the bit.
+// Every pass of a step on an accelerator against the CPU's kernels, to the bit.
 
 #include <algorithm>
 #include <limits>
 
-#include "kernels/cuda/step.hpp"
 #include "tests/gpu/arena.hpp"
 #include "tests/gpu/random_tensors.hpp"
+#include "tests/support/step_on_host.hpp"
 
 using namespace scalecom;
-using kernels::cuda::GradientAfter;
-using kernels::cuda::StepTable;
-using kernels::cuda::StepTensor;
 using test::Arena;
 using test::one_of;
 using test::Values;
@@ -26,7 +23,8 @@ struct Sample {
   float beta;
   float prescale;
   float limit;
-  std::size_t memory, gradient, offsets, values, kept, nonfinite, result, reduced;
+  bool has_mark;
+  std::size_t memory, gradient, offsets, values, kept, nonfinite, result, reduced, mark;
 
   std::int64_t selected() const { return (count + chunk - 1) / chunk; }
 };
@@ -60,6 +58,8 @@ Sample make_sample(Arena& arena, std::mt19937_64& generator, std::int64_t count_
   s.kept = arena.add(DataType::float32, s.selected(), misalignment());
   s.reduced = arena.add(DataType::float32, s.selected(), misalignment());
   s.nonfinite = arena.add(DataType::int64, 1, 0);
+  s.mark = arena.add(DataType::float32, 1, 0);
+  s.has_mark = generator() % 4 > 0;
   return s;
 }
 
@@ -78,6 +78,9 @@ void fill(Arena& arena, const Sample& s, std::mt19937_64& generator) {
         static_cast<std::uint16_t>(generator() % static_cast<std::uint64_t>(length));
   }
   *arena.host<std::int64_t>(s.nonfinite) = 1000;
+  constexpr float kMarks[] = {0.0f, 0.0f,   -0.0f,
+                              1.0f, 1e-40f, std::numeric_limits<float>::quiet_NaN()};
+  *arena.host<float>(s.mark) = one_of(kMarks, generator);
 }
 
 /// The same tensor in either memory; `at(slot)` gives its pointer.
@@ -93,6 +96,7 @@ StepTensor tensor_of(const Sample& s, const At& at) {
   tensor.nonfinite = reinterpret_cast<std::int64_t*>(at(s.nonfinite));
   tensor.result = at(s.result);
   tensor.reduced = reinterpret_cast<const float*>(at(s.reduced));
+  if (s.has_mark) tensor.mark = reinterpret_cast<const float*>(at(s.mark));
   return tensor;
 }
 
@@ -106,6 +110,8 @@ struct World {
     std::mt19937_64 generator(seed);
     for (std::size_t i = 0; i < tensors; ++i) {
       samples.push_back(make_sample(arena, generator, count_max));
+      // Tensors may share a counter.
+      if (i > 0 && generator() % 2 == 0) samples[i].nonfinite = samples[i - 1].nonfinite;
     }
     arena.allocate();
     for (const Sample& s : samples) {
@@ -123,26 +129,6 @@ struct World {
   }
 };
 
-void select_on_host(StepTensor& t) {
-  *t.nonfinite +=
-      kernels::select_and_sweep(t.memory, t.gradient, t.beta, t.chunk, t.offsets, t.selected);
-}
-
-void gather_on_host(StepTensor& t) {
-  *t.nonfinite +=
-      kernels::gather_and_sweep(t.memory, t.gradient, t.beta, t.chunk, t.offsets, t.selected);
-}
-
-void zero_gradient(StepTensor& t) {
-  std::memset(const_cast<std::byte*>(t.gradient.data), 0,
-              static_cast<std::size_t>(t.gradient.count * size_of(t.gradient.dtype)));
-}
-
-void fill_on_host(StepTensor& t) {
-  kernels::fill_selected(t.result, t.gradient.dtype, t.gradient.count, t.chunk, t.offsets,
-                         t.reduced);
-}
-
 constexpr std::size_t kTensors[] = {1, 2, 33, 90};
 
 /// Calls body(world, table) for worlds of several sizes and seeds.
@@ -152,64 +138,75 @@ void for_each_world(const Body& body) {
     for (const std::size_t tensors : kTensors) {
       CAPTURE(seed, tensors);
       World world(tensors, seed * 1000 + tensors);
-      StepTable table(tensors);
-      table.assign(world.on_device, world.arena.stream());
-      body(world, table);
+      const auto table = world.arena.accelerator().make_step_table(tensors);
+      table->assign(world.on_device, world.arena.stream());
+      body(world, *table);
     }
   }
 }
 
 }  // namespace
 
-TEST_CASE("a leader's step on the device equals the CPU's, and can be taken back", "[light]") {
+TEST_CASE("a leader's step equals the CPU's, and is taken back where a mark says so", "[light]") {
   for_each_world([](World& world, StepTable& table) {
     const auto stream = world.arena.stream();
-    table.select_and_sweep(GradientAfter::unchanged, stream);
-    world.on_each(select_on_host);
+    table.select_and_sweep(stream);
+    world.on_each(test::select_on_host);
+    CHECK(world.arena.differences() == "");
+    table.take_back(stream);
+    world.on_each(test::take_back_on_host);
     CHECK(world.arena.differences() == "");
     table.fill_selected(stream);
-    world.on_each(fill_on_host);
-    CHECK(world.arena.differences() == "");
-    table.restore_selected(stream);
-    world.on_each([](StepTensor& t) {
-      kernels::restore_selected(t.memory, t.gradient.count, t.chunk, t.offsets, t.selected.kept);
-    });
-    CHECK(world.arena.differences() == "");
-    table.undo_sweep(stream);
-    world.on_each([](StepTensor& t) { kernels::undo_sweep(t.memory, t.gradient, t.beta); });
+    world.on_each(test::fill_on_host);
     CHECK(world.arena.differences() == "");
   });
 }
 
-TEST_CASE("a follower's sweep on the device equals the CPU's", "[light]") {
+TEST_CASE("a follower's sweep equals the CPU's", "[light]") {
   for_each_world([](World& world, StepTable& table) {
-    table.gather_and_sweep(GradientAfter::unchanged, world.arena.stream());
-    world.on_each(gather_on_host);
+    table.gather_and_sweep(world.arena.stream());
+    world.on_each(test::gather_on_host);
     CHECK(world.arena.differences() == "");
   });
 }
 
-TEST_CASE("sweeps that leave zeros in the gradient are ready for a scatter of the result",
+TEST_CASE("steps whose results take the gradients' place follow each other without the host",
           "[light]") {
   for_each_world([](World& world, StepTable& table) {
     const auto stream = world.arena.stream();
-    // The result takes the gradient's place.
     const auto in_place = [](StepTensor& t) { t.result = const_cast<std::byte*>(t.gradient.data); };
     std::for_each(world.on_device.begin(), world.on_device.end(), in_place);
     world.on_each(in_place);
+    test::finish(world.arena.accelerator(), stream);
     table.assign(world.on_device, stream);
-    table.select_and_sweep(GradientAfter::zero, stream);
-    world.on_each(select_on_host);
-    world.on_each(zero_gradient);
-    CHECK(world.arena.differences() == "");
-    table.scatter_selected(stream);
-    world.on_each(fill_on_host);
-    CHECK(world.arena.differences() == "");
-    table.gather_and_sweep(GradientAfter::zero, stream);
-    world.on_each(gather_on_host);
-    world.on_each(zero_gradient);
+    for (int step = 0; step < 2; ++step) {
+      table.select_and_sweep(stream);
+      table.take_back(stream);
+      table.fill_selected(stream);
+      world.on_each(test::select_on_host);
+      world.on_each(test::take_back_on_host);
+      world.on_each(test::fill_on_host);
+    }
     CHECK(world.arena.differences() == "");
   });
+}
+
+TEST_CASE("no tensor is taken back where none is marked", "[light]") {
+  World world(33, 7);
+  for (std::size_t i = 0; i < world.samples.size(); ++i) {
+    *world.arena.host<float>(world.samples[i].mark) = 0.0f;
+    const auto mark = world.samples[i].mark;
+    world.on_device[i].mark = world.arena.device<float>(mark);
+    world.on_host[i].mark = world.arena.host<float>(mark);
+  }
+  world.arena.upload();
+  const auto stream = world.arena.stream();
+  const auto table = world.arena.accelerator().make_step_table(33);
+  table->assign(world.on_device, stream);
+  table->gather_and_sweep(stream);
+  world.on_each(test::gather_on_host);
+  table->take_back(stream);
+  CHECK(world.arena.differences() == "");
 }
 
 TEST_CASE("thousands of short tensors in a table are each found") {
@@ -217,69 +214,14 @@ TEST_CASE("thousands of short tensors in a table are each found") {
     CAPTURE(seed);
     World world(2500, seed, 300);
     const auto stream = world.arena.stream();
-    StepTable table(2500);
-    table.assign(world.on_device, stream);
-    table.select_and_sweep(GradientAfter::unchanged, stream);
-    table.fill_selected(stream);
-    world.on_each(select_on_host);
-    world.on_each(fill_on_host);
+    const auto table = world.arena.accelerator().make_step_table(2500);
+    table->assign(world.on_device, stream);
+    table->select_and_sweep(stream);
+    table->take_back(stream);
+    table->fill_selected(stream);
+    world.on_each(test::select_on_host);
+    world.on_each(test::take_back_on_host);
+    world.on_each(test::fill_on_host);
     CHECK(world.arena.differences() == "");
-  }
-}
-
-TEST_CASE("a tensor of more than 2^31 elements is worked on to its end") {
-  constexpr std::int64_t kCount = (std::int64_t{1} << 31) + 1003;
-  constexpr std::int64_t kChunk = 1000;
-  constexpr std::int64_t kSelected = (kCount + kChunk - 1) / kChunk;
-  const auto memory = device::cuda::allocate_device(kCount * 4);
-  const auto gradient = device::cuda::allocate_device(kCount * 2);
-  const auto out = device::cuda::allocate_device(kSelected * 16 + 8);
-  const device::cuda::Stream stream;
-  device::cuda::set_bytes(memory.get(), 0, kCount * 4, stream.handle());
-  device::cuda::set_bytes(gradient.get(), 0, kCount * 2, stream.handle());
-  device::cuda::set_bytes(out.get(), 0, kSelected * 16 + 8, stream.handle());
-  const std::uint16_t one = 0x3F80;  // bfloat16
-  device::cuda::copy_to_device(gradient.get() + (kCount - 2) * 2, &one, 2, stream.handle());
-  StepTensor tensor;
-  tensor.memory = reinterpret_cast<float*>(memory.get());
-  tensor.gradient = {gradient.get(), DataType::bfloat16, kCount, 1.0f};
-  tensor.beta = 0.5f;
-  tensor.chunk = kChunk;
-  tensor.nonfinite = reinterpret_cast<std::int64_t*>(out.get());
-  tensor.selected.values = out.get() + 8;
-  tensor.selected.kept = reinterpret_cast<float*>(out.get() + 8 + kSelected * 4);
-  tensor.offsets = reinterpret_cast<std::uint16_t*>(out.get() + 8 + kSelected * 8);
-  StepTable table(1);
-  table.assign({&tensor, 1}, stream.handle());
-  table.select_and_sweep(GradientAfter::zero, stream.handle());
-  float value = 0.0f;
-  float left = 0.0f;
-  std::uint16_t offset = 0;
-  std::uint16_t zero = 1;
-  device::cuda::copy_to_host(&value, tensor.selected.values + (kSelected - 1) * 4, 4,
-                             stream.handle());
-  device::cuda::copy_to_host(&left, tensor.memory + kCount - 2, 4, stream.handle());
-  device::cuda::copy_to_host(&offset, tensor.offsets + kSelected - 1, 2, stream.handle());
-  device::cuda::copy_to_host(&zero, gradient.get() + (kCount - 2) * 2, 2, stream.handle());
-  stream.synchronize();
-  CHECK(value == 1.0f);
-  CHECK(left == 0.0f);
-  CHECK(offset == (kCount - 2) % kChunk);
-  CHECK(zero == 0);
-}
-
-TEST_CASE("widened values equal the CPU's", "[light]") {
-  for (const DataType dtype : test::kFloats) {
-    std::mt19937_64 generator(11);
-    Arena arena;
-    const std::size_t source = arena.add(dtype, 70001, 1);
-    const std::size_t wide = arena.add(DataType::float32, 70001, 0);
-    arena.allocate();
-    test::fill_values(arena.host(source), dtype, 70001, Values::nonfinite, generator);
-    arena.upload();
-    kernels::cuda::widen(arena.device<float>(wide), arena.device(source), dtype, 70001,
-                         arena.stream());
-    kernels::widen(arena.host<float>(wide), arena.host(source), dtype, 70001);
-    CHECK(arena.differences() == "");
   }
 }

@@ -6,18 +6,6 @@
 #include "device/cuda/error.hpp"
 
 namespace scalecom::device::cuda {
-namespace {
-
-void copy(void* destination, const void* source, std::size_t bytes, cudaMemcpyKind kind,
-          StreamHandle stream) {
-  const cudaError_t error = cudaMemcpyAsync(destination, source, bytes, kind, stream);
-  if (error != cudaSuccess) {
-    check(error, fmt::format("cudaMemcpyAsync of {} bytes", bytes).c_str());
-  }
-}
-
-}  // namespace
-
 void DestroyStream::operator()(CUstream_st* stream) const noexcept { cudaStreamDestroy(stream); }
 void DestroyEvent::operator()(CUevent_st* event) const noexcept { cudaEventDestroy(event); }
 
@@ -39,21 +27,6 @@ Event::Event(Kind kind) {
   event_.reset(event);
 }
 
-void Event::record(StreamHandle stream) {
-  check(cudaEventRecord(event_.get(), stream), "cudaEventRecord");
-}
-
-void Event::make_wait(StreamHandle stream) const {
-  check(cudaStreamWaitEvent(stream, event_.get(), 0), "cudaStreamWaitEvent");
-}
-
-bool Event::is_done() const {
-  const cudaError_t error = cudaEventQuery(event_.get());
-  if (error == cudaErrorNotReady) return false;
-  check(error, "cudaEventQuery");
-  return true;
-}
-
 double Event::milliseconds_since(const Event& begin) const {
   float milliseconds = 0.0f;
   check(cudaEventElapsedTime(&milliseconds, begin.event_.get(), event_.get()),
@@ -61,19 +34,31 @@ double Event::milliseconds_since(const Event& begin) const {
   return static_cast<double>(milliseconds);
 }
 
-void copy_to_device(void* destination, const void* source, std::size_t bytes, StreamHandle stream) {
-  copy(destination, source, bytes, cudaMemcpyHostToDevice, stream);
+void record(EventHandle event, StreamHandle stream) {
+  check(cudaEventRecord(event, stream), "cudaEventRecord");
 }
 
-void copy_to_host(void* destination, const void* source, std::size_t bytes, StreamHandle stream) {
-  copy(destination, source, bytes, cudaMemcpyDeviceToHost, stream);
+void make_wait(StreamHandle stream, EventHandle event) {
+  check(cudaStreamWaitEvent(stream, event, 0), "cudaStreamWaitEvent");
 }
 
-void copy_on_device(void* destination, const void* source, std::size_t bytes, StreamHandle stream) {
-  copy(destination, source, bytes, cudaMemcpyDeviceToDevice, stream);
+bool is_done(EventHandle event) {
+  const cudaError_t error = cudaEventQuery(event);
+  if (error == cudaErrorNotReady) return false;
+  check(error, "cudaEventQuery");
+  return true;
+}
+
+void copy(void* destination, const void* source, std::size_t bytes, StreamHandle stream) {
+  if (bytes == 0) return;
+  const cudaError_t error = cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDefault, stream);
+  if (error != cudaSuccess) {
+    check(error, fmt::format("cudaMemcpyAsync of {} bytes", bytes).c_str());
+  }
 }
 
 void set_bytes(void* destination, int value, std::size_t bytes, StreamHandle stream) {
+  if (bytes == 0) return;
   check(cudaMemsetAsync(destination, value, bytes, stream), "cudaMemsetAsync");
 }
 

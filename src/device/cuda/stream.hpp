@@ -11,6 +11,8 @@ namespace scalecom::device::cuda {
 
 /// A borrowed stream: a cudaStream_t. Null is the default stream.
 using StreamHandle = CUstream_st*;
+/// A borrowed event: a cudaEvent_t.
+using EventHandle = CUevent_st*;
 
 struct DestroyStream {
   void operator()(CUstream_st* stream) const noexcept;
@@ -24,6 +26,8 @@ class Stream {
  public:
   Stream();
   StreamHandle handle() const noexcept { return stream_.get(); }
+  /// Gives it up: for DestroyStream.
+  StreamHandle release() noexcept { return stream_.release(); }
   /// Blocks until all of it is done. Not for the coordinator's thread.
   void synchronize() const;
 
@@ -38,20 +42,23 @@ class Event {
   enum class Kind { ordering, timed };
   explicit Event(Kind kind = Kind::ordering);
 
-  void record(StreamHandle stream);
-  /// What is launched on `stream` from now on waits for this event; the host does not.
-  void make_wait(StreamHandle stream) const;
-  bool is_done() const;
+  EventHandle handle() const noexcept { return event_.get(); }
+  /// Gives it up: for DestroyEvent.
+  EventHandle release() noexcept { return event_.release(); }
   double milliseconds_since(const Event& begin) const;
 
  private:
   std::unique_ptr<CUevent_st, DestroyEvent> event_;
 };
 
-/// Copies in the stream's order; the host memory is pinned, or the call may block.
-void copy_to_device(void* destination, const void* source, std::size_t bytes, StreamHandle stream);
-void copy_to_host(void* destination, const void* source, std::size_t bytes, StreamHandle stream);
-void copy_on_device(void* destination, const void* source, std::size_t bytes, StreamHandle stream);
+void record(EventHandle event, StreamHandle stream);
+/// What is launched on `stream` from now on waits for the event; the host does not.
+void make_wait(StreamHandle stream, EventHandle event);
+bool is_done(EventHandle event);
+
+/// Copies between device and host in the stream's order; host memory is pinned, or the call may
+/// block.
+void copy(void* destination, const void* source, std::size_t bytes, StreamHandle stream);
 void set_bytes(void* destination, int value, std::size_t bytes, StreamHandle stream);
 
 /// Multiprocessors of the current device.

@@ -2,11 +2,10 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
 #include <cstring>
-#include <limits>
 
 #include "base/error.hpp"
+#include "kernels/integer_of.hpp"
 
 #define HWY_TARGET_INCLUDE "kernels/cpu/scale_inl.hpp"
 #include <hwy/foreach_target.h>
@@ -17,19 +16,6 @@ namespace scalecom::kernels {
 namespace {
 
 HWY_EXPORT(run_scale);
-
-/// Truncates; beyond T's range the nearest limit, and zero for NaN.
-template <class T>
-T integer_of(double value) {
-  // As double, T's largest value may round up to one that is out of range.
-  if (value >= static_cast<double>(std::numeric_limits<T>::max())) {
-    return std::numeric_limits<T>::max();
-  }
-  if (value <= static_cast<double>(std::numeric_limits<T>::min())) {
-    return std::numeric_limits<T>::min();
-  }
-  return std::isnan(value) ? T{0} : static_cast<T>(value);
-}
 
 template <class T>
 void scale_integers(const ScaleArguments& arguments) {

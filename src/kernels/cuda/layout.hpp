@@ -19,8 +19,7 @@ inline constexpr std::int32_t kBlockLanesLog2 = 6;
 /// Elements of a chunk that a warp would have to walk in several rounds: a block does it.
 inline constexpr std::int32_t kWarpChunkMax = 4096;
 
-/// What a warp does at a time where it touches the selected elements only, and where it fills.
-inline constexpr std::int64_t kSelectedAUnit = 128;
+/// What a warp does at a time where it fills, or takes back.
 inline constexpr std::int32_t kFilledAUnit = 2048;
 
 /// log2 of the fewest lanes that hold a chunk of `chunk` elements in flight at once, but at most

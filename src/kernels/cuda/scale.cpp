@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <vector>
+#include <algorithm>
 
 #include "base/error.hpp"
 #include "device/cuda/error.hpp"
@@ -11,10 +11,34 @@
 namespace scalecom::kernels::cuda {
 namespace {
 
-Scaling scaling_of(DataType dtype, const Scale& scale) {
-  if (scale.is_identity()) return {};
+CopyFormat format_for(const CopyTensor& tensor) {
+  if (tensor.scale.is_identity()) return CopyFormat::none;
+  switch (tensor.dtype) {
+    case DataType::float32: return CopyFormat::float32;
+    case DataType::float16: return CopyFormat::float16;
+    case DataType::bfloat16: return CopyFormat::bfloat16;
+    case DataType::float64: return CopyFormat::float64;
+    case DataType::uint8: return CopyFormat::uint8;
+    case DataType::int8: return CopyFormat::int8;
+    case DataType::int16: return CopyFormat::int16;
+    case DataType::int32: return CopyFormat::int32;
+    case DataType::int64: return CopyFormat::int64;
+    case DataType::boolean: break;
+  }
+  return CopyFormat::none;
+}
+
+bool has_method(CopyFormat format) {
+  return format == CopyFormat::float32 || format == CopyFormat::float16 ||
+         format == CopyFormat::bfloat16;
+}
+
+Scaling scaling_of(CopyFormat format, DataType dtype, const Scale& scale) {
+  if (format == CopyFormat::none) return {};
   const ScaleChoice choice = choose_scale_method(dtype, scale);
   const Scale& simple = choice.scale;
+  const Scaling in_double{ScaleStep::in_double, 1.0f, simple.multiply, simple.divide};
+  if (!has_method(format)) return in_double;
   switch (choice.method) {
     case ScaleMethod::multiply_in_float:
       return {ScaleStep::multiply_in_float, static_cast<float>(simple.multiply)};
@@ -22,38 +46,17 @@ Scaling scaling_of(DataType dtype, const Scale& scale) {
       return {ScaleStep::divide_in_float, static_cast<float>(simple.divide)};
     case ScaleMethod::in_double: break;
   }
-  return {ScaleStep::in_double, 1.0f, simple.multiply, simple.divide};
-}
-
-ElementFormat format_of(DataType dtype) {
-  switch (dtype) {
-    case DataType::float16: return ElementFormat::float16;
-    case DataType::bfloat16: return ElementFormat::bfloat16;
-    default: return ElementFormat::float32;
-  }
+  return in_double;
 }
 
 std::uintptr_t address_of(const std::byte* pointer) {
   return reinterpret_cast<std::uintptr_t>(pointer);
 }
 
-void check(const CopyTensor& tensor) {
-  SCALECOM_ASSERT(tensor.count >= 0, fmt::format("{} elements", tensor.count));
-  if (tensor.scale.is_identity()) return;
-  const DataType dtype = tensor.dtype;
-  SCALECOM_ASSERT(
-      dtype == DataType::float32 || dtype == DataType::float16 || dtype == DataType::bfloat16,
-      fmt::format("{} times {} / {} on a CUDA device", to_string(dtype), tensor.scale.multiply,
-                  tensor.scale.divide));
-  const auto bytes = static_cast<std::uintptr_t>(size_of(dtype));
-  SCALECOM_ASSERT(
-      address_of(tensor.destination) % bytes == 0 && address_of(tensor.source) % bytes == 0,
-      fmt::format("scaled {} that are not aligned", to_string(dtype)));
-}
-
 CopyRow row_of(const CopyTensor& tensor) {
-  return {tensor.destination, tensor.source, tensor.count * size_of(tensor.dtype),
-          format_of(tensor.dtype), scaling_of(tensor.dtype, tensor.scale)};
+  const CopyFormat format = format_for(tensor);
+  return {tensor.destination, tensor.source, tensor.count * size_of(tensor.dtype), format,
+          scaling_of(format, tensor.dtype, tensor.scale)};
 }
 
 CopyLayout layout_of(const CopyRow& row) {
@@ -73,32 +76,39 @@ std::size_t bytes_for(std::size_t tensors_max) {
 
 }  // namespace
 
-CopyTable::CopyTable(std::size_t tensors_max)
+CudaCopyTable::CudaCopyTable(std::size_t tensors_max)
     : storage_(bytes_for(tensors_max)), tensors_max_(tensors_max) {}
 
-void CopyTable::assign(std::span<const CopyTensor> tensors, device::cuda::StreamHandle stream) {
+void CudaCopyTable::assign(std::span<const CopyTensor> tensors, StreamHandle stream) {
+  if (std::equal(tensors.begin(), tensors.end(), assigned_.begin(), assigned_.end())) return;
   SCALECOM_ASSERT(tensors.size() <= tensors_max_,
                   fmt::format("{} tensors in a table for {}", tensors.size(), tensors_max_));
   for (const CopyTensor& tensor : tensors) check(tensor);
-  storage_.clear();
-  std::vector<std::int64_t> units;
-  for (const CopyKind kind : {CopyKind::plain, CopyKind::other}) {
-    CopyRange& range = ranges_[static_cast<std::size_t>(kind)];
-    range = {};
-    const std::span<CopyRow> rows = storage_.reserve<CopyRow>(tensors.size());
-    units.clear();
-    for (const CopyTensor& tensor : tensors) {
-      const CopyRow row = row_of(tensor);
-      if (tensor.count == 0 || kind_of(row) != kind) continue;
-      rows[units.size()] = row;
-      units.push_back((layout_of(row).vectors() + kCopyVectorsAUnit - 1) / kCopyVectorsAUnit);
-    }
-    if (!units.empty()) range = {storage_.on_device(rows), make_index(storage_, units)};
-  }
+  assigned_.clear();
+  write_rows(tensors);
   storage_.upload(stream);
+  assigned_.assign(tensors.begin(), tensors.end());
 }
 
-void CopyTable::scale_copy(device::cuda::StreamHandle stream) const {
+void CudaCopyTable::write_rows(std::span<const CopyTensor> tensors) {
+  storage_.clear();
+  for (const CopyKind kind : {CopyKind::plain, CopyKind::other}) {
+    const std::span<CopyRow> rows = storage_.reserve<CopyRow>(tensors.size());
+    units_.clear();
+    for (const CopyTensor& tensor : tensors) {
+      if (tensor.count == 0) continue;
+      const CopyRow row = row_of(tensor);
+      if (kind_of(row) != kind) continue;
+      rows[units_.size()] = row;
+      units_.push_back((layout_of(row).vectors() + kCopyVectorsAUnit - 1) / kCopyVectorsAUnit);
+    }
+    CopyRange& range = ranges_[static_cast<std::size_t>(kind)];
+    range = {};
+    if (!units_.empty()) range = {storage_.on_device(rows), make_index(storage_, units_)};
+  }
+}
+
+void CudaCopyTable::scale_copy(StreamHandle stream) const {
   for (const CopyKind kind : {CopyKind::plain, CopyKind::other}) {
     const CopyRange& range = ranges_[static_cast<std::size_t>(kind)];
     if (range.index.units == 0) continue;

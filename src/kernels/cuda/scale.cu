@@ -86,8 +86,26 @@ __device__ void scale_batch(Batch& batch, const Scaling& scaling) {
   }
 }
 
+/// Elements that are scaled in float64 as they are.
+template <class T>
+struct InDouble {
+  using Element = T;
+};
+
+template <CopyKind kKind, class T>
+__device__ void scale_batch(Batch& batch, const Scaling& scaling, InDouble<T>) {
+#pragma unroll
+  for (uint4& vector : batch) {
+    T elements[sizeof(uint4) / sizeof(T)];
+    memcpy(elements, &vector, sizeof(vector));
+#pragma unroll
+    for (T& element : elements) element = scale_in_double(element, scaling);
+    memcpy(&vector, elements, sizeof(vector));
+  }
+}
+
 template <CopyKind kKind, class Format>
-__device__ void scale_batch(Batch& batch, const Scaling& scaling) {
+__device__ void scale_batch(Batch& batch, const Scaling& scaling, Format) {
   switch (scaling.step) {
     case ScaleStep::copy: return;
     case ScaleStep::multiply_in_float:
@@ -101,9 +119,14 @@ __device__ void scale_batch(Batch& batch, const Scaling& scaling) {
   }
 }
 
+template <class T>
+__device__ T scaled_element(T element, const Scaling& scaling, InDouble<T>) {
+  return scale_in_double(element, scaling);
+}
+
 template <class Format>
 __device__ typename Format::Element scaled_element(typename Format::Element element,
-                                                   const Scaling& scaling) {
+                                                   const Scaling& scaling, Format) {
   constexpr bool kIsWide = sizeof(element) == sizeof(float);
   const float value = Format::widen(element);
   switch (scaling.step) {
@@ -115,27 +138,49 @@ __device__ typename Format::Element scaled_element(typename Format::Element elem
   }
 }
 
+/// Calls body with the format, if it is scaled at all.
+template <CopyKind kKind, class Body>
+__device__ void with_copy_format(CopyFormat format, const Body& body) {
+  switch (format) {
+    case CopyFormat::none: return;
+    case CopyFormat::float32: return body(Float32());
+    case CopyFormat::float16: return body(Float16());
+    case CopyFormat::bfloat16: return body(Bfloat16());
+    default: break;
+  }
+  if constexpr (kKind == CopyKind::other) {
+    switch (format) {
+      case CopyFormat::float64: return body(InDouble<double>());
+      case CopyFormat::uint8: return body(InDouble<std::uint8_t>());
+      case CopyFormat::int8: return body(InDouble<std::int8_t>());
+      case CopyFormat::int16: return body(InDouble<std::int16_t>());
+      case CopyFormat::int32: return body(InDouble<std::int32_t>());
+      default: return body(InDouble<std::int64_t>());
+    }
+  }
+}
+
 /// The part of an outer vector that belongs to the run, element by element.
+template <CopyKind kKind>
 __device__ void copy_part(const CopyRow& row, const CopyUnit& unit, std::int32_t vector) {
   const std::int32_t place = vector * CopyLayout::kVectorBytes;
   const std::int64_t begin = unit.begin + max(place, unit.first);
   const std::int64_t end = unit.begin + min(place + CopyLayout::kVectorBytes, unit.end);
-  if (row.scaling.step == ScaleStep::copy) {
+  if (row.format == CopyFormat::none) {
 #pragma unroll 1
     for (std::int64_t i = begin; i < end; ++i) {
       global(row.destination)[i] = global(row.source)[i];
     }
     return;
   }
-  with_format(row.format, [&](auto format) {
-    using Format = decltype(format);
-    using Element = typename Format::Element;
+  with_copy_format<kKind>(row.format, [&](auto format) {
+    using Element = typename decltype(format)::Element;
     constexpr std::int64_t kBytes = sizeof(Element);
     const auto* const source = global(reinterpret_cast<const Element*>(row.source));
     auto* const destination = global(reinterpret_cast<Element*>(row.destination));
 #pragma unroll 1
     for (std::int64_t i = begin / kBytes; i < end / kBytes; ++i) {
-      destination[i] = scaled_element<Format>(source[i], row.scaling);
+      destination[i] = scaled_element(source[i], row.scaling, format);
     }
   });
 }
@@ -150,10 +195,10 @@ __device__ void copy_unit(const CopyRow& row, std::int64_t number) {
   const CopyUnit unit(layout, number, kCopyVectorsAUnit);
   Batch batch;
   load_batch<kKind>(batch, source + unit.begin, shift, unit);
-  if (row.scaling.step != ScaleStep::copy) {
+  if (row.format != CopyFormat::none) {
     const Scaling scaling = row.scaling;
-    with_format(row.format,
-                [&](auto format) { scale_batch<kKind, decltype(format)>(batch, scaling); });
+    with_copy_format<kKind>(row.format,
+                            [&](auto format) { scale_batch<kKind>(batch, scaling, format); });
   }
   destination += unit.begin;
   for_each_whole(unit, [&](int i, std::int32_t place) {
@@ -162,7 +207,7 @@ __device__ void copy_unit(const CopyRow& row, std::int64_t number) {
   if (unit.has_only_whole()) return;
 #pragma unroll 1
   for (std::int32_t vector = lane(); vector < kCopyVectorsAUnit; vector += kLanes) {
-    if (unit.is_part(vector)) copy_part(row, unit, vector);
+    if (unit.is_part(vector)) copy_part<kKind>(row, unit, vector);
   }
 }
 

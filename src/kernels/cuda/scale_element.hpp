@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "kernels/integer_of.hpp"
+
 /// How scale_copy() scales one element: the results of kernels/reduce.hpp's scale_copy, to the bit.
 /// C++17 and constexpr, like element.hpp.
 namespace scalecom::kernels::cuda {
@@ -35,6 +37,15 @@ constexpr float scale_element(float value, const Scaling& scaling) {
   }
   const double exact = static_cast<double>(value) * scaling.multiply / scaling.divide;
   return kIsWide ? static_cast<float>(exact) : odd_float(exact);
+}
+
+constexpr double scale_in_double(double value, const Scaling& scaling) {
+  return value * scaling.multiply / scaling.divide;
+}
+
+template <class Integer>
+constexpr Integer scale_in_double(Integer value, const Scaling& scaling) {
+  return integer_of<Integer>(scale_in_double(static_cast<double>(value), scaling));
 }
 
 /// A run of bytes as 16-byte vectors of its destination's memory, the first and last of which may

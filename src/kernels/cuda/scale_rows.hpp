@@ -5,17 +5,31 @@
 
 #include "device/cuda/stream.hpp"
 #include "kernels/cuda/scale_element.hpp"
-#include "kernels/cuda/step_rows.hpp"
+#include "kernels/cuda/unit_index.hpp"
 
 /// What the launching code hands to scale_copy()'s kernel: plain data, C++17.
 namespace scalecom::kernels::cuda {
+
+/// As what a tensor is scaled; `none` is copied only.
+enum class CopyFormat : std::int32_t {
+  none,
+  float32,
+  float16,
+  bfloat16,
+  float64,
+  uint8,
+  int8,
+  int16,
+  int32,
+  int64,
+};
 
 /// One tensor. Pointers are device memory.
 struct CopyRow {
   std::byte* destination;
   const std::byte* source;
   std::int64_t bytes;
-  ElementFormat format;  ///< where it is scaled
+  CopyFormat format;
   Scaling scaling;
 };
 
@@ -29,7 +43,8 @@ inline constexpr std::int32_t kCopyVectorsALane = 4;
 inline constexpr std::int32_t kCopyVectorsAUnit = 32 * kCopyVectorsALane;
 inline constexpr int kCopyWarpsABlock = 8;
 
-/// plain: the source's words of 4 bytes are aligned, and the scaling is no ScaleStep::in_double.
+/// plain: the source's words of 4 bytes are aligned, and the scaling is no ScaleStep::in_double, as
+/// that of float64 and integers always is.
 /// What others need takes registers, so these have a launch of their own.
 enum class CopyKind : std::int32_t { plain, other };
 

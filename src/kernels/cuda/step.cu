@@ -1,5 +1,7 @@
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+
 #include "kernels/cuda/element.hpp"
 #include "kernels/cuda/formats.cuh"
 #include "kernels/cuda/layout.hpp"
@@ -17,6 +19,9 @@ constexpr int kWarpLanes = 1 << kWarpLanesLog2;
 /// Blocks of a sweep that a multiprocessor shall hold: registers are given out for that. Fewer do
 /// not hide the memory's latency; for more the compiler would have to keep registers in memory.
 constexpr int kBlocksWanted = 12;
+/// What take_back() is launched with: about half of a large GPU's threads at most.
+constexpr int kTakeBackLanes = 256;
+constexpr std::int64_t kTakeBackBlocks = 512;
 
 /// The best of the 2^lanes_log2 neighbouring lanes' candidates, for each of them.
 __device__ Candidate best_of_lanes(Candidate best, std::int32_t lanes_log2) {
@@ -109,8 +114,8 @@ __device__ void take(const StepRow& row, const LanePart& part, std::int32_t plac
   global(row.kept)[part.chunk] = memory;
 }
 
-/// A lane's way through its part of a chunk in select, gather and undo.
-template <Pass kPass, class Format>
+/// A lane's way through its part of a chunk.
+template <class Format>
 struct LaneSweep {
   using Element = typename Format::Element;
 
@@ -118,7 +123,7 @@ struct LaneSweep {
   float beta;
   std::int32_t lanes;  ///< of the chunk
   float* memory;       ///< of the chunk's first element, like `gradient`
-  Element* gradient;
+  const Element* gradient;
   std::int32_t nonfinite = 0;
   Candidate best;
 
@@ -128,7 +133,7 @@ struct LaneSweep {
     const std::int32_t step = lanes * kVectorsInFlight;
     for (; first < run.vectors; first += step) {
       float4* const m_at = reinterpret_cast<float4*>(memory + run.head) + first;
-      Element* const g_at = gradient + run.head + first * kVectorElements;
+      const Element* const g_at = gradient + run.head + first * kVectorElements;
       const std::int32_t left = run.vectors - first;
       float4 m[kVectorsInFlight];
       typename Format::Vector raw[kVectorsInFlight];
@@ -152,10 +157,6 @@ struct LaneSweep {
     for (std::int32_t edge = first; edge < run.edges; edge += lanes) {
       const std::int32_t place = run.edge_place(edge);
       const float g = prescale * Format::widen(gradient[place]);
-      if (kPass == Pass::undo) {
-        memory[place] = undo_element(memory[place], g, beta);
-        continue;
-      }
       const SweptElement swept = sweep_element(memory[place], g, beta);
       memory[place] = swept.memory;
       nonfinite += swept.bits > kLargestFinite;
@@ -164,34 +165,11 @@ struct LaneSweep {
     }
   }
 
-  __device__ void store_zeros(const Run& run, std::int32_t first) {
-    const bool is_aligned = shift_of(gradient + run.head) == 0;
-    for (std::int32_t vector = first; vector < run.vectors; vector += lanes) {
-      Element* const place = gradient + run.vector_place(vector);
-      if (is_aligned) {
-        *reinterpret_cast<typename Format::Vector*>(place) = {};
-      } else {
-        for (int i = 0; i < kVectorElements; ++i) place[i] = Element{};
-      }
-    }
-    for (std::int32_t edge = first; edge < run.edges; edge += lanes) {
-      gradient[run.edge_place(edge)] = Element{};
-    }
-  }
-
  private:
   /// Vectors come in the order of their places, so an equal one does not beat the best.
   __device__ Quad sweep_vector(const Quad& m, Quad g, std::int32_t place) {
 #pragma unroll
     for (int i = 0; i < kVectorElements; ++i) g.at[i] *= prescale;
-    if (kPass == Pass::undo) {
-      Quad undone;
-#pragma unroll
-      for (int i = 0; i < kVectorElements; ++i) {
-        undone.at[i] = undo_element(m.at[i], g.at[i], beta);
-      }
-      return undone;
-    }
     const SweptQuad swept = sweep_quad(m, g, beta);
     nonfinite += swept.nonfinite;
     if (swept.bits > best.bits) best = {swept.bits, place + swept.largest};
@@ -199,15 +177,14 @@ struct LaneSweep {
   }
 };
 
-/// select, gather and undo of a unit.
 template <class Team, Pass kPass, class Format>
-__device__ void sweep_unit(const StepRow& row, std::int64_t unit, bool has_zeros) {
+__device__ void sweep_unit(const StepRow& row, std::int64_t unit) {
   const std::int32_t lanes_log2 = row.lanes_log2;
   const LanePart part =
       lane_part(unit, Team::lane(), Team::kLanesLog2, lanes_log2, row.chunk, row.count);
-  LaneSweep<kPass, Format> sweep{
+  LaneSweep<Format> sweep{
       row.prescale, row.beta, 1 << lanes_log2, global(row.memory) + part.begin,
-      global(static_cast<typename Format::Element*>(row.gradient)) + part.begin};
+      global(static_cast<const typename Format::Element*>(row.gradient)) + part.begin};
   const Run run(part.length, shift_of(sweep.memory));
   if (shift_of(sweep.gradient + run.head) == 0) {
     sweep.template sweep_vectors<true>(run, part.member);
@@ -215,7 +192,6 @@ __device__ void sweep_unit(const StepRow& row, std::int64_t unit, bool has_zeros
     sweep.template sweep_vectors<false>(run, part.member);
   }
   sweep.sweep_edges(run, part.member);
-  if (kPass == Pass::undo) return;
   add_nonfinite(global(row.nonfinite), sweep.nonfinite);
   std::int32_t selected = 0;
   if (kPass == Pass::select) {
@@ -230,33 +206,61 @@ __device__ void sweep_unit(const StepRow& row, std::int64_t unit, bool has_zeros
     }
     take<Format>(row, part, selected);
   }
-  if (has_zeros) sweep.store_zeros(run, part.member);
 }
 
-/// Zeros, and the reduced values on the selected elements, for kFilledAUnit elements.
+/// kFilledAUnit elements of a tensor, and the chunks that they lie in, counted from the first.
+struct Stretch {
+  std::int64_t begin;
+  std::int64_t first_chunk;
+  std::int32_t length;
+  std::int32_t chunk_length;
+  std::int32_t skipped;  ///< elements of the first chunk that lie before
+  float inverse;
+
+  __device__ Stretch(const StepRow& row, std::int64_t unit) {
+    begin = unit * kFilledAUnit;
+    length = static_cast<std::int32_t>(min(std::int64_t{kFilledAUnit}, row.count - begin));
+    chunk_length = row.chunk;
+    first_chunk = begin / chunk_length;
+    skipped = static_cast<std::int32_t>(begin - first_chunk * chunk_length);
+    inverse = 1.0f / static_cast<float>(chunk_length);
+  }
+  __device__ std::int32_t chunk_of(std::int32_t place) const {
+    return chunk_at(skipped + place, inverse);
+  }
+  /// Place in its chunk.
+  __device__ std::int32_t place_in(std::int32_t chunk, std::int32_t place) const {
+    return skipped + place - chunk * chunk_length;
+  }
+};
+
+/// NaN counts.
+__device__ bool is_set(const float* mark) { return !(*global(mark) == 0.0f); }
+
+/// Zeros, and the reduced values on the selected elements; or NaN.
 template <class Format>
 __device__ void fill_unit(const StepRow& row, std::int64_t unit) {
   using Element = typename Format::Element;
-  const std::int64_t begin = unit * kFilledAUnit;
-  const std::int32_t chunk = row.chunk;
-  const std::int64_t first_chunk = begin / chunk;
-  const auto skipped = static_cast<std::int32_t>(begin - first_chunk * chunk);
-  const auto* const offsets = global(row.offsets) + first_chunk;
-  const float* const reduced = global(row.reduced) + first_chunk;
-  Element* const result = global(static_cast<Element*>(row.result)) + begin;
-  const Run run(static_cast<std::int32_t>(min(std::int64_t{kFilledAUnit}, row.count - begin)),
-                shift_of(result));
-  const float inverse = 1.0f / static_cast<float>(chunk);
+  using Vector = typename Format::Vector;
+  // Used where elements are stored, so that the other loads do not wait for it.
+  const bool is_void = row.mark != nullptr && is_set(row.mark);
+  const Element nan = Format::narrow(__int_as_float(0x7FC00000));
+  const Stretch stretch(row, unit);
+  const std::int32_t chunk = stretch.chunk_length;
+  const auto* const offsets = global(row.offsets) + stretch.first_chunk;
+  const float* const reduced = global(row.reduced) + stretch.first_chunk;
+  Element* const result = global(static_cast<Element*>(row.result)) + stretch.begin;
+  const Run run(stretch.length, shift_of(result));
   const auto filled = [&](std::int32_t place) {
-    const std::int32_t own = chunk_at(skipped + place, inverse);
-    return skipped + place - own * chunk == offsets[own] ? Format::narrow(reduced[own]) : Element{};
+    const std::int32_t own = stretch.chunk_of(place);
+    return stretch.place_in(own, place) == offsets[own] ? Format::narrow(reduced[own]) : Element{};
   };
 #pragma unroll 4
   for (std::int32_t vector = WarpTeam::lane(); vector < run.vectors; vector += kWarpLanes) {
     const std::int32_t place = run.vector_place(vector);
-    const std::int32_t own = chunk_at(skipped + place, inverse);
-    const std::int32_t in_chunk = skipped + place - own * chunk;
-    typename Format::Vector elements{};
+    const std::int32_t own = stretch.chunk_of(place);
+    const std::int32_t in_chunk = stretch.place_in(own, place);
+    Vector elements{};
     if (in_chunk + kVectorElements <= chunk) {
       const std::int32_t distance = offsets[own] - in_chunk;
       if (distance >= 0 && distance < kVectorElements) {
@@ -266,28 +270,30 @@ __device__ void fill_unit(const StepRow& row, std::int64_t unit) {
       elements =
           Format::pack(filled(place), filled(place + 1), filled(place + 2), filled(place + 3));
     }
-    *reinterpret_cast<typename Format::Vector*>(result + place) = elements;
+    *reinterpret_cast<Vector*>(result + place) =
+        is_void ? Format::pack(nan, nan, nan, nan) : elements;
   }
   for (std::int32_t edge = WarpTeam::lane(); edge < run.edges; edge += kWarpLanes) {
-    result[run.edge_place(edge)] = filled(run.edge_place(edge));
+    const std::int32_t place = run.edge_place(edge);
+    result[place] = is_void ? nan : filled(place);
   }
 }
 
-/// Stores the kept residuals, or the reduced values, of kSelectedAUnit chunks.
-template <SelectedPass kPass, class Format>
-__device__ void store_selected(const StepRow& row, std::int64_t unit) {
-  const std::int64_t first = unit * kSelectedAUnit;
-  const std::int64_t end = min(first + kSelectedAUnit, chunks_of(row.count, row.chunk));
-  const auto* const offsets = global(row.offsets);
-#pragma unroll 4
-  for (std::int64_t chunk = first + WarpTeam::lane(); chunk < end; chunk += kWarpLanes) {
-    const std::int64_t place = chunk * row.chunk + offsets[chunk];
-    if (kPass == SelectedPass::restore) {
-      global(row.memory)[place] = global(row.kept)[chunk];
-    } else {
-      global(static_cast<typename Format::Element*>(row.result))[place] =
-          Format::narrow(global(row.reduced)[chunk]);
-    }
+/// The selected elements as they were kept, and from all of them the sweep's change.
+template <class Format>
+__device__ void take_back_unit(const StepRow& row, std::int64_t unit) {
+  const Stretch stretch(row, unit);
+  const auto* const offsets = global(row.offsets) + stretch.first_chunk;
+  const float* const kept = global(row.kept) + stretch.first_chunk;
+  float* const memory = global(row.memory) + stretch.begin;
+  const auto* const gradient =
+      global(static_cast<const typename Format::Element*>(row.gradient)) + stretch.begin;
+#pragma unroll 8
+  for (std::int32_t place = WarpTeam::lane(); place < stretch.length; place += kWarpLanes) {
+    const std::int32_t own = stretch.chunk_of(place);
+    const bool is_selected = stretch.place_in(own, place) == offsets[own];
+    const float g = row.prescale * Format::widen(gradient[place]);
+    memory[place] = undo_element(is_selected ? kept[own] : memory[place], g, row.beta);
   }
 }
 
@@ -304,10 +310,9 @@ __device__ void with_unit(const RowRange& range, const Body& body) {
 
 template <class Team, Pass kPass>
 __global__ __launch_bounds__(kBlockLanes,
-                             kBlocksWanted) void run_pass(const __grid_constant__ RowRange range,
-                                                          bool has_zeros) {
-  with_unit<Team>(range, [&](const StepRow& row, std::int64_t unit, auto format) {
-    sweep_unit<Team, kPass, decltype(format)>(row, unit, has_zeros);
+                             kBlocksWanted) void run_pass(const __grid_constant__ RowRange range) {
+  with_unit<Team>(range, [](const StepRow& row, std::int64_t unit, auto format) {
+    sweep_unit<Team, kPass, decltype(format)>(row, unit);
   });
 }
 
@@ -317,20 +322,33 @@ __global__ __launch_bounds__(kBlockLanes) void run_fill(const __grid_constant__ 
   });
 }
 
-template <SelectedPass kPass>
-__global__ __launch_bounds__(kBlockLanes) void run_on_selected(
-    const __grid_constant__ RowRange range) {
-  with_unit<WarpTeam>(range, [](const StepRow& row, std::int64_t unit, auto format) {
-    store_selected<kPass, decltype(format)>(row, unit);
-  });
+__device__ bool is_taken_back(const StepRow& row) {
+  return row.mark == nullptr || is_set(row.mark);
 }
 
-template <class Format>
-__global__ __launch_bounds__(kBlockLanes) void run_widen(float* values,
-                                                         const typename Format::Element* source,
-                                                         std::int64_t count) {
-  const std::int64_t i = blockIdx.x * std::int64_t{kBlockLanes} + threadIdx.x;
-  if (i < count) values[i] = Format::widen(source[i]);
+/// Nearly always no tensor is marked. So there are few blocks, whatever the tensors' sizes, and
+/// each looks at all marks first.
+__global__ __launch_bounds__(kTakeBackLanes) void run_take_back(
+    const __grid_constant__ RowRange range) {
+  constexpr std::int32_t kWarps = kTakeBackLanes / kWarpLanes;
+  __shared__ StepRow rows[kWarps];
+  bool is_any = false;
+  for (auto i = static_cast<std::int32_t>(threadIdx.x); i < range.index.sizes[0];
+       i += kTakeBackLanes) {
+    is_any |= is_taken_back(range.rows[i]);
+  }
+  if (__syncthreads_or(is_any) == 0) return;
+  const std::int64_t step = std::int64_t{gridDim.x} * kWarps;
+  const auto warp = static_cast<std::int32_t>(threadIdx.x) / kWarpLanes;
+  for (std::int64_t unit = blockIdx.x * std::int64_t{kWarps} + warp; unit < range.index.units;
+       unit += step) {
+    const Found found = find_row(range.index, unit);
+    __syncwarp();  // All lanes have read the row before.
+    const StepRow& row = load_row(rows[warp], range.rows + found.row);
+    if (!is_taken_back(row)) continue;
+    with_format(row.format,
+                [&](auto format) { take_back_unit<decltype(format)>(row, found.unit); });
+  }
 }
 
 std::int64_t quotient_up(std::int64_t dividend, std::int64_t divisor) {
@@ -345,19 +363,10 @@ unsigned blocks_for(const RowRange& range) {
 template <class Team>
 int launch(Pass pass, const RowRange& range, cudaStream_t stream) {
   const unsigned blocks = blocks_for<Team>(range);
-  const bool has_zeros = pass == Pass::select_and_zero || pass == Pass::gather_and_zero;
-  switch (pass) {
-    case Pass::select:
-    case Pass::select_and_zero:
-      run_pass<Team, Pass::select><<<blocks, kBlockLanes, 0, stream>>>(range, has_zeros);
-      break;
-    case Pass::gather:
-    case Pass::gather_and_zero:
-      run_pass<Team, Pass::gather><<<blocks, kBlockLanes, 0, stream>>>(range, has_zeros);
-      break;
-    case Pass::undo:
-      run_pass<Team, Pass::undo><<<blocks, kBlockLanes, 0, stream>>>(range, false);
-      break;
+  if (pass == Pass::select) {
+    run_pass<Team, Pass::select><<<blocks, kBlockLanes, 0, stream>>>(range);
+  } else {
+    run_pass<Team, Pass::gather><<<blocks, kBlockLanes, 0, stream>>>(range);
   }
   return cudaGetLastError();
 }
@@ -372,37 +381,15 @@ int launch_by_blocks(Pass pass, const RowRange& range, device::cuda::StreamHandl
   return launch<BlockTeam>(pass, range, stream);
 }
 
-int launch_on_selected(SelectedPass pass, const RowRange& range,
-                       device::cuda::StreamHandle stream) {
-  const unsigned blocks = blocks_for<WarpTeam>(range);
-  if (pass == SelectedPass::restore) {
-    run_on_selected<SelectedPass::restore><<<blocks, kBlockLanes, 0, stream>>>(range);
-  } else {
-    run_on_selected<SelectedPass::scatter><<<blocks, kBlockLanes, 0, stream>>>(range);
-  }
+int launch_take_back(const RowRange& range, device::cuda::StreamHandle stream) {
+  const std::int64_t blocks = quotient_up(range.index.units, kTakeBackLanes / kWarpLanes);
+  run_take_back<<<static_cast<unsigned>(std::min(blocks, kTakeBackBlocks)), kTakeBackLanes, 0,
+                  stream>>>(range);
   return cudaGetLastError();
 }
 
 int launch_fill(const RowRange& range, device::cuda::StreamHandle stream) {
   run_fill<<<blocks_for<WarpTeam>(range), kBlockLanes, 0, stream>>>(range);
-  return cudaGetLastError();
-}
-
-int launch_widen(float* values, const void* source, ElementFormat format, std::int64_t count,
-                 device::cuda::StreamHandle stream) {
-  const auto blocks = static_cast<unsigned>(quotient_up(count, kBlockLanes));
-  const auto* const narrow = static_cast<const std::uint16_t*>(source);
-  switch (format) {
-    case ElementFormat::float16:
-      run_widen<Float16><<<blocks, kBlockLanes, 0, stream>>>(values, narrow, count);
-      break;
-    case ElementFormat::bfloat16:
-      run_widen<Bfloat16><<<blocks, kBlockLanes, 0, stream>>>(values, narrow, count);
-      break;
-    default:
-      run_widen<Float32>
-          <<<blocks, kBlockLanes, 0, stream>>>(values, static_cast<const float*>(source), count);
-  }
   return cudaGetLastError();
 }
 

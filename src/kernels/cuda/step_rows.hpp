@@ -14,13 +14,14 @@ enum class ElementFormat : std::int32_t { float32, float16, bfloat16 };
 /// once.
 struct alignas(128) StepRow {
   float* memory;
-  void* gradient;
+  const void* gradient;
   void* result;
   std::int64_t count;
   std::uint16_t* offsets;
   void* values;
   float* kept;
   const float* reduced;
+  const float* mark;
   unsigned long long* nonfinite;
   float prescale;
   float beta;
@@ -37,16 +38,13 @@ struct RowRange {
   UnitIndex index;
 };
 
-enum class Pass : std::int32_t { select, select_and_zero, gather, gather_and_zero, undo };
-enum class SelectedPass : std::int32_t { restore, scatter };
+enum class Pass : std::int32_t { select, gather };
 
 // Each launches on a range that has units, and returns a cudaError_t. A unit is what a warp does,
 // or for launch_by_blocks() a block; layout.hpp has their sizes.
 int launch_by_warps(Pass pass, const RowRange& range, device::cuda::StreamHandle stream);
 int launch_by_blocks(Pass pass, const RowRange& range, device::cuda::StreamHandle stream);
-int launch_on_selected(SelectedPass pass, const RowRange& range, device::cuda::StreamHandle stream);
+int launch_take_back(const RowRange& range, device::cuda::StreamHandle stream);
 int launch_fill(const RowRange& range, device::cuda::StreamHandle stream);
-int launch_widen(float* values, const void* source, ElementFormat format, std::int64_t count,
-                 device::cuda::StreamHandle stream);
 
 }  // namespace scalecom::kernels::cuda

@@ -21,7 +21,18 @@ std::size_t StagedTable::take(std::size_t bytes) {
 }
 
 void StagedTable::upload(device::cuda::StreamHandle stream) const {
-  if (used_ > 0) device::cuda::copy_to_device(device_.get(), staging_.get(), used_, stream);
+  device::cuda::copy(device_.get(), staging_.get(), used_, stream);
+}
+
+ElementFormat format_of(DataType dtype) {
+  switch (dtype) {
+    case DataType::float16: return ElementFormat::float16;
+    case DataType::bfloat16: return ElementFormat::bfloat16;
+    default: break;
+  }
+  SCALECOM_ASSERT(dtype == DataType::float32,
+                  fmt::format("{} where only floating-point values work", to_string(dtype)));
+  return ElementFormat::float32;
 }
 
 UnitIndex make_index(StagedTable& table, std::span<const std::int64_t> units) {

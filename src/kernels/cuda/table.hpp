@@ -6,7 +6,9 @@
 
 #include "device/cuda/memory.hpp"
 #include "device/cuda/stream.hpp"
+#include "kernels/cuda/step_rows.hpp"
 #include "kernels/cuda/unit_index.hpp"
+#include "scalecom/tensor.hpp"
 
 namespace scalecom::kernels::cuda {
 
@@ -40,6 +42,9 @@ class StagedTable {
 
   std::size_t take(std::size_t bytes);
 };
+
+/// float32, float16 or bfloat16.
+ElementFormat format_of(DataType dtype);
 
 /// Reserves and fills the index of rows that have `units` units each, at least one row.
 UnitIndex make_index(StagedTable& table, std::span<const std::int64_t> units);

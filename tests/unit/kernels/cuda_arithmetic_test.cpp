@@ -11,6 +11,7 @@
 #include "kernels/cuda/layout.hpp"
 #include "kernels/cuda/scale_element.hpp"
 #include "kernels/reduce.hpp"
+#include "kernels/scale_method.hpp"
 #include "kernels/select.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/unit/kernels/samples.hpp"
@@ -149,6 +150,26 @@ std::string differences(const Sample& sample, const std::vector<float>& before,
     if (!(a == b || (std::isnan(a) && std::isnan(b)))) return wrong + " values";
   }
   return wrong;
+}
+
+/// Elements of any bits, scaled as CUDA does and as the CPU does.
+template <class T>
+void check_in_double(DataType dtype, kernels::Scale scale, std::mt19937& generator) {
+  constexpr std::size_t kCount = 3000;
+  RawTensor source(dtype, kCount, 0);
+  RawTensor expected(dtype, kCount, 0);
+  for (std::size_t i = 0; i < kCount * sizeof(T); ++i) {
+    source.data()[i] = static_cast<std::byte>(generator());
+  }
+  kernels::scale_copy(expected.data(), source.data(), kCount, dtype, scale);
+  const kernels::Scale simple = kernels::choose_scale_method(dtype, scale).scale;
+  const cuda::Scaling scaling{cuda::ScaleStep::in_double, 1.0f, simple.multiply, simple.divide};
+  for (std::size_t i = 0; i < kCount; ++i) {
+    const T got = cuda::scale_in_double(source.get<T>(i), scaling);
+    const T want = expected.get<T>(i);
+    CAPTURE(to_string(dtype), scale.multiply, scale.divide, i, source.get<T>(i));
+    REQUIRE((std::memcmp(&got, &want, sizeof(T)) == 0 || (got != got && want != want)));
+  }
 }
 
 }  // namespace
@@ -338,5 +359,18 @@ TEST_CASE("an element scaled for CUDA equals the CPU's to the bit") {
       const float b = widened(expected, dtype, i);
       REQUIRE((std::bit_cast<int>(a) == std::bit_cast<int>(b) || (std::isnan(a) && std::isnan(b))));
     }
+  }
+}
+
+TEST_CASE("float64 and integers scaled for CUDA equal the CPU's to the bit, limits included") {
+  std::mt19937 generator(41);
+  for (const kernels::Scale scale : {kernels::Scale{1.0, 3.0}, kernels::Scale{0.25, 1.0},
+                                     kernels::Scale{-1e30, 1.0}, kernels::Scale{0.1, 7.0}}) {
+    check_in_double<double>(DataType::float64, scale, generator);
+    check_in_double<std::uint8_t>(DataType::uint8, scale, generator);
+    check_in_double<std::int8_t>(DataType::int8, scale, generator);
+    check_in_double<std::int16_t>(DataType::int16, scale, generator);
+    check_in_double<std::int32_t>(DataType::int32, scale, generator);
+    check_in_double<std::int64_t>(DataType::int64, scale, generator);
   }
 }

@@ -12,9 +12,9 @@ using device::cuda::Event;
 double run_once(const Workload& workload, const device::cuda::Stream& stream, Event& begin,
                 Event& end) {
   if (workload.prepare) workload.prepare(stream.handle());
-  begin.record(stream.handle());
+  device::cuda::record(begin.handle(), stream.handle());
   workload.run(stream.handle());
-  end.record(stream.handle());
+  device::cuda::record(end.handle(), stream.handle());
   stream.synchronize();
   return end.milliseconds_since(begin) / workload.calls;
 }

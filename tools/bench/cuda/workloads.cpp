@@ -16,11 +16,8 @@ namespace scalecom::bench {
 using device::cuda::allocate_device;
 using device::cuda::DeviceMemory;
 using device::cuda::StreamHandle;
-using kernels::cuda::CopyTable;
-using kernels::cuda::CopyTensor;
-using kernels::cuda::GradientAfter;
-using kernels::cuda::StepTable;
-using kernels::cuda::StepTensor;
+using kernels::cuda::CudaCopyTable;
+using kernels::cuda::CudaStepTable;
 
 constexpr std::int64_t kChunkMin = 4;
 
@@ -36,7 +33,8 @@ class Tensors {
         offsets(allocate_device(selected_max() * 2)),
         values(allocate_device(selected_max() * 4)),
         kept(allocate_device(selected_max() * 4)),
-        nonfinite(allocate_device(8)) {
+        nonfinite(allocate_device(8)),
+        marks(allocate_device(8)) {
     // Two bfloat16 of usual size in each float32, so that as float16, too, all values are usual.
     std::mt19937 generator(1);
     std::normal_distribution<float> normal;
@@ -50,13 +48,15 @@ class Tensors {
     const device::cuda::Stream stream;
     for (std::byte* tensor : {gradient.get(), spare.get(), values.get()}) {
       const bool is_short = tensor == values.get();
-      device::cuda::copy_to_device(tensor, host.data(), is_short ? selected_max() * 4 : bytes(),
-                                   stream.handle());
+      device::cuda::copy(tensor, host.data(), is_short ? selected_max() * 4 : bytes(),
+                         stream.handle());
     }
-    device::cuda::copy_to_device(memory.get(), host.data() + 8, static_cast<std::size_t>(count) * 4,
-                                 stream.handle());
+    device::cuda::copy(memory.get(), host.data() + 8, static_cast<std::size_t>(count) * 4,
+                       stream.handle());
     device::cuda::set_bytes(offsets.get(), 0, selected_max() * 2, stream.handle());
     device::cuda::set_bytes(nonfinite.get(), 0, 8, stream.handle());
+    const float unmarked_and_marked[] = {0.0f, 1.0f};
+    device::cuda::copy(marks.get(), unmarked_and_marked, 8, stream.handle());
     stream.synchronize();
   }
 
@@ -72,15 +72,18 @@ class Tensors {
     tensor.nonfinite = reinterpret_cast<std::int64_t*>(nonfinite.get());
     tensor.result = result.get();
     tensor.reduced = reinterpret_cast<const float*>(values.get());
+    tensor.mark = unmarked();
     return tensor;
   }
 
+  const float* unmarked() const { return reinterpret_cast<const float*>(marks.get()); }
+  const float* marked() const { return unmarked() + 1; }
   std::size_t bytes() const { return static_cast<std::size_t>(count + kSlack) * 4; }
   std::size_t selected_max() const { return static_cast<std::size_t>(count / kChunkMin + 1); }
 
   static constexpr std::int64_t kSlack = 64;  // for tensors that are not aligned
   std::int64_t count;
-  DeviceMemory memory, gradient, spare, result, unpacked, offsets, values, kept, nonfinite;
+  DeviceMemory memory, gradient, spare, result, unpacked, offsets, values, kept, nonfinite, marks;
 };
 
 std::shared_ptr<Tensors> make_tensors(std::int64_t count) {
@@ -89,44 +92,26 @@ std::shared_ptr<Tensors> make_tensors(std::int64_t count) {
 
 namespace {
 
-std::shared_ptr<StepTable> table_of(const std::vector<StepTensor>& tensors) {
+std::shared_ptr<CudaStepTable> table_of(const std::vector<StepTensor>& tensors) {
   const device::cuda::Stream stream;
-  auto table = std::make_shared<StepTable>(tensors.size());
+  auto table = std::make_shared<CudaStepTable>(tensors.size());
   table->assign(tensors, stream.handle());
   stream.synchronize();
   return table;
 }
 
-/// The leader's whole step in its two ways, 16 bytes an element.
-void add_leader_steps(std::vector<Workload>& workloads, const std::shared_ptr<Tensors>& t,
-                      std::int64_t chunk) {
-  const double bytes = 16.0 * static_cast<double>(t->count);
-  const auto apart = table_of({t->step(DataType::float32, chunk)});
-  workloads.push_back({fmt::format("leader's step: select, fill, C = {}", chunk),
-                       bytes,
-                       [t, apart](StreamHandle stream) {
-                         apart->select_and_sweep(GradientAfter::unchanged, stream);
-                         apart->fill_selected(stream);
+/// The leader's whole step, 16 bytes an element.
+void add_leader_step(std::vector<Workload>& workloads, const std::shared_ptr<Tensors>& t,
+                     std::int64_t chunk) {
+  const auto table = table_of({t->step(DataType::float32, chunk)});
+  workloads.push_back({fmt::format("leader's step: select, take back nothing, fill, C = {}", chunk),
+                       16.0 * static_cast<double>(t->count),
+                       [t, table](StreamHandle stream) {
+                         table->select_and_sweep(stream);
+                         table->take_back(stream);
+                         table->fill_selected(stream);
                        },
                        {}});
-  StepTensor tensor = t->step(DataType::float32, chunk);
-  tensor.gradient.data = tensor.result = t->result.get();
-  const auto in_place = table_of({tensor});
-  const auto refresh = [t](StreamHandle stream) {
-    device::cuda::copy_on_device(t->result.get(), t->spare.get(), t->bytes(), stream);
-  };
-  workloads.push_back({fmt::format("leader's step: select with zeros, scatter, C = {}", chunk),
-                       bytes,
-                       [t, in_place](StreamHandle stream) {
-                         in_place->select_and_sweep(GradientAfter::zero, stream);
-                         in_place->scatter_selected(stream);
-                       },
-                       refresh});
-  workloads.push_back({fmt::format("select with zeros, C = {}", chunk), bytes,
-                       [t, in_place](StreamHandle stream) {
-                         in_place->select_and_sweep(GradientAfter::zero, stream);
-                       },
-                       refresh});
 }
 
 }  // namespace
@@ -137,9 +122,8 @@ std::vector<Workload> large_workloads(const std::shared_ptr<Tensors>& t) {
   workloads.push_back({kCopyName,
                        8.0 * count,
                        [t](StreamHandle stream) {
-                         device::cuda::copy_on_device(t->result.get(), t->spare.get(),
-                                                      static_cast<std::size_t>(t->count) * 4,
-                                                      stream);
+                         device::cuda::copy(t->result.get(), t->spare.get(),
+                                            static_cast<std::size_t>(t->count) * 4, stream);
                        },
                        {}});
   const auto add = [&](const std::string& name, double bytes, const StepTensor& tensor, auto pass) {
@@ -147,8 +131,8 @@ std::vector<Workload> large_workloads(const std::shared_ptr<Tensors>& t) {
     workloads.push_back(
         {name, bytes, [t, table, pass](StreamHandle stream) { pass(*table, stream); }, {}});
   };
-  const auto select = [](const StepTable& table, StreamHandle stream) {
-    table.select_and_sweep(GradientAfter::unchanged, stream);
+  const auto select = [](const CudaStepTable& table, StreamHandle stream) {
+    table.select_and_sweep(stream);
   };
   for (const std::int64_t chunk : {4, 16, 25, 64, 100, 128, 256, 400, 1000, 1024, 4096, 65536}) {
     add(fmt::format("select, C = {}", chunk), 12.0 * count, t->step(DataType::float32, chunk),
@@ -165,19 +149,19 @@ std::vector<Workload> large_workloads(const std::shared_ptr<Tensors>& t) {
   shifted.gradient.data += 2;
   add("select, C = 100, bfloat16, not aligned", 10.0 * count, shifted, select);
   const StepTensor tensor = t->step(DataType::float32, 100);
-  add("gather, C = 100", 12.0 * count, tensor, [](const StepTable& table, StreamHandle stream) {
-    table.gather_and_sweep(GradientAfter::unchanged, stream);
-  });
-  add("undo", 12.0 * count, tensor,
-      [](const StepTable& table, StreamHandle stream) { table.undo_sweep(stream); });
+  add("gather, C = 100", 12.0 * count, tensor,
+      [](const CudaStepTable& table, StreamHandle stream) { table.gather_and_sweep(stream); });
   add("fill, C = 100", 4.0 * count, tensor,
-      [](const StepTable& table, StreamHandle stream) { table.fill_selected(stream); });
-  // A selected element costs the 32 bytes around it.
-  add("scatter, C = 100", 0.32 * count, tensor,
-      [](const StepTable& table, StreamHandle stream) { table.scatter_selected(stream); });
-  add("restore, C = 100", 0.32 * count, tensor,
-      [](const StepTable& table, StreamHandle stream) { table.restore_selected(stream); });
-  for (const std::int64_t chunk : {64, 100, 128, 400, 1024}) add_leader_steps(workloads, t, chunk);
+      [](const CudaStepTable& table, StreamHandle stream) { table.fill_selected(stream); });
+  StepTensor marked = tensor;
+  marked.mark = t->marked();
+  const auto take_back = [](const CudaStepTable& table, StreamHandle stream) {
+    table.take_back(stream);
+  };
+  add("take back, C = 100", 12.0 * count, marked, take_back);
+  // Bytes as if it did it: the time is what counts.
+  add("take back nothing, C = 100", 12.0 * count, tensor, take_back);
+  for (const std::int64_t chunk : {64, 100, 128, 400, 1024}) add_leader_step(workloads, t, chunk);
   return workloads;
 }
 
@@ -187,7 +171,7 @@ std::vector<Workload> many_tensors_workloads(const std::shared_ptr<Tensors>& t) 
   constexpr std::int64_t kChunk = 100;
   // Sets that follow each other, so that none is in the cache when its turn comes.
   const std::int64_t sets = t->count / (kTensors * kElements);
-  std::vector<std::shared_ptr<StepTable>> tables;
+  std::vector<std::shared_ptr<CudaStepTable>> tables;
   auto all = std::make_shared<std::vector<std::vector<StepTensor>>>();
   for (std::int64_t set = 0; set < sets; ++set) {
     std::vector<StepTensor> tensors;
@@ -211,7 +195,7 @@ std::vector<Workload> many_tensors_workloads(const std::shared_ptr<Tensors>& t) 
                        bytes,
                        [t, tables](StreamHandle stream) {
                          for (const auto& table : tables) {
-                           table->select_and_sweep(GradientAfter::unchanged, stream);
+                           table->select_and_sweep(stream);
                          }
                        },
                        {},
@@ -221,19 +205,27 @@ std::vector<Workload> many_tensors_workloads(const std::shared_ptr<Tensors>& t) 
                        [t, sets](StreamHandle stream) {
                          for (std::int64_t set = 0; set < sets / 2; ++set) {
                            const std::int64_t begin = set * kTensors * kElements * 6;
-                           device::cuda::copy_on_device(t->result.get() + begin,
-                                                        t->spare.get() + begin,
-                                                        kTensors * kElements * 6, stream);
+                           device::cuda::copy(t->result.get() + begin, t->spare.get() + begin,
+                                              kTensors * kElements * 6, stream);
                          }
                        },
                        {},
                        static_cast<int>(sets / 2)});
+  workloads.push_back({"take back nothing of 1,000 tensors",
+                       bytes,
+                       [t, tables](StreamHandle stream) {
+                         for (const auto& table : tables) table->take_back(stream);
+                       },
+                       {},
+                       static_cast<int>(sets)});
   workloads.push_back({"the same with a new table each",
                        bytes,
                        [t, tables, all](StreamHandle stream) {
                          for (std::size_t i = 0; i < tables.size(); ++i) {
+                           // Other rows than before, as these are not uploaded again.
+                           (*all)[i].front().beta = 0.3f - (*all)[i].front().beta;
                            tables[i]->assign((*all)[i], stream);
-                           tables[i]->select_and_sweep(GradientAfter::unchanged, stream);
+                           tables[i]->select_and_sweep(stream);
                          }
                        },
                        {},
@@ -281,16 +273,16 @@ std::vector<CopyTensor> make_copies(const Placement& placement) {
 }
 
 struct PackSet {
-  std::shared_ptr<CopyTable> pack;
-  std::shared_ptr<CopyTable> unpack;
+  std::shared_ptr<CudaCopyTable> pack;
+  std::shared_ptr<CudaCopyTable> unpack;
 };
 
 /// Packs what lies in `tensors`, and unpacks to the same places in `unpacked`.
 PackSet make_pack_set(std::vector<CopyTensor> copies, const std::byte* tensors, std::byte* unpacked,
                       kernels::Scale scale) {
   const device::cuda::Stream stream;
-  PackSet set{std::make_shared<CopyTable>(copies.size()),
-              std::make_shared<CopyTable>(copies.size())};
+  PackSet set{std::make_shared<CudaCopyTable>(copies.size()),
+              std::make_shared<CudaCopyTable>(copies.size())};
   set.pack->assign(copies, stream.handle());
   for (CopyTensor& copy : copies) {
     copy = {unpacked + (copy.source - tensors), copy.destination, copy.count, copy.dtype, scale};
@@ -336,6 +328,22 @@ void add_pack(std::vector<Workload>& workloads, const std::shared_ptr<Tensors>& 
   workloads.push_back({"pack and unpack" + suffix, 2.0 * bytes, both, {}, calls});
 }
 
+/// Scaled in float64: what is no float32, float16 or bfloat16.
+void add_scaled(std::vector<Workload>& workloads, const std::shared_ptr<Tensors>& t,
+                DataType dtype) {
+  constexpr std::int64_t kBytes = 100'000'000;
+  const CopyTensor tensor{
+      t->result.get(), t->spare.get(), kBytes / size_of(dtype), dtype, {1.0, 3.0}};
+  const device::cuda::Stream stream;
+  const auto table = std::make_shared<CudaCopyTable>(1);
+  table->assign({&tensor, 1}, stream.handle());
+  stream.synchronize();
+  workloads.push_back({fmt::format("one tensor of 100 MB of {}, / 3", to_string(dtype)),
+                       2.0 * kBytes,
+                       [t, table](StreamHandle handle) { table->scale_copy(handle); },
+                       {}});
+}
+
 void add_block_a_tensor(std::vector<Workload>& workloads, const std::shared_ptr<Tensors>& t) {
   std::vector<PlainCopy> copies;
   double bytes = 0.0;
@@ -347,7 +355,7 @@ void add_block_a_tensor(std::vector<Workload>& workloads, const std::shared_ptr<
   const std::shared_ptr<std::byte> table(allocate_device(size).release(),
                                          device::cuda::FreeDevice());
   const device::cuda::Stream stream;
-  device::cuda::copy_to_device(table.get(), copies.data(), size, stream.handle());
+  device::cuda::copy(table.get(), copies.data(), size, stream.handle());
   stream.synchronize();
   workloads.push_back({"a block for each tensor, pack",
                        bytes,
@@ -366,9 +374,9 @@ std::vector<Workload> pack_workloads(const std::shared_ptr<Tensors>& t) {
                        2.0 * kPackedBytes,
                        [t](StreamHandle stream) {
                          for (int i = 0; i < 3; ++i) {
-                           device::cuda::copy_on_device(t->result.get() + i * kPackedBytes,
-                                                        t->spare.get() + i * kPackedBytes,
-                                                        kPackedBytes, stream);
+                           device::cuda::copy(t->result.get() + i * kPackedBytes,
+                                              t->spare.get() + i * kPackedBytes, kPackedBytes,
+                                              stream);
                          }
                        },
                        {},
@@ -377,6 +385,9 @@ std::vector<Workload> pack_workloads(const std::shared_ptr<Tensors>& t) {
   add_pack(workloads, t, ", / 3", 16, {1.0, 3.0});
   add_pack(workloads, t, ", * 0.1 / 3", 16, {0.1, 3.0});
   add_pack(workloads, t, ", not aligned", 1, {1.0, 4.0});
+  for (const DataType dtype : {DataType::float64, DataType::int32, DataType::uint8}) {
+    add_scaled(workloads, t, dtype);
+  }
   add_block_a_tensor(workloads, t);
   return workloads;
 }

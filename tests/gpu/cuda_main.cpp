@@ -3,7 +3,14 @@
 #include <cstdio>
 
 #include "device/cuda/error.hpp"
+#include "tests/gpu/accelerators.hpp"
 #include "tests/support/catch.hpp"
+
+namespace scalecom::test {
+
+std::unique_ptr<Accelerator> make_accelerator() { return make_cuda_accelerator(0); }
+
+}  // namespace scalecom::test
 
 int main(int argc, char** argv) {
   const char* reason = "";

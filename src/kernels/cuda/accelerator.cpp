@@ -1,0 +1,143 @@
+#include "kernels/accelerator.hpp"
+
+#include <cuda_runtime_api.h>
+#include <fmt/format.h>
+
+#include <array>
+#include <optional>
+
+#include "device/cuda/error.hpp"
+#include "device/cuda/memory.hpp"
+#include "device/cuda/stream.hpp"
+#include "kernels/cuda/convert.hpp"
+#include "kernels/cuda/scale.hpp"
+#include "kernels/cuda/step.hpp"
+#include "scalecom/status.hpp"
+
+namespace scalecom {
+namespace {
+
+namespace cuda = device::cuda;
+using kernels::cuda::format_of;
+
+/// Makes `index` current, and what was current when the result goes. Nothing to do, no allocation:
+/// empty.
+std::shared_ptr<void> make_current(int index) {
+  int former = 0;
+  cuda::check(cudaGetDevice(&former), "cudaGetDevice");
+  if (former == index) return {};
+  cuda::check(cudaSetDevice(index), "cudaSetDevice");
+  return std::shared_ptr<void>(nullptr, [former](void*) { cudaSetDevice(former); });
+}
+
+std::string describe(int index) {
+  cudaDeviceProp properties{};
+  cuda::check(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
+  return fmt::format("{} (compute capability {}.{})", properties.name, properties.major,
+                     properties.minor);
+}
+
+std::string find_bus_id(int index) {
+  std::array<char, 64> text{};
+  cuda::check(cudaDeviceGetPCIBusId(text.data(), static_cast<int>(text.size()), index),
+              "cudaDeviceGetPCIBusId");
+  return text.data();
+}
+
+class CudaAccelerator final : public Accelerator {
+ public:
+  explicit CudaAccelerator(int index)
+      : index_(index), description_(describe(index)), bus_id_(find_bus_id(index)) {
+    const std::shared_ptr<void> entered = enter();
+    // Begins the process's use of the device: what stands against that shows here.
+    cuda::check(cudaFree(nullptr), "cudaFree");
+    if (cuda::MemoryPool::is_supported(index)) pool_.emplace(index);
+  }
+
+  int index() const noexcept override { return index_; }
+  std::string description() const override { return description_; }
+  std::string bus_id() const override { return bus_id_; }
+  std::shared_ptr<void> enter() override { return make_current(index_); }
+
+  AcceleratorMemory allocate(std::size_t bytes) override {
+    return {cuda::allocate_device(bytes).release(), cuda::FreeDevice()};
+  }
+  AcceleratorMemory allocate(std::size_t bytes, StreamHandle stream) override {
+    // Without pools freeing waits for the device, and so comes behind what uses the memory.
+    if (!pool_) return allocate(bytes);
+    return {pool_->allocate(bytes, stream).release(), cuda::FreeInOrder{stream}};
+  }
+  AcceleratorMemory allocate_pinned(std::size_t bytes) override {
+    return {cuda::allocate_pinned(bytes).release(), cuda::FreePinned()};
+  }
+
+  StreamOwner make_stream() override { return {cuda::Stream().release(), cuda::DestroyStream()}; }
+  EventOwner make_event() override { return {cuda::Event().release(), cuda::DestroyEvent()}; }
+  void record(EventHandle event, StreamHandle stream) override { cuda::record(event, stream); }
+  void make_wait(StreamHandle stream, EventHandle event) override {
+    cuda::make_wait(stream, event);
+  }
+  bool is_done(EventHandle event) override { return cuda::is_done(event); }
+
+  void copy(void* destination, const void* source, std::size_t bytes,
+            StreamHandle stream) override {
+    cuda::copy(destination, source, bytes, stream);
+  }
+  void set_zero(void* destination, std::size_t bytes, StreamHandle stream) override {
+    cuda::set_bytes(destination, 0, bytes, stream);
+  }
+
+  std::unique_ptr<StepTable> make_step_table(std::size_t tensors_max) override {
+    return std::make_unique<kernels::cuda::CudaStepTable>(tensors_max);
+  }
+  std::unique_ptr<CopyTable> make_copy_table(std::size_t tensors_max) override {
+    return std::make_unique<kernels::cuda::CudaCopyTable>(tensors_max);
+  }
+
+  void widen(float* values, const std::byte* source, DataType dtype, std::int64_t count,
+             StreamHandle stream) override {
+    if (count == 0) return;
+    cuda::check(kernels::cuda::launch_widen(values, source, format_of(dtype), count, stream),
+                "launching widen");
+  }
+  void mark(std::byte* marks, DataType dtype, const std::int64_t* counts, std::int64_t count,
+            StreamHandle stream) override {
+    if (count == 0) return;
+    cuda::check(kernels::cuda::launch_mark(marks, format_of(dtype), counts, count, stream),
+                "launching mark");
+  }
+  void narrow_offsets(std::uint8_t* narrow, const std::uint16_t* offsets, std::int64_t count,
+                      StreamHandle stream) override {
+    if (count == 0) return;
+    cuda::check(kernels::cuda::launch_narrow_offsets(narrow, offsets, count, stream),
+                "launching narrow_offsets");
+  }
+  void widen_offsets(std::uint16_t* offsets, const std::uint8_t* narrow, std::int64_t count,
+                     StreamHandle stream) override {
+    if (count == 0) return;
+    cuda::check(kernels::cuda::launch_widen_offsets(offsets, narrow, count, stream),
+                "launching widen_offsets");
+  }
+
+ private:
+  const int index_;
+  const std::string description_;
+  const std::string bus_id_;
+  std::optional<cuda::MemoryPool> pool_;
+};
+
+}  // namespace
+
+std::unique_ptr<Accelerator> make_cuda_accelerator(int index) {
+  int devices = 0;
+  cuda::check(cudaGetDeviceCount(&devices), "cudaGetDeviceCount");
+  if (index < 0 || index >= devices) {
+    throw Error(StatusCode::unavailable,
+                fmt::format("CUDA device {} is not there: this process sees {} (numbered from 0); "
+                            "see nvidia-smi and CUDA_VISIBLE_DEVICES",
+                            index, devices));
+  }
+  return std::make_unique<CudaAccelerator>(index);
+}
+
+}  // namespace scalecom

@@ -1,0 +1,84 @@
+// Arrays that are converted on an accelerator, against the CPU.
+
+#include "tests/gpu/arena.hpp"
+#include "tests/gpu/random_tensors.hpp"
+#include "tests/support/step_on_host.hpp"
+
+using namespace scalecom;
+using test::Arena;
+using test::one_of;
+
+namespace {
+
+constexpr std::int64_t kCounts[] = {0, 1, 255, 256, 257, 70001};
+
+}  // namespace
+
+TEST_CASE("widened values equal the CPU's", "[light]") {
+  for (const DataType dtype : test::kFloats) {
+    for (const std::int64_t count : kCounts) {
+      CAPTURE(to_string(dtype), count);
+      std::mt19937_64 generator(11);
+      Arena arena;
+      const std::size_t source = arena.add(dtype, count, 1);
+      const std::size_t wide = arena.add(DataType::float32, count, 0);
+      arena.allocate();
+      test::fill_values(arena.host(source), dtype, count, test::Values::nonfinite, generator);
+      arena.upload();
+      arena.accelerator().widen(arena.device<float>(wide), arena.device(source), dtype, count,
+                                arena.stream());
+      kernels::widen(arena.host<float>(wide), arena.host(source), dtype, count);
+      CHECK(arena.differences() == "");
+    }
+  }
+}
+
+TEST_CASE("a mark is one where something was counted, and zero elsewhere", "[light]") {
+  for (const DataType dtype : test::kFloats) {
+    for (const std::int64_t count : kCounts) {
+      CAPTURE(to_string(dtype), count);
+      std::mt19937_64 generator(13);
+      Arena arena;
+      const std::size_t counts = arena.add(DataType::int64, count, 0);
+      const std::size_t marks = arena.add(dtype, count, 1);
+      arena.allocate();
+      constexpr std::int64_t kKinds[] = {0, 0, 1, 7, std::int64_t{1} << 40};
+      for (std::int64_t i = 0; i < count; ++i) {
+        arena.host<std::int64_t>(counts)[i] = one_of(kKinds, generator);
+      }
+      arena.upload();
+      arena.accelerator().mark(arena.device(marks), dtype, arena.device<std::int64_t>(counts),
+                               count, arena.stream());
+      test::mark_on_host(arena.host(marks), dtype, arena.host<std::int64_t>(counts), count);
+      CHECK(arena.differences() == "");
+    }
+  }
+}
+
+TEST_CASE("offsets below 256 come back from their bytes", "[light]") {
+  for (const std::int64_t count : kCounts) {
+    CAPTURE(count);
+    std::mt19937_64 generator(17);
+    Arena arena;
+    const std::size_t offsets = arena.add(DataType::int16, count, 1);
+    const std::size_t narrow = arena.add(DataType::uint8, count, 3);
+    const std::size_t back = arena.add(DataType::int16, count, 0);
+    arena.allocate();
+    for (std::int64_t i = 0; i < count; ++i) {
+      const auto offset = static_cast<std::uint8_t>(generator());
+      arena.host<std::uint16_t>(offsets)[i] = offset;
+    }
+    arena.upload();
+    Accelerator& accelerator = arena.accelerator();
+    accelerator.narrow_offsets(arena.device<std::uint8_t>(narrow),
+                               arena.device<std::uint16_t>(offsets), count, arena.stream());
+    accelerator.widen_offsets(arena.device<std::uint16_t>(back), arena.device<std::uint8_t>(narrow),
+                              count, arena.stream());
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::uint16_t offset = arena.host<std::uint16_t>(offsets)[i];
+      arena.host<std::uint8_t>(narrow)[i] = static_cast<std::uint8_t>(offset);
+      arena.host<std::uint16_t>(back)[i] = offset;
+    }
+    CHECK(arena.differences() == "");
+  }
+}
