@@ -10,49 +10,11 @@ said.
 
 import functools
 import json
-import os
-import pathlib
 import shutil
-import subprocess
 import sys
 
 import pytest
-
-HERE = pathlib.Path(__file__).resolve().parent
-
-
-class Outcome:
-    """What became of the ranks of one launch.
-
-    values: what the function returned, by rank; absent for a rank that raised or died. errors:
-    traceback, by rank. output: everything the ranks and mpirun printed. status: mpirun's.
-    """
-
-    def __init__(self, folder, ranks, status, output):
-        self.ranks = ranks
-        self.status = status
-        self.output = output
-        self.values = {}
-        self.errors = {}
-        for rank in range(ranks):
-            path = folder / f"rank{rank}.json"
-            if not path.exists():
-                continue
-            verdict = json.loads(path.read_text())
-            if "error" in verdict:
-                self.errors[rank] = verdict["error"]
-            else:
-                self.values[rank] = verdict["value"]
-
-    def check(self):
-        """Fails the test unless every rank ended well; returns their values in rank order."""
-        silent = [rank for rank in range(self.ranks)
-                  if rank not in self.values and rank not in self.errors]
-        problems = [f"rank {rank}:\n{error}" for rank, error in sorted(self.errors.items())]
-        if silent:
-            problems.append(f"ranks {silent} gave no verdict (status {self.status})")
-        assert not problems, "\n".join([*problems, "output:", self.output[-4000:]])
-        return [self.values[rank] for rank in range(self.ranks)]
+from jobs import HERE, Outcome, rank_environment, run_limited
 
 
 def mpirun_command(ranks, options=()):
@@ -60,37 +22,6 @@ def mpirun_command(ranks, options=()):
     if mpirun is None:
         pytest.skip("mpirun is not installed (package openmpi-bin)")
     return [mpirun, "--oversubscribe", "--bind-to", "none", *options, "-np", str(ranks)]
-
-
-def rank_environment(extra=None):
-    """The environment of ranks: without settings that the caller's shell happens to have."""
-    environment = {name: value for name, value in os.environ.items()
-                   if not name.startswith(("SCALECOM_", "HOROVOD_", "TORCHELASTIC_"))
-                   and name not in ("RANK", "WORLD_SIZE")}
-    environment["OMPI_MCA_mpi_yield_when_idle"] = "1"
-    environment["OMP_NUM_THREADS"] = "1"
-    environment["XDG_CACHE_HOME"] = str(HERE.parent.parent / "build" / "cache")
-    if os.geteuid() == 0:
-        environment.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
-    environment.update(extra or {})
-    return environment
-
-
-def run_limited(command, timeout, **options):
-    """subprocess.run with both streams together; on a time-out its output says so."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               stdin=subprocess.DEVNULL, text=True, **options)
-    try:
-        output, _ = process.communicate(timeout=timeout)
-        return process.returncode, output
-    except subprocess.TimeoutExpired:
-        process.terminate()  # mpirun ends its ranks.
-        try:
-            output, _ = process.communicate(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            output, _ = process.communicate()
-        return None, f"{output}\nno end within {timeout} s"
 
 
 def run_ranks(folder, ranks, program, *, arguments=None, env=None, timeout=60, options=(),

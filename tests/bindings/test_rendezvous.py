@@ -1,74 +1,16 @@
 """Jobs without MPI: ranks started as plain processes, and by torchrun."""
 
-import json
 import os
-import pathlib
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import time
 
 import pytest
-from conftest import HERE, Outcome, rank_environment, run_limited
+from jobs import BIN, HERE, Job, environment, free_port, run_limited
 from programs.claims import names
 
-BIN = pathlib.Path(sys.executable).parent
 EXAMPLES = HERE.parent.parent / "docs" / "examples"
-MPI_VARIABLES = ("OMPI_", "PMI_", "PMIX_")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def environment(extra=None):
-    """As of a machine without MPI: nothing of it in the environment, on the path, or to load."""
-    kept = {name: value for name, value in rank_environment(extra).items()
-            if not name.startswith(MPI_VARIABLES)}
-    return {**kept, "PATH": f"{BIN}:/usr/bin:/bin:/usr/sbin"}
-
-
-def rank_variables(rank, ranks, port):
-    return {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank),
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-
-
-class Job:
-    """Ranks as plain processes. variables(rank): more of the environment, or less where None."""
-
-    def __init__(self, folder, ranks, program, arguments=None, *, port=None, env=None,
-                 variables=lambda rank: {}, starting=None, wrapper=()):
-        self.folder = folder / f"job{len(list(folder.iterdir()))}"
-        self.folder.mkdir()
-        self.ranks = ranks
-        port = port or free_port()
-        self.processes = {}
-        for rank in range(ranks) if starting is None else starting:
-            own = {**environment(env), **rank_variables(rank, ranks, port), **variables(rank)}
-            own = {name: value for name, value in own.items() if value is not None}
-            log = open(self.folder / f"log{rank}", "w+")
-            self.processes[rank] = subprocess.Popen(
-                [*wrapper, sys.executable, HERE / "run_program.py", program, self.folder,
-                 json.dumps(arguments or {})],
-                env=own, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-    def outcome(self, timeout=60):
-        deadline = time.monotonic() + timeout
-        try:
-            for process in self.processes.values():
-                process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            pass  # It gave no verdict.
-        finally:
-            for process in self.processes.values():
-                process.kill()
-                process.wait()
-        output = "".join(path.read_text() for path in sorted(self.folder.glob("log*")))
-        return Outcome(self.folder, self.ranks, None, output)
 
 
 @pytest.mark.parametrize("shared_memory", ["1", "0"])

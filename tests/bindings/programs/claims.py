@@ -15,10 +15,21 @@ def names(module):
             for function in sorted(functions, key=lambda item: item.__code__.co_firstlineno)]
 
 
-def check_all(module):
-    """Returns {claim: traceback, or None where it holds}. Every rank tries every claim."""
+def _use(device):
+    """What the claims make is on this device; what torch computes there is the same each time."""
+    import torch
+    torch.set_default_device(device)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def check_all(module, device=None):
+    """Returns {claim: traceback, or None where it holds}. Every rank tries every claim, on tensors
+    of the CPU or of a device."""
     import scalecom.torch as hvd
     hvd.init()
+    if device is not None:
+        _use(device)
     verdicts = {}
     for name in names(module):
         try:

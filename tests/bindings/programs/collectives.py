@@ -217,7 +217,7 @@ def bursts_in_any_order_are_reduced():
         tensors = [torch.full((4096,), float(number + step)) for number in range(160)]
         handles = {int(number): hvd.allreduce_async_(tensors[number], name=f"burst.{number}",
                                                      op=hvd.Sum)
-                   for number in torch.randperm(160, generator=generator)}
+                   for number in torch.randperm(160, generator=generator, device="cpu")}
         for number, handle in handles.items():
             assert hvd.synchronize(handle)[17] == (number + step) * hvd.size()
 

@@ -47,8 +47,9 @@ def _train(model, optimizer, steps, first=0):
     """Steps on 12 samples, of which each rank has its own."""
     for step in range(first, first + steps):
         generator = torch.Generator().manual_seed(step)
-        inputs = torch.randn(12, 3, 8, 8, generator=generator)[hvd.rank()::hvd.size()]
-        targets = torch.randn(12, 4, generator=generator)[hvd.rank()::hvd.size()]
+        inputs, targets = (torch.randn(shape, generator=generator, device="cpu")
+                           .to(torch.get_default_device())[hvd.rank()::hvd.size()]
+                           for shape in ((12, 3, 8, 8), (12, 4)))
         optimizer.zero_grad()
         (model(inputs) - targets).square().mean().backward()
         optimizer.step()

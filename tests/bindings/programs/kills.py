@@ -52,8 +52,8 @@ def _broadcast(count):
 
 def _compress():
     compression = hvd.Compression.scalecom(rate=100, warmup_steps=0)
-    tensors = [torch.randn(300_000, generator=torch.Generator().manual_seed(hvd.rank()))
-               for _ in range(4)]
+    torch.manual_seed(hvd.rank())
+    tensors = [torch.randn(300_000) for _ in range(4)]
     while True:
         handles = [hvd.allreduce_async(tensor, name=f"compressed.{number}", compression=compression)
                    for number, tensor in enumerate(tensors)]
@@ -72,12 +72,14 @@ WORKS = {
 }
 
 
-def lose_a_rank_at_work(victim, work, turns, delay):
-    """Does `turns` turns; `delay` seconds after them, while all go on, the victim is killed.
+def lose_a_rank_at_work(victim, work, turns, delay, device="cpu"):
+    """Does `turns` turns on a device; `delay` seconds after them, while all go on, the victim is
+    killed.
 
     Times are of the monotonic clock, which all processes of a host share.
     """
     hvd.init()
+    torch.set_default_device(device)
     turn = WORKS[work]()
     for _ in range(turns):
         next(turn)

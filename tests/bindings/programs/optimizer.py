@@ -21,8 +21,10 @@ def _model(dtype=torch.float64):
 def _batches(steps, dtype=torch.float64):
     """Batches of 24 samples: divisible by every tested number of ranks (1, 2, 3, 4, 8)."""
     generator = torch.Generator().manual_seed(9)
-    return [(torch.randn(24, 12, generator=generator).to(dtype),
-             torch.randn(24, 4, generator=generator).to(dtype)) for _ in range(steps)]
+    place = torch.get_default_device()
+    return [(torch.randn(24, 12, generator=generator, device="cpu").to(place, dtype),
+             torch.randn(24, 4, generator=generator, device="cpu").to(place, dtype))
+            for _ in range(steps)]
 
 
 def _mine(batch):
@@ -77,7 +79,7 @@ def _assert_same_model(model, wanted):
 
 
 def _assert_same_bits(model):
-    digest = hashlib.sha256(b"".join(value.detach().numpy().tobytes()
+    digest = hashlib.sha256(b"".join(value.detach().cpu().numpy().tobytes()
                                      for value in model.parameters())).hexdigest()
     assert len(set(hvd.allgather_object(digest))) == 1
 
@@ -332,7 +334,7 @@ def residuals_of_another_number_of_ranks_are_delivered_in_full():
     _start_new_session()
     beta = 0.5
     generator = torch.Generator().manual_seed(3)
-    states = [{"residuals": {"w": torch.randn(40, generator=generator)}, "steps": {"w": 7}}
+    states = [{"residuals": {"w": torch.randn(40, generator=generator, device="cpu")}, "steps": {"w": 7}}
               for _ in range(3)]
     folded = hvd.fold_compression_states(states)
     assert folded["steps"] == {"w": 7}
@@ -342,7 +344,7 @@ def residuals_of_another_number_of_ranks_are_delivered_in_full():
     for _ in range(60):  # What stays shrinks by 1 - beta in each step.
         delivered += hvd.allreduce(torch.zeros(40), name="w", compression=compression)
     owed = sum(state["residuals"]["w"] for state in states) / 3 / beta
-    assert torch.allclose(delivered, owed, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(delivered.cpu(), owed, rtol=1e-5, atol=1e-6)
     assert hvd.compression_steps()["w"] == 67
 
 
@@ -408,14 +410,14 @@ def it_is_an_optimizer_of_its_class():
 
 
 def data_loaders_may_fork():
-    data = torch.utils.data.TensorDataset(torch.arange(24.0).reshape(12, 2))
+    data = torch.utils.data.TensorDataset(torch.arange(24.0, device="cpu").reshape(12, 2))
     loader = torch.utils.data.DataLoader(data, batch_size=4, num_workers=2)
     layer = torch.nn.Linear(2, 1)
     optimizer = _wrap(layer)
     hvd.broadcast_parameters(layer.state_dict(), 0)
     for (values,) in loader:
         optimizer.zero_grad()
-        layer(values).sum().backward()
+        layer(values.to(layer.weight.device)).sum().backward()
         optimizer.step()
     _assert_same_bits(layer)
 

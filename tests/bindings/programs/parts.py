@@ -60,7 +60,8 @@ def reducescatter_averages_by_default_and_takes_other_ops_and_scales():
 
 
 def reducescatter_equals_its_part_of_the_allreduce_bit_for_bit():
-    mine = torch.randn(10_001, 3, generator=torch.Generator().manual_seed(hvd.rank()))
+    mine = torch.randn(10_001, 3, generator=torch.Generator().manual_seed(hvd.rank()),
+                       device="cpu")  # What others than these collectives do is theirs.
     whole = hvd.allreduce(mine, name="whole")
     assert torch.equal(hvd.reducescatter(mine, name="part"), _part(whole))
 
@@ -102,7 +103,7 @@ def alltoall_of_received_splits_brings_everything_back():
     rows, received = hvd.alltoall(mine, splits=splits, name="there")
     back, sent = hvd.alltoall(rows, splits=received, name="back")
     assert torch.equal(back, mine)
-    assert torch.equal(sent, splits)
+    assert sent.tolist() == splits.tolist()
 
 
 def one_rank_may_get_everything_and_some_give_nothing():

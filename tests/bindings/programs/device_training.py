@@ -1,0 +1,170 @@
+"""Claims about training on a device beside the same on the CPU. Each function is called on every rank,
+in this order."""
+
+import copy
+
+import torch
+from torch import nn
+
+import scalecom.torch as hvd
+
+STEPS = 12
+
+
+def _place():
+    return torch.get_default_device()
+
+
+def _model(place, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(5)
+    model = nn.Sequential(nn.Linear(20, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(),
+                          nn.Linear(64, 3))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, device="cpu") * 0.2)
+    return model.to(place, dtype)
+
+
+def _batch(step, place, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(1000 + step * hvd.size() + hvd.rank())
+    inputs = torch.randn(16, 20, generator=generator, device="cpu")
+    return inputs.to(place, dtype), inputs[:, :3].sin().to(place, dtype)
+
+
+def _loss(model, step, place, dtype=torch.float32):
+    inputs, targets = _batch(step, place, dtype)
+    return (model(inputs) - targets).float().square().mean()
+
+
+def _named(model, prefix):
+    return [(prefix + name, parameter) for name, parameter in model.named_parameters()]
+
+
+def _wrap(model, prefix, compression=hvd.Compression.none):
+    return hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9),
+                                    _named(model, prefix), compression)
+
+
+def _losses(place, prefix, compression):
+    """Of the ranks' mean, in each step."""
+    model = _model(place)
+    optimizer = _wrap(model, prefix, compression)
+    losses = []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        loss = _loss(model, step, place)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach().cpu())
+    return hvd.allreduce(torch.stack(losses), name=f"losses of {prefix}")
+
+
+def _assert_same_bits(model):
+    for name, value in model.state_dict().items():
+        bits = value.reshape(1, -1).view(torch.uint8)
+        everyone = hvd.allgather(bits, name=f"bits of {name}")
+        assert (everyone == everyone[0]).all(), name
+
+
+def the_loss_falls_as_on_the_cpu():
+    """Dense: to the rounding of float32. Compressed: another rounding may choose another element of
+    two that are as large; a curve that is off by more than a twentieth is another algorithm's."""
+    modes = [(f"{mode} ", hvd.Compression.scalecom(rate=8, beta=0.5, mode=mode, min_elements=100))
+             for mode in ("cyclic", "sharded", "hierarchical")]
+    for label, compression in [("dense ", hvd.Compression.none), *modes]:
+        here = _losses(torch.device("cpu"), f"cpu {label}", compression)
+        there = _losses(_place(), f"device {label}", compression)
+        assert there[-3:].mean() < 0.9 * there[0], (label, there)
+        slack = 1e-4 if label == "dense " else 0.05
+        assert torch.allclose(there, here, rtol=slack), (label, there, here)
+
+
+def gradients_of_16_bits_train():
+    for dtype in (torch.float16, torch.bfloat16):
+        model = _model(_place(), dtype)
+        compression = hvd.Compression.scalecom(rate=8, beta=0.5, values="float16", min_elements=100)
+        optimizer = _wrap(model, f"{dtype} ", compression)
+        losses = []
+        for step in range(STEPS):
+            optimizer.zero_grad()
+            loss = _loss(model, step, _place(), dtype)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert sum(losses[-3:]) / 3 < losses[0], losses
+        _assert_same_bits(model)
+        assert hvd.compression_state()[f"{dtype} 2.weight"].abs().sum() > 0
+
+
+def a_backward_pass_on_another_stream_is_reduced():
+    if _place().type != "cuda":
+        return
+    model, alone = _model(_place()), _model(_place())
+    optimizer = _wrap(model, "another stream ")
+    gradients = []
+    for rank in range(hvd.size()):
+        generator = torch.Generator().manual_seed(1000 + rank)
+        inputs = torch.randn(16, 20, generator=generator, device="cpu").to(_place())
+        alone.zero_grad()
+        (alone(inputs) - inputs[:, :3].sin()).square().mean().backward()
+        gradients.append([parameter.grad.clone() for parameter in alone.parameters()])
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        torch.cuda._sleep(40_000_000)
+        _loss(model, 0, _place()).backward()
+    optimizer.synchronize()  # On the default stream.
+    for parameter, *parts in zip(model.parameters(), *gradients):
+        mean = torch.stack(parts).mean(0)
+        assert torch.allclose(parameter.grad, mean, rtol=1e-3, atol=1e-5)
+
+
+def a_scaler_skips_an_infinite_step_on_every_rank():
+    model = _model(_place())
+    optimizer = _wrap(model, "scaled ", hvd.Compression.scalecom(rate=8, beta=0.5, min_elements=100))
+    scaler = torch.amp.GradScaler(_place().type, init_scale=8.0, growth_interval=1000)
+    for step in range(6):
+        before = copy.deepcopy(model.state_dict())
+        residual = hvd.compression_state().get("scaled 2.weight")
+        optimizer.zero_grad()
+        is_void = step == 3
+        loss = _loss(model, step, _place())
+        if is_void and hvd.rank() == hvd.size() - 1:
+            loss = loss * float("inf")
+        scaler.scale(loss).backward()
+        optimizer.synchronize()
+        scaler.unscale_(optimizer)
+        with optimizer.skip_synchronize():
+            scaler.step(optimizer)
+        scaler.update()
+        is_unchanged = all(torch.equal(value, before[name])
+                           for name, value in model.state_dict().items())
+        assert is_unchanged == is_void, step
+        assert scaler.get_scale() == (4.0 if step >= 3 else 8.0)
+        if is_void:
+            kept = hvd.compression_state()["scaled 2.weight"]
+            assert torch.allclose(kept, residual, rtol=0.0, atol=1e-5)  # To rounding.
+    _assert_same_bits(model)
+
+
+def a_checkpoint_holds_residuals_and_goes_on():
+    def make():
+        model = _model(_place())
+        return model, _wrap(model, "checked ",
+                            hvd.Compression.scalecom(rate=8, beta=0.5, min_elements=100))
+
+    def train(model, optimizer, steps):
+        for step in steps:
+            optimizer.zero_grad()
+            _loss(model, step, _place()).backward()
+            optimizer.step()
+
+    model, optimizer = make()
+    train(model, optimizer, range(4))
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    train(model, optimizer, range(4, 8))
+    resumed, optimizer = make()
+    resumed.load_state_dict(saved[0])
+    optimizer.load_state_dict(saved[1])
+    train(resumed, optimizer, range(4, 8))
+    for value, other in zip(resumed.parameters(), model.parameters()):
+        assert torch.allclose(value, other, rtol=1e-5, atol=1e-6)
