@@ -1,7 +1,9 @@
 """Functions of a module that are claims about a healthy job of any size."""
 
+import faulthandler
 import importlib
 import inspect
+import time
 import traceback
 
 
@@ -38,4 +40,21 @@ def check_all(module, device=None):
         except Exception:
             verdicts[name] = traceback.format_exc()
     hvd.shutdown()
+    return verdicts
+
+
+def check_modules(modules, device, limit_s):
+    """{module: what check_all() says, or {"import": traceback}}. Ends the process after limit_s
+    seconds, with all threads' tracebacks."""
+    faulthandler.dump_traceback_later(limit_s, exit=True)
+    verdicts = {}
+    for module in modules:
+        print(f"{module}, {time.process_time():.1f} s of this process so far", flush=True)
+        try:
+            names(module)
+        except ImportError:
+            verdicts[module] = {"import": traceback.format_exc()}
+        else:
+            verdicts[module] = check_all(module, device)
+    faulthandler.cancel_dump_traceback_later()
     return verdicts
