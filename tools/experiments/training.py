@@ -1,20 +1,21 @@
 """A rank's part of a training whose gradients are one flat tensor, reduced by any method.
 
 On CUDA a step's forward and backward pass are one CUDA graph, and gradients are staged through
-pinned memory of the CPU, where every method reduces them. Several seeds may train side by side, each
-on a stream of its own.
+pinned memory of the CPU, where every method reduces them. Several trainings, of several methods and
+seeds, may go side by side, each on a stream of its own.
 """
 
-import collections
 import math
 import pathlib
 import sys
+import time
 import types
 import unittest.mock
 
 import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "bench"))
+import harness  # noqa: E402
 import rivals  # noqa: E402
 import scalecom.torch as hvd  # noqa: E402
 
@@ -43,6 +44,7 @@ class Run:
         self.parameters = named
         self.batch = torch.arange(batch // hvd.size(), device=self.device)
         self.stream = torch.cuda.Stream() if is_cuda else None
+        self.adam_before = self.adam_after = None  # What turns gradients, around the reduction.
         self.graph = self._capture() if is_cuda else None
 
     @staticmethod
@@ -73,14 +75,17 @@ class Run:
 
     def compute(self, batch):
         """Starts the gradients of a batch; wait() ends it."""
-        if self.graph is None:
-            self.batch = batch
-            self._pass()
-            return
-        with torch.cuda.stream(self.stream):
-            self.batch.copy_(batch)
-            self.graph.replay()
-            self.host.copy_(self.flat.grad, non_blocking=True)
+        with torch.cuda.stream(self.stream):  # Nothing where there is none.
+            if self.graph is None:
+                self.batch = batch
+                self._pass()
+            else:
+                self.batch.copy_(batch)
+                self.graph.replay()
+            if self.adam_before is not None:
+                self.adam_before.turn(self.flat.grad)
+            if self.graph is not None:
+                self.host.copy_(self.flat.grad, non_blocking=True)
 
     def wait(self):
         if self.stream is not None:
@@ -90,9 +95,11 @@ class Run:
         """A step of the optimizer with the reduced gradients."""
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with torch.cuda.stream(self.stream):  # Nothing where there is none.
+        with torch.cuda.stream(self.stream):
             if self.stream is not None:
                 self.flat.grad.copy_(self.host, non_blocking=True)
+            if self.adam_after is not None:
+                self.adam_after.turn(self.flat.grad)
             optimizer.step()
 
     def epoch(self, batch):
@@ -220,6 +227,16 @@ class PowerSGD:
         self.bytes_sent += 4 * (self.elements - before or len(self.bucket.buffer()))
 
 
+def make_rates(job, run):
+    """Rates by parameter name, for Compression.scalecom; None where there is one for all."""
+    if job["rates"] == "paper":
+        with torch.device("meta"):
+            model = run.task.make_model()
+        return hvd.flops_rates(model, run.task.inputs(run.batch).to("meta"))
+    return {"uniform": None, "dense embedding": {"embedding.*": None, "position.*": None},
+            "dense layers": {"layers.*": None}}[job["rates"]]
+
+
 def make_method(job, run, name):
     """How the gradients of a run are reduced: an object with start() and finish()."""
     method, rate = job["method"], job["rate"]
@@ -231,42 +248,108 @@ def make_method(job, run, name):
     if method == "powersgd":
         return PowerSGD(run, rate)
     return ScaleCom(run, name, hvd.Compression.scalecom(
-        rate=rate, beta=job["beta"], mode=method, warmup_steps=job["warmup_steps"]))
+        rate=rate, beta=job["beta"], mode=method, warmup_steps=job["warmup_steps"],
+        rates=make_rates(job, run)))
+
+
+class Adam:
+    """Turns gradients into the direction of Adam's step (Kingma and Ba 2014), in place.
+
+    steps: of them the second moment learns; then it stays, and what follows is linear in the
+    gradients, as the residuals of sparse ones need it (1-bit Adam, Tang et al. 2021). None: all.
+    """
+
+    def __init__(self, flat, steps=None, betas=(0.9, 0.999)):
+        self.first, self.second = torch.zeros_like(flat), torch.zeros_like(flat)
+        self.steps, self.betas, self.step = steps, betas, 0
+
+    @torch.no_grad()
+    def turn(self, gradient):
+        self.step += 1
+        learned = self.step if self.steps is None else min(self.step, self.steps)
+        self.first.lerp_(gradient, 1 - self.betas[0])
+        if learned == self.step:
+            self.second.lerp_(gradient.square(), 1 - self.betas[1])
+        root = (self.second / (1 - self.betas[1] ** learned)).sqrt_().add_(1e-8)
+        torch.div(self.first / (1 - self.betas[0] ** self.step), root, out=gradient)
 
 
 def make_optimizer(job, run):
-    if job["model"] == "transformer":
-        return torch.optim.AdamW([run.flat], betas=(0.9, 0.98), weight_decay=0.01)
-    return torch.optim.SGD([run.flat], momentum=0.9, weight_decay=5e-4)
+    """By the job's "optimizer":
 
-
-# bytes_elsewhere: of methods that do not send through scalecom, which counts for itself.
-Trained = collections.namedtuple("Trained", "runs steps bytes_elsewhere")
-
-
-def train(job, task, device, seeds, after_step=None):
-    """Trains a job with several seeds side by side.
-
-    after_step(step, runs): called with the reduced gradients in the runs, before the optimizers.
+    sgd: momentum 0.9; weight decay 0.0005, none for the language model.
+    adamw: betas 0.9 and 0.98, or as "adamw 0.999" says. On reduced gradients, as all but the last.
+    adamw kept: the second moment learns in the first tenth of the steps only.
+    adamw local: each rank's own, and its directions are reduced.
     """
-    runs = [Run(task, device, seed, job["batch"]) for seed in seeds]
-    methods = [make_method(job, run, f"{job['name']}.{seed}") for run, seed in zip(runs, seeds)]
-    optimizers = [make_optimizer(job, run) for run in runs]
-    steps = min(job["steps_max"], job["epochs"] * (task.train_count // job["batch"]))
-    step = 0
+    name = job["optimizer"]
+    if name == "sgd":
+        decay = 0.0 if job["model"] == "transformer" else 5e-4
+        return torch.optim.SGD([run.flat], momentum=0.9, weight_decay=decay)
+    if name == "adamw kept":
+        run.adam_after = Adam(run.flat, max(1, int(WARM_UP_SHARE * job["steps"])))
+    elif name == "adamw local":
+        run.adam_before = Adam(run.flat)
+    else:
+        second = float(name.removeprefix("adamw") or 0.98)
+        return torch.optim.AdamW([run.flat], betas=(0.9, second), weight_decay=0.01)
+    # With a direction for a gradient this is AdamW's step.
+    return torch.optim.SGD([run.flat], weight_decay=0.01)
+
+
+class Training:
+    """A job's runs, one for each seed.
+
+    bytes_sent: by this rank since the start, in all runs together.
+    """
+
+    def __init__(self, job, task, device):
+        self.job = job
+        self.runs = [Run(task, device, seed, job["batch"]) for seed in job["seeds"]]
+        self.methods = [make_method(job, run, f"{job['name']}.{seed}")
+                        for run, seed in zip(self.runs, job["seeds"])]
+        self.optimizers = [make_optimizer(job, run) for run in self.runs]
+        self.bytes_sent = 0
+
+    def reduce(self):
+        """Averages the gradients that the runs have computed."""
+        before = self._bytes()
+        for run, method in zip(self.runs, self.methods):
+            run.wait()
+            method.start()
+        for method in self.methods:
+            method.finish()
+        self.bytes_sent += self._bytes() - before
+
+    def _bytes(self):
+        # Of what does not send through scalecom, the method itself counts.
+        return hvd.stats()["data_bytes_sent"] + sum(getattr(method, "bytes_sent", 0)
+                                                    for method in self.methods)
+
+    def update(self, step, steps):
+        for run, optimizer in zip(self.runs, self.optimizers):
+            run.update(optimizer, learning_rate(self.job["lr"], step, steps))
+
+
+def train(jobs, task, device):
+    """Trains jobs of equal batch and steps side by side. Returns their Trainings."""
+    trainings = [Training(job, task, device) for job in jobs]
+    runs = [run for training in trainings for run in training.runs]
+    batch, steps = jobs[0]["batch"], jobs[0]["steps"]
+    if runs[0].stream is not None:
+        torch.cuda.synchronize()  # What was made so far was not made on the runs' streams.
+    step, begin = 0, time.perf_counter()
     while step < steps:
-        epochs = [run.epoch(job["batch"]) for run in runs]
+        epochs = [run.epoch(batch) for run in runs]
         for batches in list(zip(*epochs))[:steps - step]:
-            for run, batch in zip(runs, batches):
-                run.compute(batch)
-            for run, method in zip(runs, methods):
-                run.wait()
-                method.start()
-            for method in methods:
-                method.finish()
-            if after_step is not None:
-                after_step(step, runs)
-            for run, optimizer in zip(runs, optimizers):
-                run.update(optimizer, learning_rate(job["lr"], step, steps))
+            for run, examples in zip(runs, batches):
+                run.compute(examples)
+            # One job after the other, so that each one's bytes can be told.
+            for training in trainings:
+                training.reduce()
+                training.update(step, steps)
             step += 1
-    return Trained(runs, steps, sum(getattr(method, "bytes_sent", 0) for method in methods))
+            if step % 500 == 0 and hvd.rank() == 0:
+                harness.say(f"{jobs[0]['model']}, {len(runs)} runs: step {step} of {steps}, "
+                            f"{1000 * (time.perf_counter() - begin) / step:.1f} ms each")
+    return trainings
