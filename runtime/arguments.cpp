@@ -159,6 +159,14 @@ void check_all_reduce(const std::string& name, const TensorView& input, const Te
   check_compression(name, input.dtype, options);
 }
 
+void check_member(const GroupMember& member, const GroupMember& first) {
+  if (member.input.device == first.input.device) return;
+  refuse(member.name,
+         fmt::format("it is on {}, and {} of the same group on {}; the tensors of a "
+                     "group must be on one device",
+                     to_string(member.input.device), first.name, to_string(first.input.device)));
+}
+
 void check_all_gather(const std::string& name, const TensorView& input) {
   check_view(name, input);
   if (input.shape.empty()) {

@@ -13,6 +13,8 @@ namespace scalecom {
 
 void check_all_reduce(const std::string& name, const TensorView& input, const TensorView& output,
                       const AllReduceOptions& options);
+/// Of a member of a group whose first member is `first`.
+void check_member(const GroupMember& member, const GroupMember& first);
 /// Of an all-reduce of `dtype`.
 void check_compression(const std::string& name, DataType dtype, const AllReduceOptions& options);
 void check_all_gather(const std::string& name, const TensorView& input);

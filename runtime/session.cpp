@@ -274,8 +274,11 @@ Ticket Session::all_reduce_group(std::vector<GroupMember> members,
                                  const AllReduceOptions& options) {
   std::vector<PendingTensor> tensors;
   tensors.reserve(members.size());
-  for (GroupMember& member : members) {
+  for (const GroupMember& member : members) {
     check_all_reduce(member.name, member.input, member.output, options);
+    check_member(member, members.front());
+  }
+  for (GroupMember& member : members) {
     tensors.push_back(pending_all_reduce(std::move(member.name), std::move(member.input),
                                          std::move(member.output), options, *impl_));
   }

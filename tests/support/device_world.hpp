@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "collective/device/staged_collectives.hpp"
+#include "runtime/device/choose_collectives.hpp"
 #include "tests/support/fake_accelerator.hpp"
 #include "tests/support/session_world.hpp"
 
@@ -15,8 +15,11 @@ namespace scalecom::test {
 /// Sessions whose ranks have an accelerator each, in host memory, with streams of `seed`.
 class DeviceWorld {
  public:
-  DeviceWorld(int size, std::uint64_t seed, const Config& config = {})
-      : made_(static_cast<std::size_t>(size)),
+  /// What a rank loads as NCCL; empty: it has none.
+  using LoadNccl = std::function<device::nccl::Api(FakeAccelerator&)>;
+  DeviceWorld(int size, std::uint64_t seed, const Config& config = {}, LoadNccl load_nccl = {})
+      : load_nccl_(std::move(load_nccl)),
+        made_(static_cast<std::size_t>(size)),
         world_(size, config, [&](int rank, SessionParts& parts) { equip(rank, parts, seed); }) {}
 
   Session& operator[](int rank) { return world_[rank]; }
@@ -34,12 +37,21 @@ class DeviceWorld {
     made.owned = std::make_unique<FakeAccelerator>(seed * 31 + static_cast<std::uint64_t>(rank));
     made.fake = made.owned.get();
     parts.make_accelerator = [&made](int) { return std::move(made.owned); };
-    parts.make_device_collectives = [](Accelerator& accelerator, const SessionParts& own,
-                                       const WaitContext&) {
-      return std::make_unique<StagedCollectives>(accelerator, *own.collectives, own.topology.size);
+    for (int host = 0; host < parts.topology.size; ++host) parts.host_of_rank.push_back(host);
+    parts.make_device_collectives = [this, &made](Accelerator& accelerator, const SessionParts& own,
+                                                  const WaitContext& context) {
+      const auto load = [&] {
+        if (!load_nccl_) throw Error(StatusCode::unavailable, "there is no NCCL here");
+        return load_nccl_(*made.fake);
+      };
+      return choose_device_collectives(
+          {accelerator, *own.collectives, own.config,
+           made.fake->bus_id() + std::to_string(own.topology.rank), own.host_of_rank, load},
+          context);
     };
   }
 
+  const LoadNccl load_nccl_;
   std::vector<Made> made_;
   SessionWorld world_;
 };

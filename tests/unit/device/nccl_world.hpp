@@ -161,8 +161,8 @@ inline void NcclWorld::add_calls(device::nccl::Api& api, FakeAccelerator& accele
     return count * static_cast<std::size_t>(size_of(dtype_of(type)));
   };
   api.all_reduce = [=, this, &accelerator](const void* from, void* to, std::size_t count,
-                                           ElementType type, device::nccl::Reduction op, CommHandle handle,
-                                           StreamHandle stream) {
+                                           ElementType type, device::nccl::Reduction op,
+                                           CommHandle handle, StreamHandle stream) {
     Comm& comm = comm_of(handle);
     const Keys keys = keys_of(comm, comm.calls++);
     const std::size_t bytes = bytes_of(count, type);
@@ -203,8 +203,8 @@ inline void NcclWorld::add_calls(device::nccl::Api& api, FakeAccelerator& accele
                     }});
   };
   api.reduce_scatter = [=, this, &accelerator](const void* from, void* to, std::size_t count,
-                                               ElementType type, device::nccl::Reduction op, CommHandle handle,
-                                               StreamHandle stream) {
+                                               ElementType type, device::nccl::Reduction op,
+                                               CommHandle handle, StreamHandle stream) {
     Comm& comm = comm_of(handle);
     const Keys keys = keys_of(comm, comm.calls++);
     const auto rank = static_cast<std::size_t>(comm.rank);
@@ -217,8 +217,8 @@ inline void NcclWorld::add_calls(device::nccl::Api& api, FakeAccelerator& accele
                     }});
   };
   api.reduce = [=, this, &accelerator](const void* from, void* to, std::size_t count,
-                                       ElementType type, device::nccl::Reduction op, int root, CommHandle handle,
-                                       StreamHandle stream) {
+                                       ElementType type, device::nccl::Reduction op, int root,
+                                       CommHandle handle, StreamHandle stream) {
     Comm& comm = comm_of(handle);
     const Keys keys = keys_of(comm, comm.calls++);
     const bool is_root = comm.rank == root;
