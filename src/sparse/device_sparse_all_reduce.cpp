@@ -149,11 +149,11 @@ void DeviceSparseAllReduce::assign_tables() {
   std::vector<StepTensor> others;
   std::vector<StepTensor> results;
   for (const Part& part : parts_) {
-    const StepTensor row = row_of(part);
-    (part.leader == rank_ ? mine : others).push_back(row);
+    StepTensor& row = (part.leader == rank_ ? mine : others).emplace_back(row_of(part));
     if (!has_averages_) continue;
     StepTensor& result = results.emplace_back(row);
     result.gradient = {nullptr, result_dtypes_[part.slot], part.count, 1.0f};
+    row.result = nullptr;  // Its dtype need not be the average's.
   }
   lane_.assign(DeviceLane::Step::select, mine);
   lane_.assign(DeviceLane::Step::gather, others);

@@ -7,20 +7,51 @@
 #include <vector>
 
 #include "runtime/device/choose_collectives.hpp"
+#include "tests/support/board_world.hpp"
 #include "tests/support/fake_accelerator.hpp"
 #include "tests/support/session_world.hpp"
 
 namespace scalecom::test {
+
+/// Memory that the ranks of each host share, as SessionWorld's ranks do not by themselves.
+class HostsWorld {
+ public:
+  explicit HostsWorld(HostRanks hosts) : hosts_(std::move(hosts)) {
+    for (const auto& ranks : hosts_)
+      boards_.emplace_back(static_cast<int>(ranks.size()), kSlotBytes);
+  }
+
+  /// Gives `rank` its place.
+  void equip(int rank, SessionParts& parts) {
+    parts.host_of_rank.assign(static_cast<std::size_t>(parts.topology.size), 0);
+    for (std::size_t host = 0; host < hosts_.size(); ++host) {
+      for (std::size_t local = 0; local < hosts_[host].size(); ++local) {
+        parts.host_of_rank[static_cast<std::size_t>(hosts_[host][local])] = static_cast<int>(host);
+        if (hosts_[host][local] != rank) continue;
+        parts.board = std::make_unique<Board>(boards_[host].make_board(static_cast<int>(local)));
+      }
+    }
+    parts.collectives =
+        std::make_unique<HierarchicalCollectives>(*parts.board, *parts.transport, hosts_);
+  }
+
+ private:
+  static constexpr std::size_t kSlotBytes = 64 << 10;
+  const HostRanks hosts_;
+  std::vector<BoardWorld> boards_;
+};
 
 /// Sessions whose ranks have an accelerator each, in host memory, with streams of `seed`.
 class DeviceWorld {
  public:
   /// What a rank loads as NCCL; empty: it has none.
   using LoadNccl = std::function<device::nccl::Api(FakeAccelerator&)>;
-  DeviceWorld(int size, std::uint64_t seed, const Config& config = {}, LoadNccl load_nccl = {})
+  /// Hosts: where each rank is; null: each on its own.
+  DeviceWorld(int size, std::uint64_t seed, LoadNccl load_nccl = {}, HostsWorld* hosts = nullptr)
       : load_nccl_(std::move(load_nccl)),
+        hosts_(hosts),
         made_(static_cast<std::size_t>(size)),
-        world_(size, config, [&](int rank, SessionParts& parts) { equip(rank, parts, seed); }) {}
+        world_(size, {}, [&](int rank, SessionParts& parts) { equip(rank, parts, seed); }) {}
 
   Session& operator[](int rank) { return world_[rank]; }
   FakeAccelerator& accelerator(int rank) { return *made_[static_cast<std::size_t>(rank)].fake; }
@@ -38,6 +69,7 @@ class DeviceWorld {
     made.fake = made.owned.get();
     parts.make_accelerator = [&made](int) { return std::move(made.owned); };
     for (int host = 0; host < parts.topology.size; ++host) parts.host_of_rank.push_back(host);
+    if (hosts_ != nullptr) hosts_->equip(rank, parts);
     parts.make_device_collectives = [this, &made](Accelerator& accelerator, const SessionParts& own,
                                                   const WaitContext& context) {
       const auto load = [&] {
@@ -52,6 +84,7 @@ class DeviceWorld {
   }
 
   const LoadNccl load_nccl_;
+  HostsWorld* const hosts_;
   std::vector<Made> made_;
   SessionWorld world_;
 };

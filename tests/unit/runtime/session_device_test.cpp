@@ -1,6 +1,7 @@
 #include <cmath>
 #include <cstring>
 #include <latch>
+#include <optional>
 #include <random>
 
 #include "kernels/reduce.hpp"
@@ -152,13 +153,22 @@ std::string difference(const Call& call, const Results& device, const Results& h
 }
 
 // The calls give the same bits on the device as on the host; so do the residuals afterwards.
-void check_calls(int size, std::uint64_t seed, const std::vector<Call>& calls) {
+void check_calls(int size, std::uint64_t seed, const std::vector<Call>& calls,
+                 const HostRanks& places = {}) {
   // Every other time through the host.
   test::NcclWorld nccl;
   DeviceWorld::LoadNccl load_nccl;
   if (seed % 2 == 0) load_nccl = [&](auto& accelerator) { return nccl.make_api(accelerator); };
-  SessionWorld hosts(size);
-  DeviceWorld devices(size, seed, {}, load_nccl);
+  std::optional<test::HostsWorld> places_of_hosts;
+  std::optional<test::HostsWorld> places_of_devices;
+  SessionWorld::Adjust equip;
+  if (!places.empty()) {
+    places_of_hosts.emplace(places);
+    places_of_devices.emplace(places);
+    equip = [&](int rank, SessionParts& parts) { places_of_hosts->equip(rank, parts); };
+  }
+  SessionWorld hosts(size, {}, equip);
+  DeviceWorld devices(size, seed, load_nccl, places.empty() ? nullptr : &*places_of_devices);
   std::vector<std::string> found(static_cast<std::size_t>(size));
   test::run_ranks(size, [&](int rank) {
     std::string& differs = found[static_cast<std::size_t>(rank)];
@@ -234,6 +244,26 @@ TEST_CASE("ScaleCom on an accelerator gives the host's bits, results and residua
                        step});
     }
     check_calls(size, seed, calls);
+  }
+}
+
+TEST_CASE("hierarchical ScaleCom on accelerators gives the host's bits") {
+  for (const std::uint64_t seed : test::choose_seeds(4)) {
+    CAPTURE(seed);
+    const HostRanks hosts = seed % 3 == 0 ? HostRanks{{0, 1, 2}} : HostRanks{{0, 2}, {1, 3}};
+    const int size = seed % 3 == 0 ? 3 : 4;
+    AllReduceOptions options = with_op(ReduceOp::average, 0.5);
+    options.compression.mode = CompressionMode::hierarchical;
+    options.compression.rate = 11;
+    std::vector<Call> calls;
+    for (unsigned step = 0; step < 4; ++step) {
+      calls.push_back({{{"w", DataType::float32, {1009}, true},
+                        {"half", DataType::float16, {1007}, true},
+                        {"brain", DataType::bfloat16, {333}, false}},
+                       options,
+                       step});
+    }
+    check_calls(size, seed, calls, hosts);
   }
 }
 
