@@ -60,8 +60,6 @@ std::vector<DeviceFacts> share(const DeviceFacts& mine, Collectives& host, std::
   return facts;
 }
 
-int release_of(int version) { return version / 100; }
-
 }  // namespace
 
 std::string why_not_nccl(std::span<const DeviceFacts> facts) {
@@ -69,7 +67,8 @@ std::string why_not_nccl(std::span<const DeviceFacts> facts) {
   for (std::size_t rank = 0; rank < facts.size(); ++rank) {
     const DeviceFacts& one = facts[rank];
     if (one.nccl_version == 0) return fmt::format("rank {}: {}", rank, one.problem);
-    if (release_of(one.nccl_version) != release_of(facts[0].nccl_version)) {
+    // NCCL refuses any other than its own, down to the last digit.
+    if (one.nccl_version != facts[0].nccl_version) {
       return fmt::format("rank 0 has NCCL {} and rank {} has {}; install one version everywhere",
                          device::nccl::version_text(facts[0].nccl_version), rank,
                          device::nccl::version_text(one.nccl_version));
