@@ -61,6 +61,11 @@ bool nccl_may_share_a_gpu(bool has_switch) {
          (has_switch && read_text("NCCL_MULTI_RANK_GPU_ENABLE") == "1");
 }
 
+void offer_nccl_tuner(const std::string& library) {
+  constexpr int kKeep = 0;
+  if (!library.empty()) setenv("NCCL_TUNER_PLUGIN", library.c_str(), kKeep);
+}
+
 MpiLaunch find_mpi_launch() {
   if (read_variable(kRunVariable) != nullptr) return {};
   for (const char* variable : kSizeVariables) {

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "base/log.hpp"
+#include "device/nccl/tuner.hpp"
 #include "kernels/reduce.hpp"
 #include "runtime/control/host_facts.hpp"
 #include "runtime/control/loopback_channel.hpp"
@@ -241,6 +242,10 @@ SessionParts connect_launched(const Config& config) {
 SessionParts connect_session(const Config& config) {
   SessionParts parts = connect_launched(config);
   parts.make_accelerator = make_cuda_accelerator;
+  if (device::nccl::all_reduce_algorithm_of(config.allreduce_algorithm) !=
+      device::nccl::AllReduceAlgorithm::own_choice) {
+    offer_nccl_tuner(device::nccl::tuner_library());
+  }
   parts.make_device_collectives = make_device_collectives;
   for (const std::string& warning : settings_without_effect(config)) log_warning(warning);
   if (!parts.report.shared_memory.empty() && parts.topology.rank == 0) {

@@ -60,6 +60,18 @@ std::vector<DeviceFacts> share(const DeviceFacts& mine, Collectives& host, std::
   return facts;
 }
 
+// Every rank says the same, by its settings.
+device::nccl::AllReduceAlgorithm algorithm_for_nccl(const std::string& name, int rank) {
+  const auto algorithm = device::nccl::all_reduce_algorithm_of(name);
+  if (rank == 0 && name != "auto" && algorithm == device::nccl::AllReduceAlgorithm::own_choice) {
+    log_warning(
+        fmt::format("SCALECOM_ALLREDUCE_ALGORITHM is {}, which NCCL does not have: it "
+                    "chooses by itself for CUDA tensors; it has ring and double_tree",
+                    name));
+  }
+  return algorithm;
+}
+
 }  // namespace
 
 std::string why_not_nccl(std::span<const DeviceFacts> facts) {
@@ -109,7 +121,9 @@ std::unique_ptr<DeviceCollectives> choose_device_collectives(const DeviceCollect
   const std::string reason = why_not_nccl(facts);
   if (reason.empty()) {
     return NcclCollectives::create(
-        {std::move(api), needs.accelerator, needs.host, needs.host_of_rank}, context);
+        {std::move(api), needs.accelerator, needs.host, needs.host_of_rank,
+         algorithm_for_nccl(needs.config.allreduce_algorithm, needs.host.rank())},
+        context);
   }
   if (setting == "nccl") {
     throw Error(StatusCode::unavailable,

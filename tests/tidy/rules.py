@@ -67,6 +67,7 @@ GETENV = {"runtime/config_env.cpp"}
 # Variables that outlive every object, and why.
 GLOBALS = {
     "src/base/log.cpp": "the logger",
+    "src/device/nccl/tuner.cpp": "NCCL calls the plugin of a process, on threads of its own",
     "bindings/c/c_api.cpp": "the default session of a process, the last error of a thread",
     "src/mpi_plugin/mpi_process.cpp": "who finalizes MPI is a fact of the process",
 }

@@ -8,8 +8,9 @@ target_link_libraries(fake_nccl PRIVATE scalecom_warnings)
 set_target_properties(fake_nccl PROPERTIES NO_SONAME ON CXX_VISIBILITY_PRESET default)
 target_link_options(fake_nccl PRIVATE LINKER:-soname,libnccl.so.2)
 scalecom_test(NAME unit_nccl LABELS unit
-  SOURCES device/nccl_test.cpp
+  SOURCES device/nccl_test.cpp device/nccl_tuner_test.cpp
   LIBRARIES scalecom_device_nccl)
+set_target_properties(unit_nccl PROPERTIES ENABLE_EXPORTS ON)
 target_compile_definitions(unit_nccl PRIVATE SCALECOM_FAKE_NCCL="$<TARGET_FILE:fake_nccl>")
 add_dependencies(unit_nccl fake_nccl)
 scalecom_test(NAME unit_fake_accelerator LABELS unit

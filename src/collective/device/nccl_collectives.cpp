@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/error.hpp"
+#include "base/log.hpp"
 
 namespace scalecom {
 namespace {
@@ -94,7 +95,16 @@ std::unique_ptr<NcclCollectives> NcclCollectives::create(Needs needs, const Wait
   const Needs& own = made->needs_;
   const UniqueId id = share_unique_id(own.api, own.host, context);
   const auto entered = own.accelerator.enter();
+  const device::nccl::TunedCommunicators tuned(own.algorithm);
   made->everyone_ = Communicator::create(own.api, id, made->rank(), made->size(), context);
+  const bool is_wanted = own.algorithm != device::nccl::AllReduceAlgorithm::own_choice;
+  if (is_wanted && !tuned.has_been_asked() && made->rank() == 0) {
+    log_warning(fmt::format(
+        "NCCL {} chooses its algorithms by itself, whatever SCALECOM_ALLREDUCE_ALGORITHM is: it "
+        "asks a plugin from 2.24 on, by NCCL_TUNER_PLUGIN, which must not name another one, and "
+        "only where no communicator of this process was made before scalecom.init()",
+        device::nccl::version_text(own.api.version)));
+  }
   return made;
 }
 
@@ -106,7 +116,10 @@ std::string NcclCollectives::description() const {
 NcclCollectives::Communicator& NcclCollectives::communicator_of(Span span,
                                                                 const WaitContext& context) {
   if (span == Span::all) return *everyone_;
-  if (inside_ == nullptr) inside_ = everyone_->split(host_part_, context);
+  if (inside_ == nullptr) {
+    const device::nccl::TunedCommunicators tuned(needs_.algorithm);
+    inside_ = everyone_->split(host_part_, context);
+  }
   return *inside_;
 }
 

@@ -11,6 +11,7 @@
 #include "collective/device/device_collectives.hpp"
 #include "collective/device/staged_collectives.hpp"
 #include "device/nccl/communicator.hpp"
+#include "device/nccl/tuner.hpp"
 
 namespace scalecom {
 
@@ -29,6 +30,8 @@ class NcclCollectives final : public DeviceCollectives {
     /// Of each rank, the number of its host, as `host` sees them: host.host_size() have this
     /// rank's.
     std::vector<int> host_of_rank;
+    /// Of every all-reduce, where NCCL asks this library's tuner.
+    device::nccl::AllReduceAlgorithm algorithm = device::nccl::AllReduceAlgorithm::own_choice;
   };
 
   /// All ranks call it at once, with nothing under way in `needs.host`, which passes on rank 0's

@@ -51,6 +51,17 @@ TEST_CASE("SCALECOM_X counts before HOROVOD_X, which counts before the default")
   CHECK(config.sources.at("FUSION_THRESHOLD") == "SCALECOM_FUSION_THRESHOLD");
 }
 
+TEST_CASE("NCCL is offered a tuner, unless it has been told of one") {
+  unsetenv("NCCL_TUNER_PLUGIN");
+  offer_nccl_tuner("");
+  CHECK(std::getenv("NCCL_TUNER_PLUGIN") == nullptr);
+  offer_nccl_tuner("/lib/first.so");
+  CHECK(std::getenv("NCCL_TUNER_PLUGIN") == std::string("/lib/first.so"));
+  offer_nccl_tuner("/lib/second.so");
+  CHECK(std::getenv("NCCL_TUNER_PLUGIN") == std::string("/lib/first.so"));
+  unsetenv("NCCL_TUNER_PLUGIN");
+}
+
 TEST_CASE("each kind of setting is parsed") {
   const Variable cycle("SCALECOM_CYCLE_TIME", "2.5");
   const Variable stall("SCALECOM_STALL_CHECK_DISABLE", "true");
