@@ -78,7 +78,6 @@ else()
 endif()
 scalecom_feature(CUDA "${has_nvcc}"
   "no nvcc was found: install the CUDA toolkit, or set CUDACXX to its nvcc")
-scalecom_feature(NCCL FALSE "NCCL is not supported by this version")
 
 function(scalecom_print_summary)
   message(STATUS "scalecom ${PROJECT_VERSION}, ${CMAKE_BUILD_TYPE}")

@@ -128,11 +128,7 @@ std::vector<int> host_numbers(const HostRanks& hosts, int size) {
 std::unique_ptr<DeviceCollectives> make_device_collectives(Accelerator& accelerator,
                                                            const SessionParts& parts,
                                                            const WaitContext& context) {
-  const auto load_nccl = [&parts] {
-    std::vector<std::string> paths;
-    if (!parts.config.nccl_library.empty()) paths.push_back(parts.config.nccl_library);
-    return device::nccl::load_api(paths);
-  };
+  const auto load_nccl = [&parts] { return device::nccl::load_api(nccl_paths(parts.config)); };
   return choose_device_collectives({.accelerator = accelerator,
                                     .host = *parts.collectives,
                                     .config = parts.config,

@@ -1,9 +1,14 @@
 #include "runtime/info.hpp"
 
+#include <fmt/format.h>
+
 #include <nlohmann/json.hpp>
 
+#include "device/nccl/api.hpp"
+#include "kernels/accelerator.hpp"
 #include "kernels/reduce.hpp"
 #include "runtime/mpi_plugin.hpp"
+#include "runtime/settings.hpp"
 #include "scalecom/version.hpp"
 #include "scalecom_build_facts.hpp"
 
@@ -12,10 +17,31 @@ namespace {
 
 using nlohmann::json;
 
-json describe_loadable() {
+std::string describe_cuda() {
+  try {
+    return fmt::format("{}", fmt::join(describe_cuda_devices(), ", "));
+  } catch (const Error& error) {
+    return fmt::format("no ({})", error.what());
+  }
+}
+
+json describe_loadable(const Config& config) {
   const MpiPluginFacts mpi = probe_mpi_plugin();
-  return {{"mpi", mpi.problem.empty() ? "yes" : "no (" + mpi.problem + ")"},
-          {"mpi_library", mpi.library}};
+  json loads{{"mpi", mpi.problem.empty() ? "yes" : "no (" + mpi.problem + ")"},
+             {"mpi_library", mpi.library},
+             {"cuda", describe_cuda()}};
+  device::nccl::Facts nccl;
+  std::string problem;
+  try {
+    nccl = device::nccl::probe(nccl_paths(config));
+  } catch (const Error& error) {
+    problem = error.what();
+  }
+  loads["nccl"] =
+      problem.empty() ? device::nccl::version_text(nccl.version) : "no (" + problem + ")";
+  loads["nccl_library"] = nccl.path;
+  loads["nccl_version"] = nccl.version;
+  return loads;
 }
 
 json describe_session(const SessionReport& report, const Topology& topology) {
@@ -55,9 +81,8 @@ std::string describe_installation_json(const SessionReport* report, const Topolo
                   {{"type", build::kType},
                    {"compiler", build::kCompiler},
                    {"mpi", build::kMpi},
-                   {"cuda", build::kCuda},
-                   {"nccl", build::kNccl}}},
-                 {"loads", describe_loadable()},
+                   {"cuda", build::kCuda}}},
+                 {"loads", describe_loadable(config)},
                  {"simd_target", kernels::simd_target()}};
   for (const SettingReport& setting : describe_settings(config)) {
     object["settings"].push_back(to_json(setting));

@@ -307,6 +307,11 @@ const std::vector<Setting>& settings_table() {
   return table;
 }
 
+std::vector<std::string> nccl_paths(const Config& config) {
+  if (config.nccl_library.empty()) return {};
+  return {config.nccl_library};
+}
+
 std::vector<std::string> settings_without_effect(const Config& config) {
   std::vector<std::string> warnings;
   for (const Setting& setting : settings_table()) {

@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "kernels/reduce.hpp"
 #include "kernels/select.hpp"
@@ -152,5 +153,9 @@ class Accelerator {
 /// The CUDA device of this number. Throws Error(unavailable): no driver, no such device, or this
 /// library was built without CUDA.
 std::unique_ptr<Accelerator> make_cuda_accelerator(int index);
+
+/// Accelerator::description() of every device that this process sees, without taking any of it.
+/// Throws Error(unavailable) where there is none: no driver, no device, no CUDA in this build.
+std::vector<std::string> describe_cuda_devices();
 
 }  // namespace scalecom

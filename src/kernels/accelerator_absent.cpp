@@ -15,4 +15,8 @@ std::unique_ptr<Accelerator> make_cuda_accelerator(int index) {
                           index));
 }
 
+std::vector<std::string> describe_cuda_devices() {
+  throw Error(StatusCode::unavailable, "this build has no CUDA");
+}
+
 }  // namespace scalecom

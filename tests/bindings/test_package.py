@@ -1,9 +1,11 @@
 """The installed package: what it holds, its tools, and what it says without a framework."""
 
+import ctypes
 import importlib.metadata
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -15,9 +17,9 @@ BIN = pathlib.Path(sys.executable).parent
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "docs" / "examples"
 
 
-def run_python(code):
+def run_python(code, variables=()):
     return subprocess.run([sys.executable, "-c", code], check=False, capture_output=True,
-                          text=True, timeout=60, env=rank_environment())
+                          text=True, timeout=60, env=rank_environment() | dict(variables))
 
 
 def test_one_build_serves_every_python():
@@ -75,6 +77,25 @@ def test_info_tells_builds_and_settings():
     report = json.loads(result.stdout)
     assert report["build"]["mpi"] == "yes"
     assert {"variable", "value", "source"} <= set(report["settings"][0])
+    assert re.match(r"no \(.{20,}\)|.+compute capability", report["loads"]["cuda"])
+    assert re.match(r"no \(.{20,}\)|2\.\d+\.\d+$", report["loads"]["nccl"])
+
+
+@pytest.mark.parametrize("given", [None, "/mine.so"])
+def test_nccl_is_told_of_the_tuner_where_an_algorithm_is_named(given):
+    variables = {"SCALECOM_ALLREDUCE_ALGORITHM": "ring"}
+    if given is not None:
+        variables["NCCL_TUNER_PLUGIN"] = given
+    result = run_python("import ctypes, scalecom.basics as hvd; hvd.init(); "
+                        "getenv = ctypes.CDLL(None).getenv; getenv.restype = ctypes.c_char_p; "
+                        "print(getenv(b'NCCL_TUNER_PLUGIN').decode())", variables)
+    assert result.returncode == 0, result.stderr
+    path = result.stdout.strip()
+    if given is not None:
+        assert path == given
+        return
+    name = ctypes.c_char_p.in_dll(ctypes.CDLL(path), "ncclTunerPlugin_v4")
+    assert name.value == b"scalecom"
 
 
 @pytest.mark.parametrize("ranks", [0, 2])

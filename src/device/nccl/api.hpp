@@ -111,6 +111,13 @@ struct Api {
 /// and the remedy, also for a version outside of kVersionMin to kVersionEnd.
 Api load_api(const std::vector<std::string>& paths = {});
 
+/// Which one load_api() would load: the same errors, but it is let go again.
+struct Facts {
+  std::string path;
+  int version = 0;
+};
+Facts probe(const std::vector<std::string>& paths = {});
+
 /// Throws Error(unavailable) for a version that this library cannot use.
 void check_version(int version, const std::string& path);
 

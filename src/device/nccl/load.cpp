@@ -1,6 +1,8 @@
 #include <dlfcn.h>
 #include <fmt/format.h>
 
+#include <memory>
+
 #include "device/nccl/api.hpp"
 #include "scalecom/status.hpp"
 
@@ -43,6 +45,15 @@ std::string path_of(void* symbol) {
   return dladdr(symbol, &info) != 0 && info.dli_fname != nullptr ? info.dli_fname : kLibrary;
 }
 
+Facts facts_of(void* library) {
+  std::function<Result(int*)> get_version;
+  need(library, "ncclGetVersion", get_version);
+  Facts facts{path_of(dlsym(library, "ncclGetVersion"))};
+  if (get_version(&facts.version) != Result::success) facts.version = 0;
+  check_version(facts.version, facts.path);
+  return facts;
+}
+
 }  // namespace
 
 std::string version_text(int version) {
@@ -58,14 +69,17 @@ void check_version(int version, const std::string& path) {
                           path, kRemedy));
 }
 
+Facts probe(const std::vector<std::string>& paths) {
+  const std::unique_ptr<void, int (*)(void*)> library(open_library(paths), dlclose);
+  return facts_of(library.get());
+}
+
 Api load_api(const std::vector<std::string>& paths) {
   void* library = open_library(paths);
   Api api;
-  std::function<Result(int*)> get_version;
-  need(library, "ncclGetVersion", get_version);
-  api.path = path_of(dlsym(library, "ncclGetVersion"));
-  if (get_version(&api.version) != Result::success) api.version = 0;
-  check_version(api.version, api.path);
+  const Facts facts = facts_of(library);
+  api.path = facts.path;
+  api.version = facts.version;
   need(library, "ncclGetUniqueId", api.get_unique_id);
   need(library, "ncclCommInitRankConfig", api.comm_init_rank_config);
   find(library, "ncclCommSplit", api.comm_split);

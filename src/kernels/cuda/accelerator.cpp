@@ -140,4 +140,13 @@ std::unique_ptr<Accelerator> make_cuda_accelerator(int index) {
   return std::make_unique<CudaAccelerator>(index);
 }
 
+std::vector<std::string> describe_cuda_devices() {
+  int devices = 0;
+  cuda::check(cudaGetDeviceCount(&devices), "cudaGetDeviceCount");
+  if (devices == 0) cuda::check(cudaErrorNoDevice, "cudaGetDeviceCount");
+  std::vector<std::string> described;
+  for (int index = 0; index < devices; ++index) described.push_back(describe(index));
+  return described;
+}
+
 }  // namespace scalecom

@@ -380,6 +380,8 @@ TEST_CASE("what was tried to load NCCL is told, with the remedy") {
 
 TEST_CASE("a library is loaded by its path, checked and called; the process has one of them") {
   if (dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL) != nullptr) return;
+  CHECK(probe({"/nowhere/libnccl.so.2", SCALECOM_FAKE_NCCL}).version == 22809);
+  CHECK(dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL) == nullptr);  // It was let go.
   const Api api = load_api({"/nowhere/libnccl.so.2", SCALECOM_FAKE_NCCL});
   CHECK(api.path == SCALECOM_FAKE_NCCL);
   CHECK(version_text(api.version) == "2.28.9");
