@@ -44,7 +44,8 @@ class NcclWorld {
   device::nccl::CommHandle add(Comm comm);
   void put(const std::string& key, Bytes value);
   std::optional<std::vector<Bytes>> take(const Keys& keys);
-  void add_calls(device::nccl::Api& api, FakeAccelerator& accelerator);
+  void add_reductions(device::nccl::Api& api, FakeAccelerator& accelerator);
+  void add_movements(device::nccl::Api& api, FakeAccelerator& accelerator);
   device::nccl::Result split(Comm& parent, int color, int key, device::nccl::CommHandle* made);
 
   /// One call, as this rank's stream carries it out.
@@ -155,11 +156,12 @@ inline device::nccl::Result NcclWorld::split(Comm& parent, int color, int key,
   return device::nccl::Result::in_progress;
 }
 
-inline void NcclWorld::add_calls(device::nccl::Api& api, FakeAccelerator& accelerator) {
+inline std::size_t bytes_of(std::size_t count, device::nccl::ElementType type) {
+  return count * static_cast<std::size_t>(size_of(dtype_of(type)));
+}
+
+inline void NcclWorld::add_reductions(device::nccl::Api& api, FakeAccelerator& accelerator) {
   using namespace device::nccl;
-  const auto bytes_of = [](std::size_t count, ElementType type) {
-    return count * static_cast<std::size_t>(size_of(dtype_of(type)));
-  };
   api.all_reduce = [=, this, &accelerator](const void* from, void* to, std::size_t count,
                                            ElementType type, device::nccl::Reduction op,
                                            CommHandle handle, StreamHandle stream) {
@@ -170,6 +172,36 @@ inline void NcclWorld::add_calls(device::nccl::Api& api, FakeAccelerator& accele
                    {keys[static_cast<std::size_t>(comm.rank)], from, bytes, keys, to, bytes,
                     [=](const auto& all) { return combine_all(all, dtype_of(type), op); }});
   };
+  api.reduce_scatter = [=, this, &accelerator](const void* from, void* to, std::size_t count,
+                                               ElementType type, device::nccl::Reduction op,
+                                               CommHandle handle, StreamHandle stream) {
+    Comm& comm = comm_of(handle);
+    const Keys keys = keys_of(comm, comm.calls++);
+    const auto rank = static_cast<std::size_t>(comm.rank);
+    const std::size_t part = bytes_of(count, type);
+    return enqueue(accelerator, stream,
+                   {keys[rank], from, part * keys.size(), keys, to, part, [=](const auto& all) {
+                      const Bytes whole = combine_all(all, dtype_of(type), op);
+                      const auto begin = whole.begin() + static_cast<std::ptrdiff_t>(rank * part);
+                      return Bytes(begin, begin + static_cast<std::ptrdiff_t>(part));
+                    }});
+  };
+  api.reduce = [=, this, &accelerator](const void* from, void* to, std::size_t count,
+                                       ElementType type, device::nccl::Reduction op, int root,
+                                       CommHandle handle, StreamHandle stream) {
+    Comm& comm = comm_of(handle);
+    const Keys keys = keys_of(comm, comm.calls++);
+    const bool is_root = comm.rank == root;
+    const std::size_t bytes = bytes_of(count, type);
+    return enqueue(accelerator, stream,
+                   {keys[static_cast<std::size_t>(comm.rank)], from, bytes, is_root ? keys : Keys{},
+                    is_root ? to : nullptr, is_root ? bytes : 0,
+                    [=](const auto& all) { return combine_all(all, dtype_of(type), op); }});
+  };
+}
+
+inline void NcclWorld::add_movements(device::nccl::Api& api, FakeAccelerator& accelerator) {
+  using namespace device::nccl;
   api.broadcast = [=, this, &accelerator](const void* from, void* to, std::size_t count,
                                           ElementType type, int root, CommHandle handle,
                                           StreamHandle stream) {
@@ -201,32 +233,6 @@ inline void NcclWorld::add_calls(device::nccl::Api& api, FakeAccelerator& accele
                       }
                       return joined;
                     }});
-  };
-  api.reduce_scatter = [=, this, &accelerator](const void* from, void* to, std::size_t count,
-                                               ElementType type, device::nccl::Reduction op,
-                                               CommHandle handle, StreamHandle stream) {
-    Comm& comm = comm_of(handle);
-    const Keys keys = keys_of(comm, comm.calls++);
-    const auto rank = static_cast<std::size_t>(comm.rank);
-    const std::size_t part = bytes_of(count, type);
-    return enqueue(accelerator, stream,
-                   {keys[rank], from, part * keys.size(), keys, to, part, [=](const auto& all) {
-                      const Bytes whole = combine_all(all, dtype_of(type), op);
-                      const auto begin = whole.begin() + static_cast<std::ptrdiff_t>(rank * part);
-                      return Bytes(begin, begin + static_cast<std::ptrdiff_t>(part));
-                    }});
-  };
-  api.reduce = [=, this, &accelerator](const void* from, void* to, std::size_t count,
-                                       ElementType type, device::nccl::Reduction op, int root,
-                                       CommHandle handle, StreamHandle stream) {
-    Comm& comm = comm_of(handle);
-    const Keys keys = keys_of(comm, comm.calls++);
-    const bool is_root = comm.rank == root;
-    const std::size_t bytes = bytes_of(count, type);
-    return enqueue(accelerator, stream,
-                   {keys[static_cast<std::size_t>(comm.rank)], from, bytes, is_root ? keys : Keys{},
-                    is_root ? to : nullptr, is_root ? bytes : 0,
-                    [=](const auto& all) { return combine_all(all, dtype_of(type), op); }});
   };
   api.send = [=, this, &accelerator](const void* from, std::size_t count, ElementType type,
                                      int peer, CommHandle handle, StreamHandle stream) {
@@ -284,7 +290,8 @@ inline device::nccl::Api NcclWorld::make_api(FakeAccelerator& accelerator) {
   api.get_last_error = [](CommHandle) { return ""; };
   api.group_start = [] { return Result::success; };
   api.group_end = [] { return Result::success; };
-  add_calls(api, accelerator);
+  add_reductions(api, accelerator);
+  add_movements(api, accelerator);
   return api;
 }
 
