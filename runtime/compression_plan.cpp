@@ -10,7 +10,11 @@
 namespace scalecom {
 namespace {
 
-/// One tensor's step, in terms of the model.
+// What a compressed tensor takes besides its elements, in us of the runtime and the adapters beyond
+// a dense one's: measured in groups of small tensors (docs/experiments/break_even.md).
+constexpr double kTensor_s = 5e-6;
+
+/// One tensor's step as part of a batch, in terms of the model.
 class Step {
  public:
   Step(std::int64_t count, DataType dtype, const Compression& compression, const PlanCosts& costs)
@@ -19,23 +23,32 @@ class Step {
         selected_(selected_count(count, compression.rate)),
         dense_bytes_(count * size_of(dtype)),
         value_bytes_(selected_ * size_of(compression.values) + 1),
-        offset_bytes_(encoded_bytes(count, compression.rate)) {}
+        offset_bytes_(encoded_bytes(count, compression.rate)),
+        batch_(std::max(count, std::min(round_, costs.fusion_threshold_bytes / size_of(dtype)))) {}
 
   std::int64_t selected() const noexcept { return selected_; }
 
+  // Between hosts a round travels while the next is selected or the one before is written; memory
+  // is moved by the cores that make the passes.
   double time_s(CompressionMode mode) const {
+    if (count_ == 0) return 0.0;
     if (mode == CompressionMode::none) return share_s(dense_bytes_);
-    return passes_s(mode) + offsets_s(mode) + share_s(value_bytes_);
+    const double passes_s = this->passes_s(mode);
+    const double exchanges_s = offsets_s(mode) + share_s(value_bytes_);
+    const double hidden_s = std::min(passes_s, exchanges_s) * hidden_share();
+    return kTensor_s + passes_s + exchanges_s - hidden_s;
   }
 
   // One pass that selects or takes, and the one that writes the result. Cyclic, the others follow a
   // leader by a round, or by all of what is shorter.
   double passes_s(CompressionMode mode) const {
-    const auto round = static_cast<double>(SparseOptions{}.round_elements);
+    const KernelCosts& kernels = costs_.kernels;
     const auto elements = static_cast<double>(count_);
-    const double waited = mode == CompressionMode::cyclic ? std::min(elements, round) : 0.0;
-    return (elements + waited) / costs_.kernels.swept_elements_per_s +
-           elements / costs_.kernels.filled_elements_per_s;
+    const double waited =
+        mode == CompressionMode::cyclic ? std::min(elements, static_cast<double>(round_)) : 0.0;
+    const double more_selected = static_cast<double>(selected_) - elements / kPassChunk;
+    return (elements + waited) / kernels.swept_elements_per_s +
+           elements / kernels.filled_elements_per_s + more_selected / kernels.taken_elements_per_s;
   }
 
   double bytes_sent(CompressionMode mode) const {
@@ -45,6 +58,12 @@ class Step {
   }
 
  private:
+  // The first round's selection and the last one's values have nothing beside them.
+  double hidden_share() const {
+    const std::int64_t rounds = std::max<std::int64_t>(1, batch_ / round_);
+    return costs_.overlaps ? 1.0 - 1.0 / static_cast<double>(rounds) : 0.0;
+  }
+
   // An all-gather moves half of what an all-reduce of as many bytes does; along a chain of ranks a
   // broadcast moves them once, an all-reduce 2 (n-1)/n times.
   double offsets_s(CompressionMode mode) const {
@@ -52,12 +71,11 @@ class Step {
     return share_s(offset_bytes_) * (mode == CompressionMode::cyclic ? n / (2 * (n - 1)) : 0.5);
   }
 
-  // Of a full batch: what a step takes besides its bytes is shared by all that travels with it.
+  // Of an exchange that the whole batch makes: what it takes besides its bytes is shared.
   double share_s(std::int64_t bytes) const {
-    const std::int64_t batch = std::max(bytes, costs_.fusion_threshold_bytes);
-    if (batch == 0) return 0.0;
-    return costs_.all_reduce_time_s(batch) * static_cast<double>(bytes) /
-           static_cast<double>(batch);
+    const double share = static_cast<double>(count_) / static_cast<double>(batch_);
+    const auto together = static_cast<std::int64_t>(static_cast<double>(bytes) / share);
+    return costs_.all_reduce_time_s(together) * share;
   }
 
   const PlanCosts& costs_;
@@ -66,6 +84,8 @@ class Step {
   const std::int64_t dense_bytes_;
   const std::int64_t value_bytes_;
   const std::int64_t offset_bytes_;
+  const std::int64_t round_ = SparseOptions{}.round_elements;
+  const std::int64_t batch_;  ///< elements of as many such tensors as travel together
 };
 
 std::string reason_of(const CompressionExplanation& explanation, const Compression& compression,

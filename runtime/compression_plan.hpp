@@ -12,6 +12,7 @@ namespace scalecom {
 struct PlanCosts {
   int ranks = 1;
   std::int64_t fusion_threshold_bytes = 0;
+  bool overlaps = false;  ///< exchanges go on while a rank computes: those between hosts
   KernelCosts kernels;
   std::function<double(std::int64_t bytes)> all_reduce_time_s;
 };

@@ -7,6 +7,7 @@
 #include "collective/message_collectives.hpp"
 #include "collective/shm/shm_collectives.hpp"
 #include "runtime/tuning/tune.hpp"
+#include "runtime/worker_pool.hpp"
 #include "scalecom/version.hpp"
 #include "transport/mpi/mpi_backend.hpp"
 
@@ -79,6 +80,8 @@ std::vector<std::string> describe_hosts(const HostRanks& hosts, const Topology& 
 TuningResult tune_parts(SessionParts& parts, Bootstrap& bootstrap, const HostRanks& hosts) {
   const Config& config = parts.config;
   const bool is_inside = hosts.size() == 1;
+  const auto threads = static_cast<int>(config.compress_threads);
+  WorkerPool workers(threads);
   return tune({.bootstrap = bootstrap,
                .transport = *parts.transport,
                .board = *parts.board,
@@ -86,10 +89,12 @@ TuningResult tune_parts(SessionParts& parts, Bootstrap& bootstrap, const HostRan
                .key = {.version = kVersion,
                        .hosts = describe_hosts(hosts, parts.topology),
                        .ranks = parts.topology.size,
+                       .compress_threads = threads,
                        .transport = std::string(parts.transport->name()),
                        .collectives = is_inside ? "shared memory" : "messages",
                        .cpu_model = cpu_model(),
                        .thoroughness = config.tune},
+               .threads = {threads, [&](const auto& body) { workers.run(threads, body); }},
                .cache_directory = config.cache_directory,
                .limit = std::chrono::duration<double>(config.connect_timeout_s)});
 }

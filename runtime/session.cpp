@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <future>
 #include <utility>
 
@@ -24,6 +25,11 @@ CompressionMode mode_by_setting(const std::string& setting) {
   if (setting == "auto") return CompressionMode::automatic;
   if (setting == "hierarchical") return CompressionMode::hierarchical;
   return setting == "cyclic" ? CompressionMode::cyclic : CompressionMode::sharded;
+}
+
+bool has_several_hosts(const Topology& topology) {
+  const std::string& first = topology.hosts.front();
+  return std::ranges::any_of(topology.hosts, [&](const auto& host) { return host != first; });
 }
 
 Coordinator::Parts coordinator_parts(SessionParts& parts, SessionDevice& device, TensorQueue& queue,
@@ -223,6 +229,7 @@ CompressionExplanation SessionImpl::explain_compression(std::int64_t count, Data
   const PlanCosts costs{
       .ranks = parts_.topology.size,
       .fusion_threshold_bytes = parts_.config.fusion_threshold_bytes,
+      .overlaps = has_several_hosts(parts_.topology),
       .kernels = parts_.tuning.kernels,
       .all_reduce_time_s = [this](std::int64_t bytes) { return all_reduce_time_s(bytes); }};
   return plan_compression(count, dtype, compression, costs);

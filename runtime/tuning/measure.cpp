@@ -9,7 +9,6 @@
 #include "collective/shm/shm_collectives.hpp"
 #include "collective/transfers.hpp"
 #include "kernels/reduce.hpp"
-#include "kernels/select.hpp"
 #include "scalecom/status.hpp"
 
 namespace scalecom {
@@ -19,11 +18,11 @@ using Seconds = std::chrono::duration<double>;
 
 constexpr std::size_t kFewBytes = 8;
 constexpr std::size_t kLongBytes = 4 << 20;
+// As long as what the passes are measured on: neither is in a core's cache.
+constexpr std::size_t kInsideBytes = 16 << 20;
 constexpr double kRow_s = 0.5e-3;
 constexpr int kRowCallsMax = 64;
 constexpr std::size_t kReducedBytes = 1 << 20;
-// 12 MB with residual and result: more than a core's own cache, a few ms.
-constexpr std::int64_t kSweptElements = 1 << 20;
 constexpr std::size_t kFlatBytesMin = 16 << 10;
 constexpr std::size_t kBlockBytesMin = 64 << 10;
 constexpr std::size_t kFirstExchangeBytes = 256 << 10;
@@ -48,7 +47,7 @@ double fastest_s(int calls, const std::function<void()>& call) {
 class BoardCalls {
  public:
   BoardCalls(Board& board, const WaitContext& context)
-      : board_(board), context_(context), data_(kLongBytes) {}
+      : board_(board), context_(context), data_(kInsideBytes) {}
 
   // Of short ones several in a row are timed: a single one is short on the rank that comes last.
   double fastest_s(int rows, std::size_t bytes, const ShmTuning& tuning) {
@@ -152,32 +151,6 @@ class Pair {
 
 }  // namespace
 
-void measure_kernels(const MeasurementPlan& plan, Samples& samples) {
-  constexpr std::int64_t kChunk = 100;
-  std::vector<float> gradient(kSweptElements);
-  for (std::size_t i = 0; i < gradient.size(); ++i) gradient[i] = static_cast<float>(i * 7 % 101);
-  std::vector<float> memory(kSweptElements);
-  std::vector<float> result(kSweptElements);
-  const std::size_t chunks = (kSweptElements + kChunk - 1) / kChunk;
-  std::vector<std::uint16_t> offsets(chunks);
-  std::vector<float> values(chunks);
-  std::vector<float> kept(chunks);
-  const auto sweep = [&] {
-    kernels::select_and_sweep(
-        memory.data(),
-        {std::as_bytes(std::span(gradient)).data(), DataType::float32, kSweptElements}, 1.0f,
-        kChunk, offsets.data(),
-        {.values = std::as_writable_bytes(std::span(values)).data(), .kept = kept.data()});
-  };
-  const auto fill = [&] {
-    kernels::fill_selected(std::as_writable_bytes(std::span(result)).data(), DataType::float32,
-                           kSweptElements, kChunk, offsets.data(), values.data());
-  };
-  const int calls = std::max(2, plan.calls / 2);
-  note(samples, samples::kSwept, fastest_s(calls, sweep) / kSweptElements);
-  note(samples, samples::kFilled, fastest_s(calls, fill) / kSweptElements);
-}
-
 void measure_inside(Board& board, const Tuning& defaults, const MeasurementPlan& plan,
                     const WaitContext& context, Samples& samples) {
   std::vector<std::byte> mine(kReducedBytes);
@@ -192,7 +165,8 @@ void measure_inside(Board& board, const Tuning& defaults, const MeasurementPlan&
   const ShmTuning flat{.flat_bytes_max = board.slot_bytes(), .block_bytes = board.slot_bytes()};
   note(samples, samples::kInside, calls.fastest_s(4 * plan.calls, kFewBytes, flat));
   // The model's blocks_time_s(), solved for the rate.
-  note(samples, samples::kInsideByte, calls.fastest_s(2, kLongBytes, in_blocks) / 3 / kLongBytes);
+  note(samples, samples::kInsideByte,
+       calls.fastest_s(plan.calls, kInsideBytes, in_blocks) / 3 / kInsideBytes);
 }
 
 void measure_shm_choices(Board& board, const Tuning& defaults, const MeasurementPlan& plan,

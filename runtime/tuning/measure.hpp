@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 
 #include "base/wait.hpp"
 #include "collective/shm/hierarchical.hpp"
@@ -24,12 +25,19 @@ struct MeasurementPlan {
   }
 };
 
-/// The passes of a compressed step at C = 100. Called by all ranks at about the same time, because
-/// they share the memory; waits for nobody.
-void measure_kernels(const MeasurementPlan& plan, Samples& samples);
+/// The threads that share a rank's passes: run(body) calls body(i) for each i below `count`.
+/// Without it there is the caller's only.
+struct PassThreads {
+  int count = 1;
+  std::function<void(const std::function<void(std::size_t)>&)> run = {};
+};
 
-/// These three are called by all ranks, and throw Error like the operations that they measure;
+/// These four are called by all ranks, and throw Error like the operations that they measure;
 /// after one, board and transport are out of step.
+
+/// The passes of a sharded step of `ranks`, by all ranks of the host at once.
+void measure_kernels(Board& board, int ranks, const PassThreads& threads,
+                     const MeasurementPlan& plan, const WaitContext& context, Samples& samples);
 
 /// The memory of a host and the kernels. The same number of blocks on every host.
 void measure_inside(Board& board, const Tuning& defaults, const MeasurementPlan& plan,

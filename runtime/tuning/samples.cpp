@@ -90,6 +90,7 @@ Tuning choose_tuning(const Tuning& defaults, const Samples& slowest, int hosts,
   set_rate(tuning.inside_host.copy_bytes_per_s, slowest, samples::kInsideByte);
   set_rate(tuning.kernels.swept_elements_per_s, slowest, samples::kSwept);
   set_rate(tuning.kernels.filled_elements_per_s, slowest, samples::kFilled);
+  set_rate(tuning.kernels.taken_elements_per_s, slowest, samples::kTaken);
   tuning.shm.flat_bytes_max =
       choose_flat_bytes_max(defaults.shm.flat_bytes_max, slowest, slot_bytes);
   tuning.shm.block_bytes = choose_block_bytes(defaults.shm.block_bytes, slowest, slot_bytes);

@@ -21,6 +21,7 @@ inline constexpr const char* kInside = "inside_s";             ///< flat, a few 
 inline constexpr const char* kInsideByte = "inside_byte_s";    ///< read by each rank
 inline constexpr const char* kSwept = "swept_s";               ///< an element of a gradient
 inline constexpr const char* kFilled = "filled_s";             ///< an element of a result
+inline constexpr const char* kTaken = "taken_s";               ///< more for a selected element
 std::string flat(std::size_t bytes);                           ///< an all-reduce of `bytes`
 std::string blocks(std::size_t bytes);                         ///< the same in blocks
 std::string block(std::size_t block_bytes);                    ///< a long one, in such blocks

@@ -57,7 +57,7 @@ std::string measure(const TuningTask& task, const Tuning& defaults) {
   try {
     // Every figure at two times: others that use the cores for a moment are seldom in both.
     for (int round = 0; round < 2; ++round) {
-      measure_kernels(plan, samples);
+      measure_kernels(task.board, task.key.ranks, task.threads, plan, context, samples);
       measure_inside(task.board, defaults, plan, context, samples);
       if (task.hosts.size() == 1) {
         measure_shm_choices(task.board, defaults, plan, context, samples);

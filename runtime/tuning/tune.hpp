@@ -5,6 +5,7 @@
 
 #include "collective/shm/hierarchical.hpp"
 #include "collective/tuning.hpp"
+#include "runtime/tuning/measure.hpp"
 #include "runtime/tuning/tuning_file.hpp"
 #include "transport/bootstrap.hpp"
 #include "transport/shm/board.hpp"
@@ -19,6 +20,7 @@ struct TuningTask {
   Board& board;
   const HostRanks& hosts;  ///< as the collectives see them
   TuningKey key;
+  PassThreads threads = {};
   std::string cache_directory;   ///< of the measured figures; empty: none are kept
   Bootstrap::Limit limit{60.0};  ///< of the measurement, and of waiting for a rank
 };

@@ -72,7 +72,8 @@ json as_json(const Tuning& tuning) {
             {"block_bytes", tuning.shm.block_bytes}}},
           {"kernels",
            {{"swept_elements_per_s", tuning.kernels.swept_elements_per_s},
-            {"filled_elements_per_s", tuning.kernels.filled_elements_per_s}}}};
+            {"filled_elements_per_s", tuning.kernels.filled_elements_per_s},
+            {"taken_elements_per_s", tuning.kernels.taken_elements_per_s}}}};
 }
 
 Tuning from_json(const json& object, std::size_t slot_bytes) {
@@ -89,7 +90,8 @@ Tuning from_json(const json& object, std::size_t slot_bytes) {
                 .block_bytes = bytes_up_to(inside, "block_bytes", slot_bytes, kLineBytes)};
   const json& kernels = object.at("kernels");
   tuning.kernels = {.swept_elements_per_s = positive(kernels, "swept_elements_per_s"),
-                    .filled_elements_per_s = positive(kernels, "filled_elements_per_s")};
+                    .filled_elements_per_s = positive(kernels, "filled_elements_per_s"),
+                    .taken_elements_per_s = positive(kernels, "taken_elements_per_s")};
   return tuning;
 }
 
@@ -164,9 +166,9 @@ std::uint64_t hash_of(const std::string& text) {
 }  // namespace
 
 std::string to_string(const TuningKey& key) {
-  return fmt::format("scalecom {}; hosts {}; {} ranks; {}; {}; {}; {}", key.version,
-                     fmt::join(key.hosts, ", "), key.ranks, key.transport, key.collectives,
-                     key.cpu_model, key.thoroughness);
+  return fmt::format("scalecom {}; hosts {}; {} ranks of {} threads; {}; {}; {}; {}", key.version,
+                     fmt::join(key.hosts, ", "), key.ranks, key.compress_threads, key.transport,
+                     key.collectives, key.cpu_model, key.thoroughness);
 }
 
 std::string tuning_file_path(const std::string& directory, const TuningKey& key) {

@@ -13,6 +13,7 @@ struct TuningKey {
   std::string version;             ///< of the library
   std::vector<std::string> hosts;  ///< "name: ranks", sorted
   int ranks = 1;
+  int compress_threads = 1;
   std::string transport;
   std::string collectives;  ///< what the ranks of a host share
   std::string cpu_model;

@@ -30,11 +30,16 @@ struct InsideCosts {
   bool operator==(const InsideCosts&) const = default;
 };
 
-/// Of the passes of a compressed step over a tensor, by one thread while all ranks of the host are
-/// at it. The defaults are those of 10 GB/s a rank.
+/// Chunk length C at which the passes of a compressed step are measured.
+inline constexpr std::int64_t kPassChunk = 100;
+
+/// Of the passes of a compressed step over a tensor, by a rank's threads while all ranks of the
+/// host are at it. The defaults are those of 10 GB/s a rank.
 struct KernelCosts {
   double swept_elements_per_s = 0.8e9;   ///< selects and updates the residual, 12 bytes each
   double filled_elements_per_s = 2.5e9;  ///< writes the result, 4 bytes each
+  double taken_elements_per_s =
+      0.2e9;  ///< selected ones, beside the two; C = 100 has its own in them
 
   bool operator==(const KernelCosts&) const = default;
 };

@@ -38,7 +38,8 @@ TEST_CASE("times become latencies, times of a byte become rates") {
                                 {samples::kInside, 1e-6},
                                 {samples::kInsideByte, 2e-10},
                                 {samples::kSwept, 1e-9},
-                                {samples::kFilled, 4e-10}});
+                                {samples::kFilled, 4e-10},
+                                {samples::kTaken, 5e-9}});
   CHECK(tuning.between_hosts.latency_s == 3e-5);
   CHECK(tuning.between_hosts.bytes_per_s == Approx(1e8));
   CHECK(tuning.between_hosts.reduce_bytes_per_s == Approx(2e9));
@@ -46,6 +47,7 @@ TEST_CASE("times become latencies, times of a byte become rates") {
   CHECK(tuning.inside_host.copy_bytes_per_s == Approx(5e9));
   CHECK(tuning.kernels.swept_elements_per_s == Approx(1e9));
   CHECK(tuning.kernels.filled_elements_per_s == Approx(2.5e9));
+  CHECK(tuning.kernels.taken_elements_per_s == Approx(2e8));
 }
 
 TEST_CASE("figures that are no times are left out") {

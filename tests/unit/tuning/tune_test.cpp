@@ -1,5 +1,6 @@
 #include "runtime/tuning/tune.hpp"
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 
@@ -24,6 +25,7 @@ struct World {
   Bootstrap::Limit limit{60.0};
   int absent = -1;  // a rank that measures nothing and only says so
   int dead = -1;    // a rank that does not even say so
+  PassThreads threads = {};
 };
 
 TuningKey key_of(const World& world) {
@@ -69,13 +71,15 @@ std::vector<TuningResult> run_tuning(const World& world) {
     }
     Board board = boards[host].make_board(static_cast<int>(place));
     const auto transport = data.make_transport(rank);
-    results[static_cast<std::size_t>(rank)] = tune({.bootstrap = bootstrap,
-                                                    .transport = *transport,
-                                                    .board = board,
-                                                    .hosts = world.hosts,
-                                                    .key = key_of(world),
-                                                    .cache_directory = world.cache,
-                                                    .limit = world.limit});
+    const TuningTask task{.bootstrap = bootstrap,
+                          .transport = *transport,
+                          .board = board,
+                          .hosts = world.hosts,
+                          .key = key_of(world),
+                          .threads = world.threads,
+                          .cache_directory = world.cache,
+                          .limit = world.limit};
+    results[static_cast<std::size_t>(rank)] = tune(task);
   });
   return results;
 }
@@ -102,6 +106,7 @@ TEST_CASE("all ranks have one tuning, which was measured") {
   CHECK(tuning.between_hosts.reduce_bytes_per_s != LinkCosts{}.reduce_bytes_per_s);
   CHECK(tuning.kernels.swept_elements_per_s != KernelCosts{}.swept_elements_per_s);
   CHECK(tuning.kernels.filled_elements_per_s != KernelCosts{}.filled_elements_per_s);
+  CHECK(tuning.kernels.taken_elements_per_s != KernelCosts{}.taken_elements_per_s);
   CHECK((tuning.between_hosts.latency_s != LinkCosts{}.latency_s) == (hosts.size() > 1));
   CHECK((tuning.between_hosts.bytes_per_s != LinkCosts{}.bytes_per_s) == (hosts.size() > 1));
 }
@@ -119,6 +124,19 @@ TEST_CASE("what is measured is what its name says: latencies are no rates") {
   CHECK(is_rate(tuning.between_hosts.reduce_bytes_per_s));
   CHECK(is_rate(tuning.kernels.swept_elements_per_s));
   CHECK(is_rate(tuning.kernels.filled_elements_per_s));
+  CHECK(tuning.kernels.taken_elements_per_s > 2e6);
+  CHECK(tuning.kernels.taken_elements_per_s < tuning.kernels.filled_elements_per_s);
+}
+
+TEST_CASE("the passes are measured by as many threads as will make them") {
+  std::atomic<int> loops = 0;
+  const PassThreads three{3, [&](const std::function<void(std::size_t)>& body) {
+                            ++loops;
+                            for (std::size_t i = 0; i < 3; ++i) body(i);
+                          }};
+  const auto results = run_tuning({.hosts = {{0, 1}}, .threads = three});
+  CHECK(results.front().source == "measured now");
+  CHECK(loops > 0);
 }
 
 TEST_CASE("a rank that is gone ends the tuning of the others in time") {

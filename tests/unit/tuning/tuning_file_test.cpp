@@ -34,7 +34,9 @@ Tuning sample_tuning() {
       .latency_s = 1.0 / 3e5, .bytes_per_s = 1.1e8, .reduce_bytes_per_s = 7.7e9};
   tuning.shm.flat_bytes_max = 8 << 10;
   tuning.between_block_bytes = 64 << 10;
-  tuning.kernels = {.swept_elements_per_s = 1.0 / 3e-10, .filled_elements_per_s = 7e9};
+  tuning.kernels = {.swept_elements_per_s = 1.0 / 3e-10,
+                    .filled_elements_per_s = 7e9,
+                    .taken_elements_per_s = 1.0 / 7e-9};
   return tuning;
 }
 
@@ -189,7 +191,7 @@ TEST_CASE("a folder that cannot be written is a reason, not an error") {
 
 TEST_CASE("each part of the key names another file") {
   const std::string path = tuning_file_path("/cache", kKey);
-  std::vector<TuningKey> others(7, kKey);
+  std::vector<TuningKey> others(8, kKey);
   others[0].version = "1.2.4";
   others[1].hosts = {"a: 2", "c: 2"};
   others[2].ranks = 5;
@@ -197,6 +199,7 @@ TEST_CASE("each part of the key names another file") {
   others[4].collectives = "shared memory";
   others[5].cpu_model = "another";
   others[6].thoroughness = "full";
+  others[7].compress_threads = 2;
   for (const TuningKey& other : others) CHECK(tuning_file_path("/cache", other) != path);
   CHECK(tuning_file_path("/cache", kKey) == path);
 }

@@ -1,0 +1,145 @@
+#include <algorithm>
+#include <vector>
+
+#include "collective/shm/shm_collectives.hpp"
+#include "kernels/select.hpp"
+#include "runtime/tuning/measure.hpp"
+
+namespace scalecom {
+namespace {
+
+// 48 MB with residual and result, because a model's are seldom in a cache; a few ms.
+constexpr std::int64_t kElements = 1 << 22;
+// Far below kPassChunk, so that what a selected element takes is no difference of two large times.
+constexpr std::int64_t kShortChunk = 8;
+
+// The passes of one rank's sharded step: it selects an n-th, gathers the rest and writes the
+// result.
+class Passes {
+ public:
+  Passes(int ranks, const PassThreads& threads)
+      : ranks_(ranks),
+        threads_(threads),
+        gradient_(kElements),
+        memory_(kElements),
+        result_(kElements),
+        offsets_(kElements / kShortChunk),
+        values_(kElements / kShortChunk),
+        kept_(kElements / kShortChunk) {
+    for (std::size_t i = 0; i < gradient_.size(); ++i) {
+      gradient_[i] = static_cast<float>(i * 7 % 101);
+    }
+  }
+
+  void select_all(std::int64_t chunk) { select({0, kElements / chunk}, chunk); }
+
+  void sweep(std::int64_t chunk) {
+    for_parts(chunk, [&](const Part& part) {
+      const std::int64_t own_end = part.begin + (part.end - part.begin) / ranks_;
+      select({part.begin, own_end}, chunk);
+      gather({own_end, part.end}, chunk);
+    });
+  }
+
+  void fill(std::int64_t chunk) {
+    for_parts(chunk, [&](const Part& part) {
+      kernels::widen(kept_.data() + part.begin, value(part.begin), DataType::float32,
+                     part.end - part.begin);
+      float* const result = result_.data() + part.begin * chunk;
+      kernels::fill_selected(std::as_writable_bytes(std::span(result, 1)).data(), DataType::float32,
+                             (part.end - part.begin) * chunk, chunk, offsets_.data() + part.begin,
+                             kept_.data() + part.begin, kElements * size_of(DataType::float32));
+    });
+  }
+
+ private:
+  // Chunks [begin, end).
+  struct Part {
+    std::int64_t begin = 0;
+    std::int64_t end = 0;
+  };
+
+  // One for each thread.
+  template <class Body>
+  void for_parts(std::int64_t chunk, const Body& body) {
+    const std::int64_t chunks = kElements / chunk;
+    if (!threads_.run) return body(Part{0, chunks});
+    threads_.run([&](std::size_t i) {
+      const auto place = static_cast<std::int64_t>(i);
+      body(Part{chunks * place / threads_.count, chunks * (place + 1) / threads_.count});
+    });
+  }
+
+  void select(const Part& part, std::int64_t chunk) {
+    kernels::select_and_sweep(memory_.data() + part.begin * chunk, gradient_of(part, chunk), 1.0f,
+                              chunk, offsets_.data() + part.begin, taken_by(part));
+  }
+  void gather(const Part& part, std::int64_t chunk) {
+    kernels::gather_and_sweep(memory_.data() + part.begin * chunk, gradient_of(part, chunk), 1.0f,
+                              chunk, offsets_.data() + part.begin, taken_by(part));
+  }
+  kernels::Gradient gradient_of(const Part& part, std::int64_t chunk) {
+    return {std::as_bytes(std::span(gradient_)).data() +
+                part.begin * chunk * size_of(DataType::float32),
+            DataType::float32, (part.end - part.begin) * chunk};
+  }
+  kernels::Selected taken_by(const Part& part) {
+    return {.values = value(part.begin), .kept = kept_.data() + part.begin};
+  }
+  std::byte* value(std::int64_t chunk) {
+    return std::as_writable_bytes(std::span(values_)).data() + chunk * size_of(DataType::float32);
+  }
+
+  const std::int64_t ranks_;
+  const PassThreads& threads_;
+  std::vector<float> gradient_;
+  std::vector<float> memory_;
+  std::vector<float> result_;
+  std::vector<std::uint16_t> offsets_;
+  std::vector<float> values_;
+  std::vector<float> kept_;
+};
+
+// Of a pass until all ranks of the host have made it: they share its memory, and maybe its cores. A
+// row of them, as a rank may leave a meeting late and find the others' passes done.
+double slowest_s(Board& board, int calls, const WaitContext& context,
+                 const std::function<void()>& pass) {
+  ShmCollectives everyone(board);
+  const auto meet = [&] {
+    float nothing = 0;
+    everyone.all_reduce(std::as_writable_bytes(std::span(&nothing, 1)), DataType::float32,
+                        ReduceOp::sum, context);
+  };
+  meet();
+  const TimePoint begin = Clock::now();
+  for (int i = 0; i < calls; ++i) {
+    pass();
+    meet();
+  }
+  return std::chrono::duration<double>(Clock::now() - begin).count() / calls;
+}
+
+}  // namespace
+
+void measure_kernels(Board& board, int ranks, const PassThreads& threads,
+                     const MeasurementPlan& plan, const WaitContext& context, Samples& samples) {
+  Passes passes(ranks, threads);
+  const int calls = (plan.calls + 1) / 2;
+  const auto sweep_s = [&](std::int64_t chunk) {
+    passes.select_all(chunk);
+    return slowest_s(board, calls, context, [&] { passes.sweep(chunk); });
+  };
+  const auto fill_s = [&](std::int64_t chunk) {
+    passes.fill(chunk);
+    return slowest_s(board, calls, context, [&] { passes.fill(chunk); });
+  };
+  const double swept_s = sweep_s(kPassChunk);
+  const double filled_s = fill_s(kPassChunk);
+  note(samples, samples::kSwept, swept_s / kElements);
+  note(samples, samples::kFilled, filled_s / kElements);
+  const double more_s = sweep_s(kShortChunk) + fill_s(kShortChunk) - swept_s - filled_s;
+  note(samples, samples::kTaken,
+       more_s / static_cast<double>(kElements / kShortChunk - kElements / kPassChunk));
+}
+
+}  // namespace scalecom
