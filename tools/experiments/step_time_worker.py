@@ -68,6 +68,7 @@ def scalecom(mode, values="float32"):
 METHODS = {"no communication": alone, "dense": by_optimizer(hvd.Compression.none),
            "float16": by_optimizer(hvd.Compression.fp16), "ScaleCom cyclic": scalecom("cyclic"),
            "ScaleCom sharded": scalecom("sharded"),
+           "ScaleCom hierarchical": scalecom("hierarchical"), "ScaleCom auto": scalecom("auto"),
            "ScaleCom sharded, float16": scalecom("sharded", "float16"),
            "torch dense (Gloo)": by_ddp(0), "PowerSGD rank 1 (Gloo)": by_ddp(1),
            "PowerSGD rank 4 (Gloo)": by_ddp(4)}
