@@ -28,18 +28,20 @@ def _checked_list(tensors):
 
 
 def _start(tensors, in_place, name, op, prescale_factor, postscale_factor, compression, priority):
+    options = None
     if compression is not Compression.none:
-        return _start_compressed(tensors, in_place, name, op, prescale_factor, postscale_factor,
-                                 compression, priority)
+        options = options_of(compression, name, "a group needs a name: the residuals are")
+    if compression.compress is not Compression.none.compress:
+        return _start_converted(tensors, in_place, name, op, prescale_factor, postscale_factor,
+                                compression, options, priority)
     reduced = tensors if in_place else list(map(torch.empty_like, tensors))
     ticket = submit.all_reduce_group(tensors, reduced, name, op, prescale_factor, postscale_factor,
-                                     None, priority)
+                                     options, priority)
     return register(ticket, reduced)
 
 
-def _start_compressed(tensors, in_place, name, op, prescale_factor, postscale_factor, compression,
-                      priority):
-    options = options_of(compression, name, "a group needs a name: the residuals are")
+def _start_converted(tensors, in_place, name, op, prescale_factor, postscale_factor, compression,
+                     options, priority):
     parts = [compress(tensor, in_place, compression) for tensor in tensors]
     wires, reduced, finishes = ([part[place] for part in parts] for place in range(3))
     ticket = submit.all_reduce_group(wires, reduced, name, op, prescale_factor, postscale_factor,

@@ -58,12 +58,15 @@ def choose_op(average, op):
 
 def _start_allreduce(tensor, in_place, name, op, prescale_factor, postscale_factor, compression,
                      priority):
+    options = None
     if compression is not Compression.none:
-        return _start_compressed(tensor, in_place, name, op, prescale_factor, postscale_factor,
-                                 compression, priority)
+        options = options_of(compression, name, "a tensor needs a name: its residual is")
+    if compression.compress is not Compression.none.compress:
+        return _start_converted(tensor, in_place, name, op, prescale_factor, postscale_factor,
+                                compression, options, priority)
     reduced = tensor if in_place else torch.empty_like(tensor)
-    ticket = submit.all_reduce(tensor, reduced, name, op, prescale_factor, postscale_factor, None,
-                               priority)
+    ticket = submit.all_reduce(tensor, reduced, name, op, prescale_factor, postscale_factor,
+                               options, priority)
     return register(ticket, reduced)
 
 
@@ -97,9 +100,8 @@ def compress(tensor, in_place, compression):
     return wire, reduced, finish
 
 
-def _start_compressed(tensor, in_place, name, op, prescale_factor, postscale_factor, compression,
-                      priority):
-    options = options_of(compression, name, "a tensor needs a name: its residual is")
+def _start_converted(tensor, in_place, name, op, prescale_factor, postscale_factor, compression,
+                     options, priority):
     wire, reduced, finish = compress(tensor, in_place, compression)
     ticket = submit.all_reduce(wire, reduced, name, op, prescale_factor, postscale_factor, options,
                                priority)
