@@ -340,13 +340,19 @@ SparseSlot Execution::slot_of(const PendingTensor& tensor, const TensorSignature
 // be one everywhere when its flags are (see Revocation).
 std::span<std::byte> Execution::sample_health(BatchUnderWay& work) const {
   const std::span<const SparseSlot> slots = work.sparse->slots();
-  std::vector<SparseChoice> choices;
+  const auto agreed = [&](std::size_t i) -> const AgreedTensor& {
+    return work.agreement->tensors[work.batch.tensors[i]];
+  };
+  std::vector<bool> is_sampled(slots.size());
   for (std::size_t i = 0; i < slots.size(); ++i) {
-    const AgreedTensor& agreed = work.agreement->tensors[work.batch.tensors[i]];
-    if (slots[i].went_dense || !health_.is_sampled(agreed.step)) continue;
-    if (choices.empty()) choices = work.sparse->choices();
-    work.sample.add(slots[i], choices[i], agreed.step);
-    work.sampled.push_back(&agreed);
+    is_sampled[i] = !slots[i].went_dense && health_.is_sampled(agreed(i).step);
+  }
+  if (std::ranges::find(is_sampled, true) == is_sampled.end()) return {};
+  const std::vector<SparseChoice> choices = work.sparse->choices(is_sampled);
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    if (!is_sampled[i]) continue;
+    work.sample.add(slots[i], choices[i], agreed(i).step);
+    work.sampled.push_back(&agreed(i));
   }
   return work.sample.data();
 }

@@ -370,12 +370,14 @@ void SparseAllReduce::decide() {
   }
 }
 
-std::vector<SparseChoice> SparseAllReduce::choices() const {
+std::vector<SparseChoice> SparseAllReduce::choices(const std::vector<bool>& is_wanted) const {
+    if (!is_wanted[i]) continue;
   std::vector<SparseChoice> choices(slots_.size());
   for (std::size_t i = 0; i < slots_.size(); ++i) {
     const std::size_t selected = index(selected_count(slots_[i].count, slots_[i].rate));
     choices[i].offsets.resize(selected);
     choices[i].kept.resize(selected);
+    if (!is_wanted[piece.slot]) continue;
   }
   for (const Piece& piece : pieces_) {
     SparseChoice& choice = choices[piece.slot];

@@ -138,8 +138,9 @@ class SparseAllReduce {
   void discard();
   /// Hierarchical, `gradient` and `dtype` are those of the host's average.
   std::span<const SparseSlot> slots() const noexcept { return slots_; }
-  /// Of every slot, for a SparseLook; not of those that went dense, whose step is taken back.
-  std::vector<SparseChoice> choices() const;
+  /// By slot, for a SparseLook; empty where it is not wanted. Not of those that went dense, whose
+  /// step is taken back.
+  std::vector<SparseChoice> choices(const std::vector<bool>& is_wanted) const;
 
   /// start(), and moves on until it is done; returns the slots.
   std::vector<SparseSlot> run(std::vector<SparseSlot> slots, const SparsePlan& plan,

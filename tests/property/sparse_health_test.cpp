@@ -71,7 +71,8 @@ class Rank {
     }
     HealthSample sample;
     const auto look = [&](const SparseAllReduce& sparse) {
-      const std::vector<SparseChoice> choices = sparse.choices();
+      const std::vector<SparseChoice> choices =
+          sparse.choices(std::vector<bool>(sparse.slots().size(), true));
       for (std::size_t t = 0; t < records.size(); ++t) {
         records[t].offsets = choices[t].offsets;
         records[t].is_sampled = !sparse.slots()[t].went_dense;
