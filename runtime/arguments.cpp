@@ -232,6 +232,12 @@ void check_residual(const Residual& residual) {
                        "of 0 or more are needed",
                        residual.values.size(), to_string(residual.shape), residual.step, count));
   }
+  if (!(residual.beta >= 0.0 && residual.beta <= 1.0)) {
+    refuse(residual.name,
+           fmt::format("its residual has beta {}; allowed are numbers above 0 and at "
+                       "most 1, and 0 where it is not known",
+                       residual.beta));
+  }
 }
 
 }  // namespace scalecom

@@ -451,6 +451,7 @@ void Coordinator::restore_residual(Residual residual) {
   entry.shape = std::move(residual.shape);
   entry.values = std::move(residual.values);
   entry.next_step = residual.step;
+  entry.beta = residual.beta;
   entry.is_zero = false;
   execution_.residuals().restore(kGlobalProcessSet, residual.name, std::move(entry));
 }

@@ -186,7 +186,7 @@ std::vector<ResidualInfo> SessionImpl::residuals() {
   std::vector<ResidualInfo> infos;
   run_on_coordinator([&] {
     for (const auto& [key, entry] : coordinator_.residuals().entries()) {
-      infos.push_back({key.second, entry.shape, entry.next_step});
+      infos.push_back({key.second, entry.shape, entry.next_step, entry.beta});
     }
   });
   return infos;
@@ -196,7 +196,7 @@ Residual SessionImpl::residual(const std::string& name) {
   std::optional<Residual> copy;
   run_on_coordinator([&] {
     if (const auto* entry = coordinator_.residuals().find(kGlobalProcessSet, name)) {
-      copy = {name, entry->shape, entry->next_step, entry->copy()};
+      copy = {name, entry->shape, entry->next_step, entry->copy(), entry->beta};
     }
   });
   if (!copy) {

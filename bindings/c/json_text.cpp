@@ -7,7 +7,10 @@ namespace scalecom {
 std::string to_json(const std::vector<ResidualInfo>& residuals) {
   auto list = nlohmann::json::array();
   for (const ResidualInfo& residual : residuals) {
-    list.push_back({{"name", residual.name}, {"shape", residual.shape}, {"step", residual.step}});
+    list.push_back({{"name", residual.name},
+                    {"shape", residual.shape},
+                    {"step", residual.step},
+                    {"beta", residual.beta}});
   }
   return list.dump();
 }

@@ -26,8 +26,9 @@ from scalecom.torch.mpi_ops import (Adasum, Average, Max, Min, Product, Sum, all
 from scalecom.torch.optimizer import DistributedOptimizer
 from scalecom.torch.plan import compression_plan
 from scalecom.torch.policy import budget_rates, flops_per_gradient, flops_rates
-from scalecom.torch.state import (compression_state, compression_stats, compression_steps,
-                                  fold_compression_states, load_compression_state)
+from scalecom.torch.state import (compression_betas, compression_state, compression_stats,
+                                  compression_steps, fold_compression_states,
+                                  load_compression_state)
 
 __all__ = [
     "Adasum", "Average", "Compression", "DDPState", "DistributedOptimizer", "HorovodInternalError",
@@ -36,8 +37,8 @@ __all__ = [
     "allreduce_async", "allreduce_async_", "alltoall", "alltoall_async", "barrier", "broadcast",
     "broadcast_", "broadcast_async", "broadcast_async_", "broadcast_object",
     "broadcast_optimizer_state", "broadcast_parameters", "budget_rates", "ccl_built",
-    "compression_plan", "compression_state", "compression_stats", "compression_steps",
-    "cross_rank", "cross_size", "cuda_built", "ddl_built", "ddp_hook", "flops_per_gradient",
+    "compression_betas", "compression_plan", "compression_state", "compression_stats",
+    "compression_steps", "cross_rank", "cross_size", "cuda_built", "ddl_built", "ddp_hook", "flops_per_gradient",
     "flops_rates", "fold_compression_states", "gloo_built",
     "gloo_enabled", "grouped_allreduce", "grouped_allreduce_", "grouped_allreduce_async",
     "grouped_allreduce_async_", "info", "init", "is_homogeneous", "is_initialized",

@@ -12,7 +12,7 @@ _PREFIX = "allreduce."
 
 
 def residual_infos():
-    """{tensor name: {"shape", "step"}} of this rank."""
+    """{tensor name: {"shape", "step", "beta"}} of this rank."""
     return {entry["name"].removeprefix(_PREFIX): entry
             for entry in _library.read_json(lib.scalecom_residuals)}
 
@@ -31,6 +31,11 @@ def compression_state():
 def compression_steps():
     """{tensor name: next step} of this rank; leader and warm-up follow from it."""
     return {name: entry["step"] for name, entry in residual_infos().items()}
+
+
+def compression_betas():
+    """{tensor name: beta} of this rank: residual / beta is what it owes. 0 where it is not known."""
+    return {name: entry["beta"] for name, entry in residual_infos().items()}
 
 
 def compression_stats():
@@ -57,10 +62,11 @@ def check_residuals(residuals, shapes):
 
 
 def model_state(names):
-    """{"residuals", "steps"} of those names, for a checkpoint."""
-    return {"residuals": {name: value for name, value in compression_state().items()
-                          if name in names},
-            "steps": {name: step for name, step in compression_steps().items() if name in names}}
+    """{"residuals", "steps", "betas"} of those names, for a checkpoint."""
+    parts = {"residuals": compression_state(), "steps": compression_steps(),
+             "betas": compression_betas()}
+    return {part: {name: value for name, value in of_all.items() if name in names}
+            for part, of_all in parts.items()}
 
 
 def load_model_state(saved, shapes):
@@ -70,7 +76,7 @@ def load_model_state(saved, shapes):
     fresh = {name: torch.zeros(entry["shape"], device="cpu") for name, entry in residual_infos().items()
              if name in shapes and name not in saved["residuals"]}
     load_compression_state({**fresh, **saved["residuals"]},
-                           {**dict.fromkeys(fresh, 0), **saved["steps"]})
+                           {**dict.fromkeys(fresh, 0), **saved["steps"]}, saved.get("betas"))
 
 
 def fold_compression_states(states):
@@ -96,23 +102,27 @@ def fold_compression_states(states):
         if saved["steps"] != first["steps"]:
             raise ValueError(f"states[{rank}] was saved at other steps than states[0]; give what "
                              "the ranks of one job saved at one moment")
+        if saved.get("betas") != first.get("betas"):
+            raise ValueError(f"states[{rank}] was saved with other betas than states[0]; give what "
+                             "the ranks of one job saved at one moment")
         for name, value in saved["residuals"].items():
             mean[name] += value / len(states)
-    return {"residuals": {name: value.float() for name, value in mean.items()},
-            "steps": dict(first["steps"])}
+    return {**first, "residuals": {name: value.float() for name, value in mean.items()}}
 
 
-def load_compression_state(state, steps=None):
+def load_compression_state(state, steps=None, betas=None):
     """Replaces this rank's residuals by those of compression_state(); others keep theirs.
 
     Call it on every rank, with no compressed tensor in flight. `steps`: compression_steps() of the
     same moment; where a name is missing, its step count goes on, from 0 for a new name. The ranks'
-    counts must agree.
+    counts must agree. `betas`: compression_betas() of the same moment; where a name is missing, the
+    beta that it goes on with is taken for that of its residual.
     """
     current = compression_steps()
     for name, residual in state.items():
         values = residual.detach().to(device="cpu", dtype=torch.float32).contiguous()
         shape = (ctypes.c_int64 * values.dim())(*values.shape)
         step = (steps or {}).get(name, current.get(name, 0))
-        _library.check(lib.scalecom_residual_set((_PREFIX + name).encode(), shape, values.dim(),
-                                                 values.data_ptr(), step))
+        _library.check(lib.scalecom_residual_restore(
+            (_PREFIX + name).encode(), shape, values.dim(), values.data_ptr(), step,
+            (betas or {}).get(name, 0.0)))

@@ -155,13 +155,18 @@ SCALECOM_API int scalecom_ticket_received_splits(const scalecom_ticket* ticket, 
 /* Gives up the ticket; the operation goes on. NULL is allowed. */
 SCALECOM_API void scalecom_ticket_release(scalecom_ticket* ticket);
 
-/* JSON array of {"name", "shape", "step"} of this rank's residuals. */
+/* JSON array of {"name", "shape", "step", "beta"} of this rank's residuals. */
 SCALECOM_API int scalecom_residuals(char** json);
 /* Copies the float32 residual of `name` to `values` (count elements, which must match). */
 SCALECOM_API int scalecom_residual_get(const char* name, float* values, int64_t count);
 /* Replaces or creates the residual of `name`; the tensor's next step becomes `step`. */
 SCALECOM_API int scalecom_residual_set(const char* name, const int64_t* shape, int32_t dimensions,
                                        const float* values, int64_t step);
+/* The same of a filter with discount `beta`, in (0, 1]: `name` may go on with another one. 0: not
+ * known, as with scalecom_residual_set(). */
+SCALECOM_API int scalecom_residual_restore(const char* name, const int64_t* shape,
+                                           int32_t dimensions, const float* values, int64_t step,
+                                           double beta);
 
 /* JSON array of objects with the members of scalecom::CompressionHealth, of each compressed tensor
  * that has been sampled; what is infinite is null. */

@@ -81,6 +81,9 @@ struct Residual {
   /// The tensor's next step: leader and warm-up follow from it.
   std::int64_t step = 0;
   std::vector<float> values;
+  /// Discount of the filter that made the values: the rank owes values / beta. 0: not known; it is
+  /// then taken for that of the tensor's next compressed step.
+  double beta = 0.0;
 };
 
 /// A residual without its values.
@@ -88,6 +91,7 @@ struct ResidualInfo {
   std::string name;
   Shape shape;
   std::int64_t step = 0;
+  double beta = 0.0;
 };
 
 /// What was loaded and how the ranks are connected, for scalecom-info.

@@ -217,6 +217,22 @@ def residuals_are_restored():
         assert torch.equal(first, second)
 
 
+def a_restored_residual_may_go_on_with_another_beta():
+    compression = hvd.Compression.scalecom(rate=5, beta=0.5)
+    for step in range(3):
+        mine = torch.from_numpy(_gradient("beta", step, hvd.rank(), (6, 10)))
+        hvd.allreduce(mine, name="of a beta", compression=compression)
+    saved, counts = hvd.compression_state()["of a beta"], hvd.compression_steps()
+    betas = hvd.compression_betas()
+    assert betas["of a beta"] == 0.5
+    owed = hvd.allreduce(saved / 0.5)
+    hvd.load_compression_state({"of a beta": saved}, counts, betas)
+    # At rate 1 and beta 1 a step delivers everything.
+    delivered = hvd.allreduce(torch.zeros(6, 10), name="of a beta",
+                              compression=hvd.Compression.scalecom(rate=1, beta=1.0))
+    assert torch.allclose(delivered, owed, rtol=1e-5, atol=1e-6)
+
+
 def another_shape_starts_a_new_residual():
     compression = hvd.Compression.scalecom(rate=4)
     before = hvd.stats()["residual_resets"]

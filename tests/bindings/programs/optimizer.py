@@ -350,6 +350,8 @@ def residuals_of_another_number_of_ranks_are_delivered_in_full():
 
 def states_that_do_not_belong_together_are_not_folded():
     one = {"residuals": {"w": torch.zeros(4)}, "steps": {"w": 7}}
+    with pytest.raises(ValueError, match="other betas"):
+        hvd.fold_compression_states([{**one, "betas": {"w": 0.1}}, {**one, "betas": {"w": 1.0}}])
     with pytest.raises(ValueError, match="states is empty"):
         hvd.fold_compression_states([])
     with pytest.raises(ValueError, match=r"states\[1\] has other tensors"):

@@ -255,12 +255,16 @@ TEST_CASE("a session restored from another's residuals continues step for step")
   });
   for (std::size_t r = 0; r < 3; ++r) {
     CHECK(saved[r].step == 4);
+    CHECK(saved[r].beta == 0.5);
     CHECK(resumed[r] == uninterrupted[r]);
     CHECK(resumed_again[r] == uninterrupted[r]);
   }
   Residual broken = saved[0];
   broken.values.pop_back();
   CHECK_THROWS_WITH(second[0].restore_residuals({broken}), Contains("w") && Contains("499"));
+  Residual wrong = saved[0];
+  wrong.beta = 1.5;
+  CHECK_THROWS_WITH(second[0].restore_residuals({wrong}), Contains("beta 1.5"));
   CHECK_THROWS_WITH(second[0].residual("nobody"), Contains("nobody"));
 }
 
