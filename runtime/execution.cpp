@@ -9,8 +9,8 @@
 
 #include "base/error.hpp"
 #include "base/log.hpp"
-#include "runtime/residual_delivery.hpp"
 #include "runtime/tensor_scales.hpp"
+#include "sparse/value_limit.hpp"
 
 namespace scalecom {
 namespace {
@@ -273,20 +273,24 @@ const std::byte* Execution::take_residual_along(BatchUnderWay& work, std::size_t
   if (residual == nullptr) return nullptr;
   const double beta = discount_of_delivery(tensor, *residual);
   if (beta == 0.0) return nullptr;
-  log_info(fmt::format("tensor {}: it is not compressed any more; this step delivers its residual",
-                       tensor.name));
+  if (!residual->is_rest) {
+    log_info(fmt::format(
+        "tensor {}: it is not compressed any more; this step delivers its residual", tensor.name));
+  }
   residuals_.acquire(tensor.signature.process_set, tensor.name, tensor.signature.shape).in_host();
-  const auto& input = work.with_residuals[place] = input_with_residual(tensor, *residual, beta);
-  return input.data();
+  const float limit = value_limit(tensor.input.dtype, size_);
+  const Delivery& delivery = work.with_residuals[place] = deliver(tensor, *residual, beta, limit);
+  return delivery.input.data();
 }
 
 // Before the tensors have been given back. After NaN or Inf a step is not taken by its optimizer:
 // the residual waits for the next one.
-void Execution::settle_residuals(const BatchUnderWay& work, std::size_t count) {
-  for (const auto& [place, input] : work.with_residuals) {
+void Execution::settle_residuals(BatchUnderWay& work, std::size_t count) {
+  for (auto& [place, delivery] : work.with_residuals) {
     const PendingTensor& tensor = *work.tensors[place];
     if (place < work.done || place >= count || !has_finite_output(tensor)) continue;
-    residuals_.acquire(tensor.signature.process_set, tensor.name, tensor.signature.shape).clear();
+    residuals_.acquire(tensor.signature.process_set, tensor.name, tensor.signature.shape)
+        .settle(std::move(delivery.rest), delivery.beta);
   }
 }
 

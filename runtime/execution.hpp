@@ -16,6 +16,7 @@
 #include "runtime/fusion.hpp"
 #include "runtime/health_monitor.hpp"
 #include "runtime/part_exchange.hpp"
+#include "runtime/residual_delivery.hpp"
 #include "runtime/tensor_queue.hpp"
 #include "runtime/worker_pool.hpp"
 #include "sparse/sparse_all_reduce.hpp"
@@ -83,7 +84,7 @@ class Execution {
     HealthSample sample = {};           ///< of those tensors whose turn it is
     std::vector<const AgreedTensor*> sampled = {};
     /// What dense tensors send in place of their input to deliver their residuals, by place.
-    std::map<std::size_t, std::vector<std::byte>> with_residuals = {};
+    std::map<std::size_t, Delivery> with_residuals = {};
   };
 
   bool is_void(const Agreement& agreement) const noexcept {
@@ -95,7 +96,7 @@ class Execution {
   void start_on_device(BatchUnderWay& work);
   bool advance_on_device(BatchUnderWay& work);
   const std::byte* take_residual_along(BatchUnderWay& work, std::size_t place);
-  void settle_residuals(const BatchUnderWay& work, std::size_t count);
+  void settle_residuals(BatchUnderWay& work, std::size_t count);
   void complete(BatchUnderWay& work, std::size_t count);
   bool advance();
   bool is_done(const BatchUnderWay& work) const;

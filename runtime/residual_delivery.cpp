@@ -31,29 +31,34 @@ double discount_of_delivery(const PendingTensor& tensor, const ResidualStore::En
   return residual.beta > 0.0 ? residual.beta : tensor.beta;
 }
 
-std::vector<std::byte> input_with_residual(const PendingTensor& tensor,
-                                           const ResidualStore::Entry& residual, double beta) {
+Delivery deliver(const PendingTensor& tensor, const ResidualStore::Entry& residual, double beta,
+                 float limit) {
   const DataType dtype = tensor.input.dtype;
   const std::int64_t count = tensor.input.count();
-  std::vector<std::byte> input(static_cast<std::size_t>(count * size_of(dtype)));
-  std::vector<float> owed(kPieceElements);
+  Delivery delivery{std::vector<std::byte>(static_cast<std::size_t>(count * size_of(dtype))),
+                    std::vector<float>(static_cast<std::size_t>(count)), beta};
   std::vector<float> kept(kPieceElements);
   // In chunks of one element the pass of a compressed step sends everything.
   const std::vector<std::uint16_t> offsets(kPieceElements, 0);
   for (std::int64_t first = 0; first < count; first += kPieceElements) {
     const std::int64_t piece = std::min(kPieceElements, count - first);
-    std::transform(residual.values.begin() + first, residual.values.begin() + first + piece,
-                   owed.begin(), [beta](float value) { return static_cast<float>(value / beta); });
     const kernels::Gradient gradient{
         static_cast<const std::byte*>(tensor.input.data) + first * size_of(dtype), dtype, piece,
         static_cast<float>(tensor.signature.prescale)};
-    kernels::Selected sum;
-    sum.values = input.data() + first * size_of(dtype);
-    sum.dtype = dtype;
-    sum.kept = kept.data();
-    kernels::gather_and_sweep(owed.data(), gradient, 1.0f, 1, offsets.data(), sum);
+    float* const owed = delivery.rest.data() + first;
+    std::transform(residual.values.begin() + first, residual.values.begin() + first + piece, owed,
+                   [beta](float value) { return static_cast<float>(value / beta); });
+    // Where the sum is NaN or Inf it sends NaN.
+    kernels::gather_and_sweep(owed, gradient, 1.0f, 1, offsets.data(),
+                              {.values = delivery.input.data() + first * size_of(dtype),
+                               .dtype = dtype,
+                               .limit = limit,
+                               .kept = kept.data()});
+    std::transform(owed, owed + piece, owed,
+                   [beta](float value) { return static_cast<float>(value * beta); });
   }
-  return input;
+  if (dtype == DataType::float32) delivery.rest.clear();
+  return delivery;
 }
 
 bool has_finite_output(const PendingTensor& tensor) {

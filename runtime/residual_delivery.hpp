@@ -14,9 +14,18 @@ namespace scalecom {
 /// where nobody knows the discount.
 double discount_of_delivery(const PendingTensor& tensor, const ResidualStore::Entry& residual);
 
-/// The input of that all-reduce, of the tensor's dtype: prescale * gradient + residual / beta.
-std::vector<std::byte> input_with_residual(const PendingTensor& tensor,
-                                           const ResidualStore::Entry& residual, double beta);
+/// What that all-reduce takes along.
+struct Delivery {
+  /// Of the tensor's dtype: prescale * gradient + residual / beta, at most `limit`; NaN
+  /// where the sum is NaN or Inf.
+  std::vector<std::byte> input;
+  /// The residual afterwards: what rounding and limit have left. Empty where that is nothing.
+  std::vector<float> rest;
+  double beta = 0.0;
+};
+
+Delivery deliver(const PendingTensor& tensor, const ResidualStore::Entry& residual, double beta,
+                 float limit);
 
 /// Whether no element of the tensor's output is NaN or Inf: the same on every rank.
 bool has_finite_output(const PendingTensor& tensor);

@@ -14,6 +14,7 @@
 #include "runtime/residual_delivery.hpp"
 #include "runtime/tensor_scales.hpp"
 #include "sparse/device_sparse_all_reduce.hpp"
+#include "sparse/value_limit.hpp"
 
 namespace scalecom {
 namespace {
@@ -151,6 +152,7 @@ std::unique_ptr<DeviceOperation> DeviceExecution::make_dense() {
     piece.piece = {input_of(tensor), output_of(tensor), tensor.input.count(),
                    input_scale(signature(i)), output_scale(signature(i), size_)};
     piece.owed = owed_by(tensor);
+    piece.limit = value_limit(tensor.input.dtype, size_);
   }
   return std::make_unique<DeviceAllReduce>(lane(), std::move(pieces), work_->batch.dtype,
                                            work_->batch.op);
@@ -206,13 +208,17 @@ float* DeviceExecution::owed_by(const PendingTensor& tensor) {
   if (found == nullptr) return nullptr;
   const double beta = discount_of_delivery(tensor, *found);
   if (beta == 0.0) return nullptr;
-  log_info(fmt::format("tensor {}: it is not compressed any more; this step delivers its residual",
-                       tensor.name));
+  if (!found->is_rest) {
+    log_info(fmt::format(
+        "tensor {}: it is not compressed any more; this step delivers its residual", tensor.name));
+  }
   ResidualStore::Entry& entry =
       residuals_.acquire(process_set, tensor.name, tensor.signature.shape);
   entry.beta = beta;
   entry.filter_by(1.0);
-  entry.is_zero = true;
+  entry.is_rest = true;
+  // What rounding leaves, goes with the next steps; of float32 it leaves nothing.
+  entry.is_zero = tensor.input.dtype == DataType::float32;
   return residual_of(entry);
 }
 

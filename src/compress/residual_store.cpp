@@ -17,12 +17,16 @@ void ResidualStore::Entry::filter_by(double discount) {
     for (float& value : values) value *= ratio;
   }
   beta = discount;
+  is_rest = false;
 }
 
-void ResidualStore::Entry::clear() {
+void ResidualStore::Entry::settle(std::vector<float> rest, double discount) {
+  if (rest.empty()) rest.assign(static_cast<std::size_t>(count_of(shape)), 0.0f);
   elsewhere.reset();
-  std::fill(values.begin(), values.end(), 0.0f);
-  is_zero = true;
+  values = std::move(rest);
+  beta = discount;
+  is_zero = std::ranges::all_of(values, [](float value) { return value == 0.0f; });
+  is_rest = true;
 }
 
 std::vector<float>& ResidualStore::Entry::in_host() {

@@ -37,6 +37,8 @@ class ResidualStore {
     double beta = 0.0;
     /// Whether all values are known to be zero.
     bool is_zero = true;
+    /// Whether a dense step has delivered what could travel, and the values are what it has left.
+    bool is_rest = false;
 
     /// The values, brought to the host's memory.
     std::vector<float>& in_host();
@@ -44,8 +46,8 @@ class ResidualStore {
     std::vector<float> copy() const;
     /// From here on the filter has this discount; what is owed stays the same.
     void filter_by(double discount);
-    /// Everything was delivered.
-    void clear();
+    /// A dense step has delivered all but `rest`, m of the same discount; empty: nothing is left.
+    void settle(std::vector<float> rest, double discount);
   };
 
   /// The residual of `name`, created with zeros when absent. A change of shape drops the old

@@ -371,15 +371,15 @@ void SparseAllReduce::decide() {
 }
 
 std::vector<SparseChoice> SparseAllReduce::choices(const std::vector<bool>& is_wanted) const {
-    if (!is_wanted[i]) continue;
   std::vector<SparseChoice> choices(slots_.size());
   for (std::size_t i = 0; i < slots_.size(); ++i) {
+    if (!is_wanted[i]) continue;
     const std::size_t selected = index(selected_count(slots_[i].count, slots_[i].rate));
     choices[i].offsets.resize(selected);
     choices[i].kept.resize(selected);
-    if (!is_wanted[piece.slot]) continue;
   }
   for (const Piece& piece : pieces_) {
+    if (!is_wanted[piece.slot]) continue;
     SparseChoice& choice = choices[piece.slot];
     std::copy_n(offsets_.data() + piece.begin, piece.chunks, choice.offsets.data() + piece.first);
     std::copy_n(kept_.data() + piece.begin, piece.chunks, choice.kept.data() + piece.first);

@@ -42,13 +42,13 @@ bool DeviceAllReduce::step(const WaitContext& context) {
 
 void DeviceAllReduce::pack() {
   const std::int64_t element = size_of(dtype_);
-  for (const auto& [piece, owed] : pieces_) count_ += slot_elements(piece.count, element);
+  for (const auto& [piece, owed, limit] : pieces_) count_ += slot_elements(piece.count, element);
   data_ = lane_.acquire(DeviceLane::Buffer::packed, static_cast<std::size_t>(count_ * element));
   std::vector<CopyTensor> in;
   std::vector<CopyTensor> out;
   std::vector<StepTensor> owing;
   std::byte* slot = data_;
-  for (const auto& [piece, owed] : pieces_) {
+  for (const auto& [piece, owed, limit] : pieces_) {
     if (owed == nullptr) {
       in.push_back({slot, piece.input, piece.count, dtype_, piece.before});
     } else {
@@ -57,6 +57,7 @@ void DeviceAllReduce::pack() {
       row.gradient = {piece.input, dtype_, piece.count, static_cast<float>(piece.before.multiply)};
       row.selected.values = slot;
       row.selected.dtype = dtype_;
+      row.selected.limit = limit;
     }
     out.push_back({piece.output, slot, piece.count, dtype_, piece.after});
     slot += slot_elements(piece.count, element) * element;

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "collective/collectives.hpp"
@@ -21,9 +22,10 @@ class DeviceOperation {
 /// A vector in an accelerator's memory that is reduced together with others.
 struct DevicePiece {
   Piece piece;
-  /// What the piece's input still owes, float32: it is added to the scaled input, and becomes zero.
-  /// Null: nothing. Only for float32, float16 and bfloat16.
+  /// What the piece's input still owes, float32: it is added to the scaled input, up to `limit`,
+  /// and becomes what is left of it. Null: nothing. Only for float32, float16 and bfloat16.
   float* owed = nullptr;
+  float limit = std::numeric_limits<float>::infinity();
 };
 
 /// One dense all-reduce of pieces, as one vector: packed and scaled, reduced, scaled and unpacked.

@@ -4,8 +4,11 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <random>
+#include <span>
 
+#include "kernels/select.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/ranks.hpp"
 #include "tests/support/session_world.hpp"
@@ -95,6 +98,38 @@ Account train(SessionWorld& world, int steps, const Policy& policy, double last_
   }
   return all;
 }
+
+/// A tensor "w" of float16 on one rank: each step has kCount equal elements.
+class Halves {
+ public:
+  explicit Halves(Session& session) : session_(session), bits_(kCount), total_(kCount) {}
+
+  /// What the step delivers, widened; `special` takes the place of element 7.
+  std::vector<float> reduce(float value, const Compression& compression,
+                            std::optional<float> special = {}) {
+    std::vector<float> values(kCount, value);
+    if (special) values[7] = *special;
+    const auto bytes = std::as_writable_bytes(std::span(bits_)).data();
+    const std::vector<std::uint16_t> offsets(kCount);
+    kernels::fill_selected(bytes, DataType::float16, kCount, 1, offsets.data(), values.data());
+    const TensorView view{bits_.data(), DataType::float16, {kCount}, {}};
+    const Status status = session_.all_reduce("w", view, view, options_of(compression)).wait();
+    if (!status.is_ok()) throw std::runtime_error(status.message());
+    kernels::widen(values.data(), bytes, DataType::float16, kCount);
+    for (std::size_t i = 0; i < kCount; ++i) total_[i] += static_cast<double>(values[i]);
+    return values;
+  }
+
+  /// Of all steps.
+  const std::vector<double>& total() const { return total_; }
+
+ private:
+  Session& session_;
+  std::vector<std::uint16_t> bits_;
+  std::vector<double> total_;
+};
+
+const Compression kHundredth{CompressionMode::sharded, 100, 0.5, 0, DataType::float16};
 
 // Sums of at most 30 values of size 1, and residuals / beta of size 30, in float32.
 constexpr double kRounding = 1e-3;
@@ -210,6 +245,84 @@ TEST_CASE("a delivery that meets NaN is made again by the next step") {
   });
   for (const std::vector<float>& result : results) {
     CHECK(result == std::vector<float>(kCount, 1.0f));
+  }
+}
+
+TEST_CASE("a restored residual goes on with another discount, dense or not, and owes the same") {
+  const Compression next =
+      GENERATE(Compression{CompressionMode::sharded, 1, 1.0, 0}, Compression{});
+  SessionWorld world(kSize);
+  std::vector<float> results(kSize);
+  test::run_ranks(kSize, [&](int rank) {
+    Residual residual{
+        "w", {static_cast<std::int64_t>(kCount)}, 3, std::vector<float>(kCount, 3.0f)};
+    residual.beta = 0.5;
+    world[rank].restore_residuals({residual});
+    std::vector<float> values(kCount, 1.0f);
+    world[rank].all_reduce("w", view_of(values), view_of(values), options_of(next)).wait();
+    results[static_cast<std::size_t>(rank)] = values[17];
+  });
+  for (const float result : results) CHECK(result == 1.0f + 3.0f / 0.5f);
+}
+
+TEST_CASE(
+    "a delivery of 16 bits stays below what they can sum, and the next steps deliver the rest") {
+  SessionWorld world(kSize);
+  std::vector<std::vector<double>> totals(kSize);
+  std::vector<float> largest(kSize);
+  test::run_ranks(kSize, [&](int rank) {
+    const auto place = static_cast<std::size_t>(rank);
+    Halves halves(world[rank]);
+    for (int step = 0; step < 3; ++step) halves.reduce(60'000.0f, kHundredth);
+    for (int step = 0; step < 20; ++step) {
+      const std::vector<float> result = halves.reduce(0.0f, {});
+      largest[place] = std::max(largest[place], *std::ranges::max_element(result));
+    }
+    totals[place] = halves.total();
+    const std::vector<float> rest = world[rank].residual("w").values;
+    if (rest != std::vector<float>(kCount)) throw std::runtime_error("something is left");
+  });
+  for (std::size_t rank = 0; rank < kSize; ++rank) {
+    CHECK(largest[rank] < 65'504.0f / kSize + 32.0f);
+    // Sums of 16 bits on the wire are rounded.
+    for (const double total : totals[rank]) REQUIRE(total == Approx(180'000.0).epsilon(1e-3));
+  }
+}
+
+TEST_CASE("what rounding takes from a delivery of 16 bits is delivered later") {
+  SessionWorld world(kSize);
+  constexpr float kSmall = 0x1p-12f;  // 1 + kSmall is 1 in float16.
+  std::vector<std::vector<double>> totals(kSize);
+  test::run_ranks(kSize, [&](int rank) {
+    Halves halves(world[rank]);
+    halves.reduce(kSmall, kHundredth);
+    for (const float value : {1.0f, 0.0f}) halves.reduce(value, {});
+    totals[static_cast<std::size_t>(rank)] = halves.total();
+  });
+  for (const auto& total : totals) {
+    CHECK(total == std::vector<double>(kCount, 1.0 + static_cast<double>(kSmall)));
+  }
+}
+
+TEST_CASE("Inf shows in a delivery of 16 bits, which the next step makes again") {
+  SessionWorld world(kSize);
+  std::vector<std::vector<float>> first(kSize);
+  std::vector<std::vector<float>> second(kSize);
+  test::run_ranks(kSize, [&](int rank) {
+    const auto place = static_cast<std::size_t>(rank);
+    Halves halves(world[rank]);
+    halves.reduce(2.0f, kHundredth);
+    const auto bad =
+        rank == 1 ? std::optional(std::numeric_limits<float>::infinity()) : std::nullopt;
+    first[place] = halves.reduce(0.0f, {}, bad);
+    second[place] = halves.reduce(0.0f, {});
+  });
+  for (std::size_t rank = 0; rank < kSize; ++rank) {
+    CHECK_FALSE(std::isfinite(first[rank][7]));
+    // All but the selected ones, which the compressed step has sent.
+    CHECK(std::ranges::count(second[rank], 2.0f) == kCount - (kCount + 99) / 100);
+    first[rank][7] = second[rank][7];
+    CHECK(second[rank] == first[rank]);
   }
 }
 
