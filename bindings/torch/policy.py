@@ -27,19 +27,24 @@ _ONE_BYTE_RATE_MAX = 256
 
 
 class _ParameterFlops(TorchDispatchMode):
-    """While active, adds the FLOPs of every operation to the parameters that it reads."""
+    """While active, adds the FLOPs of every operation to the parameters that it reads.
 
-    def __init__(self, names):
+    flops: by name. first: names of the first layer's matrices, those that what comes of the inputs
+    meets before any other; empty where they are not multiplied.
+    """
+
+    def __init__(self, parameters, inputs):
         super().__init__()
-        self._names = {_memory(parameter): name for name, parameter in names.items()}
-        self.flops = {}  # By name, in the order of first use.
+        self._names = {_memory(parameter): name for name, parameter in parameters.items()}
+        self._matrices = {name for name, parameter in parameters.items() if parameter.dim() > 1}
+        self._of_inputs = set(map(_memory, _tensors_in(inputs)))
+        self.flops, self.first = {}, None
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
-        # In order: all ranks have to see the same parameter first.
-        used = list(dict.fromkeys(self._names[memory] for memory in map(_memory, _tensors_in(args))
-                                  if memory in self._names))
+        read = set(map(_memory, _tensors_in(args)))
+        used = {self._names[memory] for memory in read if memory in self._names}
         operation = function.overloadpacket
         formula = flop_registry.get(operation)
         flops = formula(*args, **kwargs, out_val=result) if formula is not None and used else 0
@@ -47,6 +52,10 @@ class _ParameterFlops(TorchDispatchMode):
             self.flops[name] = self.flops.get(name, 0) + flops
             if operation is torch.ops.aten._to_copy:  # What autocast computes with in its place.
                 self._names[_memory(result)] = name
+        if not self._of_inputs.isdisjoint(read):
+            self._of_inputs.update(map(_memory, _tensors_in([result])))
+            if self.first is None and used & self._matrices:
+                self.first = used & self._matrices if flops else set()
         return result
 
 
@@ -56,6 +65,8 @@ def _tensors_in(values):
             yield value
         elif isinstance(value, (list, tuple)):
             yield from _tensors_in(value)
+        elif isinstance(value, dict):
+            yield from _tensors_in(value.values())
 
 
 def _memory(tensor):
@@ -78,18 +89,31 @@ def _unchanged(model):
                 buffers[name] = buffer.copy_(value)
 
 
+@contextlib.contextmanager
+def _without(library):
+    """Recurrent layers, of which the library makes one operation, then go step by step."""
+    enabled, library.enabled = library.enabled, False
+    try:
+        yield
+    finally:
+        library.enabled = enabled
+
+
 def _trained(model):
     return {name: parameter for name, parameter in model.named_parameters()
             if parameter.requires_grad}
 
 
 def _measured_flops(model, inputs):
+    """FLOPs a gradient element by name, and the names of the first layer's matrices."""
     trained = _trained(model)
     if not trained:
         raise ValueError("no parameter of the model requires a gradient")
-    with _unchanged(model), _ParameterFlops(trained) as counter:
+    with _unchanged(model), _without(torch.backends.mkldnn), _without(torch.backends.cudnn), \
+            _ParameterFlops(trained, inputs) as counter:
         model(*inputs)
-    return trained, counter.flops
+    return {name: counter.flops.get(name, 0) / _PAPER_SAMPLES / max(parameter.numel(), 1)
+            for name, parameter in trained.items()}, counter.first or set()
 
 
 def flops_per_gradient(model, *example_inputs):
@@ -102,9 +126,7 @@ def flops_per_gradient(model, *example_inputs):
     are unchanged afterwards; a model on the meta device computes nothing. FLOPs are torch.utils.flop_counter's; operations that it does not know,
     look-ups among them, count nothing.
     """
-    trained, flops = _measured_flops(model, example_inputs)
-    return {name: flops.get(name, 0) / _PAPER_SAMPLES / max(parameter.numel(), 1)
-            for name, parameter in trained.items()}
+    return _measured_flops(model, example_inputs)[0]
 
 
 def flops_rates(model, *example_inputs):
@@ -112,19 +134,15 @@ def flops_rates(model, *example_inputs):
     128 on, else 400 (see flops_per_gradient, which takes the same arguments).
 
     Dense (None) are one-dimensional parameters (biases, normalisation), those of fewer than 1,024
-    elements, and the first layer: the first parameter in use, unless it is looked up and not
-    multiplied, as an embedding is.
+    elements, and the first layer: the matrix that the inputs, or what is made of them alone, are
+    multiplied with. A model that looks its inputs up, in an embedding, has none, also where the
+    embedding is the output layer as well.
     """
-    trained, flops = _measured_flops(model, example_inputs)
-    first = next((name for name in flops if trained[name].dim() > 1), None)
-    rates = {}
-    for name, parameter in trained.items():
-        figure = flops.get(name, 0) / _PAPER_SAMPLES / max(parameter.numel(), 1)
-        is_first = name == first and figure > 0
-        rates[glob.escape(name)] = (
-            None if is_first or not _is_large(parameter)
-            else next(rate for least, rate in _PAPER_RATES if figure >= least))
-    return rates
+    figures, first = _measured_flops(model, example_inputs)
+    trained = _trained(model)
+    return {glob.escape(name): None if name in first or not _is_large(trained[name])
+            else next(rate for least, rate in _PAPER_RATES if figure >= least)
+            for name, figure in figures.items()}
 
 
 def _is_large(parameter):

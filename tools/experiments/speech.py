@@ -12,6 +12,7 @@ import numpy
 SOUNDS = pathlib.Path("/usr/share/asterisk/sounds")
 LANGUAGES = ("en", "es", "fr", "it", "ru")
 BANDS = 32
+SCALE = 8  # Of int8 to a band's deviation.
 _WINDOW, _HOP = 256, 120  # Samples: 32 ms, every 15 ms.
 _SILENCE_DB = 40  # A frame so far below the file's loudest is left out.
 
@@ -50,7 +51,7 @@ def _mel_bands():
 
 
 def _frames(path, bands):
-    """Logarithms of a file's energies, each band with mean 0 and deviation 1, times 32 as int8: what
+    """Logarithms of a file's energies, each band with mean 0 and deviation 1, times SCALE as int8: what
     a recording's loudness and channel add is the same in all its frames, and so taken away."""
     with wave.open(str(path)) as file:
         samples = numpy.frombuffer(file.readframes(file.getnframes()), "<i2").astype(numpy.float32)
@@ -60,4 +61,4 @@ def _frames(path, bands):
     loudness = 10 * numpy.log10(power.sum(1) + 1)
     energies = numpy.log(power[loudness > loudness.max() - _SILENCE_DB] @ bands + 1)
     energies = (energies - energies.mean(0)) / (energies.std(0) + 1e-3)
-    return numpy.clip(numpy.round(32 * energies), -127, 127).astype(numpy.int8)
+    return numpy.clip(numpy.round(SCALE * energies), -127, 127).astype(numpy.int8)

@@ -229,7 +229,7 @@ class Speech:
         self.train_count, self.test_count = len(self.starts[False]), len(self.starts[True])
 
     def inputs(self, batch, is_test=False):
-        return self.frames[self.starts[is_test][batch].unsqueeze(1) + self.offsets].float() / 32
+        return self.frames[self.starts[is_test][batch].unsqueeze(1) + self.offsets].float() / speech.SCALE
 
     def loss(self, model, batch):
         return functional.cross_entropy(model(self.inputs(batch)), self.labels[False][batch])

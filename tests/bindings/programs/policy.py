@@ -88,6 +88,51 @@ def embeddings_and_attention_are_compressed_by_their_flops():
                      "out.weight": 50, "out.bias": None}
 
 
+class _TiedWords(nn.Module):
+    """An embedding that is also the output layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.places = nn.Embedding(500, 64), nn.Embedding(70, 64)
+        self.wide = nn.Linear(64, 64)
+
+    def forward(self, places):
+        return self.wide(self.words(places) + self.places.weight) @ self.words.weight.t()
+
+
+def an_embedding_is_no_first_layer_even_if_it_multiplies_at_the_end():
+    rates = hvd.flops_rates(_TiedWords(), torch.randint(500, (32, 70)))
+    assert rates == {"words.weight": 50, "places.weight": 400, "wide.weight": 50,
+                     "wide.bias": None}
+
+
+def a_recurrent_layers_inputs_meet_its_first_matrix():
+    for device in ("cpu", "meta"):
+        layer, batch = nn.LSTM(32, 64, 2, device=device), torch.zeros(70, 32, 32, device=device)
+        figures = hvd.flops_per_gradient(layer, batch)
+        # A matrix is multiplied once for each of 70 frames of 32 samples.
+        assert {figures[f"weight_{kind}_l{place}"] for kind in ("ih", "hh") for place in (0, 1)} \
+            == {140.0}
+        rates = hvd.flops_rates(layer, batch)
+        assert [name for name, rate in rates.items() if rate is None and "weight" in name] \
+            == ["weight_ih_l0"]
+        assert rates["weight_hh_l0"] == rates["weight_ih_l1"] == 50
+
+
+def inputs_may_come_in_a_dict():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.other, self.first = nn.Linear(64, 64), nn.Linear(64, 64)
+
+        def forward(self, inputs):
+            constant = self.other(torch.ones(1, 64))
+            return self.first(inputs["images"]) + constant
+
+    rates = hvd.flops_rates(Named(), {"images": torch.randn(32, 64)})
+    assert (rates["first.weight"], rates["other.weight"]) == (None, 400)
+
+
 def autocast_computes_with_copies_and_counts_the_same():
     model, images = nn.Sequential(nn.Conv2d(3, 48, 5), nn.Conv2d(48, 48, 5)), torch.randn(2, 3, 16, 16)
     wide = hvd.flops_per_gradient(model, images)
