@@ -92,8 +92,8 @@ std::unique_ptr<Communicator> Communicator::split(const Part& part, const WaitCo
   std::unique_ptr<Communicator> made(new Communicator(api_, part.rank, part.size));
   CommConfig config;
   const Result result = api_.comm_split(comm_, color, part.rank, &made->comm_, &config);
-  // The new one is connected while this one is in progress.
-  settle(result, "splitting a communicator", context);
+  // NCCL returns success while this one is in progress, and gives the new one with the end of that.
+  settle(has_failed(result) ? result : Result::in_progress, "splitting a communicator", context);
   if (made->comm_ == nullptr) return nullptr;
   made->settle(Result::in_progress, "connecting a group of ranks", context);
   return made;

@@ -225,7 +225,7 @@ def a_restored_residual_may_go_on_with_another_beta():
     saved, counts = hvd.compression_state()["of a beta"], hvd.compression_steps()
     betas = hvd.compression_betas()
     assert betas["of a beta"] == 0.5
-    owed = hvd.allreduce(saved / 0.5)
+    owed = hvd.allreduce(saved / 0.5).to(torch.get_default_device())
     hvd.load_compression_state({"of a beta": saved}, counts, betas)
     # At rate 1 and beta 1 a step delivers everything.
     delivered = hvd.allreduce(torch.zeros(6, 10), name="of a beta",

@@ -142,18 +142,22 @@ inline device::nccl::Result NcclWorld::split(Comm& parent, int color, int key,
   const std::string name = fmt::format("{} split {}", parent.name, parent.calls++);
   const auto place = [name](int rank) { return fmt::format("{} {}", name, rank); };
   put(place(parent.rank), Bytes(1, static_cast<std::byte>(color)));
-  *made = add({.name = fmt::format("{} {}", name, color), .rank = key});
-  Comm& part = comm_of(*made);
+  const device::nccl::CommHandle handle =
+      add({.name = fmt::format("{} {}", name, color), .rank = key});
+  Comm& part = comm_of(handle);
+  *made = nullptr;
   Keys everyone;
   for (int r = 0; r < parent.size; ++r) everyone.push_back(place(r));
-  parent.connect = part.connect = [this, everyone, &part, color] {
+  // Given when it is connected; until then the call has succeeded and the parent is in progress.
+  parent.connect = [this, everyone, &part, color, handle, made] {
     const auto colors = take(everyone);
     if (!colors) return false;
+    *made = handle;
     part.size = static_cast<int>(
         std::count(colors->begin(), colors->end(), Bytes(1, static_cast<std::byte>(color))));
     return true;
   };
-  return device::nccl::Result::in_progress;
+  return device::nccl::Result::success;
 }
 
 inline std::size_t bytes_of(std::size_t count, device::nccl::ElementType type) {
