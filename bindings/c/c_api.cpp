@@ -442,14 +442,12 @@ int scalecom_residuals(char** json) {
 int scalecom_residual_get(const char* name, float* values, int64_t count) {
   return guarded([&] {
     const scalecom::Residual residual = default_session().get()->residual(to_name(name));
-    const auto size = static_cast<int64_t>(residual.values.size());
-    if (size != count) {
+    if (const auto size = std::to_string(residual.values.size()); size != std::to_string(count)) {
       throw Error(StatusCode::invalid_argument, "the residual of " + residual.name + " has " +
-                                                    std::to_string(size) + " elements, not " +
+                                                    size + " elements, not " +
                                                     std::to_string(count));
     }
-    if (size > 0)
-      std::copy(residual.values.begin(), residual.values.end(), &deref(values, "values"));
+    if (count > 0) std::ranges::copy(residual.values, &deref(values, "values"));
   });
 }
 
@@ -464,9 +462,7 @@ int scalecom_residual_restore(const char* name, const int64_t* shape, int32_t di
     scalecom::Residual residual{to_name(name), to_shape(shape, dimensions), step, {}, beta};
     const int64_t count = scalecom::count_of(residual.shape);
     if (count > 0) residual.values.assign(&deref(values, "values"), values + count);
-    std::vector<scalecom::Residual> residuals;
-    residuals.push_back(std::move(residual));
-    default_session().get()->restore_residuals(std::move(residuals));
+    default_session().get()->restore_residuals({std::move(residual)});
   });
 }
 

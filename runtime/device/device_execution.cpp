@@ -49,7 +49,7 @@ DeviceExecution::~DeviceExecution() {
   const auto entered = context_->accelerator().enter();
   work_.reset();
   used_.clear();
-  for (Lane& lane : lanes_) lane.lane.reset();
+  lanes_.clear();
   collectives_.reset();
   wire_.reset();
 }
@@ -60,9 +60,6 @@ void DeviceExecution::connect(int index, const WaitContext& wait) {
   const auto entered = accelerator.enter();
   wire_ = accelerator.make_stream();
   collectives_ = needs_.make_collectives(accelerator, wait);
-  for (Lane& lane : lanes_) {
-    lane.lane = std::make_unique<DeviceLane>(accelerator, *collectives_, wire_.get());
-  }
   if (rank_ == 0) {
     log_info(fmt::format("CUDA tensors: {}, {}", accelerator.description(),
                          collectives_->description()));
@@ -72,7 +69,6 @@ void DeviceExecution::connect(int index, const WaitContext& wait) {
 void DeviceExecution::start(const Batch& batch, const Agreement& agreement,
                             std::span<PendingTensor* const> tensors) {
   SCALECOM_ASSERT(is_connected() && is_done(), "a device batch before its turn");
-  turn_ = (turn_ + 1) % lanes_.size();
   work_.emplace(Work{batch, agreement, tensors, nullptr});
 }
 
@@ -81,7 +77,7 @@ bool DeviceExecution::advance(const WaitContext& wait) {
   const auto entered = context_->accelerator().enter();
   bool has_moved = false;
   if (work_->operation == nullptr) {
-    if (!lane().is_free()) {
+    if (!take_lane()) {
       check();
       return false;
     }
@@ -95,6 +91,17 @@ bool DeviceExecution::advance(const WaitContext& wait) {
     has_moved = true;
   }
   finish();
+  return true;
+}
+
+// The first that is free: their buffers are as large as what they have had.
+bool DeviceExecution::take_lane() {
+  const auto found = std::ranges::find_if(lanes_, [](const Lane& l) { return l.lane->is_free(); });
+  turn_ = static_cast<std::size_t>(found - lanes_.begin());
+  if (found != lanes_.end()) return true;
+  if (lanes_.size() == kLanesMax) return false;
+  lanes_.push_back(
+      {std::make_unique<DeviceLane>(context_->accelerator(), *collectives_, wire_.get())});
   return true;
 }
 

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -29,11 +28,14 @@ struct DeviceNeeds {
 };
 
 /// Enqueues batches of tensors on this rank's accelerator. A batch is over for the host when all of
-/// it is enqueued; on the device it goes on, in the order of streams. Two lanes take turns, so that
-/// the passes of a batch overlap the transfers of the one before. Confined to the coordinator's
+/// it is enqueued; on the device it goes on, in the order of streams. A batch takes a lane that is
+/// free there, so that its passes overlap the transfers of those before; the host runs ahead of the
+/// device by kLanesMax batches. Confined to the coordinator's
 /// thread.
 class DeviceExecution {
  public:
+  static constexpr std::size_t kLanesMax = 8;
+
   /// `residuals` outlives it.
   DeviceExecution(int rank, int size, const Config& config, ResidualStore& residuals,
                   DeviceNeeds needs);
@@ -78,6 +80,7 @@ class DeviceExecution {
     TimePoint finished{};
   };
 
+  bool take_lane();
   void begin();
   void finish();
   std::unique_ptr<DeviceOperation> make_operation();
@@ -97,7 +100,8 @@ class DeviceExecution {
   std::shared_ptr<DeviceContext> context_;
   StreamOwner wire_;
   std::unique_ptr<DeviceCollectives> collectives_;
-  std::array<Lane, 2> lanes_;
+  /// As many as are needed at once.
+  std::vector<Lane> lanes_;
   std::size_t turn_ = 0;
   std::optional<Work> work_;
   /// The residuals that the work uses.
