@@ -49,7 +49,12 @@ TEST_CASE("a refusal names the tensor, what was got and what is allowed") {
   CHECK_THROWS_WITH(check_all_gather("w", view({})), Contains("scalar"));
   TensorView cuda = view();
   cuda.device.kind = DeviceKind::cuda;
-  CHECK_THROWS_WITH(check_all_reduce("w", cuda, cuda, {}), Contains("CUDA"));
+  CHECK_THROWS_WITH(check_all_reduce("w", cuda, view(), {}),
+                    Contains("tensor w") && Contains("cuda:0") && Contains("the host"));
+  TensorView nowhere = view();
+  nowhere.device.kind = static_cast<DeviceKind>(7);
+  CHECK_THROWS_WITH(check_all_reduce("w", nowhere, nowhere, {}),
+                    Contains("device kind 7") && Contains("CUDA (1)"));
   TensorView unknown = view();
   unknown.dtype = static_cast<DataType>(77);
   CHECK_THROWS_WITH(check_all_reduce("w", unknown, unknown, {}), Contains("77"));
