@@ -149,6 +149,9 @@ void check_all_reduce(const std::string& name, const TensorView& input, const Te
     refuse(name, fmt::format("input is on {} and output on {}; they must be on one device",
                              to_string(input.device), to_string(output.device)));
   }
+  if (input.stream != output.stream) {
+    refuse(name, "input and output are on different streams; give both the same");
+  }
   const auto in = reinterpret_cast<std::uintptr_t>(input.data);
   const auto out = reinterpret_cast<std::uintptr_t>(output.data);
   const auto bytes = static_cast<std::uintptr_t>(input.bytes());

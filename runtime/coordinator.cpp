@@ -112,8 +112,9 @@ void Coordinator::drive(const std::function<bool()>& is_enough, Deadline deadlin
   const auto must_leave = [&] {
     const bool waits_inside =
         execution_.under_way() > 0
-            ? !parts_.collectives->goes_in_steps()
-            : !batches_.empty() && !execution_.goes_in_steps(batches_.front());
+            ? !parts_.collectives->goes_in_steps() || execution_.may_wait_inside()
+            : !batches_.empty() && (!execution_.goes_in_steps(batches_.front()) ||
+                                    Execution::may_wait_inside(batches_.front()));
     return is_enough() || (parts_.size > 1 && waits_inside) || deadline.has_passed();
   };
   while (!has_ended_ && !must_leave()) {
@@ -342,11 +343,10 @@ void Coordinator::start_batch() {
   batches_.pop_front();
   const auto limit = std::chrono::duration<double>(parts_.config.collective_timeout_s);
   std::vector<PendingTensor*> tensors = find_tensors(batch, *agreement_);
-  if (batch.device == DeviceKind::cuda) {
-    device_timer_ = std::min(device_timer_, Clock::now() + kDevicePeriod);
-  }
+  const bool is_on_device = batch.device == DeviceKind::cuda;
   execution_.start(std::move(batch), agreement_, std::move(tensors),
                    {Deadline::after(limit), this});
+  if (is_on_device) device_timer_ = std::min(device_timer_, Clock::now() + kDevicePeriod);
 }
 
 std::vector<PendingTensor*> Coordinator::find_tensors(const Batch& batch,
@@ -432,7 +432,8 @@ void Coordinator::finish(const Status& status) {
 
 // Other ranks need what was enqueued here before an orderly end.
 void Coordinator::end_devices(const Status& status) {
-  if (status.code() == StatusCode::shut_down) {
+  // A batch that is half-way has nothing orderly about it.
+  if (status.code() == StatusCode::shut_down && execution_.devices().is_done()) {
     try {
       execution_.devices().close({Deadline::after(kShutdownTime), nullptr});
       return;

@@ -87,6 +87,17 @@ bool Execution::goes_in_steps(const Batch& batch) const noexcept {
   return is_started_alone && collectives_.goes_in_steps();
 }
 
+bool Execution::may_wait_inside(const Batch& batch) noexcept {
+  return batch.device == DeviceKind::cuda && !has_steps(batch.kind) &&
+         batch.kind != BatchKind::all_gather;
+}
+
+bool Execution::may_wait_inside() const noexcept {
+  return std::ranges::any_of(under_way_, [](const BatchUnderWay& work) {
+    return work.is_on_device && work.done == 0 && may_wait_inside(work.batch);
+  });
+}
+
 // What a batch still has to send goes before the next one's, on every rank.
 bool Execution::can_start(const Batch& batch) const noexcept {
   if (under_way_.empty()) return true;
@@ -129,7 +140,7 @@ void Execution::progress(const std::function<bool()>& is_enough) {
       }
     } catch (const Error& error) {
       if (under_way_.empty()) throw;  // What ended in the same moment is not to blame.
-      fail(under_way_.front(), error);
+      fail(failing_ != nullptr ? *failing_ : under_way_.front(), error);
     }
   }
 }
@@ -143,9 +154,11 @@ bool Execution::advance() {
     throw;
   }
   for (BatchUnderWay& work : under_way_) {
+    failing_ = &work;
     if (work.sparse != nullptr) has_moved = work.sparse->advance() || has_moved;
     if (work.is_on_device) has_moved = advance_on_device(work) || has_moved;
   }
+  failing_ = nullptr;
   drop_done();
   return has_moved;
 }

@@ -49,6 +49,10 @@ class Execution {
   /// Whether start() returns at once, with fewer than kBatchesMax under way; else it waits for
   /// other ranks, and none may be under way for it.
   bool goes_in_steps(const Batch& batch) const noexcept;
+  /// Whether progress() with such a batch under way may wait for other ranks: the host's
+  /// collectives behind a CUDA tensor's broadcast or exchange do.
+  static bool may_wait_inside(const Batch& batch) noexcept;
+  bool may_wait_inside() const noexcept;
   bool can_start(const Batch& batch) const noexcept;
   /// Both require collectives that go in steps. From now until revoke() no result reaches a tensor
   /// (see negotiation.hpp, Hold).
@@ -126,6 +130,8 @@ class Execution {
   ResidualStore residuals_;
   HealthMonitor health_;
   DeviceExecution on_devices_;
+  /// Whose work has thrown; null: the collectives have, and the oldest batch's error it is.
+  const BatchUnderWay* failing_ = nullptr;
   std::uint64_t first_void_ = 0;
   std::uint64_t end_of_void_ = 0;
   std::int64_t batches_executed_ = 0;

@@ -48,7 +48,7 @@ Delivery deliver(const PendingTensor& tensor, const ResidualStore::Entry& residu
     float* const owed = delivery.rest.data() + first;
     std::transform(residual.values.begin() + first, residual.values.begin() + first + piece, owed,
                    [beta](float value) { return static_cast<float>(value / beta); });
-    // Where the sum is NaN or Inf it sends NaN.
+    // Where the gradient is NaN or Inf it sends NaN.
     kernels::gather_and_sweep(owed, gradient, 1.0f, 1, offsets.data(),
                               {.values = delivery.input.data() + first * size_of(dtype),
                                .dtype = dtype,

@@ -161,10 +161,14 @@ void SessionImpl::run_on_coordinator(CoordinatorTask task) {
   const auto done = std::make_shared<std::promise<void>>();
   std::future<void> is_done = done->get_future();
   if (queue_.push_task([&task, done] {
-        task();
-        done->set_value();
+        try {
+          task();
+          done->set_value();
+        } catch (...) {
+          done->set_exception(std::current_exception());
+        }
       })) {
-    is_done.wait();
+    is_done.get();
     return;
   }
   join();  // The queue is closed, so the thread is on its last steps.

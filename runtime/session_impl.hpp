@@ -77,6 +77,7 @@ class SessionImpl {
 
  private:
   /// Runs `task` on the coordinator's thread between two batches, or here once that has ended.
+  /// Throws what it throws.
   void run_on_coordinator(CoordinatorTask task);
   void join();
   void mark_ready(PendingTensor& tensor, const PendingTensor* before);

@@ -53,6 +53,15 @@ std::vector<std::int64_t> TicketState::received_splits() const {
   return received_splits_;
 }
 
+// A result that nobody has copied may still be written.
+TicketState::~TicketState() {
+  if (device_ == nullptr || output_data_ == nullptr) return;
+  try {
+    for (const auto& done : device_results_) device_->keep_until(*done);
+  } catch (const Error&) {  // The device is gone, and nothing is written there any more.
+  }
+}
+
 void TicketState::add_device_result(std::shared_ptr<DeviceContext> context,
                                     std::shared_ptr<const DeviceEvent> done) {
   const std::lock_guard lock(mutex_);

@@ -26,6 +26,10 @@ class TicketState {
   explicit TicketState(std::shared_ptr<DriverSeat> seat, std::size_t members = 1)
       : seat_(std::move(seat)), is_ready_(members == 0), members_left_(members) {}
 
+  ~TicketState();
+  TicketState(const TicketState&) = delete;
+  TicketState& operator=(const TicketState&) = delete;
+
   /// Memory of a result whose size only the agreement fixes. Set before complete(), by the same
   /// thread.
   void set_output(std::shared_ptr<std::byte[]> data, TensorView view,

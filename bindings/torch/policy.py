@@ -130,7 +130,8 @@ def flops_per_gradient(model, *example_inputs):
 
 
 def flops_rates(model, *example_inputs):
-    """The paper's rates for each trained parameter: 25 from 196 FLOPs a gradient element on, 50 from
+    """The paper's rates for each trained parameter, from the shapes of the example inputs, which must
+    be the same on all ranks (else broadcast_object() one rank's): 25 from 196 FLOPs a gradient element on, 50 from
     128 on, else 400 (see flops_per_gradient, which takes the same arguments).
 
     Dense (None) are one-dimensional parameters (biases, normalisation), those of fewer than 1,024

@@ -57,7 +57,12 @@ void DeviceContext::copy(void* destination, const std::byte* result, std::size_t
                          StreamHandle stream) {
   const auto entered = accelerator_->enter();
   accelerator_->copy(destination, result, bytes, stream);
-  accelerator_->make_wait(results_.get(), record(stream)->event.get());
+  keep_until(*record(stream));
+}
+
+void DeviceContext::keep_until(const DeviceEvent& event) {
+  const auto entered = accelerator_->enter();
+  accelerator_->make_wait(results_.get(), event.event.get());
 }
 
 std::shared_ptr<DeviceContext> SessionDevice::acquire(int index) {

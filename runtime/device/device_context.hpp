@@ -29,8 +29,9 @@ class DeviceContext : public std::enable_shared_from_this<DeviceContext> {
   std::shared_ptr<const DeviceEvent> record(StreamHandle stream);
 
   /// Memory for a result; what is enqueued on `stream` from now on may use it. It is given back
-  /// when all copies from it that were enqueued by copy() are done.
+  /// behind the copies that copy() has enqueued by then, and what keep_until() was given.
   std::shared_ptr<std::byte[]> allocate_result(std::size_t bytes, StreamHandle stream);
+  void keep_until(const DeviceEvent& event);
   /// In the order of `stream`, from a result.
   void copy(void* destination, const std::byte* result, std::size_t bytes, StreamHandle stream);
 

@@ -10,7 +10,6 @@
 #include "base/error.hpp"
 #include "base/log.hpp"
 #include "runtime/device/device_exchange.hpp"
-#include "runtime/device/device_residual.hpp"
 #include "runtime/residual_delivery.hpp"
 #include "runtime/tensor_scales.hpp"
 #include "sparse/device_sparse_all_reduce.hpp"
@@ -126,7 +125,7 @@ void DeviceExecution::finish() {
   lane().finish();
   const auto done = context_->record(lane().passes());
   for (const auto& residual : used_) {
-    static_cast<DeviceResidual&>(*residual).set_last_use(done);
+    residual->set_last_use(done);
   }
   used_.clear();
   for (const PendingTensor* tensor : work_->tensors) {
@@ -189,8 +188,7 @@ std::unique_ptr<DeviceOperation> DeviceExecution::make_sparse() {
   return std::make_unique<DeviceSparseAllReduce>(lane(), std::move(slots), work_->batch.sparse);
 }
 
-// Brought to the device, and in the order of this lane.
-float* DeviceExecution::residual_of(ResidualStore::Entry& entry) {
+std::shared_ptr<DeviceResidual> DeviceExecution::bring(ResidualStore::Entry& entry) const {
   auto residual = std::dynamic_pointer_cast<DeviceResidual>(entry.elsewhere);
   if (residual == nullptr) {
     residual =
@@ -198,9 +196,14 @@ float* DeviceExecution::residual_of(ResidualStore::Entry& entry) {
     entry.values = {};
     entry.elsewhere = residual;
   }
+  return residual;
+}
+
+// On the device, and in the order of this lane.
+float* DeviceExecution::residual_of(ResidualStore::Entry& entry) {
+  const std::shared_ptr<DeviceResidual> residual = bring(entry);
   const auto& last = residual->last_use();
-  const bool is_new =
-      used_.empty() || static_cast<DeviceResidual&>(*used_.back()).last_use() != last;
+  const bool is_new = used_.empty() || used_.back()->last_use() != last;
   if (is_new && last->stream != lane().passes()) {
     context_->accelerator().make_wait(lane().passes(), last->event.get());
   }
@@ -221,8 +224,8 @@ float* DeviceExecution::owed_by(const PendingTensor& tensor) {
   }
   ResidualStore::Entry& entry =
       residuals_.acquire(process_set, tensor.name, tensor.signature.shape);
-  entry.beta = beta;
-  entry.filter_by(1.0);
+  if (beta != 1.0) bring(entry)->scale(1.0, beta);
+  entry.beta = 1.0;
   entry.is_rest = true;
   // What rounding leaves, goes with the next steps; of float32 it leaves nothing.
   entry.is_zero = tensor.input.dtype == DataType::float32;
@@ -231,6 +234,7 @@ float* DeviceExecution::owed_by(const PendingTensor& tensor) {
 
 bool DeviceExecution::is_busy() const {
   if (!is_connected()) return false;
+  if (!is_done()) return true;
   return std::ranges::any_of(lanes_, [](const Lane& lane) { return !lane.lane->is_free(); });
 }
 
@@ -258,8 +262,20 @@ void DeviceExecution::close(const WaitContext& wait) {
   collectives_->close(wait);
 }
 
+// The passes of a batch that is given up may still be on their way: its tickets know until when.
 void DeviceExecution::abort() noexcept {
   if (collectives_ != nullptr) collectives_->abort();
+  if (!work_ || work_->operation == nullptr) return;
+  try {
+    const auto entered = context_->accelerator().enter();
+    lane().return_from_wire();
+    const auto end = context_->record(lane().passes());
+    for (const PendingTensor* tensor : work_->tensors) {
+      tensor->ticket->add_device_result(context_, end);
+    }
+  } catch (const Error& error) {
+    log_error(error.what());
+  }
 }
 
 TransportCounters DeviceExecution::counters() const {

@@ -10,6 +10,7 @@
 #include "collective/device/device_all_reduce.hpp"
 #include "compress/residual_store.hpp"
 #include "runtime/device/device_context.hpp"
+#include "runtime/device/device_residual.hpp"
 #include "runtime/fusion.hpp"
 #include "runtime/tensor_queue.hpp"
 #include "scalecom/config.hpp"
@@ -87,6 +88,7 @@ class DeviceExecution {
   std::unique_ptr<DeviceOperation> make_dense();
   std::unique_ptr<DeviceOperation> make_sparse();
   void wait_for_inputs() const;
+  std::shared_ptr<DeviceResidual> bring(ResidualStore::Entry& entry) const;
   float* residual_of(ResidualStore::Entry& entry);
   float* owed_by(const PendingTensor& tensor);
   const TensorSignature& signature(std::size_t place) const;
@@ -105,7 +107,7 @@ class DeviceExecution {
   std::size_t turn_ = 0;
   std::optional<Work> work_;
   /// The residuals that the work uses.
-  std::vector<std::shared_ptr<ResidualMemory>> used_;
+  std::vector<std::shared_ptr<DeviceResidual>> used_;
 };
 
 }  // namespace scalecom

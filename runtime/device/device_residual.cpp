@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.hpp"
+#include "base/log.hpp"
 
 namespace scalecom {
 namespace {
@@ -29,9 +30,13 @@ DeviceResidual::DeviceResidual(std::shared_ptr<DeviceContext> context, std::int6
 }
 
 DeviceResidual::~DeviceResidual() {
-  const auto entered = context_->accelerator().enter();
-  memory_.reset();
-  copies_.reset();
+  try {
+    const auto entered = context_->accelerator().enter();
+    memory_.reset();
+    copies_.reset();
+  } catch (const Error& error) {  // The device is gone, and the memory with it.
+    log_error(error.what());
+  }
 }
 
 float* DeviceResidual::data() const noexcept { return reinterpret_cast<float*>(memory_.get()); }
@@ -68,13 +73,12 @@ std::vector<float> DeviceResidual::read() const {
   return values;
 }
 
-void DeviceResidual::scale(float factor) {
+void DeviceResidual::scale(double multiply, double divide) {
   Accelerator& accelerator = context_->accelerator();
   const auto entered = accelerator.enter();
   accelerator.make_wait(copies_.get(), last_use_->event.get());
   const auto table = accelerator.make_copy_table(1);
-  const CopyTensor all{
-      memory_.get(), memory_.get(), count_, DataType::float32, {static_cast<double>(factor), 1.0}};
+  const CopyTensor all{memory_.get(), memory_.get(), count_, DataType::float32, {multiply, divide}};
   table->assign({&all, 1}, copies_.get());
   table->scale_copy(copies_.get());
   last_use_ = context_->record(copies_.get());

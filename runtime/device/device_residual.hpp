@@ -24,7 +24,7 @@ class DeviceResidual final : public ResidualMemory {
   void set_last_use(std::shared_ptr<const DeviceEvent> event) { last_use_ = std::move(event); }
 
   std::vector<float> read() const override;
-  void scale(float factor) override;
+  void scale(double multiply, double divide) override;
 
  private:
   void upload(const std::vector<float>& values);

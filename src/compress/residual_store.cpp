@@ -13,7 +13,7 @@ namespace scalecom {
 void ResidualStore::Entry::filter_by(double discount) {
   if (beta > 0.0 && beta != discount && !is_zero) {
     const auto ratio = static_cast<float>(discount / beta);
-    if (elsewhere != nullptr) elsewhere->scale(ratio);
+    if (elsewhere != nullptr) elsewhere->scale(ratio, 1.0);
     for (float& value : values) value *= ratio;
   }
   beta = discount;

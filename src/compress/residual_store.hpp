@@ -17,7 +17,8 @@ class ResidualMemory {
   virtual ~ResidualMemory() = default;
   /// A copy. Waits for what is under way there, within bounds.
   virtual std::vector<float> read() const = 0;
-  virtual void scale(float factor) = 0;
+  /// value * multiply / divide, rounded once.
+  virtual void scale(double multiply, double divide) = 0;
 };
 
 /// The error-feedback memories of one rank: float32, zero at start, keyed by process set and

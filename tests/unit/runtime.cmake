@@ -10,6 +10,7 @@ scalecom_test(NAME unit_runtime LABELS unit TIMEOUT 600
           runtime/worker_pool_test.cpp
   LIBRARIES scalecom_runtime scalecom_test_support)
 scalecom_test(NAME unit_runtime_device LABELS unit TIMEOUT 600
-  SOURCES runtime/choose_collectives_test.cpp runtime/session_device_test.cpp
+  SOURCES runtime/choose_collectives_test.cpp runtime/session_device_fault_test.cpp
+          runtime/session_device_test.cpp
   LIBRARIES scalecom_runtime scalecom_test_support scalecom_fake_accelerator)
 endif()

@@ -43,7 +43,12 @@ bool DeviceAllReduce::step(const WaitContext& context) {
 void DeviceAllReduce::pack() {
   const std::int64_t element = size_of(dtype_);
   for (const auto& [piece, owed, limit] : pieces_) count_ += slot_elements(piece.count, element);
+  // Nothing behind the last: whether a piece alone is packed, as it owes, is each rank's own
+  // affair.
+  const std::int64_t last = pieces_.back().piece.count;
+  const std::int64_t padding = slot_elements(last, element) - last;
   data_ = lane_.acquire(DeviceLane::Buffer::packed, static_cast<std::size_t>(count_ * element));
+  count_ -= padding;
   std::vector<CopyTensor> in;
   std::vector<CopyTensor> out;
   std::vector<StepTensor> owing;
@@ -67,25 +72,47 @@ void DeviceAllReduce::pack() {
   lane_.assign(DeviceLane::Copy::out, out);
 }
 
-// A compressed step whose chunks have one element sends everything.
+// A compressed step whose chunks have one element sends everything. Where a sum is NaN or Inf, so
+// is what is sent, and the step is taken back: that of float32 leaves nothing in any case.
 void DeviceAllReduce::take_owed_along(std::span<const StepTensor> owing) {
-  std::int64_t most = 0;
-  for (const StepTensor& row : owing) most = std::max(most, row.gradient.count);
-  const auto count = static_cast<std::size_t>(most);
-  using Buffer = DeviceLane::Buffer;
-  const auto offsets = reinterpret_cast<std::uint16_t*>(
-      lane_.acquire(Buffer::offsets, count * sizeof(std::uint16_t)));
-  const auto kept = reinterpret_cast<float*>(lane_.acquire(Buffer::kept, count * sizeof(float)));
-  const auto nonfinite =
-      reinterpret_cast<std::int64_t*>(lane_.acquire(Buffer::counts, sizeof(std::int64_t)));
-  lane_.accelerator().set_zero(offsets, count * sizeof(std::uint16_t), lane_.passes());
-  std::vector<StepTensor> rows(owing.begin(), owing.end());
-  for (StepTensor& row : rows) {
-    row.offsets = offsets;
-    row.selected.kept = kept;  // Nobody takes this step back.
-    row.nonfinite = nonfinite;
+  std::size_t most = 0;
+  std::size_t all = 0;
+  for (const StepTensor& row : owing) {
+    const auto count = static_cast<std::size_t>(row.gradient.count);
+    most = std::max(most, count);
+    all += count;
   }
-  lane_.assign(DeviceLane::Step::gather, rows).gather_and_sweep(lane_.passes());
+  using Buffer = DeviceLane::Buffer;
+  const auto acquire = [this](Buffer buffer, std::size_t count, auto* element) {
+    return reinterpret_cast<decltype(element)>(lane_.acquire(buffer, count * sizeof *element));
+  };
+  std::uint16_t* const offsets =
+      acquire(Buffer::offsets, most, static_cast<std::uint16_t*>(nullptr));
+  float* kept = acquire(Buffer::kept, all, static_cast<float*>(nullptr));
+  std::int64_t* const counts =
+      acquire(Buffer::counts, owing.size(), static_cast<std::int64_t*>(nullptr));
+  float* const marks = acquire(Buffer::reduced, owing.size(), static_cast<float*>(nullptr));
+  Accelerator& accelerator = lane_.accelerator();
+  accelerator.set_zero(offsets, most * sizeof *offsets, lane_.passes());
+  accelerator.set_zero(counts, owing.size() * sizeof *counts, lane_.passes());
+  std::vector<StepTensor> rows(owing.begin(), owing.end());
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    rows[i].offsets = offsets;
+    rows[i].selected.kept = kept;
+    rows[i].nonfinite = counts + i;
+    rows[i].mark = marks + i;
+    kept += rows[i].gradient.count;
+  }
+  const StepTable& table = lane_.assign(DeviceLane::Step::gather, rows);
+  table.gather_and_sweep(lane_.passes());
+  accelerator.mark(reinterpret_cast<std::byte*>(marks), DataType::float32, counts,
+                   static_cast<std::int64_t>(rows.size()), lane_.passes());
+  table.take_back(lane_.passes());
+  for (const StepTensor& row : rows) {
+    if (dtype_ != DataType::float32 || row.gradient.count == 0) continue;
+    const auto bytes = static_cast<std::size_t>(row.gradient.count) * sizeof(float);
+    accelerator.set_zero(row.memory, bytes, lane_.passes());
+  }
 }
 
 }  // namespace scalecom

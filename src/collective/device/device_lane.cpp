@@ -34,7 +34,9 @@ std::byte* DeviceLane::acquire(Buffer buffer, std::size_t bytes) {
   Memory& memory = memory_[static_cast<std::size_t>(buffer)];
   if (memory.bytes < bytes) {
     memory = {};  // Given back first: both may not fit.
-    memory = {accelerator_.allocate(bytes), bytes};
+    // In the stream's order: to free it otherwise would wait for all that is on the device, which a
+    // rank that is lost may hold up.
+    memory = {accelerator_.allocate(bytes, passes()), bytes};
     accelerator_.set_zero(memory.data.get(), bytes, passes());
   }
   return memory.data.get();

@@ -48,6 +48,13 @@ Communicator::Part part_inside_host(const std::vector<int>& host_of_rank, int ra
       .size = static_cast<int>(std::count(host_of_rank.begin(), host_of_rank.end(), host))};
 }
 
+// Several hosts, with several ranks on some.
+bool are_several_on_hosts(std::vector<int> host_of_rank) {
+  std::ranges::sort(host_of_rank);
+  return host_of_rank.front() != host_of_rank.back() &&
+         std::ranges::adjacent_find(host_of_rank) != host_of_rank.end();
+}
+
 // How NCCL takes what it has no type for; int16 it does not take at all.
 struct Reduced {
   DataType dtype;
@@ -97,6 +104,11 @@ std::unique_ptr<NcclCollectives> NcclCollectives::create(Needs needs, const Wait
   const auto entered = own.accelerator.enter();
   const device::nccl::TunedCommunicators tuned(own.algorithm);
   made->everyone_ = Communicator::create(own.api, id, made->rank(), made->size(), context);
+  // Here: a rank alone on its host starts nothing inside of it, and NCCL wants a communicator that
+  // is split to have nothing under way.
+  if (own.api.comm_split && are_several_on_hosts(own.host_of_rank)) {
+    made->inside_ = made->everyone_->split(made->host_part_, context);
+  }
   const bool is_wanted = own.algorithm != device::nccl::AllReduceAlgorithm::own_choice;
   if (is_wanted && !tuned.has_been_asked() && made->rank() == 0) {
     log_warning(fmt::format(
@@ -115,7 +127,7 @@ std::string NcclCollectives::description() const {
 
 NcclCollectives::Communicator& NcclCollectives::communicator_of(Span span,
                                                                 const WaitContext& context) {
-  if (span == Span::all) return *everyone_;
+  if (span == Span::all || host_part_.size == size()) return *everyone_;
   if (inside_ == nullptr) {
     const device::nccl::TunedCommunicators tuned(needs_.algorithm);
     inside_ = everyone_->split(host_part_, context);
@@ -130,7 +142,6 @@ void NcclCollectives::all_reduce(std::byte* data, std::int64_t count, DataType d
         if (dtype == DataType::int16) {
           return staged_.all_reduce(data, count, dtype, op, span, stream, now);
         }
-        // A split is by all ranks, also by one that is alone on its host.
         Communicator& communicator = communicator_of(span, now);
         if (count == 0) return;
         const Reduced reduced = as_nccl(dtype, op);

@@ -19,8 +19,8 @@ namespace scalecom {
 /// NCCL does not reduce, int16, goes through the host's collectives, and operations behind it wait
 /// until it is posted. boolean travels as uint8: sum and max are max, product and min are min.
 ///
-/// Operations inside a host have a communicator of its ranks, which all ranks split off at the
-/// first of them (NCCL 2.18 or newer).
+/// Operations inside a host have a communicator of its ranks, split off at the beginning (NCCL 2.18
+/// or newer).
 class NcclCollectives final : public DeviceCollectives {
  public:
   struct Needs {

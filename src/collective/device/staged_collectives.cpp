@@ -265,7 +265,8 @@ bool StagedCollectives::start_on_host(const WaitContext& context) {
     if (work.is_on_host) continue;
     if (!accelerator_.is_done(work.block.copied_in.get())) break;
     if (work.turn.is_alone && host_.under_way() > 0) break;
-    work.host_operation = work.turn.run({work.block.memory.get(), work.turn.bytes}, context);
+    const auto run = work.turn.run;  // What it waits for may end in abort(), which drops the turn.
+    work.host_operation = run({work.block.memory.get(), work.turn.bytes}, context);
     work.is_on_host = has_moved = true;
   }
   return has_moved;
@@ -317,6 +318,17 @@ void StagedCollectives::close(const WaitContext& context) {
 
 void StagedCollectives::abort() noexcept {
   if (!failure_) failure_ = Error(StatusCode::shut_down, "the collectives were aborted");
+  // Copies that are on their way end before what comes next on the operations' streams.
+  try {
+    const auto entered = accelerator_.enter();
+    for (const Operation& operation : operations_) {
+      for (const StreamHandle own : {in_.get(), out_.get()}) {
+        accelerator_.record(posted_.get(), own);
+        accelerator_.make_wait(operation.stream, posted_.get());
+      }
+    }
+  } catch (const std::exception&) {  // The device is lost: there is nothing to wait for.
+  }
   turns_.clear();
   operations_.clear();
 }

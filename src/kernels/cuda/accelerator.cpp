@@ -1,6 +1,7 @@
 #include "kernels/accelerator.hpp"
 
 #include <cuda_runtime_api.h>
+#include <dlfcn.h>
 #include <fmt/format.h>
 
 #include <array>
@@ -20,6 +21,19 @@ namespace {
 namespace cuda = device::cuda;
 using kernels::cuda::format_of;
 
+/// Whether the process uses the device already. The driver's library is there, once one is used.
+bool has_context(int device) {
+  using GetState = int (*)(int device, unsigned* flags, int* is_active);
+  static const auto get_state = [] {
+    void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD);
+    void* found = driver == nullptr ? nullptr : dlsym(driver, "cuDevicePrimaryCtxGetState");
+    return reinterpret_cast<GetState>(found);
+  }();
+  unsigned flags = 0;
+  int is_active = 1;
+  return get_state == nullptr || get_state(device, &flags, &is_active) != 0 || is_active != 0;
+}
+
 /// Makes `index` current, and what was current when the result goes. Nothing to do, no allocation:
 /// empty.
 std::shared_ptr<void> make_current(int index) {
@@ -27,6 +41,8 @@ std::shared_ptr<void> make_current(int index) {
   cuda::check(cudaGetDevice(&former), "cudaGetDevice");
   if (former == index) return {};
   cuda::check(cudaSetDevice(index), "cudaSetDevice");
+  // To go back to a device that this process does not use would begin its use: some hundred MB.
+  if (!has_context(former)) return {};
   return std::shared_ptr<void>(nullptr, [former](void*) { cudaSetDevice(former); });
 }
 

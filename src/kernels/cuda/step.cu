@@ -197,7 +197,8 @@ __device__ void sweep_unit(const StepRow& row, std::int64_t unit) {
   if (kPass == Pass::select) {
     selected = Team::best_of(sweep.best, lanes_log2).place;
   } else if (part.length > 0) {
-    selected = global(row.offsets)[part.chunk];
+    // Of an all-gather that was aborted it may be anything: never beyond the chunk.
+    selected = min(static_cast<std::int32_t>(global(row.offsets)[part.chunk]), part.length - 1);
   }
   // The lane that swept the element: it need not wait for another's store.
   if (part.length > 0 && part.member == run.member_at(selected, lanes_log2)) {

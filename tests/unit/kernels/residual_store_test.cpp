@@ -51,8 +51,8 @@ namespace {
 class Elsewhere final : public ResidualMemory {
  public:
   std::vector<float> read() const override { return values; }
-  void scale(float factor) override {
-    for (float& value : values) value *= factor;
+  void scale(double multiply, double divide) override {
+    for (float& value : values) value = static_cast<float>(value * multiply / divide);
   }
   std::vector<float> values{1.0f, 2.0f};
 };

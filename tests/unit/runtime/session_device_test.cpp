@@ -1,6 +1,6 @@
+#include <bit>
 #include <cmath>
 #include <cstring>
-#include <latch>
 #include <optional>
 #include <random>
 
@@ -81,8 +81,9 @@ Results run_on_device(Session& session, test::FakeAccelerator& accelerator, cons
     outputs.push_back(member.is_in_place ? nullptr
                                          : std::make_unique<DeviceTensor>(accelerator, member.dtype,
                                                                           member.shape));
-    const DeviceTensor& output = member.is_in_place ? *inputs[i] : *outputs[i];
-    group.push_back({member.name, inputs[i]->view(), output.view()});
+    TensorView output = (member.is_in_place ? *inputs[i] : *outputs[i]).view();
+    output.stream = inputs[i]->stream();
+    group.push_back({member.name, inputs[i]->view(), output});
   }
   const Ticket ticket = session.all_reduce_group(std::move(group), call.options);
   expect_ok(ticket.wait());
@@ -137,6 +138,14 @@ void check_calls(int size, std::uint64_t seed, const std::vector<Call>& calls,
     }
   });
   for (const std::string& differs : found) CHECK(differs == "");
+}
+
+// Of float32 or bfloat16.
+float value_at(const Bytes& bytes, DataType dtype, std::size_t index) {
+  std::uint32_t bits = 0;
+  const auto size = static_cast<std::size_t>(size_of(dtype));
+  std::memcpy(reinterpret_cast<std::byte*>(&bits) + 4 - size, &bytes[index * size], size);
+  return std::bit_cast<float>(bits);
 }
 
 AllReduceOptions with_op(ReduceOp op, double prescale = 1.0, double postscale = 1.0) {
@@ -201,8 +210,9 @@ TEST_CASE("ScaleCom on an accelerator gives the host's bits, results and residua
 TEST_CASE("hierarchical ScaleCom on accelerators gives the host's bits") {
   for (const std::uint64_t seed : test::choose_seeds(4)) {
     CAPTURE(seed);
-    const HostRanks hosts = seed % 3 == 0 ? HostRanks{{0, 1, 2}} : HostRanks{{0, 2}, {1, 3}};
-    const int size = seed % 3 == 0 ? 3 : 4;
+    const std::vector<HostRanks> jobs{{{0, 1, 2}}, {{0, 2}, {1, 3}}, {{0, 1}, {2}}};
+    const HostRanks& hosts = jobs[seed % jobs.size()];
+    const int size = seed % 3 == 1 ? 4 : 3;
     AllReduceOptions options = with_op(ReduceOp::average, 0.5);
     options.compression.mode = CompressionMode::hierarchical;
     options.compression.rate = 11;
@@ -263,6 +273,42 @@ TEST_CASE("what a tensor owes is delivered on an accelerator when it goes dense 
   compressed.options.compression.beta = 0.5;
   const Call dense{compressed.members, {}, 2};
   check_calls(2, 3, {compressed, compressed, dense, dense});
+}
+
+TEST_CASE("a rank may owe alone, and NaN leaves what a tensor owes free of it") {
+  constexpr int kSize = 2;
+  for (const DataType dtype : {DataType::float32, DataType::bfloat16}) {
+    test::NcclWorld nccl;
+    DeviceWorld devices(kSize, 6, [&](auto& fake) { return nccl.make_api(fake); });
+    std::vector<std::string> found(kSize);
+    test::run_ranks(kSize, [&](int rank) {
+      std::string& differs = found[static_cast<std::size_t>(rank)];
+      test::FakeAccelerator& accelerator = devices.accelerator(rank);
+      constexpr std::int64_t kCount = 301;  // No multiple of what a fused buffer is cut by.
+      if (rank == 0) {
+        devices[rank].restore_residuals(
+            {{"w", {kCount}, 0, std::vector<float>(kCount, 2.0f), 0.5}});
+      }
+      const Call call{{{"w", dtype, {kCount}, true}}, with_op(ReduceOp::sum), 0};
+      DeviceTensor bad(accelerator, dtype, {kCount});
+      bad.write(Bytes(static_cast<std::size_t>(kCount * size_of(dtype)), std::byte{0xFF}));
+      expect_ok(devices[rank].all_reduce("w", bad.view(), bad.view(), call.options).wait());
+      const Results results = run_on_device(devices[rank], accelerator, call);
+      for (const ResidualInfo& info : devices[rank].residuals()) {
+        for (const float value : devices[rank].residual(info.name).values) {
+          if (!std::isfinite(value)) differs = "residual";
+        }
+      }
+      // Rank 0 owes 2 / 0.5 for each element, but for float32, whose residual NaN drops.
+      const float owed = dtype == DataType::float32 ? 0.0f : 4.0f;
+      for (std::size_t i = 0; i < kCount; ++i) {
+        float sum = owed;
+        for (int r = 0; r < kSize; ++r) sum += value_at(input_of(call, 0, r), dtype, i);
+        if (value_at(results[0], dtype, i) != sum) differs = "element " + std::to_string(i);
+      }
+    });
+    for (const std::string& differs : found) CHECK(differs == "");
+  }
 }
 
 TEST_CASE("NaN on one rank gives NaN everywhere on an accelerator, and leaves the residuals") {
@@ -406,65 +452,4 @@ TEST_CASE("tensors of the host and of an accelerator may be in flight together")
     }
   });
   for (const std::string& differs : found) CHECK(differs == "");
-}
-
-TEST_CASE("tensors on the wrong device are refused by name") {
-  DeviceWorld devices(1, 1);
-  DeviceTensor tensor(devices.accelerator(0), DataType::float32, {4});
-  expect_ok(devices[0].all_reduce("first", tensor.view(), tensor.view()).wait());
-  TensorView other = tensor.view();
-  other.device.index = 3;
-  CHECK_THROWS_WITH(devices[0].all_reduce("w", other, other),
-                    Contains("CUDA device 3") && Contains("device 0"));
-  std::vector<float> host(4);
-  CHECK_THROWS_WITH(devices[0].all_reduce("w", tensor.view(), test::view_of(host)),
-                    Contains("tensor w") && Contains("cuda:0") && Contains("the host"));
-  CHECK_THROWS_WITH(
-      devices[0].all_reduce_group(
-          {{"w", tensor.view(), tensor.view()}, {"v", test::view_of(host), test::view_of(host)}}),
-      Contains("tensor v") && Contains("the host") && Contains("w of the same group on cuda:0"));
-  AllReduceOptions guarded;
-  guarded.compression.mode = CompressionMode::sharded;
-  guarded.compression.guard = 0.5;
-  CHECK_THROWS_WITH(devices[0].all_reduce("w", tensor.view(), tensor.view(), guarded),
-                    Contains("guard"));
-}
-
-TEST_CASE("ranks that disagree on the device of a tensor are told so") {
-  DeviceWorld devices(2, 1);
-  std::vector<Status> outcome(2, Status());
-  test::run_ranks(2, [&](int rank) {
-    DeviceTensor tensor(devices.accelerator(rank), DataType::float32, {4});
-    std::vector<float> host(4);
-    const TensorView view = rank == 0 ? tensor.view() : test::view_of(host);
-    outcome[static_cast<std::size_t>(rank)] = devices[rank].all_reduce("w", view, view).wait();
-  });
-  for (const Status& status : outcome) {
-    CHECK(status.code() == StatusCode::mismatch);
-    CHECK_THAT(status.message(), Contains("device") && Contains("cuda"));
-  }
-}
-
-TEST_CASE("a rank that is lost fails an accelerator's batch in bounded time") {
-  DeviceWorld devices(3, 2);
-  std::vector<Status> outcome(3, Status());
-  std::latch all_have_it(3);
-  test::run_ranks(3, [&](int rank) {
-    const Call call{{{"d", DataType::float32, {3000}, true}}, with_op(ReduceOp::sum), 1};
-    run_on_device(devices[rank], devices.accelerator(rank), call);
-    all_have_it.arrive_and_wait();
-    if (rank == 2) {
-      devices.lose(2);
-      return;
-    }
-    DeviceTensor tensor(devices.accelerator(rank), DataType::float32, {5000});
-    Status& status = outcome[static_cast<std::size_t>(rank)];
-    try {
-      status = devices[rank].all_reduce("next", tensor.view(), tensor.view()).wait();
-    } catch (const Error& error) {  // The loss may be known already.
-      status = error.status();
-    }
-  });
-  CHECK(outcome[0].code() == StatusCode::rank_lost);
-  CHECK(outcome[1].code() == StatusCode::rank_lost);
 }

@@ -1,0 +1,82 @@
+#include <latch>
+
+#include "tests/support/catch.hpp"
+#include "tests/support/device_world.hpp"
+#include "tests/support/ranks.hpp"
+
+using namespace scalecom;
+using Catch::Contains;
+using test::DeviceTensor;
+using test::DeviceWorld;
+
+namespace {
+
+void expect_ok(const Status& status) {
+  if (!status.is_ok()) throw Error(status.code(), status.message());
+}
+
+}  // namespace
+
+TEST_CASE("tensors on the wrong device are refused by name") {
+  DeviceWorld devices(1, 1);
+  DeviceTensor tensor(devices.accelerator(0), DataType::float32, {4});
+  expect_ok(devices[0].all_reduce("first", tensor.view(), tensor.view()).wait());
+  TensorView other = tensor.view();
+  other.device.index = 3;
+  CHECK_THROWS_WITH(devices[0].all_reduce("w", other, other),
+                    Contains("CUDA device 3") && Contains("device 0"));
+  std::vector<float> host(4);
+  CHECK_THROWS_WITH(devices[0].all_reduce("w", tensor.view(), test::view_of(host)),
+                    Contains("tensor w") && Contains("cuda:0") && Contains("the host"));
+  CHECK_THROWS_WITH(
+      devices[0].all_reduce_group(
+          {{"w", tensor.view(), tensor.view()}, {"v", test::view_of(host), test::view_of(host)}}),
+      Contains("tensor v") && Contains("the host") && Contains("w of the same group on cuda:0"));
+  DeviceTensor apart(devices.accelerator(0), DataType::float32, {4});
+  CHECK_THROWS_WITH(devices[0].all_reduce("w", tensor.view(), apart.view()),
+                    Contains("different streams"));
+  AllReduceOptions guarded;
+  guarded.compression.mode = CompressionMode::sharded;
+  guarded.compression.guard = 0.5;
+  CHECK_THROWS_WITH(devices[0].all_reduce("w", tensor.view(), tensor.view(), guarded),
+                    Contains("guard"));
+}
+
+TEST_CASE("ranks that disagree on the device of a tensor are told so") {
+  DeviceWorld devices(2, 1);
+  std::vector<Status> outcome(2, Status());
+  test::run_ranks(2, [&](int rank) {
+    DeviceTensor tensor(devices.accelerator(rank), DataType::float32, {4});
+    std::vector<float> host(4);
+    const TensorView view = rank == 0 ? tensor.view() : test::view_of(host);
+    outcome[static_cast<std::size_t>(rank)] = devices[rank].all_reduce("w", view, view).wait();
+  });
+  for (const Status& status : outcome) {
+    CHECK(status.code() == StatusCode::mismatch);
+    CHECK_THAT(status.message(), Contains("device") && Contains("cuda"));
+  }
+}
+
+TEST_CASE("a rank that is lost fails an accelerator's batch in bounded time") {
+  DeviceWorld devices(3, 2);
+  std::vector<Status> outcome(3, Status());
+  std::latch all_have_it(3);
+  test::run_ranks(3, [&](int rank) {
+    DeviceTensor first(devices.accelerator(rank), DataType::float32, {3000});
+    expect_ok(devices[rank].all_reduce("first", first.view(), first.view()).wait());
+    all_have_it.arrive_and_wait();
+    if (rank == 2) {
+      devices.lose(2);
+      return;
+    }
+    DeviceTensor tensor(devices.accelerator(rank), DataType::float32, {5000});
+    Status& status = outcome[static_cast<std::size_t>(rank)];
+    try {
+      status = devices[rank].all_reduce("next", tensor.view(), tensor.view()).wait();
+    } catch (const Error& error) {  // The loss may be known already.
+      status = error.status();
+    }
+  });
+  CHECK(outcome[0].code() == StatusCode::rank_lost);
+  CHECK(outcome[1].code() == StatusCode::rank_lost);
+}
