@@ -16,6 +16,7 @@ import torch
 
 from scalecom import _library, basics
 from scalecom._library import lib
+from scalecom.process_sets import global_process_set
 from scalecom.torch import submit
 from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
 from scalecom.torch.submit import as_number, checked, full_name, view
@@ -38,9 +39,9 @@ def register(ticket, result, finish=None):
 
 
 def check_process_set(process_set):
-    if process_set is not None:
-        raise ValueError("process_set is given; this version of scalecom has the global process "
-                         "set only: leave it out")
+    if process_set is not None and process_set is not global_process_set:
+        raise ValueError(f"process_set is {process_set}; this version of scalecom has the global "
+                         "process set only: leave it out, or give global_process_set")
 
 
 def choose_op(average, op):

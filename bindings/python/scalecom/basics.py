@@ -14,24 +14,44 @@ def init(comm=None, process_sets=None):
     do nothing.
 
     Under mpirun or torchrun all of its processes are the job, and so are processes with RANK,
-    WORLD_SIZE, MASTER_ADDR and MASTER_PORT; otherwise this process alone. `comm` may be None
-    or the list of all ranks. Raises ValueError when the ranks cannot be connected or the
-    environment is wrong; the message says what to do.
+    WORLD_SIZE, MASTER_ADDR and MASTER_PORT; otherwise this process alone. `comm`: None, the list of
+    all ranks, or an mpi4py communicator that has all of them in the job's order. `process_sets`:
+    None or an empty list; "dynamic" is accepted, but add_process_set() adds none in this version.
+    Raises ValueError when the ranks cannot be connected or the environment is wrong; the message
+    says what to do.
     """
-    if process_sets:
-        raise ValueError("process_sets is given; this version of scalecom has the global process "
-                         "set only: leave it out")
-    if comm is not None and not isinstance(comm, (list, tuple)):
-        raise ValueError(f"comm is {type(comm).__name__}; this version of scalecom takes None or "
-                         "the list of all ranks")
+    if process_sets and process_sets != "dynamic":
+        raise ValueError(f"process_sets is {process_sets}; this version of scalecom has the global "
+                         "process set only: leave it out")
+    was_initialized = is_initialized()
     code = lib.scalecom_init()
     if code != _library.OK:
         raise ValueError(_library.last_error())
-    if comm and sorted(comm) != list(range(size())):
-        shutdown()
-        raise ValueError(f"comm is {list(comm)}; this version of scalecom needs all ranks of the "
-                         "job in it")
+    try:
+        _check_comm(comm)
+    except ValueError:
+        if not was_initialized:
+            shutdown()
+        raise
     _shutdown_at_exit(os.getpid())
+
+
+def _check_comm(comm):
+    if comm is None:
+        return
+    if isinstance(comm, (list, tuple)):
+        if comm and sorted(comm) != list(range(size())):
+            raise ValueError(f"comm is {list(comm)}; this version of scalecom needs all ranks of "
+                             "the job in it")
+    elif hasattr(comm, "Get_rank") and hasattr(comm, "Get_size"):
+        place, ranks = comm.Get_rank(), comm.Get_size()
+        if (place, ranks) != (rank(), size()):
+            raise ValueError(f"comm has this process as rank {place} of {ranks}, which is rank "
+                             f"{rank()} of {size()} in the job; this version of scalecom needs all "
+                             "ranks in their order: give MPI.COMM_WORLD, or leave it out")
+    else:
+        raise ValueError(f"comm is {type(comm).__name__}; allowed are None, the list of all ranks "
+                         "and an mpi4py communicator of them")
 
 
 @functools.lru_cache(maxsize=None)  # Once for each process.
@@ -103,6 +123,16 @@ def info():
 def stats():
     """What this rank has done since init, counted: bytes and messages sent, tensors, batches."""
     return _library.read_json(lib.scalecom_stats)
+
+
+def start_timeline(file_path, mark_cycles=False):
+    """Raises NotImplementedError: this version writes no timeline."""
+    raise NotImplementedError("this version of scalecom writes no timeline; stats() counts what "
+                              "was done, and torch.profiler shows when calls wait")
+
+
+def stop_timeline():
+    """Does nothing: no timeline is being written."""
 
 
 def mpi_built():
