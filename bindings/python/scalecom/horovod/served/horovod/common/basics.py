@@ -1,0 +1,14 @@
+"""Served by scalecom: its session of this process, as an object."""
+
+from scalecom import basics
+
+
+class HorovodBasics:
+    """Has the functions of scalecom.basics as its methods. The arguments, in Horovod the place of a
+    framework's library, do not matter: every framework shares one library."""
+
+    def __init__(self, pkg_path=None, *args):
+        pass
+
+    def __getattr__(self, name):
+        return getattr(basics, name)

@@ -1,0 +1,6 @@
+"""Served by scalecom."""
+
+from scalecom.exceptions import (HorovodInternalError, HorovodVersionMismatchError,
+                                 HostsUpdatedInterrupt)
+
+__all__ = ["HorovodInternalError", "HorovodVersionMismatchError", "HostsUpdatedInterrupt"]

@@ -1,0 +1,6 @@
+"""Served by scalecom."""
+
+from scalecom.process_sets import (ProcessSet, add_process_set, global_process_set,
+                                   remove_process_set)
+
+__all__ = ["ProcessSet", "add_process_set", "global_process_set", "remove_process_set"]

@@ -1,0 +1,5 @@
+"""Served by scalecom."""
+
+from scalecom.torch import DistributedOptimizer
+
+__all__ = ["DistributedOptimizer"]

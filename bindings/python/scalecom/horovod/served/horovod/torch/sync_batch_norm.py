@@ -1,0 +1,5 @@
+"""Served by scalecom."""
+
+from horovod.torch import SyncBatchNorm
+
+__all__ = ["SyncBatchNorm"]

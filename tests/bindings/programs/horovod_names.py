@@ -1,0 +1,68 @@
+"""Claims about Horovod's names. Each function is called on every rank of a job, in this order."""
+
+import importlib
+import os
+
+import pytest
+import torch
+
+import scalecom.horovod
+import scalecom.torch as hvd
+
+
+def horovod_torch_is_scalecom_torch():
+    scalecom.horovod.install()
+    served = importlib.import_module("horovod.torch")
+    operations = importlib.import_module("horovod.torch.mpi_ops")
+    for name in hvd.__all__:
+        assert getattr(served, name) is getattr(hvd, name), name
+        assert getattr(operations, name) is getattr(hvd, name), name
+    assert served.allreduce(torch.ones(3), name="served", op=served.Sum).tolist() == [
+        hvd.size()] * 3
+
+
+def names_that_are_missing_import_and_say_so_when_called():
+    scalecom.horovod.install()
+    served = importlib.import_module("horovod.torch")
+    for name in ("elastic.run", "elastic.TorchState", "join"):
+        value = served
+        for part in name.split("."):
+            value = getattr(value, part)
+        assert not isinstance(3, value)
+        with pytest.raises(NotImplementedError, match=f"hvd.{name} is not in this version"):
+            value(3)
+    with pytest.raises(ModuleNotFoundError, match="'horovod.tensorflow'.*serves horovod.torch"):
+        importlib.import_module("horovod.tensorflow")
+    with pytest.raises(NotImplementedError, match="torch.profiler"):
+        served.start_timeline("trace.json")
+
+
+def horovods_helpers_work():
+    scalecom.horovod.install()
+    util = importlib.import_module("horovod.common.util")
+    assert util.split_list(list(range(8)), 3) == [[0, 1, 2], [3, 4, 5], [6, 7]]
+    assert [util.num_rank_is_power_2(n) for n in range(5)] == [False, True, True, False, True]
+    assert util.is_iterable([]) and not util.is_iterable(3)
+    assert util.extension_available("torch") and not util.extension_available("mxnet")
+    assert util.mpi_built() == hvd.mpi_built()
+    with pytest.raises(ImportError, match="horovod.mxnet"):
+        util.check_extension("horovod.mxnet", "HOROVOD_WITH_MXNET", __file__, "mpi_lib")
+    session = importlib.import_module("horovod.common.basics").HorovodBasics(__file__, "mpi_lib")
+    assert (session.rank(), session.size()) == (hvd.rank(), hvd.size())
+    environment = importlib.import_module("horovod.runner.common.util.env")
+    assert environment.get_env_rank_and_size() == (hvd.rank(), hvd.size())
+    threads = importlib.import_module("horovod.runner.util.threads")
+    results = []
+    threads.in_thread(results.append, (3,)).join(10)
+    assert results == [3]
+    assert issubclass(importlib.import_module("horovod.torch.compression").FP16Compressor,
+                      importlib.import_module("horovod.torch.compression").Compressor)
+
+
+def variables_are_put_back_behind_env():
+    scalecom.horovod.install()
+    env = importlib.import_module("horovod.common.util").env
+    os.environ["KEPT"] = "before"
+    with env(KEPT="inside", ADDED="inside", PATH=None):
+        assert os.environ["KEPT"] == os.environ["ADDED"] == "inside" and "PATH" in os.environ
+    assert os.environ.pop("KEPT") == "before" and "ADDED" not in os.environ

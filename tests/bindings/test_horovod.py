@@ -1,0 +1,137 @@
+"""Scripts that import horovod, run by python -m scalecom.horovod."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import mpirun_command, run_limited
+from jobs import HERE, free_port, rank_environment, rank_variables
+from programs.claims import names
+
+ALIAS = [sys.executable, "-m", "scalecom.horovod"]
+PROBE = """\
+import json, sys
+main = sys.modules["__main__"]
+print(json.dumps([sys.argv, sys.path[0], __name__, __file__, __package__,
+                  getattr(__spec__, "name", None), vars(main) is globals()]))
+"""
+
+
+@pytest.mark.parametrize("ranks", [0, 1, 2, 3])
+@pytest.mark.parametrize("claim", names("programs.horovod_names"))
+def test_horovod_names(claims, ranks, claim):
+    claims.check(ranks, "programs.horovod_names", claim)
+
+
+def run_script(ranks, name, *arguments, folder):
+    command = [*mpirun_command(ranks), *ALIAS, HERE / "scripts" / name, *arguments]
+    status, output = run_limited(command, 90, env=rank_environment(), cwd=folder)
+    return status, output
+
+
+@pytest.mark.parametrize("arguments", [(), ("--fp16-allreduce", "--workers", "1"),
+                                       ("--gradient-predivide-factor", "2.0")])
+def test_a_training_of_horovod_runs_as_it_is(arguments, tmp_path):
+    status, output = run_script(2, "horovod_digits.py", *arguments, folder=tmp_path)
+    assert status == 0, output
+    accuracies = [float(value) for value in re.findall(r"test accuracy ([\d.]+)", output)]
+    assert len(accuracies) == 2 and accuracies[-1] > 0.8, output
+    assert sorted(re.findall(r"rank (\d): equal True", output)) == ["0", "1"], output
+
+
+def test_a_training_hears_of_what_is_missing(tmp_path):
+    status, output = run_script(2, "horovod_digits.py", "--use-adasum", folder=tmp_path)
+    assert status != 0 and "a DistributedOptimizer takes Average or Sum" in output, output
+
+
+def test_a_benchmark_of_horovod_runs_as_it_is(tmp_path):
+    status, output = run_script(2, "horovod_benchmark.py", "--fp16-allreduce", folder=tmp_path)
+    assert status == 0, output
+    assert "Number of CPUs: 2" in output and len(re.findall("samples/sec", output)) == 2, output
+
+
+def test_a_script_runs_without_mpi(tmp_path):
+    port = free_port()
+    processes = [subprocess.Popen([*ALIAS, HERE / "scripts" / "horovod_benchmark.py"], text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=tmp_path,
+                                  env=rank_environment(rank_variables(rank, 2, port)))
+                 for rank in range(2)]
+    try:
+        outputs = [process.communicate(timeout=90)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert "Total on 2 CPU(s): done" in outputs[0] and "Total" not in outputs[1], outputs
+
+
+def run_python(arguments, folder, **variables):
+    return run_limited([sys.executable, *arguments], 60, env=rank_environment(variables),
+                       cwd=folder)
+
+
+@pytest.mark.parametrize("target", [["probe.py"], ["sub/probe.py"], ["link.py"], ["-m", "probe"],
+                                    ["-m", "package"]])
+@pytest.mark.parametrize("safe", ["", "1"])
+def test_a_script_finds_itself_as_python_has_it(target, safe, tmp_path):
+    for path in ("probe.py", "sub/probe.py", "package/__main__.py"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(PROBE)
+    (tmp_path / "link.py").symlink_to("sub/probe.py")
+    if safe and (sys.version_info < (3, 11) or target[0] == "-m"):
+        pytest.skip("Python does not look for modules in the working folder then")
+    command = [*target, "one", "-m", "--help", "--", "two"]
+    variables = {"PYTHONSAFEPATH": safe}
+    expected = run_python(command, tmp_path, **variables)
+    got = run_python(["-m", "scalecom.horovod", *command], tmp_path, **variables)
+    assert expected[0] == 0 and json.loads(got[1]) == json.loads(expected[1]), (expected, got)
+
+
+def test_a_script_that_is_not_there_is_named(tmp_path):
+    status, output = run_python(["-m", "scalecom.horovod", "absent.py"], tmp_path)
+    assert status == 2 and "absent.py" in output, output
+
+
+def test_nothing_is_imported_before_its_name(tmp_path):
+    status, output = run_python(
+        ["-c", "import sys, scalecom.horovod; scalecom.horovod.install(); import horovod\n"
+         "import horovod.common.util, horovod.runner; assert 'torch' not in sys.modules"], tmp_path)
+    assert status == 0, output
+
+
+def other_horovod(folder):
+    package = pathlib.Path(folder, "horovod")
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("__version__ = 'another'\n")
+    return {"PYTHONPATH": str(folder)}
+
+
+@pytest.mark.parametrize("place", ["installed", ""])
+def test_another_horovod_is_passed_over_and_said_so_once(place, tmp_path):
+    other = tmp_path / place  # An empty place is the working folder, which Python looks into first.
+    status, output = run_python(
+        ["-c", "import logging; logging.basicConfig(level=logging.INFO)\n"
+         "import scalecom.horovod\nfor _ in range(2): scalecom.horovod.install()\n"
+         "import horovod; assert horovod.__version__ != 'another'"],
+        tmp_path, **other_horovod(other))
+    assert status == 0 and output.count("is passed over") == 1, output
+    assert f"INFO:scalecom:horovod in {other}" in output
+
+
+def test_an_imported_horovod_is_an_error(tmp_path):
+    status, output = run_python(["-c", "import horovod, scalecom.horovod as alias; alias.install()"],
+                                tmp_path, **other_horovod(tmp_path))
+    assert status != 0 and "ImportError: horovod is imported already" in output, output
+
+
+def test_processes_that_are_started_have_the_names_too(tmp_path):
+    status, output = run_python(
+        ["-c", "import scalecom.horovod, subprocess, sys; scalecom.horovod.install()\n"
+         "subprocess.run([sys.executable, '-c', 'import horovod.common.basics as b;'\n"
+         "'import scalecom.horovod; scalecom.horovod.install(); print(b.__file__)'], check=True)"],
+        tmp_path)
+    assert status == 0 and "served" in output, output
