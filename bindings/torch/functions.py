@@ -12,22 +12,22 @@ from scalecom.torch import mpi_ops
 def _named_tensors(params):
     if isinstance(params, dict):
         items = sorted(params.items())
-    elif isinstance(params, list) and all(isinstance(item, tuple) for item in params):
-        items = params
+    elif isinstance(params, list) and all(isinstance(item, torch.Tensor) for item in params):
+        items = [(f"parameter.{place}", item) for place, item in enumerate(params)]
     else:
         try:
             items = list(params)  # module.named_parameters()
         except TypeError:
             items = None
         if items is None or not all(isinstance(item, tuple) and len(item) == 2 for item in items):
-            raise ValueError(f"params is {type(params).__name__}; give a state_dict, or the pairs "
-                             "of named_parameters()")
+            raise ValueError(f"params is {type(params).__name__}; give a state_dict, the pairs "
+                             "of named_parameters(), or a list of tensors")
     return [(name, value) for name, value in items if isinstance(value, torch.Tensor)]
 
 
 def broadcast_parameters(params, root_rank):
-    """Gives every rank root_rank's values, in place. `params`: model.state_dict() or
-    model.named_parameters()."""
+    """Gives every rank root_rank's values, in place. `params`: model.state_dict(),
+    model.named_parameters(), or a list of tensors, in one order on every rank."""
     pending = []
     for name, tensor in _named_tensors(params):
         target = tensor.detach()

@@ -135,3 +135,34 @@ def test_processes_that_are_started_have_the_names_too(tmp_path):
          "'import scalecom.horovod; scalecom.horovod.install(); print(b.__file__)'], check=True)"],
         tmp_path)
     assert status == 0 and "served" in output, output
+
+
+def migration_states():
+    """(name, state) of every name and variable in the tables of the page."""
+    page = HERE.parents[1] / "docs" / "howto" / "migrate-from-horovod.md"
+    rows = re.findall(r"^\| (`[^|]+`) \| ([a-z ]+) \|.*\|$", page.read_text(), re.MULTILINE)
+    return [(name, state) for cell, state in rows for name in re.findall(r"`(\w+)`", cell)]
+
+
+def test_the_migration_page_tells_the_state_of_each_name(tmp_path):
+    status, output = run_python(["-c", "import json, scalecom.torch; "
+                                 "print(json.dumps(dir(scalecom.torch)))"], tmp_path)
+    assert status == 0, output
+    present = set(json.loads(output))
+    states = [(name, state) for name, state in migration_states() if "HOROVOD_" not in name]
+    assert len(states) > 60
+    for name, state in states:
+        assert state in ("works", "differs", "not yet"), (name, state)
+        assert (name in present) == (state != "not yet"), (name, state)
+
+
+def test_the_migration_page_tells_the_state_of_each_variable():
+    text = (HERE.parents[1] / "docs" / "configuration.md").read_text()
+    settings, idle = (set(re.findall(r"^\| `SCALECOM_(\w+)`", part, re.MULTILINE))
+                      for part in text.split("## Known from Horovod"))
+    for name, state in migration_states():
+        place, _, short = name.partition("HOROVOD_")
+        if short:
+            assert (short in settings) == (state in ("works", "differs")), (name, state)
+            assert (short in idle) == (state == "no effect"), (name, state)
+    assert idle <= {name.partition("HOROVOD_")[2] for name, _ in migration_states()}

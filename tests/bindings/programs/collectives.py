@@ -280,6 +280,9 @@ def parameters_become_the_roots():
     transposed = torch.full((3, 2), float(hvd.rank())).t()
     hvd.broadcast_parameters([("transposed", transposed)], root_rank=hvd.size() - 1)
     assert (transposed == hvd.size() - 1).all()
+    unnamed = [torch.full((2,), float(hvd.rank())), torch.full((3,), -float(hvd.rank()))]
+    hvd.broadcast_parameters(unnamed, root_rank=hvd.size() - 1)
+    assert [tensor.abs().sum() for tensor in unnamed] == [2 * hvd.size() - 2, 3 * hvd.size() - 3]
 
 
 def the_optimizers_state_becomes_the_roots():
