@@ -109,8 +109,9 @@ def _places(value):
             yield from _places(item)
 
 
-def broadcast_optimizer_state(optimizer, root_rank):
-    """Gives every rank root_rank's optimizer state. Residuals stay each rank's own."""
+def broadcast_optimizer_state(optimizer, root_rank, model=None):
+    """Gives every rank root_rank's optimizer state. Residuals stay each rank's own. `model`, from
+    which Horovod makes state to receive into, is not needed."""
     is_root = basics.rank() == root_rank
     tensors = []
     structure = None

@@ -14,4 +14,11 @@ class HostsUpdatedInterrupt(RuntimeError):
 
 
 class HorovodVersionMismatchError(ImportError):
-    """The library and the Python package are of different versions."""
+    """A framework is here in another version than the one it was built for. scalecom is built for
+    none and does not raise it."""
+
+    def __init__(self, name, version, installed_version):
+        super().__init__(f"{name} {version} is here, and {installed_version} was built for: install "
+                         "the one or build for the other", name=name)
+        self.version = version
+        self.installed_version = installed_version

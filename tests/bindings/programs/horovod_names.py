@@ -59,6 +59,17 @@ def horovods_helpers_work():
                       importlib.import_module("horovod.torch.compression").Compressor)
 
 
+def exceptions_are_horovods():
+    scalecom.horovod.install()
+    served = importlib.import_module("horovod.common.exceptions")
+    assert issubclass(served.HorovodInternalError, RuntimeError)
+    assert served.HostsUpdatedInterrupt(True).skip_sync is True
+    error = served.HorovodVersionMismatchError("torch", "2.1", "2.0")
+    assert isinstance(error, ImportError)
+    assert (error.name, error.version, error.installed_version) == ("torch", "2.1", "2.0")
+    assert all(part in str(error) for part in ("torch", "2.1", "2.0"))
+
+
 def variables_are_put_back_behind_env():
     scalecom.horovod.install()
     env = importlib.import_module("horovod.common.util").env

@@ -87,13 +87,14 @@ def main():
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=args.lr * hvd.size(), momentum=0.5)
     hvd.broadcast_parameters(model.state_dict(), root_rank=0)
-    hvd.broadcast_optimizer_state(optimizer, root_rank=0)
+    hvd.broadcast_optimizer_state(optimizer, root_rank=0, model=model)
     optimizer = hvd.DistributedOptimizer(
         optimizer, named_parameters=model.named_parameters(),
         compression=hvd.Compression.fp16 if args.fp16_allreduce else hvd.Compression.none,
         op=hvd.Adasum if args.use_adasum else hvd.Average,
         gradient_predivide_factor=args.gradient_predivide_factor)
-    for epoch in range(1, args.epochs + 1):
+    done = hvd.broadcast(torch.tensor(-hvd.rank()), root_rank=0, name="resume_from_epoch").item()
+    for epoch in range(done + 1, args.epochs + 1):
         train(model, optimizer, training, epoch)
         test(model, testing)
     parameters = torch.cat([value.detach().flatten() for value in model.parameters()])
