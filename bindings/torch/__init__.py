@@ -19,8 +19,10 @@ from scalecom.torch.compression import Compression
 from scalecom.torch.ddp import DDPState, ddp_hook
 from scalecom.torch.functions import (allgather_object, broadcast_object,
                                       broadcast_optimizer_state, broadcast_parameters)
-from scalecom.torch.grouped_ops import (grouped_allreduce, grouped_allreduce_,
-                                        grouped_allreduce_async, grouped_allreduce_async_)
+from scalecom.torch.grouped_ops import (grouped_allgather, grouped_allgather_async,
+                                        grouped_allreduce, grouped_allreduce_,
+                                        grouped_allreduce_async, grouped_allreduce_async_,
+                                        grouped_reducescatter, grouped_reducescatter_async)
 from scalecom.torch.mpi_ops import (Adasum, Average, Max, Min, Product, Sum, allgather,
                                     allgather_async, allreduce, allreduce_, allreduce_async,
                                     allreduce_async_, alltoall, alltoall_async, barrier, broadcast,
@@ -36,17 +38,18 @@ from scalecom.torch.state import (compression_betas, compression_state, compress
 __all__ = [
     "Adasum", "Average", "Compression", "DDPState", "DistributedOptimizer", "HorovodInternalError",
     "HorovodVersionMismatchError", "HostsUpdatedInterrupt", "Max", "Min", "ProcessSet", "Product",
-    "Sum", "add_process_set", "allgather", "allgather_async", "allgather_object", "allreduce", "allreduce_",
-    "allreduce_async", "allreduce_async_", "alltoall", "alltoall_async", "barrier", "broadcast",
-    "broadcast_", "broadcast_async", "broadcast_async_", "broadcast_object",
+    "Sum", "add_process_set", "allgather", "allgather_async", "allgather_object", "allreduce",
+    "allreduce_", "allreduce_async", "allreduce_async_", "alltoall", "alltoall_async", "barrier",
+    "broadcast", "broadcast_", "broadcast_async", "broadcast_async_", "broadcast_object",
     "broadcast_optimizer_state", "broadcast_parameters", "budget_rates", "ccl_built",
     "compression_betas", "compression_plan", "compression_state", "compression_stats",
-    "compression_steps", "cross_rank", "cross_size", "cuda_built", "ddl_built", "ddp_hook", "flops_per_gradient",
-    "flops_rates", "fold_compression_states", "gloo_built",
-    "global_process_set", "gloo_enabled", "grouped_allreduce", "grouped_allreduce_", "grouped_allreduce_async",
-    "grouped_allreduce_async_", "info", "init", "is_homogeneous", "is_initialized",
-    "load_compression_state", "local_rank", "local_size", "mpi_built", "mpi_enabled",
-    "mpi_threads_supported", "nccl_built", "poll", "rank", "reducescatter", "reducescatter_async",
-    "remove_process_set", "rocm_built", "shutdown", "size", "start_timeline", "stats",
-    "stop_timeline", "synchronize",
+    "compression_steps", "cross_rank", "cross_size", "cuda_built", "ddl_built", "ddp_hook",
+    "flops_per_gradient", "flops_rates", "fold_compression_states", "global_process_set",
+    "gloo_built", "gloo_enabled", "grouped_allgather", "grouped_allgather_async",
+    "grouped_allreduce", "grouped_allreduce_", "grouped_allreduce_async",
+    "grouped_allreduce_async_", "grouped_reducescatter", "grouped_reducescatter_async", "info",
+    "init", "is_homogeneous", "is_initialized", "load_compression_state", "local_rank",
+    "local_size", "mpi_built", "mpi_enabled", "mpi_threads_supported", "nccl_built", "poll", "rank",
+    "reducescatter", "reducescatter_async", "remove_process_set", "rocm_built", "shutdown", "size",
+    "start_timeline", "stats", "stop_timeline", "synchronize",
 ]

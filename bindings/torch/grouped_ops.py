@@ -1,13 +1,18 @@
-"""All-reduces of many tensors in one call: one submit, one handle, all or none.
+"""Collectives on many tensors in one call, with one handle.
 
 The member at place i of a group is the tensor `name`.i: it is negotiated, fused and compressed as if
-it had been given to allreduce() under that name. A handle's result is the list of the members'
-results. It completes when all members have; HorovodInternalError is that of the first that failed.
+it had been given to allreduce(), allgather() or reducescatter() under that name. A handle's result is
+the list of the members' results. It completes when all members have; HorovodInternalError is that of
+the first that failed. Where one member's argument is wrong, no member is submitted. All-reduces are
+one submit: all or none also where a name is in flight or the queue is full; of all-gathers and
+reduce-scatters, those before such a member stay submitted.
 """
 
 import torch
 
-from scalecom.torch import submit
+from scalecom import basics
+from scalecom.exceptions import HorovodInternalError
+from scalecom.torch import mpi_ops, submit
 from scalecom.torch.compression import Compression
 from scalecom.torch.mpi_ops import (Average, Sum, check_process_set, choose_op, compress,
                                     options_of, register, synchronize)
@@ -25,6 +30,10 @@ def _checked_list(tensors):
         for tensor in tensors:
             submit.checked(tensor)
     return tensors
+
+
+def _needs_gradient(tensors):
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _start(tensors, in_place, name, op, prescale_factor, postscale_factor, compression, priority):
@@ -98,7 +107,7 @@ def grouped_allreduce(tensors, average=None, name=None, compression=Compression.
     check_process_set(process_set)
     op = choose_op(average, op)
     tensors = _checked_list(tensors)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+    if _needs_gradient(tensors):
         return list(_GroupedAllreduce.apply(name, op, prescale_factor, postscale_factor,
                                             compression, priority, *tensors))
     return synchronize(_start(tensors, False, name, op, prescale_factor, postscale_factor,
@@ -112,3 +121,132 @@ def grouped_allreduce_(tensors, average=None, name=None, op=None, prescale_facto
     return synchronize(grouped_allreduce_async_(tensors, average, name, op, prescale_factor,
                                                 postscale_factor, process_set,
                                                 compression=compression, priority=priority))
+
+
+class Tickets:
+    """The tickets of several submits, as one."""
+
+    def __init__(self, tickets):
+        self.tickets = tickets
+
+    def is_ready(self):
+        return all(ticket.is_ready() for ticket in self.tickets)
+
+    def wait(self):
+        """Sleeps until all have completed; raises the first's error of those that failed."""
+        first_error = None
+        for ticket in self.tickets:
+            try:
+                ticket.wait()
+            except HorovodInternalError as error:
+                first_error = first_error or error
+        if first_error is not None:
+            raise first_error
+
+
+def _submit_each(kind, name, tensors, submit_one):
+    """A handle of submit_one(full name, tensor) for each of the tensors, which are good."""
+    members = list(zip(submit.member_names(kind, name, len(tensors)), tensors))
+    # The longest name first: one that is too long is refused before any is submitted.
+    parts = [submit_one(full, tensor) for full, tensor in reversed(members)][::-1]
+    tickets = [ticket for ticket, _ in parts]
+    return register(Tickets(tickets), None,
+                    lambda _: [finish(ticket) for ticket, finish in parts])
+
+
+def _check_member(tensor, verb):
+    submit.view(tensor)
+    if tensor.dim() == 0:
+        raise ValueError(f"a scalar cannot be {verb}; give it one dimension")
+
+
+def grouped_allgather_async(tensors, name=None, process_set=None):
+    """Starts an all-gather of each of `tensors`; see allgather."""
+    check_process_set(process_set)
+    tensors = [tensor.detach() for tensor in _checked_list(tensors)]
+    for tensor in tensors:
+        _check_member(tensor, "gathered")
+    return _submit_each("allgather", name, tensors, mpi_ops.submit_allgather)
+
+
+class _GroupedAllgather(torch.autograd.Function):
+    """The gradients are this rank's parts of the averaged gradients."""
+
+    @staticmethod
+    def forward(ctx, name, *tensors):
+        ctx.rows = [tensor.shape[0] for tensor in tensors]
+        return tuple(synchronize(grouped_allgather_async(tensors, name)))
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        is_needed = ctx.needs_input_grad[1:]
+        reduced = iter(grouped_allreduce(
+            [gradient.contiguous() for gradient, needed in zip(gradients, is_needed) if needed],
+            op=Average))
+        rows = mpi_ops.allgather(torch.tensor([ctx.rows], device="cpu"))
+        begins = rows[:basics.rank()].sum(dim=0).tolist()
+        return None, *(next(reduced).narrow(0, begin, count) if needed else None
+                       for needed, begin, count in zip(is_needed, begins, ctx.rows))
+
+
+def grouped_allgather(tensors, name=None, process_set=None):
+    """For each of `tensors` the ranks' tensors, concatenated along the first dimension, as a list.
+    Differentiable."""
+    check_process_set(process_set)
+    tensors = _checked_list(tensors)
+    if _needs_gradient(tensors):
+        return list(_GroupedAllgather.apply(name, *tensors))
+    return synchronize(grouped_allgather_async(tensors, name))
+
+
+def grouped_reducescatter_async(tensors, name=None, op=Average, process_set=None,
+                                prescale_factor=1.0, postscale_factor=1.0, *,
+                                compression=Compression.none):
+    """Starts a reduce-scatter of each of `tensors`; see reducescatter."""
+    check_process_set(process_set)
+    op = choose_op(None, op)
+    mpi_ops.check_uniform(compression)
+    tensors = _checked_list(tensors)
+    is_changed = op == Average or prescale_factor != 1.0 or postscale_factor != 1.0
+    for tensor in tensors:
+        _check_member(tensor, "scattered")
+        if tensor.dtype == torch.bool and is_changed:
+            raise ValueError("bool can be neither averaged nor scaled; use Sum, Max, Min or "
+                             "Product, or cast it")
+    return _submit_each("reducescatter", name, tensors,
+                        lambda full, tensor: mpi_ops.submit_reducescatter(
+                            full, tensor, op, prescale_factor, postscale_factor, compression))
+
+
+class _GroupedReducescatter(torch.autograd.Function):
+    """The gradients are those of each reducescatter."""
+
+    @staticmethod
+    def forward(ctx, name, op, prescale_factor, postscale_factor, compression, *tensors):
+        ctx.arguments = (op, prescale_factor, postscale_factor)
+        return tuple(synchronize(grouped_reducescatter_async(
+            tensors, name, op, None, prescale_factor, postscale_factor, compression=compression)))
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        factor = mpi_ops.reducescatter_gradient_factor(*ctx.arguments)
+        is_needed = ctx.needs_input_grad[5:]
+        gathered = iter(grouped_allgather(
+            [gradient.contiguous() * factor
+             for gradient, needed in zip(gradients, is_needed) if needed]))
+        return (None,) * 5 + tuple(next(gathered) if needed else None for needed in is_needed)
+
+
+def grouped_reducescatter(tensors, name=None, compression=Compression.none, op=Average,
+                          process_set=None, prescale_factor=1.0, postscale_factor=1.0):
+    """This rank's part of the reduction of each of `tensors`, as a list. Differentiable.
+
+    The arguments are those of reducescatter and hold for every tensor; shapes and dtypes may differ.
+    """
+    check_process_set(process_set)
+    tensors = _checked_list(tensors)
+    if _needs_gradient(tensors):
+        return list(_GroupedReducescatter.apply(name, op, prescale_factor, postscale_factor,
+                                                compression, *tensors))
+    return synchronize(grouped_reducescatter_async(tensors, name, op, None, prescale_factor,
+                                                   postscale_factor, compression=compression))

@@ -179,9 +179,15 @@ def allgather_async(tensor, name=None, process_set=None):
     """Starts a concatenation of the ranks' tensors along the first dimension, which may differ."""
     check_process_set(process_set)
     tensor = checked(tensor).detach()
-    arguments = (full_name("allgather", name), view(tensor))
-    ticket = submit.submit(lib.scalecom_all_gather, arguments, tensor)
-    return register(ticket, None, _copier(tensor))
+    ticket, finish = submit_allgather(full_name("allgather", name), tensor)
+    return register(ticket, None, finish)
+
+
+def submit_allgather(full, tensor):
+    """The ticket of an all-gather of a tensor without gradient under a full name, and what makes its
+    result from that."""
+    ticket = submit.submit(lib.scalecom_all_gather, (full, view(tensor)), tensor)
+    return ticket, _copier(tensor)
 
 
 def _copier(tensor):
@@ -223,17 +229,37 @@ def reducescatter_async(tensor, name=None, op=Average, process_set=None, prescal
     """Starts a reduction whose result is cut between the ranks; see reducescatter."""
     check_process_set(process_set)
     op = choose_op(None, op)
+    check_uniform(compression)
+    ticket, finish = submit_reducescatter(full_name("reducescatter", name), checked(tensor), op,
+                                          prescale_factor, postscale_factor, compression)
+    return register(ticket, None, finish)
+
+
+def check_uniform(compression):
+    """Raises ValueError unless `compression` treats all elements alike, as all but all-reduces
+    need it."""
     if compression is not Compression.none:
         check_compression(compression)
     if isinstance(compression, ScaleComCompressor):
         raise ValueError("compression is Compression.scalecom; it works with allreduce only")
-    compressed, context = compression.compress(checked(tensor).detach())
-    arguments = (full_name("reducescatter", name), view(compressed), op,
+
+
+def submit_reducescatter(full, tensor, op, prescale_factor, postscale_factor, compression):
+    """As submit_allgather, of a reduce-scatter."""
+    compressed, context = compression.compress(tensor.detach())
+    arguments = (full, view(compressed), op,
                  as_number(float, "prescale_factor", prescale_factor),
                  as_number(float, "postscale_factor", postscale_factor))
     ticket = submit.submit(lib.scalecom_reduce_scatter, arguments, compressed)
     copy = _copier(compressed)
-    return register(ticket, None, lambda done: compression.decompress(copy(done), context))
+    return ticket, lambda done: compression.decompress(copy(done), context)
+
+
+def reducescatter_gradient_factor(op, prescale_factor, postscale_factor):
+    """By which a reduce-scatter's gradients are multiplied before they are gathered."""
+    if op not in (Average, Sum):
+        raise NotImplementedError("a reducescatter is differentiable for Average and Sum only")
+    return prescale_factor * postscale_factor * (basics.size() if op == Sum else 1)
 
 
 class _Reducescatter(torch.autograd.Function):
@@ -248,10 +274,7 @@ class _Reducescatter(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        op, prescale_factor, postscale_factor = ctx.arguments
-        if op not in (Average, Sum):
-            raise NotImplementedError("a reducescatter is differentiable for Average and Sum only")
-        factor = prescale_factor * postscale_factor * (basics.size() if op == Sum else 1)
+        factor = reducescatter_gradient_factor(*ctx.arguments)
         return allgather(gradient.contiguous() * factor), None, None, None, None, None
 
 

@@ -58,6 +58,12 @@ def _join_member_names(name, count):
 _member_names = functools.lru_cache(maxsize=64)(_join_member_names)
 
 
+def member_names(kind, name, count):
+    """The full names of a group's members, in the order of their places."""
+    full = full_name(kind, name)
+    return [b"%s.%d" % (full, place) for place in range(count)]
+
+
 def checked(tensor):
     if not isinstance(tensor, torch.Tensor):
         raise ValueError(f"a torch.Tensor is needed, not a {type(tensor).__name__}")
