@@ -31,6 +31,7 @@ from scalecom.torch.mpi_ops import (Adasum, Average, Max, Min, Product, Sum, all
 from scalecom.torch.optimizer import DistributedOptimizer
 from scalecom.torch.plan import compression_plan
 from scalecom.torch.policy import budget_rates, flops_per_gradient, flops_rates
+from scalecom.torch.sparse_ops import sparse_allreduce_async
 from scalecom.torch.state import (compression_betas, compression_state, compression_stats,
                                   compression_steps, fold_compression_states,
                                   load_compression_state)
@@ -51,5 +52,5 @@ __all__ = [
     "init", "is_homogeneous", "is_initialized", "load_compression_state", "local_rank",
     "local_size", "mpi_built", "mpi_enabled", "mpi_threads_supported", "nccl_built", "poll", "rank",
     "reducescatter", "reducescatter_async", "remove_process_set", "rocm_built", "shutdown", "size",
-    "start_timeline", "stats", "stop_timeline", "synchronize",
+    "sparse_allreduce_async", "start_timeline", "stats", "stop_timeline", "synchronize",
 ]

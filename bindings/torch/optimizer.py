@@ -6,7 +6,7 @@ import warnings
 import torch
 
 from scalecom.exceptions import HorovodInternalError
-from scalecom.torch import mpi_ops, plan, state, submit
+from scalecom.torch import mpi_ops, plan, sparse_ops, state, submit
 from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
 
 
@@ -14,7 +14,7 @@ class _Gradient:
     """A parameter's gradient on its way through a step."""
 
     __slots__ = ("parameter", "name", "settings", "priority", "passes_left", "ticket", "wire",
-                 "context")
+                 "context", "sparse_dims", "make_sparse")
 
     def __init__(self, parameter, name, priority, settings):
         self.parameter = parameter
@@ -25,6 +25,8 @@ class _Gradient:
         self.ticket = None  # While it is being reduced.
         self.wire = None
         self.context = None
+        self.sparse_dims = 0  # Of the last one that was reduced; 0 is dense.
+        self.make_sparse = None  # Makes the reduced one from the ticket.
 
     def count_pass(self, _):
         """The backward pass has accumulated it: the parameter's hook."""
@@ -38,30 +40,47 @@ class _Gradient:
             self.start()
 
     def _ready(self):
-        """The parameter's gradient, contiguous and dense from here on."""
+        """The parameter's gradient, contiguous or sparse from here on."""
         parameter = self.parameter
         gradient = parameter.grad
         if gradient is None:
             # Others may have one: every rank takes part in every parameter.
-            parameter.grad = gradient = torch.zeros_like(parameter)
+            parameter.grad = gradient = self._zeros()
         if gradient.is_sparse:
             if not self.settings.sparse_as_dense:
-                raise ValueError(f"the gradient of {self.name} is sparse; set sparse_as_dense=True")
+                return gradient
             parameter.grad = gradient = gradient.to_dense()
         if not gradient.is_contiguous():
             parameter.grad = gradient = gradient.contiguous()
         return gradient
 
+    def _zeros(self):
+        parameter, dims = self.parameter.detach(), self.sparse_dims
+        if dims == 0:
+            return torch.zeros_like(parameter)
+        return torch.sparse_coo_tensor(
+            torch.empty(dims, 0, dtype=torch.int64, device=parameter.device),
+            parameter.new_empty(0, *parameter.shape[dims:]), parameter.shape)
+
     def start(self):
         settings = self.settings
         self.wire = self._ready()
+        self.sparse_dims = self.wire.sparse_dim() if self.wire.is_sparse else 0
+        if self.sparse_dims > 0:
+            # Scales are left out: of an average they cancel.
+            self.ticket, self.make_sparse = sparse_ops.submit_sparse(
+                submit.full_name("sparse_allreduce", self.name), self.wire, settings.op)
+        else:
+            self._start_dense(settings)
+        settings.pending.append(self)
+
+    def _start_dense(self, settings):
         options = None
         if settings.compression is not Compression.none:
             options = self._compress(settings.compression)
         self.ticket = submit.all_reduce(self.wire, self.wire, self.name, settings.op,
                                         settings.prescale_factor, settings.postscale_factor,
                                         options, self.priority)
-        settings.pending.append(self)
 
     def _compress(self, compression):
         """Makes what travels; returns the C options."""
@@ -75,12 +94,14 @@ class _Gradient:
         self.passes_left = self.settings.passes
         try:
             ticket.wait()
+            if self.sparse_dims > 0:
+                self.parameter.grad = self.make_sparse(ticket)
         finally:
             if self.context is not None:
                 self.parameter.grad.copy_(
                     self.settings.compression.decompress(self.wire, self.context))
                 self.context = None
-            self.wire = None
+            self.wire = self.make_sparse = None
 
 
 class _Settings:
@@ -245,7 +266,9 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
 
     named_parameters: model.named_parameters(), in one order on every rank; names identify gradients
     across ranks and key the residuals. op: Average or Sum. gradient_predivide_factor f: gradients
-    are divided by f before the sum and multiplied by f after the average.
+    are divided by f before the sum and multiplied by f after the average. Sparse gradients stay so
+    and travel uncompressed by sparse_allreduce_async, unless sparse_as_dense is True. A parameter
+    whose gradients are sparse needs one on every rank in its first step.
     """
     mpi_ops.check_process_set(process_set)
     check_compression(compression)

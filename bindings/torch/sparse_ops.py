@@ -1,0 +1,78 @@
+"""The all-reduce of sparse (COO) tensors: all ranks gather all ranks' elements.
+
+Per rank it brings, of each of the elements that all ranks store, the value and one 64-bit index for
+each sparse dimension; it pays as long as the ranks together store few.
+"""
+
+import torch
+
+from scalecom import basics
+from scalecom.exceptions import HorovodInternalError
+from scalecom.torch import submit
+from scalecom.torch.grouped_ops import Tickets
+from scalecom.torch.mpi_ops import (Average, Sum, check_process_set, register, submit_allgather,
+                                    synchronize)
+
+_WIDE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+
+
+class SparseHandle(int):
+    """A handle that may also be called for the result, as Horovod's is."""
+
+    def __call__(self):
+        return synchronize(self)
+
+
+def _check(tensor, op):
+    if submit.checked(tensor).layout != torch.sparse_coo or tensor.sparse_dim() == 0:
+        raise ValueError(f"the tensor's layout is {tensor.layout}; sparse (torch.sparse_coo) "
+                         "tensors with one sparse dimension or more are needed: call allreduce, or "
+                         "to_sparse() first")
+    if op not in (Average, Sum):
+        raise ValueError(f"op is {op!r}; a sparse allreduce takes Average or Sum")
+    if tensor.dtype == torch.bool:
+        raise ValueError("bool can be neither averaged nor added up sparsely; cast it")
+
+
+def submit_sparse(full, tensor, op):
+    """The ticket of a checked tensor's all-reduce under a full name, and what makes its result."""
+    tensor = tensor.detach()
+    values = tensor._values().contiguous()
+    # No index is negative: what is, is a rank's row that tells the others the tensor's size.
+    sizes = torch.tensor([tensor.shape[:tensor.sparse_dim()]], device=values.device)
+    rows = torch.cat([-1 - sizes, tensor._indices().t()])
+    # The values first: what is refused is refused before anything is submitted.
+    parts = [submit_allgather(full + b".values", values), submit_allgather(full + b".indices", rows)]
+
+    def finish(_):
+        all_values, all_rows = (make(ticket) for ticket, make in parts)
+        is_size = all_rows[:, 0] < 0
+        sizes = (-1 - all_rows[is_size]).tolist()
+        if any(size != sizes[0] for size in sizes):
+            raise HorovodInternalError(
+                f"{full.decode()}: the sparse dimensions differ: " +
+                ", ".join(f"{size} on rank {rank}" for rank, size in enumerate(sizes)))
+        return _combine(all_rows[~is_size].t(), all_values, tensor, op)
+
+    return Tickets([ticket for ticket, _ in parts]), finish
+
+
+def _combine(indices, values, tensor, op):
+    """What all ranks store, added up by place; 16-bit numbers in 32 bits."""
+    wide = values.to(_WIDE.get(values.dtype, values.dtype))
+    total = torch.sparse_coo_tensor(indices, wide, tensor.shape).coalesce()
+    sums = total.values()
+    if op == Average:
+        rounding = None if sums.is_floating_point() else "trunc"
+        sums = torch.div(sums, basics.size(), rounding_mode=rounding)
+    return torch.sparse_coo_tensor(total.indices(), sums.to(tensor.dtype), tensor.shape,
+                                   is_coalesced=True)
+
+
+def sparse_allreduce_async(tensor, name=None, op=Average, process_set=None):
+    """Starts a reduction of a sparse (COO) tensor over all ranks. The result is a new tensor of the
+    same shape, coalesced. op: Average or Sum."""
+    check_process_set(process_set)
+    _check(tensor, op)
+    ticket, finish = submit_sparse(submit.full_name("sparse_allreduce", name), tensor, op)
+    return SparseHandle(register(ticket, None, finish))

@@ -1,0 +1,10 @@
+"""Sparse all-reduces and gradients, on one process and on 1 to 3 ranks under mpirun."""
+
+import pytest
+from programs.claims import names
+
+
+@pytest.mark.parametrize("ranks", [0, 1, 2, 3])
+@pytest.mark.parametrize("claim", names("programs.sparse"))
+def test_sparse(claims, ranks, claim):
+    claims.check(ranks, "programs.sparse", claim)
