@@ -35,13 +35,14 @@ from scalecom.torch.sparse_ops import sparse_allreduce_async
 from scalecom.torch.state import (compression_betas, compression_state, compression_stats,
                                   compression_steps, fold_compression_states,
                                   load_compression_state)
+from scalecom.torch.sync_batch_norm import SyncBatchNorm
 
 __all__ = [
     "Adasum", "Average", "Compression", "DDPState", "DistributedOptimizer", "HorovodInternalError",
     "HorovodVersionMismatchError", "HostsUpdatedInterrupt", "Max", "Min", "ProcessSet", "Product",
-    "Sum", "add_process_set", "allgather", "allgather_async", "allgather_object", "allreduce",
-    "allreduce_", "allreduce_async", "allreduce_async_", "alltoall", "alltoall_async", "barrier",
-    "broadcast", "broadcast_", "broadcast_async", "broadcast_async_", "broadcast_object",
+    "Sum", "SyncBatchNorm", "add_process_set", "allgather", "allgather_async", "allgather_object",
+    "allreduce", "allreduce_", "allreduce_async", "allreduce_async_", "alltoall", "alltoall_async",
+    "barrier", "broadcast", "broadcast_", "broadcast_async", "broadcast_async_", "broadcast_object",
     "broadcast_optimizer_state", "broadcast_parameters", "budget_rates", "ccl_built",
     "compression_betas", "compression_plan", "compression_state", "compression_stats",
     "compression_steps", "cross_rank", "cross_size", "cuda_built", "ddl_built", "ddp_hook",
