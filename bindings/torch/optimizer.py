@@ -13,8 +13,8 @@ from scalecom.torch.compression import Compression, ScaleComCompressor, check_co
 class _Gradient:
     """A parameter's gradient on its way through a step."""
 
-    __slots__ = ("parameter", "name", "settings", "priority", "passes_left", "ticket", "wire",
-                 "context", "sparse_dims", "make_sparse")
+    __slots__ = ("parameter", "name", "settings", "priority", "passes_left", "group", "ticket",
+                 "wire", "context", "sparse_dims", "make_sparse")
 
     def __init__(self, parameter, name, priority, settings):
         self.parameter = parameter
@@ -22,6 +22,7 @@ class _Gradient:
         self.priority = priority
         self.settings = settings
         self.passes_left = settings.passes
+        self.group = [self]  # The gradients that start when all of them are accumulated.
         self.ticket = None  # While it is being reduced.
         self.wire = None
         self.context = None
@@ -36,8 +37,9 @@ class _Gradient:
                 "before step(); set backward_passes_per_step to the number of backward passes "
                 "between two steps")
         self.passes_left -= 1
-        if self.passes_left == 0:
-            self.start()
+        if all(gradient.passes_left == 0 for gradient in self.group):
+            for gradient in self.group:
+                gradient.start()
 
     def _ready(self):
         """The parameter's gradient, contiguous or sparse from here on."""
@@ -123,6 +125,20 @@ class _Settings:
         self.is_synchronized = False
         self.should_synchronize = True
         self.hooks = []
+        self.grouped = []  # Gradients that may have to wait for others.
+
+    def join(self, groups):
+        """The gradients of each of these lists of parameters start together."""
+        gradients = {gradient.parameter: gradient for gradient in self.gradients}
+        for group in groups:
+            members = [gradients[parameter] for parameter in group if parameter in gradients]
+            self.grouped += members
+            for gradient in members:
+                gradient.group = members
+
+    def is_reducing(self):
+        """Gradients are on their way, or wait for others of their group."""
+        return bool(self.pending) or any(gradient.passes_left == 0 for gradient in self.grouped)
 
     def named_parameters(self):
         return [(name, parameter) for parameter, name in self.names.items()]
@@ -168,6 +184,7 @@ class _DistributedMixin:
             self._scalecom.should_synchronize = True
 
     def set_backward_passes_per_step(self, passes):
+        _check_passes(passes)
         self._scalecom.passes = passes
         for gradient in self._scalecom.gradients:
             gradient.passes_left = passes
@@ -176,7 +193,7 @@ class _DistributedMixin:
         """Waits for the reduced gradients, then updates the parameters. A closure's backward passes
         are reduced too, each before the optimizer sees its gradients."""
         settings = self._scalecom
-        if closure is None or settings.pending:
+        if closure is None or settings.is_reducing():
             self._synchronize_for_step()
         settings.is_synchronized = False
         if closure is None:
@@ -185,7 +202,7 @@ class _DistributedMixin:
         def reduced_closure():
             with torch.enable_grad():
                 loss = closure()
-            if settings.pending:
+            if settings.is_reducing():
                 self.synchronize()
                 settings.is_synchronized = False
             return loss
@@ -202,7 +219,7 @@ class _DistributedMixin:
         self.synchronize()
 
     def zero_grad(self, *args, **kwargs):
-        if self._scalecom.pending:
+        if self._scalecom.is_reducing():
             raise AssertionError("zero_grad() was called between backward() and step(), while "
                                  "gradients are being reduced; call step() or synchronize() first")
         return super().zero_grad(*args, **kwargs)
@@ -250,6 +267,32 @@ def _names_of(optimizer, named_parameters):
     return {parameter: name for parameter, name in names.items() if parameter in reduced}
 
 
+def _check_passes(passes):
+    if passes < 1:
+        raise ValueError(f"backward_passes_per_step is {passes}; it must be 1 or more")
+
+
+def _groups_of(parameters, groups):
+    """Lists of parameters, from such lists or from a number of groups."""
+    if isinstance(groups, int) and groups >= 0:
+        count = min(groups, len(parameters))
+        bounds = [len(parameters) * number // count for number in range(count + 1)] if count else []
+        return [parameters[begin:end] for begin, end in zip(bounds, bounds[1:])]
+    if not (isinstance(groups, (list, tuple))
+            and all(isinstance(group, (list, tuple)) for group in groups)
+            and all(isinstance(one, torch.Tensor) for group in groups for one in group)):
+        raise ValueError(f"groups is {groups!r}; allowed are a number of groups, 0 or more, and a "
+                         "list of lists of parameters")
+    grouped = [parameter for group in groups for parameter in group]
+    if len(set(grouped)) < len(grouped):
+        raise ValueError("groups has a parameter more than once; it can be in one group only")
+    strangers = [one for one in set(grouped) - set(parameters) if one.requires_grad]
+    if strangers:
+        raise ValueError(f"groups has {len(strangers)} parameters that the optimizer has not; leave "
+                         "them out")
+    return groups
+
+
 def DistributedOptimizer(optimizer, named_parameters=None, compression=Compression.none,
                          backward_passes_per_step=1, op=mpi_ops.Average,
                          gradient_predivide_factor=1.0, num_groups=0, groups=None,
@@ -268,28 +311,29 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     across ranks and key the residuals. op: Average or Sum. gradient_predivide_factor f: gradients
     are divided by f before the sum and multiplied by f after the average. Sparse gradients stay so
     and travel uncompressed by sparse_allreduce_async, unless sparse_as_dense is True. A parameter
-    whose gradients are sparse needs one on every rank in its first step.
+    whose gradients are sparse needs one on every rank in its first step. groups: lists of parameters
+    whose gradients start together, when all of a list are accumulated (those in no list start alone),
+    or the number of such lists to cut named_parameters into; num_groups is its former name. Each
+    gradient keeps its name and its compression.
     """
     mpi_ops.check_process_set(process_set)
     check_compression(compression)
-    if num_groups or groups:
-        raise ValueError("num_groups and groups are not supported by this version of scalecom; "
-                         "gradients are fused as they become ready: leave them out")
     if op not in (mpi_ops.Average, mpi_ops.Sum):
         raise ValueError(f"op is {op}; a DistributedOptimizer takes Average or Sum")
-    if backward_passes_per_step < 1:
-        raise ValueError(f"backward_passes_per_step is {backward_passes_per_step}; it must be 1 or "
-                         "more")
+    _check_passes(backward_passes_per_step)
     if gradient_predivide_factor != 1.0 and op != mpi_ops.Average:
         raise ValueError("gradient_predivide_factor needs op=Average")
     names = _names_of(optimizer, named_parameters)
     if isinstance(compression, ScaleComCompressor):
         compression.check_patterns(list(names.values()))
+    lists = _groups_of(list(names), num_groups if groups is None else groups)
     base = optimizer.__class__
     wrapped_class = type(base.__name__, (_DistributedMixin, base), {})
     wrapped = wrapped_class.__new__(wrapped_class)
     wrapped.__dict__ = optimizer.__dict__
-    wrapped._attach(_Settings(names, compression, op, backward_passes_per_step,
-                              gradient_predivide_factor, sparse_as_dense))
+    settings = _Settings(names, compression, op, backward_passes_per_step,
+                         gradient_predivide_factor, sparse_as_dense)
+    settings.join(lists)
+    wrapped._attach(settings)
     plan.watch(wrapped, lambda one: one._scalecom)
     return wrapped
