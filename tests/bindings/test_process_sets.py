@@ -8,3 +8,8 @@ from programs.claims import names
 @pytest.mark.parametrize("claim", names("programs.process_sets"))
 def test_process_sets(claims, ranks, claim):
     claims.check(ranks, "programs.process_sets", claim)
+
+
+def test_init_takes_mpi4pys_world_and_no_other_communicator(launch):
+    pytest.importorskip("mpi4py")
+    launch(2, "programs.communicators:init_by_communicators")
