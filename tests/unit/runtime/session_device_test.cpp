@@ -315,8 +315,8 @@ TEST_CASE("NaN on one rank gives NaN everywhere on an accelerator, and leaves th
   constexpr int kSize = 2;
   DeviceWorld devices(kSize, 11);
   std::vector<int> finite(kSize);
-  std::vector<bool> is_kept(kSize);
-  std::vector<bool> others_are_right(kSize);
+  std::vector<int> is_kept(kSize);
+  std::vector<int> others_are_right(kSize);
   AllReduceOptions options;
   options.compression.mode = CompressionMode::sharded;
   options.compression.rate = 8;
@@ -412,7 +412,7 @@ TEST_CASE("gathers, exchanges and broadcasts of an accelerator's tensors give th
 TEST_CASE("several broadcasts of an accelerator's tensors travel as one") {
   constexpr int kSize = 2;
   DeviceWorld devices(kSize, 4);
-  std::vector<bool> is_right(kSize, true);
+  std::vector<int> is_right(kSize, 1);
   test::run_ranks(kSize, [&](int rank) {
     std::vector<std::unique_ptr<DeviceTensor>> tensors;
     std::vector<Ticket> tickets;
@@ -427,11 +427,11 @@ TEST_CASE("several broadcasts of an accelerator's tensors travel as one") {
     for (unsigned i = 0; i < 12; ++i) {
       expect_ok(tickets[i].wait());
       if (tensors[i]->read(tickets[i]) != exact_values(DataType::int32, i * 7, i * 2 + 1)) {
-        is_right[static_cast<std::size_t>(rank)] = false;
+        is_right[static_cast<std::size_t>(rank)] = 0;
       }
     }
   });
-  CHECK(is_right == std::vector<bool>(kSize, true));
+  CHECK(is_right == std::vector<int>(kSize, 1));
 }
 
 TEST_CASE("tensors of the host and of an accelerator may be in flight together") {
