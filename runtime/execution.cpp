@@ -9,19 +9,12 @@
 
 #include "base/error.hpp"
 #include "base/log.hpp"
+#include "runtime/tensor_memory.hpp"
 #include "runtime/tensor_scales.hpp"
 #include "sparse/value_limit.hpp"
 
 namespace scalecom {
 namespace {
-
-const std::byte* input_of(const PendingTensor& tensor) {
-  return static_cast<const std::byte*>(tensor.input.data);
-}
-
-std::byte* output_of(const PendingTensor& tensor) {
-  return static_cast<std::byte*>(tensor.output.data);
-}
 
 std::span<std::byte> bytes_of(const TensorView& view) {
   return {static_cast<std::byte*>(view.data), static_cast<std::size_t>(view.bytes())};

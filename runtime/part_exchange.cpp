@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "runtime/part_rows.hpp"
+#include "runtime/tensor_memory.hpp"
 #include "runtime/tensor_scales.hpp"
 
 namespace scalecom {
@@ -21,10 +22,6 @@ std::int64_t sum_of(std::span<const std::int64_t> values) {
 
 void copy_bytes(std::byte* to, const std::byte* from, std::int64_t bytes) {
   if (bytes > 0) std::memcpy(to, from, static_cast<std::size_t>(bytes));
-}
-
-const std::byte* input_of(const PendingTensor& tensor) {
-  return static_cast<const std::byte*>(tensor.input.data);
 }
 
 // A result that its ticket will own: as `like`, but with `rows` rows.

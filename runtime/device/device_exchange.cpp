@@ -5,6 +5,7 @@
 
 #include "base/error.hpp"
 #include "runtime/part_rows.hpp"
+#include "runtime/tensor_memory.hpp"
 #include "runtime/tensor_scales.hpp"
 
 namespace scalecom {
@@ -16,10 +17,6 @@ constexpr std::int64_t kSlotBytes = 16;
 
 std::int64_t round_up(std::int64_t bytes) {
   return (bytes + kSlotBytes - 1) / kSlotBytes * kSlotBytes;
-}
-
-const std::byte* input_of(const PendingTensor& tensor) {
-  return static_cast<const std::byte*>(tensor.input.data);
 }
 
 Extents times(Extents rows, std::int64_t factor) {
@@ -81,7 +78,7 @@ void DeviceExchange::prepare_broadcast() {
   all.sent = {total};
   if (batch_.tensors.size() == 1) {
     all.sent = {batch_.tensors[0]->input.bytes()};
-    all.result = static_cast<std::byte*>(batch_.tensors[0]->output.data);
+    all.result = output_of(*batch_.tensors[0]);
     return;
   }
   is_unpacked_ = true;
@@ -91,7 +88,7 @@ void DeviceExchange::prepare_broadcast() {
   std::byte* slot = all.result;
   for (const PendingTensor* tensor : batch_.tensors) {
     const std::int64_t bytes = tensor->input.bytes();
-    const auto output = static_cast<std::byte*>(tensor->output.data);
+    std::byte* const output = output_of(*tensor);
     in.push_back({slot, output, bytes, DataType::uint8, {}});
     out.push_back({output, slot, bytes, DataType::uint8, {}});
     slot += round_up(bytes);

@@ -11,20 +11,13 @@
 #include "base/log.hpp"
 #include "runtime/device/device_exchange.hpp"
 #include "runtime/residual_delivery.hpp"
+#include "runtime/tensor_memory.hpp"
 #include "runtime/tensor_scales.hpp"
 #include "sparse/device_sparse_all_reduce.hpp"
 #include "sparse/value_limit.hpp"
 
 namespace scalecom {
 namespace {
-
-const std::byte* input_of(const PendingTensor& tensor) {
-  return static_cast<const std::byte*>(tensor.input.data);
-}
-
-std::byte* output_of(const PendingTensor& tensor) {
-  return static_cast<std::byte*>(tensor.output.data);
-}
 
 Clock::duration limit_of(const Config& config) {
   const Deadline deadline =

@@ -42,24 +42,23 @@ std::byte* DeviceLane::acquire(Buffer buffer, std::size_t bytes) {
   return memory.data.get();
 }
 
-CopyTable& DeviceLane::assign(Copy copy, std::span<const CopyTensor> tensors) {
-  Grown<CopyTable>& grown = copies_[static_cast<std::size_t>(copy)];
+template <class Table, class Tensor>
+Table& DeviceLane::assign(Grown<Table>& grown, std::span<const Tensor> tensors,
+                          std::unique_ptr<Table> (Accelerator::*make)(std::size_t)) {
   if (grown.table == nullptr || grown.tensors_max < tensors.size()) {
     grown.tensors_max = std::bit_ceil(std::max(tensors.size(), kTensorsMin));
-    grown.table = accelerator_.make_copy_table(grown.tensors_max);
+    grown.table = (accelerator_.*make)(grown.tensors_max);
   }
   grown.table->assign(tensors, passes());
   return *grown.table;
 }
 
+CopyTable& DeviceLane::assign(Copy copy, std::span<const CopyTensor> tensors) {
+  return assign(copies_[static_cast<std::size_t>(copy)], tensors, &Accelerator::make_copy_table);
+}
+
 StepTable& DeviceLane::assign(Step step, std::span<const StepTensor> tensors) {
-  Grown<StepTable>& grown = steps_[static_cast<std::size_t>(step)];
-  if (grown.table == nullptr || grown.tensors_max < tensors.size()) {
-    grown.tensors_max = std::bit_ceil(std::max(tensors.size(), kTensorsMin));
-    grown.table = accelerator_.make_step_table(grown.tensors_max);
-  }
-  grown.table->assign(tensors, passes());
-  return *grown.table;
+  return assign(steps_[static_cast<std::size_t>(step)], tensors, &Accelerator::make_step_table);
 }
 
 }  // namespace scalecom

@@ -65,6 +65,9 @@ class DeviceLane {
     std::unique_ptr<Table> table;
     std::size_t tensors_max = 0;
   };
+  template <class Table, class Tensor>
+  Table& assign(Grown<Table>& grown, std::span<const Tensor> tensors,
+                std::unique_ptr<Table> (Accelerator::*make)(std::size_t));
 
   Accelerator& accelerator_;
   DeviceCollectives& collectives_;
