@@ -13,12 +13,6 @@ namespace {
 
 using Extents = std::vector<std::int64_t>;
 
-constexpr std::int64_t kSlotBytes = 16;
-
-std::int64_t round_up(std::int64_t bytes) {
-  return (bytes + kSlotBytes - 1) / kSlotBytes * kSlotBytes;
-}
-
 Extents times(Extents rows, std::int64_t factor) {
   for (std::int64_t& value : rows) value *= factor;
   return rows;
@@ -73,7 +67,9 @@ void DeviceExchange::make_result(std::size_t place, std::int64_t rows) {
 
 void DeviceExchange::prepare_broadcast() {
   std::int64_t total = 0;
-  for (const PendingTensor* tensor : batch_.tensors) total += round_up(tensor->input.bytes());
+  for (const PendingTensor* tensor : batch_.tensors) {
+    total += DeviceLane::slot_bytes(tensor->input.bytes());
+  }
   Transfer& all = transfers_.emplace_back();
   all.sent = {total};
   if (batch_.tensors.size() == 1) {
@@ -91,7 +87,7 @@ void DeviceExchange::prepare_broadcast() {
     std::byte* const output = output_of(*tensor);
     in.push_back({slot, output, bytes, DataType::uint8, {}});
     out.push_back({output, slot, bytes, DataType::uint8, {}});
-    slot += round_up(bytes);
+    slot += DeviceLane::slot_bytes(bytes);
   }
   const CopyTable& packing = lane_.assign(DeviceLane::Copy::in, in);
   if (rank_ == batch_.batch.root) packing.scale_copy(lane_.passes());
@@ -123,7 +119,9 @@ void DeviceExchange::prepare_all_to_all(std::size_t place) {
 void DeviceExchange::prepare_reduce_scatter() {
   const DataType dtype = batch_.batch.dtype;
   std::int64_t total = 0;
-  for (const PendingTensor* tensor : batch_.tensors) total += round_up(tensor->input.bytes());
+  for (const PendingTensor* tensor : batch_.tensors) {
+    total += DeviceLane::slot_bytes(tensor->input.bytes());
+  }
   std::byte* slot = lane_.acquire(DeviceLane::Buffer::packed, static_cast<std::size_t>(total));
   std::vector<CopyTensor> in;
   std::vector<CopyTensor> out;
@@ -140,7 +138,7 @@ void DeviceExchange::prepare_reduce_scatter() {
     out.push_back({transfer.result, slot + before, transfer.output.count(), dtype,
                    output_scale(tensor.signature, size_)});
     transfer.result = slot;
-    slot += round_up(tensor.input.bytes());
+    slot += DeviceLane::slot_bytes(tensor.input.bytes());
   }
   lane_.assign(DeviceLane::Copy::in, in).scale_copy(lane_.passes());
   lane_.assign(DeviceLane::Copy::out, out);

@@ -78,22 +78,17 @@ void DeviceSparseAllReduce::add_part(std::size_t slot, int shard, int shards, in
 }
 
 void DeviceSparseAllReduce::acquire_buffers() {
-  const auto marks = static_cast<std::int64_t>(slots_.size());
-  const auto acquire = [this](Buffer buffer, std::int64_t count, std::int64_t element) {
-    return lane_.acquire(buffer, index(count * element));
-  };
-  offsets_ = reinterpret_cast<std::uint16_t*>(acquire(Buffer::offsets, chunks_, 2));
-  wire_ = offset_bytes_ == 1 ? acquire(Buffer::wire, chunks_, 1)
+  const std::size_t chunks = index(chunks_);
+  const std::size_t sent = chunks + slots_.size();  // Values and marks.
+  offsets_ = lane_.acquire<std::uint16_t>(Buffer::offsets, chunks);
+  wire_ = offset_bytes_ == 1 ? lane_.acquire(Buffer::wire, chunks)
                              : reinterpret_cast<std::byte*>(offsets_);
-  values_ = acquire(Buffer::values, chunks_ + marks, size_of(plan_.values));
-  kept_ = reinterpret_cast<float*>(acquire(Buffer::kept, chunks_, sizeof(float)));
-  reduced_ = reinterpret_cast<float*>(
-      plan_.values == DataType::float32 ? values_
-                                        : acquire(Buffer::reduced, chunks_ + marks, sizeof(float)));
-  counts_ = reinterpret_cast<std::int64_t*>(acquire(Buffer::counts, marks, sizeof(std::int64_t)));
-  if (has_averages_) {
-    averages_ = reinterpret_cast<float*>(acquire(Buffer::averages, elements_, sizeof(float)));
-  }
+  values_ = lane_.acquire(Buffer::values, sent * index(size_of(plan_.values)));
+  kept_ = lane_.acquire<float>(Buffer::kept, chunks);
+  reduced_ = plan_.values == DataType::float32 ? reinterpret_cast<float*>(values_)
+                                               : lane_.acquire<float>(Buffer::reduced, sent);
+  counts_ = lane_.acquire<std::int64_t>(Buffer::counts, slots_.size());
+  if (has_averages_) averages_ = lane_.acquire<float>(Buffer::averages, index(elements_));
 }
 
 // In float32, so that no rounding of an average is lost where gradients have 16 bits.

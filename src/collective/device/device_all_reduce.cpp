@@ -3,18 +3,6 @@
 #include <algorithm>
 
 namespace scalecom {
-namespace {
-
-// Where pieces begin in the buffer: passes and NCCL then move whole vectors.
-constexpr std::int64_t kSlotBytes = 16;
-
-std::int64_t slot_elements(std::int64_t count, std::int64_t element_bytes) {
-  const std::int64_t elements = kSlotBytes / element_bytes;
-  return (count + elements - 1) / elements * elements;
-}
-
-}  // namespace
-
 bool DeviceAllReduce::step(const WaitContext& context) {
   if (steps_++ > 0) {
     lane_.return_from_wire();
@@ -41,14 +29,14 @@ bool DeviceAllReduce::step(const WaitContext& context) {
 }
 
 void DeviceAllReduce::pack() {
-  const std::int64_t element = size_of(dtype_);
-  for (const auto& [piece, owed, limit] : pieces_) count_ += slot_elements(piece.count, element);
+  const auto bytes_of = [this](const Piece& piece) { return piece.count * size_of(dtype_); };
+  std::int64_t bytes = 0;
+  for (const auto& [piece, owed, limit] : pieces_) bytes += DeviceLane::slot_bytes(bytes_of(piece));
+  data_ = lane_.acquire(DeviceLane::Buffer::packed, static_cast<std::size_t>(bytes));
   // Nothing behind the last: whether a piece alone is packed, as it owes, is each rank's own
   // affair.
-  const std::int64_t last = pieces_.back().piece.count;
-  const std::int64_t padding = slot_elements(last, element) - last;
-  data_ = lane_.acquire(DeviceLane::Buffer::packed, static_cast<std::size_t>(count_ * element));
-  count_ -= padding;
+  const std::int64_t last = bytes_of(pieces_.back().piece);
+  count_ = (bytes - DeviceLane::slot_bytes(last) + last) / size_of(dtype_);
   std::vector<CopyTensor> in;
   std::vector<CopyTensor> out;
   std::vector<StepTensor> owing;
@@ -65,7 +53,7 @@ void DeviceAllReduce::pack() {
       row.selected.limit = limit;
     }
     out.push_back({piece.output, slot, piece.count, dtype_, piece.after});
-    slot += slot_elements(piece.count, element) * element;
+    slot += DeviceLane::slot_bytes(bytes_of(piece));
   }
   if (!in.empty()) lane_.assign(DeviceLane::Copy::in, in).scale_copy(lane_.passes());
   if (!owing.empty()) take_owed_along(owing);
@@ -83,15 +71,10 @@ void DeviceAllReduce::take_owed_along(std::span<const StepTensor> owing) {
     all += count;
   }
   using Buffer = DeviceLane::Buffer;
-  const auto acquire = [this](Buffer buffer, std::size_t count, auto* element) {
-    return reinterpret_cast<decltype(element)>(lane_.acquire(buffer, count * sizeof *element));
-  };
-  std::uint16_t* const offsets =
-      acquire(Buffer::offsets, most, static_cast<std::uint16_t*>(nullptr));
-  float* kept = acquire(Buffer::kept, all, static_cast<float*>(nullptr));
-  std::int64_t* const counts =
-      acquire(Buffer::counts, owing.size(), static_cast<std::int64_t*>(nullptr));
-  float* const marks = acquire(Buffer::reduced, owing.size(), static_cast<float*>(nullptr));
+  auto* const offsets = lane_.acquire<std::uint16_t>(Buffer::offsets, most);
+  auto* kept = lane_.acquire<float>(Buffer::kept, all);
+  auto* const counts = lane_.acquire<std::int64_t>(Buffer::counts, owing.size());
+  auto* const marks = lane_.acquire<float>(Buffer::reduced, owing.size());
   Accelerator& accelerator = lane_.accelerator();
   accelerator.set_zero(offsets, most * sizeof *offsets, lane_.passes());
   accelerator.set_zero(counts, owing.size() * sizeof *counts, lane_.passes());

@@ -46,6 +46,16 @@ class DeviceLane {
   };
   /// Zeros at first. Only while the lane is free, for its next batch.
   std::byte* acquire(Buffer buffer, std::size_t bytes);
+  template <class T>
+  T* acquire(Buffer buffer, std::size_t count) {
+    return reinterpret_cast<T*>(acquire(buffer, count * sizeof(T)));
+  }
+
+  /// What so many bytes take of Buffer::packed: passes and NCCL then move whole vectors.
+  static constexpr std::int64_t slot_bytes(std::int64_t bytes) {
+    constexpr std::int64_t kVectorBytes = 16;
+    return (bytes + kVectorBytes - 1) / kVectorBytes * kVectorBytes;
+  }
 
   enum class Copy : std::size_t { in, out, scale };
   enum class Step : std::size_t { select, gather, results };
