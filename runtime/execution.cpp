@@ -9,6 +9,7 @@
 
 #include "base/error.hpp"
 #include "base/log.hpp"
+#include "runtime/sparse_slot.hpp"
 #include "runtime/tensor_memory.hpp"
 #include "runtime/tensor_scales.hpp"
 #include "sparse/value_limit.hpp"
@@ -307,7 +308,9 @@ void Execution::start_sparse(BatchUnderWay& work) {
   for (std::size_t i = 0; i < work.tensors.size(); ++i) {
     const TensorSignature& signature = work.agreement->tensors[work.batch.tensors[i]].signature;
     if (!work.is_void) {
-      slots.push_back(slot_of(*work.tensors[i], signature));
+      const PendingTensor& tensor = *work.tensors[i];
+      float* const residual = residual_for_step(residuals_, tensor, signature).in_host().data();
+      slots.push_back(sparse_slot(tensor, signature, residual, size_));
       continue;
     }
     SparseSlot& slot = slots.emplace_back();
@@ -325,25 +328,6 @@ SparseAllReduce* Execution::idle_sparse() const {
   const auto found = std::ranges::find_if(sparse_, [](const auto& one) { return one->is_done(); });
   SCALECOM_ASSERT(found != sparse_.end(), std::to_string(sparse_.size()) + " are under way");
   return found->get();
-}
-
-SparseSlot Execution::slot_of(const PendingTensor& tensor, const TensorSignature& signature) {
-  ResidualStore::Entry& residual =
-      residuals_.acquire(signature.process_set, tensor.name, signature.shape);
-  residual.filter_by(signature.compression.beta);
-  residual.is_zero = false;
-  SparseSlot slot;
-  slot.name = tensor.name;
-  slot.gradient = input_of(tensor);
-  slot.result = output_of(tensor);
-  slot.residual = residual.in_host().data();
-  slot.count = tensor.input.count();
-  slot.dtype = signature.dtype;
-  slot.rate = signature.compression.rate;
-  slot.beta = signature.compression.beta;
-  slot.prescale = signature.prescale;
-  slot.result_scale = output_scale(signature, size_);
-  return slot;
 }
 
 // Every rank samples the same tensors: steps and flags are agreed on, and a void batch is known to

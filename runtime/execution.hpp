@@ -108,7 +108,6 @@ class Execution {
   void finish_sparse(BatchUnderWay& work);
   std::span<std::byte> sample_health(BatchUnderWay& work) const;
   [[noreturn]] void fail(const BatchUnderWay& work, const Error& error) const;
-  SparseSlot slot_of(const PendingTensor& tensor, const TensorSignature& signature);
   SparseAllReduce* idle_sparse() const;
   void broadcast(int root, std::span<PendingTensor* const> tensors, const WaitContext& context);
   void keep_steps(const Batch& batch, const Agreement& agreement);

@@ -11,6 +11,7 @@
 #include "base/log.hpp"
 #include "runtime/device/device_exchange.hpp"
 #include "runtime/residual_delivery.hpp"
+#include "runtime/sparse_slot.hpp"
 #include "runtime/tensor_memory.hpp"
 #include "runtime/tensor_scales.hpp"
 #include "sparse/device_sparse_all_reduce.hpp"
@@ -163,20 +164,8 @@ std::unique_ptr<DeviceOperation> DeviceExecution::make_sparse() {
   for (std::size_t i = 0; i < work_->tensors.size(); ++i) {
     const PendingTensor& tensor = *work_->tensors[i];
     const TensorSignature& agreed = signature(i);
-    ResidualStore::Entry& entry = residuals_.acquire(agreed.process_set, tensor.name, agreed.shape);
-    entry.filter_by(agreed.compression.beta);
-    entry.is_zero = false;
-    SparseSlot& slot = slots.emplace_back();
-    slot.name = tensor.name;
-    slot.gradient = input_of(tensor);
-    slot.result = output_of(tensor);
-    slot.residual = residual_of(entry);
-    slot.count = tensor.input.count();
-    slot.dtype = agreed.dtype;
-    slot.rate = agreed.compression.rate;
-    slot.beta = agreed.compression.beta;
-    slot.prescale = agreed.prescale;
-    slot.result_scale = output_scale(agreed, size_);
+    float* const residual = residual_of(residual_for_step(residuals_, tensor, agreed));
+    slots.push_back(sparse_slot(tensor, agreed, residual, size_));
   }
   return std::make_unique<DeviceSparseAllReduce>(lane(), std::move(slots), work_->batch.sparse);
 }
