@@ -236,7 +236,7 @@ void add_core(std::vector<Setting>& table) {
       "TUNE", &Config::tune, {"off", "quick", "full"},
       "How much is measured at init to choose algorithms and blocks by, where the cache "
       "(`$XDG_CACHE_HOME/scalecom` or `~/.cache/scalecom`, rank 0's) has nothing: quick takes "
-      "up to 1 s (0.2 s where the cores are idle), full up to 2 s; off: fixed defaults.")));
+      "up to 1 s (0.35 s where the cores are idle), full up to 2 s; off: fixed defaults.")));
   table.push_back(must_agree(flag("SHARED_MEMORY", &Config::shared_memory,
                                   "0: ranks of one host exchange data as ranks of several do.")));
   table.push_back(flag("STALL_CHECK_DISABLE", &Config::stall_check_disable,

@@ -158,7 +158,8 @@ def gloo_enabled():
 
 def nccl_built():
     """Version of NCCL for tensors on CUDA devices, such as 22809 for 2.28.9; 0 without it."""
-    return info()["loads"]["nccl_version"] if cuda_built() else 0
+    facts = info()
+    return facts["loads"]["nccl_version"] if facts["build"]["cuda"] == "yes" else 0
 
 
 def cuda_built():
