@@ -28,8 +28,7 @@ CompressionMode mode_by_setting(const std::string& setting) {
 }
 
 bool has_several_hosts(const Topology& topology) {
-  const std::string& first = topology.hosts.front();
-  return std::ranges::any_of(topology.hosts, [&](const auto& host) { return host != first; });
+  return std::ranges::adjacent_find(topology.hosts, std::not_equal_to()) != topology.hosts.end();
 }
 
 Coordinator::Parts coordinator_parts(SessionParts& parts, SessionDevice& device, TensorQueue& queue,

@@ -24,6 +24,7 @@ class SessionWorld {
       parts.config = config;
       parts.topology.rank = parts.topology.local_rank = rank;
       parts.topology.size = parts.topology.local_size = size;
+      parts.topology.hosts.assign(static_cast<std::size_t>(size), "here");
       parts.transport = data_.make_transport(rank);
       if (config.allreduce_algorithm == "auto") {
         use_pipeline(parts);

@@ -15,7 +15,7 @@ namespace {
 
 constexpr int kSize = 2;
 constexpr double kLongLimit_s = 60.0;
-constexpr double kShortLimit_s = 1.0;  // of a measurement that somebody is held up in
+constexpr double kShortLimit_s = 3.0;  // of a measurement that somebody is held up in
 constexpr std::size_t kCount = 300'000;
 
 // Holds rank 1 up before the measurement until rank 0 has given up on it.
