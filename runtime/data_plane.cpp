@@ -94,6 +94,7 @@ TuningResult tune_parts(SessionParts& parts, Bootstrap& bootstrap, const HostRan
                        .collectives = is_inside ? "shared memory" : "messages",
                        .cpu_model = cpu_model(),
                        .thoroughness = config.tune},
+               .plan = config.tune == "full" ? MeasurementPlan::full() : MeasurementPlan::quick(),
                .threads = {threads, [&](const auto& body) { workers.run(threads, body); }},
                .cache_directory = config.cache_directory,
                .limit = std::chrono::duration<double>(config.connect_timeout_s)});

@@ -8,8 +8,6 @@
 namespace scalecom {
 namespace {
 
-// 48 MB with residual and result, because a model's are seldom in a cache; a few ms.
-constexpr std::int64_t kElements = 1 << 22;
 // Far below kPassChunk, so that what a selected element takes is no difference of two large times.
 constexpr std::int64_t kShortChunk = 8;
 
@@ -17,21 +15,22 @@ constexpr std::int64_t kShortChunk = 8;
 // result.
 class Passes {
  public:
-  Passes(int ranks, const PassThreads& threads)
+  Passes(int ranks, const PassThreads& threads, std::int64_t elements)
       : ranks_(ranks),
         threads_(threads),
-        gradient_(kElements),
-        memory_(kElements),
-        result_(kElements),
-        offsets_(kElements / kShortChunk),
-        values_(kElements / kShortChunk),
-        kept_(kElements / kShortChunk) {
+        elements_(elements),
+        gradient_(static_cast<std::size_t>(elements)),
+        memory_(gradient_.size()),
+        result_(gradient_.size()),
+        offsets_(gradient_.size() / kShortChunk),
+        values_(offsets_.size()),
+        kept_(offsets_.size()) {
     for (std::size_t i = 0; i < gradient_.size(); ++i) {
       gradient_[i] = static_cast<float>(i * 7 % 101);
     }
   }
 
-  void select_all(std::int64_t chunk) { select({0, kElements / chunk}, chunk); }
+  void select_all(std::int64_t chunk) { select({0, elements_ / chunk}, chunk); }
 
   void sweep(std::int64_t chunk) {
     for_parts(chunk, [&](const Part& part) {
@@ -48,7 +47,7 @@ class Passes {
       float* const result = result_.data() + part.begin * chunk;
       kernels::fill_selected(std::as_writable_bytes(std::span(result, 1)).data(), DataType::float32,
                              (part.end - part.begin) * chunk, chunk, offsets_.data() + part.begin,
-                             kept_.data() + part.begin, kElements * size_of(DataType::float32));
+                             kept_.data() + part.begin, elements_ * size_of(DataType::float32));
     });
   }
 
@@ -62,7 +61,7 @@ class Passes {
   // One for each thread.
   template <class Body>
   void for_parts(std::int64_t chunk, const Body& body) {
-    const std::int64_t chunks = kElements / chunk;
+    const std::int64_t chunks = elements_ / chunk;
     if (!threads_.run) return body(Part{0, chunks});
     threads_.run([&](std::size_t i) {
       const auto place = static_cast<std::int64_t>(i);
@@ -92,6 +91,7 @@ class Passes {
 
   const std::int64_t ranks_;
   const PassThreads& threads_;
+  const std::int64_t elements_;
   std::vector<float> gradient_;
   std::vector<float> memory_;
   std::vector<float> result_;
@@ -123,7 +123,8 @@ double slowest_s(Board& board, int calls, const WaitContext& context,
 
 void measure_kernels(Board& board, int ranks, const PassThreads& threads,
                      const MeasurementPlan& plan, const WaitContext& context, Samples& samples) {
-  Passes passes(ranks, threads);
+  const std::int64_t elements = plan.pass_elements;
+  Passes passes(ranks, threads, elements);
   const int calls = (plan.calls + 1) / 2;
   const auto sweep_s = [&](std::int64_t chunk) {
     passes.select_all(chunk);
@@ -135,11 +136,11 @@ void measure_kernels(Board& board, int ranks, const PassThreads& threads,
   };
   const double swept_s = sweep_s(kPassChunk);
   const double filled_s = fill_s(kPassChunk);
-  note(samples, samples::kSwept, swept_s / kElements);
-  note(samples, samples::kFilled, filled_s / kElements);
+  note(samples, samples::kSwept, swept_s / static_cast<double>(elements));
+  note(samples, samples::kFilled, filled_s / static_cast<double>(elements));
   const double more_s = sweep_s(kShortChunk) + fill_s(kShortChunk) - swept_s - filled_s;
   note(samples, samples::kTaken,
-       more_s / static_cast<double>(kElements / kShortChunk - kElements / kPassChunk));
+       more_s / static_cast<double>(elements / kShortChunk - elements / kPassChunk));
 }
 
 }  // namespace scalecom

@@ -50,19 +50,17 @@ void keep(const TuningTask& task, const Tuning& tuning) {
 
 // This rank's figures, or why there are none.
 std::string measure(const TuningTask& task, const Tuning& defaults) {
-  const auto plan =
-      task.key.thoroughness == "full" ? MeasurementPlan::full() : MeasurementPlan::quick();
   const WaitContext context{Deadline::after(task.limit)};
   Samples samples;
   try {
     // Every figure at two times: others that use the cores for a moment are seldom in both.
     for (int round = 0; round < 2; ++round) {
-      measure_kernels(task.board, task.key.ranks, task.threads, plan, context, samples);
-      measure_inside(task.board, defaults, plan, context, samples);
+      measure_kernels(task.board, task.key.ranks, task.threads, task.plan, context, samples);
+      measure_inside(task.board, defaults, task.plan, context, samples);
       if (task.hosts.size() == 1) {
-        measure_shm_choices(task.board, defaults, plan, context, samples);
+        measure_shm_choices(task.board, defaults, task.plan, context, samples);
       } else {
-        measure_link(task.transport, task.hosts, plan, context, samples);
+        measure_link(task.transport, task.hosts, task.plan, context, samples);
       }
     }
   } catch (const Error& error) {

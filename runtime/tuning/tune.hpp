@@ -20,6 +20,7 @@ struct TuningTask {
   Board& board;
   const HostRanks& hosts;  ///< as the collectives see them
   TuningKey key;
+  MeasurementPlan plan = MeasurementPlan::quick();
   PassThreads threads = {};
   std::string cache_directory;   ///< of the measured figures; empty: none are kept
   Bootstrap::Limit limit{60.0};  ///< of the measurement, and of waiting for a rank

@@ -18,6 +18,8 @@ using namespace scalecom::test;
 namespace {
 
 constexpr std::size_t kSlot = 64 << 10;
+// A sanitizer's passes over a model's size take seconds.
+constexpr MeasurementPlan kShortPlan{.pass_elements = 1 << 18};
 
 struct World {
   HostRanks hosts;
@@ -76,6 +78,7 @@ std::vector<TuningResult> run_tuning(const World& world) {
                           .board = board,
                           .hosts = world.hosts,
                           .key = key_of(world),
+                          .plan = kShortPlan,
                           .threads = world.threads,
                           .cache_directory = world.cache,
                           .limit = world.limit};
