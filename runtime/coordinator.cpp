@@ -77,7 +77,7 @@ Coordinator::Coordinator(Parts parts)
       seat_(std::make_shared<DriverSeat>(static_cast<Drivable&>(*this))),
       negotiation_(negotiation_options(parts_)),
       execution_(
-          *parts_.collectives, parts_.rank, parts_.size, parts_.config,
+          *parts_.collectives, parts_.rank, parts_.size, parts_.config, timeline_,
           [this](std::span<PendingTensor* const> tensors) { complete(tensors); }, parts_.devices) {}
 
 void Coordinator::sleep_for_news(TimePoint until, const std::function<bool()>& is_called) const {
@@ -209,6 +209,7 @@ void Coordinator::take_submits() {
     if (const auto found = first_steps_.find(tensor.name); found != first_steps_.end()) {
       tensor.signature.first_step = found->second;
     }
+    if (timeline_.is_on()) timeline_.submit(tensor.name, tensor.times, now);
     negotiation_.submit(TensorRequest{tensor.name, tensor.signature, tensor.splits}, now);
     std::string name = tensor.name;
     const auto [place, is_new] = pending_.try_emplace(std::move(name), std::move(tensor));
@@ -251,6 +252,7 @@ void Coordinator::flush_negotiation() {
       continue;
     }
     if (const auto* end = std::get_if<SessionEnd>(&event)) bound_end(*end);
+    if (timeline_.is_on()) tell_times(event);
     events_.push_back(std::move(event));
   }
 }
@@ -421,6 +423,7 @@ void Coordinator::finish(const Status& status) {
   }
   std::vector<const PendingTensor*> tensors;
   for (const auto& [name, tensor] : pending_) tensors.push_back(&tensor);
+  if (timeline_.is_on()) tell_unfinished();
   parts_.queue->complete(tensors, status);
   pending_.clear();
   publish_stats();

@@ -16,6 +16,7 @@
 #include "runtime/execution.hpp"
 #include "runtime/negotiation.hpp"
 #include "runtime/tensor_queue.hpp"
+#include "runtime/timeline/timeline.hpp"
 #include "scalecom/config.hpp"
 #include "scalecom/session.hpp"
 #include "transport/transport.hpp"
@@ -79,6 +80,9 @@ class Coordinator final : private Interrupt, private Drivable {
   ResidualStore& residuals() noexcept { return execution_.residuals(); }
   std::vector<CompressionHealth> health() { return execution_.health().health(); }
   void restore_residual(Residual residual);
+  /// Also before run().
+  void start_timeline(std::unique_ptr<TimelineWriter> writer, bool has_cycles);
+  std::unique_ptr<TimelineWriter> stop_timeline();
 
  private:
   using PendingTensors = std::unordered_map<std::string, PendingTensor>;
@@ -101,6 +105,8 @@ class Coordinator final : private Interrupt, private Drivable {
   void take_submits();
   void take_control_messages();
   void flush_negotiation();
+  void tell_times(const NegotiationEvent& event);
+  void tell_unfinished();
   void carry_out(NegotiationEvent event);
   bool can_carry_out(const NegotiationEvent& event) const;
   void start_batch();
@@ -122,6 +128,7 @@ class Coordinator final : private Interrupt, private Drivable {
   Parts parts_;
   const std::shared_ptr<DriverSeat> seat_;
   Negotiation negotiation_;
+  Timeline timeline_;
   Execution execution_;
   PendingTensors pending_;
   std::unordered_map<std::string, std::int64_t> first_steps_;

@@ -24,6 +24,9 @@ std::span<std::byte> bytes_of(const TensorView& view) {
 // While a batch keeps moving, the rest of the world is looked at this often.
 constexpr auto kLookAroundPeriod = std::chrono::microseconds(50);
 
+// In a timeline: what the host does for tensors of a device, on which the batch then goes on.
+constexpr const char* kEnqueue = "ENQUEUE";
+
 SparseOptions sparse_options(WorkerPool& workers, int threads) {
   SparseOptions options;
   options.threads = threads;
@@ -40,10 +43,11 @@ bool has_steps(BatchKind kind) {
 }  // namespace
 
 Execution::Execution(Collectives& collectives, int rank, int size, const Config& config,
-                     TensorsDone done, DeviceNeeds devices)
+                     Timeline& timeline, TensorsDone done, DeviceNeeds devices)
     : collectives_(collectives),
       size_(size),
       rank_(rank),
+      timeline_(timeline),
       done_(std::move(done)),
       workers_(static_cast<int>(config.compress_threads)),
       parts_(collectives, rank, size),
@@ -62,6 +66,7 @@ void Execution::start(Batch batch, std::shared_ptr<const Agreement> agreement,
   under_way_.push_back({std::move(batch), std::move(agreement), std::move(tensors), context});
   BatchUnderWay& work = under_way_.back();
   work.is_void = is_void(*work.agreement);
+  if (timeline_.is_on() && !work.is_void) begin_times(work);
   if (work.batch.device == DeviceKind::cuda) return start_on_device(work);
   if (kind == BatchKind::dense_all_reduce) return start_dense(work);
   if (kind == BatchKind::sparse_all_reduce) return start_sparse(work);
@@ -177,8 +182,36 @@ void Execution::complete(BatchUnderWay& work, std::size_t count) {
     if (has_steps(work.batch.kind)) keep_steps(work.batch, *work.agreement);
   }
   settle_residuals(work, count);
+  if (work.times != nullptr) tell_times(work, count);
   done_(tensors.subspan(work.done, count - work.done));
   work.done = count;
+}
+
+void Execution::begin_times(BatchUnderWay& work) const {
+  const Batch& batch = work.batch;
+  const OperationKind kind = work.agreement->tensors[batch.tensors.front()].signature.kind;
+  const bool has_leader =
+      batch.kind == BatchKind::sparse_all_reduce && batch.sparse.mode == CompressionMode::cyclic;
+  work.times = timeline_.start_batch({.operation = timeline_operation(kind),
+                                      .bytes = batch.bytes,
+                                      .tensors = static_cast<std::int32_t>(work.tensors.size()),
+                                      .leader = has_leader ? batch.sparse.leader : -1});
+  if (batch.device == DeviceKind::cuda) {
+    work.times->enter(kEnqueue);
+  } else if (!has_steps(batch.kind) && kind != OperationKind::barrier) {
+    work.times->enter(timeline_activity(kind));
+  }
+}
+
+// A timeline may have ended since.
+void Execution::tell_times(const BatchUnderWay& work, std::size_t count) {
+  if (!timeline_.is_on()) return;
+  const TimePoint now = Clock::now();
+  for (std::size_t i = work.done; i < count; ++i) {
+    const AgreedTensor& agreed = work.agreement->tensors[work.batch.tensors[i]];
+    const bool is_compressed = agreed.signature.compression.mode != CompressionMode::none;
+    timeline_.complete(work.tensors[i]->times, *work.times, is_compressed ? agreed.step : -1, now);
+  }
 }
 
 void Execution::fail(const BatchUnderWay& work, const Error& error) const {
@@ -244,6 +277,7 @@ void Execution::start_dense(BatchUnderWay& work) {
     }
     all_reduce.pieces.push_back(piece);
   }
+  all_reduce.phases = work.times.get();
   all_reduce.done = [this, &work](std::size_t count) { complete(work, count); };
   work.operation = collectives_.start_all_reduce(std::move(all_reduce));
   if (work.is_void) collectives_.discard(work.operation);
@@ -320,8 +354,9 @@ void Execution::start_sparse(BatchUnderWay& work) {
   }
   work.sparse = idle_sparse();
   if (work.is_void) return work.sparse->start_nothing(std::move(slots), work.batch.sparse);
-  work.sparse->start(std::move(slots), work.batch.sparse,
-                     [this, &work](const SparseAllReduce&) { return sample_health(work); });
+  work.sparse->start(
+      std::move(slots), work.batch.sparse,
+      [this, &work](const SparseAllReduce&) { return sample_health(work); }, work.times.get());
 }
 
 SparseAllReduce* Execution::idle_sparse() const {
@@ -352,7 +387,10 @@ std::span<std::byte> Execution::sample_health(BatchUnderWay& work) const {
 }
 
 void Execution::finish_sparse(BatchUnderWay& work) {
-  if (!work.sampled.empty()) health_.record(work.sampled, work.sample.health(size_));
+  if (!work.sampled.empty()) {
+    const auto health = health_.record(work.sampled, work.sample.health(size_));
+    if (timeline_.is_on()) timeline_.sample(health);
+  }
   compressed_tensors_ += static_cast<std::int64_t>(work.tensors.size());
   for (const SparseSlot& slot : work.sparse->slots()) {
     if (slot.went_dense) report_nonfinite(slot);

@@ -18,6 +18,7 @@
 #include "runtime/part_exchange.hpp"
 #include "runtime/residual_delivery.hpp"
 #include "runtime/tensor_queue.hpp"
+#include "runtime/timeline/timeline.hpp"
 #include "runtime/worker_pool.hpp"
 #include "sparse/sparse_all_reduce.hpp"
 
@@ -32,9 +33,9 @@ class Execution {
   /// Batches under way at once: one is packed while the one before is on its way.
   static constexpr std::size_t kBatchesMax = 2;
 
-  /// `collectives` outlives this object.
-  Execution(Collectives& collectives, int rank, int size, const Config& config, TensorsDone done,
-            DeviceNeeds devices = {});
+  /// `collectives` and `timeline` outlive this object.
+  Execution(Collectives& collectives, int rank, int size, const Config& config, Timeline& timeline,
+            TensorsDone done, DeviceNeeds devices = {});
 
   /// Begins a batch of the agreement, for which can_start(); `tensors[i]` is the submission behind
   /// agreement.tensors[batch.tensors[i]] (of a void agreement it may be null). An all-reduce goes
@@ -89,6 +90,7 @@ class Execution {
     std::vector<const AgreedTensor*> sampled = {};
     /// What dense tensors send in place of their input to deliver their residuals, by place.
     std::map<std::size_t, Delivery> with_residuals = {};
+    std::unique_ptr<BatchTimes> times = nullptr;  ///< for a timeline; null: none ran at its start
   };
 
   bool is_void(const Agreement& agreement) const noexcept {
@@ -102,6 +104,8 @@ class Execution {
   const std::byte* take_residual_along(BatchUnderWay& work, std::size_t place);
   void settle_residuals(BatchUnderWay& work, std::size_t count);
   void complete(BatchUnderWay& work, std::size_t count);
+  void begin_times(BatchUnderWay& work) const;
+  void tell_times(const BatchUnderWay& work, std::size_t count);
   bool advance();
   bool is_done(const BatchUnderWay& work) const;
   void drop_done();
@@ -116,6 +120,7 @@ class Execution {
   Collectives& collectives_;
   const int size_;
   const int rank_;
+  Timeline& timeline_;
   const TensorsDone done_;
   /// Oldest first.
   std::deque<BatchUnderWay> under_way_;

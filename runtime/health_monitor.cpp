@@ -62,8 +62,8 @@ void HealthMonitor::apply_guards(Agreement& agreement) const {
   }
 }
 
-void HealthMonitor::record(std::span<const AgreedTensor* const> tensors,
-                           std::span<const TensorHealth> health) {
+std::vector<CompressionHealth> HealthMonitor::record(std::span<const AgreedTensor* const> tensors,
+                                                     std::span<const TensorHealth> health) {
   std::vector<CompressionHealth> lines;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     Entry& entry = entries_[tensors[i]->name];
@@ -72,6 +72,7 @@ void HealthMonitor::record(std::span<const AgreedTensor* const> tensors,
     lines.push_back(entry.last);
   }
   if (file_) file_->append(lines);
+  return lines;
 }
 
 void HealthMonitor::judge(Entry& entry, const AgreedTensor& tensor, const TensorHealth& health) {

@@ -40,8 +40,9 @@ class HealthMonitor {
   /// Gives the compressed tensors the chunk lengths that their guards have come to.
   void apply_guards(Agreement& agreement) const;
 
-  /// tensors[i] has health[i] in a step that will be completed.
-  void record(std::span<const AgreedTensor* const> tensors, std::span<const TensorHealth> health);
+  /// tensors[i] has health[i] in a step that will be completed; returns what is told of it.
+  std::vector<CompressionHealth> record(std::span<const AgreedTensor* const> tensors,
+                                        std::span<const TensorHealth> health);
 
   /// The tensor starts anew, with the chunk length that its options say.
   void forget(const std::string& name) { entries_.erase(name); }

@@ -172,6 +172,14 @@ struct NegotiationOptions {
   int steady_steps = 3;
 };
 
+/// Is told of requests as they are heard of, for a timeline.
+class ArrivalSink {
+ public:
+  virtual ~ArrivalSink() = default;
+  /// The ranks [first_rank, end_rank) have submitted the tensor, as this node knows since `now`.
+  virtual void arrive(const std::string& name, int first_rank, int end_rank, TimePoint now) = 0;
+};
+
 /// What the steady state has saved, and why it was left.
 struct SteadyCounters {
   std::int64_t agreements = 0;  ///< that this rank took from a schedule, void ones included
@@ -220,6 +228,9 @@ class Negotiation {
   /// the stall check time, or half the collective time-out, ends it. Every rank says it before
   /// advance(), and after each agreement that it has finished; 0 until said.
   void set_backlog(std::size_t agreements) noexcept;
+
+  /// Who is told of arrivals from now on; null: nobody. The steady state has none.
+  void set_arrivals(ArrivalSink* arrivals) noexcept;
 
   /// Looks at the timers.
   void advance(TimePoint now);

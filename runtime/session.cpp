@@ -21,6 +21,18 @@ constexpr const char* kBarrierName = "scalecom.barrier";
 // Sizes and options of tensors whose mode is remembered.
 constexpr std::size_t kModesMax = 1 << 16;
 
+// In place of a path: one that start_timeline() names later.
+constexpr const char* kDynamicTimeline = "DYNAMIC";
+
+// Each rank has its own file where this stands in the path.
+std::string timeline_path(std::string path, int rank) {
+  constexpr std::string_view kRank = "{rank}";
+  for (std::size_t at = path.find(kRank); at != std::string::npos; at = path.find(kRank, at)) {
+    path.replace(at, kRank.size(), std::to_string(rank));
+  }
+  return path;
+}
+
 CompressionMode mode_by_setting(const std::string& setting) {
   if (setting == "auto") return CompressionMode::automatic;
   if (setting == "hierarchical") return CompressionMode::hierarchical;
@@ -111,8 +123,10 @@ SessionImpl::SessionImpl(SessionParts parts)
     : parts_(std::move(parts)),
       device_(parts_.make_accelerator),
       queue_(parts_.config.queue_capacity),
-      coordinator_(coordinator_parts(parts_, device_, queue_, stats_)),
-      thread_([this] { coordinator_.run(); }) {}
+      coordinator_(coordinator_parts(parts_, device_, queue_, stats_)) {
+  start_timeline_by_setting();
+  thread_ = std::thread([this] { coordinator_.run(); });
+}
 
 SessionImpl::~SessionImpl() {
   shutdown();
@@ -156,19 +170,29 @@ void SessionImpl::join() {
   if (thread_.joinable()) thread_.join();
 }
 
-void SessionImpl::run_on_coordinator(CoordinatorTask task) {
-  const auto done = std::make_shared<std::promise<void>>();
+void SessionImpl::run_on_coordinator(const CoordinatorTask& task) {
+  run_by(&TensorQueue::push_task, task);
+}
+
+void SessionImpl::run_urgently(const CoordinatorTask& task) {
+  run_by(&TensorQueue::push_urgent_task, task);
+}
+
+void SessionImpl::run_by(bool (TensorQueue::*push)(CoordinatorTask), const CoordinatorTask& task) {
+  auto done = std::make_shared<std::promise<void>>();
   std::future<void> is_done = done->get_future();
-  if (queue_.push_task([&task, done] {
-        try {
-          task();
-          done->set_value();
-        } catch (...) {
-          done->set_exception(std::current_exception());
-        }
-      })) {
-    is_done.get();
-    return;
+  const bool is_pushed = (queue_.*push)([&task, done] {
+    try {
+      task();
+      done->set_value();
+    } catch (...) {
+      done->set_exception(std::current_exception());
+    }
+  });
+  done.reset();  // The task alone has it: one that is dropped at the session's end breaks it.
+  try {
+    if (is_pushed) return is_done.get();
+  } catch (const std::future_error&) {
   }
   join();  // The queue is closed, so the thread is on its last steps.
   const std::lock_guard lock(join_mutex_);
@@ -181,6 +205,7 @@ void SessionImpl::shutdown() {
   queue_.push_urgent_task(
       [this, message] { coordinator_.end_session(Status(StatusCode::shut_down, message)); });
   join();
+  stop_timeline();
 }
 
 Status SessionImpl::status() const { return queue_.closed_status(); }
@@ -222,6 +247,56 @@ std::vector<CompressionHealth> SessionImpl::compression_health() {
   std::vector<CompressionHealth> health;
   run_on_coordinator([&] { health = coordinator_.health(); });
   return health;
+}
+
+std::unique_ptr<TimelineWriter> SessionImpl::open_timeline(const std::string& path,
+                                                           const std::string& origin) {
+  const Topology& topology = parts_.topology;
+  const std::string own = timeline_path(path, topology.rank);
+  if (topology.rank != 0 && own == path) return nullptr;
+  return std::make_unique<TimelineWriter>(own, origin, TimelineOwner{topology.rank, topology.size});
+}
+
+void SessionImpl::start_timeline_by_setting() {
+  const Config& config = parts_.config;
+  if (config.timeline.empty() || config.timeline == kDynamicTimeline) return;
+  const auto source = config.sources.find("TIMELINE");
+  const std::string variable =
+      source == config.sources.end() ? "SCALECOM_TIMELINE" : source->second;
+  auto writer = open_timeline(config.timeline, variable + "=" + config.timeline);
+  if (writer != nullptr) {
+    coordinator_.start_timeline(std::move(writer), config.timeline_mark_cycles);
+  }
+  timeline_path_ = config.timeline;
+}
+
+void SessionImpl::start_timeline(const std::string& path, bool mark_cycles) {
+  const std::lock_guard lock(timeline_mutex_);
+  if (const Status ended = status(); !ended.is_ok()) throw Error(ended.code(), ended.message());
+  if (path.empty()) {
+    throw Error(StatusCode::invalid_argument,
+                "start_timeline: the path is empty; name the file that rank 0 writes");
+  }
+  if (!timeline_path_.empty()) {
+    throw Error(StatusCode::invalid_argument,
+                fmt::format("start_timeline: a timeline is being written to {} already; call "
+                            "stop_timeline() first",
+                            timeline_path_));
+  }
+  auto writer = open_timeline(path, "start_timeline");
+  if (writer != nullptr) {
+    run_urgently([&] { coordinator_.start_timeline(std::move(writer), mark_cycles); });
+  }
+  timeline_path_ = path;
+}
+
+// The writer ends here, so that nobody else waits for its disk.
+void SessionImpl::stop_timeline() {
+  const std::lock_guard lock(timeline_mutex_);
+  if (timeline_path_.empty()) return;
+  std::unique_ptr<TimelineWriter> writer;
+  run_urgently([&] { writer = coordinator_.stop_timeline(); });
+  timeline_path_.clear();
 }
 
 CompressionExplanation SessionImpl::explain_compression(std::int64_t count, DataType dtype,
@@ -340,6 +415,12 @@ void Session::restore_residuals(std::vector<Residual> residuals) {
 std::vector<CompressionHealth> Session::compression_health() const {
   return impl_->compression_health();
 }
+
+void Session::start_timeline(const std::string& path, bool mark_cycles) {
+  impl_->start_timeline(path, mark_cycles);
+}
+
+void Session::stop_timeline() { impl_->stop_timeline(); }
 
 AllReduceExplanation Session::explain_all_reduce(std::int64_t bytes) const {
   return impl_->explain_all_reduce(bytes);

@@ -62,6 +62,8 @@ class SessionImpl {
   Residual residual(const std::string& name);
   void restore_residuals(std::vector<Residual> residuals);
   std::vector<CompressionHealth> compression_health();
+  void start_timeline(const std::string& path, bool mark_cycles);
+  void stop_timeline();
 
   const Config& config() const noexcept { return parts_.config; }
   const Topology& topology() const noexcept { return parts_.topology; }
@@ -78,7 +80,13 @@ class SessionImpl {
  private:
   /// Runs `task` on the coordinator's thread between two batches, or here once that has ended.
   /// Throws what it throws.
-  void run_on_coordinator(CoordinatorTask task);
+  void run_on_coordinator(const CoordinatorTask& task);
+  /// The same, without waiting for a batch: for what touches nothing of it.
+  void run_urgently(const CoordinatorTask& task);
+  void run_by(bool (TensorQueue::*push)(CoordinatorTask), const CoordinatorTask& task);
+  /// Null where this rank writes none. `origin`: where the path comes from.
+  std::unique_ptr<TimelineWriter> open_timeline(const std::string& path, const std::string& origin);
+  void start_timeline_by_setting();
   void join();
   void mark_ready(PendingTensor& tensor, const PendingTensor* before);
   double all_reduce_time_s(std::int64_t bytes) const;
@@ -91,6 +99,9 @@ class SessionImpl {
   std::mutex modes_mutex_;
   /// Of automatic ones, by elements, dtype, rate and dtype of values.
   std::map<std::tuple<std::int64_t, DataType, std::int64_t, DataType>, CompressionMode> modes_;
+  std::mutex timeline_mutex_;
+  /// As it was given, of the one that runs; empty: none. Also where this rank does not write it.
+  std::string timeline_path_;
   std::mutex join_mutex_;
   std::thread thread_;
 };

@@ -232,6 +232,12 @@ void add_core(std::vector<Setting>& table) {
       free_text("HEALTH_FILE", &Config::health_file, "any path",
                 "CSV file that rank 0 appends the health of compressed tensors to, a line "
                 "for each sample."));
+  table.push_back(
+      free_text("TIMELINE", &Config::timeline, "any path, or DYNAMIC",
+                "Chrome trace that rank 0 writes (docs/howto/read-a-timeline.md); every rank its "
+                "own where {rank} stands in the path. DYNAMIC: when start_timeline() is called."));
+  table.push_back(flag("TIMELINE_MARK_CYCLES", &Config::timeline_mark_cycles,
+                       "1: the timeline has a mark for each agreement."));
   table.push_back(must_agree(choice(
       "TUNE", &Config::tune, {"off", "quick", "full"},
       "How much is measured at init to choose algorithms and blocks by, where the cache "
@@ -280,8 +286,6 @@ void add_without_effect(std::vector<Setting>& table) {
   table.push_back(idle_flag("DISABLE_GROUP_FUSION", "Groups do not fuse with other tensors."));
   table.push_back(idle_flag("DYNAMIC_PROCESS_SETS", "Process sets may change after init."));
   table.push_back(idle_text("THREAD_AFFINITY", "Cores of the background threads."));
-  table.push_back(idle_text("TIMELINE", "File of the timeline."));
-  table.push_back(idle_flag("TIMELINE_MARK_CYCLES", "Cycles appear in the timeline."));
   table.push_back(idle_flag("AUTOTUNE", "Tunes fusion threshold and cycle time."));
   table.push_back(idle_text("AUTOTUNE_LOG", "File of the autotuner's log."));
   table.push_back(idle_number("AUTOTUNE_WARMUP_SAMPLES", 1e6, "samples", "Samples thrown away."));

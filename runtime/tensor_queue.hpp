@@ -13,6 +13,7 @@
 #include "runtime/device/device_context.hpp"
 #include "runtime/negotiation.hpp"
 #include "runtime/ticket_state.hpp"
+#include "runtime/timeline/tensor_times.hpp"
 #include "runtime/wake_up.hpp"
 #include "scalecom/tensor.hpp"
 
@@ -30,6 +31,7 @@ struct PendingTensor {
   double beta = 0.0;
   /// On a CUDA device: behind it the input may be used.
   std::shared_ptr<const DeviceEvent> ready = nullptr;
+  TensorTimes times = {};
 };
 
 /// Work for the coordinator's thread that is not a tensor: end the session, read a residual.

@@ -3,11 +3,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
 
+#include "bindings/c/default_session.hpp"
 #include "bindings/c/dlpack.hpp"
 #include "bindings/c/json_text.hpp"
 #include "runtime/info.hpp"
@@ -25,50 +25,9 @@ struct scalecom_ticket {
 
 namespace {
 
-// The process's session, shared so that a call in progress outlives a shutdown beside it.
-class DefaultSession {
- public:
-  // Never waits for connect() beside it: callers may hold an interpreter's lock.
-  std::shared_ptr<Session> find() {
-    const std::lock_guard lock(mutex_);
-    return session_;
-  }
-
-  std::shared_ptr<Session> get() {
-    auto session = find();
-    if (session == nullptr) {
-      throw Error(StatusCode::unavailable, "scalecom has not been initialized; call init() first");
-    }
-    return session;
-  }
-
-  void connect() {
-    const std::lock_guard connect_lock(connect_mutex_);
-    if (find() != nullptr) return;
-    std::shared_ptr<Session> session = Session::connect(scalecom::Config::from_environment());
-    const std::lock_guard lock(mutex_);
-    session_ = std::move(session);
-  }
-
-  void disconnect() {
-    const std::lock_guard connect_lock(connect_mutex_);
-    std::shared_ptr<Session> session;
-    {
-      const std::lock_guard lock(mutex_);
-      session = std::move(session_);
-    }
-    if (session != nullptr) session->shutdown();
-  }
-
- private:
-  std::mutex connect_mutex_;
-  std::mutex mutex_;
-  std::shared_ptr<Session> session_;
-};
-
 // Never destroyed: threads of the host program may still call while the process exits.
-DefaultSession& default_session() {
-  static auto& session = *new DefaultSession;
+scalecom::DefaultSession& default_session() {
+  static auto& session = *new scalecom::DefaultSession;
   return session;
 }
 
@@ -479,6 +438,17 @@ int scalecom_explain_compression(int64_t count, int32_t dtype,
     const auto explanation = default_session().get()->explain_compression(
         count, static_cast<scalecom::DataType>(dtype), to_compression(compression));
     deref(json, "json") = to_c_string(scalecom::to_json(explanation));
+  });
+}
+
+int scalecom_start_timeline(const char* path, int mark_cycles) {
+  return guarded(
+      [&] { default_session().get()->start_timeline(&deref(path, "path"), mark_cycles != 0); });
+}
+
+int scalecom_stop_timeline(void) {
+  return guarded([] {
+    if (const auto session = default_session().find()) session->stop_timeline();
   });
 }
 

@@ -177,6 +177,12 @@ SCALECOM_API int scalecom_compression_stats(char** json);
 SCALECOM_API int scalecom_explain_compression(int64_t count, int32_t dtype,
                                               const scalecom_compression* compression, char** json);
 
+/* scalecom::Session::start_timeline(): fails before init, while a timeline runs, and where this
+ * rank cannot write `path`. */
+SCALECOM_API int scalecom_start_timeline(const char* path, int mark_cycles);
+/* Returns when the file is complete; 0 also where no timeline runs, and before init. */
+SCALECOM_API int scalecom_stop_timeline(void);
+
 /* JSON object with the members of scalecom::SessionStats. */
 SCALECOM_API int scalecom_stats(char** json);
 /* JSON object: build, libraries, topology, settings: what scalecom-info prints. Works before init

@@ -52,6 +52,11 @@ struct SCALECOM_API Config {
   std::int64_t health_steps = 100;
   /// CSV file that rank 0 appends the sampled figures to; empty: none.
   std::string health_file;
+  /// File of the timeline, a Chrome trace, that rank 0 writes from init on; with {rank} in it,
+  /// every rank its own. DYNAMIC or empty: none before Session::start_timeline().
+  std::string timeline;
+  /// ... with a mark for each agreement.
+  bool timeline_mark_cycles = false;
   /// What the collectives choose by is measured at init: off, quick (0.3 s) or full (2 s).
   std::string tune = "quick";
   /// Where measured figures are kept; empty: nowhere. from_environment(): $XDG_CACHE_HOME/scalecom

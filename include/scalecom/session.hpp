@@ -192,6 +192,16 @@ class SCALECOM_API Session {
   /// sampled. Waits for the batch that is being executed.
   std::vector<CompressionHealth> compression_health() const;
 
+  /// From now on this rank's tensors are told to the timeline `path`, a Chrome trace that rank 0
+  /// writes; with "{rank}" in it, which stands for the rank, every rank that calls writes its own
+  /// (docs/howto/read-a-timeline.md). A file that is there is replaced. `mark_cycles`: with a mark
+  /// for each agreement. Throws Error(invalid_argument) while one runs, and where this rank cannot
+  /// write the file.
+  void start_timeline(const std::string& path, bool mark_cycles = false);
+
+  /// Ends it, and returns when the file is complete; without one does nothing. So does shutdown().
+  void stop_timeline();
+
   /// How all_reduce() carries out `bytes`, and what the alternatives would take.
   AllReduceExplanation explain_all_reduce(std::int64_t bytes) const;
 

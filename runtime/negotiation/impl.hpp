@@ -31,6 +31,7 @@ class Negotiation::Impl {
   void lose_peer(int peer, const std::string& cause, TimePoint now);
   void end_session(Status status, TimePoint now);
   void set_backlog(std::size_t agreements) noexcept;
+  void set_arrivals(ArrivalSink* arrivals) noexcept { arrivals_ = arrivals; }
   void restart_steps(std::int32_t process_set, const std::string& name);
   void advance(TimePoint now);
   std::optional<TimePoint> next_timer() const;
@@ -172,6 +173,7 @@ class Negotiation::Impl {
   std::vector<Member> members_;
   std::uint32_t all_members_ = 0;
   TimePoint now_{};
+  ArrivalSink* arrivals_ = nullptr;
   negotiation::TensorTable table_;
   std::int64_t cached_requests_ = 0;
   SteadyCounters steady_counters_;

@@ -169,6 +169,10 @@ void Negotiation::Impl::add_to_group(Tensor& tensor, const TensorSignature& sign
 void Negotiation::Impl::mark_arrived(Tensor& tensor, std::size_t member) {
   tensor.arrived |= std::uint32_t{1} << member;
   last_arrival_ = now_;
+  if (arrivals_ != nullptr) {
+    const RankRange ranks = members_[member].ranks;
+    arrivals_->arrive(*tensor.name, ranks.first, ranks.end, now_);
+  }
   if (!is_complete(tensor)) {
     list(tensor);
     if (tensor.stall && tensor.stall->is_reported_up) queue_stall_report(tensor);
@@ -258,6 +262,7 @@ void Negotiation::restart_steps(std::int32_t process_set, const std::string& nam
 }
 
 void Negotiation::set_backlog(std::size_t agreements) noexcept { impl_->set_backlog(agreements); }
+void Negotiation::set_arrivals(ArrivalSink* arrivals) noexcept { impl_->set_arrivals(arrivals); }
 void Negotiation::advance(TimePoint now) { impl_->advance(now); }
 std::optional<TimePoint> Negotiation::next_timer() const { return impl_->next_timer(); }
 std::vector<OutgoingMessage> Negotiation::take_outgoing() { return impl_->take_outgoing(); }

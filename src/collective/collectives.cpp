@@ -10,6 +10,10 @@
 namespace scalecom {
 namespace {
 
+void enter(PhaseSink* phases, const char* phase) {
+  if (phases != nullptr) phases->enter(phase);
+}
+
 std::size_t bytes_of(const Piece& piece, DataType dtype) {
   return static_cast<std::size_t>(piece.count * size_of(dtype));
 }
@@ -44,15 +48,19 @@ void Collectives::carry_out(const AllGatherBatch& batch, const WaitContext& cont
 }
 
 void Collectives::carry_out(const AllReduceBatch& batch, const WaitContext& context) {
-  const auto& [pieces, dtype, op, done, is_inside_host] = batch;
+  const auto& [pieces, dtype, op, done, is_inside_host, sink] = batch;
   SCALECOM_ASSERT(!is_inside_host, std::string(name()) + " know no hosts");
   if (pieces.size() == 1) {
     const Piece& alone = pieces.front();
+    enter(sink, phases::kPack);
     kernels::scale_copy(alone.output, alone.input, alone.count, dtype, alone.before);
+    enter(sink, phases::kAllReduce);
     all_reduce({alone.output, bytes_of(alone, dtype)}, dtype, op, context);
+    enter(sink, phases::kUnpack);
     kernels::scale_copy(alone.output, alone.output, alone.count, dtype, alone.after);
     return done(1);
   }
+  enter(sink, phases::kPack);
   std::size_t bytes = 0;
   for (const Piece& piece : pieces) bytes += bytes_of(piece, dtype);
   const std::span<std::byte> packed = packed_.acquire(bytes);
@@ -61,7 +69,9 @@ void Collectives::carry_out(const AllReduceBatch& batch, const WaitContext& cont
     kernels::scale_copy(place, piece.input, piece.count, dtype, piece.before);
     place += bytes_of(piece, dtype);
   }
+  enter(sink, phases::kAllReduce);
   all_reduce(packed, dtype, op, context);
+  enter(sink, phases::kUnpack);
   place = packed.data();
   for (std::size_t i = 0; i < pieces.size(); ++i) {
     kernels::scale_copy(pieces[i].output, place, pieces[i].count, dtype, pieces[i].after);

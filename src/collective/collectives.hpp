@@ -11,6 +11,7 @@
 #include <variant>
 #include <vector>
 
+#include "base/phase_sink.hpp"
 #include "base/wait.hpp"
 #include "collective/scratch.hpp"
 #include "kernels/reduce.hpp"
@@ -41,6 +42,9 @@ struct AllReduceBatch {
   /// Only over the ranks of this host, host_size() of them. Such a one may be done before ranks of
   /// other hosts have begun it.
   bool is_inside_host = false;
+  /// Is told that the first block is packed, that blocks travel, that the last one is unpacked;
+  /// null: nobody. Lives until the batch is done.
+  PhaseSink* phases = nullptr;
 
   /// data = op over ranks of data; nobody is told.
   static AllReduceBatch in_place(std::span<std::byte> data, DataType dtype, ReduceOp op) {

@@ -30,10 +30,11 @@ SparseAllReduce::SparseAllReduce(Collectives& collectives, int rank, int size,
                                  SparseOptions options)
     : collectives_(collectives), rank_(rank), size_(size), options_(std::move(options)) {}
 
-void SparseAllReduce::start(std::vector<SparseSlot> slots, const SparsePlan& plan,
-                            SparseLook look) {
+void SparseAllReduce::start(std::vector<SparseSlot> slots, const SparsePlan& plan, SparseLook look,
+                            PhaseSink* phases) {
   lay_out(std::move(slots), plan);
   look_ = std::move(look);
+  phases_ = phases;
   has_data_ = true;
 }
 
@@ -60,7 +61,10 @@ std::vector<SparseSlot> SparseAllReduce::run(std::vector<SparseSlot> slots, cons
 }
 
 bool SparseAllReduce::advance() {
-  if (is_done() || !can_begin(tasks_[task_])) return false;
+  if (is_done()) return false;
+  const bool is_begun = can_begin(tasks_[task_]);
+  if (phases_ != nullptr) enter_phase(tasks_[task_].action, is_begun);
+  if (!is_begun) return false;
   if (step(tasks_[task_])) {
     ++task_;
     next_piece_ = 0;
@@ -80,6 +84,7 @@ void SparseAllReduce::discard() {
     }
   }
   has_data_ = false;
+  phases_ = nullptr;
 }
 
 // The buffers never shrink, so that a batch after the first of its size allocates nothing large.
@@ -235,6 +240,24 @@ bool SparseAllReduce::can_begin(const Task& task) const {
     case Action::fill: return collectives_.is_done(rounds_[task.round].reduction);
     case Action::finish: return collectives_.is_done(last_operation_);
     default: return true;
+  }
+}
+
+void SparseAllReduce::enter_phase(Action action, bool is_begun) const {
+  switch (action) {
+    case Action::average:
+      if (!averages_.empty()) phases_->enter(phases::kHostAverage);
+      return;
+    case Action::select: return phases_->enter(is_begun ? phases::kSelect : phases::kHostAverage);
+    case Action::share: return phases_->enter(phases::kIndexExchange);
+    case Action::gather:
+      return phases_->enter(is_begun ? phases::kResidualUpdate : phases::kIndexExchange);
+    case Action::fill:
+      return phases_->enter(is_begun ? phases::kWriteResult : phases::kValuesAllReduce);
+    case Action::reduce:
+    case Action::reduce_flags:
+    case Action::decide: return phases_->enter(phases::kValuesAllReduce);
+    case Action::finish: return;
   }
 }
 

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/phase_sink.hpp"
 #include "base/wait.hpp"
 #include "collective/collectives.hpp"
 #include "kernels/reduce.hpp"
@@ -120,8 +121,10 @@ class SparseAllReduce {
   SparseAllReduce(Collectives& collectives, int rank, int size, SparseOptions options = {});
 
   /// Begins a batch; every rank does with agreeing slots and the same plan. Their memory stays
-  /// until is_done() or discard().
-  void start(std::vector<SparseSlot> slots, const SparsePlan& plan, SparseLook look = {});
+  /// until is_done() or discard(). `phases`, which lives as long, is told what is done, or waited
+  /// for, in turn; null: nobody.
+  void start(std::vector<SparseSlot> slots, const SparsePlan& plan, SparseLook look = {},
+             PhaseSink* phases = nullptr);
   /// For a rank that has no data: takes part in a batch that all ranks discard. Only count, rate
   /// and dtype of the slots are looked at.
   void start_nothing(std::vector<SparseSlot> slots, const SparsePlan& plan);
@@ -192,6 +195,7 @@ class SparseAllReduce {
   void average();
 
   bool can_begin(const Task& task) const;
+  void enter_phase(Action action, bool is_begun) const;
   bool step(const Task& task);
   template <class Wanted, class Body>
   bool step_pieces(const Task& task, const Wanted& is_wanted, const Body& body);
@@ -217,6 +221,7 @@ class SparseAllReduce {
   const SparseOptions options_;
   SparsePlan plan_;
   SparseLook look_;
+  PhaseSink* phases_ = nullptr;
   std::vector<SparseSlot> slots_;
   /// What the caller gave; the slots have it too, unless they have averages.
   struct Original {

@@ -6,9 +6,10 @@ scalecom_test(NAME unit_runtime LABELS unit TIMEOUT 600
           runtime/session_health_test.cpp runtime/session_parts_test.cpp
           runtime/session_policy_test.cpp runtime/session_priority_test.cpp
           runtime/session_sparse_test.cpp runtime/session_steady_test.cpp
-          runtime/session_test.cpp runtime/session_threads_test.cpp runtime/tensor_queue_test.cpp
+          runtime/session_test.cpp runtime/session_threads_test.cpp
+          runtime/session_timeline_test.cpp runtime/tensor_queue_test.cpp runtime/timeline_test.cpp
           runtime/worker_pool_test.cpp
-  LIBRARIES scalecom_runtime scalecom_test_support)
+  LIBRARIES scalecom_runtime scalecom_test_support $<BUILD_INTERFACE:nlohmann_json::nlohmann_json>)
 scalecom_test(NAME unit_runtime_device LABELS unit TIMEOUT 600
   SOURCES runtime/choose_collectives_test.cpp runtime/session_device_fault_test.cpp
           runtime/session_device_test.cpp

@@ -95,6 +95,8 @@ def _declare(library):
         "scalecom_compression_stats": (c_int, [text]),
         "scalecom_explain_compression": (c_int, [c_int64, c_int32, pointer(CompressionOptions),
                                                  text]),
+        "scalecom_start_timeline": (c_int, [c_char_p, c_int]),
+        "scalecom_stop_timeline": (c_int, []),
         "scalecom_stats": (c_int, [text]),
         "scalecom_info": (c_int, [text]),
     }

@@ -126,13 +126,20 @@ def stats():
 
 
 def start_timeline(file_path, mark_cycles=False):
-    """Raises NotImplementedError: this version writes no timeline."""
-    raise NotImplementedError("this version of scalecom writes no timeline; stats() counts what "
-                              "was done, and torch.profiler shows when calls wait")
+    """From now on what happens to each tensor, and when, goes to `file_path`: a Chrome trace for
+    Perfetto, that is whole at any moment.
+
+    Rank 0 writes it, whichever ranks call; with "{rank}" in the path, which stands for the rank,
+    each rank that calls writes its own. A file that is there is replaced. mark_cycles: with a mark
+    for each agreement of the ranks. Raises ValueError before init(), while a timeline runs, and
+    where this rank cannot write the file.
+    """
+    _library.check(lib.scalecom_start_timeline(os.fsencode(file_path), int(mark_cycles)))
 
 
 def stop_timeline():
-    """Does nothing: no timeline is being written."""
+    """Ends the timeline and returns when its file is complete; does nothing where none runs."""
+    _library.check(lib.scalecom_stop_timeline())
 
 
 def mpi_built():

@@ -42,12 +42,13 @@ void reduce_slots(const Board& board, std::uint64_t block, std::size_t offset,
 }
 
 ShmOperation::ShmOperation(Board& board, PieceList pieces, Reduction reduction, ShmGather gather,
-                           PiecesDone done, const Options& options)
+                           PiecesDone done, PhaseSink* phases, const Options& options)
     : board_(board),
       pieces_(std::move(pieces)),
       reduction_(reduction),
       gather_(std::move(gather)),
       done_(std::move(done)),
+      phases_(phases),
       options_(options),
       is_inline_(options.owners == 0 && !is_gather() && pieces_.bytes() <= Board::kInlineBytes),
       blocks_((pieces_.bytes() + options.block_bytes - 1) / options.block_bytes),
@@ -58,13 +59,13 @@ ShmOperation::ShmOperation(Board& board, PieceList pieces, Reduction reduction, 
 
 ShmOperation::ShmOperation(Board& board, AllReduceBatch batch, const Options& options)
     : ShmOperation(board, PieceList(std::move(batch.pieces), batch.dtype), {batch.dtype, batch.op},
-                   {}, std::move(batch.done), options) {}
+                   {}, std::move(batch.done), batch.phases, options) {}
 
 ShmOperation::ShmOperation(Board& board, std::vector<Piece> pieces, ShmGather gather,
                            const Options& options)
     : ShmOperation(
           board, PieceList(std::move(pieces), DataType::uint8), {}, std::move(gather),
-          [](std::size_t) {}, options) {}
+          [](std::size_t) {}, nullptr, options) {}
 
 ByteRange ShmOperation::block_range(std::uint64_t block) const noexcept {
   const std::size_t begin = block * options_.block_bytes;
@@ -101,6 +102,7 @@ void ShmOperation::load_for_others(std::byte* slot, const ByteRange& block) cons
 }
 
 void ShmOperation::post() {
+  if (posted_ == 0) enter(phases::kPack);
   const ByteRange range = block_range(posted_);
   const std::uint64_t block = first_block_ + posted_;
   if (is_inline_) {
@@ -112,6 +114,7 @@ void ShmOperation::post() {
     board_.publish(Phase::posted, block + 1);
   }
   ++posted_;
+  enter(phases::kAllReduce);
 }
 
 bool ShmOperation::can_reduce() const {
@@ -192,7 +195,9 @@ bool ShmOperation::can_finish() const {
   return board_.others_have_reached(Phase::posted, first_block_ + finished_ + 1);
 }
 
+// Without owners reducing and copying are one.
 void ShmOperation::finish() {
+  if (options_.owners > 0 && finished_ + 1 == blocks_) enter(phases::kUnpack);
   if (!is_discarded_) {
     if (is_inline_) {
       reduce_inline();

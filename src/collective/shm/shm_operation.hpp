@@ -88,8 +88,11 @@ class ShmOperation {
 
  private:
   ShmOperation(Board& board, PieceList pieces, Reduction reduction, ShmGather gather,
-               PiecesDone done, const Options& options);
+               PiecesDone done, PhaseSink* phases, const Options& options);
 
+  void enter(const char* phase) const {
+    if (phases_ != nullptr) phases_->enter(phase);
+  }
   ByteRange block_range(std::uint64_t block) const noexcept;
   /// Within the block.
   ByteRange part_range(std::uint64_t block, int owner) const noexcept;
@@ -128,6 +131,7 @@ class ShmOperation {
   const Reduction reduction_;
   const ShmGather gather_;
   const PiecesDone done_;
+  PhaseSink* const phases_;
   const Options options_;
   const bool is_inline_;
   const std::uint64_t blocks_;

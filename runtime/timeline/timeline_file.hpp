@@ -1,0 +1,36 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <string_view>
+
+namespace scalecom {
+
+/// A file with a JSON array that is whole at any moment, whenever the process is killed: each write
+/// begins over the closing bracket of the one before and ends with its own. Confined to one thread
+/// at a time.
+class TimelineFile {
+ public:
+  /// Makes the file, or empties it. `origin` says where the path comes from, for errors: a
+  /// variable, a call. Throws Error(invalid_argument) where the path cannot be written.
+  TimelineFile(const std::string& path, const std::string& origin, int rank);
+  ~TimelineFile();
+  TimelineFile(const TimelineFile&) = delete;
+  TimelineFile& operator=(const TimelineFile&) = delete;
+
+  /// Adds `elements`, one or more joined by commas. A failure is logged once; nothing is written
+  /// after it, and what was written before stays whole.
+  void append(std::string_view elements);
+
+ private:
+  bool write_all(std::string_view text, off_t at);
+  void give_up(const std::string& cause);
+
+  const std::string origin_;
+  int descriptor_ = -1;
+  off_t end_ = 0;  ///< where the closing bracket is
+  bool is_empty_ = true;
+};
+
+}  // namespace scalecom
