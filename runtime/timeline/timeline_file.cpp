@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <system_error>
 
@@ -14,7 +15,20 @@ namespace scalecom {
 namespace {
 
 constexpr std::string_view kOpening = "[";
-constexpr std::string_view kClosing = "\n]\n";
+constexpr std::string_view kClosing = "]";
+constexpr std::string_view kSeparator = ",\n";
+constexpr std::size_t kPageBytes = 4096;
+
+/// Bytes of the first elements that fit into `room` with a separator before them and the closing
+/// bracket behind; 0: not one does. A line break is in no element.
+std::size_t whole_elements(std::string_view elements, std::size_t room) {
+  const std::size_t around = kSeparator.size() + kClosing.size();
+  if (elements.size() + around <= room) return elements.size();
+  if (room <= around) return 0;
+  // Ends before a separator that begins at the first byte too many, or earlier.
+  const std::size_t last = elements.rfind(kSeparator, room - around);
+  return last == std::string_view::npos ? 0 : last;
+}
 
 std::string cause_of(int error) { return std::generic_category().message(error); }
 
@@ -39,18 +53,27 @@ TimelineFile::~TimelineFile() {
   if (descriptor_ >= 0) close(descriptor_);
 }
 
-// One write, and no file in between whose bracket is missing.
+// A killed process stops writing between two pages, never within one. So a write stays in a page,
+// but for the two bytes by which the bracket goes from the end of one to the next.
 void TimelineFile::append(std::string_view elements) {
-  if (descriptor_ < 0 || elements.empty()) return;
-  std::string text;
-  text.reserve(elements.size() + kClosing.size() + 2);
-  text += is_empty_ ? "\n" : ",\n";
-  text += elements;
-  const std::size_t length = text.size();
-  text += kClosing;
-  if (!write_all(text, end_)) return give_up(cause_of(errno));
-  end_ += static_cast<off_t>(length);
-  is_empty_ = false;
+  while (descriptor_ >= 0 && !elements.empty()) {
+    const std::size_t room = kPageBytes - static_cast<std::size_t>(end_) % kPageBytes;
+    const std::size_t count = whole_elements(elements, room);
+    if (count > 0) {
+      write_over_closing((is_empty_ ? "\n" : ",\n") + std::string(elements.substr(0, count)));
+      elements.remove_prefix(std::min(elements.size(), count + kSeparator.size()));
+      is_empty_ = false;
+    } else {
+      SCALECOM_ASSERT(room < kPageBytes, "an element of more than a page");
+      if (room > 1) write_over_closing(std::string(room - 1, ' '));
+      if (descriptor_ >= 0) write_over_closing(" ");
+    }
+  }
+}
+
+void TimelineFile::write_over_closing(const std::string& text) {
+  if (!write_all(text + std::string(kClosing), end_)) return give_up(cause_of(errno));
+  end_ += static_cast<off_t>(text.size());
 }
 
 // A write that comes short has met an error, which the next one tells.

@@ -7,9 +7,8 @@
 
 namespace scalecom {
 
-/// A file with a JSON array that is whole at any moment, whenever the process is killed: each write
-/// begins over the closing bracket of the one before and ends with its own. Confined to one thread
-/// at a time.
+/// A file with a JSON array that is whole whenever the process is killed: each write begins over
+/// the closing bracket of the one before and ends with its own. Confined to one thread at a time.
 class TimelineFile {
  public:
   /// Makes the file, or empties it. `origin` says where the path comes from, for errors: a
@@ -19,12 +18,14 @@ class TimelineFile {
   TimelineFile(const TimelineFile&) = delete;
   TimelineFile& operator=(const TimelineFile&) = delete;
 
-  /// Adds `elements`, one or more joined by commas. A failure is logged once; nothing is written
+  /// Adds `elements`, each of less than 4,000 bytes and without a line break, joined by ",\n". A
+  /// failure is logged once; nothing is written
   /// after it, and what was written before stays whole.
   void append(std::string_view elements);
 
  private:
   bool write_all(std::string_view text, off_t at);
+  void write_over_closing(const std::string& text);
   void give_up(const std::string& cause);
 
   const std::string origin_;

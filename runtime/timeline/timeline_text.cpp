@@ -2,9 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <array>
+#include <charconv>
 #include <chrono>
 #include <cmath>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -14,39 +15,55 @@ namespace {
 // Bytes of a row's name that are shown.
 constexpr std::size_t kNameMax = 512;
 
+constexpr std::string_view kTime = ",\"ts\":";
+
 std::string quoted(const std::string& text) {
   constexpr int kOneLine = -1;
   return nlohmann::json(text.substr(0, kNameMax))
       .dump(kOneLine, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
-// Microseconds, to the nanosecond.
-std::string microseconds(Clock::duration time) {
-  const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(time).count();
-  return fmt::format("{}.{:03}", ns / 1000, ns % 1000);
-}
-
 }  // namespace
 
-TimelineText::TimelineText(TimelineOwner owner, TimePoint start) : owner_(owner), start_(start) {
+TimelineText::TimelineText(TimelineOwner owner, TimePoint start)
+    : start_(start), place_(fmt::format("\",\"pid\":{},\"tid\":", owner.rank)) {
   const auto since_epoch = std::chrono::system_clock::now().time_since_epoch();
+  const auto unix_time = std::chrono::duration_cast<std::chrono::microseconds>(since_epoch);
   begin("process_name", 'M', 0);
-  fmt::format_to(std::back_inserter(text_), R"(,"args":{{"name":"scalecom rank {} of {}"}}}})",
-                 owner.rank, owner.size);
+  text_ += fmt::format(R"(,"args":{{"name":"scalecom rank {} of {}"}}}})", owner.rank, owner.size);
   begin("process_sort_index", 'M', 0);
-  fmt::format_to(std::back_inserter(text_), R"(,"args":{{"sort_index":{}}}}})", owner.rank);
+  text_ += fmt::format(R"(,"args":{{"sort_index":{}}}}})", owner.rank);
   begin("timeline_start", 'M', 0);
-  fmt::format_to(std::back_inserter(text_), R"(,"args":{{"unix_time_us":{}}}}})",
-                 std::chrono::duration_cast<std::chrono::microseconds>(since_epoch).count());
+  text_ += fmt::format(R"(,"args":{{"unix_time_us":{}}}}})", unix_time.count());
   add_row("cycles");
 }
 
-void TimelineText::begin(const char* name, char kind, TimelineRow row) {
-  fmt::format_to(std::back_inserter(text_), R"({}{{"name":"{}","ph":"{}","pid":{},"tid":{})",
-                 text_.empty() ? "" : ",\n", name, kind, owner_.rank, row);
+void TimelineText::begin(std::string_view name, char kind, TimelineRow row) {
+  text_ += text_.empty() ? "{\"name\":\"" : ",\n{\"name\":\"";
+  text_ += name;
+  text_ += "\",\"ph\":\"";
+  text_ += kind;
+  text_ += place_;
+  put_number("", row);
 }
 
-void TimelineText::put_time(TimePoint at) { text_ += ",\"ts\":" + microseconds(at - start_); }
+void TimelineText::put_number(std::string_view key, std::int64_t number) {
+  std::array<char, 20> digits;
+  const auto [end, error] = std::to_chars(digits.data(), digits.data() + digits.size(), number);
+  text_ += key;
+  text_.append(digits.data(), end);
+}
+
+// Microseconds, to the nanosecond.
+void TimelineText::put_time(std::string_view key, Clock::duration time) {
+  const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(time).count();
+  put_number(key, ns / 1000);
+  const auto rest = static_cast<int>(ns % 1000);
+  const auto digit = [](int value) { return static_cast<char>('0' + value); };
+  const std::array<char, 4> decimals{'.', digit(rest / 100), digit(rest / 10 % 10),
+                                     digit(rest % 10)};
+  text_.append(decimals.data(), decimals.size());
+}
 
 void TimelineText::add_row(const std::string& name) {
   begin("thread_name", 'M', static_cast<TimelineRow>(rows_.size()));
@@ -60,13 +77,13 @@ void TimelineText::add(const TimelineEvent& event) {
 
 void TimelineText::put(const TimelineSpan& span, const TimelineEvent& event) {
   begin(span.name, 'X', event.row);
-  put_time(event.at);
-  text_ += ",\"dur\":" + microseconds(span.length);
+  put_time(kTime, event.at - start_);
+  put_time(",\"dur\":", span.length);
   if (span.batch_tensors > 0) {
-    fmt::format_to(std::back_inserter(text_), R"(,"args":{{"batch_tensors":{},"batch_bytes":{})",
-                   span.batch_tensors, span.batch_bytes);
-    if (span.step >= 0) text_ += fmt::format(",\"step\":{}", span.step);
-    if (span.leader >= 0) text_ += fmt::format(",\"leader\":{}", span.leader);
+    put_number(",\"args\":{\"batch_tensors\":", span.batch_tensors);
+    put_number(",\"batch_bytes\":", span.batch_bytes);
+    if (span.step >= 0) put_number(",\"step\":", span.step);
+    if (span.leader >= 0) put_number(",\"leader\":", span.leader);
     text_ += '}';
   }
   text_ += '}';
@@ -74,24 +91,24 @@ void TimelineText::put(const TimelineSpan& span, const TimelineEvent& event) {
 
 void TimelineText::put(const TimelineArrival& arrival, const TimelineEvent& event) {
   const bool is_one = arrival.end == arrival.first + 1;
-  const std::string ranks =
-      is_one ? std::to_string(arrival.first) : fmt::format("{}-{}", arrival.first, arrival.end - 1);
-  begin(ranks.c_str(), 'i', event.row);
-  put_time(event.at);
+  begin(
+      is_one ? std::to_string(arrival.first) : fmt::format("{}-{}", arrival.first, arrival.end - 1),
+      'i', event.row);
+  put_time(kTime, event.at - start_);
   text_ += ",\"s\":\"t\"}";
 }
 
 void TimelineText::put(const TimelineCycle&, const TimelineEvent& event) {
   begin("CYCLE_START", 'i', event.row);
-  put_time(event.at);
+  put_time(kTime, event.at - start_);
   text_ += ",\"s\":\"p\"}";
 }
 
 // JSON has no infinity: what is none is left out.
 void TimelineText::put(const TimelineHealth& health, const TimelineEvent& event) {
-  const std::string name = "health of " + rows_[event.row].substr(1, rows_[event.row].size() - 2);
-  begin(name.c_str(), 'C', event.row);
-  put_time(event.at);
+  const std::string& name = rows_[event.row];
+  begin("health of " + name.substr(1, name.size() - 2), 'C', event.row);
+  put_time(kTime, event.at - start_);
   text_ += ",\"args\":{";
   const char* separator = "";
   for (const auto& [figure, value] :
@@ -108,8 +125,9 @@ void TimelineText::put(const TimelineHealth& health, const TimelineEvent& event)
 
 void TimelineText::add_lost(std::uint64_t events, TimePoint now) {
   begin("LOST_EVENTS", 'i', 0);
-  put_time(now);
-  text_ += fmt::format(",\"s\":\"p\",\"args\":{{\"events\":{}}}}}", events);
+  put_time(kTime, now - start_);
+  put_number(",\"s\":\"p\",\"args\":{\"events\":", static_cast<std::int64_t>(events));
+  text_ += "}}";
 }
 
 std::string TimelineText::take() { return std::exchange(text_, {}); }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/timeline/timeline_event.hpp"
@@ -31,15 +32,16 @@ class TimelineText {
   std::string take();
 
  private:
-  void begin(const char* name, char kind, TimelineRow row);
-  void put_time(TimePoint at);
+  void begin(std::string_view name, char kind, TimelineRow row);
+  void put_number(std::string_view key, std::int64_t number);
+  void put_time(std::string_view key, Clock::duration time);
   void put(const TimelineSpan& span, const TimelineEvent& event);
   void put(const TimelineArrival& arrival, const TimelineEvent& event);
   void put(const TimelineCycle& cycle, const TimelineEvent& event);
   void put(const TimelineHealth& health, const TimelineEvent& event);
 
-  const TimelineOwner owner_;
   const TimePoint start_;
+  const std::string place_;  ///< what every event says between its kind and its row
   /// By row, between quotes.
   std::vector<std::string> rows_;
   std::string text_;

@@ -6,6 +6,7 @@
 #include <csignal>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <random>
 
 #include "base/error.hpp"
 #include "tests/support/captured_stderr.hpp"
@@ -54,8 +55,33 @@ TEST_CASE("the file is whole after each write, and one that is there is replaced
   CHECK(contents(path) == json{1});
   file.append("");
   CHECK(contents(path) == json{1});
-  file.append("2,3");
+  file.append("2,\n3");
   CHECK(contents(path) == json{1, 2, 3});
+}
+
+TEST_CASE("elements of any length are all there, and no write but a bracket's crosses a page") {
+  const test::TemporaryFolder folder;
+  const std::string path = folder.path() + "/t.json";
+  TimelineFile file(path, "test", 0);
+  std::mt19937 random(7);
+  json expected = json::array();
+  for (int write = 0; write < 200; ++write) {
+    std::string elements;
+    for (int i = 0; i < 20; ++i) {
+      const bool is_long = random() % 20 == 0;
+      const std::string element(random() % (is_long ? 3990 : 150), 'a');
+      elements += (i == 0 ? "\"" : ",\n\"") + element + '"';
+      expected.push_back(element);
+    }
+    file.append(elements);
+    REQUIRE(contents(path) == expected);
+  }
+  // What a page holds ends in white space or in whole elements.
+  std::ifstream stream(path);
+  const std::string text{std::istreambuf_iterator<char>(stream), {}};
+  for (std::size_t page = 4096; page < text.size(); page += 4096) {
+    REQUIRE(json::parse(text.substr(0, page) + "]") != json());
+  }
 }
 
 TEST_CASE("a path that cannot be written is an error that says what to do") {
