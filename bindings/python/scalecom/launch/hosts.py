@@ -1,0 +1,53 @@
+"""Hosts and the ranks that each of them has room for."""
+
+import re
+import socket
+from typing import NamedTuple
+
+
+class Host(NamedTuple):
+    name: str
+    slots: int  # Ranks that it has room for.
+
+
+def _make_host(name, slots, source):
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", name) or name.startswith("-") or int(slots) < 1:
+        raise ValueError(f"{source} has {name}:{slots}; allowed are a host's name and 1 slot or "
+                         "more, such as node1:4")
+    return Host(name, int(slots))
+
+
+def _parse_host(text, source, default_slots):
+    match = re.fullmatch(r"([^\s:=]+)(?:\s*:\s*(\d+)|\s+slots\s*=\s*(\d+).*)?", text.strip())
+    if match is None:
+        raise ValueError(f"{source} has {text.strip()!r}; allowed are host, host:slots and, in a "
+                         "file, host slots=N")
+    return _make_host(match[1], match[2] or match[3] or default_slots, source)
+
+
+def _checked(hosts, source):
+    names = [host.name for host in hosts]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{source} has {', '.join(twice)} more than once; give each host all its "
+                         "slots at one place")
+    return hosts
+
+
+def parse_hosts(text, source="-H", default_slots=1):
+    """Hosts of "host:slots,host:slots"."""
+    return _checked([_parse_host(part, source, default_slots) for part in text.split(",")], source)
+
+
+def parse_lines(text, source, default_slots=1):
+    """Hosts of a file or of a discovery script's output, one a line: "host", "host:slots" or
+    "host slots=N". What follows a # does not count."""
+    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+    return _checked([_parse_host(line, source, default_slots) for line in lines if line], source)
+
+
+def is_local(name):
+    """Whether a name is one by which this host is commonly called."""
+    own = socket.gethostname()
+    return name in ("localhost", own, own.partition(".")[0]) or bool(
+        re.fullmatch(r"127(\.\d{1,3}){3}", name))

@@ -1,0 +1,128 @@
+"""The command lines that start a job by another launcher. Pure, but for finding that launcher."""
+
+import os
+import shutil
+import subprocess
+from typing import NamedTuple
+
+# Variables that ranks on other hosts need as they are here.
+_FORWARDED_PREFIXES = ("SCALECOM_", "HOROVOD_")
+_FORWARDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "OMP_NUM_THREADS")
+_ROOT_VARIABLES = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
+_VERSION_TIMEOUT_S = 20
+
+
+class Plan(NamedTuple):
+    """What is to be started, whoever starts it."""
+    ranks: int
+    hosts: list  # of Host
+    variables: list  # Of -x: "NAME" or "NAME=value".
+    command: list
+    prefixes_output: bool = False
+    allows_root: bool = False
+    launcher_arguments: list = []
+
+
+class Launcher(NamedTuple):
+    program: str
+    family: str  # "openmpi", "mpich" (Intel MPI is one of them) or "srun"
+
+
+def forwarded_variables(plan, environment):
+    """Names, and NAME=value of those that -x gives a value, each once and in order."""
+    given = {text.partition("=")[0]: text for text in plan.variables}
+    for name in sorted(environment):
+        if name.startswith(_FORWARDED_PREFIXES) or name in _FORWARDED:
+            given.setdefault(name, name)
+    return list(given.values())
+
+
+def _hosts_option(plan):
+    return ",".join(f"{host.name}:{host.slots}" for host in plan.hosts)
+
+
+def _openmpi_line(program, plan, environment, user):
+    line = [program, "-np", str(plan.ranks), "-H", _hosts_option(plan), "--bind-to", "none",
+            "--map-by", "slot"]
+    if plan.allows_root:
+        line.append("--allow-run-as-root")
+    elif user == 0 and not all(environment.get(name) == "1" for name in _ROOT_VARIABLES):
+        raise ValueError("Open MPI starts nothing as root unless told so: give "
+                         f"--allow-run-as-root, or set {'=1 and '.join(_ROOT_VARIABLES)}=1, or take "
+                         "another user")
+    if plan.prefixes_output:
+        line.append("--tag-output")
+    for text in forwarded_variables(plan, environment):
+        line += ["-x", text]
+    return line
+
+
+def _mpich_line(program, plan, environment, _):
+    line = [program, "-n", str(plan.ranks), "-hosts", _hosts_option(plan), "-bind-to", "none"]
+    if plan.prefixes_output:
+        line.append("-prepend-rank")
+    texts = forwarded_variables(plan, environment)
+    names = [text for text in texts if "=" not in text]
+    if names:
+        line += ["-genvlist", ",".join(names)]
+    for text in texts:
+        name, has_value, value = text.partition("=")
+        if has_value:
+            line += ["-genv", name, value]
+    return line
+
+
+def _srun_line(program, plan, environment, _):
+    line = [program, f"--ntasks={plan.ranks}", "--cpu-bind=none", "--kill-on-bad-exit=1"]
+    if "SLURM_MPI_TYPE" not in environment:
+        line.append("--mpi=pmix")
+    if plan.hosts:
+        slots = {host.slots for host in plan.hosts}
+        if len(slots) > 1:
+            raise ValueError(f"the hosts have {sorted(slots)} slots; srun starts as many ranks on "
+                             "each host: give all the same, or take --launcher mpirun")
+        line += ["--nodelist=" + ",".join(host.name for host in plan.hosts),
+                 f"--ntasks-per-node={slots.pop()}"]
+    if plan.prefixes_output:
+        line.append("--label")
+    values = [text for text in plan.variables if "=" in text]
+    if any("," in text for text in values):
+        raise ValueError("-x has a comma in a value, which srun cannot pass; export the variable "
+                         "and give -x its name")
+    return [*line, "--export=" + ",".join(["ALL", *values])]
+
+
+_LINES = {"openmpi": _openmpi_line, "mpich": _mpich_line, "srun": _srun_line}
+
+
+def launch_line(launcher, plan, environment, user):
+    """The words of the command that starts the plan; ValueError where that launcher cannot."""
+    start = _LINES[launcher.family](launcher.program, plan, environment, user)
+    return [*start, *plan.launcher_arguments, *plan.command]
+
+
+def _family_of(program):
+    try:
+        shown = subprocess.run([program, "--version"], capture_output=True, text=True,
+                               stdin=subprocess.DEVNULL, timeout=_VERSION_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ValueError(f"{program} --version does not work: {error}") from error
+    text = shown.stdout + shown.stderr
+    for sign, family in (("Open MPI", "openmpi"), ("OpenRTE", "openmpi"), ("HYDRA", "mpich"),
+                         ("Intel(R) MPI", "mpich"), ("mpich", "mpich")):
+        if sign in text:
+            return family
+    raise ValueError(f"{program} is of an unknown MPI: its --version says {text[:200]!r}; known are "
+                     "Open MPI, MPICH and Intel MPI. Start the ranks with it yourself: scalecom "
+                     "needs no scalecomrun")
+
+
+def find_launcher(name):
+    """The Launcher mpirun or srun of this machine; ValueError, with the remedy, without it."""
+    programs = {"mpirun": ("mpirun", "mpiexec"), "srun": ("srun",)}[name]
+    found = next(filter(None, map(shutil.which, programs)), None)
+    if found is None:
+        remedy = ("install Open MPI (package openmpi-bin); ranks of this host alone need none: "
+                  "--launcher local" if name == "mpirun" else "it comes with Slurm")
+        raise ValueError(f"{name} is not on the PATH; {remedy}")
+    return Launcher(os.path.basename(found), _family_of(found) if name == "mpirun" else "srun")

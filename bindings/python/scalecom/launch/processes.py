@@ -1,0 +1,176 @@
+"""Ranks as processes of this host, watched by one asyncio loop."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import sys
+
+# From SIGTERM to SIGKILL.
+GRACE_S = 10.0
+_READ_BYTES = 1 << 16
+# Of other launchers: their ranks are not these.
+_FOREIGN_PREFIXES = ("OMPI_", "PMI_", "PMIX_", "TORCHELASTIC_")
+
+
+def free_port():
+    """A TCP port of 127.0.0.1 that nobody listens at now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def rank_variables(rank, size, port, run, attempt):
+    """How torchrun would tell a process of this host its place; run and attempt tell one meeting
+    of ranks from all others."""
+    return {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank),
+            "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+            "TORCHELASTIC_RUN_ID": run, "TORCHELASTIC_RESTART_COUNT": str(attempt)}
+
+
+def base_environment(variables, environment):
+    """A rank's environment without its place: that of this process, and what -x gives."""
+    kept = {name: value for name, value in environment.items()
+            if not name.startswith(_FOREIGN_PREFIXES) and name != "SCALECOM_RENDEZVOUS"}
+    kept.setdefault("SCALECOM_RENDEZVOUS_KEY", secrets.token_hex(16))
+    kept.update(text.split("=", 1) for text in variables if "=" in text)
+    return kept
+
+
+def exit_code(status):
+    """A process's status as a shell has it: 128 + n for the signal n."""
+    return status if status >= 0 else 128 - status
+
+
+def describe(status):
+    """A process's status in words."""
+    if status >= 0:
+        return f"ended with exit code {status}"
+    try:
+        return f"was ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was ended by signal {-status}"
+
+
+class RankProcess:
+    """A started rank, leader of a process group of its own, so that a signal reaches what it
+    started as well."""
+
+    def __init__(self, process, label, copies):
+        self.label = label
+        self.pid = process.pid
+        self._process = process
+        self._copies = copies
+
+    @classmethod
+    async def start(cls, command, environment, label, prefix=None):
+        """prefix: what stands before each line of its output; None: it writes to ours itself."""
+        stream = None if prefix is None else asyncio.subprocess.PIPE
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=stream,
+                stderr=stream, start_new_session=True)
+        except OSError as error:
+            raise ValueError(f"{command[0]} cannot be started: {error.strerror}") from error
+        copies = [] if prefix is None else [
+            asyncio.ensure_future(_copy_lines(source, target, prefix))
+            for source, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr))]
+        return cls(process, label, copies)
+
+    async def wait(self):
+        """Its status, -n for the signal n, when it has ended and its output is written."""
+        status = await self._process.wait()
+        if self._copies:  # What it started may hold the pipes open for longer.
+            await asyncio.wait(self._copies, timeout=1.0)
+        return status
+
+    def send(self, number):
+        """Sends a signal, unless it has ended."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+
+async def _copy_lines(source, target, prefix):
+    """Whole lines, so that those of several ranks do not mix."""
+    rest = b""
+    while True:
+        block = await source.read(_READ_BYTES)
+        *lines, rest = (rest + block).split(b"\n")
+        if not block and rest:
+            lines, rest = [*lines, rest], b""
+        for line in lines:
+            target.buffer.write(prefix.encode() + line + b"\n")
+        target.flush()
+        if not block:
+            return
+
+
+async def end_all(processes, number=signal.SIGTERM):
+    """Ends processes: by a signal, and what is left GRACE_S later by SIGKILL."""
+    if not processes:
+        return
+    for process in processes:
+        process.send(number)
+    waits = [asyncio.ensure_future(process.wait()) for process in processes]
+    _, late = await asyncio.wait(waits, timeout=GRACE_S)
+    if late:
+        for process in processes:
+            process.send(signal.SIGKILL)
+        await asyncio.wait(late)
+
+
+@contextlib.contextmanager
+def caught_signals():
+    """Gives a future of the first SIGINT, SIGTERM or SIGHUP that this process gets."""
+    loop = asyncio.get_running_loop()
+    caught = loop.create_future()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def catch(number):
+        if not caught.done():
+            caught.set_result(number)
+
+    for number in numbers:
+        loop.add_signal_handler(number, catch, number)
+    try:
+        yield caught
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+async def run_ranks(plan, environment, tell):
+    """Starts a plan's ranks here and returns the exit code: 0, that of the first rank that failed,
+    which ends the others, or 128 + n when a signal n has ended all. tell(text): for people."""
+    base = base_environment(plan.variables, environment)
+    run, port = secrets.token_hex(8), free_port()
+    ranks = []
+    with caught_signals() as caught:
+        try:
+            for rank in range(plan.ranks):
+                place = rank_variables(rank, plan.ranks, port, run, 0)
+                ranks.append(await RankProcess.start(
+                    plan.command, {**base, **place}, f"rank {rank}",
+                    f"[{rank}] " if plan.prefixes_output else None))
+            return await _watch(ranks, caught, tell)
+        finally:
+            await end_all(ranks)
+
+
+async def _watch(ranks, caught, tell):
+    waits = {asyncio.ensure_future(rank.wait()): rank for rank in ranks}
+    while waits:
+        done, _ = await asyncio.wait([*waits, caught], return_when=asyncio.FIRST_COMPLETED)
+        if caught in done:
+            await end_all(ranks, caught.result())
+            return 128 + caught.result()
+        for wait in done:
+            rank = waits.pop(wait)
+            if wait.result() != 0:
+                tell(f"{rank.label} {describe(wait.result())}; the others are ended")
+                await end_all(ranks)
+                return exit_code(wait.result())
+    return 0

@@ -1,0 +1,170 @@
+"""scalecomrun, which is python -m scalecom.run: starts the ranks of a job."""
+
+import argparse
+import asyncio
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+from scalecom import _library
+from scalecom.launch import hosts, lines, processes
+
+_DESCRIPTION = """Starts COMMAND on several ranks. On this host alone it starts them itself, without
+MPI; inside a Slurm allocation by srun; on several hosts by mpirun."""
+
+
+def _positive(text):
+    if not re.fullmatch(r"\d{1,7}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not allowed; allowed: a number, 1 or more")
+    return int(text)
+
+
+def _variable(text):
+    if not re.fullmatch(r"[A-Za-z_]\w*(=.*)?", text, re.DOTALL):
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; allowed: NAME and NAME=value")
+    return text
+
+
+def _make_parser():
+    parser = argparse.ArgumentParser(
+        prog="scalecomrun", description=_DESCRIPTION, allow_abbrev=False,
+        usage="%(prog)s -np N [options] COMMAND [arguments]")
+    add = parser.add_argument
+    add("-np", "-n", "--num-proc", dest="ranks", type=_positive, metavar="N",
+        help="number of ranks")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("-H", "--hosts", metavar="HOST:SLOTS,...",
+                       help="hosts, and the ranks that each has room for; default: this host")
+    where.add_argument("-hostfile", "--hostfile", metavar="FILE",
+                       help="the same, one host a line: host, host:slots or host slots=N")
+    add("-x", dest="variables", action="append", default=[], type=_variable, metavar="NAME[=VALUE]",
+        help="a variable for all ranks; SCALECOM_*, HOROVOD_*, PATH, PYTHONPATH, LD_LIBRARY_PATH, "
+             "VIRTUAL_ENV and OMP_NUM_THREADS go to other hosts without it")
+    add("--launcher", choices=("auto", "mpirun", "srun", "local"), default="auto",
+        help="who starts the ranks (default: %(default)s)")
+    add("--launcher-args", default="", metavar="WORDS", help="further options for mpirun or srun, as in --launcher-args=\"--mem=0 -v\"")
+    add("--allow-run-as-root", action="store_true", help="let Open MPI start ranks as root")
+    add("--prefix-output", action="store_true", help="each line of output begins with its rank")
+    add("--dry-run", action="store_true", help="print what would be run, and run nothing")
+    add("--verbose", action="store_true", help="print it, and run it")
+    add("-v", "--version", action="version", version=f"scalecom {_library.version()}")
+    add("-cb", "--check-build", action="store_true", help="tell what was built and what loads")
+    add("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="what each rank runs")
+    return parser
+
+
+def _hosts_of(options):
+    """The hosts that were asked for; none where nothing was said."""
+    if options.hosts:
+        return hosts.parse_hosts(options.hosts)
+    if options.hostfile:
+        try:
+            text = pathlib.Path(options.hostfile).read_text()
+        except OSError as error:
+            raise ValueError(f"--hostfile {options.hostfile} cannot be read: "
+                             f"{error.strerror}") from error
+        found = hosts.parse_lines(text, options.hostfile)
+        if not found:
+            raise ValueError(f"--hostfile {options.hostfile} has no host")
+        return found
+    return []
+
+
+def _command_of(options):
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if not command:
+        raise ValueError("there is no command; give what each rank runs, such as python train.py")
+    if shutil.which(command[0]) is None:
+        raise ValueError(f"{command[0]} cannot be run: it is no program on the PATH")
+    return command
+
+
+def _is_one_host(found):
+    return all(hosts.is_local(host.name) for host in found)
+
+
+def _choose_launcher(options, found, environment):
+    if options.launcher != "auto":
+        return options.launcher
+    if environment.get("SLURM_JOB_ID") and shutil.which("srun"):
+        return "srun"
+    return "local" if _is_one_host(found) else "mpirun"
+
+
+def _make_plan(options, found, launcher):
+    if options.ranks is None:
+        raise ValueError("-np is missing; give the number of ranks")
+    room = sum(host.slots for host in found)
+    if found and room < options.ranks:
+        raise ValueError(f"-np is {options.ranks}, and the hosts have {room} slots; give more "
+                         "slots, such as -H node1:4,node2:4")
+    if not found and launcher == "mpirun":
+        found = [hosts.Host("localhost", options.ranks)]
+    return lines.Plan(options.ranks, found, options.variables, _command_of(options),
+                      options.prefix_output, options.allow_run_as_root,
+                      shlex.split(options.launcher_args))
+
+
+def _show_local(plan):
+    place = " ".join(f"{name}={value}" for name, value in processes.rank_variables(
+        "R", plan.ranks, "free", "random", 0).items())
+    given = "".join(shlex.quote(text) + " " for text in plan.variables if "=" in text)
+    return f"for R in 0..{plan.ranks - 1}: {place} {given}{shlex.join(plan.command)}"
+
+
+def _run_local(options, plan, found):
+    if not _is_one_host(found):
+        strangers = [host.name for host in found if not hosts.is_local(host.name)]
+        raise ValueError(f"--launcher local starts ranks on this host only, and the hosts have "
+                         f"{', '.join(strangers)}; take --launcher mpirun")
+    if plan.launcher_arguments:
+        raise ValueError("--launcher-args are for mpirun or srun, and the launcher is local; leave "
+                         "them out, or name one by --launcher")
+    if options.dry_run or options.verbose:
+        print(_show_local(plan), flush=True)
+    if options.dry_run:
+        return 0
+    return asyncio.run(processes.run_ranks(plan, os.environ, _tell))
+
+
+def _run_line(options, plan, name):
+    launcher = lines.find_launcher(name)
+    line = lines.launch_line(launcher, plan, os.environ, os.geteuid())
+    if options.dry_run or options.verbose:
+        print(shlex.join(line), flush=True)
+    if options.dry_run:
+        return 0
+    os.execvp(line[0], line)  # Signals, output and exit code are then its own.
+
+
+def _tell(text):
+    print(f"scalecomrun: {text}", file=sys.stderr, flush=True)
+
+
+def _run(options):
+    if options.check_build:
+        return subprocess.run([_library.prefix() / "bin" / "scalecom-info"]).returncode
+    found = _hosts_of(options)
+    launcher = _choose_launcher(options, found, os.environ)
+    plan = _make_plan(options, found, launcher)
+    if launcher == "local":
+        return _run_local(options, plan, found)
+    return _run_line(options, plan, launcher)
+
+
+def main():
+    """Exit code: that of the ranks; 2 for wrong arguments."""
+    parser = _make_parser()
+    options = parser.parse_args()
+    try:
+        return _run(options)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

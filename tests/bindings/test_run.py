@@ -1,0 +1,222 @@
+"""scalecomrun: the lines by which it starts other launchers, and the ranks that it starts itself."""
+
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+from jobs import BIN, HERE, rank_environment, run_limited
+
+RUN = [sys.executable, "-m", "scalecom.run"]
+# Versions as the launchers tell them.
+OPEN_MPI = "mpirun (Open MPI) 4.1.4"
+MPICH = "HYDRA build details:\n    Version: 4.0.2"
+ROOT_VARIABLES = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
+
+
+def scalecomrun(*arguments, env=None, timeout=60, without=()):
+    environment = {name: value for name, value in rank_environment(env).items()
+                   if name not in without and not name.startswith("SLURM_")}
+    environment.update({name: value for name, value in (env or {}).items()
+                        if name.startswith("SLURM_")})
+    return run_limited([*RUN, *arguments], timeout, env=environment)
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """fake(program, version) -> a PATH on which that launcher is found first."""
+
+    def make(program, version=""):
+        path = tmp_path / program
+        path.write_text(f"#!/bin/sh\necho '{version}'\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return f"{tmp_path}:{os.environ['PATH']}"
+
+    return make
+
+
+def dry_line(*arguments, **named):
+    status, output = scalecomrun("--dry-run", *arguments, **named)
+    assert status == 0, output
+    return output.strip().split(" ")
+
+
+def values_of(line, option):
+    return [value for name, value in zip(line, line[1:]) if name == option]
+
+
+def test_open_mpi_gets_hosts_variables_and_no_binding(fake):
+    line = dry_line("-np", "3", "-H", "one:2,two:1", "-x", "MINE", "-x", "A=b", "python3",
+                    "train.py", "--epochs", "3",
+                    env={"PATH": fake("mpirun", OPEN_MPI), "SCALECOM_LOG_LEVEL": "info",
+                         "HOROVOD_CYCLE_TIME": "2", "UNRELATED": "1"})
+    assert line[0] == "mpirun" and line[-4:] == ["python3", "train.py", "--epochs", "3"]
+    assert values_of(line, "-np") == ["3"] and values_of(line, "-H") == ["one:2,two:1"]
+    assert values_of(line, "--bind-to") == ["none"]
+    exported = values_of(line, "-x")
+    assert {"MINE", "A=b", "SCALECOM_LOG_LEVEL", "HOROVOD_CYCLE_TIME", "PATH"} <= set(exported)
+    assert "UNRELATED" not in exported and len(set(exported)) == len(exported)
+    assert "--allow-run-as-root" not in line and "--tag-output" not in line
+
+
+def test_root_has_to_ask_for_open_mpi(fake):
+    path = fake("mpirun", OPEN_MPI)
+    arguments = ("-np", "2", "--launcher", "mpirun", "python3", "train.py")
+    if os.geteuid() == 0:
+        status, output = scalecomrun("--dry-run", *arguments, env={"PATH": path},
+                                     without=ROOT_VARIABLES)
+        assert status == 2 and "--allow-run-as-root" in output, output
+    line = dry_line("--allow-run-as-root", *arguments, env={"PATH": path}, without=ROOT_VARIABLES)
+    assert "--allow-run-as-root" in line and values_of(line, "-H") == ["localhost:2"]
+
+
+def test_mpich_gets_its_own_options(fake):
+    line = dry_line("-np", "3", "-H", "one:2,two:1", "-x", "MINE", "-x", "A=b", "--prefix-output",
+                    "python3", "train.py", env={"PATH": fake("mpirun", MPICH),
+                                                "SCALECOM_LOG_LEVEL": "info"})
+    assert values_of(line, "-n") == ["3"] and values_of(line, "-hosts") == ["one:2,two:1"]
+    assert {"MINE", "SCALECOM_LOG_LEVEL"} <= set(values_of(line, "-genvlist")[0].split(","))
+    place = line.index("-genv")
+    assert line[place + 1:place + 3] == ["A", "b"] and "-prepend-rank" in line and "-x" not in line
+
+
+def test_a_slurm_allocation_is_srun_s(fake):
+    line = dry_line("-np", "4", "-H", "one:2,two:2", "-x", "A=b", "--launcher-args=--mem=0",
+                    "python3", "train.py", env={"PATH": fake("srun"), "SLURM_JOB_ID": "7"})
+    assert line[0] == "srun" and line[-2:] == ["python3", "train.py"]
+    assert {"--ntasks=4", "--mpi=pmix", "--nodelist=one,two", "--ntasks-per-node=2",
+            "--export=ALL,A=b", "--mem=0", "--cpu-bind=none"} <= set(line)
+    status, output = scalecomrun("--dry-run", "-np", "3", "-H", "one:2,two:1", "python3", "x.py",
+                                 env={"PATH": fake("srun"), "SLURM_JOB_ID": "7"})
+    assert status == 2 and "[1, 2] slots" in output, output
+
+
+def test_this_host_alone_needs_no_mpi():
+    line = " ".join(dry_line("-np", "2", "-H", "localhost:4", "python3", "train.py", "a b"))
+    assert "RANK=R WORLD_SIZE=2" in line and line.endswith("python3 train.py 'a b'")
+
+
+def test_a_hostfile_is_read_in_both_forms(fake, tmp_path):
+    path = tmp_path / "hosts"
+    path.write_text("# ours\none slots=2 max_slots=4\ntwo:3  # fast\n\nthree\n")
+    line = dry_line("-np", "6", "--hostfile", str(path), "python3", "train.py",
+                    env={"PATH": fake("mpirun", OPEN_MPI)})
+    assert values_of(line, "-H") == ["one:2,two:3,three:1"]
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (("-np", "2"), "there is no command"),
+    (("python3", "x.py"), "-np is missing"),
+    (("-np", "0", "python3"), "0 is not allowed; allowed: a number, 1 or more"),
+    (("-np", "2", "no-such-program"), "no-such-program cannot be run"),
+    (("-np", "2", "--frobnicate", "python3"), "unrecognized arguments: --frobnicate"),
+    (("-np", "3", "-H", "one:1,two:1", "python3"), "-np is 3, and the hosts have 2 slots"),
+    (("-np", "2", "-H", "one:none", "python3"), "-H has 'one:none'; allowed are"),
+    (("-np", "2", "-H", "one:0", "python3"), "-H has one:0"),
+    (("-np", "2", "-H", "one:1,one:1", "python3"), "-H has one more than once"),
+    (("-np", "2", "-H", "-oops:2", "python3"), "-H"),
+    (("-np", "2", "--hostfile", "/absent", "python3"), "/absent cannot be read"),
+    (("-np", "2", "-x", "7=8", "python3"), "'7=8' is not allowed"),
+    (("-np", "2", "--launcher", "local", "-H", "one:2", "python3"), "the hosts have one;"),
+    (("-np", "2", "--launcher-args=-v", "python3"), "--launcher-args are for mpirun or srun"),
+    (("-np", "2", "--launcher", "pigeon", "python3"), "'pigeon'"),
+])
+def test_wrong_arguments_are_named_with_the_remedy(arguments, message):
+    status, output = scalecomrun(*arguments)
+    assert status == 2 and message in output, output
+
+
+def test_a_missing_or_strange_launcher_is_named(fake):
+    arguments = ("-np", "2", "-H", "one:2", sys.executable, "x.py")
+    status, output = scalecomrun(*arguments, env={"PATH": "/nowhere"})
+    assert status == 2 and "mpirun is not on the PATH; install" in output, output
+    status, output = scalecomrun(*arguments, env={"PATH": fake("mpirun", "abacus 1.0")})
+    assert status == 2 and "abacus 1.0" in output, output
+
+
+def test_version_and_build_are_told():
+    status, output = scalecomrun("--version")
+    assert status == 0 and re.fullmatch(r"scalecom \d+\.\d+\.\d+\s*", output)
+    status, output = scalecomrun("--check-build")
+    assert status == 0 and "SCALECOM_" in output, output
+
+
+def test_the_command_is_installed():
+    status, output = run_limited([BIN / "scalecomrun", "--version"], 60, env=rank_environment())
+    assert status == 0 and output.startswith("scalecom "), output
+
+
+@pytest.mark.parametrize("launcher", ["local", "mpirun"])
+def test_ranks_are_started_and_make_a_job(launcher):
+    if launcher == "mpirun" and subprocess.run(["which", "mpirun"], capture_output=True).returncode:
+        pytest.skip("mpirun is not installed")
+    status, output = scalecomrun("-np", "2", "--launcher", launcher, "--verbose", sys.executable,
+                                 "-m", "scalecom.check")
+    assert status == 0, output
+    assert "works: 2 ranks over " + ("sockets" if launcher == "local" else "mpi") in output
+    assert "scalecom.check" in output.splitlines()[0]
+
+
+def test_local_ranks_inside_mpirun_are_their_own_job():
+    status, output = scalecomrun("-np", "2", sys.executable, "-m", "scalecom.check",
+                                 env={"OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_RANK": "1"})
+    assert status == 0 and "works: 2 ranks over sockets" in output, output
+
+
+def test_output_is_prefixed_by_whole_lines():
+    code = ("import os, sys; rank = os.environ['RANK']; sys.stdout.write(rank * 100000 + '\\n');"
+            "sys.stdout.write('end'); sys.stderr.write('bad\\n')")
+    status, output = scalecomrun("-np", "3", "--prefix-output", sys.executable, "-c", code)
+    assert status == 0
+    expected = [line for rank in range(3)
+                for line in (f"[{rank}] {str(rank) * 100000}", f"[{rank}] end", f"[{rank}] bad")]
+    assert sorted(output.splitlines()) == sorted(expected)
+
+
+def test_the_first_rank_that_fails_ends_the_others_and_gives_the_code():
+    code = ("import os, sys, time\n"
+            "if os.environ['RANK'] == '1': sys.exit(7)\ntime.sleep(60)")
+    began = time.monotonic()
+    status, output = scalecomrun("-np", "3", sys.executable, "-c", code)
+    assert status == 7 and "rank 1 ended with exit code 7; the others are ended" in output, output
+    assert time.monotonic() - began < 15.0
+
+
+def test_a_rank_that_is_killed_is_named_with_its_signal():
+    code = "import os, time\nif os.environ['RANK'] == '0': os.kill(os.getpid(), 9)\ntime.sleep(60)"
+    status, output = scalecomrun("-np", "2", sys.executable, "-c", code)
+    assert status == 128 + 9 and "rank 0 was ended by SIGKILL" in output, output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_reaches_the_ranks_and_what_they_started(tmp_path, number):
+    """Each rank is a shell that waits for a Python, which tells of the signal."""
+    program = tmp_path / "rank.py"
+    program.write_text(
+        "import os, pathlib, signal, sys, time\n"
+        "def told(number, frame):\n"
+        f"    pathlib.Path({str(tmp_path)!r}, 'got' + os.environ['RANK']).write_text(str(number))\n"
+        "    sys.exit(0)\n"
+        "signal.signal(signal.SIGINT, told)\nsignal.signal(signal.SIGTERM, told)\n"
+        "print('ready', flush=True)\ntime.sleep(60)\n")
+    process = subprocess.Popen([*RUN, "-np", "2", "sh", "-c", f"{sys.executable} {program}; true"],
+                               env=rank_environment(), stdout=subprocess.PIPE, text=True)
+    try:
+        for _ in range(2):
+            assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        assert process.wait(20) == 128 + number
+    finally:
+        process.kill()
+    assert [(tmp_path / f"got{rank}").read_text() for rank in range(2)] == [str(int(number))] * 2
+
+
+def test_an_example_trains():
+    example = HERE.parent.parent / "docs" / "examples" / "ten_lines.py"
+    status, output = scalecomrun("-np", "2", sys.executable, str(example), timeout=120)
+    assert status == 0, output
+    assert set(re.findall(r"rank (\d) of 2: loss", output)) == {"0", "1"}
