@@ -15,6 +15,7 @@ from scalecom.exceptions import (HorovodInternalError, HorovodVersionMismatchErr
                                  HostsUpdatedInterrupt)
 from scalecom.process_sets import (ProcessSet, add_process_set, global_process_set,
                                    remove_process_set)
+from scalecom.torch import elastic
 from scalecom.torch.compression import Compression
 from scalecom.torch.ddp import DDPState, ddp_hook
 from scalecom.torch.functions import (allgather_object, broadcast_object,
@@ -46,7 +47,7 @@ __all__ = [
     "broadcast_optimizer_state", "broadcast_parameters", "budget_rates", "ccl_built",
     "compression_betas", "compression_plan", "compression_state", "compression_stats",
     "compression_steps", "cross_rank", "cross_size", "cuda_built", "ddl_built", "ddp_hook",
-    "flops_per_gradient", "flops_rates", "fold_compression_states", "global_process_set",
+    "elastic", "flops_per_gradient", "flops_rates", "fold_compression_states", "global_process_set",
     "gloo_built", "gloo_enabled", "grouped_allgather", "grouped_allgather_async",
     "grouped_allreduce", "grouped_allreduce_", "grouped_allreduce_async",
     "grouped_allreduce_async_", "grouped_reducescatter", "grouped_reducescatter_async", "info",

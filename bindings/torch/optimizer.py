@@ -105,6 +105,10 @@ class _Gradient:
                 self.context = None
             self.wire = self.make_sparse = None
 
+    def forget(self):
+        self.passes_left = self.settings.passes
+        self.ticket = self.wire = self.context = self.make_sparse = None
+
 
 class _Settings:
     """What the wrapped optimizer was asked for, and its work in progress."""
@@ -182,6 +186,14 @@ class _DistributedMixin:
             yield
         finally:
             self._scalecom.should_synchronize = True
+
+    def forget_step(self):
+        """Gives up a step half-way, whose session is over: nothing of it is in flight any more."""
+        settings = self._scalecom
+        settings.pending.clear()
+        settings.is_synchronized = False
+        for gradient in settings.gradients:
+            gradient.forget()
 
     def set_backward_passes_per_step(self, passes):
         _check_passes(passes)

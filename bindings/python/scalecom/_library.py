@@ -14,6 +14,8 @@ from scalecom.exceptions import HorovodInternalError
 
 OK = 0
 INVALID_ARGUMENT = 1
+MISMATCH = 2
+RANK_LOST = 4
 TIMED_OUT = 5
 UNAVAILABLE = 6
 NOT_PLAIN = -1
@@ -158,7 +160,9 @@ def check(code):
 def check_result(code):
     """Raises HorovodInternalError where an operation that was submitted well has failed."""
     if code != OK:
-        raise HorovodInternalError(last_error())
+        error = HorovodInternalError(last_error())
+        error.code = code
+        raise error
 
 
 def read_json(function, *arguments):

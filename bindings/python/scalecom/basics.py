@@ -5,7 +5,7 @@ import ctypes
 import functools
 import os
 
-from scalecom import _library
+from scalecom import _library, worker
 from scalecom._library import lib
 
 
@@ -14,7 +14,8 @@ def init(comm=None, process_sets=None):
     do nothing.
 
     Under mpirun or torchrun all of its processes are the job, and so are processes with RANK,
-    WORLD_SIZE, MASTER_ADDR and MASTER_PORT; otherwise this process alone. `comm`: None, the list of
+    WORLD_SIZE, MASTER_ADDR and MASTER_PORT; under scalecomrun --elastic it meets the others that
+    are there now; otherwise this process alone. `comm`: None, the list of
     all ranks, or an mpi4py communicator that has all of them in the job's order. `process_sets`:
     None or an empty list; "dynamic" is accepted, but add_process_set() adds none in this version.
     Raises ValueError when the ranks cannot be connected or the environment is wrong; the message
@@ -24,7 +25,7 @@ def init(comm=None, process_sets=None):
         raise ValueError(f"process_sets is {process_sets}; this version of scalecom has the global "
                          "process set only: leave it out")
     was_initialized = is_initialized()
-    code = lib.scalecom_init()
+    code = lib.scalecom_init() if was_initialized else worker.join(lib.scalecom_init)
     if code != _library.OK:
         raise ValueError(_library.last_error())
     try:

@@ -2,7 +2,10 @@
 
 
 class HorovodInternalError(RuntimeError):
-    """A collective failed: ranks disagree, a rank is lost, or the session was shut down."""
+    """A collective failed: ranks disagree, a rank is lost, or the session was shut down. ``code``
+    tells which (docs/errors.md); None where the program itself raised it."""
+
+    code = None
 
 
 class HostsUpdatedInterrupt(RuntimeError):

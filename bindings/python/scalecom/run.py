@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 from scalecom import _library
-from scalecom.launch import hosts, lines, processes
+from scalecom.launch import driver, hosts, lines, processes
 
 _DESCRIPTION = """Starts COMMAND on several ranks. On this host alone it starts them itself, without
 MPI; inside a Slurm allocation by srun; on several hosts by mpirun."""
@@ -47,6 +47,7 @@ def _make_parser():
     add("--launcher", choices=("auto", "mpirun", "srun", "local"), default="auto",
         help="who starts the ranks (default: %(default)s)")
     add("--launcher-args", default="", metavar="WORDS", help="further options for mpirun or srun, as in --launcher-args=\"--mem=0 -v\"")
+    _add_elastic(parser)
     add("--allow-run-as-root", action="store_true", help="let Open MPI start ranks as root")
     add("--prefix-output", action="store_true", help="each line of output begins with its rank")
     add("--dry-run", action="store_true", help="print what would be run, and run nothing")
@@ -55,6 +56,68 @@ def _make_parser():
     add("-cb", "--check-build", action="store_true", help="tell what was built and what loads")
     add("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="what each rank runs")
     return parser
+
+
+def _add_elastic(parser):
+    add = parser.add_argument_group("elastic jobs, on this host").add_argument
+    add("--elastic", action="store_true",
+        help="go on without lost ranks, and with new ones; each of the next three says it too")
+    add("--min-np", "--min-num-proc", type=_positive, metavar="N",
+        help="ranks below which the job waits (default: 1)")
+    add("--max-np", "--max-num-proc", type=_positive, metavar="N",
+        help="ranks that it has at most (default: -np)")
+    add("--host-discovery-script", metavar="FILE",
+        help="a program that is run each second and prints localhost:slots")
+    add("--slots-per-host", type=_positive, default=1, metavar="N",
+        help="slots of a host for which the script gives none (default: %(default)s)")
+    add("--elastic-timeout", type=_positive, default=600, metavar="S",
+        help="seconds that ranks wait for --min-np of them to meet (default: %(default)s)")
+    add("--reset-limit", type=_positive, default=0, metavar="N",
+        help="meetings after the first one (default: any number)")
+    add("--slot-failures", type=_positive, default=3, metavar="N",
+        help="ranks that may fail in a slot before it is given up (default: %(default)s)")
+
+
+def _is_elastic(options):
+    return bool(options.elastic or options.min_np or options.max_np
+                or options.host_discovery_script)
+
+
+def _make_limits(options):
+    """Of an elastic job; puts --max-np in the place of a missing -np."""
+    options.ranks = options.ranks or options.max_np or options.min_np
+    if options.ranks is None:
+        raise ValueError("-np is missing; give the number of ranks, or --min-np and --max-np")
+    limits = driver.Limits(options.min_np or 1, options.max_np or options.ranks,
+                           options.elastic_timeout, options.reset_limit, options.slot_failures)
+    if not limits.ranks_min <= options.ranks <= limits.ranks_max:
+        raise ValueError(f"--min-np is {limits.ranks_min}, -np {options.ranks} and --max-np "
+                         f"{limits.ranks_max}; they must not fall in this order")
+    return limits
+
+
+def _run_elastic(options, found):
+    limits = _make_limits(options)
+    if options.launcher not in ("auto", "local"):
+        raise ValueError(f"--launcher is {options.launcher}; scalecomrun starts the ranks of an "
+                         "elastic job itself: leave it out")
+    if found and options.host_discovery_script:
+        raise ValueError("-H or --hostfile and --host-discovery-script are given; take one")
+    driver.check_local(found)
+    script = options.host_discovery_script
+    slots = sum(host.slots for host in found) if found else 0 if script else limits.ranks_max
+    if not script and slots < limits.ranks_min:
+        raise ValueError(f"--min-np is {limits.ranks_min}, and the hosts have {slots} slots; give "
+                         "more slots")
+    plan = lines.Plan(options.ranks, [], options.variables, _command_of(options),
+                      options.prefix_output)
+    if options.dry_run or options.verbose:
+        print(f"{limits.ranks_min} to {limits.ranks_max} ranks here: {shlex.join(plan.command)}",
+              flush=True)
+    if options.dry_run:
+        return 0
+    discovery = driver.Discovery(slots, script and os.path.abspath(script), options.slots_per_host)
+    return asyncio.run(driver.run_elastic(plan, limits, discovery, os.environ, _tell))
 
 
 def _hosts_of(options):
@@ -149,6 +212,8 @@ def _run(options):
     if options.check_build:
         return subprocess.run([_library.prefix() / "bin" / "scalecom-info"]).returncode
     found = _hosts_of(options)
+    if _is_elastic(options):
+        return _run_elastic(options, found)
     launcher = _choose_launcher(options, found, os.environ)
     plan = _make_plan(options, found, launcher)
     if launcher == "local":

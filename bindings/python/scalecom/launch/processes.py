@@ -12,7 +12,7 @@ import sys
 GRACE_S = 10.0
 _READ_BYTES = 1 << 16
 # Of other launchers: their ranks are not these.
-_FOREIGN_PREFIXES = ("OMPI_", "PMI_", "PMIX_", "TORCHELASTIC_")
+_FOREIGN_PREFIXES = ("OMPI_", "PMI_", "PMIX_", "TORCHELASTIC_", "SCALECOM_ELASTIC_")
 
 
 def free_port():
@@ -32,8 +32,9 @@ def rank_variables(rank, size, port, run, attempt):
 
 def base_environment(variables, environment):
     """A rank's environment without its place: that of this process, and what -x gives."""
+    places = {"SCALECOM_RENDEZVOUS", *rank_variables(0, 1, 0, "", 0)}
     kept = {name: value for name, value in environment.items()
-            if not name.startswith(_FOREIGN_PREFIXES) and name != "SCALECOM_RENDEZVOUS"}
+            if not name.startswith(_FOREIGN_PREFIXES) and name not in places}
     kept.setdefault("SCALECOM_RENDEZVOUS_KEY", secrets.token_hex(16))
     kept.update(text.split("=", 1) for text in variables if "=" in text)
     return kept

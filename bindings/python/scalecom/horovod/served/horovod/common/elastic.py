@@ -1,10 +1,8 @@
-"""Served by scalecom, which has no elastic jobs yet."""
+"""Served by scalecom."""
 
+from scalecom.elastic import ObjectState, State
 from scalecom.horovod.missing import missing
 
-_REMEDY = ("a job has the ranks it began with: leave elastic out, save checkpoints and start the "
-           "job again")
+run_fn = missing("horovod.common.elastic.run_fn", "use hvd.elastic.run, which resets by itself")
 
-State = missing("horovod.common.elastic.State", _REMEDY)
-ObjectState = missing("horovod.common.elastic.ObjectState", _REMEDY)
-run_fn = missing("horovod.common.elastic.run_fn", _REMEDY)
+__all__ = ["ObjectState", "State", "run_fn"]

@@ -10,5 +10,5 @@ for _name, _remedy in _REMEDIES.items():
     globals().setdefault(_name, _missing(f"hvd.{_name}", _remedy))
 
 # Horovod's submodules take their names from here.
-from horovod.torch import (compression, elastic, functions, mpi_ops,  # noqa: E402, F401
-                           optimizer, sync_batch_norm)
+from horovod.torch import (compression, functions, mpi_ops, optimizer,  # noqa: E402, F401
+                           sync_batch_norm)

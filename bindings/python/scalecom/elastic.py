@@ -1,0 +1,159 @@
+"""Elastic training for any framework: the loop that goes on without lost ranks, and its state."""
+
+import copy
+import functools
+
+from scalecom import _library, basics, worker
+from scalecom.exceptions import HorovodInternalError, HostsUpdatedInterrupt
+
+# Further resets without a commit in between are a program's error, not bad luck.
+IDLE_RESETS_MAX = 10
+
+
+class State:
+    """What training goes on from after a reset; save(), restore() and sync() are a subclass's.
+
+    bcast_object(value, root_rank, name) and get_rank() are a framework's.
+    """
+
+    def __init__(self, bcast_object, get_rank):
+        self._bcast_object = bcast_object
+        self._rank = get_rank
+        self._reset_callbacks = []
+        self._commits = 0
+
+    def register_reset_callbacks(self, callbacks):
+        """Functions to be called after each reset, when rank and size are the new ones: to adapt a
+        learning rate, say."""
+        self._reset_callbacks.extend(callbacks)
+
+    def on_reset(self):
+        """The ranks have met anew."""
+        self.reset()
+        for callback in self._reset_callbacks:
+            callback()
+
+    def commit(self):
+        """Saves the state in memory, for restore(), and looks for changed hosts. On all ranks."""
+        self.save()
+        self._commits += 1
+        self.check_host_updates()
+
+    def check_host_updates(self):
+        """Raises HostsUpdatedInterrupt on all ranks where hosts or ranks have come or go. On all
+        ranks: rank 0 decides."""
+        driver = worker.find_driver()
+        if driver is None:
+            return
+        has_update = driver.has_update() if self._rank() == 0 else None
+        if self._bcast_object(has_update, 0, "elastic.hosts"):
+            raise HostsUpdatedInterrupt()
+
+    def save(self):
+        raise NotImplementedError
+
+    def restore(self):
+        raise NotImplementedError
+
+    def sync(self):
+        raise NotImplementedError
+
+    def reset(self):
+        pass
+
+
+class ObjectState(State):
+    """Attributes that can be pickled: `state = ObjectState(..., epoch=0)` has state.epoch."""
+
+    def __init__(self, bcast_object, get_rank, **kwargs):
+        super().__init__(bcast_object, get_rank)
+        self._saved = dict(kwargs)
+        self.restore()
+
+    def save(self):
+        """Keeps copies of the attributes."""
+        self._saved = {name: copy.deepcopy(getattr(self, name)) for name in self._saved}
+
+    def restore(self):
+        """Makes the attributes those that were saved last."""
+        for name, value in copy.deepcopy(self._saved).items():
+            setattr(self, name, value)
+
+    def sync(self):
+        """Gives all ranks rank 0's attributes, and saves them."""
+        if not self._saved:
+            return
+        ObjectState.save(self)
+        self._saved = self._bcast_object(self._saved, 0, "elastic.attributes")
+        ObjectState.restore(self)
+
+
+def _is_recoverable(error):
+    """Whether another meeting of the ranks may help; else the program has to see the error."""
+    if isinstance(error, HorovodInternalError):
+        return error.code != _library.MISMATCH
+    # As DistributedDataParallel passes on what its hook raises.
+    return basics.is_initialized() and _library.lib.scalecom_session_status() != _library.OK
+
+
+def _check_recoverable(error, driver):
+    if not _is_recoverable(error):
+        if driver is not None and isinstance(error, HorovodInternalError):
+            driver.tell_mismatch(str(error))
+        raise error
+    if driver is None and _library.RANK_LOST in (
+            getattr(error, "code", None), _library.lib.scalecom_session_status()):
+        lost = HorovodInternalError(f"{error}; a job that scalecomrun --elastic starts goes on "
+                                    "without a lost rank")
+        lost.code = _library.RANK_LOST
+        raise lost from error
+
+
+def _keep(state):
+    """What is in the session, such as residuals, goes with it."""
+    try:
+        state.save()
+    except HorovodInternalError:  # A rank was lost just now.
+        state.restore()
+
+
+def _reset(state):
+    basics.shutdown()
+    basics.init()
+    state.on_reset()
+
+
+def run(func):
+    """Decorates func(state, ...): calls it again, from the last commit, after each loss of a rank.
+
+    Before each call state.sync() gives all ranks the state of rank 0, which has been there longest.
+    Where func raises HorovodInternalError, the state is restored; where it raises
+    HostsUpdatedInterrupt, as commit() does, it is kept; then the session is shut down and the ranks
+    that are there meet anew. Ranks that disagree (shape, dtype, op...) are an error of the program:
+    it is raised. So is a lost rank where no driver (scalecomrun --elastic) started this process, and
+    HorovodInternalError for more than 10 resets without a commit between them.
+    """
+
+    @functools.wraps(func)
+    def wrapper(state, *args, **kwargs):
+        idle_resets = 0
+        while True:
+            commits = state._commits
+            reason = None
+            try:
+                state.sync()
+                return func(state, *args, **kwargs)
+            except HostsUpdatedInterrupt:
+                _keep(state)
+            except RuntimeError as error:
+                _check_recoverable(error, worker.find_driver())
+                reason = error
+                state.restore()
+            idle_resets = idle_resets + 1 if state._commits == commits else 0
+            if idle_resets > IDLE_RESETS_MAX:
+                raise HorovodInternalError(
+                    f"{IDLE_RESETS_MAX} resets followed each other without a commit(); the last "
+                    f"reason: {reason or 'hosts changed'}") from reason
+            _reset(state)
+
+    return wrapper

@@ -1,0 +1,114 @@
+"""This process as a worker of an elastic job: its end of the driver's connection.
+
+scalecom/launch/driver.py is the other end. Messages are JSON, one a line. One thread uses it.
+"""
+
+import functools
+import json
+import os
+import select
+import socket
+import struct
+import sys
+
+from scalecom import _library
+
+# Meetings in succession that may fail because a worker was lost meanwhile.
+MEETINGS_MAX = 10
+_TIMEOUT_S = 10.0
+
+
+class Driver:
+    """The connection; ValueError where it cannot be made."""
+
+    def __init__(self, address, secret, number):
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._rest = b""
+        self._has_update = False
+        self._socket.settimeout(_TIMEOUT_S)
+        try:
+            self._socket.connect("\0" + address)
+        except OSError as error:
+            raise ValueError("scalecomrun --elastic, which started this process, cannot be reached "
+                             f"({error.strerror or error}): it has ended, or this process is in "
+                             "another network namespace") from error
+        credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED,
+                                              struct.calcsize("3i"))
+        if struct.unpack("3i", credentials)[1] != os.geteuid():
+            raise ValueError(f"another user's process listens at {address}, where scalecomrun "
+                             "should")
+        self._send(secret=secret, worker=number)
+
+    def _send(self, **message):
+        try:
+            self._socket.sendall(json.dumps(message).encode() + b"\n")
+        except OSError as error:
+            raise ValueError(f"scalecomrun --elastic has ended: {error.strerror}") from error
+
+    def _read(self):
+        """The next message; waits for it as long as scalecomrun lives."""
+        while b"\n" not in self._rest:
+            try:
+                block = self._socket.recv(1 << 16)
+            except OSError as error:
+                raise ValueError(f"scalecomrun --elastic has ended: {error.strerror}") from error
+            if not block:
+                raise ValueError("scalecomrun --elastic has ended, or does not take this process "
+                                 "for one of its workers")
+            self._rest += block
+        line, _, self._rest = self._rest.partition(b"\n")
+        return json.loads(line)
+
+    def meet(self):
+        """Waits for the next round, as long as the driver does (--elastic-timeout), and puts this
+        process's place in it into the environment. SystemExit(0) where the job shrinks by this
+        process; ValueError where it does not go on."""
+        self._send(meet=True)
+        self._socket.settimeout(None)
+        while True:
+            message = self._read()
+            if message.get("dismissed"):
+                sys.exit(0)
+            if "refused" in message:
+                raise ValueError(f"the job does not go on: {message['refused']}")
+            if "variables" in message:
+                os.environ.update(message["variables"])
+                self._has_update = False
+                return
+
+    def has_update(self):
+        """Whether hosts changed since the last meeting. Waits for nothing."""
+        while b"\n" in self._rest or select.select([self._socket], [], [], 0)[0]:
+            if self._read().get("updated"):
+                self._has_update = True
+        return self._has_update
+
+    def tell_mismatch(self, text):
+        """The program's ranks disagree: nothing that the driver could mend."""
+        self._send(mismatch=text[:1000])
+
+
+@functools.lru_cache(maxsize=None)  # Once for each process.
+def _connect(_):
+    variables = [os.environ.get(f"SCALECOM_ELASTIC_{name}")
+                 for name in ("ADDRESS", "SECRET", "WORKER")]
+    return Driver(*variables[:2], int(variables[2])) if all(variables) else None
+
+
+def find_driver():
+    """The Driver of this process; None where scalecomrun --elastic has not started it."""
+    return _connect(os.getpid())
+
+
+def join(connect):
+    """Returns the code of connect(), which is called once this process has its place. Under a driver
+    all meet first, and once more where one that came was lost before all were connected."""
+    driver = find_driver()
+    if driver is None:
+        return connect()
+    for _ in range(MEETINGS_MAX):
+        driver.meet()
+        code = connect()
+        if code in (_library.OK, _library.INVALID_ARGUMENT):
+            break
+    return code

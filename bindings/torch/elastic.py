@@ -1,0 +1,220 @@
+"""Elastic training with PyTorch: ``hvd.elastic``."""
+
+import copy
+import logging
+import math
+import random
+
+import torch
+
+from scalecom import basics
+from scalecom.elastic import ObjectState, run
+from scalecom.torch import state as residuals
+from scalecom.torch.functions import (allgather_object, broadcast_object,
+                                      broadcast_optimizer_state, broadcast_parameters)
+
+__all__ = ["ElasticSampler", "ObjectState", "TorchState", "run"]
+
+
+class ElasticSampler(torch.utils.data.Sampler):
+    """The indices of a dataset for this rank, without those that an epoch has had already.
+
+    After a reset, what is left of the epoch is divided anew between the ranks that are there. All
+    ranks have equally many: where it does not work out, some indices come twice. shuffle: in an order
+    that seed and epoch decide, the same on all ranks.
+    """
+
+    def __init__(self, dataset, shuffle=True, seed=0):
+        self.dataset = dataset
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = 0
+        self.processed_indices = set()
+        self.reset()
+
+    def set_epoch(self, epoch):
+        """Begins an epoch: nothing of it has been processed."""
+        self.epoch = epoch
+        self.processed_indices = set()
+        self.reset()
+
+    def record_batch(self, batch_idx, batch_size):
+        """Batch number batch_idx of this iteration, of batch_size, has been processed."""
+        self.record_indices(self.get_indices(batch_idx, batch_size))
+
+    def record_indices(self, indices):
+        self.processed_indices.update(indices)
+
+    def get_indices(self, batch_idx, batch_size):
+        """The indices of a batch since the last reset()."""
+        return self.indices[batch_idx * batch_size:(batch_idx + 1) * batch_size]
+
+    def state_dict(self):
+        return {"epoch": self.epoch, "processed_indices": set(self.processed_indices)}
+
+    def load_state_dict(self, state_dict):
+        self.epoch = state_dict["epoch"]
+        self.processed_indices = set(state_dict["processed_indices"])
+        self.reset()
+
+    def reset(self):
+        """Divides what is left of the epoch between the ranks that are there now."""
+        self.rank, self.num_replicas = basics.rank(), basics.size()
+        left = [one for one in range(len(self.dataset)) if one not in self.processed_indices]
+        self.remaining_indices = left
+        self.num_samples = math.ceil(len(left) / self.num_replicas)
+        self.total_size = self.num_samples * self.num_replicas
+        order = list(left)
+        if self.shuffle:
+            random.Random(f"{self.seed}.{self.epoch}").shuffle(order)
+        order = [order[place % len(order)] for place in range(self.total_size)]
+        self.indices = order[self.rank::self.num_replicas]
+
+    def __iter__(self):
+        return iter(list(self.indices))
+
+    def __len__(self):
+        return self.num_samples
+
+
+class _ModelKeeper:
+    """Saves a module, and gives it to all ranks."""
+
+    def __init__(self, value):
+        self.value = value
+        self.save()
+
+    def save(self):
+        self._saved = copy.deepcopy(self.value.state_dict())
+
+    def restore(self):
+        self.value.load_state_dict(self._saved)
+
+    def sync(self):
+        broadcast_parameters(self.value.state_dict(), root_rank=0)
+        self.save()
+
+    def reset(self):
+        pass
+
+
+class _OptimizerKeeper(_ModelKeeper):
+    """The same for an optimizer. Residuals, which end with a session, come back with sync()."""
+
+    def _names(self):
+        settings = getattr(self.value, "_scalecom", None)  # Of a DistributedOptimizer.
+        return set(settings.names.values()) if settings else set()
+
+    def save(self):
+        saved = self.value.state_dict()
+        self._residuals = saved.pop("scalecom", None)
+        self._size = basics.size()
+        self._saved = copy.deepcopy(saved)
+
+    def restore(self):
+        self.value.load_state_dict(copy.deepcopy(self._saved))
+
+    def sync(self):
+        broadcast_optimizer_state(self.value, root_rank=0)
+        if self._names():
+            self._sync_residuals()
+        self.save()
+
+    def _sync_residuals(self):
+        """Takes up this rank's residuals where the session is new.
+
+        n former ranks owed the average the sum of m_r over n beta. In a job of N ranks the same is
+        owed by residuals m_r N / n; newcomers have none. What lost ranks owed is lost with them.
+        """
+        has_session_its_own = bool(self._names() & set(residuals.compression_steps()))
+        facts = None
+        if basics.rank() == 0 and not has_session_its_own:
+            facts = {**self._residuals, "size": self._size, "residuals": {
+                name: tuple(value.shape) for name, value in self._residuals["residuals"].items()}}
+        facts = broadcast_object(facts, 0, "elastic.residuals")
+        if not facts or not facts["residuals"]:
+            return
+        # Of another commit than rank 0's they would be delivered twice, or not at all.
+        is_same = (self._residuals["steps"] == facts["steps"] and self._size == facts["size"])
+        kept = sum(allgather_object(is_same, "elastic.kept"))
+        if basics.rank() == 0 and kept < facts["size"]:
+            logging.getLogger("scalecom").warning(
+                "the residuals of %d of %d ranks are lost with them: what they had not delivered "
+                "yet", facts["size"] - kept, facts["size"])
+        scale = basics.size() / facts["size"]
+        own = {name: self._residuals["residuals"][name] * scale if is_same else torch.zeros(
+            shape, device="cpu") for name, shape in facts["residuals"].items()}
+        residuals.load_compression_state(own, facts["steps"], facts["betas"])
+
+    def reset(self):
+        if self._names():
+            self.value.forget_step()
+        self.value.zero_grad()
+
+
+class _SamplerKeeper(_ModelKeeper):
+    """The same for an ElasticSampler: an index that any rank has processed is processed."""
+
+    def sync(self):
+        states = allgather_object(self.value.state_dict(), "elastic.sampler")
+        processed = set().union(*(one["processed_indices"] for one in states
+                                  if one["epoch"] == states[0]["epoch"]))
+        self.value.load_state_dict({"epoch": states[0]["epoch"], "processed_indices": processed})
+        self.save()
+
+
+_KEEPERS = ((torch.nn.Module, _ModelKeeper), (torch.optim.Optimizer, _OptimizerKeeper),
+            (ElasticSampler, _SamplerKeeper))
+
+
+def _keeper_of(value):
+    return next((keeper(value) for kind, keeper in _KEEPERS if isinstance(value, kind)), None)
+
+
+class TorchState(ObjectState):
+    """Modules, optimizers and ElasticSamplers by their contents, other attributes by copies.
+
+    Make it after init(). `state = TorchState(model=model, optimizer=optimizer, batch=0)` has
+    state.model, state.optimizer and state.batch. Residuals of a DistributedOptimizer are part of it.
+    """
+
+    def __init__(self, model=None, optimizer=None, **kwargs):
+        given = {"model": model, "optimizer": optimizer, **kwargs}
+        keepers = {name: _keeper_of(value) for name, value in given.items()}
+        self._keepers = {name: keeper for name, keeper in keepers.items() if keeper is not None}
+        super().__init__(broadcast_object, basics.rank, **{
+            name: value for name, value in given.items() if name not in self._keepers})
+
+    def __getattr__(self, name):
+        keepers = self.__dict__.get("_keepers", {})
+        if name in keepers:
+            return keepers[name].value
+        raise AttributeError(f"{type(self).__name__} has no attribute {name}")
+
+    def __setattr__(self, name, value):
+        if name in self.__dict__.get("_keepers", {}):
+            self._keepers[name] = _keeper_of(value)
+        else:
+            super().__setattr__(name, value)
+
+    def _each(self, method):
+        for keeper in self._keepers.values():
+            getattr(keeper, method)()
+
+    def save(self):
+        """Keeps copies in memory."""
+        self._each("save")
+        super().save()
+
+    def restore(self):
+        """Makes everything as it was saved last; residuals follow with sync()."""
+        self._each("restore")
+        super().restore()
+
+    def sync(self):
+        """Gives all ranks the state of rank 0, and saves it."""
+        self._each("sync")
+        super().sync()
+
+    def reset(self):
+        self._each("reset")
