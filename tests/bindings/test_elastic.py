@@ -163,6 +163,9 @@ def test_a_replacement_joins_and_gets_the_state(start):
     job.steps_of(size=2, since=killed_at)
     newcomer = job.wait_for(lambda line: line["pid"] not in former and "step" in line)
     assert newcomer["size"] == 3 and newcomer["rank"] == 2 and newcomer["step"] > 10
+    # Without the optimizer's momentum its model would be another one by then.
+    job.wait_for(lambda line: line["pid"] == newcomer["pid"]
+                 and line.get("step") == newcomer["step"] + 10)
     lines = job.lines()
     check_training(lines)
     check_resets(lines)

@@ -157,7 +157,8 @@ class Driver:
                                         caught.result())
                 return 128 + caught.result()
             if self._mismatch is not None:  # All ranks have it, and raise it now.
-                await asyncio.wait(self._waits, timeout=processes.GRACE_S)
+                if self._waits:
+                    await asyncio.wait(self._waits, timeout=processes.GRACE_S)
                 raise JobFailed(self._mismatch)
             for wait in [one for one in done if one in self._waits]:
                 self._note_end(self._waits.pop(wait), wait.result())
