@@ -1,7 +1,7 @@
 """scalecom for PyTorch, with Horovod's interface: ``import scalecom.torch as hvd``."""
 
 try:
-    import torch as _torch  # noqa: F401
+    import torch as _torch
 except ImportError as error:
     raise ImportError("scalecom.torch needs PyTorch, which is not installed: "
                       "pip install torch") from error
@@ -37,6 +37,9 @@ from scalecom.torch.state import (compression_betas, compression_state, compress
                                   compression_steps, fold_compression_states,
                                   load_compression_state)
 from scalecom.torch.sync_batch_norm import SyncBatchNorm
+
+if _torch.distributed.is_available():
+    from scalecom.torch import distributed as distributed
 
 __all__ = [
     "Adasum", "Average", "Compression", "DDPState", "DistributedOptimizer", "HorovodInternalError",

@@ -10,12 +10,10 @@ backward() with a RuntimeError that holds HorovodInternalError's text.
 
 import contextlib
 import functools
-import queue
-import threading
 
 import torch
 
-from scalecom.torch import mpi_ops, plan, state, submit
+from scalecom.torch import completion, mpi_ops, plan, state, submit
 from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
 
 
@@ -99,15 +97,8 @@ class DDPState:
         self._gradients, self._saved = None, pickled["saved"]
 
 
-def _buffer_or_error(errors, future):
-    """What DistributedDataParallel gets: it does not look at a future's own exception."""
-    if errors:
-        raise errors[0]
-    return future.value()
-
-
 def _finish(parts):
-    """Waits for all (ticket, finish) of a bucket; returns the first error, or None."""
+    """Waits for all (ticket, finish) of a bucket; raises the first error."""
     error = None
     for ticket, finish in parts:
         try:
@@ -115,48 +106,8 @@ def _finish(parts):
             finish()
         except Exception as problem:
             error = error or problem
-    return error
-
-
-class _Completion:
-    """A thread that waits for buckets in the order they were submitted. It sleeps in the library,
-    without the interpreter's lock. On a CUDA device it has a stream of its own, which waits there."""
-
-    def __init__(self):
-        self._buckets = queue.SimpleQueue()
-        self._thread = None
-        self._streams = {}  # by device
-
-    def add(self, parts, buffer):
-        """A future of `buffer`; parts: (ticket, finish) of each gradient in it."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="scalecom-ddp", daemon=True)
-            self._thread.start()
-        future = torch.futures.Future(devices=[buffer.device] if buffer.is_cuda else None)
-        errors = []
-        self._buckets.put((parts, buffer, errors, future))
-        return future.then(functools.partial(_buffer_or_error, errors))
-
-    def _run(self):
-        while True:
-            parts, buffer, errors, future = self._buckets.get()
-            with self._stream_of(buffer):
-                error = _finish(parts)
-                if error is not None:
-                    errors.append(error)
-                future.set_result(buffer)  # Who waits for it waits for the stream.
-            del parts, buffer, errors, future, error
-
-    def _stream_of(self, buffer):
-        if not buffer.is_cuda:
-            return contextlib.nullcontext()
-        device = buffer.device
-        if device not in self._streams:
-            self._streams[device] = torch.cuda.Stream(device)
-        return torch.cuda.stream(self._streams[device])
-
-
-_completion = _Completion()
+    if error is not None:
+        raise error
 
 
 def ddp_hook(ddp_state, bucket):
@@ -175,6 +126,8 @@ def ddp_hook(ddp_state, bucket):
             ticket = submit.all_reduce(wire, wire, name, ddp_state.op, 1.0, 1.0, options, priority)
             parts.append((ticket, finish))
     except Exception:
-        _finish(parts)
+        with contextlib.suppress(Exception):
+            _finish(parts)
         raise
-    return _completion.add(parts, bucket.buffer())
+    buffer = bucket.buffer()
+    return completion.future_of(functools.partial(_finish, parts), buffer, buffer.device)

@@ -38,11 +38,17 @@ def _encoded(kind, name):
     return full.encode()
 
 
+class FullName(bytes):
+    """A name as the ranks know it."""
+
+
 def full_name(kind, name):
     """The name that the ranks know, in UTF-8. Calls without a name are matched by their order on
     each rank."""
     if type(name) is str:
         return _encoded(kind, name)
+    if type(name) is FullName:
+        return name
     if name is not None:  # Others that are equal may be written differently, as 1 and 1.0 are.
         return _encoded.__wrapped__(kind, name)
     with _name_lock:

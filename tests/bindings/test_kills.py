@@ -13,7 +13,7 @@ from test_ends import RECOVERY
 LEAVE_S_MAX = 5.0
 # From the death to mpirun's end, which waits for the interpreters of the survivors.
 END_S_MAX = 20.0
-ORDINARY_ROUNDS = 8
+ORDINARY_ROUNDS = 9
 ROUNDS = 200
 
 

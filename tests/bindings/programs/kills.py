@@ -60,6 +60,13 @@ def _compress():
         yield [hvd.synchronize(handle) for handle in handles]
 
 
+def _process_group():
+    torch.distributed.init_process_group("scalecom", init_method="scalecom://")
+    tensor = torch.ones(16 << 10)
+    while True:
+        yield torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.AVG)
+
+
 WORKS = {
     "negotiation": _negotiate,
     "steady state": _repeat,
@@ -69,6 +76,7 @@ WORKS = {
     "broadcast of 64 KiB": lambda: _broadcast(16 << 10),
     "broadcast of 16 MiB": lambda: _broadcast(4 << 20),
     "ScaleCom steps": _compress,
+    "torch.distributed": _process_group,
 }
 
 

@@ -1,0 +1,370 @@
+"""The process group of torch.distributed's backend "scalecom"; see scalecom.torch.distributed.
+
+Collectives of torch.distributed have no names. A group numbers them, so every rank must call the same
+ones in the same order; where ranks do not, the error names what differs. Tensors may lie in any way:
+those that are not contiguous travel as copies.
+"""
+
+import ctypes
+import datetime
+import itertools
+import math
+import threading
+
+import torch
+import torch.distributed as dist
+
+from scalecom import _library
+from scalecom._library import lib
+from scalecom.exceptions import HorovodInternalError
+from scalecom.torch import completion, mpi_ops, submit
+
+_OPS = {dist.ReduceOp.RedOpType.SUM: mpi_ops.Sum, dist.ReduceOp.RedOpType.AVG: mpi_ops.Average,
+        dist.ReduceOp.RedOpType.PRODUCT: mpi_ops.Product, dist.ReduceOp.RedOpType.MIN: mpi_ops.Min,
+        dist.ReduceOp.RedOpType.MAX: mpi_ops.Max}
+_FOREVER = datetime.timedelta(0)
+
+
+def _op_of(opts):
+    op = opts.reduceOp.op
+    if op not in _OPS:
+        raise ValueError(f"op is {op.name}; the scalecom backend takes "
+                         f"{', '.join(known.name for known in _OPS)}: use new_group("
+                         "backend=\"gloo\") for bitwise ones, and scale the tensor for PREMUL_SUM")
+    return _OPS[op]
+
+
+def _only(tensors, what):
+    if isinstance(tensors, torch.Tensor):
+        return tensors.detach()
+    if len(tensors) != 1:
+        raise ValueError(f"{what} holds {len(tensors)} tensors; a process group of scalecom has one "
+                         "device, and takes one")
+    return tensors[0].detach()
+
+
+def _contiguous(tensor):
+    if tensor.layout != torch.strided:
+        submit.view(tensor)  # Raises, and says what to do.
+    return tensor.contiguous()
+
+
+def _elements(tensors):
+    return sum(tensor.numel() for tensor in tensors)
+
+
+def _check_elements(outputs, count, dtype, what):
+    if _elements(outputs) != count or any(output.dtype != dtype for output in outputs):
+        raise ValueError(f"{what} gives {count} elements of {dtype}; the output has "
+                         f"{_elements(outputs)} of {outputs[0].dtype}")
+
+
+def _scatter_into(flat, targets):
+    pieces = flat.reshape(-1).split([target.numel() for target in targets])
+    for target, piece in zip(targets, pieces):
+        target.copy_(piece.view(target.shape))
+
+
+def _deliver(ticket, targets):
+    """Copies the result of a completed operation into `targets`, one after another."""
+    count = math.prod(ticket.output_shape())
+    if count != _elements(targets):
+        raise HorovodInternalError(f"the ranks gave {count} elements, and the outputs here take "
+                                   f"{_elements(targets)}: give tensors of the sizes that the "
+                                   "other ranks give")
+    is_direct = len(targets) == 1 and targets[0].is_contiguous()
+    flat = targets[0] if is_direct else torch.empty(count, dtype=targets[0].dtype,
+                                                    device=targets[0].device)
+    ticket.copy_output(flat.data_ptr(), submit.stream_of(flat))
+    if not is_direct:
+        _scatter_into(flat, targets)
+    for target in targets:
+        if target.is_cuda:
+            target.record_stream(torch.cuda.current_stream(target.device))
+
+
+class _Work(dist.Work):
+    """What a collective returns: all of it is safe from any thread."""
+
+    def __init__(self, future):
+        super().__init__()
+        self._future = future
+
+    def wait(self, timeout=_FOREVER):
+        """Sleeps until the result is there; on a CUDA device the current stream then waits for it.
+        Raises RuntimeError with the cause where the collective failed, and when `timeout` (a
+        timedelta) is over, after which the collective goes on."""
+        if timeout > _FOREVER and not self._future.done():
+            done = threading.Event()
+            self._future.add_done_callback(lambda _: done.set())
+            if not done.wait(timeout.total_seconds()):
+                raise dist.DistBackendError(f"a collective of scalecom took more than {timeout}; it "
+                                            "goes on: wait() again, or for longer")
+        self._future.wait()
+        return True
+
+    def get_future(self):
+        return self._future
+
+    def is_completed(self):
+        return self._future.done()
+
+    def result(self):
+        return self._future.value()
+
+
+class ScaleComProcessGroup(dist.ProcessGroup):
+    """All ranks of the job, in its order.
+
+    Every method submits and returns a Work; where its options say that the caller waits anyhow, it
+    does so itself. ValueError at once for what is wrong on this rank, a RuntimeError with the
+    runtime's text for what goes wrong between ranks. The runtime's own limits hold, not the group's
+    timeout. `refusal`: what every collective raises, or None.
+    """
+
+    def __init__(self, name, rank, size, refusal=None, at_end=lambda: None):
+        super().__init__(rank, size)
+        self._rank, self._size = rank, size
+        self._name, self._refusal, self._at_end = name.encode(), refusal, at_end
+        self._lock = threading.Lock()
+        self._number = 0
+
+    def getBackendName(self):
+        return "scalecom"
+
+    @property
+    def group_name(self):
+        return self._name.decode()
+
+    def shutdown(self):
+        at_end, self._at_end = self._at_end, lambda: None
+        at_end()
+
+    abort = shutdown
+
+    # A number is used up when its collective has been submitted: a rank that was refused may repeat.
+    def _submit(self, start):
+        """The ticket that start(name) returns."""
+        if self._refusal is not None:
+            raise NotImplementedError(self._refusal)
+        with self._lock:
+            ticket = start(submit.FullName(b"torch.%s.%d" % (self._name, self._number)))
+            self._number += 1
+        return ticket
+
+    def _submit_exchange(self, function, tensor, *arguments):
+        return self._submit(lambda name: submit.submit(
+            function, (name, submit.view(tensor), *arguments), tensor))
+
+    def _work(self, ticket, finish, outputs, opts):
+        """The Work of a collective, which finish() ends when its ticket is complete."""
+        def end():
+            ticket.wait()
+            finish()
+
+        if getattr(opts, "asyncOp", True):
+            device = outputs[0].device if outputs else torch.device("cpu")
+            return _Work(completion.future_of(end, outputs, device))
+        end()
+        future = torch.futures.Future()
+        future.set_result(outputs)
+        return _Work(future)
+
+    def _in_place(self, tensors, start, opts):
+        """The Work of what start(name, contiguous tensors) does in place."""
+        wires = [_contiguous(tensor) for tensor in tensors]
+        ticket = self._submit(lambda name: start(name, wires))
+
+        def finish():
+            for tensor, wire in zip(tensors, wires):
+                if wire is not tensor:
+                    tensor.copy_(wire)
+
+        return self._work(ticket, finish, tensors, opts)
+
+    def allreduce(self, tensors, opts=None):
+        opts = opts or dist.AllreduceOptions()
+        op = _op_of(opts)
+        return self._in_place([_only(tensors, "tensors")], lambda name, wires: submit.all_reduce(
+            wires[0], wires[0], name, op, 1.0, 1.0, None, 0), opts)
+
+    def allreduce_coalesced(self, tensors, opts=None):
+        opts = opts or dist.AllreduceCoalescedOptions()
+        op = _op_of(opts)
+        return self._in_place(
+            [tensor.detach() for tensor in tensors],
+            lambda name, wires: submit.all_reduce_group(wires, wires, name, op, 1.0, 1.0, None, 0),
+            opts)
+
+    def broadcast(self, tensors, opts=None):
+        opts = opts or dist.BroadcastOptions()
+        return self._in_place([_only(tensors, "tensors")], lambda name, wires: submit.submit(
+            lib.scalecom_broadcast, (name, submit.view(wires[0]), opts.rootRank), wires[0]), opts)
+
+    def reduce(self, tensors, opts=None):
+        """By an all-reduce, into memory of its own; the root alone takes the result."""
+        opts = opts or dist.ReduceOptions()
+        op, tensor = _op_of(opts), _only(tensors, "tensors")
+        wire = _contiguous(tensor)
+        reduced = torch.empty_like(wire)
+        ticket = self._submit(lambda name: submit.all_reduce(wire, reduced, name, op, 1.0, 1.0,
+                                                             None, 0))
+        is_root = self._rank == opts.rootRank
+        return self._work(ticket, lambda: tensor.copy_(reduced) if is_root else None, [tensor],
+                          opts)
+
+    def _gather(self, targets, source, opts, rows=1):
+        """An all-gather of equal parts, or of those that differ (rows: the elements)."""
+        ticket = self._submit_exchange(lib.scalecom_all_gather, _contiguous(source).view(rows, -1)
+                                       if source.numel() else source.new_empty(rows, 0))
+        return self._work(ticket, lambda: _deliver(ticket, targets), targets, opts)
+
+    def allgather(self, output_lists, inputs, opts=None):
+        """Of tensors of one size, or of those sizes that the outputs have."""
+        source = _only(inputs, "inputs")
+        outputs = output_lists[0] if isinstance(output_lists[0], (list, tuple)) else output_lists
+        targets = [output.detach() for output in outputs]
+        sizes = {target.numel() for target in targets}
+        if len(targets) != self._size or targets[self._rank].numel() != source.numel() or any(
+                target.dtype != source.dtype for target in targets):
+            raise ValueError(f"the outputs' sizes are {[target.numel() for target in targets]}, of "
+                             f"{targets[0].dtype if targets else 'no type'}; needed is one for each "
+                             f"of {self._size} ranks, this rank's of {source.numel()} elements of "
+                             f"{source.dtype}")
+        is_even = len(sizes) == 1
+        return self._gather(targets, source, opts, 1 if is_even else source.numel())
+
+    def all_gather_single(self, output, source, opts=None):
+        output, source = output.detach(), source.detach()
+        _check_elements([output], source.numel() * self._size, source.dtype, "the all-gather")
+        return self._gather([output], source, opts)
+
+    def all_gather_single_coalesced(self, outputs, sources, opts=None):
+        """One all-gather after the other; the Work is that of all."""
+        return _last([self.all_gather_single(output, source, opts)
+                      for output, source in zip(outputs, sources)])
+
+    def reduce_scatter_single(self, output, source, opts=None):
+        opts = opts or dist.ReduceScatterOptions()
+        output, op = output.detach(), _op_of(opts)
+        _check_elements([output] * self._size, source.numel(), source.dtype,
+                        "each rank's part of the reduce-scatter")
+        wire = _contiguous(source.detach()).view(self._size, output.numel())
+        ticket = self._submit_exchange(lib.scalecom_reduce_scatter, wire, op, 1.0, 1.0)
+        return self._work(ticket, lambda: _deliver(ticket, [output]), [output], opts)
+
+    def reduce_scatter_single_coalesced(self, outputs, sources, opts=None):
+        """One reduce-scatter after the other; the Work is that of all."""
+        return _last([self.reduce_scatter_single(output, source, opts)
+                      for output, source in zip(outputs, sources)])
+
+    def reduce_scatter(self, outputs, input_lists, opts=None):
+        """Of parts of one size."""
+        output, sources = _only(outputs, "outputs"), input_lists[0]
+        if len(sources) != self._size or any(source.shape != output.shape for source in sources):
+            raise ValueError(f"the inputs' shapes are {[tuple(source.shape) for source in sources]}; "
+                             f"needed is one for each of {self._size} ranks, of the output's shape "
+                             f"{tuple(output.shape)}: pad them")
+        return self.reduce_scatter_single(output, torch.stack(list(sources)), opts)
+
+    def _exchange(self, targets, rows, sent, received, opts):
+        """An all-to-all: rank p gets sent[p] of `rows`, and received[p] come from it."""
+        splits = (ctypes.c_int64 * self._size)(*sent)
+        ticket = self._submit_exchange(lib.scalecom_all_to_all, rows, splits, self._size)
+
+        def finish():
+            came = ticket.received_splits(self._size)
+            if came != received:
+                raise HorovodInternalError(f"the ranks sent {came} rows to rank {self._rank}, which "
+                                           f"expects {received}: each rank's output splits must be "
+                                           "what the others' input splits give it")
+            if targets:
+                _deliver(ticket, targets)
+
+        return self._work(ticket, finish, targets, opts)
+
+    def gather(self, output_lists, inputs, opts=None):
+        """By an all-to-all in which only the root gets something."""
+        opts = opts or dist.GatherOptions()
+        source = _only(inputs, "inputs")
+        is_root = self._rank == opts.rootRank
+        targets = [output.detach() for output in output_lists[0]] if is_root else []
+        if is_root:
+            _check_elements(targets, source.numel() * self._size, source.dtype, "the gather")
+        return self._exchange(targets, _contiguous(source).view(1, source.numel()),
+                              _one_at(opts.rootRank, self._size), [int(is_root)] * self._size, opts)
+
+    def scatter(self, outputs, input_lists, opts=None):
+        """By an all-to-all in which only the root gives something."""
+        opts = opts or dist.ScatterOptions()
+        output = _only(outputs, "outputs")
+        is_root = self._rank == opts.rootRank
+        rows = output.new_empty(0, output.numel())
+        if is_root:
+            sources = input_lists[0]
+            _check_elements([output] * self._size, _elements(sources), sources[0].dtype,
+                            "each rank's part of the scatter")
+            rows = torch.stack([source.detach().reshape(output.numel()) for source in sources])
+        return self._exchange([output], rows, [int(is_root)] * self._size,
+                              _one_at(opts.rootRank, self._size), opts)
+
+    def all_to_all_single(self, output, source, output_splits=None, input_splits=None, opts=None):
+        output, source = output.detach(), source.detach()
+        sent = self._splits(source, input_splits, "input")
+        received = self._splits(output, output_splits, "output")
+        width = math.prod(source.shape[1:])
+        _check_elements([output], sum(received) * width, source.dtype, "the all-to-all")
+        return self._exchange([output], _contiguous(source).view(source.shape[0], width), sent,
+                              received, opts)
+
+    def _splits(self, tensor, splits, what):
+        rows = tensor.shape[0] if tensor.dim() else 0
+        if not splits:
+            if tensor.dim() == 0 or rows % self._size:
+                raise ValueError(f"the {what} has shape {tuple(tensor.shape)}; without splits its "
+                                 f"first dimension is to be a multiple of {self._size} ranks")
+            return [rows // self._size] * self._size
+        if len(splits) != self._size or sum(splits) != rows or min(splits) < 0:
+            raise ValueError(f"the {what} splits are {list(splits)}; needed are {self._size} of them "
+                             f"that add up to {rows} rows")
+        return list(splits)
+
+    def alltoall(self, outputs, sources, opts=None):
+        targets = [output.detach() for output in outputs]
+        if len(targets) != self._size or len(sources) != self._size:
+            raise ValueError(f"{len(targets)} outputs and {len(sources)} inputs are here; needed is "
+                             f"one for each of {self._size} ranks")
+        rows = torch.cat([source.detach().reshape(-1) for source in sources])
+        received = [target.numel() for target in targets]
+        _check_elements(targets, sum(received), rows.dtype, "the all-to-all")
+        return self._exchange(targets, rows, [source.numel() for source in sources], received, opts)
+
+    def barrier(self, opts=None):
+        if self._refusal is not None:
+            raise NotImplementedError(self._refusal)
+        return self._work(_library.submit(lib.scalecom_barrier, (), None), lambda: None, [], opts)
+
+    def send(self, tensors, rank, tag):
+        raise NotImplementedError(
+            "the scalecom backend has no point-to-point operations; make a group for them with "
+            "torch.distributed.new_group(backend=\"gloo\"), or use all_to_all_single")
+
+    recv = recv_anysource = send
+
+    # As torch calls them before 2.12.
+    _allgather_base = all_gather_single
+    allgather_into_tensor_coalesced = all_gather_single_coalesced
+    _reduce_scatter_base = reduce_scatter_single
+    reduce_scatter_tensor_coalesced = reduce_scatter_single_coalesced
+    alltoall_base = all_to_all_single
+
+
+def _one_at(place, count):
+    return [int(other == place) for other in range(count)]
+
+
+def _last(works):
+    """The Work of all: the completion thread goes in order."""
+    future = torch.futures.collect_all([work.get_future() for work in works])
+    return _Work(future.then(lambda done: list(itertools.chain.from_iterable(
+        part.value() for part in done.value()))))

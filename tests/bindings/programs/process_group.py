@@ -1,0 +1,315 @@
+"""Claims about torch.distributed's backend "scalecom". Each function is called on every rank, in this
+order."""
+
+import datetime
+
+import pytest
+import torch
+import torch.distributed as dist
+from programs.process_groups import over
+
+import scalecom.torch as hvd
+
+OPS = (dist.ReduceOp.SUM, dist.ReduceOp.PRODUCT, dist.ReduceOp.MIN, dist.ReduceOp.MAX)
+
+
+def _mine(*shape, dtype=torch.float32):
+    """Small whole numbers, of which every sum is exact; each rank has its own."""
+    generator = torch.Generator().manual_seed(hvd.rank())
+    return torch.randint(-4, 5, shape, generator=generator).to(dtype)
+
+
+def _agrees(call):
+    """call(group) -> tensors, the same over this backend and over Gloo, bit for bit."""
+    gloo = dist.new_group(backend="gloo")
+    results, wanted = call(None), call(gloo)
+    dist.destroy_process_group(gloo)
+    assert len(results) == len(wanted) > 0
+    for result, other in zip(results, wanted):
+        assert result.dtype == other.dtype and torch.equal(result, other), (result, other)
+
+
+def reductions_equal_gloos():
+    def call(of):
+        results = []
+        for dtype in (torch.float32, torch.float64, torch.int32, torch.int64):
+            for op in OPS:
+                for shape in ((), (5,), (3, 0), (70, 1000)):
+                    results.append(_mine(*shape, dtype=dtype))
+                    dist.all_reduce(results[-1], op, group=of)
+        return results
+
+    with over("scalecom"):
+        _agrees(call)
+        average = torch.full((3,), float(hvd.rank()))
+        dist.all_reduce(average, dist.ReduceOp.AVG)
+        assert average.tolist() == [(hvd.size() - 1) / 2] * 3
+
+
+def a_reduction_to_one_rank_equals_gloos():
+    def call(of):
+        results = []
+        for root in range(hvd.size()):
+            tensor = _mine(7)
+            dist.reduce(tensor, root, group=of)
+            results += [tensor] * (hvd.rank() == root)
+        return results
+
+    with over("scalecom"):
+        _agrees(call)
+        tensor = _mine(7)
+        dist.reduce(tensor, 0)
+        assert hvd.rank() == 0 or torch.equal(tensor, _mine(7))
+
+
+def broadcasts_gathers_and_scatters_equal_gloos():
+    def call(of):
+        results = []
+        for root in range(hvd.size()):
+            is_root = hvd.rank() == root
+            for shape in ((), (4,), (2, 3), (0, 2)):
+                sent = _mine(*shape, dtype=torch.int16 if of is None else torch.int32).int()
+                dist.broadcast(sent, root, group=of)
+                everything = [torch.zeros(shape) for _ in range(hvd.size())]
+                dist.gather(_mine(*shape), everything if is_root else None, root, group=of)
+                part = torch.zeros(shape)
+                parts = [_mine(*shape) + place for place in range(hvd.size())]
+                dist.scatter(part, parts if is_root else None, root, group=of)
+                results += [sent, *everything, part]
+        return results
+
+    with over("scalecom"):
+        _agrees(call)
+
+
+def all_gathers_equal_gloos():
+    def call(of):
+        results = []
+        for shape in ((), (4,), (2, 3), (0, 2)):
+            outputs = [torch.zeros(shape) for _ in range(hvd.size())]
+            dist.all_gather(outputs, _mine(*shape), group=of)
+            results += outputs
+        joined = torch.zeros(hvd.size() * 2, 3)
+        dist.all_gather_into_tensor(joined, _mine(2, 3), group=of)
+        return [*results, joined]
+
+    with over("scalecom"):
+        _agrees(call)
+        outputs = [torch.zeros(rank + 1) for rank in range(hvd.size())]
+        dist.all_gather(outputs, torch.full((hvd.rank() + 1,), float(hvd.rank())))
+        assert [output.tolist() for output in outputs] == [
+            [float(rank)] * (rank + 1) for rank in range(hvd.size())]
+
+
+def reduce_scatters_are_parts_of_the_all_reduce():
+    with over("scalecom"):
+        for dtype in (torch.float32, torch.int64):
+            for op in OPS:
+                source = _mine(hvd.size() * 2, 3, dtype=dtype)
+                whole = source.clone()
+                dist.all_reduce(whole, op)
+                wanted = whole.chunk(hvd.size())[hvd.rank()]
+                part = torch.zeros(2, 3, dtype=dtype)
+                dist.reduce_scatter_tensor(part, source, op)
+                assert torch.equal(part, wanted)
+                part.zero_()
+                dist.reduce_scatter(part, list(source.chunk(hvd.size())), op)
+                assert torch.equal(part, wanted)
+
+
+def all_to_alls_equal_gloos():
+    def call(of):
+        size, rank = hvd.size(), hvd.rank()
+        output = torch.zeros(size * 2, 3)
+        dist.all_to_all_single(output, _mine(size * 2, 3), group=of)
+        sent = [(rank + peer) % 3 for peer in range(size)]  # As much as comes back.
+        uneven = torch.zeros(sum(sent), 2)
+        dist.all_to_all_single(uneven, _mine(sum(sent), 2), sent, sent, group=of)
+        return [output, uneven]
+
+    with over("scalecom"):
+        _agrees(call)
+        size, rank = hvd.size(), hvd.rank()
+        outputs = [torch.zeros(peer + 1) for peer in range(size)]
+        dist.all_to_all(outputs, [torch.full((rank + 1,), float(rank * 10 + peer))
+                                  for peer in range(size)])
+        assert [output.tolist() for output in outputs] == [
+            [float(peer * 10 + rank)] * (peer + 1) for peer in range(size)]
+
+
+def coalesced_collectives_do_all_they_are_given():
+    with over("scalecom"):
+        size = hvd.size()
+        tensors = [torch.full((count,), 1.0) for count in (3, 0, 5)]
+        with dist._coalescing_manager(async_ops=True) as pending:
+            for tensor in tensors:
+                dist.all_reduce(tensor)
+        pending.wait()
+        assert [tensor.tolist() for tensor in tensors] == [[float(size)] * count
+                                                           for count in (3, 0, 5)]
+        outputs = [torch.zeros(size * count) for count in (1, 4)]
+        with dist._coalescing_manager(async_ops=True) as pending:
+            for output, count in zip(outputs, (1, 4)):
+                dist.all_gather_into_tensor(output, torch.full((count,), float(hvd.rank())))
+        pending.wait()
+        assert outputs[1].tolist() == [float(rank) for rank in range(size) for _ in range(4)]
+        outputs = [torch.zeros(count) for count in (1, 4)]
+        with dist._coalescing_manager(async_ops=True) as pending:
+            for output in outputs:
+                dist.reduce_scatter_tensor(output, torch.ones(size * output.numel()))
+        pending.wait()
+        assert all((output == size).all() for output in outputs)
+
+
+def tensors_that_are_not_contiguous_are_reduced_where_they_lie():
+    with over("scalecom"):
+        whole = torch.ones(4, 6)
+        dist.all_reduce(whole.t()[1:3])
+        assert whole[:, 1:3].eq(hvd.size()).all() and whole[:, 0].eq(1).all()
+        target = torch.zeros(2, 4 * hvd.size()).t()
+        dist.all_gather_into_tensor(target, _mine(2, 4).t())
+        wanted = torch.zeros(4 * hvd.size(), 2)
+        dist.all_gather_into_tensor(wanted, _mine(2, 4).t().contiguous())
+        assert torch.equal(target, wanted)
+
+
+def objects_travel():
+    with over("scalecom"):
+        everything = [None] * hvd.size()
+        dist.all_gather_object(everything, {"rank": hvd.rank(), "pad": "x" * hvd.rank()})
+        assert [entry["rank"] for entry in everything] == list(range(hvd.size()))
+        told = ["from 0"] if hvd.rank() == 0 else [None]
+        dist.broadcast_object_list(told)
+        assert told == ["from 0"]
+
+
+def a_work_waits_tells_and_gives_a_future():
+    with over("scalecom"):
+        tensors = [torch.full((1000,), float(number)) for number in range(20)]
+        works = [dist.all_reduce(tensor, async_op=True) for tensor in tensors]
+        results = works[5].get_future().wait()
+        assert torch.equal(results[0], tensors[5])
+        for number, (work, tensor) in enumerate(zip(works, tensors)):
+            assert work.wait() and work.is_completed()
+            assert tensor.eq(number * hvd.size()).all()
+        assert dist.barrier(async_op=True).wait()
+
+
+def a_wait_that_takes_too_long_is_told_and_may_be_repeated():
+    if hvd.size() == 1:
+        return
+    with over("scalecom"):
+        tensor = torch.ones(3)
+        if hvd.rank() == 0:
+            work = dist.all_reduce(tensor, async_op=True)
+            with pytest.raises(dist.DistBackendError, match="took more than 0:00:00.05"):
+                work.wait(datetime.timedelta(milliseconds=50))
+            assert not work.is_completed()
+        hvd.barrier()
+        if hvd.rank() > 0:
+            work = dist.all_reduce(tensor, async_op=True)
+        work.wait(datetime.timedelta(seconds=20))
+        assert tensor.tolist() == [hvd.size()] * 3
+
+
+def functional_collectives_work():
+    from torch.distributed import _functional_collectives as functional
+    with over("scalecom"):
+        result = functional.all_reduce(torch.ones(3), "sum", dist.group.WORLD)
+        assert (result + 0).tolist() == [hvd.size()] * 3
+        joined = functional.all_gather_tensor(torch.full((2,), float(hvd.rank())), 0,
+                                              dist.group.WORLD)
+        assert (joined + 0).tolist() == [float(rank) for rank in range(hvd.size())
+                                         for _ in range(2)]
+
+
+def what_differs_between_ranks_is_told_on_all_of_them():
+    if hvd.size() == 1:
+        return
+    last = hvd.rank() == hvd.size() - 1
+    with over("scalecom"):
+        for is_async in (False, True):
+            for call, message in (
+                    (lambda: dist.all_reduce(torch.ones(4 + last), async_op=is_async),
+                     "shape differs between ranks"),
+                    (lambda: dist.all_reduce(torch.ones(4), OPS[last], async_op=is_async),
+                     "differs between ranks"),
+                    (lambda: dist.all_gather_into_tensor(
+                        torch.zeros((2 + last) * hvd.size()), torch.ones(2 + last),
+                        async_op=is_async), "shape differs between ranks"),
+                    (lambda: (dist.broadcast(torch.ones(4), 0, async_op=is_async) if last else
+                              dist.all_reduce(torch.ones(4), async_op=is_async)),
+                     "operation differs between ranks")):
+                with pytest.raises(RuntimeError, match=message):
+                    work = call()
+                    work.wait()
+            tensor = torch.ones(2)
+            dist.all_reduce(tensor)  # The group goes on.
+            assert tensor.tolist() == [hvd.size()] * 2
+        sent = [2] + [0] * (hvd.size() - 1)  # All of rank 0, which expects less.
+        received = [1] * hvd.size() if hvd.rank() == 0 else [0] * hvd.size()
+        if hvd.rank() == 0:
+            with pytest.raises(RuntimeError, match=r"sent \[2, .*expects \[1, "):
+                dist.all_to_all_single(torch.zeros(sum(received)), torch.ones(2), received, sent)
+        else:
+            dist.all_to_all_single(torch.zeros(0), torch.ones(2), received, sent)
+
+
+def wrong_arguments_are_refused_with_what_to_do():
+    size = hvd.size()
+    with over("scalecom"):
+        for call, message in (
+                (lambda: dist.all_reduce(torch.ones(2, dtype=torch.int32), dist.ReduceOp.BAND),
+                 "op is BAND; the scalecom backend takes SUM, AVG.*gloo"),
+                (lambda: dist.all_reduce(torch.ones(2, dtype=torch.uint16)),
+                 "uint16 is not supported; allowed are"),
+                (lambda: dist.all_reduce(torch.eye(2).to_sparse()), "to_dense"),
+                (lambda: dist.all_gather_into_tensor(torch.zeros(size * 3), torch.ones(2)),
+                 f"gives {size * 2} elements.*the output has {size * 3}"),
+                (lambda: dist.reduce_scatter_tensor(torch.zeros(2), torch.ones(size * 3)),
+                 f"reduce-scatter gives {size * 3} elements"),
+                (lambda: dist.all_to_all_single(torch.ones(1), torch.ones(size), [2] * size, None),
+                 "output splits are .*needed are")):
+            with pytest.raises(ValueError, match=message):
+                call()
+        if size > 1:
+            with pytest.raises(NotImplementedError, match="no point-to-point.*gloo"):
+                dist.send(torch.ones(1), (hvd.rank() + 1) % size)
+        tensor = torch.ones(2)
+        dist.all_reduce(tensor)  # What was refused took no number.
+        assert tensor.tolist() == [size] * 2
+
+
+def groups_of_all_ranks_work_and_smaller_ones_name_the_remedy():
+    with over("scalecom"):
+        everybody = dist.new_group()
+        tensor = torch.ones(2)
+        dist.all_reduce(tensor, group=everybody)
+        assert tensor.tolist() == [hvd.size()] * 2
+        if hvd.size() == 1:
+            return
+        few = dist.new_group([0])
+        if hvd.rank() == 0:
+            for call in (lambda: dist.all_reduce(torch.ones(1), group=few),
+                         lambda: dist.barrier(group=few)):
+                with pytest.raises(NotImplementedError, match=r"has the ranks \[0\];.*\"gloo\""):
+                    call()
+        few = dist.new_group([0, 1], backend="gloo")
+        if hvd.rank() < 2:
+            dist.all_reduce(tensor, group=few)
+            assert tensor.tolist() == [2 * hvd.size()] * 2
+
+
+def the_session_stays_where_it_was_and_ends_with_the_group_that_joined():
+    with over("scalecom"):
+        assert hvd.is_initialized()
+        assert hvd.allreduce(torch.ones(1), name="beside", op=hvd.Sum).item() == hvd.size()
+    assert hvd.is_initialized()
+    hvd.shutdown()
+    dist.init_process_group("scalecom", init_method="scalecom://")
+    dist.new_group()
+    assert hvd.is_initialized()
+    hvd.barrier()
+    dist.destroy_process_group()
+    assert not hvd.is_initialized()
+    hvd.init()

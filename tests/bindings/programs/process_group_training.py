@@ -1,0 +1,118 @@
+"""Claims about training over torch.distributed's backend "scalecom". Each function is called on every
+rank, in this order."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from programs import ddp
+from programs.process_groups import over
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import scalecom.torch as hvd
+
+
+def _trained(backend, prefix, state_of=None):
+    """A network after some steps with DistributedDataParallel over a backend, whose ranks agree."""
+    with over(backend):
+        net = ddp._Net(prefix)
+        for parameter in net.parameters():
+            parameter.data += hvd.rank()  # It starts with rank 0's.
+        model = DistributedDataParallel(net, bucket_cap_mb=0.02)
+        if state_of is not None:
+            model.register_comm_hook(state_of(model), hvd.ddp_hook)
+        ddp._train(model, ddp._sgd(model), 4)
+        for parameter in net.parameters():
+            assert torch.equal(parameter, hvd.broadcast(parameter.detach(), 0))
+        return net
+
+
+def ddp_trains_as_over_gloo():
+    ours, gloos = _trained("scalecom", "ours"), _trained("gloo", "gloos")
+    if hvd.size() <= 2:  # A sum of two has one order.
+        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), gloos.parameters()))
+    assert ddp._is_close(ours, gloos)
+
+
+def scalecoms_hook_works_as_over_gloo():
+    nets = [_trained(backend, f"hook_{backend}",
+                     lambda model: hvd.DDPState(model, ddp._compression()))
+            for backend in ("scalecom", "gloo")]
+    assert ddp._is_close(*nets)
+    assert hvd.compression_state()["hook_scalecom.1.weight"].abs().max() > 0
+
+
+def batch_norm_buffers_and_unused_parameters_are_handled():
+    with over("scalecom"):
+        net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+        net.add_module("unused", nn.Identity())
+        net.extra = nn.Parameter(torch.ones(3))
+        model = DistributedDataParallel(net, find_unused_parameters=True)
+        torch.manual_seed(hvd.rank())
+        for _ in range(2):
+            model(torch.randn(6, 4)).sum().backward()
+        assert torch.equal(net[0].weight.grad, hvd.broadcast(net[0].weight.grad, 0))
+
+
+def a_reduction_that_fails_ends_the_backward_pass_with_its_text():
+    if hvd.size() == 1:
+        return
+    with over("scalecom"):
+        model = DistributedDataParallel(nn.Linear(4, 4))
+        loss = model(torch.ones(1, 4)).sum()
+        if hvd.rank() == 0:
+            with pytest.raises(RuntimeError, match="operation differs between ranks"):
+                loss.backward()
+        else:
+            with pytest.raises(RuntimeError, match="operation differs between ranks"):
+                dist.broadcast(torch.ones(20), 0)
+
+
+def _step_sharded(prefix, shard):
+    net = ddp._Net(prefix)
+    net = shard(net)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+    for step in range(3):
+        generator = torch.Generator().manual_seed(step)
+        inputs, targets = (torch.randn(shape, generator=generator)[hvd.rank()::hvd.size()]
+                           for shape in ((12, 3, 8, 8), (12, 4)))
+        optimizer.zero_grad()
+        (net(inputs) - targets).square().mean().backward()
+        optimizer.step()
+    return net
+
+
+def fully_shard_on_a_mesh_trains_as_ddp():
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    with over("scalecom"):
+        mesh = init_device_mesh("cpu", (hvd.size(),))
+
+        def sharded(net):
+            fully_shard(net.sharded[1], mesh=mesh)
+            return fully_shard(net, mesh=mesh)
+
+        net = _step_sharded("sharded", sharded)
+        whole = _step_sharded("whole", DistributedDataParallel)
+        for one, other in zip(net.parameters(), whole.parameters()):
+            assert torch.allclose(one.full_tensor(), other, rtol=1e-5, atol=1e-6)
+
+
+def a_mesh_gives_distributed_tensors():
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+    with over("scalecom"):
+        mesh = init_device_mesh("cpu", (hvd.size(),))
+        whole = torch.arange(24.0).reshape(12, 2)
+        tensor = distribute_tensor(whole, mesh, [Shard(0)])
+        assert torch.equal(tensor.full_tensor(), whole)
+        assert tensor.sum().full_tensor().item() == whole.sum().item()
+
+
+def a_compiled_model_trains_as_it_is():
+    with over("scalecom"):
+        compiled, eager = ddp._Net("compiled"), ddp._Net("eager")
+        for net in (torch.compile(compiled, backend="aot_eager"), eager):
+            model = DistributedDataParallel(net)
+            ddp._train(model, ddp._sgd(model), 3)
+        assert ddp._is_close(compiled, eager)
