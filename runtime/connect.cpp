@@ -143,7 +143,6 @@ SessionParts connect_alone(const Config& config) {
   parts.config = config;
   parts.report.launcher = "none: one process";
   parts.topology = make_topology(0, {local_host_facts()});
-  configure_log(parse_log_level(config.log_level), 0);
   parts.transport = LoopbackWorld(1).make_transport(0);
   parts.channel = LoopbackControlWorld(1).make_channel(0);
   parts.collectives = make_collectives(parts, {{0}});
@@ -170,7 +169,6 @@ void connect_ranks(SessionParts& parts, const Medium& medium) {
     return connect_control_channel(bootstrap, ControlTree::make(bootstrap.rank(), bootstrap.size()),
                                    facts, options);
   });
-  configure_log(parse_log_level(config.log_level), parts.topology.rank);
   const auto make_transport = [&] { return medium.make_transport(facts, options); };
   HostRanks hosts;
   if (has_own_collectives(config) && parts.topology.size > 1) {
@@ -188,6 +186,7 @@ SessionParts connect_over_mpi(const Config& config, const MpiLaunch& launch) {
   const std::shared_ptr<MpiBackend> backend =
       load_mpi_backend(launch, Bootstrap::Limit(config.connect_timeout_s));
   parts.backend = backend;
+  configure_log(parse_log_level(config.log_level), backend->bootstrap().rank());
   connect_ranks(parts, {backend->bootstrap(),
                         [&](const auto&, const auto&) { return backend->make_transport(); }});
   parts.report.launcher = fmt::format("MPI ({})", launch.variable);
@@ -196,7 +195,19 @@ SessionParts connect_over_mpi(const Config& config, const MpiLaunch& launch) {
   return parts;
 }
 
-SessionParts connect_over_sockets(const Config& config, const RankLaunch& launch) {
+void connect_over_sockets(SessionParts& parts, Bootstrap& bootstrap) {
+  const auto make_transport = [&](const Medium::Facts& facts, const ControlOptions& options) {
+    const int rank = bootstrap.rank();
+    const int size = bootstrap.size();
+    Neighbours peers = make_together(bootstrap, options, [&] {
+      return connect_neighbours(bootstrap, Links::to_all(rank, size), facts, options);
+    });
+    return make_socket_transport(rank, size, std::move(peers));
+  };
+  connect_ranks(parts, {bootstrap, make_transport});
+}
+
+SessionParts connect_by_rendezvous(const Config& config, const RankLaunch& launch) {
   if (config.allreduce_algorithm == "mpi") {
     throw Error(StatusCode::invalid_argument,
                 "SCALECOM_ALLREDUCE_ALGORITHM=mpi needs a job that was launched by MPI; start it "
@@ -208,15 +219,8 @@ SessionParts connect_over_sockets(const Config& config, const RankLaunch& launch
       launch.attempt.empty() ? "RANK and WORLD_SIZE" : "torchrun (TORCHELASTIC_RUN_ID)";
   const std::unique_ptr<Bootstrap> bootstrap =
       meet(plan_rendezvous(launch, config), Bootstrap::Limit(config.connect_timeout_s));
-  connect_ranks(parts, {*bootstrap, [&](const Medium::Facts& facts, const ControlOptions& options) {
-                          const int rank = bootstrap->rank();
-                          const int size = bootstrap->size();
-                          Neighbours peers = make_together(*bootstrap, options, [&] {
-                            return connect_neighbours(*bootstrap, Links::to_all(rank, size), facts,
-                                                      options);
-                          });
-                          return make_socket_transport(rank, size, std::move(peers));
-                        }});
+  configure_log(parse_log_level(config.log_level), bootstrap->rank());
+  connect_over_sockets(parts, *bootstrap);
   return parts;
 }
 
@@ -229,31 +233,50 @@ SessionParts connect_launched(const Config& config) {
         "SCALECOM_RENDEZVOUS is set, but neither RANK nor WORLD_SIZE is, which say who this "
         "process is; set them, or start it with torchrun");
   }
-  const bool is_alone = !launch || launch->size == 1;
-  return is_alone ? connect_alone(config) : connect_over_sockets(config, *launch);
+  if (launch && launch->size > 1) return connect_by_rendezvous(config, *launch);
+  configure_log(parse_log_level(config.log_level), 0);
+  return connect_alone(config);
 }
 
-}  // namespace
-
-SessionParts connect_session(const Config& config) {
-  SessionParts parts = connect_launched(config);
+// What does not depend on how the ranks were connected.
+void complete(SessionParts& parts) {
   parts.make_accelerator = make_cuda_accelerator;
-  if (device::nccl::all_reduce_algorithm_of(config.allreduce_algorithm) !=
+  if (device::nccl::all_reduce_algorithm_of(parts.config.allreduce_algorithm) !=
       device::nccl::AllReduceAlgorithm::own_choice) {
     offer_nccl_tuner(device::nccl::tuner_library());
   }
   parts.make_device_collectives = make_device_collectives;
-  for (const std::string& warning : settings_without_effect(config)) log_warning(warning);
-  if (!parts.report.shared_memory.empty() && parts.topology.rank == 0) {
-    log_warning("ranks of one host do not share memory, so messages carry their data: " +
-                parts.report.shared_memory);
-  }
   parts.report.transport = parts.transport->name();
   parts.report.collectives = parts.collectives->name();
   if (parts.report.tuning_source.empty()) parts.report.tuning_source = "defaults";
   parts.report.tuning = to_json(parts.tuning);
   parts.report.simd_target = kernels::simd_target();
   parts.report.control_plane = parts.topology.size > kStarRanksMax ? "tree" : "star";
+}
+
+}  // namespace
+
+SessionParts connect_session(const Config& config) {
+  SessionParts parts = connect_launched(config);
+  complete(parts);
+  for (const std::string& warning : settings_without_effect(config)) log_warning(warning);
+  if (!parts.report.shared_memory.empty() && parts.topology.rank == 0) {
+    log_warning("ranks of one host do not share memory, so messages carry their data: " +
+                parts.report.shared_memory);
+  }
+  return parts;
+}
+
+SessionParts connect_process_set(const Config& config, Bootstrap& bootstrap) {
+  SessionParts parts;
+  if (bootstrap.size() == 1) {
+    parts = connect_alone(config);
+  } else {
+    parts.config = config;
+    connect_over_sockets(parts, bootstrap);
+  }
+  parts.report.launcher = "a session of more ranks";
+  complete(parts);
   return parts;
 }
 

@@ -15,6 +15,7 @@
 #include "runtime/coordinator.hpp"
 #include "runtime/tensor_queue.hpp"
 #include "scalecom/session.hpp"
+#include "transport/bootstrap.hpp"
 #include "transport/mpi/mpi_backend.hpp"
 #include "transport/shm/board.hpp"
 #include "transport/transport.hpp"
@@ -109,5 +110,8 @@ class SessionImpl {
 /// Finds the other ranks and wires a session: under an MPI launcher over MPI, else over sockets
 /// where RANK and WORLD_SIZE say so, else alone. See Session::connect.
 SessionParts connect_session(const Config& config);
+
+/// Wires a session of the ranks of `bootstrap`, over shared memory and sockets.
+SessionParts connect_process_set(const Config& config, Bootstrap& bootstrap);
 
 }  // namespace scalecom

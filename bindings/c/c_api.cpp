@@ -6,10 +6,11 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
-#include "bindings/c/default_session.hpp"
 #include "bindings/c/dlpack.hpp"
 #include "bindings/c/json_text.hpp"
+#include "bindings/c/sessions.hpp"
 #include "runtime/info.hpp"
 #include "scalecom/scalecom.hpp"
 
@@ -26,9 +27,9 @@ struct scalecom_ticket {
 namespace {
 
 // Never destroyed: threads of the host program may still call while the process exits.
-scalecom::DefaultSession& default_session() {
-  static auto& session = *new scalecom::DefaultSession;
-  return session;
+scalecom::Sessions& sessions() {
+  static auto& of_process = *new scalecom::Sessions;
+  return of_process;
 }
 
 struct Failure {
@@ -192,24 +193,42 @@ int scalecom_last_code(void) { return last_failure().code; }
 void scalecom_free(void* pointer) { std::free(pointer); }
 
 int scalecom_init(void) {
-  return guarded([] { default_session().connect(); });
+  return guarded([] { sessions().connect(); });
 }
 
 int scalecom_shutdown(void) {
-  return guarded([] { default_session().disconnect(); });
+  return guarded([] { sessions().disconnect(); });
 }
 
-int scalecom_is_initialized(void) { return default_session().find() != nullptr ? 1 : 0; }
+int scalecom_is_initialized(void) { return sessions().find() != nullptr ? 1 : 0; }
+
+int scalecom_process_set_add(const int32_t* ranks, int32_t count, int32_t* id) {
+  return guarded([&] {
+    if (count < 0 || (count > 0 && ranks == nullptr)) {
+      throw Error(StatusCode::invalid_argument,
+                  "ranks is NULL or count is " + std::to_string(count));
+    }
+    deref(id, "id") = sessions().add_set(std::vector<int>(ranks, ranks + count));
+  });
+}
+
+int scalecom_process_set_remove(int32_t id) {
+  return guarded([&] { sessions().remove_set(id); });
+}
+
+int scalecom_process_set_use(int32_t id) {
+  return guarded([&] { sessions().use_set(id); });
+}
 
 int scalecom_session_status(void) {
   Status status;
-  const int code = guarded([&] { status = default_session().get()->status(); });
+  const int code = guarded([&] { status = sessions().get()->status(); });
   return code != 0 ? code : report(status);
 }
 
 int scalecom_get_topology(scalecom_topology* topology) {
   return guarded([&] {
-    const auto session = default_session().get();
+    const auto session = sessions().get();
     const scalecom::Topology& from = session->topology();
     deref(topology, "topology") = {from.rank,
                                    from.size,
@@ -227,7 +246,7 @@ int scalecom_all_reduce(const char* name, const scalecom_tensor* input,
                         scalecom_ticket** ticket) {
   return guarded([&] {
     deref(ticket, "ticket") = nullptr;
-    give_ticket(ticket, default_session().get()->all_reduce(
+    give_ticket(ticket, sessions().get()->all_reduce(
                             to_name(name), to_view(input, "input"), to_view(output, "output"),
                             to_options(op, prescale, postscale, compression, priority)));
   });
@@ -248,8 +267,8 @@ int scalecom_all_reduce_group(const char* const* names, const scalecom_tensor* i
       members.push_back(
           {to_name(names[i]), to_view(&inputs[i], "input"), to_view(&outputs[i], "output")});
     }
-    give_ticket(ticket, default_session().get()->all_reduce_group(std::move(members),
-                                                                  to_options(reduction)));
+    give_ticket(ticket,
+                sessions().get()->all_reduce_group(std::move(members), to_options(reduction)));
   });
 }
 
@@ -266,8 +285,8 @@ scalecom_ticket* scalecom_dlpack_all_reduce(const void* exchange, const char* na
   return submit_objects([&] {
     scalecom::TensorView from = to_view(to_exchange(exchange), input);
     scalecom::TensorView to = output == nullptr ? from : to_view(to_exchange(exchange), output);
-    return default_session().get()->all_reduce(to_name(name), std::move(from), std::move(to),
-                                               to_options(reduction));
+    return sessions().get()->all_reduce(to_name(name), std::move(from), std::move(to),
+                                        to_options(reduction));
   });
 }
 
@@ -289,15 +308,14 @@ scalecom_ticket* scalecom_dlpack_all_reduce_group(const void* exchange, const ch
       members.push_back({names, std::move(from), std::move(to)});
       names += members.back().name.size() + 1;
     }
-    return default_session().get()->all_reduce_group(std::move(members), to_options(reduction));
+    return sessions().get()->all_reduce_group(std::move(members), to_options(reduction));
   });
 }
 
 int scalecom_all_gather(const char* name, const scalecom_tensor* input, scalecom_ticket** ticket) {
   return guarded([&] {
     deref(ticket, "ticket") = nullptr;
-    give_ticket(ticket,
-                default_session().get()->all_gather(to_name(name), to_view(input, "input")));
+    give_ticket(ticket, sessions().get()->all_gather(to_name(name), to_view(input, "input")));
   });
 }
 
@@ -305,9 +323,8 @@ int scalecom_reduce_scatter(const char* name, const scalecom_tensor* input, int3
                             double prescale, double postscale, scalecom_ticket** ticket) {
   return guarded([&] {
     deref(ticket, "ticket") = nullptr;
-    give_ticket(ticket,
-                default_session().get()->reduce_scatter(to_name(name), to_view(input, "input"),
-                                                        to_options(op, prescale, postscale)));
+    give_ticket(ticket, sessions().get()->reduce_scatter(to_name(name), to_view(input, "input"),
+                                                         to_options(op, prescale, postscale)));
   });
 }
 
@@ -319,9 +336,9 @@ int scalecom_all_to_all(const char* name, const scalecom_tensor* input, const in
       throw Error(StatusCode::invalid_argument,
                   "splits is NULL or count is " + std::to_string(count));
     }
-    give_ticket(ticket, default_session().get()->all_to_all(
-                            to_name(name), to_view(input, "input"),
-                            std::vector<std::int64_t>(splits, splits + count)));
+    give_ticket(ticket,
+                sessions().get()->all_to_all(to_name(name), to_view(input, "input"),
+                                             std::vector<std::int64_t>(splits, splits + count)));
   });
 }
 
@@ -330,14 +347,14 @@ int scalecom_broadcast(const char* name, const scalecom_tensor* tensor, int32_t 
   return guarded([&] {
     deref(ticket, "ticket") = nullptr;
     give_ticket(ticket,
-                default_session().get()->broadcast(to_name(name), to_view(tensor, "tensor"), root));
+                sessions().get()->broadcast(to_name(name), to_view(tensor, "tensor"), root));
   });
 }
 
 int scalecom_barrier(scalecom_ticket** ticket) {
   return guarded([&] {
     deref(ticket, "ticket") = nullptr;
-    give_ticket(ticket, default_session().get()->barrier());
+    give_ticket(ticket, sessions().get()->barrier());
   });
 }
 
@@ -393,14 +410,13 @@ int scalecom_ticket_copy_output(const scalecom_ticket* ticket, void* destination
 void scalecom_ticket_release(scalecom_ticket* ticket) { delete ticket; }
 
 int scalecom_residuals(char** json) {
-  return guarded([&] {
-    deref(json, "json") = to_c_string(scalecom::to_json(default_session().get()->residuals()));
-  });
+  return guarded(
+      [&] { deref(json, "json") = to_c_string(scalecom::to_json(sessions().get()->residuals())); });
 }
 
 int scalecom_residual_get(const char* name, float* values, int64_t count) {
   return guarded([&] {
-    const scalecom::Residual residual = default_session().get()->residual(to_name(name));
+    const scalecom::Residual residual = sessions().get()->residual(to_name(name));
     if (const auto size = std::to_string(residual.values.size()); size != std::to_string(count)) {
       throw Error(StatusCode::invalid_argument, "the residual of " + residual.name + " has " +
                                                     size + " elements, not " +
@@ -421,21 +437,20 @@ int scalecom_residual_restore(const char* name, const int64_t* shape, int32_t di
     scalecom::Residual residual{to_name(name), to_shape(shape, dimensions), step, {}, beta};
     const int64_t count = scalecom::count_of(residual.shape);
     if (count > 0) residual.values.assign(&deref(values, "values"), values + count);
-    default_session().get()->restore_residuals({std::move(residual)});
+    sessions().get()->restore_residuals({std::move(residual)});
   });
 }
 
 int scalecom_compression_stats(char** json) {
   return guarded([&] {
-    deref(json, "json") =
-        to_c_string(scalecom::to_json(default_session().get()->compression_health()));
+    deref(json, "json") = to_c_string(scalecom::to_json(sessions().get()->compression_health()));
   });
 }
 
 int scalecom_explain_compression(int64_t count, int32_t dtype,
                                  const scalecom_compression* compression, char** json) {
   return guarded([&] {
-    const auto explanation = default_session().get()->explain_compression(
+    const auto explanation = sessions().get()->explain_compression(
         count, static_cast<scalecom::DataType>(dtype), to_compression(compression));
     deref(json, "json") = to_c_string(scalecom::to_json(explanation));
   });
@@ -443,24 +458,23 @@ int scalecom_explain_compression(int64_t count, int32_t dtype,
 
 int scalecom_start_timeline(const char* path, int mark_cycles) {
   return guarded(
-      [&] { default_session().get()->start_timeline(&deref(path, "path"), mark_cycles != 0); });
+      [&] { sessions().of_all_ranks()->start_timeline(&deref(path, "path"), mark_cycles != 0); });
 }
 
 int scalecom_stop_timeline(void) {
   return guarded([] {
-    if (const auto session = default_session().find()) session->stop_timeline();
+    if (const auto session = sessions().find()) session->stop_timeline();
   });
 }
 
 int scalecom_stats(char** json) {
-  return guarded([&] {
-    deref(json, "json") = to_c_string(scalecom::to_json(default_session().get()->stats()));
-  });
+  return guarded(
+      [&] { deref(json, "json") = to_c_string(scalecom::to_json(sessions().get()->stats())); });
 }
 
 int scalecom_info(char** json) {
   return guarded([&] {
-    const auto session = default_session().find();
+    const auto session = sessions().find();
     std::optional<scalecom::SessionReport> report;
     if (session != nullptr) report = session->report();
     deref(json, "json") = to_c_string(scalecom::describe_installation_json(

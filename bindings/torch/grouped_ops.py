@@ -12,10 +12,11 @@ import torch
 
 from scalecom import basics
 from scalecom.exceptions import HorovodInternalError
+from scalecom.process_sets import current, used
 from scalecom.torch import mpi_ops, submit
 from scalecom.torch.compression import Compression
-from scalecom.torch.mpi_ops import (Average, Sum, check_process_set, choose_op, compress,
-                                    options_of, register, synchronize)
+from scalecom.torch.mpi_ops import (Average, Sum, choose_op, compress, options_of, register,
+                                    synchronize)
 
 
 def _checked_list(tensors):
@@ -62,18 +63,18 @@ def grouped_allreduce_async(tensors, average=None, name=None, op=None, prescale_
                             postscale_factor=1.0, process_set=None, *,
                             compression=Compression.none, priority=0):
     """Starts a reduction of each of `tensors` over all ranks; the results are new tensors."""
-    check_process_set(process_set)
-    return _start(_checked_list(tensors), False, name, choose_op(average, op), prescale_factor,
-                  postscale_factor, compression, priority)
+    with used(process_set):
+        return _start(_checked_list(tensors), False, name, choose_op(average, op), prescale_factor,
+                      postscale_factor, compression, priority)
 
 
 def grouped_allreduce_async_(tensors, average=None, name=None, op=None, prescale_factor=1.0,
                              postscale_factor=1.0, process_set=None, *,
                              compression=Compression.none, priority=0):
     """As grouped_allreduce_async, in place."""
-    check_process_set(process_set)
-    return _start(_checked_list(tensors), True, name, choose_op(average, op), prescale_factor,
-                  postscale_factor, compression, priority)
+    with used(process_set):
+        return _start(_checked_list(tensors), True, name, choose_op(average, op), prescale_factor,
+                      postscale_factor, compression, priority)
 
 
 class _GroupedAllreduce(torch.autograd.Function):
@@ -81,21 +82,23 @@ class _GroupedAllreduce(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, name, op, prescale_factor, postscale_factor, compression, priority, *tensors):
+        ctx.process_set = current()
         ctx.arguments = (op, prescale_factor, postscale_factor, priority)
         return tuple(synchronize(_start(list(tensors), False, name, op, prescale_factor,
                                         postscale_factor, compression, priority)))
 
     @staticmethod
     def backward(ctx, *gradients):
-        op, prescale_factor, postscale_factor, priority = ctx.arguments
-        if op not in (Average, Sum):
-            raise NotImplementedError("an allreduce is differentiable for Average and Sum only")
-        is_needed = ctx.needs_input_grad[6:]
-        reduced = iter(grouped_allreduce(
-            [gradient.contiguous() for gradient, needed in zip(gradients, is_needed) if needed],
-            op=op, prescale_factor=prescale_factor, postscale_factor=postscale_factor,
-            priority=priority))
-        return (None,) * 6 + tuple(next(reduced) if needed else None for needed in is_needed)
+        with used(ctx.process_set):
+            op, prescale_factor, postscale_factor, priority = ctx.arguments
+            if op not in (Average, Sum):
+                raise NotImplementedError("an allreduce is differentiable for Average and Sum only")
+            is_needed = ctx.needs_input_grad[6:]
+            reduced = iter(grouped_allreduce(
+                [gradient.contiguous() for gradient, needed in zip(gradients, is_needed) if needed],
+                op=op, prescale_factor=prescale_factor, postscale_factor=postscale_factor,
+                priority=priority))
+            return (None,) * 6 + tuple(next(reduced) if needed else None for needed in is_needed)
 
 
 def grouped_allreduce(tensors, average=None, name=None, compression=Compression.none, op=None,
@@ -104,14 +107,14 @@ def grouped_allreduce(tensors, average=None, name=None, compression=Compression.
 
     The arguments are those of allreduce and hold for every tensor; shapes and dtypes may differ.
     """
-    check_process_set(process_set)
-    op = choose_op(average, op)
-    tensors = _checked_list(tensors)
-    if _needs_gradient(tensors):
-        return list(_GroupedAllreduce.apply(name, op, prescale_factor, postscale_factor,
-                                            compression, priority, *tensors))
-    return synchronize(_start(tensors, False, name, op, prescale_factor, postscale_factor,
-                              compression, priority))
+    with used(process_set):
+        op = choose_op(average, op)
+        tensors = _checked_list(tensors)
+        if _needs_gradient(tensors):
+            return list(_GroupedAllreduce.apply(name, op, prescale_factor, postscale_factor,
+                                                compression, priority, *tensors))
+        return synchronize(_start(tensors, False, name, op, prescale_factor, postscale_factor,
+                                  compression, priority))
 
 
 def grouped_allreduce_(tensors, average=None, name=None, op=None, prescale_factor=1.0,
@@ -162,11 +165,11 @@ def _check_member(tensor, verb):
 
 def grouped_allgather_async(tensors, name=None, process_set=None):
     """Starts an all-gather of each of `tensors`; see allgather."""
-    check_process_set(process_set)
-    tensors = [tensor.detach() for tensor in _checked_list(tensors)]
-    for tensor in tensors:
-        _check_member(tensor, "gathered")
-    return _submit_each("allgather", name, tensors, mpi_ops.submit_allgather)
+    with used(process_set):
+        tensors = [tensor.detach() for tensor in _checked_list(tensors)]
+        for tensor in tensors:
+            _check_member(tensor, "gathered")
+        return _submit_each("allgather", name, tensors, mpi_ops.submit_allgather)
 
 
 class _GroupedAllgather(torch.autograd.Function):
@@ -174,48 +177,50 @@ class _GroupedAllgather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, name, *tensors):
+        ctx.process_set = current()
         ctx.rows = [tensor.shape[0] for tensor in tensors]
         return tuple(synchronize(grouped_allgather_async(tensors, name)))
 
     @staticmethod
     def backward(ctx, *gradients):
-        is_needed = ctx.needs_input_grad[1:]
-        reduced = iter(grouped_allreduce(
-            [gradient.contiguous() for gradient, needed in zip(gradients, is_needed) if needed],
-            op=Average))
-        rows = mpi_ops.allgather(torch.tensor([ctx.rows], device="cpu"))
-        begins = rows[:basics.rank()].sum(dim=0).tolist()
-        return None, *(next(reduced).narrow(0, begin, count) if needed else None
-                       for needed, begin, count in zip(is_needed, begins, ctx.rows))
+        with used(ctx.process_set):
+            is_needed = ctx.needs_input_grad[1:]
+            reduced = iter(grouped_allreduce(
+                [gradient.contiguous() for gradient, needed in zip(gradients, is_needed) if needed],
+                op=Average))
+            rows = mpi_ops.allgather(torch.tensor([ctx.rows], device="cpu"))
+            begins = rows[:basics.rank()].sum(dim=0).tolist()
+            return None, *(next(reduced).narrow(0, begin, count) if needed else None
+                           for needed, begin, count in zip(is_needed, begins, ctx.rows))
 
 
 def grouped_allgather(tensors, name=None, process_set=None):
     """For each of `tensors` the ranks' tensors, concatenated along the first dimension, as a list.
     Differentiable."""
-    check_process_set(process_set)
-    tensors = _checked_list(tensors)
-    if _needs_gradient(tensors):
-        return list(_GroupedAllgather.apply(name, *tensors))
-    return synchronize(grouped_allgather_async(tensors, name))
+    with used(process_set):
+        tensors = _checked_list(tensors)
+        if _needs_gradient(tensors):
+            return list(_GroupedAllgather.apply(name, *tensors))
+        return synchronize(grouped_allgather_async(tensors, name))
 
 
 def grouped_reducescatter_async(tensors, name=None, op=Average, process_set=None,
                                 prescale_factor=1.0, postscale_factor=1.0, *,
                                 compression=Compression.none):
     """Starts a reduce-scatter of each of `tensors`; see reducescatter."""
-    check_process_set(process_set)
-    op = choose_op(None, op)
-    mpi_ops.check_uniform(compression)
-    tensors = _checked_list(tensors)
-    is_changed = op == Average or prescale_factor != 1.0 or postscale_factor != 1.0
-    for tensor in tensors:
-        _check_member(tensor, "scattered")
-        if tensor.dtype == torch.bool and is_changed:
-            raise ValueError("bool can be neither averaged nor scaled; use Sum, Max, Min or "
-                             "Product, or cast it")
-    return _submit_each("reducescatter", name, tensors,
-                        lambda full, tensor: mpi_ops.submit_reducescatter(
-                            full, tensor, op, prescale_factor, postscale_factor, compression))
+    with used(process_set):
+        op = choose_op(None, op)
+        mpi_ops.check_uniform(compression)
+        tensors = _checked_list(tensors)
+        is_changed = op == Average or prescale_factor != 1.0 or postscale_factor != 1.0
+        for tensor in tensors:
+            _check_member(tensor, "scattered")
+            if tensor.dtype == torch.bool and is_changed:
+                raise ValueError("bool can be neither averaged nor scaled; use Sum, Max, Min or "
+                                 "Product, or cast it")
+        return _submit_each("reducescatter", name, tensors,
+                            lambda full, tensor: mpi_ops.submit_reducescatter(
+                                full, tensor, op, prescale_factor, postscale_factor, compression))
 
 
 class _GroupedReducescatter(torch.autograd.Function):
@@ -223,18 +228,20 @@ class _GroupedReducescatter(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, name, op, prescale_factor, postscale_factor, compression, *tensors):
+        ctx.process_set = current()
         ctx.arguments = (op, prescale_factor, postscale_factor)
         return tuple(synchronize(grouped_reducescatter_async(
             tensors, name, op, None, prescale_factor, postscale_factor, compression=compression)))
 
     @staticmethod
     def backward(ctx, *gradients):
-        factor = mpi_ops.reducescatter_gradient_factor(*ctx.arguments)
-        is_needed = ctx.needs_input_grad[5:]
-        gathered = iter(grouped_allgather(
-            [gradient.contiguous() * factor
-             for gradient, needed in zip(gradients, is_needed) if needed]))
-        return (None,) * 5 + tuple(next(gathered) if needed else None for needed in is_needed)
+        with used(ctx.process_set):
+            factor = mpi_ops.reducescatter_gradient_factor(*ctx.arguments)
+            is_needed = ctx.needs_input_grad[5:]
+            gathered = iter(grouped_allgather(
+                [gradient.contiguous() * factor
+                 for gradient, needed in zip(gradients, is_needed) if needed]))
+            return (None,) * 5 + tuple(next(gathered) if needed else None for needed in is_needed)
 
 
 def grouped_reducescatter(tensors, name=None, compression=Compression.none, op=Average,
@@ -243,10 +250,10 @@ def grouped_reducescatter(tensors, name=None, compression=Compression.none, op=A
 
     The arguments are those of reducescatter and hold for every tensor; shapes and dtypes may differ.
     """
-    check_process_set(process_set)
-    tensors = _checked_list(tensors)
-    if _needs_gradient(tensors):
-        return list(_GroupedReducescatter.apply(name, op, prescale_factor, postscale_factor,
-                                                compression, *tensors))
-    return synchronize(grouped_reducescatter_async(tensors, name, op, None, prescale_factor,
-                                                   postscale_factor, compression=compression))
+    with used(process_set):
+        tensors = _checked_list(tensors)
+        if _needs_gradient(tensors):
+            return list(_GroupedReducescatter.apply(name, op, prescale_factor, postscale_factor,
+                                                    compression, *tensors))
+        return synchronize(grouped_reducescatter_async(tensors, name, op, None, prescale_factor,
+                                                       postscale_factor, compression=compression))

@@ -4,8 +4,10 @@ An asynchronous call returns a handle; synchronize(handle) sleeps until it compl
 result. A name identifies a tensor across ranks and may be in flight once. Handles keep their
 tensors alive. On CUDA tensors an operation begins in the order of the stream that is current at the
 call, and synchronize() makes the stream that is current there wait for the result; the host waits
-until all is enqueued, and poll() tells when that is. Wrong arguments raise ValueError at the call; what goes wrong between ranks raises
-HorovodInternalError in synchronize(), on every rank.
+until all is enqueued, and poll() tells when that is. Wrong arguments raise ValueError at the call;
+what goes wrong between ranks raises HorovodInternalError in synchronize(), on every rank.
+process_set: the ranks that take part and whose number an average divides by; all by default. A root
+is a rank of the job in each of them.
 """
 
 import ctypes
@@ -16,7 +18,7 @@ import torch
 
 from scalecom import _library, basics
 from scalecom._library import lib
-from scalecom.process_sets import global_process_set
+from scalecom.process_sets import current, global_process_set, used
 from scalecom.torch import submit
 from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
 from scalecom.torch.submit import as_number, checked, full_name, view
@@ -36,12 +38,6 @@ def register(ticket, result, finish=None):
     handle = next(_handle_numbers)
     _handles[handle] = ticket, result, finish
     return handle
-
-
-def check_process_set(process_set):
-    if process_set is not None and process_set is not global_process_set:
-        raise ValueError(f"process_set is {process_set}; this version of scalecom has the global "
-                         "process set only: leave it out, or give global_process_set")
 
 
 def choose_op(average, op):
@@ -117,18 +113,18 @@ def allreduce_async(tensor, average=None, name=None, op=None, prescale_factor=1.
     priority: a whole number of 32 bits, the same on every rank. Among the tensors that all ranks
     have submitted, those of higher priority go first.
     """
-    check_process_set(process_set)
-    return _start_allreduce(checked(tensor), False, name, choose_op(average, op), prescale_factor,
-                            postscale_factor, compression, priority)
+    with used(process_set):
+        return _start_allreduce(checked(tensor), False, name, choose_op(average, op),
+                                prescale_factor, postscale_factor, compression, priority)
 
 
 def allreduce_async_(tensor, average=None, name=None, op=None, prescale_factor=1.0,
                      postscale_factor=1.0, process_set=None, *, compression=Compression.none,
                      priority=0):
     """As allreduce_async, in place."""
-    check_process_set(process_set)
-    return _start_allreduce(checked(tensor), True, name, choose_op(average, op), prescale_factor,
-                            postscale_factor, compression, priority)
+    with used(process_set):
+        return _start_allreduce(checked(tensor), True, name, choose_op(average, op),
+                                prescale_factor, postscale_factor, compression, priority)
 
 
 class _Allreduce(torch.autograd.Function):
@@ -137,6 +133,7 @@ class _Allreduce(torch.autograd.Function):
     @staticmethod
     def forward(ctx, tensor, name, op, prescale_factor, postscale_factor, compression, priority):
         ctx.arguments = (op, prescale_factor, postscale_factor, priority)
+        ctx.process_set = current()
         return synchronize(_start_allreduce(tensor, False, name, op, prescale_factor,
                                             postscale_factor, compression, priority))
 
@@ -146,7 +143,8 @@ class _Allreduce(torch.autograd.Function):
         if op not in (Average, Sum):
             raise NotImplementedError("an allreduce is differentiable for Average and Sum only")
         reduced = allreduce(gradient.contiguous(), op=op, prescale_factor=prescale_factor,
-                            postscale_factor=postscale_factor, priority=priority)
+                            postscale_factor=postscale_factor, process_set=ctx.process_set,
+                            priority=priority)
         return reduced, None, None, None, None, None, None
 
 
@@ -158,13 +156,13 @@ def allreduce(tensor, average=None, name=None, compression=Compression.none, op=
     prescale_factor before, the result by postscale_factor. With Compression.scalecom(...) one call
     is one step of ScaleCom for the tensor of this name. priority: see allreduce_async.
     """
-    check_process_set(process_set)
-    op = choose_op(average, op)
-    if checked(tensor).requires_grad and torch.is_grad_enabled():
-        return _Allreduce.apply(tensor, name, op, prescale_factor, postscale_factor, compression,
-                                priority)
-    return synchronize(_start_allreduce(tensor, False, name, op, prescale_factor,
-                                        postscale_factor, compression, priority))
+    with used(process_set):
+        op = choose_op(average, op)
+        if checked(tensor).requires_grad and torch.is_grad_enabled():
+            return _Allreduce.apply(tensor, name, op, prescale_factor, postscale_factor,
+                                    compression, priority)
+        return synchronize(_start_allreduce(tensor, False, name, op, prescale_factor,
+                                            postscale_factor, compression, priority))
 
 
 def allreduce_(tensor, average=None, name=None, op=None, prescale_factor=1.0, postscale_factor=1.0,
@@ -177,10 +175,10 @@ def allreduce_(tensor, average=None, name=None, op=None, prescale_factor=1.0, po
 
 def allgather_async(tensor, name=None, process_set=None):
     """Starts a concatenation of the ranks' tensors along the first dimension, which may differ."""
-    check_process_set(process_set)
-    tensor = checked(tensor).detach()
-    ticket, finish = submit_allgather(full_name("allgather", name), tensor)
-    return register(ticket, None, finish)
+    with used(process_set):
+        tensor = checked(tensor).detach()
+        ticket, finish = submit_allgather(full_name("allgather", name), tensor)
+        return register(ticket, None, finish)
 
 
 def submit_allgather(full, tensor):
@@ -205,34 +203,36 @@ class _Allgather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, tensor, name):
+        ctx.process_set = current()
         ctx.rows = tensor.shape[0]
         return synchronize(allgather_async(tensor, name))
 
     @staticmethod
     def backward(ctx, gradient):
-        reduced = allreduce(gradient.contiguous(), op=Average)
-        rows = allgather(torch.tensor([ctx.rows], device="cpu"))
-        begin = int(rows[:basics.rank()].sum())
-        return reduced.narrow(0, begin, ctx.rows), None
+        with used(ctx.process_set):
+            reduced = allreduce(gradient.contiguous(), op=Average)
+            rows = allgather(torch.tensor([ctx.rows], device="cpu"))
+            begin = int(rows[:basics.rank()].sum())
+            return reduced.narrow(0, begin, ctx.rows), None
 
 
 def allgather(tensor, name=None, process_set=None):
     """The ranks' tensors, concatenated along the first dimension. Differentiable."""
-    check_process_set(process_set)
-    if checked(tensor).requires_grad and torch.is_grad_enabled():
-        return _Allgather.apply(tensor, name)
-    return synchronize(allgather_async(tensor, name))
+    with used(process_set):
+        if checked(tensor).requires_grad and torch.is_grad_enabled():
+            return _Allgather.apply(tensor, name)
+        return synchronize(allgather_async(tensor, name))
 
 
 def reducescatter_async(tensor, name=None, op=Average, process_set=None, prescale_factor=1.0,
                         postscale_factor=1.0, *, compression=Compression.none):
     """Starts a reduction whose result is cut between the ranks; see reducescatter."""
-    check_process_set(process_set)
-    op = choose_op(None, op)
-    check_uniform(compression)
-    ticket, finish = submit_reducescatter(full_name("reducescatter", name), checked(tensor), op,
-                                          prescale_factor, postscale_factor, compression)
-    return register(ticket, None, finish)
+    with used(process_set):
+        op = choose_op(None, op)
+        check_uniform(compression)
+        ticket, finish = submit_reducescatter(full_name("reducescatter", name), checked(tensor), op,
+                                              prescale_factor, postscale_factor, compression)
+        return register(ticket, None, finish)
 
 
 def check_uniform(compression):
@@ -268,14 +268,16 @@ class _Reducescatter(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, tensor, name, op, prescale_factor, postscale_factor, compression):
+        ctx.process_set = current()
         ctx.arguments = (op, prescale_factor, postscale_factor)
         return synchronize(reducescatter_async(tensor, name, op, None, prescale_factor,
                                                postscale_factor, compression=compression))
 
     @staticmethod
     def backward(ctx, gradient):
-        factor = reducescatter_gradient_factor(*ctx.arguments)
-        return allgather(gradient.contiguous() * factor), None, None, None, None, None
+        with used(ctx.process_set):
+            factor = reducescatter_gradient_factor(*ctx.arguments)
+            return allgather(gradient.contiguous() * factor), None, None, None, None, None
 
 
 def reducescatter(tensor, name=None, compression=Compression.none, op=Average, process_set=None,
@@ -285,12 +287,12 @@ def reducescatter(tensor, name=None, compression=Compression.none, op=Average, p
     The first dimension is cut in rank order as evenly as can be; the first ranks get the rows that
     are left over. op, prescale_factor and postscale_factor as in allreduce.
     """
-    check_process_set(process_set)
-    if checked(tensor).requires_grad and torch.is_grad_enabled():
-        return _Reducescatter.apply(tensor, name, op, prescale_factor, postscale_factor,
-                                    compression)
-    return synchronize(reducescatter_async(tensor, name, op, None, prescale_factor,
-                                           postscale_factor, compression=compression))
+    with used(process_set):
+        if checked(tensor).requires_grad and torch.is_grad_enabled():
+            return _Reducescatter.apply(tensor, name, op, prescale_factor, postscale_factor,
+                                        compression)
+        return synchronize(reducescatter_async(tensor, name, op, None, prescale_factor,
+                                               postscale_factor, compression=compression))
 
 
 def _split_numbers(splits):
@@ -304,19 +306,19 @@ def _split_numbers(splits):
 
 def alltoall_async(tensor, splits=None, name=None, process_set=None):
     """Starts an exchange of rows between all ranks; see alltoall."""
-    check_process_set(process_set)
-    tensor = checked(tensor).detach()
-    numbers = [] if splits is None else _split_numbers(splits)
-    arguments = (full_name("alltoall", name), view(tensor),
-                 (ctypes.c_int64 * len(numbers))(*numbers), len(numbers))
-    ticket = submit.submit(lib.scalecom_all_to_all, arguments, tensor)
-    copy = _copier(tensor)
-    if splits is None:
-        return register(ticket, None, copy)
-    is_short = isinstance(splits, torch.Tensor) and splits.dtype == torch.int32
-    dtype, ranks = torch.int32 if is_short else torch.int64, basics.size()
-    return register(ticket, None, lambda done: (
-        copy(done), torch.tensor(done.received_splits(ranks), dtype=dtype, device="cpu")))
+    with used(process_set):
+        tensor = checked(tensor).detach()
+        numbers = [] if splits is None else _split_numbers(splits)
+        arguments = (full_name("alltoall", name), view(tensor),
+                     (ctypes.c_int64 * len(numbers))(*numbers), len(numbers))
+        ticket = submit.submit(lib.scalecom_all_to_all, arguments, tensor)
+        copy = _copier(tensor)
+        if splits is None:
+            return register(ticket, None, copy)
+        is_short = isinstance(splits, torch.Tensor) and splits.dtype == torch.int32
+        dtype, ranks = torch.int32 if is_short else torch.int64, basics.size()
+        return register(ticket, None, lambda done: (
+            copy(done), torch.tensor(done.received_splits(ranks), dtype=dtype, device="cpu")))
 
 
 class _Alltoall(torch.autograd.Function):
@@ -324,6 +326,7 @@ class _Alltoall(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, tensor, splits, name):
+        ctx.process_set = current()
         if splits is None:
             ctx.received = None
             return synchronize(alltoall_async(tensor, None, name))
@@ -333,8 +336,9 @@ class _Alltoall(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient, *_):
-        back = alltoall(gradient.contiguous(), ctx.received)
-        return back if ctx.received is None else back[0], None, None
+        with used(ctx.process_set):
+            back = alltoall(gradient.contiguous(), ctx.received)
+            return back if ctx.received is None else back[0], None, None
 
 
 def alltoall(tensor, splits=None, name=None, process_set=None):
@@ -345,31 +349,37 @@ def alltoall(tensor, splits=None, name=None, process_set=None):
     result is (rows, received_splits), where received_splits[p] rows came from rank p. Without them
     every rank gets as many rows, and the first dimension must be a multiple of the world size.
     """
-    check_process_set(process_set)
-    if checked(tensor).requires_grad and torch.is_grad_enabled():
-        return _Alltoall.apply(tensor, splits, name)
-    return synchronize(alltoall_async(tensor, splits, name))
+    with used(process_set):
+        if checked(tensor).requires_grad and torch.is_grad_enabled():
+            return _Alltoall.apply(tensor, splits, name)
+        return synchronize(alltoall_async(tensor, splits, name))
+
+
+def _place_of(root_rank):
+    """What the process set in use calls that rank of the job."""
+    root = as_number(operator.index, "root_rank", root_rank)
+    process_set = current()
+    return root if process_set is global_process_set else process_set.place_of(root)
 
 
 def _start_broadcast(tensor, root_rank, name, result):
-    arguments = (full_name("broadcast", name), view(tensor),
-                 as_number(operator.index, "root_rank", root_rank))
+    arguments = (full_name("broadcast", name), view(tensor), _place_of(root_rank))
     ticket = submit.submit(lib.scalecom_broadcast, arguments, tensor)
     return register(ticket, result)
 
 
 def broadcast_async(tensor, root_rank, name=None, process_set=None):
     """Starts a copy of root_rank's tensor to every rank; the result is a new tensor."""
-    check_process_set(process_set)
-    view(checked(tensor))  # Refuses what clone() would make good.
-    copy = tensor.detach().clone()
-    return _start_broadcast(copy, root_rank, name, copy)
+    with used(process_set):
+        view(checked(tensor))  # Refuses what clone() would make good.
+        copy = tensor.detach().clone()
+        return _start_broadcast(copy, root_rank, name, copy)
 
 
 def broadcast_async_(tensor, root_rank, name=None, process_set=None):
     """As broadcast_async, in place."""
-    check_process_set(process_set)
-    return _start_broadcast(checked(tensor).detach(), root_rank, name, tensor)
+    with used(process_set):
+        return _start_broadcast(checked(tensor).detach(), root_rank, name, tensor)
 
 
 class _Broadcast(torch.autograd.Function):
@@ -377,21 +387,24 @@ class _Broadcast(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, tensor, root_rank, name):
+        ctx.process_set = current()
         ctx.root_rank = root_rank
         return synchronize(broadcast_async(tensor, root_rank, name))
 
     @staticmethod
     def backward(ctx, gradient):
-        reduced = allreduce(gradient.contiguous(), op=Average)
-        return reduced if basics.rank() == ctx.root_rank else reduced * 0, None, None
+        with used(ctx.process_set):
+            reduced = allreduce(gradient.contiguous(), op=Average)
+            is_root = basics.rank() == _place_of(ctx.root_rank)
+            return reduced if is_root else reduced * 0, None, None
 
 
 def broadcast(tensor, root_rank, name=None, process_set=None):
     """root_rank's tensor, on every rank. Differentiable."""
-    check_process_set(process_set)
-    if checked(tensor).requires_grad and torch.is_grad_enabled():
-        return _Broadcast.apply(tensor, root_rank, name)
-    return synchronize(broadcast_async(tensor, root_rank, name))
+    with used(process_set):
+        if checked(tensor).requires_grad and torch.is_grad_enabled():
+            return _Broadcast.apply(tensor, root_rank, name)
+        return synchronize(broadcast_async(tensor, root_rank, name))
 
 
 def broadcast_(tensor, root_rank, name=None, process_set=None):
@@ -401,8 +414,8 @@ def broadcast_(tensor, root_rank, name=None, process_set=None):
 
 def barrier(process_set=None):
     """Returns when every rank has called it."""
-    check_process_set(process_set)
-    _library.submit(lib.scalecom_barrier, (), None).wait()
+    with used(process_set):
+        _library.submit(lib.scalecom_barrier, (), None).wait()
 
 
 def poll(handle):

@@ -6,6 +6,7 @@ import warnings
 import torch
 
 from scalecom.exceptions import HorovodInternalError
+from scalecom.process_sets import used
 from scalecom.torch import mpi_ops, plan, sparse_ops, state, submit
 from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
 
@@ -68,12 +69,13 @@ class _Gradient:
         settings = self.settings
         self.wire = self._ready()
         self.sparse_dims = self.wire.sparse_dim() if self.wire.is_sparse else 0
-        if self.sparse_dims > 0:
-            # Scales are left out: of an average they cancel.
-            self.ticket, self.make_sparse = sparse_ops.submit_sparse(
-                submit.full_name("sparse_allreduce", self.name), self.wire, settings.op)
-        else:
-            self._start_dense(settings)
+        with used(settings.process_set):
+            if self.sparse_dims > 0:
+                # Scales are left out: of an average they cancel.
+                self.ticket, self.make_sparse = sparse_ops.submit_sparse(
+                    submit.full_name("sparse_allreduce", self.name), self.wire, settings.op)
+            else:
+                self._start_dense(settings)
         settings.pending.append(self)
 
     def _start_dense(self, settings):
@@ -113,7 +115,8 @@ class _Gradient:
 class _Settings:
     """What the wrapped optimizer was asked for, and its work in progress."""
 
-    def __init__(self, names, compression, op, passes, predivide_factor, sparse_as_dense):
+    def __init__(self, names, compression, op, passes, predivide_factor, sparse_as_dense,
+                 process_set):
         self.names = names  # parameter -> name, in the order of named_parameters
         self.compression = compression
         self.op = op
@@ -121,6 +124,7 @@ class _Settings:
         self.prescale_factor = 1.0 / predivide_factor
         self.postscale_factor = float(predivide_factor)
         self.sparse_as_dense = sparse_as_dense
+        self.process_set = process_set
         # What the forward pass needs first has the highest priority, and all are below what is
         # submitted beside the gradients: somebody may wait for that.
         self.gradients = [_Gradient(parameter, name, -1 - place, self)
@@ -239,7 +243,8 @@ class _DistributedMixin:
     def state_dict(self):
         """The optimizer's state, and under "scalecom" this rank's residuals and steps."""
         saved = super().state_dict()
-        saved["scalecom"] = state.model_state(set(self._scalecom.names.values()))
+        with used(self._scalecom.process_set):
+            saved["scalecom"] = state.model_state(set(self._scalecom.names.values()))
         return saved
 
     def load_state_dict(self, state_dict):
@@ -250,7 +255,8 @@ class _DistributedMixin:
             state.check_residuals(saved["residuals"], shapes)
         super().load_state_dict(state_dict)
         if saved is not None:
-            state.load_model_state(saved, shapes)
+            with used(self._scalecom.process_set):
+                state.load_model_state(saved, shapes)
 
 
 def _names_of(optimizer, named_parameters):
@@ -326,9 +332,10 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     whose gradients are sparse needs one on every rank in its first step. groups: lists of parameters
     whose gradients start together, when all of a list are accumulated (those in no list start alone),
     or the number of such lists to cut named_parameters into; num_groups is its former name. Each
-    gradient keeps its name and its compression.
+    gradient keeps its name and its compression. process_set: the ranks whose gradients are reduced;
+    on a rank that is not in it the gradients stay as they are.
     """
-    mpi_ops.check_process_set(process_set)
+    used(process_set)
     check_compression(compression)
     if op not in (mpi_ops.Average, mpi_ops.Sum):
         raise ValueError(f"op is {op}; a DistributedOptimizer takes Average or Sum")
@@ -343,8 +350,9 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     wrapped_class = type(base.__name__, (_DistributedMixin, base), {})
     wrapped = wrapped_class.__new__(wrapped_class)
     wrapped.__dict__ = optimizer.__dict__
-    settings = _Settings(names, compression, op, backward_passes_per_step,
-                         gradient_predivide_factor, sparse_as_dense)
+    is_member = process_set is None or process_set.included()
+    settings = _Settings(names if is_member else {}, compression, op, backward_passes_per_step,
+                         gradient_predivide_factor, sparse_as_dense, process_set)
     settings.join(lists)
     wrapped._attach(settings)
     plan.watch(wrapped, lambda one: one._scalecom)

@@ -8,10 +8,10 @@ import torch
 
 from scalecom import basics
 from scalecom.exceptions import HorovodInternalError
+from scalecom.process_sets import used
 from scalecom.torch import submit
 from scalecom.torch.grouped_ops import Tickets
-from scalecom.torch.mpi_ops import (Average, Sum, check_process_set, register, submit_allgather,
-                                    synchronize)
+from scalecom.torch.mpi_ops import Average, Sum, register, submit_allgather, synchronize
 
 _WIDE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
@@ -44,6 +44,8 @@ def submit_sparse(full, tensor, op):
     # The values first: what is refused is refused before anything is submitted.
     parts = [submit_allgather(full + b".values", values), submit_allgather(full + b".indices", rows)]
 
+    ranks = basics.size()
+
     def finish(_):
         all_values, all_rows = (make(ticket) for ticket, make in parts)
         is_size = all_rows[:, 0] < 0
@@ -52,19 +54,19 @@ def submit_sparse(full, tensor, op):
             raise HorovodInternalError(
                 f"{full.decode()}: the sparse dimensions differ: " +
                 ", ".join(f"{size} on rank {rank}" for rank, size in enumerate(sizes)))
-        return _combine(all_rows[~is_size].t(), all_values, tensor, op)
+        return _combine(all_rows[~is_size].t(), all_values, tensor, op, ranks)
 
     return Tickets([ticket for ticket, _ in parts]), finish
 
 
-def _combine(indices, values, tensor, op):
+def _combine(indices, values, tensor, op, ranks):
     """What all ranks store, added up by place; 16-bit numbers in 32 bits."""
     wide = values.to(_WIDE.get(values.dtype, values.dtype))
     total = torch.sparse_coo_tensor(indices, wide, tensor.shape).coalesce()
     sums = total.values()
     if op == Average:
         rounding = None if sums.is_floating_point() else "trunc"
-        sums = torch.div(sums, basics.size(), rounding_mode=rounding)
+        sums = torch.div(sums, ranks, rounding_mode=rounding)
     return torch.sparse_coo_tensor(total.indices(), sums.to(tensor.dtype), tensor.shape,
                                    is_coalesced=True)
 
@@ -72,7 +74,7 @@ def _combine(indices, values, tensor, op):
 def sparse_allreduce_async(tensor, name=None, op=Average, process_set=None):
     """Starts a reduction of a sparse (COO) tensor over all ranks. The result is a new tensor of the
     same shape, coalesced. op: Average or Sum."""
-    check_process_set(process_set)
-    _check(tensor, op)
-    ticket, finish = submit_sparse(submit.full_name("sparse_allreduce", name), tensor, op)
-    return SparseHandle(register(ticket, None, finish))
+    with used(process_set):
+        _check(tensor, op)
+        ticket, finish = submit_sparse(submit.full_name("sparse_allreduce", name), tensor, op)
+        return SparseHandle(register(ticket, None, finish))

@@ -13,7 +13,7 @@ import threading
 
 import torch
 
-from scalecom import _library
+from scalecom import _library, process_sets
 from scalecom._library import lib
 
 DTYPES = {torch.uint8: 0, torch.int8: 1, torch.int16: 2, torch.int32: 3, torch.int64: 4,
@@ -27,7 +27,6 @@ _submit_object = _library.quick.scalecom_dlpack_all_reduce
 _submit_objects = _library.quick.scalecom_dlpack_all_reduce_group
 
 _name_lock = threading.Lock()
-_name_counters = {}
 
 
 @functools.lru_cache(maxsize=1 << 14)
@@ -44,7 +43,7 @@ class FullName(bytes):
 
 def full_name(kind, name):
     """The name that the ranks know, in UTF-8. Calls without a name are matched by their order on
-    each rank."""
+    each rank, in each process set."""
     if type(name) is str:
         return _encoded(kind, name)
     if type(name) is FullName:
@@ -52,8 +51,9 @@ def full_name(kind, name):
     if name is not None:  # Others that are equal may be written differently, as 1 and 1.0 are.
         return _encoded.__wrapped__(kind, name)
     with _name_lock:
-        number = _name_counters.get(kind, 0)
-        _name_counters[kind] = number + 1
+        counters = process_sets.current().name_counters
+        number = counters.get(kind, 0)
+        counters[kind] = number + 1
     return f"{kind}.noname.{number}".encode()
 
 

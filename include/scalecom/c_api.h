@@ -75,6 +75,17 @@ typedef struct {
 /* Who this rank is; fails before init. */
 SCALECOM_API int scalecom_get_topology(scalecom_topology* topology);
 
+/* Process sets: some of the job's ranks, with a session of their own (see
+ * scalecom::Session::make_process_set()). Every rank of the job adds and removes the same ones in
+ * the same order, whether it is in them or not; either waits for all of them. `*id` is 1 or more,
+ * the same on every rank; numbers of removed ones are given again. Which ranks: different ones of
+ * the job, which no other set has; their order does not count. */
+SCALECOM_API int scalecom_process_set_add(const int32_t* ranks, int32_t count, int32_t* id);
+SCALECOM_API int scalecom_process_set_remove(int32_t id);
+/* All of this thread's calls from now on are of this process set, which this rank is in: its ranks,
+ * world size, root ranks, names, residuals and counts. 0: of all ranks, as at first. */
+SCALECOM_API int scalecom_process_set_use(int32_t id);
+
 /* Submits. `*ticket` is set only on success; release it with scalecom_ticket_release().
  * compression may be NULL (none). Shapes of input and output are equal. A higher priority is needed
  * sooner and goes first among what every rank has submitted; 0 where nothing is known. */

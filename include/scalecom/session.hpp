@@ -177,6 +177,16 @@ class SCALECOM_API Session {
   /// Completes when every rank has submitted it; overtakes pending tensors.
   Ticket barrier();
 
+  /// A session of some of this one's ranks, in the order of `ranks`: with tensors, residuals,
+  /// thread and connections of its own, so neither holds the other up. Null on a rank that is not
+  /// in `ranks`. Every rank of this session calls it, with the same ranks and in the same order as
+  /// other calls of it, one at a time; it waits for all of them. Throws Error on every rank when
+  /// one cannot connect or gives other ranks, and invalid_argument for ranks that are not there.
+  ///
+  /// What is written to files is this session's: the other one has no health file, and a timeline
+  /// when it is told to start one.
+  std::unique_ptr<Session> make_process_set(const std::vector<int>& ranks);
+
   /// This rank's residuals, ordered by name. Like the two below, waits for the batch that is being
   /// executed.
   std::vector<ResidualInfo> residuals() const;

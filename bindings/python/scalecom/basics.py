@@ -7,6 +7,7 @@ import os
 
 from scalecom import _library, worker
 from scalecom._library import lib
+from scalecom.exceptions import HorovodInternalError
 
 
 def init(comm=None, process_sets=None):
@@ -15,26 +16,43 @@ def init(comm=None, process_sets=None):
 
     Under mpirun or torchrun all of its processes are the job, and so are processes with RANK,
     WORLD_SIZE, MASTER_ADDR and MASTER_PORT; under scalecomrun --elastic it meets the others that
-    are there now; otherwise this process alone. `comm`: None, the list of
-    all ranks, or an mpi4py communicator that has all of them in the job's order. `process_sets`:
-    None or an empty list; "dynamic" is accepted, but add_process_set() adds none in this version.
+    are there now; otherwise this process alone. `comm`: None, the list of all ranks, or an mpi4py
+    communicator that has all of them in the job's order. `process_sets`: a list of ProcessSet, which
+    are added, on every rank alike; "dynamic" adds none, and as many may be added later with it as
+    without.
     Raises ValueError when the ranks cannot be connected or the environment is wrong; the message
     says what to do.
     """
-    if process_sets and process_sets != "dynamic":
-        raise ValueError(f"process_sets is {process_sets}; this version of scalecom has the global "
-                         "process set only: leave it out")
+    sets = _checked_sets(process_sets)
     was_initialized = is_initialized()
     code = lib.scalecom_init() if was_initialized else worker.join(lib.scalecom_init)
     if code != _library.OK:
         raise ValueError(_library.last_error())
     try:
         _check_comm(comm)
-    except ValueError:
+        if not was_initialized:
+            for process_set in sets:
+                _process_sets().add_process_set(process_set)
+    except (ValueError, HorovodInternalError):
         if not was_initialized:
             shutdown()
         raise
     _shutdown_at_exit(os.getpid())
+
+
+def _process_sets():
+    from scalecom import process_sets  # It needs this module.
+    return process_sets
+
+
+def _checked_sets(process_sets):
+    if process_sets is None or process_sets == "dynamic":
+        return []
+    if isinstance(process_sets, (list, tuple)) and all(hasattr(one, "process_set_id")
+                                                       for one in process_sets):
+        return list(process_sets)
+    raise ValueError(f"process_sets is {process_sets!r}; allowed are None, a list of ProcessSet and "
+                     '"dynamic"')
 
 
 def _check_comm(comm):
@@ -67,6 +85,7 @@ def _shutdown_at_exit(process):
 def shutdown():
     """Ends the session on every rank; tensors that are in flight fail. May be called again."""
     lib.scalecom_shutdown()
+    _process_sets().forget_all()
 
 
 def is_initialized():

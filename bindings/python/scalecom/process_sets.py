@@ -1,24 +1,49 @@
-"""Process sets: ranks that run collectives together. This version has one, of all ranks."""
+"""Process sets: ranks that run collectives together, beside those of the other sets.
 
-from scalecom import basics
+Each set has connections, names, residuals and a thread of its own, so a set that waits for one of its
+ranks holds up no other. The order in which a rank submits to different sets does not matter.
+"""
+
+import contextlib
+import ctypes
+import threading
+
+from scalecom import _library, basics
+from scalecom._library import lib
+
+
+def _ranks_of(communicator):
+    """The job's ranks in an mpi4py communicator."""
+    from mpi4py import MPI
+    group, everyone = communicator.Get_group(), MPI.COMM_WORLD.Get_group()
+    try:
+        return MPI.Group.Translate_ranks(group, None, everyone)
+    finally:
+        group.Free()
+        everyone.Free()
 
 
 class ProcessSet:
-    """Some of the job's ranks.
+    """Some of the job's ranks, given as a list or as an mpi4py communicator.
 
-    process_set_id: 0 for global_process_set, None for a set that is not in use. Raises ValueError
-    unless `ranks` are different whole numbers, 0 or more.
+    process_set_id: 0 for global_process_set, 1 or more from add_process_set() or init() on, None for
+    a set that is not in use. Raises ValueError unless the ranks are different whole numbers, 0 or
+    more.
     """
 
     def __init__(self, ranks):
+        if hasattr(ranks, "Get_group"):
+            ranks = _ranks_of(ranks)
         if isinstance(ranks, (str, bytes)) or not hasattr(ranks, "__iter__"):
-            raise ValueError(f"ranks is {type(ranks).__name__}; a list of ranks is needed")
+            raise ValueError(f"ranks is {type(ranks).__name__}; a list of ranks or an mpi4py "
+                             "communicator is needed")
         ranks = list(ranks)
         if not all(type(rank) is int and rank >= 0 for rank in ranks) or (
                 len(set(ranks)) < len(ranks)):
             raise ValueError(f"ranks is {ranks}; allowed are whole numbers, 0 or more, each once")
         self._ranks = sorted(ranks)
         self.process_set_id = None
+        self.name_counters = {}  # Of the calls without a name, by kind.
 
     @property
     def ranks(self):
@@ -29,15 +54,26 @@ class ProcessSet:
 
     def size(self):
         """Number of its ranks; None where it is not in use. ValueError before init()."""
-        return None if self.process_set_id is None else basics.size()
+        return None if self._world_rank() is None else len(self.ranks)
 
     def rank(self):
-        """This process's place in it; None where it is not in use. ValueError before init()."""
-        return None if self.process_set_id is None else basics.rank()
+        """This process's place in it; None where it is not in use or this process not in it.
+        ValueError before init()."""
+        return self.ranks.index(self._world_rank()) if self.included() else None
 
     def included(self):
         """Whether this process is in it; None where it is not in use. ValueError before init()."""
-        return None if self.process_set_id is None else basics.rank() in self.ranks
+        rank = self._world_rank()
+        return None if rank is None else rank in self.ranks
+
+    def _world_rank(self):
+        return None if self.process_set_id is None else basics.rank()
+
+    def place_of(self, rank):
+        """The place in the set of a rank of the job. ValueError where it is not in it."""
+        if rank not in self.ranks:
+            raise ValueError(f"rank {rank} is not in {self}")
+        return self.ranks.index(rank)
 
     def __str__(self):
         return f"ProcessSet(process_set_id={self.process_set_id}, ranks={self.ranks})"
@@ -48,22 +84,86 @@ class ProcessSet:
 global_process_set = ProcessSet([])
 global_process_set.process_set_id = 0
 
+_added = []
+_of_thread = threading.local()
+
 
 def add_process_set(process_set):
-    """For a ProcessSet or a list of ranks: raises ValueError where it is the global set's or names
-    ranks that are not there, else NotImplementedError."""
-    ranks = (process_set if isinstance(process_set, ProcessSet) else ProcessSet(process_set)).ranks
-    if ranks == global_process_set.ranks:
-        raise ValueError(f"a process set of the ranks {ranks} exists: use global_process_set")
-    if not set(ranks) <= set(global_process_set.ranks):
-        raise ValueError(f"the process set has the ranks {ranks}; the job has 0 to "
-                         f"{basics.size() - 1}")
-    raise NotImplementedError("this version of scalecom has the global process set only; start a "
-                              "job of its own for these ranks")
+    """Makes a ProcessSet, or one of a list of ranks, usable, and returns it. Every rank of the job
+    calls it, with the same ranks in the same order of calls; it waits for all of them. Raises
+    ValueError for ranks that are not there or that another set has, HorovodInternalError where one of
+    its ranks cannot connect."""
+    if not isinstance(process_set, ProcessSet):
+        process_set = ProcessSet(process_set)
+    ranks = process_set.ranks
+    if process_set in _added or process_set is global_process_set:
+        raise ValueError(f"{process_set} was added already")
+    number = ctypes.c_int32()
+    _library.check(lib.scalecom_process_set_add((ctypes.c_int32 * len(ranks))(*ranks), len(ranks),
+                                                ctypes.byref(number)))
+    process_set.process_set_id = number.value
+    process_set.name_counters = {}
+    _added.append(process_set)
+    return process_set
 
 
 def remove_process_set(process_set):
-    """False for the global set, which stays; ValueError for any other, as none was added."""
-    if process_set is global_process_set:
+    """Ends a set that was added, and returns True; False for the global set and for one that was not
+    added. Every rank of the job calls it, in the same order of calls, when nothing of the set is in
+    flight."""
+    if process_set is global_process_set or process_set not in _added:
         return False
-    raise ValueError(f"{process_set} was not added; there is nothing to remove")
+    _library.check(lib.scalecom_process_set_remove(process_set.process_set_id))
+    _forget(process_set)
+    return True
+
+
+def forget_all():
+    """The session has ended, and all sets with it."""
+    for process_set in list(_added):
+        _forget(process_set)
+
+
+def _forget(process_set):
+    _added.remove(process_set)
+    process_set.process_set_id = None
+
+
+class _Use:
+    def __init__(self, process_set):
+        self._process_set = process_set
+
+    def __enter__(self):
+        self._before = current()
+        self._change_to(self._process_set)
+
+    def __exit__(self, *_):
+        self._change_to(self._before)
+
+    @staticmethod
+    def _change_to(process_set):
+        _library.check(lib.scalecom_process_set_use(process_set.process_set_id))
+        _of_thread.process_set = process_set
+
+
+_no_change = contextlib.nullcontext()
+
+
+def used(process_set):
+    """A context in which this thread's operations are of `process_set`, and rank() and size() of the
+    basics too; None and the global set change nothing. ValueError where it is none, not in use, or
+    this process is not in it."""
+    if process_set is None or process_set is global_process_set:
+        return _no_change
+    if not isinstance(process_set, ProcessSet):
+        raise ValueError(f"process_set is {process_set!r}; allowed are global_process_set and what "
+                         "add_process_set() returned")
+    if process_set.process_set_id is None:
+        raise ValueError(f"process_set is {process_set}, which is not in use; call "
+                         "add_process_set() on every rank first")
+    return _Use(process_set)
+
+
+def current():
+    """The set that this thread uses."""
+    return getattr(_of_thread, "process_set", global_process_set)

@@ -1,5 +1,7 @@
-"""Claims about process sets, of which there is one, and about what init() takes. Each function is
+"""Claims about process sets and about what init() takes. Each function is
 called on every rank of a job, in this order."""
+
+import contextlib
 
 import pytest
 import torch
@@ -39,25 +41,178 @@ def every_call_takes_the_global_process_set():
     assert torch.allclose(parameter, ones - (ranks + 1) / 2)
 
 
-def other_process_sets_are_refused():
+def what_is_no_usable_process_set_is_refused():
     last = hvd.ProcessSet([hvd.size() - 1])
     assert last.ranks == [hvd.size() - 1]
     assert last.size() is last.rank() is last.included() is last.process_set_id is None
-    with pytest.raises(ValueError, match="process_set is ProcessSet.*global_process_set"):
+    with pytest.raises(ValueError, match="process_set is ProcessSet.*not in use.*add_process_set"):
         hvd.allreduce(torch.ones(1), process_set=last)
-    if hvd.size() > 1:
-        with pytest.raises(NotImplementedError, match="global process set only"):
-            hvd.add_process_set(last)
-    with pytest.raises(ValueError, match="exists"):
+    with pytest.raises(ValueError, match="process_set is 3; allowed"):
+        hvd.allreduce(torch.ones(1), process_set=3)
+    with pytest.raises(ValueError, match="process set 0 has the ranks 0.* already"):
         hvd.add_process_set(list(reversed(range(hvd.size()))))
     with pytest.raises(ValueError, match="the job has 0 to"):
         hvd.add_process_set([0, hvd.size()])
+    with pytest.raises(ValueError, match="one rank or more"):
+        hvd.add_process_set([])
     for ranks in ([0, 0], [-1], [0.5], "01", 3, [True]):
         with pytest.raises(ValueError, match="ranks is"):
             hvd.ProcessSet(ranks)
     assert hvd.remove_process_set(hvd.global_process_set) is False
-    with pytest.raises(ValueError, match="was not added"):
-        hvd.remove_process_set(last)
+    assert hvd.remove_process_set(last) is False
+
+
+@contextlib.contextmanager
+def _added(*sets):
+    sets = [hvd.add_process_set(ranks) for ranks in sets]
+    try:
+        yield sets
+    finally:
+        for one in sets:
+            assert hvd.remove_process_set(one) is True
+
+
+def _first_and_last():
+    """Ranks of a set of two where the job has more, else of one."""
+    return sorted({0, hvd.size() - 1}) if hvd.size() > 2 else [hvd.size() - 1]
+
+
+def every_operation_is_of_the_sets_ranks():
+    if hvd.size() == 1:
+        return
+    ranks = _first_and_last()
+    with _added(ranks) as [some]:
+        assert some.process_set_id == 1 and some.ranks == ranks and some.size() == len(ranks)
+        assert some.included() == (hvd.rank() in ranks)
+        if not some.included():
+            assert some.rank() is None
+            with pytest.raises(ValueError, match="this rank, .*, is not in process set 1"):
+                hvd.allreduce(torch.ones(1), process_set=some)
+            return
+        place, here, count = ranks.index(hvd.rank()), {"process_set": some}, len(ranks)
+        assert some.rank() == place
+        mine = torch.full((count,), float(hvd.rank()))
+        total = float(sum(ranks))
+        assert hvd.allreduce(mine, op=hvd.Sum, **here).tolist() == [total] * count
+        assert hvd.allreduce(mine, **here).tolist() == [total / count] * count
+        assert hvd.allreduce_(mine.clone(), op=hvd.Max, **here).tolist() == [max(ranks)] * count
+        assert hvd.grouped_allreduce([mine], op=hvd.Sum, **here)[0].tolist() == [total] * count
+        assert hvd.allgather(mine[:1], **here).tolist() == ranks
+        assert hvd.grouped_allgather([mine[:1]], **here)[0].tolist() == ranks
+        assert hvd.reducescatter(mine, op=hvd.Sum, **here).tolist() == [total]
+        assert hvd.alltoall(mine, **here).tolist() == ranks
+        rows, received = hvd.alltoall(mine, splits=[1] * count, **here)
+        assert rows.tolist() == ranks and received.tolist() == [1] * count
+        assert hvd.broadcast(mine, ranks[-1], **here).tolist() == [ranks[-1]] * count
+        assert hvd.broadcast_object({"rank": hvd.rank()}, ranks[0], **here) == {"rank": ranks[0]}
+        assert hvd.allgather_object(hvd.rank(), **here) == ranks
+        sparse = torch.ones(3, 2).to_sparse()
+        result = hvd.synchronize(hvd.sparse_allreduce_async(sparse, op=hvd.Average, **here))
+        assert result.to_dense().sum() == 6
+        hvd.barrier(**here)
+        outsider = next(rank for rank in range(hvd.size() + 1) if rank not in ranks)
+        with pytest.raises(ValueError, match=f"rank {outsider} is not in ProcessSet"):
+            hvd.broadcast(mine, outsider, **here)
+
+
+def gradients_stay_in_the_set():
+    ranks = _first_and_last()
+    if hvd.size() == 1:
+        return
+    with _added(ranks) as [some]:
+        if not some.included():
+            return
+        here, count, place = {"process_set": some}, len(ranks), ranks.index(hvd.rank())
+        weight = float(hvd.rank() + 1)
+        weights = sum(rank + 1.0 for rank in ranks)
+
+        def gradient_of(operation, size=count):
+            tensor = torch.ones(size, requires_grad=True)
+            (operation(tensor) * weight).sum().backward()
+            return tensor.grad.tolist()
+
+        assert gradient_of(lambda t: hvd.allreduce(t, op=hvd.Sum, **here)) == [weights] * count
+        assert gradient_of(lambda t: hvd.grouped_allreduce([t], op=hvd.Sum, **here)[0]) == (
+            [weights] * count)
+        assert gradient_of(lambda t: hvd.allgather(t, **here), 2) == [weights / count] * 2
+        assert gradient_of(lambda t: hvd.alltoall(t, **here)) == [rank + 1.0 for rank in ranks]
+        assert gradient_of(lambda t: hvd.reducescatter(t, op=hvd.Sum, **here)) == [
+            count * (rank + 1.0) for rank in ranks]
+        assert gradient_of(lambda t: hvd.broadcast(t, ranks[0], **here)) == (
+            [weights / count] * count if place == 0 else [0.0] * count)
+
+
+def unnamed_calls_of_a_set_do_not_count_for_others():
+    if hvd.size() == 1:
+        return
+    for _ in range(2):
+        with _added([0]) as [first]:
+            if first.included():
+                for _ in range(3):
+                    assert hvd.allreduce(torch.ones(2), op=hvd.Sum, process_set=first).sum() == 2
+            assert hvd.allreduce(torch.ones(1), op=hvd.Sum) == hvd.size()
+
+
+def a_set_goes_on_while_the_job_waits_and_names_are_its_own():
+    if hvd.size() < 2:
+        return
+    last = hvd.size() - 1
+    with _added([last]) as [alone]:
+        handle = None
+        if hvd.rank() != last:
+            handle = hvd.allreduce_async(torch.ones(1), op=hvd.Sum, name="same")
+        else:
+            for _ in range(3):
+                assert hvd.allreduce(torch.ones(1), op=hvd.Sum, name="same", process_set=alone) == 1
+            handle = hvd.allreduce_async(torch.ones(1), op=hvd.Sum, name="same")
+        assert hvd.synchronize(handle) == hvd.size()
+
+
+def numbers_of_removed_sets_are_given_again():
+    if hvd.size() < 3:
+        return
+    first, second = hvd.add_process_set([0]), hvd.add_process_set(hvd.ProcessSet([1, 0]))
+    assert (first.process_set_id, second.process_set_id) == (1, 2)
+    with pytest.raises(ValueError, match="process set 2 has the ranks 0, 1 already"):
+        hvd.add_process_set([0, 1])
+    with pytest.raises(ValueError, match="added already"):
+        hvd.add_process_set(second)
+    assert hvd.remove_process_set(first) and first.process_set_id is None
+    third = hvd.add_process_set([2])
+    assert third.process_set_id == 1
+    if third.included():
+        assert hvd.allreduce(torch.ones(1), op=hvd.Sum, process_set=third) == 1
+    if second.included():
+        assert hvd.allreduce(torch.ones(1), op=hvd.Sum, process_set=second) == 2
+    assert hvd.remove_process_set(second) and hvd.remove_process_set(third)
+    assert hvd.remove_process_set(third) is False
+
+
+def an_optimizer_averages_over_its_set_with_scalecom():
+    ranks = _first_and_last()
+    if hvd.size() == 1:
+        return
+    with _added(ranks) as [some]:
+        torch.manual_seed(1)
+        parameter = torch.nn.Parameter(torch.zeros(200))
+        optimizer = hvd.DistributedOptimizer(
+            torch.optim.SGD([parameter], lr=1.0), named_parameters=[("of_a_set", parameter)],
+            compression=hvd.Compression.scalecom(rate=10, beta=1.0), process_set=some)
+        for _ in range(3):
+            optimizer.zero_grad()
+            (parameter * torch.arange(200.0) * (hvd.rank() + 1)).sum().backward()
+            optimizer.step()
+        if some.included():
+            mean = sum(rank + 1 for rank in ranks) / len(ranks)
+            residual = optimizer.state_dict()["scalecom"]["residuals"]["of_a_set"]["values"]
+            # What was sent, and what all owe, is what came.
+            owed = hvd.allreduce(torch.as_tensor(residual), process_set=some)
+            assert torch.allclose(-parameter.detach() + owed, 3 * mean * torch.arange(200.0))
+    XX
+        else:
+            # Its own gradients, uncompressed.
+            assert torch.allclose(-parameter.detach(),
+                                  3 * (hvd.rank() + 1) * torch.arange(200.0))
 
 
 class _Communicator:
@@ -74,7 +229,7 @@ def init_again_checks_its_arguments_and_keeps_the_session():
     for comm in ([hvd.size()], _Communicator(hvd.rank(), hvd.size() + 1), 3):
         with pytest.raises(ValueError, match="comm "):
             hvd.init(comm=comm)
-    for process_sets in ("static", [hvd.ProcessSet([0])]):
+    for process_sets in ("static", [[0]], 3):
         with pytest.raises(ValueError, match="process_sets is"):
             hvd.init(process_sets=process_sets)
     assert hvd.allreduce(torch.ones(1), op=hvd.Sum) == hvd.size()

@@ -1,0 +1,141 @@
+#include "bindings/c/sessions.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <string>
+#include <utility>
+
+namespace scalecom {
+namespace {
+
+constexpr std::int32_t kAllRanks = 0;
+
+// Of the calling thread's operations.
+std::int32_t& used_set() {
+  thread_local std::int32_t id = kAllRanks;
+  return id;
+}
+
+std::string text_of(const std::vector<int>& ranks) {
+  std::string text;
+  for (const int rank : ranks) text += (text.empty() ? "" : ", ") + std::to_string(rank);
+  return text;
+}
+
+}  // namespace
+
+std::shared_ptr<Session> Sessions::find() {
+  const std::lock_guard lock(mutex_);
+  return session_;
+}
+
+std::shared_ptr<Session> Sessions::of_all_ranks() {
+  auto session = find();
+  if (session == nullptr) {
+    throw Error(StatusCode::unavailable, "scalecom has not been initialized; call init() first");
+  }
+  return session;
+}
+
+std::shared_ptr<Session> Sessions::get() {
+  const std::int32_t id = used_set();
+  if (id == kAllRanks) return of_all_ranks();
+  const std::lock_guard lock(mutex_);
+  return find_usable_set(id).session;
+}
+
+void Sessions::connect() {
+  const std::lock_guard connect_lock(connect_mutex_);
+  if (find() != nullptr) return;
+  std::shared_ptr<Session> session = Session::connect(Config::from_environment());
+  const std::lock_guard lock(mutex_);
+  session_ = std::move(session);
+}
+
+void Sessions::disconnect() {
+  const std::lock_guard connect_lock(connect_mutex_);
+  std::shared_ptr<Session> session;
+  std::map<std::int32_t, ProcessSet> sets;
+  {
+    const std::lock_guard lock(mutex_);
+    session = std::move(session_);
+    sets = std::exchange(sets_, {});
+  }
+  for (const auto& [id, set] : sets) {
+    if (set.session != nullptr) set.session->shutdown();
+  }
+  if (session != nullptr) session->shutdown();
+}
+
+std::int32_t Sessions::add_set(std::vector<int> ranks) {
+  const std::lock_guard connect_lock(connect_mutex_);
+  const std::shared_ptr<Session> all = of_all_ranks();
+  std::ranges::sort(ranks);
+  refuse_known(ranks, all->topology().size);
+  std::shared_ptr<Session> session = all->make_process_set(ranks);
+  const std::lock_guard lock(mutex_);
+  std::int32_t id = kAllRanks + 1;
+  while (sets_.contains(id)) ++id;
+  sets_[id] = {std::move(ranks), std::move(session)};
+  return id;
+}
+
+void Sessions::remove_set(std::int32_t id) {
+  const std::lock_guard connect_lock(connect_mutex_);
+  const std::shared_ptr<Session> all = of_all_ranks();
+  {
+    const std::lock_guard lock(mutex_);
+    find_set(id);
+  }
+  if (const Status status = all->barrier().wait(); !status.is_ok()) {
+    throw Error(status.code(), status.message());
+  }
+  std::shared_ptr<Session> session;
+  {
+    const std::lock_guard lock(mutex_);
+    session = std::move(sets_[id].session);
+    sets_.erase(id);
+  }
+  if (session != nullptr) session->shutdown();
+}
+
+void Sessions::use_set(std::int32_t id) {
+  if (id != kAllRanks) {
+    const std::lock_guard lock(mutex_);
+    find_usable_set(id);
+  }
+  used_set() = id;
+}
+
+const Sessions::ProcessSet& Sessions::find_set(std::int32_t id) const {
+  const auto found = sets_.find(id);
+  if (found != sets_.end()) return found->second;
+  throw Error(StatusCode::invalid_argument,
+              "there is no process set " + std::to_string(id) +
+                  "; it was never added, or has been removed: add it on every rank first");
+}
+
+const Sessions::ProcessSet& Sessions::find_usable_set(std::int32_t id) const {
+  const ProcessSet& set = find_set(id);
+  if (set.session != nullptr) return set;
+  throw Error(StatusCode::invalid_argument,
+              "this rank, " + std::to_string(session_->topology().rank) +
+                  ", is not in process set " + std::to_string(id) + " (ranks " +
+                  text_of(set.ranks) + "); only those may use it");
+}
+
+void Sessions::refuse_known(const std::vector<int>& ranks, int size) {
+  std::vector<int> all(static_cast<std::size_t>(size));
+  std::iota(all.begin(), all.end(), 0);
+  const std::lock_guard lock(mutex_);
+  std::int32_t id = ranks == all ? kAllRanks : -1;
+  for (const auto& [number, set] : sets_) {
+    if (set.ranks == ranks) id = number;
+  }
+  if (id < 0) return;
+  throw Error(StatusCode::invalid_argument, "process set " + std::to_string(id) +
+                                                " has the ranks " + text_of(ranks) +
+                                                " already; use that one");
+}
+
+}  // namespace scalecom

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "scalecom/scalecom.hpp"
+
+namespace scalecom {
+
+/// The process's session and those of its process sets, shared so that a call in progress outlives
+/// a shutdown beside it. Any thread. Throws Error(unavailable) where there is none to use, and
+/// Error(invalid_argument) for a process set that is not there or that this rank is not in.
+class Sessions {
+ public:
+  /// Null before connect() and after disconnect(). Never waits for connect() beside it: callers may
+  /// hold an interpreter's lock.
+  std::shared_ptr<Session> find();
+  std::shared_ptr<Session> of_all_ranks();
+  /// The one that this thread uses.
+  std::shared_ptr<Session> get();
+
+  void connect();
+  void disconnect();
+
+  /// By all ranks in one order; returns the smallest number that is free, from 1 on.
+  std::int32_t add_set(std::vector<int> ranks);
+  /// By all ranks in one order; they meet.
+  void remove_set(std::int32_t id);
+  /// This thread uses the set from now on; 0: all ranks.
+  void use_set(std::int32_t id);
+
+ private:
+  struct ProcessSet {
+    std::vector<int> ranks;            ///< in rising order
+    std::shared_ptr<Session> session;  ///< null where this rank is not in it
+  };
+  const ProcessSet& find_set(std::int32_t id) const;
+  const ProcessSet& find_usable_set(std::int32_t id) const;
+  void refuse_known(const std::vector<int>& ranks, int size);
+
+  std::mutex connect_mutex_;
+  std::mutex mutex_;
+  std::shared_ptr<Session> session_;
+  std::map<std::int32_t, ProcessSet> sets_;
+};
+
+}  // namespace scalecom

@@ -1,0 +1,102 @@
+#include "runtime/session_bootstrap.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.hpp"
+
+namespace scalecom {
+namespace {
+
+constexpr const char* kName = "scalecom.process_set";
+// What a rank says in a round: a blob to exchange, or that it has ended, and how.
+constexpr char kExchanges = 'x';
+constexpr char kHasEnded = 'e';
+
+TensorView bytes_view(std::string& text) {
+  return {text.data(), DataType::uint8, {static_cast<std::int64_t>(text.size())}, {}};
+}
+
+std::string ended(const Status& status) {
+  return fmt::format("{}{} {}", kHasEnded, static_cast<int>(status.code()), status.message());
+}
+
+Status status_of(const std::string& said) {
+  const std::size_t end_of_code = said.find(' ');
+  const auto code = static_cast<StatusCode>(std::stoi(said.substr(1, end_of_code - 1)));
+  return code == StatusCode::ok ? Status() : Status(code, said.substr(end_of_code + 1));
+}
+
+}  // namespace
+
+SessionBootstrap::SessionBootstrap(Session& session, std::vector<int> ranks)
+    : session_(session), ranks_(std::move(ranks)) {
+  const auto found = std::ranges::find(ranks_, session.topology().rank);
+  if (found != ranks_.end()) place_ = static_cast<int>(found - ranks_.begin());
+  const std::vector<std::string> all = gather(fmt::format("{}", fmt::join(ranks_, ", ")));
+  for (std::size_t rank = 0; rank < all.size(); ++rank) {
+    if (all[rank] == all.front()) continue;
+    throw Error(StatusCode::invalid_argument,
+                fmt::format("the ranks of the process set differ: [{}] on rank 0, [{}] on rank {}; "
+                            "add the same process sets in the same order on every rank",
+                            all.front(), all[rank], rank));
+  }
+}
+
+// Everyone's text, by rank of the session.
+std::vector<std::string> SessionBootstrap::gather(const std::string& mine) {
+  const std::uint64_t length = mine.size();
+  std::string input(sizeof length, '\0');
+  std::memcpy(input.data(), &length, sizeof length);
+  input += mine;
+  const Ticket ticket = session_.all_gather(kName, bytes_view(input));
+  if (const Status status = ticket.wait(); !status.is_ok()) {
+    throw Error(status.code(), status.message());
+  }
+  const auto* bytes = static_cast<const char*>(ticket.output().data);
+  std::vector<std::string> all;
+  for (int rank = 0; rank < session_.topology().size; ++rank) {
+    std::uint64_t count = 0;
+    std::memcpy(&count, bytes, sizeof count);
+    all.emplace_back(bytes + sizeof count, count);
+    bytes += sizeof count + count;
+  }
+  return all;
+}
+
+// True when all that are in the set have ended.
+bool SessionBootstrap::take_round(const std::string& mine) {
+  const std::vector<std::string> all = gather(mine);
+  said_.clear();
+  for (const int rank : ranks_) said_.push_back(all[static_cast<std::size_t>(rank)]);
+  bool have_all_ended = true;
+  for (const std::string& text : said_) {
+    if (text.front() == kHasEnded) {
+      if (failure_.is_ok()) failure_ = status_of(text);
+    } else {
+      have_all_ended = false;
+    }
+  }
+  return have_all_ended;
+}
+
+std::vector<std::string> SessionBootstrap::exchange(const std::string& mine, Limit /*limit*/) {
+  take_round(kExchanges + mine);
+  if (!failure_.is_ok()) throw Error(failure_.code(), failure_.message());
+  std::vector<std::string> blobs;
+  for (const std::string& text : said_) {
+    SCALECOM_ASSERT(text.front() == kExchanges, "a rank has left a meeting that goes on");
+    blobs.push_back(text.substr(1));
+  }
+  return blobs;
+}
+
+Status SessionBootstrap::finish(const Status& mine) {
+  while (!take_round(ended(mine))) continue;
+  return failure_;
+}
+
+}  // namespace scalecom

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "scalecom/session.hpp"
+#include "transport/bootstrap.hpp"
+
+namespace scalecom {
+
+/// Some ranks of a session meet to become ranks of another one. What they exchange travels in
+/// all-gathers of the session, in which its other ranks take part too, so every rank of the session
+/// makes one of these, and then calls finish(). How long a rank is waited for is the session's
+/// matter, as for any tensor: the stall check names it.
+class SessionBootstrap final : public Bootstrap {
+ public:
+  /// Throws Error(invalid_argument) on every rank when they do not all give the same `ranks`.
+  SessionBootstrap(Session& session, std::vector<int> ranks);
+
+  /// This rank's place in `ranks`; -1 when it is not among them.
+  int rank() const noexcept override { return place_; }
+  int size() const noexcept override { return static_cast<int>(ranks_.size()); }
+  /// Of those in `ranks` only. Throws what another one has finished with.
+  std::vector<std::string> exchange(const std::string& mine, Limit limit) override;
+
+  /// Ends the meeting for this rank: with why it failed, or Ok. Returns when all have ended it, and
+  /// then, on all ranks, the first failure, or Ok.
+  Status finish(const Status& mine);
+
+ private:
+  std::vector<std::string> gather(const std::string& mine);
+  bool take_round(const std::string& mine);
+
+  Session& session_;
+  std::vector<int> ranks_;
+  int place_ = -1;
+  std::vector<std::string> said_;  ///< in the last round, by place
+  Status failure_;                 ///< the first that a rank ended with
+};
+
+}  // namespace scalecom
