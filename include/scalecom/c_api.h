@@ -81,6 +81,7 @@ SCALECOM_API int scalecom_get_topology(scalecom_topology* topology);
  * the same on every rank; numbers of removed ones are given again. Which ranks: different ones of
  * the job, which no other set has; their order does not count. */
 SCALECOM_API int scalecom_process_set_add(const int32_t* ranks, int32_t count, int32_t* id);
+/* What of it is in flight ends with StatusCode::shut_down. */
 SCALECOM_API int scalecom_process_set_remove(int32_t id);
 /* All of this thread's calls from now on are of this process set, which this rank is in: its ranks,
  * world size, root ranks, names, residuals and counts. 0: of all ranks, as at first. */
