@@ -79,6 +79,21 @@ def run_limited(command, timeout, **options):
         return None, f"{output}\nno end within {timeout} s"
 
 
+def is_alive(pid, within_s=0.0):
+    """Whether a process, perhaps of another parent, is still there after a time; a zombie is not."""
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        if state == "Z":
+            return False
+        if time.monotonic() >= deadline:
+            return True
+        time.sleep(0.02)
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

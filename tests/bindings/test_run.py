@@ -1,5 +1,8 @@
 """scalecomrun: the lines by which it starts other launchers, and the ranks that it starts itself."""
 
+import asyncio
+import contextlib
+import io
 import os
 import re
 import signal
@@ -9,7 +12,9 @@ import sys
 import time
 
 import pytest
-from jobs import BIN, HERE, rank_environment, run_limited
+from jobs import BIN, HERE, is_alive, rank_environment, run_limited
+
+from scalecom.launch import driver, processes
 
 RUN = [sys.executable, "-m", "scalecom.run"]
 # Versions as the launchers tell them.
@@ -175,6 +180,90 @@ def test_output_is_prefixed_by_whole_lines():
     expected = [line for rank in range(3)
                 for line in (f"[{rank}] {str(rank) * 100000}", f"[{rank}] end", f"[{rank}] bad")]
     assert sorted(output.splitlines()) == sorted(expected)
+
+
+def copied(*blocks):
+    """What copy_lines() makes of them, each read by itself."""
+    async def copy():
+        source = asyncio.StreamReader()
+        copying = asyncio.ensure_future(processes.copy_lines(source, target, "[0] "))
+        for block in blocks:
+            source.feed_data(block)
+            await asyncio.sleep(0)  # The copy takes it.
+            await asyncio.sleep(0)
+            seen.append(target.buffer.getvalue())
+        source.feed_eof()
+        await copying
+
+    seen, target = [], io.TextIOWrapper(io.BytesIO())
+    asyncio.run(copy())
+    return [*seen, target.buffer.getvalue()]
+
+
+def test_progress_bars_and_endless_lines_are_shown(monkeypatch):
+    assert copied(b"10%\r20%\r", b"30", b"%\r\nend") == [
+        b"[0] 10%\n[0] 20%\n", b"[0] 10%\n[0] 20%\n", b"[0] 10%\n[0] 20%\n[0] 30%\n",
+        b"[0] 10%\n[0] 20%\n[0] 30%\n[0] end\n"]
+    monkeypatch.setattr(processes, "_LINE_BYTES_MAX", 70_000)
+    half = b"x" * 40_000
+    assert copied(half, half)[1] == b"[0] " + 2 * half + b"\n"
+
+
+def test_ranks_go_on_when_the_reader_of_their_output_has_gone(tmp_path):
+    """They write more than pipes hold."""
+    code = (f"import pathlib\nfor _ in range(100_000): print('a line of output')\n"
+            f"pathlib.Path({str(tmp_path)!r}, 'done').touch()")
+    process = subprocess.Popen([*RUN, "-np", "1", "--prefix-output", sys.executable, "-c", code],
+                               env=rank_environment(), stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.readline() == b"[0] a line of output\n"
+        process.stdout.close()
+        assert process.wait(30) == 0 and (tmp_path / "done").exists()
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("prefix", [None, "[0] "])
+def test_what_a_rank_had_started_ends_with_it(tmp_path, monkeypatch, prefix):
+    """Though it ignores SIGTERM, and though the rank itself has ended."""
+    monkeypatch.setattr(processes, "GRACE_S", 0.3)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO()))
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO()))
+    script = f"trap '' TERM; sleep 1000 & echo $! > {tmp_path / 'child'}; exit 3"
+
+    async def run():
+        process = await processes.RankProcess.start(["sh", "-c", script], os.environ, "rank 0",
+                                                    prefix)
+        status = await asyncio.wait_for(process.wait(), 20)
+        alive = is_alive(child())
+        await processes.end_all([process])
+        return status, alive
+
+    def child():
+        return int((tmp_path / "child").read_text())
+
+    try:
+        assert asyncio.run(run()) == (3, True)
+        assert not is_alive(child(), within_s=5.0)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child(), signal.SIGKILL)
+
+
+def test_a_discovery_script_that_hangs_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(driver, "DISCOVERY_TIMEOUT_S", 0.5)
+    script = tmp_path / "discover"
+    script.write_text(f"#!/bin/sh\nsleep 1000 &\necho $! > {tmp_path / 'child'}\nsleep 1000\n")
+    script.chmod(0o755)
+    with pytest.raises(ValueError, match="gave no hosts within 0.5 s"):
+        asyncio.run(driver.Discovery(0, str(script)).look())
+    child = int((tmp_path / "child").read_text())
+    try:
+        assert not is_alive(child, within_s=5.0)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 def test_the_first_rank_that_fails_ends_the_others_and_gives_the_code():

@@ -205,7 +205,8 @@ def _run_line(options, plan, name):
 
 
 def _tell(text):
-    print(f"scalecomrun: {text}", file=sys.stderr, flush=True)
+    with processes.reader_may_go(sys.stderr):
+        print(f"scalecomrun: {text}", file=sys.stderr, flush=True)
 
 
 def _run(options):

@@ -8,6 +8,7 @@ changed, and meet with them after their next commit. Everything runs on one asyn
 """
 
 import asyncio
+import contextlib
 import hmac
 import json
 import os
@@ -23,6 +24,7 @@ from scalecom.launch import hosts, processes
 HELLO_TIMEOUT_S = 10.0
 DISCOVERY_PERIOD_S = 1.0
 DISCOVERY_TIMEOUT_S = 10.0
+DISCOVERY_END_S = 1.0  # After SIGKILL.
 # Of a meeting whose members are all there; SCALECOM_CONNECT_TIMEOUT counts where it is set.
 CONNECT_TIMEOUT_S = "10"
 LINE_BYTES_MAX = 1 << 16
@@ -75,7 +77,8 @@ class Discovery:
             return
         try:
             process = await asyncio.create_subprocess_exec(
-                self.script, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE)
+                self.script, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+                start_new_session=True)
         except OSError as error:
             raise ValueError(f"{self.script} cannot be run: {error.strerror}") from error
         try:
@@ -84,8 +87,10 @@ class Discovery:
             raise ValueError(f"{self.script} gave no hosts within {DISCOVERY_TIMEOUT_S:g} s"
                              ) from error
         finally:
-            if process.returncode is None:
-                process.kill()
+            with contextlib.suppress(ProcessLookupError):  # And what it started.
+                os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(process.wait(), DISCOVERY_END_S)
         if process.returncode != 0:
             raise ValueError(f"{self.script} {processes.describe(process.returncode)}")
         found = hosts.parse_lines(output.decode(errors="replace"), self.script, self._default_slots)

@@ -3,14 +3,21 @@
 import asyncio
 import contextlib
 import os
+import re
 import secrets
 import signal
 import socket
 import sys
+import time
 
 # From SIGTERM to SIGKILL.
 GRACE_S = 10.0
+# How often it is looked whether what a rank had started is gone: nobody tells of that.
+_LOOK_S = 0.02
 _READ_BYTES = 1 << 16
+# Of what a rank writes without an end of line.
+_LINE_BYTES_MAX = 1 << 18
+_LINE_END = re.compile(rb"\r*\n|\r+")
 # Of other launchers: their ranks are not these.
 _FOREIGN_PREFIXES = ("OMPI_", "PMI_", "PMIX_", "TORCHELASTIC_", "SCALECOM_ELASTIC_")
 
@@ -68,16 +75,18 @@ class RankProcess:
     @classmethod
     async def start(cls, command, environment, label, prefix=None):
         """prefix: what stands before each line of its output; None: it writes to ours itself."""
-        stream = None if prefix is None else asyncio.subprocess.PIPE
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *command, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=stream,
-                stderr=stream, start_new_session=True)
-        except OSError as error:
-            raise ValueError(f"{command[0]} cannot be started: {error.strerror}") from error
-        copies = [] if prefix is None else [
-            asyncio.ensure_future(_copy_lines(source, target, prefix))
-            for source, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr))]
+        targets = [] if prefix is None else [sys.stdout, sys.stderr]
+        with contextlib.ExitStack() as stack:
+            pipes = [await _open_pipe(stack) for _ in targets]
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *command, env=environment, stdin=asyncio.subprocess.DEVNULL,
+                    start_new_session=True,
+                    **dict(zip(("stdout", "stderr"), (write_end for _, write_end in pipes))))
+            except OSError as error:
+                raise ValueError(f"{command[0]} cannot be started: {error.strerror}") from error
+        copies = [asyncio.ensure_future(copy_lines(reader, target, prefix))
+                  for (reader, _), target in zip(pipes, targets)]
         return cls(process, label, copies)
 
     async def wait(self):
@@ -87,40 +96,70 @@ class RankProcess:
             await asyncio.wait(self._copies, timeout=1.0)
         return status
 
+    def has_ended_well(self):
+        return self._process.returncode == 0
+
     def send(self, number):
-        """Sends a signal, unless it has ended."""
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, number)
+        """Sends a signal to it and what it started; returns whether any of these is left. 0 asks
+        only."""
+        try:
+            os.killpg(self.pid, number)
+        except (ProcessLookupError, PermissionError):  # The number may be another's by now.
+            return False
+        return True
 
 
-async def _copy_lines(source, target, prefix):
-    """Whole lines, so that those of several ranks do not mix."""
+async def _open_pipe(stack):
+    """(reader, descriptor to write to, which the stack closes). asyncio's own pipes hold up the news
+    of a process's end until what it started has closed them too."""
+    read_end, write_end = os.pipe()
+    stack.callback(os.close, write_end)
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb"))
+    return reader, write_end
+
+
+async def copy_lines(source, target, prefix):
+    """Whole lines, so that those of several ranks do not mix; what a carriage return ends, as of a
+    progress bar, is a line too, and so is what has grown to _LINE_BYTES_MAX."""
     rest = b""
     while True:
         block = await source.read(_READ_BYTES)
-        *lines, rest = (rest + block).split(b"\n")
-        if not block and rest:
+        *lines, rest = _LINE_END.split(rest + block)
+        if rest and (not block or len(rest) >= _LINE_BYTES_MAX):
             lines, rest = [*lines, rest], b""
-        for line in lines:
-            target.buffer.write(prefix.encode() + line + b"\n")
-        target.flush()
+        with reader_may_go(target):
+            for line in lines:
+                target.buffer.write(prefix.encode() + line + b"\n")
+            target.flush()
         if not block:
             return
 
 
+@contextlib.contextmanager
+def reader_may_go(stream):
+    """Where a stream cannot be written to, as a pipe whose reader has ended, all that is written to
+    it is thrown away from then on."""
+    try:
+        yield
+    except OSError:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
+
+
 async def end_all(processes, number=signal.SIGTERM):
-    """Ends processes: by a signal, and what is left GRACE_S later by SIGKILL."""
-    if not processes:
-        return
-    for process in processes:
-        process.send(number)
-    waits = [asyncio.ensure_future(process.wait()) for process in processes]
-    _, late = await asyncio.wait(waits, timeout=GRACE_S)
-    if late:
-        for process in processes:
-            process.send(signal.SIGKILL)
-        await asyncio.wait(late)
+    """Ends processes and what they started: by a signal, and what is left GRACE_S later by SIGKILL.
+    What a process that has ended well left behind stays."""
+    processes = [process for process in processes if not process.has_ended_well()]
+    left = [process for process in processes if process.send(number)]
+    deadline = time.monotonic() + GRACE_S
+    while left and time.monotonic() < deadline:
+        await asyncio.sleep(_LOOK_S)
+        left = [process for process in left if process.send(0)]
+    for process in left:
+        process.send(signal.SIGKILL)
+    await asyncio.gather(*(process.wait() for process in processes))
 
 
 @contextlib.contextmanager
