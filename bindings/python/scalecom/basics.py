@@ -19,11 +19,15 @@ def init(comm=None, process_sets=None):
     are there now; otherwise this process alone. `comm`: None, the list of all ranks, or an mpi4py
     communicator that has all of them in the job's order. `process_sets`: a list of ProcessSet, which
     are added, on every rank alike; "dynamic" adds none, and as many may be added later with it as
-    without.
+    without, and none are allowed under scalecomrun --elastic.
     Raises ValueError when the ranks cannot be connected or the environment is wrong; the message
     says what to do.
     """
     sets = _checked_sets(process_sets)
+    if sets and worker.find_driver() is not None:
+        raise ValueError("process_sets has sets, which do not outlive a change of ranks in a job of "
+                         "scalecomrun --elastic; call add_process_set() after init(), and again in "
+                         "a callback of register_reset_callbacks()")
     was_initialized = is_initialized()
     code = lib.scalecom_init() if was_initialized else worker.join(lib.scalecom_init)
     if code != _library.OK:

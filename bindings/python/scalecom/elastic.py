@@ -123,6 +123,12 @@ def _reset(state):
     state.on_reset()
 
 
+def _sync(state):
+    state.sync()
+    if driver := worker.find_driver():
+        driver.tell_state()
+
+
 def run(func):
     """Decorates func(state, ...): calls it again, from the last commit, after each loss of a rank.
 
@@ -137,11 +143,14 @@ def run(func):
     @functools.wraps(func)
     def wrapper(state, *args, **kwargs):
         idle_resets = 0
+        needs_reset = False
         while True:
             commits = state._commits
             reason = None
             try:
-                state.sync()
+                if needs_reset:
+                    _reset(state)
+                _sync(state)
                 return func(state, *args, **kwargs)
             except HostsUpdatedInterrupt:
                 _keep(state)
@@ -154,6 +163,6 @@ def run(func):
                 raise HorovodInternalError(
                     f"{IDLE_RESETS_MAX} resets followed each other without a commit(); the last "
                     f"reason: {reason or 'hosts changed'}") from reason
-            _reset(state)
+            needs_reset = True
 
     return wrapper

@@ -83,6 +83,10 @@ class Driver:
                 self._has_update = True
         return self._has_update
 
+    def tell_state(self):
+        """This process has the state that training goes on from."""
+        self._send(has_state=True)
+
     def tell_mismatch(self, text):
         """The program's ranks disagree: nothing that the driver could mend."""
         self._send(mismatch=text[:1000])

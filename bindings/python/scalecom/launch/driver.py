@@ -56,7 +56,12 @@ class Worker:
         self.writer = None  # Its connection.
         self.rank = None  # In the current round; None: it is not a member.
         self.has_asked = False
+        self.has_state = False  # That training goes on from.
         self.is_dismissed = False
+
+    def dismiss(self):
+        self.is_dismissed, self.rank = True, None
+        self.send(dismissed=True)
 
     def send(self, **message):
         if self.writer is not None and not self.writer.is_closing():
@@ -125,6 +130,7 @@ class Driver:
         self._started = 0
         self._rounds = 0
         self._meeting_since = None  # When ranks began to wait for a meeting; None: they work.
+        self._had_state = False  # Any worker, at any time.
         self._first_end = None  # A worker that ended well: the job is ending.
         self._mismatch = None  # A program's error that a worker has told of.
         self._changed = asyncio.Event()
@@ -187,6 +193,9 @@ class Driver:
             return
         if self._meeting_since is None:
             self._meeting_since = time.monotonic()
+        if self._is_state_lost():
+            raise JobFailed("all ranks that had the state are lost, and the others would begin anew; "
+                            "start the job again from a checkpoint")
         if self._can_meet():
             self._meet()
         elif not self._can_get_enough():
@@ -238,6 +247,10 @@ class Driver:
             return
         text = f"{label} {processes.describe(status)}"
         code = processes.exit_code(status)
+        worker.process.send(signal.SIGKILL)  # What it had started.
+        if self._first_end is not None and self._rounds and worker.rank is None:
+            self._tell(f"{text}; the job is over and does without it")
+            return
         if self._first_end is not None:
             raise JobFailed(f"{text}, after {self._first_end} had ended well", code)
         if not (self._members() if self._rounds else self._asked()):
@@ -260,26 +273,31 @@ class Driver:
         awaited = self._members() or list(self._workers.values())
         return [worker for worker in awaited if not worker.has_asked]
 
+    def _is_state_lost(self):
+        """Known once all members have asked: until then they may be about to tell of theirs."""
+        return (self._had_state and not self._late()
+                and not any(worker.has_state for worker in self._members()))
+
     def _can_meet(self):
         room = min(len(self._asked()), self._discovery.slots)
         return room >= self._limits.ranks_min and not self._late()
 
     def _meet(self):
-        """Tells all that have asked their ranks in the new round: those that were members keep
-        their order and come first, since they have the state."""
+        """Tells all that have asked their ranks in the new round: those that have the state come
+        first, then other members, both in their former order."""
         self._rounds += 1
         if self._limits.resets and self._rounds - 1 > self._limits.resets:
             raise JobFailed(f"the job was reset {self._limits.resets} times, all that --reset-limit "
                             "allows")
-        asked = sorted(self._asked(), key=lambda one: (one.rank is None, one.rank or 0, one.number))
+        asked = sorted(self._asked(), key=lambda one: (not one.has_state, one.rank is None,
+                                                       one.rank or 0, one.number))
         size = min(self._limits.ranks_max, len(asked), self._discovery.slots)
         port = processes.free_port()
         self._meeting_since = None
         for rank, worker in enumerate(asked):
             worker.has_asked = False
             if rank >= size:
-                worker.is_dismissed, worker.rank = True, None
-                worker.send(dismissed=True)
+                worker.dismiss()
                 continue
             worker.rank = rank
             worker.send(round=self._rounds,
@@ -302,10 +320,14 @@ class Driver:
         self._meeting_since = time.monotonic()
 
     def _refuse(self, reason):
+        """No meeting any more: newcomers end well, members have work left that they cannot do."""
         self._meeting_since = None
         for worker in self._asked():
             worker.has_asked = False
-            worker.send(refused=reason)
+            if worker.rank is None and self._rounds:
+                worker.dismiss()
+            else:
+                worker.send(refused=reason)
 
     def _tell_members(self):
         """Hosts changed: members meet after their next commit."""
@@ -346,6 +368,10 @@ class Driver:
         if "mismatch" in message:
             self._mismatch = (f"{worker.process.label}: the ranks disagree, which is an error of "
                               f"the program and is not retried: {message['mismatch']}")
+        elif message.get("has_state"):  # Which rank 0 has given it.
+            self._had_state = True
+            for one in [worker, *(one for one in self._members() if one.rank == 0)]:
+                one.has_state = True
         elif message.get("meet"):
             worker.has_asked = True
             if worker.rank is None:
