@@ -9,7 +9,8 @@ import torch
 
 from scalecom import basics
 from scalecom.elastic import ObjectState, run
-from scalecom.torch import state as residuals
+from scalecom.process_sets import global_process_set
+from scalecom.torch import mpi_ops, state as residuals
 from scalecom.torch.functions import (allgather_object, broadcast_object,
                                       broadcast_optimizer_state, broadcast_parameters)
 
@@ -99,7 +100,16 @@ class _ModelKeeper:
 
 
 class _OptimizerKeeper(_ModelKeeper):
-    """The same for an optimizer. Residuals, which end with a session, come back with sync()."""
+    """The same for an optimizer. Residuals, which end with a session, come back with sync().
+    ValueError for a DistributedOptimizer of a process set."""
+
+    def __init__(self, value):
+        settings = getattr(value, "_scalecom", None)
+        if settings and settings.process_set not in (None, global_process_set):
+            raise ValueError(f"the optimizer is of {settings.process_set}; a TorchState keeps none of "
+                             "a process set, which ends with a change of ranks: leave it out of the "
+                             "state, and make it anew in a reset callback")
+        super().__init__(value)
 
     def _names(self):
         settings = getattr(self.value, "_scalecom", None)  # Of a DistributedOptimizer.
@@ -124,7 +134,8 @@ class _OptimizerKeeper(_ModelKeeper):
         """Takes up this rank's residuals where the session is new.
 
         n former ranks owed the average the sum of m_r over n beta. In a job of N ranks the same is
-        owed by residuals m_r N / n; newcomers have none. What lost ranks owed is lost with them.
+        owed by residuals m_r N / n; a sum is owed the sum of m_r over beta, whatever n is. Newcomers
+        have none. What lost ranks owed is lost with them.
         """
         has_session_its_own = bool(self._names() & set(residuals.compression_steps()))
         facts = None
@@ -141,7 +152,8 @@ class _OptimizerKeeper(_ModelKeeper):
             logging.getLogger("scalecom").warning(
                 "the residuals of %d of %d ranks are lost with them: what they had not delivered "
                 "yet", facts["size"] - kept, facts["size"])
-        scale = basics.size() / facts["size"]
+        is_average = self.value._scalecom.op == mpi_ops.Average
+        scale = basics.size() / facts["size"] if is_average else 1.0
         own = {name: self._residuals["residuals"][name] * scale if is_same else torch.zeros(
             shape, device="cpu") for name, shape in facts["residuals"].items()}
         residuals.load_compression_state(own, facts["steps"], facts["betas"])

@@ -80,13 +80,13 @@ def load_model_state(saved, shapes):
 
 
 def fold_compression_states(states):
-    """The state to load on every rank of a job of another size: `states` are those that all ranks of
-    the former job saved (the "scalecom" entries of DistributedOptimizer's state_dict(), or
+    """The state to load on every rank of a job of another size that averages (op=Average): `states`
+    are those that all ranks of the former job saved (the "scalecom" entries of DistributedOptimizer's state_dict(), or
     DDPState's), one a rank.
 
     It holds the mean m of their residuals. What the former n ranks still owed the average, the sum of
-    m_r over n beta, is what any number of ranks that hold m owe it: nothing is lost. Raises
-    ValueError where the states are not of one model and moment.
+    m_r over n beta, is what any number of ranks that hold m owe it: nothing is lost. N ranks that
+    sum (op=Sum) owe as much with m n / N. Raises ValueError where the states are not of one model and moment.
     """
     states = list(states)
     if not states:

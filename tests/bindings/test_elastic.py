@@ -171,11 +171,13 @@ def test_a_replacement_joins_and_gets_the_state(start):
     check_resets(lines)
 
 
-def test_what_survivors_owe_stays_owed(start):
-    """A residual of 1 in 3 ranks stands for 1/3 of the average, and so does one of 2/3 in 2."""
+@pytest.mark.parametrize("op, scale", [("Average", 2 / 3), ("Sum", 1)])
+def test_what_survivors_owe_stays_owed(start, op, scale):
+    """A residual of 1 in 3 ranks stands for 1/3 of the average, and so does one of 2/3 in 2; of the
+    sum it stands for 1 in any number of ranks."""
     compression = {"rate": 4, "warmup_steps": 0, "mode": "cyclic"}
     job = start("-np", "3", "--min-np", "2", "--slot-failures", "1", steps=10_000, pause=0.2,
-                compression=compression, width=2048)
+                compression=compression, width=2048, op=op)
     job.wait_for(lambda line: line.get("step") == 10)
     job.kill_rank(2)
     begins = [job.wait_for(lambda line: "begins" in line and line["size"] == 2
@@ -185,7 +187,7 @@ def test_what_survivors_owe_stays_owed(start):
         before = [line["residual"] for line in lines if line.get("step") == begin["begins"] - 1
                   and line["pid"] == begin["pid"]]
         assert abs(before[0]) > 0.1
-        assert begin["residual"] == pytest.approx(before[0] * 2 / 3, rel=1e-4)
+        assert begin["residual"] == pytest.approx(before[0] * scale, rel=1e-4)
     assert "the residuals of 1 of 3 ranks are lost with them" in job.output()
 
 

@@ -166,6 +166,17 @@ def test_a_half_done_step_is_given_up(session):
     assert all(one.grad is not None for one in model.parameters())
 
 
+def test_an_optimizer_of_a_process_set_is_refused(session):
+    model = torch.nn.Linear(3, 2)
+    optimizer = hvd.DistributedOptimizer(
+        torch.optim.SGD(model.parameters(), lr=0.1), named_parameters=model.named_parameters(),
+        process_set=hvd.global_process_set)
+    hvd.elastic.TorchState(optimizer=optimizer)
+    optimizer._scalecom.process_set = hvd.ProcessSet([0])  # A job of one rank has room for none.
+    with pytest.raises(ValueError, match="the optimizer is of ProcessSet.*leave it out"):
+        hvd.elastic.TorchState(optimizer=optimizer)
+
+
 @pytest.mark.parametrize("error", [ValueError("v"), RuntimeError("r"), KeyError("k")])
 def test_other_errors_are_the_programs(session, error):
     calls = []

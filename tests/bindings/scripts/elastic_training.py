@@ -56,9 +56,12 @@ def main():
         torch.nn.init.zeros_(model.bias)
     compression = hvd.Compression.scalecom(**options["compression"]) if options.get(
         "compression") else hvd.Compression.none
+    op = getattr(hvd, options.get("op", "Average"))
+    if op == hvd.Sum:
+        rate /= hvd.size()
     optimizer = hvd.DistributedOptimizer(
         torch.optim.SGD(model.parameters(), lr=rate, momentum=0.5),
-        named_parameters=model.named_parameters(), compression=compression)
+        named_parameters=model.named_parameters(), compression=compression, op=op)
     sampler = hvd.elastic.ElasticSampler(range(options.get("indices", 0)), shuffle=True, seed=3)
     state = hvd.elastic.TorchState(model=model, optimizer=optimizer, sampler=sampler, step=0)
     state.register_reset_callbacks([lambda: journal.write(reset=state.step)])
