@@ -267,7 +267,7 @@ SessionParts connect_session(const Config& config) {
   return parts;
 }
 
-SessionParts connect_process_set(const Config& config, Bootstrap& bootstrap) {
+SessionParts connect_over(Bootstrap& bootstrap, const Config& config) {
   SessionParts parts;
   if (bootstrap.size() == 1) {
     parts = connect_alone(config);

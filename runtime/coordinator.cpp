@@ -239,7 +239,7 @@ void Coordinator::flush_negotiation() {
   for (NegotiationEvent& event : negotiation_.take_events()) {
     // These hold from now on, whatever is still to be carried out.
     if (const auto* stall = std::get_if<Stall>(&event)) {
-      log_warning(stall->message);
+      log_warning(parts_.scope + stall->message);
       continue;
     }
     if (const auto* hold = std::get_if<Hold>(&event)) {
@@ -378,7 +378,8 @@ void Coordinator::fail_one(const Mismatch& mismatch) {
   const auto found = pending_.find(mismatch.name);
   SCALECOM_ASSERT(found != pending_.end(), mismatch.name + " differs but was never submitted here");
   const PendingTensor* tensor = &found->second;
-  parts_.queue->complete({&tensor, 1}, Status(StatusCode::mismatch, mismatch.message));
+  parts_.queue->complete({&tensor, 1},
+                         Status(StatusCode::mismatch, parts_.scope + mismatch.message));
   pending_.erase(found);
 }
 
@@ -406,8 +407,9 @@ void Coordinator::end_session(Status status) {
   flush_negotiation();
 }
 
-void Coordinator::finish(const Status& status) {
+void Coordinator::finish(const Status& cause) {
   if (has_ended_) return;
+  const Status status(cause.code(), parts_.scope + cause.message());
   if (status.code() == StatusCode::shut_down) {
     log_info("the session ended: " + status.message());
   } else {

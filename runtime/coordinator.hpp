@@ -56,6 +56,8 @@ class Coordinator final : private Interrupt, private Drivable {
   struct Parts {
     int rank = 0;
     int size = 1;
+    /// What stands before messages: whose they are, where a process has several sessions.
+    std::string scope = {};
     Config config;
     Transport* transport = nullptr;
     Collectives* collectives = nullptr;
@@ -115,7 +117,7 @@ class Coordinator final : private Interrupt, private Drivable {
   void fail_one(const Mismatch& mismatch);
   void learn_first_cause(const Error& error);
   void bound_end(const SessionEnd& end);
-  void finish(const Status& status);
+  void finish(const Status& cause);
   void publish_stats();
   void check_devices(TimePoint now);
   void end_devices(const Status& status);

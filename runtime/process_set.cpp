@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
@@ -31,6 +32,42 @@ Config config_of_set(Config config) {
   return config;
 }
 
+// What the caller's function exchanges.
+class GivenBootstrap final : public Bootstrap {
+ public:
+  GivenBootstrap(int rank, int size, const Session::Exchange& exchange)
+      : rank_(rank), size_(size), exchange_(exchange) {}
+
+  int rank() const noexcept override { return rank_; }
+  int size() const noexcept override { return size_; }
+  std::vector<std::string> exchange(const std::string& mine, Limit limit) override {
+    std::vector<std::string> all = exchange_(mine, limit.count());
+    if (static_cast<int>(all.size()) != size_) {
+      throw Error(StatusCode::invalid_argument,
+                  fmt::format("the exchange gave {} texts for {} ranks", all.size(), size_));
+    }
+    return all;
+  }
+
+ private:
+  const int rank_;
+  const int size_;
+  const Session::Exchange& exchange_;
+};
+
+std::unique_ptr<Session> connect_set(const Config& config, const std::vector<int>& ranks,
+                                     Bootstrap& bootstrap) {
+  SessionParts parts = connect_over(bootstrap, config_of_set(config));
+  parts.scope = fmt::format("process set of ranks [{}], which are numbered from 0 in it: ",
+                            fmt::join(ranks, ", "));
+  return std::make_unique<Session>(std::make_unique<SessionImpl>(std::move(parts)));
+}
+
+int place_of(int rank, const std::vector<int>& ranks) {
+  const auto found = std::ranges::find(ranks, rank);
+  return found == ranks.end() ? -1 : static_cast<int>(found - ranks.begin());
+}
+
 }  // namespace
 
 std::unique_ptr<Session> Session::make_process_set(const std::vector<int>& ranks) {
@@ -40,8 +77,7 @@ std::unique_ptr<Session> Session::make_process_set(const std::vector<int>& ranks
   Status mine;
   if (bootstrap.rank() >= 0) {
     try {
-      session = std::make_unique<Session>(std::make_unique<SessionImpl>(
-          connect_process_set(config_of_set(impl_->config()), bootstrap)));
+      session = connect_set(impl_->config(), ranks, bootstrap);
     } catch (const Error& error) {
       mine = error.status();
     } catch (const std::exception& error) {
@@ -52,6 +88,20 @@ std::unique_ptr<Session> Session::make_process_set(const std::vector<int>& ranks
     throw Error(status.code(), status.message());
   }
   return session;
+}
+
+std::unique_ptr<Session> Session::connect_process_set(const std::vector<int>& ranks,
+                                                      const Exchange& exchange) const {
+  check_ranks(ranks, topology().size);
+  const int place = place_of(topology().rank, ranks);
+  if (place < 0) {
+    throw Error(StatusCode::invalid_argument,
+                fmt::format("rank {} connects a process set of the ranks [{}], which it is not "
+                            "one of",
+                            topology().rank, fmt::join(ranks, ", ")));
+  }
+  GivenBootstrap bootstrap(place, static_cast<int>(ranks.size()), exchange);
+  return connect_set(impl_->config(), ranks, bootstrap);
 }
 
 }  // namespace scalecom

@@ -47,6 +47,7 @@ Coordinator::Parts coordinator_parts(SessionParts& parts, SessionDevice& device,
                                      SharedStats& stats) {
   return {.rank = parts.topology.rank,
           .size = parts.topology.size,
+          .scope = parts.scope,
           .config = parts.config,
           .transport = parts.transport.get(),
           .collectives = parts.collectives.get(),

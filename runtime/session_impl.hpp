@@ -25,6 +25,8 @@ namespace scalecom {
 /// What a session is wired from. Members are destroyed in reverse order.
 struct SessionParts {
   Config config;
+  /// What stands before its messages; see Coordinator::Parts.
+  std::string scope;
   Topology topology;
   /// Of each rank, the number of its host, as the collectives see hosts.
   std::vector<int> host_of_rank;
@@ -112,6 +114,6 @@ class SessionImpl {
 SessionParts connect_session(const Config& config);
 
 /// Wires a session of the ranks of `bootstrap`, over shared memory and sockets.
-SessionParts connect_process_set(const Config& config, Bootstrap& bootstrap);
+SessionParts connect_over(Bootstrap& bootstrap, const Config& config);
 
 }  // namespace scalecom

@@ -8,9 +8,9 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/c/calls.hpp"
 #include "bindings/c/dlpack.hpp"
 #include "bindings/c/json_text.hpp"
-#include "bindings/c/sessions.hpp"
 #include "runtime/info.hpp"
 #include "scalecom/scalecom.hpp"
 
@@ -18,6 +18,12 @@ using scalecom::Error;
 using scalecom::Session;
 using scalecom::Status;
 using scalecom::StatusCode;
+using scalecom::c::deref;
+using scalecom::c::fail;
+using scalecom::c::guarded;
+using scalecom::c::last_failure;
+using scalecom::c::report;
+using scalecom::c::sessions;
 
 struct scalecom_ticket {
   scalecom::Ticket ticket;
@@ -26,61 +32,9 @@ struct scalecom_ticket {
 
 namespace {
 
-// Never destroyed: threads of the host program may still call while the process exits.
-scalecom::Sessions& sessions() {
-  static auto& of_process = *new scalecom::Sessions;
-  return of_process;
-}
-
-struct Failure {
-  int code = 0;
-  std::string message;
-};
-
-Failure& last_failure() {
-  thread_local Failure failure;
-  return failure;
-}
-
-int fail(int code, std::string message) {
-  last_failure() = {code, std::move(message)};
-  return code;
-}
-
-int fail(StatusCode code, std::string message) {
-  return fail(static_cast<int>(code), std::move(message));
-}
-
-int report(const Status& status) {
-  return status.is_ok() ? 0 : fail(status.code(), status.message());
-}
-
-// No exception crosses the C interface.
-template <class Body>
-int guarded(Body&& body) noexcept {
-  try {
-    body();
-    return 0;
-  } catch (const Error& error) {
-    return fail(error.code(), error.what());
-  } catch (const std::bad_alloc&) {
-    return fail(StatusCode::unavailable, "out of memory");
-  } catch (const std::exception& error) {
-    return fail(StatusCode::internal, error.what());
-  }
-}
-
 std::string to_name(const char* name) {
   if (name == nullptr) throw Error(StatusCode::invalid_argument, "name is NULL");
   return name;
-}
-
-template <class T>
-T& deref(T* pointer, const char* argument) {
-  if (pointer == nullptr) {
-    throw Error(StatusCode::invalid_argument, std::string(argument) + " is NULL");
-  }
-  return *pointer;
 }
 
 scalecom::Shape to_shape(const int64_t* shape, int32_t dimensions) {
@@ -201,24 +155,6 @@ int scalecom_shutdown(void) {
 }
 
 int scalecom_is_initialized(void) { return sessions().find() != nullptr ? 1 : 0; }
-
-int scalecom_process_set_add(const int32_t* ranks, int32_t count, int32_t* id) {
-  return guarded([&] {
-    if (count < 0 || (count > 0 && ranks == nullptr)) {
-      throw Error(StatusCode::invalid_argument,
-                  "ranks is NULL or count is " + std::to_string(count));
-    }
-    deref(id, "id") = sessions().add_set(std::vector<int>(ranks, ranks + count));
-  });
-}
-
-int scalecom_process_set_remove(int32_t id) {
-  return guarded([&] { sessions().remove_set(id); });
-}
-
-int scalecom_process_set_use(int32_t id) {
-  return guarded([&] { sessions().use_set(id); });
-}
 
 int scalecom_session_status(void) {
   Status status;

@@ -9,6 +9,8 @@ namespace scalecom {
 namespace {
 
 constexpr std::int32_t kAllRanks = 0;
+// Sets that their own ranks connect have numbers from here on: the others know nothing of them.
+constexpr std::int32_t kFirstConnected = 1 << 30;
 
 // Of the calling thread's operations.
 std::int32_t& used_set() {
@@ -20,6 +22,16 @@ std::string text_of(const std::vector<int>& ranks) {
   std::string text;
   for (const int rank : ranks) text += (text.empty() ? "" : ", ") + std::to_string(rank);
   return text;
+}
+
+// Not by a barrier, which another thread of the program may have under way.
+void meet_to_remove(Session& session, std::int32_t id) {
+  std::uint8_t here = 1;
+  const TensorView view{&here, DataType::uint8, {1}, {}};
+  const std::string name = "scalecom.process_set.remove." + std::to_string(id);
+  if (const Status status = session.all_gather(name, view).wait(); !status.is_ok()) {
+    throw Error(status.code(), status.message());
+  }
 }
 
 }  // namespace
@@ -53,6 +65,8 @@ void Sessions::connect() {
 }
 
 void Sessions::disconnect() {
+  // Ends also what add_set() or remove_set() waits for, on another thread.
+  if (const auto session = find()) session->shutdown();
   const std::lock_guard connect_lock(connect_mutex_);
   std::shared_ptr<Session> session;
   std::map<std::int32_t, ProcessSet> sets;
@@ -87,16 +101,31 @@ void Sessions::remove_set(std::int32_t id) {
     const std::lock_guard lock(mutex_);
     find_set(id);
   }
-  if (const Status status = all->barrier().wait(); !status.is_ok()) {
-    throw Error(status.code(), status.message());
-  }
-  std::shared_ptr<Session> session;
-  {
-    const std::lock_guard lock(mutex_);
-    session = std::move(sets_[id].session);
-    sets_.erase(id);
-  }
-  if (session != nullptr) session->shutdown();
+  meet_to_remove(*all, id);
+  if (const auto session = take_set(id)) session->shutdown();
+}
+
+std::int32_t Sessions::connect_set(const std::vector<int>& ranks,
+                                   const Session::Exchange& exchange) {
+  const std::shared_ptr<Session> all = of_all_ranks();
+  std::shared_ptr<Session> session = all->connect_process_set(ranks, exchange);
+  const std::lock_guard lock(mutex_);
+  std::int32_t id = kFirstConnected;
+  while (sets_.contains(id)) ++id;
+  sets_[id] = {ranks, std::move(session)};
+  return id;
+}
+
+void Sessions::leave_set(std::int32_t id) {
+  if (const auto session = take_set(id)) session->shutdown();
+}
+
+std::shared_ptr<Session> Sessions::take_set(std::int32_t id) {
+  const std::lock_guard lock(mutex_);
+  find_set(id);
+  std::shared_ptr<Session> session = std::move(sets_[id].session);
+  sets_.erase(id);
+  return session;
 }
 
 void Sessions::use_set(std::int32_t id) {
@@ -130,7 +159,7 @@ void Sessions::refuse_known(const std::vector<int>& ranks, int size) {
   const std::lock_guard lock(mutex_);
   std::int32_t id = ranks == all ? kAllRanks : -1;
   for (const auto& [number, set] : sets_) {
-    if (set.ranks == ranks) id = number;
+    if (set.ranks == ranks && number < kFirstConnected) id = number;
   }
   if (id < 0) return;
   throw Error(StatusCode::invalid_argument, "process set " + std::to_string(id) +

@@ -29,6 +29,10 @@ class Sessions {
   std::int32_t add_set(std::vector<int> ranks);
   /// By all ranks in one order; they meet.
   void remove_set(std::int32_t id);
+  /// By the set's own ranks, of which this is one; the number is this rank's own.
+  std::int32_t connect_set(const std::vector<int>& ranks, const Session::Exchange& exchange);
+  /// Ends a connected set for all of its ranks.
+  void leave_set(std::int32_t id);
   /// This thread uses the set from now on; 0: all ranks.
   void use_set(std::int32_t id);
 
@@ -39,6 +43,7 @@ class Sessions {
   };
   const ProcessSet& find_set(std::int32_t id) const;
   const ProcessSet& find_usable_set(std::int32_t id) const;
+  std::shared_ptr<Session> take_set(std::int32_t id);
   void refuse_known(const std::vector<int>& ranks, int size);
 
   std::mutex connect_mutex_;

@@ -4,7 +4,8 @@
     model.register_comm_hook(hvd.DDPState(model, hvd.Compression.scalecom(rate=100)), hvd.ddp_hook)
 
 Every parameter is a tensor of its own under its name, so that residuals outlive the buckets, which
-DistributedDataParallel makes anew after the first step. What goes wrong between ranks ends
+DistributedDataParallel makes anew after the first step. The ranks are those of the model's process
+group, if that is of the backend "scalecom", else all. What goes wrong between ranks ends
 backward() with a RuntimeError that holds HorovodInternalError's text.
 """
 
@@ -12,9 +13,13 @@ import contextlib
 import functools
 
 import torch
+import torch.distributed as dist
 
+from scalecom import basics
+from scalecom.process_sets import used
 from scalecom.torch import completion, mpi_ops, plan, state, submit
 from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
+from scalecom.torch.process_group import ScaleComProcessGroup
 
 
 class DDPState:
@@ -34,6 +39,7 @@ class DDPState:
         self.compression = compression
         self.op = op
         self.name = name
+        self.process_set = None
         self._gradients = None  # parameter -> (name, C options or None, priority)
         self._saved = None
         self.attach(model)
@@ -42,6 +48,7 @@ class DDPState:
         """Names the parameters of `model`, a module or its DistributedDataParallel."""
         is_wrapped = isinstance(model, torch.nn.parallel.DistributedDataParallel)
         module = model.module if is_wrapped else model
+        self.process_set = _process_set_of(model) if is_wrapped else None
         names = {name: parameter for name, parameter in module.named_parameters()
                  if parameter.requires_grad}
         if isinstance(self.compression, ScaleComCompressor):
@@ -77,15 +84,18 @@ class DDPState:
         """This rank's residuals and steps of the attached model."""
         if self._gradients is None:
             return self._saved
-        return state.model_state({name for name, _, _ in self._gradients.values()})
+        with used(self.process_set):
+            return state.model_state({name for name, _, _ in self._gradients.values()})
 
     def load_state_dict(self, saved):
         """Replaces residuals and steps; nothing where they are another model's (ValueError)."""
         if self._gradients is None:
             self._saved = saved
             return
-        state.load_model_state(saved, {name: tuple(parameter.shape)
-                                       for parameter, (name, _, _) in self._gradients.items()})
+        shapes = {name: tuple(parameter.shape)
+                  for parameter, (name, _, _) in self._gradients.items()}
+        with used(self.process_set):
+            state.load_model_state(saved, shapes)
 
     def __getstate__(self):
         return {"compression": self.compression, "op": self.op, "name": self.name,
@@ -94,7 +104,20 @@ class DDPState:
     def __setstate__(self, pickled):
         self.compression, self.op = pickled["compression"], pickled["op"]
         self.name = pickled["name"]
-        self._gradients, self._saved = None, pickled["saved"]
+        self.process_set = self._gradients = None
+        self._saved = pickled["saved"]
+
+
+def _process_set_of(model):
+    """The ranks that `model`, a DistributedDataParallel, works with."""
+    group = model.process_group
+    if isinstance(group, ScaleComProcessGroup):
+        return group.process_set
+    if dist.get_world_size(group) != basics.size():
+        raise ValueError(f"the model's process group has {dist.get_world_size(group)} ranks, the job "
+                         f"{basics.size()}; make the group with backend=\"scalecom\", which "
+                         "ddp_hook then follows")
+    return None
 
 
 def _finish(parts):
@@ -123,7 +146,9 @@ def ddp_hook(ddp_state, bucket):
         for gradient, (name, options, priority) in zip(gradients, places):
             # Memory is reduced in the order it lies in, of a channels_last parameter its own.
             wire, _, finish = mpi_ops.compress(gradient, True, ddp_state.compression)
-            ticket = submit.all_reduce(wire, wire, name, ddp_state.op, 1.0, 1.0, options, priority)
+            with used(ddp_state.process_set):
+                ticket = submit.all_reduce(wire, wire, name, ddp_state.op, 1.0, 1.0, options,
+                                           priority)
             parts.append((ticket, finish))
     except Exception:
         with contextlib.suppress(Exception):

@@ -5,7 +5,8 @@
 Under torchrun, and wherever RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set, that is all. Under
 mpirun without them, ``init_process_group("scalecom", init_method="scalecom://")`` takes the ranks from
 the job. The group and ``import scalecom.torch as hvd`` share one session: a group joins the job if
-hvd.init() has not, and the last group to be destroyed then leaves it.
+hvd.init() has not, and the last group to be destroyed then leaves it. A group of fewer ranks, or of
+another order, is a process set, which its ranks connect by torch's store.
 """
 
 import datetime
@@ -14,7 +15,7 @@ import threading
 
 import torch.distributed as dist
 
-from scalecom import basics
+from scalecom import basics, process_sets
 from scalecom.torch import functions, mpi_ops
 from scalecom.torch.process_group import ScaleComProcessGroup
 
@@ -51,12 +52,26 @@ class _Membership:
 _membership = _Membership()
 
 
-def _refusal_of(ranks):
-    if not ranks or list(ranks) == list(range(basics.size())):
-        return None
-    return (f"this group has the ranks {list(ranks)}; a group of the scalecom backend has all of the "
-            f"job's in their order, 0 to {basics.size() - 1}: make this one with new_group(ranks, "
-            "backend=\"gloo\")")
+class _StoreExchange:
+    """Lets the ranks of a group meet by its store."""
+
+    def __init__(self, store, place, size):
+        self._store, self._place, self._size = store, place, size
+        self._round = 0
+
+    def __call__(self, mine, limit_s):
+        keys = [f"scalecom/{self._round}/{place}" for place in range(self._size)]
+        self._round += 1
+        self._store.set(keys[self._place], mine)
+        self._store.wait(keys, datetime.timedelta(seconds=limit_s))
+        return [self._store.get(key) for key in keys]
+
+
+def _process_set_of(ranks, options):
+    if not ranks or ranks == list(range(basics.size())):
+        return process_sets.global_process_set
+    return process_sets.connect_process_set(
+        ranks, _StoreExchange(options.store, options.group_rank, options.group_size))
 
 
 def _create(options, _):
@@ -68,8 +83,18 @@ def _create(options, _):
                          f"{options.group_size}; the job that was launched has this process as rank "
                          f"{basics.rank()} of {basics.size()}: leave rank and world_size out, with "
                          "init_method=\"scalecom://\"")
+    try:
+        process_set = _process_set_of(ranks, options)
+    except BaseException:
+        _membership.leave()
+        raise
+
+    def end():
+        process_sets.leave_process_set(process_set)
+        _membership.leave()
+
     return ScaleComProcessGroup(options.group_id, options.group_rank, options.group_size,
-                                _refusal_of(ranks), _membership.leave)
+                                process_set, end)
 
 
 def _rendezvous(url, timeout=_TIMEOUT, **_):

@@ -243,14 +243,17 @@ class _DistributedMixin:
     def state_dict(self):
         """The optimizer's state, and under "scalecom" this rank's residuals and steps."""
         saved = super().state_dict()
+        names = set(self._scalecom.names.values())
         with used(self._scalecom.process_set):
-            saved["scalecom"] = state.model_state(set(self._scalecom.names.values()))
+            saved["scalecom"] = state.model_state(names)
         return saved
 
     def load_state_dict(self, state_dict):
         state_dict = dict(state_dict)
         saved = state_dict.pop("scalecom", None)
         shapes = {name: tuple(parameter.shape) for parameter, name in self._scalecom.names.items()}
+        if not shapes:  # This rank is not in the process set.
+            saved = None
         if saved is not None:
             state.check_residuals(saved["residuals"], shapes)
         super().load_state_dict(state_dict)
@@ -350,8 +353,9 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     wrapped_class = type(base.__name__, (_DistributedMixin, base), {})
     wrapped = wrapped_class.__new__(wrapped_class)
     wrapped.__dict__ = optimizer.__dict__
-    is_member = process_set is None or process_set.included()
-    settings = _Settings(names if is_member else {}, compression, op, backward_passes_per_step,
+    if process_set is not None and not process_set.included():
+        names, process_set = {}, None
+    settings = _Settings(names, compression, op, backward_passes_per_step,
                          gradient_predivide_factor, sparse_as_dense, process_set)
     settings.join(lists)
     wrapped._attach(settings)

@@ -3,6 +3,7 @@
 import weakref
 
 from scalecom import _library
+from scalecom.process_sets import used
 from scalecom.torch.compression import ScaleComCompressor
 from scalecom.torch.submit import DTYPES
 
@@ -11,8 +12,8 @@ _reducers = weakref.WeakKeyDictionary()
 
 
 def watch(reducer, describe):
-    """compression_plan() covers it as long as it lives. describe(reducer) has named_parameters() and
-    compression."""
+    """compression_plan() covers it as long as it lives. describe(reducer) has named_parameters(),
+    compression and process_set."""
     _reducers[reducer] = describe
 
 
@@ -59,8 +60,10 @@ def compression_plan(named_parameters=None, compression=None):
                  if parameter.requires_grad]
         return plan
     for reducer, describe in list(_reducers.items()):
-        plan += [_row(name, parameter, describe(reducer).compression)
-                 for name, parameter in describe(reducer).named_parameters()]
+        described = describe(reducer)
+        with used(described.process_set):
+            plan += [_row(name, parameter, described.compression)
+                     for name, parameter in described.named_parameters()]
     return plan
 
 

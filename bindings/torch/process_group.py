@@ -17,6 +17,7 @@ import torch.distributed as dist
 from scalecom import _library
 from scalecom._library import lib
 from scalecom.exceptions import HorovodInternalError
+from scalecom.process_sets import used
 from scalecom.torch import completion, mpi_ops, submit
 
 _OPS = {dist.ReduceOp.RedOpType.SUM: mpi_ops.Sum, dist.ReduceOp.RedOpType.AVG: mpi_ops.Average,
@@ -53,10 +54,13 @@ def _elements(tensors):
     return sum(tensor.numel() for tensor in tensors)
 
 
-def _check_elements(outputs, count, dtype, what):
-    if _elements(outputs) != count or any(output.dtype != dtype for output in outputs):
-        raise ValueError(f"{what} gives {count} elements of {dtype}; the output has "
-                         f"{_elements(outputs)} of {outputs[0].dtype}")
+def _check_elements(outputs, count, source, what):
+    """ValueError unless the outputs have `count` elements of the source's type on its device."""
+    if _elements(outputs) != count or any(
+            (output.dtype, output.device) != (source.dtype, source.device) for output in outputs):
+        raise ValueError(f"{what} gives {count} elements of {source.dtype} on {source.device}; the "
+                         f"output has {_elements(outputs)} of {outputs[0].dtype} on "
+                         f"{outputs[0].device}")
 
 
 def _scatter_into(flat, targets):
@@ -81,6 +85,11 @@ def _deliver(ticket, targets):
     for target in targets:
         if target.is_cuda:
             target.record_stream(torch.cuda.current_stream(target.device))
+
+
+def _empty(rows):
+    """The shape of a part without elements, beside which others have `rows` of one element or one."""
+    return (rows, 0) if rows else (0, 1)
 
 
 class _Work(dist.Work):
@@ -109,23 +118,34 @@ class _Work(dist.Work):
     def is_completed(self):
         return self._future.done()
 
+    def is_success(self):
+        return self.is_completed() and self.exception() is None
+
+    def exception(self):
+        try:
+            self._future.value()
+        except Exception as problem:
+            return problem
+        return None
+
     def result(self):
         return self._future.value()
 
 
 class ScaleComProcessGroup(dist.ProcessGroup):
-    """All ranks of the job, in its order.
+    """All ranks of the job in its order, or those of a process set.
 
     Every method submits and returns a Work; where its options say that the caller waits anyhow, it
     does so itself. ValueError at once for what is wrong on this rank, a RuntimeError with the
     runtime's text for what goes wrong between ranks. The runtime's own limits hold, not the group's
-    timeout. `refusal`: what every collective raises, or None.
+    timeout.
     """
 
-    def __init__(self, name, rank, size, refusal=None, at_end=lambda: None):
+    def __init__(self, name, rank, size, process_set, at_end=lambda: None):
         super().__init__(rank, size)
         self._rank, self._size = rank, size
-        self._name, self._refusal, self._at_end = name.encode(), refusal, at_end
+        self._name, self._at_end = name.encode(), at_end
+        self.process_set = process_set
         self._lock = threading.Lock()
         self._number = 0
 
@@ -145,9 +165,7 @@ class ScaleComProcessGroup(dist.ProcessGroup):
     # A number is used up when its collective has been submitted: a rank that was refused may repeat.
     def _submit(self, start):
         """The ticket that start(name) returns."""
-        if self._refusal is not None:
-            raise NotImplementedError(self._refusal)
-        with self._lock:
+        with self._lock, used(self.process_set):
             ticket = start(submit.FullName(b"torch.%s.%d" % (self._name, self._number)))
             self._number += 1
         return ticket
@@ -156,14 +174,15 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         return self._submit(lambda name: submit.submit(
             function, (name, submit.view(tensor), *arguments), tensor))
 
-    def _work(self, ticket, finish, outputs, opts):
-        """The Work of a collective, which finish() ends when its ticket is complete."""
+    def _work(self, ticket, finish, outputs, opts, device=None):
+        """The Work of a collective, which finish() ends when its ticket is complete. device: that of
+        the input where there are no outputs here."""
         def end():
             ticket.wait()
             finish()
 
         if getattr(opts, "asyncOp", True):
-            device = outputs[0].device if outputs else torch.device("cpu")
+            device = outputs[0].device if outputs else device or torch.device("cpu")
             return _Work(completion.future_of(end, outputs, device))
         end()
         future = torch.futures.Future()
@@ -216,7 +235,7 @@ class ScaleComProcessGroup(dist.ProcessGroup):
     def _gather(self, targets, source, opts, rows=1):
         """An all-gather of equal parts, or of those that differ (rows: the elements)."""
         ticket = self._submit_exchange(lib.scalecom_all_gather, _contiguous(source).view(rows, -1)
-                                       if source.numel() else source.new_empty(rows, 0))
+                                       if source.numel() else source.new_empty(_empty(rows)))
         return self._work(ticket, lambda: _deliver(ticket, targets), targets, opts)
 
     def allgather(self, output_lists, inputs, opts=None):
@@ -226,17 +245,18 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         targets = [output.detach() for output in outputs]
         sizes = {target.numel() for target in targets}
         if len(targets) != self._size or targets[self._rank].numel() != source.numel() or any(
-                target.dtype != source.dtype for target in targets):
+                (target.dtype, target.device) != (source.dtype, source.device)
+                for target in targets):
             raise ValueError(f"the outputs' sizes are {[target.numel() for target in targets]}, of "
                              f"{targets[0].dtype if targets else 'no type'}; needed is one for each "
                              f"of {self._size} ranks, this rank's of {source.numel()} elements of "
-                             f"{source.dtype}")
+                             f"{source.dtype}, on {source.device}")
         is_even = len(sizes) == 1
         return self._gather(targets, source, opts, 1 if is_even else source.numel())
 
     def all_gather_single(self, output, source, opts=None):
         output, source = output.detach(), source.detach()
-        _check_elements([output], source.numel() * self._size, source.dtype, "the all-gather")
+        _check_elements([output], source.numel() * self._size, source, "the all-gather")
         return self._gather([output], source, opts)
 
     def all_gather_single_coalesced(self, outputs, sources, opts=None):
@@ -247,7 +267,7 @@ class ScaleComProcessGroup(dist.ProcessGroup):
     def reduce_scatter_single(self, output, source, opts=None):
         opts = opts or dist.ReduceScatterOptions()
         output, op = output.detach(), _op_of(opts)
-        _check_elements([output] * self._size, source.numel(), source.dtype,
+        _check_elements([output] * self._size, source.numel(), source,
                         "each rank's part of the reduce-scatter")
         wire = _contiguous(source.detach()).view(self._size, output.numel())
         ticket = self._submit_exchange(lib.scalecom_reduce_scatter, wire, op, 1.0, 1.0)
@@ -281,7 +301,7 @@ class ScaleComProcessGroup(dist.ProcessGroup):
             if targets:
                 _deliver(ticket, targets)
 
-        return self._work(ticket, finish, targets, opts)
+        return self._work(ticket, finish, targets, opts, rows.device)
 
     def gather(self, output_lists, inputs, opts=None):
         """By an all-to-all in which only the root gets something."""
@@ -290,7 +310,7 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         is_root = self._rank == opts.rootRank
         targets = [output.detach() for output in output_lists[0]] if is_root else []
         if is_root:
-            _check_elements(targets, source.numel() * self._size, source.dtype, "the gather")
+            _check_elements(targets, source.numel() * self._size, source, "the gather")
         return self._exchange(targets, _contiguous(source).view(1, source.numel()),
                               _one_at(opts.rootRank, self._size), [int(is_root)] * self._size, opts)
 
@@ -302,7 +322,7 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         rows = output.new_empty(0, output.numel())
         if is_root:
             sources = input_lists[0]
-            _check_elements([output] * self._size, _elements(sources), sources[0].dtype,
+            _check_elements([output] * self._size, _elements(sources), sources[0],
                             "each rank's part of the scatter")
             rows = torch.stack([source.detach().reshape(output.numel()) for source in sources])
         return self._exchange([output], rows, [int(is_root)] * self._size,
@@ -313,7 +333,7 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         sent = self._splits(source, input_splits, "input")
         received = self._splits(output, output_splits, "output")
         width = math.prod(source.shape[1:])
-        _check_elements([output], sum(received) * width, source.dtype, "the all-to-all")
+        _check_elements([output], sum(received) * width, source, "the all-to-all")
         return self._exchange([output], _contiguous(source).view(source.shape[0], width), sent,
                               received, opts)
 
@@ -336,13 +356,14 @@ class ScaleComProcessGroup(dist.ProcessGroup):
                              f"one for each of {self._size} ranks")
         rows = torch.cat([source.detach().reshape(-1) for source in sources])
         received = [target.numel() for target in targets]
-        _check_elements(targets, sum(received), rows.dtype, "the all-to-all")
+        _check_elements(targets, sum(received), rows, "the all-to-all")
         return self._exchange(targets, rows, [source.numel() for source in sources], received, opts)
 
     def barrier(self, opts=None):
-        if self._refusal is not None:
-            raise NotImplementedError(self._refusal)
-        return self._work(_library.submit(lib.scalecom_barrier, (), None), lambda: None, [], opts)
+        # By a number like all others: those of several groups and threads are not to meet.
+        ticket = self._submit_exchange(lib.scalecom_all_gather,
+                                       torch.zeros(1, dtype=torch.uint8, device="cpu"))
+        return self._work(ticket, lambda: None, [], opts)
 
     def send(self, tensors, rank, tag):
         raise NotImplementedError(

@@ -83,6 +83,22 @@ SCALECOM_API int scalecom_get_topology(scalecom_topology* topology);
 SCALECOM_API int scalecom_process_set_add(const int32_t* ranks, int32_t count, int32_t* id);
 /* What of it is in flight ends with StatusCode::shut_down. */
 SCALECOM_API int scalecom_process_set_remove(int32_t id);
+/* By the set's ranks alone, which meet by `exchange`: it hands `count` bytes to each of the others
+ * and gives everyone's, its own among them, to scalecom_exchanged_put(all, place in ranks, ...);
+ * 0, or another number when they have not all come within limit_s seconds. It is called in this
+ * thread, several times. `*id` is a number of this rank's own. */
+typedef struct scalecom_exchanged scalecom_exchanged;
+typedef int (*scalecom_exchange)(void* context, const void* mine, int64_t count, double limit_s,
+                                 scalecom_exchanged* all);
+/* The bytes are copied. */
+SCALECOM_API int scalecom_exchanged_put(scalecom_exchanged* all, int32_t place, const void* bytes,
+                                        int64_t count);
+/* See scalecom_exchange. `ranks` are ranks of the job, in the set's order, this one among them. */
+SCALECOM_API int scalecom_process_set_connect(const int32_t* ranks, int32_t count,
+                                              scalecom_exchange exchange, void* context,
+                                              int32_t* id);
+/* Ends a set that was connected, for all of its ranks. */
+SCALECOM_API int scalecom_process_set_leave(int32_t id);
 /* All of this thread's calls from now on are of this process set, which this rank is in: its ranks,
  * world size, root ranks, names, residuals and counts. 0: of all ranks, as at first. */
 SCALECOM_API int scalecom_process_set_use(int32_t id);

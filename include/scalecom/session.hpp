@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -186,6 +187,16 @@ class SCALECOM_API Session {
   /// What is written to files is this session's: the other one has no health file, and a timeline
   /// when it is told to start one.
   std::unique_ptr<Session> make_process_set(const std::vector<int>& ranks);
+
+  /// What ranks that know each other otherwise use to meet: each gives a text and gets everyone's,
+  /// in rank order. Throws when not all have come within `limit_s` seconds.
+  using Exchange = std::function<std::vector<std::string>(const std::string& mine, double limit_s)>;
+
+  /// make_process_set() by the set's own ranks alone, of which this is one: they meet by
+  /// `exchange`, which is called in this thread, as often on each of them. Throws Error, and what
+  /// `exchange` throws.
+  std::unique_ptr<Session> connect_process_set(const std::vector<int>& ranks,
+                                               const Exchange& exchange) const;
 
   /// This rank's residuals, ordered by name. Like the two below, waits for the batch that is being
   /// executed.

@@ -29,3 +29,7 @@ def test_torchrun_alone_starts_a_group(tmp_path):
 def test_ranks_that_are_not_the_jobs_are_refused(launch):
     for message in launch(2, "programs.process_groups:take_each_others_rank"):
         assert "says rank" in message and "scalecom://" in message
+
+
+def test_a_mesh_of_two_dimensions(launch):
+    assert launch(4, "programs.process_groups:mesh_of_two_dimensions_shards_and_replicates") == [True] * 4

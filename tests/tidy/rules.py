@@ -70,7 +70,7 @@ GETENV = {"runtime/config_env.cpp"}
 GLOBALS = {
     "src/base/log.cpp": "the logger",
     "src/device/nccl/tuner.cpp": "NCCL calls the plugin of a process, on threads of its own",
-    "bindings/c/c_api.cpp": "the sessions of a process, the last error of a thread",
+    "bindings/c/calls.hpp": "the sessions of a process, the last error of a thread",
     "bindings/c/sessions.cpp": "the process set that a thread uses",
     "src/mpi_plugin/mpi_process.cpp": "who finalizes MPI is a fact of the process",
 }

@@ -59,6 +59,11 @@ def prefix():
     return pathlib.Path(__file__).resolve().parent
 
 
+# (context, mine, bytes of it, limit in seconds, where the ranks' bytes go) -> 0, or it has failed
+Exchange = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64,
+                            ctypes.c_double, ctypes.c_void_p)
+
+
 def _declare(library):
     c_int, c_char_p, c_double = ctypes.c_int, ctypes.c_char_p, ctypes.c_double
     c_int32, c_int64, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.POINTER
@@ -74,6 +79,10 @@ def _declare(library):
         "scalecom_session_status": (c_int, []),
         "scalecom_process_set_add": (c_int, [pointer(c_int32), c_int32, pointer(c_int32)]),
         "scalecom_process_set_remove": (c_int, [c_int32]),
+        "scalecom_process_set_connect": (c_int, [pointer(c_int32), c_int32, Exchange,
+                                                 ctypes.c_void_p, pointer(c_int32)]),
+        "scalecom_process_set_leave": (c_int, [c_int32]),
+        "scalecom_exchanged_put": (c_int, [ctypes.c_void_p, c_int32, c_char_p, c_int64]),
         "scalecom_process_set_use": (c_int, [c_int32]),
         "scalecom_get_topology": (c_int, [pointer(Topology)]),
         "scalecom_all_reduce": (c_int, [c_char_p, pointer(Tensor), pointer(Tensor), c_int32,

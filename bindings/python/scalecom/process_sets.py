@@ -85,14 +85,15 @@ global_process_set = ProcessSet([])
 global_process_set.process_set_id = 0
 
 _added = []
+_connected = []
 _of_thread = threading.local()
 
 
 def add_process_set(process_set):
     """Makes a ProcessSet, or one of a list of ranks, usable, and returns it. Every rank of the job
     calls it, with the same ranks in the same order of calls; it waits for all of them. Raises
-    ValueError for ranks that are not there or that another set has, HorovodInternalError where one of
-    its ranks cannot connect."""
+    ValueError for ranks that are not there or that another set has, ValueError or HorovodInternalError
+    where one of its ranks cannot connect."""
     if not isinstance(process_set, ProcessSet):
         process_set = ProcessSet(process_set)
     ranks = process_set.ranks
@@ -101,10 +102,7 @@ def add_process_set(process_set):
     number = ctypes.c_int32()
     _library.check(lib.scalecom_process_set_add((ctypes.c_int32 * len(ranks))(*ranks), len(ranks),
                                                 ctypes.byref(number)))
-    process_set.process_set_id = number.value
-    process_set.name_counters = {}
-    _added.append(process_set)
-    return process_set
+    return _take(process_set, number.value, _added)
 
 
 def remove_process_set(process_set):
@@ -114,18 +112,65 @@ def remove_process_set(process_set):
     if process_set is global_process_set or process_set not in _added:
         return False
     _library.check(lib.scalecom_process_set_remove(process_set.process_set_id))
-    _forget(process_set)
+    _forget(process_set, _added)
     return True
+
+
+def connect_process_set(ranks, exchange):
+    """A set of these ranks of the job, in this order, which they make without the others.
+
+    exchange(mine, limit_s): gives bytes to the other ranks of the set, and returns everyone's as a
+    list in the set's order; it raises when they have not all come within limit_s seconds. It is called
+    in this thread, several times, as often on each of the ranks. The set's number is this process's own;
+    leave_process_set() ends it. Raises what exchange() raised, ValueError or HorovodInternalError.
+    """
+    process_set = ProcessSet(ranks)
+    process_set._ranks = list(ranks)
+    problems = []
+
+    def call(_, mine, count, limit_s, everyone):
+        try:
+            for place, theirs in enumerate(exchange(ctypes.string_at(mine, count), limit_s)):
+                _library.check(lib.scalecom_exchanged_put(everyone, place, theirs, len(theirs)))
+            return 0
+        except BaseException as problem:
+            problems.append(problem)
+            return 1
+
+    number = ctypes.c_int32()
+    code = lib.scalecom_process_set_connect((ctypes.c_int32 * len(ranks))(*ranks), len(ranks),
+                                            _library.Exchange(call), None, ctypes.byref(number))
+    if problems:
+        raise problems[0]
+    _library.check(code)
+    return _take(process_set, number.value, _connected)
+
+
+def leave_process_set(process_set):
+    """Ends a set of connect_process_set() for all of its ranks; nothing where it has ended."""
+    if process_set in _connected:
+        lib.scalecom_process_set_leave(process_set.process_set_id)
+        _forget(process_set, _connected)
 
 
 def forget_all():
     """The session has ended, and all sets with it."""
-    for process_set in list(_added):
-        _forget(process_set)
+    for sets in (_added, _connected):
+        for process_set in list(sets):
+            _forget(process_set, sets)
+    # The ranks of the next session need not have made as many calls in this one.
+    global_process_set.name_counters = {}
 
 
-def _forget(process_set):
-    _added.remove(process_set)
+def _take(process_set, number, sets):
+    process_set.process_set_id = number
+    process_set.name_counters = {}
+    sets.append(process_set)
+    return process_set
+
+
+def _forget(process_set, sets):
+    sets.remove(process_set)
     process_set.process_set_id = None
 
 

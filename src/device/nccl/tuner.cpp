@@ -15,7 +15,8 @@ namespace {
 
 // NCCL makes communicators on threads of its own, so what they are to get is a fact of the process.
 std::atomic<AllReduceAlgorithm> algorithm_of_new{AllReduceAlgorithm::own_choice};
-std::atomic<bool> is_asked{false};
+std::atomic<int> living{0};  // TunedCommunicators, all of one algorithm
+std::atomic<std::int64_t> times_asked{0};
 
 constexpr int kAllReduce = 4;      // ncclFuncAllReduce
 constexpr float kIgnored = -1.0f;  // NCCL_ALGO_PROTO_IGNORE
@@ -27,7 +28,7 @@ void* context_of(AllReduceAlgorithm algorithm) {
 
 Result begin(std::size_t, std::size_t, void (*)(), void** context) {
   *context = context_of(algorithm_of_new);
-  is_asked = true;
+  ++times_asked;
   return Result::success;
 }
 
@@ -76,13 +77,17 @@ std::string tuner_library() {
   return is_found ? info.dli_fname : "";
 }
 
-TunedCommunicators::TunedCommunicators(AllReduceAlgorithm algorithm) {
-  is_asked = false;
+// Several sessions of a process may make communicators at once. NCCL's calls wait for other ranks
+// in between, so they cannot be let in one after the other.
+TunedCommunicators::TunedCommunicators(AllReduceAlgorithm algorithm) : asked_before_(times_asked) {
+  ++living;
   algorithm_of_new = algorithm;
 }
 
-TunedCommunicators::~TunedCommunicators() { algorithm_of_new = AllReduceAlgorithm::own_choice; }
+TunedCommunicators::~TunedCommunicators() {
+  if (--living == 0) algorithm_of_new = AllReduceAlgorithm::own_choice;
+}
 
-bool TunedCommunicators::has_been_asked() const { return is_asked; }
+bool TunedCommunicators::has_been_asked() const { return times_asked != asked_before_; }
 
 }  // namespace scalecom::device::nccl

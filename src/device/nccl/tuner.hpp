@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 /// Which algorithm NCCL's all-reduces take. NCCL asks a plugin, for each call of each communicator:
@@ -18,7 +19,7 @@ AllReduceAlgorithm all_reduce_algorithm_of(const std::string& name);
 std::string tuner_library();
 
 /// While it lives, communicators that this process makes get `algorithm` for all their
-/// all-reduces. One at a time.
+/// all-reduces. Those that live at once give the same.
 class TunedCommunicators {
  public:
   explicit TunedCommunicators(AllReduceAlgorithm algorithm);
@@ -28,6 +29,9 @@ class TunedCommunicators {
 
   /// NCCL has asked for a communicator meanwhile. False: it has no plugin, or another one.
   bool has_been_asked() const;
+
+ private:
+  const std::int64_t asked_before_;
 };
 
 }  // namespace scalecom::device::nccl

@@ -9,6 +9,8 @@ import torch.distributed as dist
 from programs.process_groups import over
 
 import scalecom.torch as hvd
+from scalecom import process_sets
+from scalecom.torch import distributed
 
 OPS = (dist.ReduceOp.SUM, dist.ReduceOp.PRODUCT, dist.ReduceOp.MIN, dist.ReduceOp.MAX)
 
@@ -280,24 +282,76 @@ def wrong_arguments_are_refused_with_what_to_do():
         assert tensor.tolist() == [size] * 2
 
 
-def groups_of_all_ranks_work_and_smaller_ones_name_the_remedy():
+def groups_of_fewer_ranks_and_of_another_order_work_beside_the_whole():
     with over("scalecom"):
+        size, rank = hvd.size(), hvd.rank()
         everybody = dist.new_group()
         tensor = torch.ones(2)
         dist.all_reduce(tensor, group=everybody)
-        assert tensor.tolist() == [hvd.size()] * 2
-        if hvd.size() == 1:
+        assert tensor.tolist() == [size] * 2
+        first = dist.new_group([0])
+        if rank == 0:
+            dist.all_reduce(tensor, group=first)
+            dist.barrier(group=first)
+        assert tensor.tolist() == [size] * 2
+        if size == 1:
             return
-        few = dist.new_group([0])
-        if hvd.rank() == 0:
-            for call in (lambda: dist.all_reduce(torch.ones(1), group=few),
-                         lambda: dist.barrier(group=few)):
-                with pytest.raises(NotImplementedError, match=r"has the ranks \[0\];.*\"gloo\""):
-                    call()
-        few = dist.new_group([0, 1], backend="gloo")
-        if hvd.rank() < 2:
-            dist.all_reduce(tensor, group=few)
-            assert tensor.tolist() == [2 * hvd.size()] * 2
+        last_two = dist.new_group([size - 2, size - 1])
+        gloo = dist.new_group([size - 2, size - 1], backend="gloo")
+        if rank >= size - 2:
+            for group in (last_two, gloo):
+                place, mine = dist.get_rank(group), torch.full((3,), float(rank))
+                dist.all_reduce(mine, group=group)
+                assert mine.tolist() == [2.0 * size - 3] * 3
+                dist.broadcast(mine.fill_(rank), size - 1, group=group)
+                assert mine.tolist() == [size - 1] * 3
+                parts = [torch.empty(1) for _ in range(2)]
+                dist.all_gather(parts, torch.tensor([float(rank)]), group=group)
+                assert torch.cat(parts).tolist() == [size - 2, size - 1]
+                part = torch.empty(1)
+                dist.scatter(part, [torch.zeros(1), torch.ones(1)] if place == 0 else None,
+                             group=group, group_src=0)
+                assert part.item() == place
+        dist.all_reduce(tensor)
+        assert tensor.tolist() == [size * size] * 2
+
+
+def callbacks_may_wait_for_collectives_and_barriers_may_overlap():
+    with over("scalecom"):
+        first, second = torch.ones(3), torch.full((2,), 2.0)
+
+        def again(_):
+            dist.all_reduce(second, async_op=True).get_future().wait()
+            return second
+
+        future = dist.all_reduce(first, async_op=True).get_future().then(again)
+        assert future.wait().tolist() == [2.0 * hvd.size()] * 2
+        assert first.tolist() == [hvd.size()] * 3
+        works = [dist.barrier(async_op=True) for _ in range(3)]
+        for work in works:
+            work.wait()
+        assert all(work.is_completed() and work.is_success() for work in works)
+
+
+def gathered_parts_may_be_empty():
+    with over("scalecom"):
+        sizes = [3 * (rank % 2) for rank in range(hvd.size())]
+        parts = [torch.empty(size) for size in sizes]
+        dist.all_gather(parts, torch.full((sizes[hvd.rank()],), float(hvd.rank())))
+        assert [part.tolist() for part in parts] == [
+            [rank] * size for rank, size in enumerate(sizes)]
+
+
+def a_group_that_lacks_a_rank_is_an_error_in_time():
+    if hvd.size() == 1:
+        return
+    with over("scalecom"):
+        if hvd.rank() == 0:  # The others never make it.
+            place = dist.PrefixStore("lacking", dist.distributed_c10d._get_default_store())
+            exchange = distributed._StoreExchange(place, 0, 2)
+            with pytest.raises(dist.DistStoreError):
+                process_sets.connect_process_set([0, 1], lambda mine, _: exchange(mine, 0.2))
+        hvd.barrier()
 
 
 def the_session_stays_where_it_was_and_ends_with_the_group_that_joined():

@@ -42,6 +42,32 @@ def scalecoms_hook_works_as_over_gloo():
     assert hvd.compression_state()["hook_scalecom.1.weight"].abs().max() > 0
 
 
+def a_model_of_a_smaller_group_is_averaged_over_that_alone():
+    if hvd.size() < 2:
+        return
+    with over("scalecom"):
+        pair = dist.new_group([0, hvd.size() - 1])
+        gloo = dist.new_group([0, hvd.size() - 1], backend="gloo")
+        if hvd.rank() not in (0, hvd.size() - 1):
+            return
+        model = DistributedDataParallel(nn.Linear(40, 50, bias=False), process_group=pair)
+        compression = hvd.Compression.scalecom(rates={"*": 10}, beta=1.0, warmup_steps=0)
+        hook = hvd.DDPState(model, compression, name="pair.")
+        model.register_comm_hook(hook, hvd.ddp_hook)
+        total = torch.zeros(50, 40)
+        for _ in range(3):
+            model.zero_grad()
+            model(torch.full((1, 40), hvd.rank() + 1.0)).sum().backward()
+            total += model.module.weight.grad
+        owed = hook.state_dict()["residuals"]["pair.weight"].clone()
+        dist.all_reduce(owed, dist.ReduceOp.AVG, group=pair)
+        assert torch.allclose(total + owed, torch.full((50, 40), 3 * (1 + hvd.size()) / 2))
+        if hvd.size() > 2:
+            model = DistributedDataParallel(nn.Linear(4, 5), process_group=gloo)
+            with pytest.raises(ValueError, match="process group has 2 ranks, the job 3"):
+                hvd.DDPState(model)
+
+
 def batch_norm_buffers_and_unused_parameters_are_handled():
     with over("scalecom"):
         net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))

@@ -39,3 +39,17 @@ def take_each_others_rank():
         return str(error)
     finally:
         hvd.shutdown()
+
+
+def mesh_of_two_dimensions_shards_and_replicates():
+    """On 4 ranks: fully_shard on 2 x 2, which averages over both dimensions."""
+    from torch.distributed.fsdp import fully_shard
+    with over("scalecom"):
+        mesh = dist.device_mesh.init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
+        torch.manual_seed(3)
+        net = torch.nn.Linear(8, 6)
+        wanted = net.weight.detach() - 0.1 * 2.5
+        fully_shard(net, mesh=mesh)
+        net(torch.full((1, 8), hvd.rank() + 1.0)).sum().backward()
+        torch.optim.SGD(net.parameters(), lr=0.1).step()
+        return torch.allclose(net.weight.full_tensor(), wanted)

@@ -153,6 +153,13 @@ def unnamed_calls_of_a_set_do_not_count_for_others():
             assert hvd.allreduce(torch.ones(1), op=hvd.Sum) == hvd.size()
 
 
+def unnamed_calls_begin_anew_with_a_session():
+    hvd.global_process_set.name_counters["allreduce"] = hvd.rank()  # As after a failure half-way.
+    hvd.shutdown()
+    hvd.init()
+    assert hvd.allreduce(torch.ones(1), op=hvd.Sum) == hvd.size()
+
+
 def a_set_goes_on_while_the_job_waits_and_names_are_its_own():
     if hvd.size() < 2:
         return
@@ -211,6 +218,10 @@ def an_optimizer_averages_over_its_set_with_scalecom():
             assert torch.allclose(-parameter.detach() + owed, 3 * mean * torch.arange(200.0))
             assert "of_a_set" not in hvd.compression_state()
         else:
+            saved = optimizer.state_dict()
+            assert saved["scalecom"]["residuals"] == {}
+            saved["scalecom"]["residuals"] = {"of_a_set": torch.zeros(200)}  # A member's.
+            optimizer.load_state_dict(saved)
             # Its own gradients, uncompressed.
             assert torch.allclose(-parameter.detach(),
                                   3 * (hvd.rank() + 1) * torch.arange(200.0))

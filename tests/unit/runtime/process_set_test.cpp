@@ -3,6 +3,7 @@
 #include "tests/support/catch.hpp"
 #include "tests/support/ranks.hpp"
 #include "tests/support/session_world.hpp"
+#include "tests/support/thread_bootstrap.hpp"
 
 using namespace scalecom;
 using namespace scalecom::test;
@@ -115,4 +116,25 @@ TEST_CASE("where a rank cannot make its part every rank hears why, also those ou
   for (const std::string& error : errors) {
     CHECK_THAT(error, Catch::Contains("SCALECOM_FUSION_THRESHOLD"));
   }
+}
+
+TEST_CASE(
+    "ranks that know each other otherwise make a set alone, and its errors say whose they are") {
+  SessionWorld world(kSize, quick());
+  Exchange blobs(2);
+  std::string message;
+  run_ranks(kSize, [&](int rank) {
+    if (rank != 1 && rank != 3) return;
+    ThreadBootstrap meeting(blobs, rank / 2, 2);
+    const auto set =
+        world[rank].connect_process_set({1, 3}, [&](const std::string& mine, double limit_s) {
+          return meeting.exchange(mine, Bootstrap::Limit(limit_s));
+        });
+    CHECK(sum_over(*set, 1) == 2);
+    std::vector<float> values(rank == 1 ? 4 : 5);
+    const Status status = set->all_reduce("w2", view_of(values), view_of(values)).wait();
+    if (rank == 3) message = status.message();
+  });
+  CHECK_THAT(message, Catch::Contains("process set of ranks [1, 3]") && Catch::Contains("w2"));
+  CHECK_THROWS_WITH(world[0].connect_process_set({1, 3}, {}), Catch::Contains("not one of"));
 }
