@@ -117,9 +117,9 @@ TEST_CASE("all ranks have one tuning, which was measured") {
 TEST_CASE("what is measured is what its name says: latencies are no rates") {
   const HostRanks hosts = GENERATE(HostRanks{{0, 1}}, HostRanks{{0}, {1}});
   const Tuning tuning = run_tuning({.hosts = hosts}).front().tuning;
-  // Wide enough for any machine under any load, and far apart.
+  // Wide enough for any machine under any load and a sanitizer, and far apart.
   const auto is_latency = [](double time_s) { return time_s > 2e-8 && time_s < 1.0; };
-  const auto is_rate = [](double bytes_per_s) { return bytes_per_s > 2e7 && bytes_per_s < 1e13; };
+  const auto is_rate = [](double bytes_per_s) { return bytes_per_s > 2e6 && bytes_per_s < 1e13; };
   CHECK(is_latency(tuning.inside_host.latency_s));
   CHECK(is_rate(tuning.inside_host.copy_bytes_per_s));
   CHECK(is_latency(tuning.between_hosts.latency_s));
@@ -127,7 +127,7 @@ TEST_CASE("what is measured is what its name says: latencies are no rates") {
   CHECK(is_rate(tuning.between_hosts.reduce_bytes_per_s));
   CHECK(is_rate(tuning.kernels.swept_elements_per_s));
   CHECK(is_rate(tuning.kernels.filled_elements_per_s));
-  CHECK(tuning.kernels.taken_elements_per_s > 2e6);
+  CHECK(tuning.kernels.taken_elements_per_s > 2e5);
   CHECK(tuning.kernels.taken_elements_per_s < tuning.kernels.filled_elements_per_s);
 }
 
@@ -183,7 +183,7 @@ TEST_CASE("a rank that does not answer leaves all ranks with the defaults, in ti
   const auto begin = std::chrono::steady_clock::now();
   auto captured = std::make_unique<CapturedStderr>();
   const auto results = run_tuning(
-      {.hosts = hosts, .cache = folder.path(), .limit = Bootstrap::Limit(0.2), .absent = 1});
+      {.hosts = hosts, .cache = folder.path(), .limit = Bootstrap::Limit(2.0), .absent = 1});
   const auto time = std::chrono::steady_clock::now() - begin;
   const std::string said = captured->text();
   captured.reset();
