@@ -87,11 +87,7 @@ std::int32_t Sessions::add_set(std::vector<int> ranks) {
   std::ranges::sort(ranks);
   refuse_known(ranks, all->topology().size);
   std::shared_ptr<Session> session = all->make_process_set(ranks);
-  const std::lock_guard lock(mutex_);
-  std::int32_t id = kAllRanks + 1;
-  while (sets_.contains(id)) ++id;
-  sets_[id] = {std::move(ranks), std::move(session)};
-  return id;
+  return keep_set(kAllRanks + 1, std::move(ranks), std::move(session));
 }
 
 void Sessions::remove_set(std::int32_t id) {
@@ -109,10 +105,15 @@ std::int32_t Sessions::connect_set(const std::vector<int>& ranks,
                                    const Session::Exchange& exchange) {
   const std::shared_ptr<Session> all = of_all_ranks();
   std::shared_ptr<Session> session = all->connect_process_set(ranks, exchange);
+  return keep_set(kFirstConnected, ranks, std::move(session));
+}
+
+std::int32_t Sessions::keep_set(std::int32_t first_id, std::vector<int> ranks,
+                                std::shared_ptr<Session> session) {
   const std::lock_guard lock(mutex_);
-  std::int32_t id = kFirstConnected;
+  std::int32_t id = first_id;
   while (sets_.contains(id)) ++id;
-  sets_[id] = {ranks, std::move(session)};
+  sets_[id] = {std::move(ranks), std::move(session)};
   return id;
 }
 

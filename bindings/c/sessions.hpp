@@ -43,6 +43,9 @@ class Sessions {
   };
   const ProcessSet& find_set(std::int32_t id) const;
   const ProcessSet& find_usable_set(std::int32_t id) const;
+  /// Under the smallest number from `first_id` on that is free.
+  std::int32_t keep_set(std::int32_t first_id, std::vector<int> ranks,
+                        std::shared_ptr<Session> session);
   std::shared_ptr<Session> take_set(std::int32_t id);
   void refuse_known(const std::vector<int>& ranks, int size);
 
