@@ -56,6 +56,13 @@ if(NOT SCALECOM_WITH_MPI STREQUAL "OFF")
   find_package(MPI COMPONENTS C)
 endif()
 scalecom_feature(MPI "${MPI_C_FOUND}" "no MPI was found: install libopenmpi-dev, or set MPI_HOME")
+# A second one, for jobs that MPICH's mpirun starts.
+set(has_mpich FALSE)
+if(SCALECOM_HAS_MPI AND NOT MPI_C_LIBRARIES MATCHES "mpich")
+  pkg_check_modules(MPICH IMPORTED_TARGET mpich)
+  set(has_mpich ${MPICH_FOUND})
+endif()
+scalecom_feature(MPICH "${has_mpich}" "none was found beside the other MPI: install libmpich-dev")
 # What nvcc makes code for: compute capability 7.5 to 10, and PTX for what comes later. Code of one
 # capability runs on later minor versions of it. nvcc 13 has dropped 7.0.
 if(NOT SCALECOM_WITH_CUDA STREQUAL "OFF")

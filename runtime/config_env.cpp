@@ -16,7 +16,7 @@ namespace {
 
 // Each launcher sets one of these in the processes it starts: Open MPI, MPICH and Intel MPI, and
 // Slurm's PMIx. The first two give the number of ranks.
-constexpr std::array kSizeVariables{"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"};
+constexpr std::array kSizeVariables{"OMPI_COMM_WORLD_SIZE", kMpichVariable};
 constexpr const char* kPmixVariable = "PMIX_RANK";
 // torchrun sets it.
 constexpr const char* kRunVariable = "TORCHELASTIC_RUN_ID";

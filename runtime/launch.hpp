@@ -8,6 +8,9 @@
 
 namespace scalecom {
 
+/// Of the environment: what the mpirun of MPICH, and of others with its interface, sets.
+inline constexpr const char* kMpichVariable = "PMI_SIZE";
+
 /// How an MPI launcher (mpirun, srun with PMIx...) says that this process is one of its ranks.
 struct MpiLaunch {
   std::string variable;  ///< of the environment; empty: no launcher

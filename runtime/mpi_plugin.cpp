@@ -6,6 +6,7 @@
 #include <atomic>
 #include <filesystem>
 #include <future>
+#include <initializer_list>
 #include <thread>
 #include <utility>
 
@@ -16,15 +17,49 @@ namespace scalecom {
 namespace {
 
 constexpr const char* kMpiPlugin = "libscalecom_mpi.so";
+constexpr const char* kMpichPlugin = "libscalecom_mpich.so";
 
-std::string plugin_path() {
+std::string path_of(const char* plugin) {
   Dl_info info{};
-  if (dladdr(reinterpret_cast<const void*>(&plugin_path), &info) == 0) return kMpiPlugin;
-  return (std::filesystem::path(info.dli_fname).parent_path() / kMpiPlugin).string();
+  if (dladdr(reinterpret_cast<const void*>(&path_of), &info) == 0) return plugin;
+  return (std::filesystem::path(info.dli_fname).parent_path() / plugin).string();
 }
 
-// Never unloaded: MPI cannot be initialised twice in a process.
-void* open_plugin(const std::string& path) { return dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL); }
+bool is_in_process(const char* library) {
+  void* handle = dlopen(library, RTLD_LAZY | RTLD_NOLOAD);
+  if (handle == nullptr) return false;
+  dlclose(handle);
+  return true;
+}
+
+// A process has one MPI: that which the program has loaded, as mpi4py does, or its launcher's.
+bool prefers_mpich(const MpiLaunch& launch) {
+  if (is_in_process("libmpich.so.12")) return true;
+  return !is_in_process("libmpi.so.40") && launch.variable == kMpichVariable;
+}
+
+struct OpenPlugin {
+  void* library = nullptr;
+  std::string path;
+  std::string problem;  ///< the loader's words of all that it refused
+};
+
+// The first that the loader takes. Never unloaded: MPI cannot be initialised twice in a process.
+OpenPlugin open_plugin(std::initializer_list<const char*> plugins) {
+  OpenPlugin open;
+  for (const char* plugin : plugins) {
+    open.path = path_of(plugin);
+    open.library = dlopen(open.path.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (open.library != nullptr) return open;
+    open.problem += (open.problem.empty() ? "" : "; ") + std::string(dlerror());
+  }
+  return open;
+}
+
+OpenPlugin open_plugin(const MpiLaunch& launch) {
+  return prefers_mpich(launch) ? open_plugin({kMpichPlugin, kMpiPlugin})
+                               : open_plugin({kMpiPlugin, kMpichPlugin});
+}
 
 // Null for a library of another version.
 const MpiPlugin* find_plugin(void* library) {
@@ -62,34 +97,45 @@ void initialise_within(const MpiPlugin& plugin, int ranks, Bootstrap::Limit limi
   is_over.get();
 }
 
+// An MPI that another one's mpirun starts takes itself for alone.
+Error not_its_launcher(const MpiLaunch& launch, const MpiPlugin& plugin) {
+  return Error(StatusCode::unavailable,
+               fmt::format("the launcher started {} processes ({}), and {}, which scalecom uses "
+                           "here, knows of one: start the job with the mpirun of that MPI, or "
+                           "install the headers of the launcher's (libopenmpi-dev, libmpich-dev) "
+                           "and build scalecom again",
+                           launch.ranks, launch.variable, plugin.library_version()));
+}
+
 }  // namespace
 
 MpiPluginFacts probe_mpi_plugin() {
-  void* library = open_plugin(plugin_path());
-  if (library == nullptr) return {dlerror(), {}};
-  const MpiPlugin* plugin = find_plugin(library);
+  const OpenPlugin open = open_plugin(find_mpi_launch());
+  if (open.library == nullptr) return {open.problem, {}};
+  const MpiPlugin* plugin = find_plugin(open.library);
   return {{}, plugin != nullptr ? plugin->library_version() : ""};
 }
 
 std::shared_ptr<MpiBackend> load_mpi_backend(const MpiLaunch& launch, Bootstrap::Limit limit) {
-  const std::string path = plugin_path();
-  void* library = open_plugin(path);
-  if (library == nullptr) {
+  const OpenPlugin open = open_plugin(launch);
+  if (open.library == nullptr) {
     throw Error(StatusCode::unavailable,
                 fmt::format("this process was launched by MPI ({} is set), but scalecom's MPI part "
                             "cannot be loaded: {}. Install Open MPI (libopenmpi-dev, openmpi-bin) "
                             "and build scalecom again; scalecom-info tells what was built",
-                            launch.variable, dlerror()));
+                            launch.variable, open.problem));
   }
-  const MpiPlugin* plugin = find_plugin(library);
+  const MpiPlugin* plugin = find_plugin(open.library);
   if (plugin == nullptr) {
     throw Error(StatusCode::unavailable,
                 fmt::format("{} is of another version of scalecom: {} is missing in it; reinstall "
                             "scalecom",
-                            path, kMpiPluginSymbol));
+                            open.path, kMpiPluginSymbol));
   }
   initialise_within(*plugin, launch.ranks, limit);
-  return plugin->make_backend(limit);
+  std::shared_ptr<MpiBackend> backend = plugin->make_backend(limit);
+  if (launch.ranks > 1 && backend->bootstrap().size() == 1) throw not_its_launcher(launch, *plugin);
+  return backend;
 }
 
 }  // namespace scalecom

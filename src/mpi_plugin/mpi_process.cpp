@@ -3,6 +3,7 @@
 #include <mpi.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 
@@ -81,7 +82,8 @@ std::string mpi_library_version() {
   char text[MPI_MAX_LIBRARY_VERSION_STRING] = "";
   int length = 0;
   MPI_Get_library_version(text, &length);
-  const std::string version(text);
+  std::string version(text);
+  std::replace(version.begin(), version.end(), '\t', ' ');
   return version.substr(0, version.find_first_of(",\n"));
 }
 

@@ -7,10 +7,12 @@ import pathlib
 import sys
 import traceback
 
+RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "RANK")
+
 
 def main():
     target, folder, arguments = sys.argv[1:]
-    rank = int(os.environ.get("OMPI_COMM_WORLD_RANK") or os.environ.get("RANK") or "0")
+    rank = int(next(filter(None, map(os.environ.get, RANK_VARIABLES)), "0"))
     module, function = target.split(":")
     try:
         program = getattr(importlib.import_module(module), function)

@@ -10,9 +10,9 @@
 
 namespace scalecom {
 
-/// Everything that needs MPI, behind an interface without MPI's types: it lives in
-/// libscalecom_mpi.so, which is loaded only when a job was launched by MPI, so that libscalecom
-/// itself loads on machines without one.
+/// Everything that needs MPI, behind an interface without MPI's types: it lives in a library for
+/// each MPI (libscalecom_mpi.so, libscalecom_mpich.so), which is loaded only when a job was
+/// launched by MPI, so that libscalecom itself loads on machines without one.
 ///
 /// All calls (construction included) come from one thread at a time. Initialises MPI only if nobody
 /// has; finalizes only what it initialised, at the process's exit.
@@ -33,7 +33,7 @@ class MpiBackend {
   virtual void set_failed() noexcept = 0;
 };
 
-/// What libscalecom_mpi.so offers.
+/// What such a library offers.
 struct MpiPlugin {
   /// MpiBackend::library_version() without initialising MPI.
   const char* (*library_version)();
@@ -48,7 +48,7 @@ struct MpiPlugin {
   std::unique_ptr<MpiBackend> (*make_backend)(Bootstrap::Limit limit);
 };
 
-/// Symbol of libscalecom_mpi.so with the type MpiPluginEntry.
+/// Symbol in it with the type MpiPluginEntry.
 inline constexpr const char* kMpiPluginSymbol = "scalecom_mpi_plugin_v2";
 using MpiPluginEntry = const MpiPlugin* (*)();
 

@@ -1,0 +1,45 @@
+"""Jobs that MPICH's mpirun starts, with a library that was built for Open MPI too."""
+
+import shutil
+import sys
+
+import pytest
+from jobs import HERE, Outcome, rank_environment, run_limited
+
+CHECK = [sys.executable, "-m", "scalecom.check"]
+
+
+@pytest.fixture
+def mpirun():
+    """The line that starts ranks; skips where MPICH is not installed."""
+    program = shutil.which("mpirun.mpich")
+    if program is None:
+        pytest.skip("MPICH is not installed (packages mpich, libmpich-dev)")
+    return lambda ranks: [program, "-np", str(ranks)]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_ranks_of_mpich_are_a_job(mpirun, ranks):
+    status, output = run_limited([*mpirun(ranks), *CHECK], 60, env=rank_environment())
+    assert status == 0, output
+    assert f"{ranks} ranks over" in output
+    assert "MPICH" in output and "Open MPI" not in output
+
+
+@pytest.mark.parametrize("variables", [{}, {"SCALECOM_SHARED_MEMORY": "0"}])
+def test_the_collectives_work_over_mpich(mpirun, tmp_path, variables):
+    command = [*mpirun(3), sys.executable, str(HERE / "run_program.py"), "programs.claims:check_all",
+               str(tmp_path), '{"module": "programs.collectives"}']
+    status, output = run_limited(command, 120, env=rank_environment(variables))
+    for verdict in Outcome(tmp_path, 3, status, output).check():
+        assert [claim for claim, problem in verdict.items() if problem] == [], verdict
+
+
+@pytest.mark.parametrize("variable, mpi", [("PMI_SIZE", "MPICH"),
+                                           ("OMPI_COMM_WORLD_SIZE", "Open MPI")])
+def test_an_mpi_that_another_launcher_started_is_refused(mpirun, variable, mpi):
+    # As it is for an MPI whose launcher did not start it: alone.
+    status, output = run_limited(CHECK, 60, env=rank_environment({variable: "3"}))
+    assert status != 0
+    assert f"the launcher started 3 processes ({variable}), and {mpi}" in output
+    assert "knows of one: start the job with the mpirun of that MPI" in output
