@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -14,7 +15,9 @@ import scalecom
 from conftest import mpirun_command, rank_environment, run_limited
 
 BIN = pathlib.Path(sys.executable).parent
-EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "docs" / "examples"
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "docs" / "examples"
+RECIPES = ROOT / "docs" / "howto" / "deploy"
 
 
 def run_python(code, variables=()):
@@ -139,3 +142,58 @@ def test_the_ten_line_script_runs(ranks, tmp_path):
                     reason="the tests do not run in a virtual environment")
 def test_the_package_is_the_installed_one():
     assert pathlib.Path(scalecom.__file__).is_relative_to(sys.prefix)
+
+
+@pytest.fixture(scope="module")
+def debian_packages(tmp_path_factory):
+    """The Debian packages by their names, each unpacked in a folder."""
+    config = ROOT / "build" / "release" / "CPackConfig.cmake"
+    if not config.exists() or shutil.which("dpkg-shlibdeps") is None:
+        pytest.skip("needs a release build, and dpkg-shlibdeps (package dpkg-dev)")
+    folder = tmp_path_factory.mktemp("debian")
+    status, output = run_limited(["cpack", "--config", str(config), "-B", str(folder)], 240)
+    assert status == 0, output
+    unpacked = {}
+    for package in folder.glob("*.deb"):
+        name = package.name.partition("_")[0]
+        unpacked[name] = folder / name
+        subprocess.run(["dpkg-deb", "-R", package, unpacked[name]], check=True, timeout=60)
+    return unpacked
+
+
+def test_each_mpi_has_a_debian_package_of_its_own(debian_packages):
+    control = {name: (folder / "DEBIAN" / "control").read_text()
+               for name, folder in debian_packages.items()}
+    assert set(control) == {"scalecom", "scalecom-mpi", "scalecom-mpich"}
+    depends = {name: re.search("Depends: (.*)", text)[1] for name, text in control.items()}
+    assert "libssl3" in depends["scalecom"] and "mpi" not in depends["scalecom"]
+    assert "libopenmpi3" in depends["scalecom-mpi"] and "scalecom (=" in depends["scalecom-mpi"]
+    assert "libmpich12" in depends["scalecom-mpich"]
+
+
+def test_the_debian_package_works_where_it_is_unpacked(debian_packages):
+    info = debian_packages["scalecom"] / "usr" / "bin" / "scalecom-info"
+    result = subprocess.run([info, "--json"], capture_output=True, text=True, timeout=60,
+                            env=rank_environment())
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["version"] == scalecom.__version__
+
+
+@pytest.mark.parametrize("linter, recipe", [
+    (["shellcheck"], "scalecom.sbatch"), (["yamllint", "-s"], "mpijob.yaml"),
+    ([sys.executable, "-W", "error", "-m", "compileall", "-q", "-f"], "spack/package.py")])
+def test_the_recipes_are_well_formed(linter, recipe, tmp_path):
+    if shutil.which(linter[0]) is None:
+        pytest.skip(f"{linter[0]} is not installed")
+    copy = shutil.copy(RECIPES / recipe, tmp_path)
+    result = subprocess.run([*linter, copy], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_image_has_what_the_library_needs():
+    """The packages of the Dockerfile are those that this machine builds with."""
+    build, run = (RECIPES / "Dockerfile").read_text().split("FROM debian:12\n")
+    listed = (ROOT / "tools" / "packages.txt").read_text().partition("# tests")[0].split()
+    needed = set(listed) - {"python3-venv", "openmpi-bin", "dataset-fashion-mnist"}
+    assert needed <= set(build.replace("\\", " ").split())
+    assert {"openmpi-bin", "libhwy1", "libssl3"} <= set(run.split())

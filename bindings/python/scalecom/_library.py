@@ -145,7 +145,9 @@ def _load():
         return _declare(ctypes.CDLL(path)), _declare_quick(ctypes.PyDLL(path))
     except OSError as error:
         raise ImportError(f"scalecom's library cannot be loaded: {error}. "
-                          "Install the package again: pip install .") from error
+                          "Install the Debian packages libhwy1 and libssl3 or their "
+                          "counterparts where it names one of them, else scalecom again: "
+                          "pip install .") from error
 
 
 lib, quick = _load()
