@@ -9,7 +9,6 @@ import array
 import ctypes
 import functools
 import operator
-import threading
 
 import torch
 
@@ -25,8 +24,6 @@ _DEVICE_KINDS = {"cpu": 0, "cuda": 1}
 _EXCHANGE = _library.exchange_of(torch.Tensor)
 _submit_object = _library.quick.scalecom_dlpack_all_reduce
 _submit_objects = _library.quick.scalecom_dlpack_all_reduce_group
-
-_name_lock = threading.Lock()
 
 
 @functools.lru_cache(maxsize=1 << 14)
@@ -50,10 +47,7 @@ def full_name(kind, name):
         return name
     if name is not None:  # Others that are equal may be written differently, as 1 and 1.0 are.
         return _encoded.__wrapped__(kind, name)
-    with _name_lock:
-        counters = process_sets.current().name_counters
-        number = counters.get(kind, 0)
-        counters[kind] = number + 1
+    number = process_sets.count_call(process_sets.current(), kind)
     return f"{kind}.noname.{number}".encode()
 
 

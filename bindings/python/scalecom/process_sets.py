@@ -87,6 +87,7 @@ global_process_set.process_set_id = 0
 _added = []
 _connected = []
 _of_thread = threading.local()
+_count_lock = threading.Lock()
 
 
 def add_process_set(process_set):
@@ -207,6 +208,23 @@ def used(process_set):
         raise ValueError(f"process_set is {process_set}, which is not in use; call "
                          "add_process_set() on every rank first")
     return _Use(process_set)
+
+
+def find_process_set(number):
+    """The set in use that has this process_set_id. ValueError where there is none."""
+    for process_set in (global_process_set, *_added, *_connected):
+        if process_set.process_set_id == number:
+            return process_set
+    raise ValueError(f"no process set with the process_set_id {number} is in use; call "
+                     "add_process_set() on every rank first")
+
+
+def count_call(process_set, kind):
+    """The number of an operation without a name: how many of its kind came before in this set."""
+    with _count_lock:
+        number = process_set.name_counters.get(kind, 0)
+        process_set.name_counters[kind] = number + 1
+    return number
 
 
 def current():

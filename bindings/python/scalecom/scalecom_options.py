@@ -1,0 +1,93 @@
+"""How much ScaleCom compresses what: the choices of Compression.scalecom(), for every adapter."""
+
+import fnmatch
+import numbers
+
+from scalecom._library import CompressionOptions
+from scalecom.rates import check_patterns, checked_rate, checked_rates, is_whole
+
+_MODES = {"cyclic": 1, "sharded": 2, None: 3, "hierarchical": 4, "auto": 5}
+VALUES = {"float32": 6, "float16": 5, "bfloat16": 9}
+
+MIN_ELEMENTS = 1024
+
+
+def check_choice(name, value, allowed):
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; allowed are {', '.join(map(repr, allowed))}")
+
+
+class ScaleComOptions:
+    """ScaleCom: of every `rate` elements one travels, the same on all ranks; the rest stays in this
+    rank's residual and travels later (Chen et al., NeurIPS 2020, arXiv 2104.11125).
+
+    rate: elements in a chunk, 1 to 65,536. beta: discount of the residual's low-pass filter, in
+    (0, 1]; 1 is classical error feedback. warmup_steps: steps of a tensor that go dense at first.
+    ramp_steps: steps after them in which the rate rises to what it is to be, from 4 to 7 on, doubling
+    after equal numbers of steps.
+    mode: "cyclic", rank (step mod size) selects; "sharded", every rank selects for one shard, which
+    changes with the step; "hierarchical", the same on the average over the ranks of a host, so
+    that hosts are the workers; "auto", sharded or dense, whichever finishes earlier by what was measured
+    at init (hvd.compression_plan() tells); None, what SCALECOM_MODE says. values: what travels is
+    "float32", "float16" or "bfloat16"; what rounding takes away stays in the residual. guard:
+    largest d/k, above 0 and at most 1, that a sampled step may show (hvd.compression_stats()); past
+    it the tensor's chunks are halved, down to 1, where every element travels. None: no guard.
+
+    In DistributedOptimizer, one-dimensional parameters and those of fewer than `min_elements` stay
+    dense. `rates` overrides rate and that rule by parameter name: {"fc*.weight": 400,
+    "conv1.*": None}; patterns as in fnmatch, the first that matches counts, None is dense. It may be
+    the path of a JSON file with such an object; hvd.flops_rates() and hvd.budget_rates() make one.
+    """
+
+    def __init__(self, rate=100, beta=1.0, warmup_steps=0, mode=None, rates=None,
+                 min_elements=MIN_ELEMENTS, values="float32", guard=None, ramp_steps=0):
+        check_choice("mode", mode, _MODES)
+        check_choice("values", values, VALUES)
+        if not isinstance(beta, numbers.Real) or not 0.0 < beta <= 1.0:
+            raise ValueError(f"beta is {beta}; it must be above 0 and at most 1")
+        for steps_name, steps in (("warmup_steps", warmup_steps), ("ramp_steps", ramp_steps)):
+            if not is_whole(steps) or not 0 <= steps < 2**31:
+                raise ValueError(f"{steps_name} is {steps!r}; allowed are whole numbers from 0 to "
+                                 f"{2**31 - 1}")
+        if guard is not None and not (isinstance(guard, numbers.Real) and 0.0 < guard <= 1.0):
+            raise ValueError(f"guard is {guard}; it must be above 0 and at most 1, or None")
+        self.rate = checked_rate(rate)
+        self.beta = float(beta)
+        self.warmup_steps = int(warmup_steps)
+        self.ramp_steps = int(ramp_steps)
+        self.mode = mode
+        self.values = values
+        self.guard = guard
+        self.min_elements = min_elements
+        self.rates = checked_rates(rates)
+        self._options = {}
+
+    def options(self, rate=None):
+        """The C options for one tensor, made once for each rate."""
+        rate = self.rate if rate is None else rate
+        if rate not in self._options:
+            self._options[rate] = CompressionOptions(_MODES[self.mode], rate, self.beta,
+                                                     self.warmup_steps, VALUES[self.values],
+                                                     self.guard or 0.0, self.ramp_steps)
+        return self._options[rate]
+
+    def choice_for(self, name, dimensions, elements):
+        """The rate for the gradient of a parameter, None for dense; and why, in words."""
+        for pattern, rate in self.rates.items():
+            if fnmatch.fnmatchcase(name, pattern):
+                return rate, f"rates says so for {pattern!r}"
+        if dimensions < 2:
+            return None, f"it has {dimensions} dimensions, fewer than 2"
+        if elements < self.min_elements:
+            return None, f"it has fewer than {self.min_elements} elements"
+        return self.rate, "no pattern matches: rate"
+
+    def check_patterns(self, names):
+        """Raises ValueError for a pattern of `rates` that matches no parameter."""
+        check_patterns(self.rates, names)
+
+    def __repr__(self):
+        return (f"Compression.scalecom(rate={self.rate}, beta={self.beta}, "
+                f"warmup_steps={self.warmup_steps}, ramp_steps={self.ramp_steps}, "
+                f"mode={self.mode!r}, values={self.values!r}, rates={self.rates}, "
+                f"guard={self.guard})")
