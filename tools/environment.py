@@ -12,6 +12,9 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "scalecom-installed"
 TORCH = "torch==2.13.0"
+# Of the other adapters, which the tests need: by module.
+FRAMEWORKS = {"jax": "jax==0.10.2", "jaxlib": "jaxlib==0.10.2", "optax": "optax==0.2.8",
+              "keras": "keras==3.15.0"}
 
 
 def say(text):
@@ -98,7 +101,7 @@ def install_python_packages(extra=()):
     wanted += [] if has_module("numpy") else ["numpy"]
     if not pathlib.Path("/usr/share/datasets/fashion-mnist").is_dir() and not has_module("sklearn"):
         wanted.append("scikit-learn")
-    wanted += [name for name in extra if not has_module(name)]
+    wanted += [FRAMEWORKS.get(name, name) for name in extra if not has_module(name)]
     if wanted:
         say(f"installing {' '.join(wanted)}")
         run([*pip, *wanted])

@@ -9,7 +9,6 @@ takes its part.
 """
 
 import argparse
-import gzip
 import hashlib
 import json
 import os
@@ -18,40 +17,19 @@ import statistics
 import sys
 import time
 
-import numpy
 import torch
 from torch import nn
 
+import fashion_mnist_data
 import scalecom.torch as hvd
-
-FASHION_MNIST = pathlib.Path("/usr/share/datasets/fashion-mnist")
-
-
-def read_idx(path):
-    """An array in the IDX format: two zero bytes, type, rank, extents (big endian), elements."""
-    data = gzip.decompress(path.read_bytes())
-    dimensions = data[3]
-    shape = numpy.frombuffer(data, ">i4", dimensions, 4)
-    return numpy.frombuffer(data, numpy.uint8, -1, 4 + 4 * dimensions).reshape(shape)
 
 
 def load_data():
     """Name, training and test images (uint8, N x 1 x H x W) and labels."""
-    if FASHION_MNIST.is_dir():
-        arrays = [read_idx(FASHION_MNIST / f"{part}-{content}.gz")
-                  for part in ("train", "t10k")
-                  for content in ("images-idx3-ubyte", "labels-idx1-ubyte")]
-        name = "Fashion-MNIST"
-    else:
-        from sklearn.datasets import load_digits
-        digits = load_digits()
-        images = (digits.images * 15).astype(numpy.uint8).repeat(4, 1).repeat(4, 2)
-        images = images[:, 2:30, 2:30]
-        labels = digits.target.astype(numpy.uint8)
-        arrays = [images[:1500], labels[:1500], images[1500:], labels[1500:]]
-        name = "scikit-learn's digits (dataset-fashion-mnist is not installed)"
-    train, train_labels, test, test_labels = (torch.from_numpy(array.copy()) for array in arrays)
-    return name, (train.unsqueeze(1), train_labels.long()), (test.unsqueeze(1), test_labels.long())
+    name, *parts = fashion_mnist_data.load_data()
+    return (name, *((torch.from_numpy(images.copy()).unsqueeze(1),
+                     torch.from_numpy(labels).long())
+                    for images, labels in parts))
 
 
 def make_model():

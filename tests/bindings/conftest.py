@@ -51,6 +51,21 @@ def launch_unchecked(tmp_path):
     return functools.partial(run_ranks, tmp_path)
 
 
+@pytest.fixture
+def run_example(tmp_path):
+    """run_example(ranks, file in docs/examples, arguments...) -> the figures that it writes."""
+    def run(ranks, name, *arguments, env=None, timeout=240):
+        figures = tmp_path / "figures.json"
+        command = [*mpirun_command(ranks), sys.executable,
+                   str(HERE.parent.parent / "docs" / "examples" / name), *arguments, "--json",
+                   str(figures)]
+        status, output = run_limited(command, timeout, env=rank_environment(env), cwd=tmp_path)
+        assert status == 0, output[-4000:]
+        return json.loads(figures.read_text())
+
+    return run
+
+
 class Claims:
     """Runs all claims of a program module in one job and keeps the verdicts.
 

@@ -38,6 +38,7 @@ INCLUDES = {
                 "runtime/timeline", "runtime/tuning"},
     # The C interface is the runtime's own face; the other bindings see the public headers only.
     "bindings/c": {"runtime"},
+    "bindings/jax_ffi": set(),
     "tools": {"src/kernels", "src/kernels/cuda", "src/device/cuda"},
     "tests": {"src/base", "src/device/cuda", "src/device/nccl", "src/kernels", "src/kernels/cuda",
               "src/transport", "src/transport/mpi", "src/transport/shm", "src/transport/socket",

@@ -28,7 +28,7 @@ def _use(device):
 def check_all(module, device=None):
     """Returns {claim: traceback, or None where it holds}. Every rank tries every claim, on tensors
     of the CPU or of a device."""
-    import scalecom.torch as hvd
+    from scalecom import basics as hvd
     hvd.init()
     if device is not None:
         _use(device)

@@ -1,0 +1,34 @@
+"""scalecom for JAX: ``import scalecom.jax as hvd``."""
+
+try:
+    import jax as _jax
+except ImportError as error:
+    raise ImportError("scalecom.jax needs JAX, which is not installed: pip install jax") from error
+
+from scalecom.jax.versions import warn_of_version as _warn_of_version
+
+_warn_of_version(_jax.__version__)
+
+from scalecom.basics import (ccl_built, cross_rank, cross_size, cuda_built, ddl_built, gloo_built,
+                             gloo_enabled, info, init, is_homogeneous, is_initialized, local_rank,
+                             local_size, mpi_built, mpi_enabled, mpi_threads_supported, nccl_built,
+                             rank, rocm_built, shutdown, size, start_timeline, stats,
+                             stop_timeline)
+from scalecom.exceptions import (HorovodInternalError, HorovodVersionMismatchError,
+                                 HostsUpdatedInterrupt)
+from scalecom.jax.collectives import (Adasum, Average, Max, Min, Product, Sum, allgather, allreduce,
+                                      broadcast, broadcast_parameters, grouped_allreduce)
+from scalecom.jax.compression import Compression
+from scalecom.jax.functions import allgather_object, barrier, broadcast_object
+from scalecom.jax.optimizer import DistributedOptimizer, distributed
+
+__all__ = [
+    "Adasum", "Average", "Compression", "DistributedOptimizer", "HorovodInternalError",
+    "HorovodVersionMismatchError", "HostsUpdatedInterrupt", "Max", "Min", "Product", "Sum",
+    "allgather", "allgather_object", "allreduce", "barrier", "broadcast", "broadcast_object",
+    "broadcast_parameters", "ccl_built", "cross_rank", "cross_size", "cuda_built", "ddl_built",
+    "distributed", "gloo_built", "gloo_enabled", "grouped_allreduce", "info", "init",
+    "is_homogeneous", "is_initialized", "local_rank", "local_size", "mpi_built", "mpi_enabled",
+    "mpi_threads_supported", "nccl_built", "rank", "rocm_built", "shutdown", "size",
+    "start_timeline", "stats", "stop_timeline",
+]

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "bindings/jax_ffi/xla_ffi.hpp"
+#include "scalecom/c_api.h"
+#include "scalecom/status.hpp"
+
+/// A call of a handler, in the terms of scalecom's C interface.
+namespace scalecom::xla {
+
+/// What ends a handler: XLA makes an exception of the framework of it.
+class CallError : public std::runtime_error {
+ public:
+  CallError(ErrorCode code, const std::string& message)
+      : std::runtime_error(message), code_(code) {}
+  ErrorCode code() const { return code_; }
+
+ private:
+  ErrorCode code_;
+};
+
+/// Throws the last error of this thread's calls of the C interface, unless `status` is 0.
+void check(int status);
+
+/// The arguments or results but the tokens, which only make an order. Memory and shapes are
+/// borrowed. Throws CallError for an element type that scalecom lacks.
+std::vector<scalecom_tensor> read_tensors(const Buffers& buffers);
+
+/// The bytes of an attribute that is an array. Throws CallError where there is none of this name.
+const Array& find_array(const Attributes& attributes, const std::string& name);
+
+/// The attribute "names": `count` names that end by a zero byte each. Borrowed.
+std::vector<const char*> read_names(const Attributes& attributes, std::size_t count);
+
+/// The tickets of a call. All of them are waited for, whatever happens: they work on memory that
+/// XLA takes back at the end of the call.
+class Tickets {
+ public:
+  Tickets() = default;
+  Tickets(const Tickets&) = delete;
+  Tickets& operator=(const Tickets&) = delete;
+  ~Tickets();
+
+  void add(scalecom_ticket* ticket) { tickets_.push_back(ticket); }
+  scalecom_ticket* at(std::size_t place) const { return tickets_[place]; }
+  /// Returns when all have completed; the session bounds the time. Throws the first one's error.
+  void wait();
+
+ private:
+  std::vector<scalecom_ticket*> tickets_;
+};
+
+/// Runs a handler's body: answers a question for metadata, checks the version of the interface, and
+/// makes an Error of what it throws. No exception leaves it.
+Error* answer(Call* call, void (*body)(const Call&)) noexcept;
+
+}  // namespace scalecom::xla

@@ -1,0 +1,262 @@
+"""Claims about scalecom.jax. Each function is called on every rank, in this order."""
+
+import jax
+import jax.numpy as jnp
+import numpy
+import optax
+import pytest
+import torch
+
+import scalecom.jax as hvd
+import scalecom.torch
+from scalecom import basics
+
+
+def _each():
+    return range(hvd.size())
+
+
+def _total(factor=1.0):
+    return factor * sum(rank + 1.0 for rank in _each())
+
+
+def allreduce_sums_every_number_type_in_and_out_of_jit():
+    for dtype in (jnp.float16, jnp.bfloat16, jnp.float32, jnp.uint8, jnp.int8, jnp.int16, jnp.int32):
+        mine = (jnp.arange(17) + hvd.rank()).astype(dtype)
+        wanted = sum(jnp.arange(17) + rank for rank in _each()).astype(dtype)
+        reduce = lambda x: hvd.allreduce(x, name=f"sum.{dtype.__name__}", op=hvd.Sum)
+        for result in (reduce(mine), jax.jit(reduce)(mine)):
+            assert result.dtype == dtype and (result == wanted).all(), (dtype, result)
+
+
+def other_ops_scales_and_half_precision_on_the_way():
+    mine = jnp.array([hvd.rank() + 1.0, -hvd.rank()])
+    product = numpy.prod([rank + 1.0 for rank in _each()])
+    assert hvd.allreduce(mine, op=hvd.Min).tolist() == [1.0, 1.0 - hvd.size()]
+    assert hvd.allreduce(mine, op=hvd.Max).tolist() == [hvd.size(), 0.0]
+    assert hvd.allreduce(mine, op=hvd.Product)[0] == product
+    assert hvd.allreduce(mine, average=False).tolist()[0] == _total()
+    assert jnp.allclose(hvd.allreduce(mine)[0], _total() / hvd.size())
+    scaled = hvd.allreduce(jnp.full(9, 3.0), op=hvd.Sum, prescale_factor=0.5, postscale_factor=4.0)
+    assert scaled.tolist() == [6.0 * hvd.size()] * 9
+    halved = hvd.allreduce(jnp.full(3, 1.0 + 2.0**-14), op=hvd.Sum, compression=hvd.Compression.fp16)
+    assert halved.dtype == jnp.float32 and halved.tolist() == [hvd.size()] * 3
+    assert hvd.allreduce(jnp.array(True), op=hvd.Max).dtype == jnp.bool_
+    assert hvd.allreduce(jnp.ones(()), op=hvd.Sum) == hvd.size()
+    assert hvd.allreduce(jnp.ones((0, 3))).shape == (0, 3)
+
+
+def a_transposed_array_is_reduced_by_its_own_rows():
+    array = jnp.arange(6.0).reshape(2, 3)
+    result = jax.jit(lambda x: hvd.allreduce(x.T @ jnp.eye(2), op=hvd.Sum))(array)
+    assert (result == hvd.size() * array.T).all()
+
+
+def _slowed(x):
+    """x, after a while."""
+    matrix = jnp.full((200, 200), 1.0 / 200) * x[0] / x[0]
+    for _ in range(8):
+        matrix = matrix @ matrix
+    return x * jnp.round(matrix[0].sum())
+
+
+def calls_of_one_name_keep_the_order_of_the_trace():
+    """What is ready first differs between the ranks, and each call's result would do for another."""
+    @jax.jit
+    def reduce_all(x):
+        parts = [x * (place + 1.0) for place in range(12)]
+        parts = [_slowed(part) if place % hvd.size() == hvd.rank() else part
+                 for place, part in enumerate(parts)]
+        return [hvd.allreduce(part, name="same", op=hvd.Sum) for part in parts][::-1]
+
+    for _ in range(3):
+        results = [float(result[0]) for result in reduce_all(jnp.ones(3))]
+        assert results == [hvd.size() * (place + 1.0) for place in range(12)][::-1]
+
+
+def the_order_goes_through_inner_functions_loops_and_programs():
+    inner = jax.jit(lambda x: hvd.allreduce(_slowed(x) if hvd.rank() == 0 else x, name="same",
+                                            op=hvd.Sum))
+
+    @jax.jit
+    def outer(x):
+        first = hvd.allreduce(x, name="same", op=hvd.Sum)
+        second = inner(10.0 * x)
+        _, loop = jax.lax.scan(lambda carry, one: (carry, hvd.allreduce(one, name="same", op=hvd.Sum)),
+                               0.0, jnp.stack([100.0 * x, 1000.0 * x]))
+        last = jax.lax.cond(x[0] > 0, lambda: inner(1e4 * x), lambda: x)
+        return last, loop, second, first
+
+    outcomes = [outer(jnp.ones(2)) for _ in range(3)]  # Dispatched, not waited for.
+    outcomes.append((inner(1e4 * jnp.ones(2)), *outcomes[0][1:]))
+    for last, loop, second, first in outcomes:
+        found = [first[0], second[0], loop[0, 0], loop[1, 0], last[0]]
+        assert [float(one) for one in found] == [hvd.size() * 10.0**power for power in range(5)]
+
+
+def a_result_nobody_uses_is_reduced_all_the_same():
+    """Or the ranks where it is used would wait for ever."""
+    @jax.jit
+    def drop(x):
+        reduced = hvd.allreduce(x, name="dropped", op=hvd.Sum)
+        return reduced if hvd.rank() == 0 else x
+
+    assert drop(jnp.ones(2))[0] == (hvd.size() if hvd.rank() == 0 else 1.0)
+
+
+def a_compiled_function_uses_the_same_names_each_time():
+    step = jax.jit(lambda x: hvd.allreduce(hvd.allreduce(x, op=hvd.Max), op=hvd.Max))
+    step(jnp.ones(4)).block_until_ready()
+    before = hvd.stats()
+    for _ in range(20):
+        step(jnp.ones(4)).block_until_ready()
+    after = hvd.stats()
+    known = ("tensors_negotiated_from_cache", "steady_agreements")
+    assert sum(after[kind] - before[kind] for kind in known) >= 20
+
+
+def gradients_are_those_of_the_contract():
+    rank, size = hvd.rank(), hvd.size()
+    weights = jnp.array([1.0, 2.0]) * (rank + 1.0)
+    for op, factor in ((hvd.Average, _total() / size), (hvd.Sum, _total())):
+        loss = lambda x: (weights * hvd.allreduce(x, op=op)).sum()
+        for gradient in (jax.grad(loss)(jnp.ones(2)), jax.jit(jax.grad(loss))(jnp.ones(2))):
+            assert jnp.allclose(gradient, factor * jnp.array([1.0, 2.0])), (op, gradient)
+    rows = jnp.arange(2.0 * size).reshape(size, 2) * (rank + 1.0)
+    gradient = jax.grad(lambda x: (rows * hvd.allgather(x)).sum())(jnp.ones((1, 2)))
+    assert jnp.allclose(gradient, jnp.arange(2.0 * size).reshape(size, 2)[rank] * _total() / size)
+    gradient = jax.grad(lambda x: (weights * hvd.broadcast(x, size - 1)).sum())(jnp.ones(2))
+    wanted = jnp.array([1.0, 2.0]) * _total() / size if rank == size - 1 else jnp.zeros(2)
+    assert jnp.allclose(gradient, wanted)
+    with pytest.raises(NotImplementedError, match="Average and Sum"):
+        jax.grad(lambda x: hvd.allreduce(x, op=hvd.Max).sum())(jnp.ones(2))
+
+
+def a_group_is_one_tree_and_differentiable():
+    tree = {"a": jnp.ones(3), "b": [jnp.full((2, 2), 2.0, jnp.bfloat16), jnp.arange(3)]}
+    reduce = lambda one: hvd.grouped_allreduce(one, name="tree", op=hvd.Sum)
+    for result in (reduce(tree), jax.jit(reduce)(tree)):
+        same = jax.tree.map(lambda new, old: new.dtype == old.dtype and
+                            bool((new == hvd.size() * old).all()), result, tree)
+        assert all(jax.tree.leaves(same)), result
+    assert hvd.grouped_allreduce({}) == {}
+    loss = lambda one: sum((leaf.astype(jnp.float32) ** 2).sum() for leaf in jax.tree.leaves(reduce(one)))
+    gradient = jax.grad(loss, allow_int=True)(tree)
+    assert gradient["a"].tolist() == [2.0 * hvd.size() * hvd.size()] * 3
+
+
+def gathers_and_broadcasts():
+    rank, size = hvd.rank(), hvd.size()
+    mine = jnp.full((2, 3), rank)
+    gather = lambda x: hvd.allgather(x, name="rows")
+    for result in (gather(mine), jax.jit(gather)(mine)):
+        assert result.shape == (2 * size, 3) and result[:, 0].tolist() == [
+            one for one in _each() for _ in range(2)]
+    for root in _each():
+        send = lambda x: hvd.broadcast(x, root, name=f"from.{root}")
+        for result in (send(mine), jax.jit(send)(mine)):
+            assert (result == root).all() and (mine == rank).all()
+    parameters = {"w": jnp.full(3, 1.0 * rank), "b": numpy.full(2, rank, numpy.int32), "name": "n"}
+    sent = hvd.broadcast_parameters(parameters, size - 1)
+    assert sent["w"].tolist() == [size - 1.0] * 3 and sent["b"].tolist() == [size - 1] * 2
+    assert sent["name"] == "n"
+    assert hvd.allgather_object("x" * rank) == ["x" * one for one in _each()]
+    assert hvd.broadcast_object({"rank": rank}, size - 1) == {"rank": size - 1}
+    hvd.barrier()
+
+
+def mistakes_are_refused_at_the_call():
+    ones = jnp.ones(2)
+    for call, words in ((lambda: hvd.allreduce(ones, average=True, op=hvd.Sum), "use op alone"),
+                        (lambda: hvd.allreduce(ones, op=hvd.Adasum), "op is 2"),
+                        (lambda: hvd.allreduce(jnp.ones(2, jnp.complex64)), "complex64"),
+                        (lambda: hvd.allreduce(ones, compression=hvd.Compression.scalecom),
+                         "parentheses"),
+                        (lambda: hvd.allreduce(ones, compression=hvd.Compression.scalecom(4)),
+                         "needs a name"),
+                        (lambda: hvd.allgather(jnp.ones(())), "one dimension"),
+                        (lambda: hvd.broadcast(ones, hvd.size()), "root_rank"),
+                        (lambda: hvd.broadcast_object(ones, -1), "root_rank")):
+        with pytest.raises(ValueError, match=words):
+            call()
+    with pytest.raises(NotImplementedError, match="jax.vmap"):
+        jax.vmap(hvd.allreduce)(jnp.ones((2, 3)))
+
+
+def what_goes_wrong_between_ranks_is_an_error_on_all():
+    if hvd.size() == 1:
+        return
+    rows = jnp.ones((hvd.rank() + 1, 2))
+    for call in (lambda: hvd.allgather(rows, name="uneven"),
+                 lambda: jax.jit(lambda x: hvd.allreduce(x, name="uneven"))(rows)):
+        with pytest.raises(jax.errors.JaxRuntimeError, match=r"uneven.*shape"):
+            jax.block_until_ready(call())
+    assert hvd.allreduce(jnp.ones(2), op=hvd.Sum).tolist() == [hvd.size()] * 2
+
+
+def _train(transformation, steps, batch, part=None):
+    """Parameters and loss after some steps of least squares, on `part` of each batch; by default this
+    rank's."""
+    data = numpy.random.default_rng(1)
+    features = jnp.asarray(data.normal(size=(steps, batch, 64)), jnp.float32)
+    targets = features @ jnp.asarray(data.normal(size=(64, 64)), jnp.float32)
+    parameters = {"dense": {"kernel": jnp.zeros((64, 64)), "bias": jnp.zeros(64)}}
+    state = transformation.init(parameters)
+
+    def loss(parameters, x, y):
+        dense = parameters["dense"]
+        return ((x @ dense["kernel"] + dense["bias"] - y) ** 2).mean()
+
+    @jax.jit
+    def step(parameters, state, x, y):
+        gradients = jax.grad(loss)(parameters, x, y)
+        updates, state = transformation.update(gradients, state, parameters)
+        return optax.apply_updates(parameters, updates), state
+
+    mine = part or slice(hvd.rank(), None, hvd.size())
+    for x, y in zip(features, targets):
+        parameters, state = step(parameters, state, x[mine], y[mine])
+    return parameters, float(loss(parameters, features[-1], targets[-1]))
+
+
+def optax_trains_as_on_one_rank():
+    batch = 6
+    parameters, _ = _train(hvd.DistributedOptimizer(optax.sgd(0.1)), 5, batch)
+    wanted, _ = _train(optax.sgd(0.1), 5, batch, slice(None))
+    assert jnp.allclose(parameters["dense"]["kernel"], wanted["dense"]["kernel"], atol=1e-5)
+    summed, _ = _train(hvd.DistributedOptimizer(optax.sgd(0.1 / hvd.size()), op=hvd.Sum), 5, batch)
+    assert jnp.allclose(summed["dense"]["kernel"], parameters["dense"]["kernel"], atol=1e-5)
+
+
+def scalecom_trains_and_keeps_the_ranks_equal():
+    compression = hvd.Compression.scalecom(rate=8, rates={"dense.kernel": 8})
+    before = hvd.stats()["data_bytes_sent"]
+    parameters, loss = _train(optax.chain(hvd.distributed(compression), optax.sgd(1.0)), 60, 12)
+    sent = hvd.stats()["data_bytes_sent"] - before
+    _, dense_loss = _train(hvd.DistributedOptimizer(optax.sgd(1.0)), 60, 12)
+    everything = hvd.allgather_object(numpy.asarray(parameters["dense"]["kernel"]).tobytes())
+    assert len(set(everything)) == 1
+    assert loss < 2.0 * dense_loss + 1.0, (loss, dense_loss)
+    assert hvd.size() == 1 or sent < 60 * 4 * 64 * 64 / 2
+    assert "dense.kernel" in scalecom.torch.compression_state()
+    with pytest.raises(ValueError, match="head"):
+        hvd.distributed(hvd.Compression.scalecom(rates={"head*": 4})).init({"dense": jnp.ones(2)})
+
+
+def a_thousand_gradients_are_one_batch():
+    gradients = [jnp.full(3, float(place)) for place in range(1000)]
+    transformation = hvd.distributed()
+    update = jax.jit(lambda one: transformation.update(one, optax.EmptyState())[0])
+    jax.block_until_ready(update(gradients))
+    before = hvd.stats()
+    reduced = jax.block_until_ready(update(gradients))
+    after = hvd.stats()
+    assert [float(one[0]) for one in reduced] == list(range(1000))
+    assert after["tensors_completed"] - before["tensors_completed"] == 1000
+    assert after["batches_executed"] - before["batches_executed"] <= 2
+
+
+def torch_beside_it_shares_the_session():
+    assert scalecom.torch.rank() == hvd.rank() == basics.rank()
+    both = hvd.allreduce(jnp.ones(2), op=hvd.Sum)
+    assert scalecom.torch.allreduce(torch.ones(2), op=hvd.Sum).tolist() == both.tolist()
