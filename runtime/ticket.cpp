@@ -15,7 +15,9 @@ void TicketState::set_output(std::shared_ptr<std::byte[]> data, TensorView view,
   received_splits_ = std::move(received_splits);
 }
 
+// Whoever calls it holds a reference: a callback may give up the last one beside it.
 void TicketState::complete(Status status) {
+  std::vector<std::function<void()>> callbacks;
   {
     const std::lock_guard lock(mutex_);
     SCALECOM_ASSERT(members_left_ > 0,
@@ -23,8 +25,20 @@ void TicketState::complete(Status status) {
     if (status_.is_ok()) status_ = std::move(status);
     if (--members_left_ > 0) return;
     is_ready_.store(true, std::memory_order_release);
+    callbacks = std::move(callbacks_);
   }
   completed_.notify_all();
+  for (const auto& callback : callbacks) callback();
+}
+
+void TicketState::on_complete(std::function<void()> callback) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!is_ready()) callbacks_.push_back(std::exchange(callback, nullptr));
+  }
+  if (callback != nullptr) return callback();
+  // Nobody waits for it: the session's thread is to see to it.
+  if (seat_ != nullptr) seat_->look_in_vain();
 }
 
 bool TicketState::look() const {
@@ -112,6 +126,10 @@ Status Ticket::wait_for(std::chrono::milliseconds limit) const {
   if (status) return *std::move(status);
   return Status(StatusCode::timed_out,
                 "the operation had not completed after " + std::to_string(limit.count()) + " ms");
+}
+
+void Ticket::on_complete(std::function<void()> callback) const {
+  state_->on_complete(std::move(callback));
 }
 
 TensorView Ticket::output() const { return state_->output(); }

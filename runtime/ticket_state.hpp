@@ -3,6 +3,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -43,6 +44,9 @@ class TicketState {
   /// ok.
   void complete(Status status);
 
+  /// See Ticket.
+  void on_complete(std::function<void()> callback);
+
   bool is_ready() const noexcept { return is_ready_.load(std::memory_order_acquire); }
   /// As is_ready(), for a caller who may go on asking.
   bool look() const;
@@ -66,6 +70,7 @@ class TicketState {
   std::size_t members_left_;
   mutable std::condition_variable completed_;
   Status status_;
+  std::vector<std::function<void()>> callbacks_;  ///< to be called; empty once it is ready
   std::shared_ptr<std::byte[]> output_data_;
   TensorView output_;
   std::vector<std::int64_t> received_splits_;

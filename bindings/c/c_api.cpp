@@ -307,6 +307,14 @@ int scalecom_ticket_wait(const scalecom_ticket* ticket, double timeout_s) {
   return code != 0 ? code : report(status);
 }
 
+int scalecom_ticket_on_complete(const scalecom_ticket* ticket, void (*callback)(void* context),
+                                void* context) {
+  return guarded([&] {
+    if (callback == nullptr) throw Error(StatusCode::invalid_argument, "callback is NULL");
+    deref(ticket, "ticket").ticket.on_complete([callback, context] { callback(context); });
+  });
+}
+
 int scalecom_ticket_received_splits(const scalecom_ticket* ticket, int64_t* splits, int32_t count) {
   return guarded([&] {
     const std::vector<std::int64_t> received = completed(ticket).received_splits();

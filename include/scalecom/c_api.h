@@ -166,6 +166,11 @@ SCALECOM_API int scalecom_ticket_is_ready(const scalecom_ticket* ticket);
 /* Sleeps until completion and returns its code. timeout_s < 0: as long as it takes (bounded by
  * the session). On time-out returns timed_out (5) and the operation goes on. */
 SCALECOM_API int scalecom_ticket_wait(const scalecom_ticket* ticket, double timeout_s);
+/* Calls callback(context) once, when the operation has completed: in the thread that completes it,
+ * or here where it has. It may look at the ticket, release it and submit; it must not wait, for
+ * this thread is the one that others wait for. */
+SCALECOM_API int scalecom_ticket_on_complete(const scalecom_ticket* ticket,
+                                             void (*callback)(void* context), void* context);
 /* What is enqueued on `stream` (a cudaStream_t) from now on comes behind the results of the tensors
  * on a CUDA device; nothing for others. Waits for nothing; requires completion. */
 SCALECOM_API int scalecom_ticket_make_wait(const scalecom_ticket* ticket, void* stream);

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -28,6 +29,11 @@ class SCALECOM_API Ticket {
 
   /// As wait(), but gives up after `limit` with StatusCode::timed_out; the operation goes on.
   Status wait_for(std::chrono::milliseconds limit) const;
+
+  /// Calls `callback` once, when the operation has completed: in the thread that completes it, or
+  /// here where it has. It may look at the ticket, give it up and submit. It must neither wait,
+  /// for this thread is the one that others wait for, nor throw.
+  void on_complete(std::function<void()> callback) const;
 
   /// The result of an operation whose size only the agreement of all ranks fixes (all_gather,
   /// reduce_scatter, all_to_all):

@@ -7,7 +7,7 @@ scalecom_test(NAME unit_runtime LABELS unit TIMEOUT 600
           runtime/session_policy_test.cpp runtime/session_priority_test.cpp
           runtime/session_sparse_test.cpp runtime/session_steady_test.cpp
           runtime/session_test.cpp runtime/session_threads_test.cpp
-          runtime/session_timeline_test.cpp runtime/tensor_queue_test.cpp runtime/timeline_test.cpp
+          runtime/session_timeline_test.cpp runtime/tensor_queue_test.cpp runtime/ticket_test.cpp runtime/timeline_test.cpp
           runtime/worker_pool_test.cpp
   LIBRARIES scalecom_runtime scalecom_test_support $<BUILD_INTERFACE:nlohmann_json::nlohmann_json>)
 scalecom_test(NAME unit_runtime_device LABELS unit TIMEOUT 600
