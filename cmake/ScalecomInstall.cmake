@@ -6,7 +6,7 @@ set(config_dir lib/cmake/scalecom)
 # A component is a package of cmake/ScalecomPackage.cmake: what needs an MPI is apart from what does not.
 set(CMAKE_INSTALL_DEFAULT_COMPONENT_NAME scalecom)
 install(TARGETS scalecom EXPORT scalecomTargets LIBRARY DESTINATION lib)
-install(TARGETS scalecom_jax LIBRARY DESTINATION lib)
+install(TARGETS scalecom_jax scalecom_tensorflow LIBRARY DESTINATION lib)
 if(SCALECOM_HAS_MPI)
   install(TARGETS scalecom_mpi LIBRARY DESTINATION lib COMPONENT mpi)
 endif()

@@ -14,7 +14,7 @@ STAMP = VENV / "scalecom-installed"
 TORCH = "torch==2.13.0"
 # Of the other adapters, which the tests need: by module.
 FRAMEWORKS = {"jax": "jax==0.10.2", "jaxlib": "jaxlib==0.10.2", "optax": "optax==0.2.8",
-              "keras": "keras==3.15.0"}
+              "keras": "keras==3.15.0", "tensorflow": "tensorflow-cpu==2.21.0"}
 
 
 def say(text):

@@ -39,12 +39,14 @@ INCLUDES = {
     # The C interface is the runtime's own face; the other bindings see the public headers only.
     "bindings/c": {"runtime"},
     "bindings/jax_ffi": set(),
+    "bindings/tensorflow_ops": set(),
     "tools": {"src/kernels", "src/kernels/cuda", "src/device/cuda"},
     "tests": {"src/base", "src/device/cuda", "src/device/nccl", "src/kernels", "src/kernels/cuda",
               "src/transport", "src/transport/mpi", "src/transport/shm", "src/transport/socket",
               "src/collective", "src/collective/device", "src/collective/mpi",
               "src/collective/shm", "src/compress", "src/sparse", "src/mpi_plugin", "runtime",
-              "runtime/control", "runtime/negotiation", "runtime/timeline", "runtime/tuning"},
+              "runtime/control", "runtime/negotiation", "runtime/timeline", "runtime/tuning",
+              "bindings/tensorflow_ops/api.hpp"},
 }
 
 FILE_LINES_MAX = 500
@@ -73,6 +75,7 @@ GLOBALS = {
     "src/device/nccl/tuner.cpp": "NCCL calls the plugin of a process, on threads of its own",
     "bindings/c/calls.hpp": "the sessions of a process, the last error of a thread",
     "bindings/c/sessions.cpp": "the process set that a thread uses",
+    "bindings/tensorflow_ops/done.cpp": "addresses that a thread has looked up",
     "src/mpi_plugin/mpi_process.cpp": "who finalizes MPI is a fact of the process",
 }
 

@@ -6,6 +6,8 @@ import inspect
 import time
 import traceback
 
+from scalecom import basics
+
 
 def names(module):
     """Names of a module's claims in the order they are written: its public functions."""
@@ -28,8 +30,7 @@ def _use(device):
 def check_all(module, device=None):
     """Returns {claim: traceback, or None where it holds}. Every rank tries every claim, on tensors
     of the CPU or of a device."""
-    from scalecom import basics as hvd
-    hvd.init()
+    basics.init()
     if device is not None:
         _use(device)
     verdicts = {}
@@ -39,7 +40,7 @@ def check_all(module, device=None):
             verdicts[name] = None
         except Exception:
             verdicts[name] = traceback.format_exc()
-    hvd.shutdown()
+    basics.shutdown()
     return verdicts
 
 

@@ -1,0 +1,197 @@
+"""The operations of libscalecom_tensorflow.so as Python functions that wait: for a TensorFlow that does
+not take kernels over its C interface. Their arguments are the operations' inputs and attributes.
+
+In a graph they run by tf.numpy_function, on one of TensorFlow's threads, and what goes wrong there is
+an UnknownError, with the text alone; eagerly errors are those of the operations.
+"""
+
+import ctypes
+
+import numpy
+import tensorflow as tf
+
+from scalecom import _library, basics, process_sets
+from scalecom._library import lib
+from scalecom.exceptions import HorovodInternalError
+from scalecom.tensorflow import gradients
+
+_DTYPES = {tf.uint8: 0, tf.int8: 1, tf.int16: 2, tf.int32: 3, tf.int64: 4, tf.float16: 5,
+           tf.float32: 6, tf.float64: 7, tf.bool: 8, tf.bfloat16: 9}
+_ERRORS = {_library.MISMATCH: tf.errors.FailedPreconditionError, 3: tf.errors.AbortedError,
+           _library.RANK_LOST: tf.errors.UnavailableError,
+           _library.TIMED_OUT: tf.errors.DeadlineExceededError,
+           _library.UNAVAILABLE: tf.errors.FailedPreconditionError}
+
+
+class _Record:
+    """What a gradient function reads of an operation."""
+
+    def __init__(self, inputs, outputs, attributes):
+        self.inputs, self.outputs, self._attributes = inputs, outputs, attributes
+
+    def get_attr(self, name):
+        return self._attributes[name]
+
+
+def _run(kind, inputs, dtypes, shapes, compute, attributes):
+    """Results of compute(arrays), differentiable as the operation `kind` is."""
+
+    @tf.custom_gradient
+    def run(*tensors):
+        if tf.executing_eagerly():
+            outputs = [tf.constant(result) for result in _eagerly(
+                compute, [tensor.numpy() for tensor in tensors])]
+        else:
+            outputs = tf.numpy_function(lambda *arrays: compute(arrays), tensors, dtypes)
+            outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+            for output, shape in zip(outputs, shapes):
+                output.set_shape(shape)
+        record = _Record([None, *tensors], outputs, attributes)
+        return list(outputs), lambda *upstream: gradients.of(kind)(record, *upstream)[1:]
+
+    return run(*map(tf.convert_to_tensor, inputs))
+
+
+def _eagerly(compute, arrays):
+    try:
+        return compute(arrays)
+    except ValueError as error:
+        raise tf.errors.InvalidArgumentError(None, None, str(error)) from error
+    except HorovodInternalError as error:
+        raise _ERRORS.get(error.code, tf.errors.InternalError)(None, None, str(error)) from error
+
+
+def _view(array):
+    dtype = _DTYPES.get(tf.as_dtype(array.dtype))
+    if dtype is None:
+        raise ValueError(f"dtype {array.dtype} is not supported; allowed are "
+                         f"{', '.join(known.name for known in _DTYPES)}")
+    return _library.Tensor(array.ctypes.data, (ctypes.c_int64 * array.ndim)(*array.shape),
+                           array.ndim, dtype, 0, 0, None)
+
+
+def _full_names(prefix, suffixes, call, count):
+    start = f"{prefix}.{call}" if call >= 0 else prefix
+    return [(start + (suffixes[place] if place < len(suffixes) else f".{place}")).encode()
+            for place in range(count)]
+
+
+def _reduction(text):
+    op, prescale, postscale, mode, rate, beta, warmup, values, guard, ramp, priority = text.split()
+    return _library.Reduction(
+        int(op), float(prescale), float(postscale),
+        _library.CompressionOptions(int(mode), int(rate), float(beta), int(warmup), int(values),
+                                    float(guard), int(ramp)), int(priority))
+
+
+def _output_of(ticket, like):
+    result = numpy.empty(ticket.output_shape(), like.dtype)
+    ticket.copy_output(result.ctypes.data, None)
+    return result
+
+
+def _wait_for(tickets):
+    for ticket in tickets:
+        ticket.wait()
+
+
+def scalecom_all_reduce(call, tensors, prefix, suffixes, process_set, reductions):
+    def compute(arrays):
+        names = _full_names(prefix, suffixes, call, len(arrays))
+        outputs = [numpy.empty_like(array) for array in arrays]
+        with process_sets.used(process_sets.find_process_set(process_set)):
+            tickets = []
+            for text in dict.fromkeys(reductions):
+                places = [place for place in range(len(arrays))
+                          if reductions[place if len(reductions) > 1 else 0] == text]
+                keep = [(arrays[place], outputs[place]) for place in places]
+                arguments = ((ctypes.c_char_p * len(places))(*(names[place] for place in places)),
+                             (_library.Tensor * len(places))(*(_view(pair[0]) for pair in keep)),
+                             (_library.Tensor * len(places))(*(_view(pair[1]) for pair in keep)),
+                             len(places), _reduction(text))
+                tickets.append(_library.submit(lib.scalecom_all_reduce_group, arguments, keep))
+            _wait_for(tickets)
+        return outputs
+
+    return _run("ScalecomAllReduce", tensors, [one.dtype for one in tensors],
+                [one.shape for one in tensors], compute,
+                {"process_set": process_set, "reductions": reductions})
+
+
+def _run_each(kind, function, tensors, names, process_set, attributes, more=()):
+    """An operation that submits each tensor by itself and makes its own results."""
+    prefix, suffixes, call = names
+
+    def compute(arrays):
+        full = _full_names(prefix, suffixes, call, len(arrays))
+        with process_sets.used(process_sets.find_process_set(process_set)):
+            tickets = [_library.submit(function, (name, _view(array), *more), array)
+                       for name, array in zip(full, arrays)]
+            _wait_for(tickets)
+            return [_output_of(ticket, array) for ticket, array in zip(tickets, arrays)]
+
+    shapes = [tf.TensorShape([None, *one.shape[1:]]) if one.shape.rank else None for one in tensors]
+    return _run(kind, tensors, [one.dtype for one in tensors], shapes, compute,
+                {"process_set": process_set, **attributes})
+
+
+def scalecom_all_gather(call, tensors, prefix, suffixes, process_set):
+    return _run_each("ScalecomAllGather", lib.scalecom_all_gather, tensors,
+                     (prefix, suffixes, call), process_set, {})
+
+
+def scalecom_reduce_scatter(call, tensors, prefix, suffixes, process_set, reductions):
+    reduction = _reduction(reductions[0])
+    return _run_each("ScalecomReduceScatter", lib.scalecom_reduce_scatter, tensors,
+                     (prefix, suffixes, call), process_set, {"reductions": reductions},
+                     (reduction.op, reduction.prescale, reduction.postscale))
+
+
+def scalecom_broadcast(call, tensors, prefix, suffixes, process_set, root):
+    def compute(arrays):
+        copies = [array.copy() for array in arrays]
+        names = _full_names(prefix, suffixes, call, len(arrays))
+        with process_sets.used(process_sets.find_process_set(process_set)):
+            _wait_for([_library.submit(lib.scalecom_broadcast, (name, _view(copy), root), copy)
+                       for name, copy in zip(names, copies)])
+        return copies
+
+    return _run("ScalecomBroadcast", tensors, [one.dtype for one in tensors],
+                [one.shape for one in tensors], compute, {"process_set": process_set, "root": root})
+
+
+def scalecom_all_to_all(call, rows, splits, prefix, suffixes, process_set):
+    def compute(arrays):
+        array, numbers = arrays
+        with process_sets.used(process_sets.find_process_set(process_set)):
+            name, = _full_names(prefix, suffixes, call, 1)
+            arguments = (name, _view(array), (ctypes.c_int64 * len(numbers))(*numbers), len(numbers))
+            ticket = _library.submit(lib.scalecom_all_to_all, arguments, array)
+            ticket.wait()
+            received = ticket.received_splits(basics.size())
+            return [_output_of(ticket, array), numpy.array(received, numpy.int64)]
+
+    return _run("ScalecomAllToAll", [rows, splits], [rows.dtype, tf.int64],
+                [tf.TensorShape([None, *rows.shape[1:]]), tf.TensorShape([None])], compute,
+                {"process_set": process_set})
+
+
+def scalecom_barrier(process_set):
+    def compute(_):
+        with process_sets.used(process_sets.find_process_set(process_set)):
+            _library.submit(lib.scalecom_barrier, (), None).wait()
+        return [numpy.int32(0)]
+
+    _run(None, [], [tf.int32], [tf.TensorShape([])], compute, {})
+
+
+def scalecom_fact(fact, process_set, name=None):
+    def compute(_):
+        found = process_sets.find_process_set(process_set)
+        if fact == 4:
+            return [numpy.int32(process_set == 0 or found.included())]
+        with process_sets.used(found):
+            facts = basics.rank, basics.size, basics.local_rank, basics.local_size
+            return [numpy.int32(facts[fact]())]
+
+    return _run(None, [], [tf.int32], [tf.TensorShape([])], compute, {})[0]

@@ -1,0 +1,59 @@
+"""Variables and Python objects, the same on every rank."""
+
+import io
+import pickle
+
+import numpy
+import tensorflow as tf
+
+from scalecom.process_sets import global_process_set
+from scalecom.tensorflow import mpi_ops, operations
+
+
+def broadcast_variables(variables, root_rank, process_set=global_process_set, inplace=False):
+    """Gives `variables`, of tf or of Keras, root_rank's values: one operation, however many they are.
+    They are matched by their order. `inplace` is Horovod's; a value has to be copied here."""
+    mpi_ops.broadcast_(variables, root_rank, process_set=process_set)
+
+
+def _to_bytes(value):
+    buffer = io.BytesIO()
+    pickle.dump(value, buffer)
+    return numpy.frombuffer(buffer.getvalue(), numpy.uint8)
+
+
+def _check_eager(function, session):
+    if session is not None or not tf.executing_eagerly():
+        raise NotImplementedError(f"{function} works eagerly only: call it outside of tf.function and "
+                                  "without a session")
+
+
+def broadcast_object(obj, root_rank=0, session=None, name=None, process_set=global_process_set):
+    """root_rank's object, on every rank; it is pickled."""
+    _check_eager("broadcast_object", session)
+    name = name or type(obj).__name__
+    is_root = operations.rank_in(process_set) == mpi_ops.place_of(root_rank, process_set)
+    values = _to_bytes(obj) if is_root else numpy.empty(0, numpy.uint8)
+    size = mpi_ops.broadcast(tf.constant(len(values), tf.int64), root_rank, f"{name}.object_size",
+                             process_set=process_set)
+    if not is_root:
+        values = numpy.empty(int(size), numpy.uint8)
+    values = mpi_ops.broadcast(values, root_rank, f"{name}.object", process_set=process_set)
+    return obj if is_root else pickle.loads(values.numpy().tobytes())
+
+
+def broadcast_object_fn(root_rank=0, session=None, name=None, process_set=global_process_set):
+    """broadcast_object as a function of the object alone."""
+    return lambda obj: broadcast_object(obj, root_rank, session, name, process_set)
+
+
+def allgather_object(obj, session=None, name=None, process_set=global_process_set):
+    """The objects of all ranks in rank order; they are pickled."""
+    _check_eager("allgather_object", session)
+    name = name or type(obj).__name__
+    values = _to_bytes(obj)
+    sizes = mpi_ops.allgather(tf.constant([len(values)], tf.int64), f"{name}.object_size",
+                              process_set=process_set)
+    everything = mpi_ops.allgather(values, f"{name}.object", process_set=process_set).numpy()
+    parts = numpy.split(everything, numpy.cumsum(sizes.numpy())[:-1])
+    return [pickle.loads(part.tobytes()) for part in parts]

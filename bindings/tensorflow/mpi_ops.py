@@ -1,0 +1,260 @@
+"""The collectives on TensorFlow's tensors: eagerly, in a tf.function and in a graph; differentiable.
+
+A name identifies a tensor across ranks and may be in flight once. Without one an operation of a graph
+has its name there, and an eager one is counted: ranks make the same calls in the same order.
+process_set: the ranks that take part and whose number an average divides by; all by default. A root
+is a rank of the job in each of them.
+
+Errors when an operation runs: FailedPreconditionError on every rank where the ranks disagree (shape,
+dtype, op, root), and before init(); InvalidArgumentError for what is wrong on this rank alone;
+UnavailableError where a rank is lost, AbortedError where the session ends. ValueError at the call for
+Python's arguments. device_dense and device_sparse are Horovod's; the operations are the CPU's.
+"""
+
+import operator
+
+import tensorflow as tf
+
+from scalecom.process_sets import global_process_set
+from scalecom.tensorflow import gradients as gradients
+from scalecom.tensorflow import operations
+from scalecom.tensorflow.compression import (Compression, ScaleComCompressor, check_compression)
+from scalecom.tensorflow.operations import describe_reduction, name_group, name_one
+
+Average = 0
+Sum = 1
+Adasum = 2
+Min = 3
+Max = 4
+Product = 5
+
+
+def choose_op(average, op):
+    if average is not None and op is not None:
+        raise ValueError("average and op are both given; use op alone")
+    if op is None:
+        op = Sum if average is False else Average
+    if not isinstance(op, int):
+        raise ValueError(f"op is {op!r}; allowed are Average, Sum, Min, Max and Product")
+    if op == Adasum:
+        raise ValueError("op Adasum is not supported by scalecom.tensorflow; use Average, Sum, Min, "
+                         "Max or Product")
+    return op
+
+
+def _converted(tensors):
+    if isinstance(tensors, (tf.Tensor, tf.Variable)):
+        raise ValueError("tensors is one tensor; a list of tensors is needed")
+    return [tf.convert_to_tensor(tensor) for tensor in tensors]
+
+
+def _options_of(compression, name, need):
+    check_compression(compression)
+    if not isinstance(compression, ScaleComCompressor):
+        return None
+    if name is None:
+        raise ValueError(f"name is None; with Compression.scalecom {need} kept under it from one "
+                         "call to the next")
+    return compression.options()
+
+
+def check_uniform(compression):
+    """Raises ValueError unless `compression` treats all elements alike, as all but all-reduces
+    need it."""
+    check_compression(compression)
+    if isinstance(compression, ScaleComCompressor):
+        raise ValueError("compression is Compression.scalecom; it works with allreduce only")
+
+
+def allreduce(tensor, average=None, device_dense="", device_sparse="",
+              compression=Compression.none, op=None, prescale_factor=1.0, postscale_factor=1.0,
+              name=None, process_set=global_process_set, *, priority=0):
+    """The reduction of `tensor` over all ranks.
+
+    op: Average (default), Sum, Min, Max or Product. Each rank's values are multiplied by
+    prescale_factor before, the result by postscale_factor. tf.IndexedSlices give tf.IndexedSlices
+    with all ranks' rows, for Average and Sum, uncompressed; NotImplementedError else. With
+    Compression.scalecom(...) one run is one step of ScaleCom for the tensor of this name. priority:
+    among tensors that all ranks have submitted, those of a higher one go first.
+    """
+    op = choose_op(average, op)
+    if isinstance(tensor, tf.IndexedSlices):
+        check_compression(compression)
+        return reduce_slices([tensor], [name], op, prescale_factor * postscale_factor,
+                             process_set)[0]
+    options = _options_of(compression, name, "a tensor needs a name: its residual is")
+    wire, context = compression.compress(tf.convert_to_tensor(tensor))
+    reduced, = operations.all_reduce(
+        [wire], name_one("allreduce", name, process_set), process_set,
+        [describe_reduction(op, prescale_factor, postscale_factor, options, priority)])
+    return compression.decompress(reduced, context)
+
+
+def reduce_slices(slices, names, op, factor, process_set):
+    """Sums or averages of tf.IndexedSlices, as all ranks' rows: one all-gather of all of them.
+    names: one for each; None counts."""
+    if op not in (Average, Sum):
+        raise NotImplementedError(
+            f"op is {op}; tf.IndexedSlices are reduced by Average or Sum only: call "
+            "tf.convert_to_tensor() first, or use sparse_as_dense=True")
+    if None in names:
+        gather_names = name_group("allreduce.slices", None, process_set)
+    else:
+        gather_names = operations.Names("allgather.", [f"{name}.{part}" for name in names
+                                                       for part in ("values", "indices")])
+    parts = operations.all_gather(
+        [part for one in slices for part in (one.values, one.indices)], gather_names, process_set)
+    if op == Average:
+        factor = factor / operations.size_of(process_set)
+    return [tf.IndexedSlices(values if factor == 1.0 else values * tf.cast(factor, values.dtype),
+                             indices, dense_shape=one.dense_shape)
+            for one, values, indices in zip(slices, parts[::2], parts[1::2])]
+
+
+def grouped_allreduce(tensors, average=None, device_dense="", device_sparse="",
+                      compression=Compression.none, op=None, prescale_factor=1.0,
+                      postscale_factor=1.0, process_set=global_process_set, name=None, *,
+                      priority=0):
+    """The reductions of `tensors` over all ranks, as a list: one submit, all or none. The arguments
+    are those of allreduce and hold for every tensor; shapes and dtypes may differ. The member at place
+    i is the tensor `name`.i."""
+    op = choose_op(average, op)
+    options = _options_of(compression, name, "a group needs a name: the residuals are")
+    if any(isinstance(tensor, tf.IndexedSlices) for tensor in tensors):
+        raise NotImplementedError("grouped_allreduce takes no tf.IndexedSlices: call allreduce for "
+                                  "them, or tf.convert_to_tensor() first")
+    tensors = _converted(tensors)
+    if not tensors:
+        return []
+    wires, contexts = zip(*map(compression.compress, tensors))
+    reduced = operations.all_reduce(
+        list(wires), name_group("allreduce", name, process_set), process_set,
+        [describe_reduction(op, prescale_factor, postscale_factor, options, priority)])
+    return list(map(compression.decompress, reduced, contexts))
+
+
+def allgather(tensor, name=None, ignore_name_scope=False, process_set=global_process_set):
+    """The ranks' tensors, concatenated along the first dimension, which may differ.
+    ignore_name_scope is Horovod's: a name is what it is here."""
+    gathered, = operations.all_gather([tf.convert_to_tensor(tensor)],
+                                      name_one("allgather", name, process_set), process_set)
+    return gathered
+
+
+def grouped_allgather(tensors, name=None, ignore_name_scope=False,
+                      process_set=global_process_set):
+    """allgather of each of `tensors`, as a list."""
+    tensors = _converted(tensors)
+    return operations.all_gather(tensors, name_group("allgather", name, process_set),
+                                 process_set) if tensors else []
+
+
+def place_of(root_rank, process_set):
+    """What the process set calls that rank of the job."""
+    try:
+        root = operator.index(root_rank)
+    except TypeError:
+        raise ValueError(f"root_rank is {root_rank!r}; it must be a whole number") from None
+    return root if process_set is global_process_set else process_set.place_of(root)
+
+
+def broadcast(tensor, root_rank, name=None, ignore_name_scope=False,
+              process_set=global_process_set):
+    """root_rank's tensor, on every rank."""
+    copy, = operations.broadcast([tf.convert_to_tensor(tensor)],
+                                 name_one("broadcast", name, process_set), process_set,
+                                 place_of(root_rank, process_set))
+    return copy
+
+
+def broadcast_(variables, root_rank, name=None, process_set=global_process_set):
+    """Gives `variables` root_rank's values, on every rank: one operation. Returns them."""
+    variables = list(variables)
+    if variables:
+        values = operations.broadcast(
+            [tf.convert_to_tensor(variable) for variable in variables],
+            name_group("broadcast", name, process_set), process_set,
+            place_of(root_rank, process_set))
+        for variable, value in zip(variables, values):
+            variable.assign(value)
+    return variables
+
+
+def alltoall(tensor, splits=None, name=None, ignore_name_scope=False,
+             process_set=global_process_set):
+    """Gives splits[p] rows of `tensor` to rank p, and returns the rows that the ranks gave to this
+    one, in rank order.
+
+    splits: whole numbers, one for each rank, that add up to the first dimension; with them the
+    result is (rows, received_splits), where received_splits[p] rows came from rank p, as int32.
+    Without them every rank gets as many rows, and the first dimension must be a multiple of the
+    world size.
+    """
+    numbers = tf.zeros([0], tf.int64) if splits is None else tf.cast(splits, tf.int64)
+    received, received_splits = operations.all_to_all(
+        tf.convert_to_tensor(tensor), numbers, name_one("alltoall", name, process_set), process_set)
+    return received if splits is None else (received, tf.cast(received_splits, tf.int32))
+
+
+def reducescatter(tensor, device_dense="", compression=Compression.none, op=Average, name=None,
+                  process_set=global_process_set, prescale_factor=1.0, postscale_factor=1.0):
+    """This rank's part of the reduction of `tensor` over all ranks.
+
+    The first dimension is cut in rank order as evenly as can be; the first ranks get the rows that
+    are left over. op, prescale_factor and postscale_factor as in allreduce.
+    """
+    if isinstance(tensor, tf.IndexedSlices):
+        raise NotImplementedError("reducescatter takes no tf.IndexedSlices: call "
+                                  "tf.convert_to_tensor() first")
+    return _reduce_scatter([tensor], name_one("reducescatter", name, process_set), compression, op,
+                           process_set, prescale_factor, postscale_factor)[0]
+
+
+def grouped_reducescatter(tensors, device_dense="", compression=Compression.none, op=Average,
+                          process_set=global_process_set, prescale_factor=1.0,
+                          postscale_factor=1.0, name=None):
+    """reducescatter of each of `tensors`, as a list."""
+    return _reduce_scatter(tensors, name_group("reducescatter", name, process_set), compression, op,
+                           process_set, prescale_factor, postscale_factor) if tensors else []
+
+
+def _reduce_scatter(tensors, names, compression, op, process_set, prescale_factor,
+                    postscale_factor):
+    check_uniform(compression)
+    reduction = describe_reduction(choose_op(None, op), prescale_factor, postscale_factor)
+    wires, contexts = zip(*map(compression.compress, _converted(tensors)))
+    parts = operations.reduce_scatter(list(wires), names, process_set, reduction)
+    return list(map(compression.decompress, parts, contexts))
+
+
+def barrier(process_set=global_process_set):
+    """Ends when every rank has come to it."""
+    return operations.barrier(process_set)
+
+
+def rank_op(name=None):
+    """rank() when it runs, as an int32 tensor: right also where a graph outlives a change of ranks."""
+    return operations.fact(operations.RANK, name=name)
+
+
+def local_rank_op(name=None):
+    """local_rank() when it runs, as an int32 tensor."""
+    return operations.fact(operations.LOCAL_RANK, name=name)
+
+
+def local_size_op(name=None):
+    """local_size() when it runs, as an int32 tensor."""
+    return operations.fact(operations.LOCAL_SIZE, name=name)
+
+
+def size_op(process_set_id=0, name=None):
+    """The number of ranks in a process set when it runs, as an int32 tensor. Run it in ranks of the
+    set only."""
+    return operations.fact(operations.SIZE, process_set_id, name)
+
+
+def process_set_included_op(process_set_id=0, name=None):
+    """1 where this rank is in that process set when it runs, else 0, as an int32 tensor."""
+    return operations.fact(operations.INCLUDED, process_set_id, name)
+
+

@@ -1,0 +1,214 @@
+"""The operations that bring TensorFlow's tensors into libscalecom.
+
+They are those of libscalecom_tensorflow.so, asynchronous kernels on TensorFlow's C interface: none
+holds a thread while it waits. Where a TensorFlow has not got that interface, or does not call back
+as scalecom knows it, scalecom.tensorflow.blocking takes their place: Python functions that wait. Which
+of the two it is gets chosen here, once; `problem` says why it is the second, None where it is the
+first.
+"""
+
+import functools
+import logging
+import re
+import threading
+
+import tensorflow as tf
+from tensorflow.python.ops import control_flow_util
+
+from scalecom import _library, basics, process_sets
+
+_SELF_TEST_LIMIT_S = 60.0
+
+# Values of `fact` of the operation Fact.
+RANK, SIZE, LOCAL_RANK, LOCAL_SIZE, INCLUDED = range(5)
+
+
+def _load():
+    """(operations, None), or (None, why not)."""
+    path = _library.prefix() / "lib" / "libscalecom_tensorflow.so"
+    try:
+        loaded = tf.load_op_library(str(path))
+    except (tf.errors.OpError, OSError, RuntimeError) as error:
+        return None, f"{path} cannot be loaded: {error}"
+    if not hasattr(loaded, "scalecom_self_test"):
+        return None, f"TensorFlow {tf.__version__} lacks functions of the C interface for kernels"
+    problem = _find_problem(loaded)
+    return (None, problem) if problem else (loaded, None)
+
+
+def _find_problem(loaded):
+    """What is wrong with callbacks from another thread; None where nothing is."""
+    results = []
+
+    def test():
+        try:
+            number = tf.constant(21)
+            results.append(int(loaded.scalecom_self_test(number)))
+            in_graph = tf.function(lambda one: loaded.scalecom_self_test(one) + 1)
+            results.append(int(in_graph(number)))
+        except Exception as problem:
+            results.append(problem)
+
+    # It may never come back: a thread of its own is left behind then.
+    thread = threading.Thread(target=test, name="scalecom-self-test", daemon=True)
+    thread.start()
+    thread.join(_SELF_TEST_LIMIT_S)
+    if results == [42, 43]:
+        return None
+    return f"TensorFlow {tf.__version__} does not take callbacks as scalecom gives them: {results}"
+
+
+def _choose():
+    loaded, why_not = _load()
+    if loaded is not None:
+        return loaded, None
+    logging.getLogger("scalecom").warning(
+        "operations wait in Python, on TensorFlow's threads, which is slower: %s", why_not)
+    from scalecom.tensorflow import blocking
+    return blocking, why_not
+
+
+_operations, problem = _choose()
+
+
+class Names:
+    """The names that the ranks know of an operation's tensors: the prefix, a point and the number of
+    the call where that is 0 or more, and a suffix for each tensor; without suffixes a point and the
+    tensor's place."""
+
+    def __init__(self, prefix, suffixes=(), call=-1):
+        if "\0" in prefix + "".join(suffixes):
+            raise ValueError(f"name is {prefix + ''.join(suffixes)!r}; a name cannot hold a zero byte")
+        self.prefix = prefix
+        self.suffixes = list(suffixes)
+        self.call = call
+
+
+_ONE = [""]
+
+
+def name_one(kind, name, process_set):
+    """The Names of an operation on one tensor."""
+    return _name(kind, name, _ONE, process_set)
+
+
+def name_group(kind, name, process_set):
+    """The Names of an operation on several tensors: `name`.0, `name`.1 and so on."""
+    return _name(kind, name, (), process_set)
+
+
+def _name(kind, name, suffixes, process_set):
+    """With a name: that. Else in a graph that of the operation there, which is the same on all ranks
+    where they make the same graph; eagerly the number of the call."""
+    _number_of(process_set)
+    if name is not None:
+        return Names(f"{kind}.{name}", suffixes)
+    if tf.executing_eagerly():
+        return Names(f"{kind}.noname", suffixes, process_sets.count_call(process_set, kind))
+    graph = tf.compat.v1.get_default_graph()
+    # Graphs of gradients have a number at the end, which need not be the same on all ranks.
+    function = re.sub(r"_\d+$", "", getattr(graph, "name", "graph"))
+    return Names(f"{kind}.{function}/{graph.unique_name(kind)}", suffixes)
+
+
+def check_compiler():
+    """Raises NotImplementedError where a graph is being made for XLA, which cannot wait for others."""
+    if tf.executing_eagerly():
+        return
+    graph = tf.compat.v1.get_default_graph()
+    if control_flow_util.GraphOrParentsInXlaContext(graph):
+        raise NotImplementedError(
+            "scalecom's operations cannot be compiled by XLA: leave jit_compile=True out of this "
+            "tf.function, give model.compile(jit_compile=False), or keep the collectives outside of "
+            "what is compiled")
+
+
+@functools.lru_cache(maxsize=1 << 10)
+def describe_reduction(op, prescale_factor=1.0, postscale_factor=1.0, options=None, priority=0):
+    """A reduction as an attribute: the members of scalecom_reduction in their order. options: of the
+    C interface, or None."""
+    options = options or _library.CompressionOptions()
+    return " ".join(str(value) for value in (
+        op, repr(float(prescale_factor)), repr(float(postscale_factor)), options.mode, options.rate,
+        repr(options.beta), options.warmup_steps, options.values, repr(options.guard),
+        options.ramp_steps, priority))
+
+
+def _run(operation, tensors, names, process_set, **attributes):
+    check_compiler()
+    return operation(call=names.call, tensors=tensors, prefix=names.prefix, suffixes=names.suffixes,
+                     process_set=_number_of(process_set), **attributes)
+
+
+def _number_of(process_set):
+    if not isinstance(process_set, process_sets.ProcessSet):
+        raise ValueError(f"process_set is {process_set!r}; allowed are global_process_set and what "
+                         "add_process_set() returned")
+    if process_set.process_set_id is None:
+        raise ValueError(f"process_set is {process_set}, which is not in use; call "
+                         "add_process_set() on every rank first")
+    return process_set.process_set_id
+
+
+def all_reduce(tensors, names, process_set, reductions):
+    """The reductions of `tensors`, as a list: one submit. reductions: a description for each tensor,
+    or one for all of them."""
+    return _run(_operations.scalecom_all_reduce, tensors, names, process_set, reductions=reductions)
+
+
+def all_gather(tensors, names, process_set):
+    """For each tensor those of the ranks, one behind the other, as a list."""
+    gathered = _run(_operations.scalecom_all_gather, tensors, names, process_set)
+    return _with_shapes(gathered, tensors)
+
+
+def reduce_scatter(tensors, names, process_set, reduction):
+    """This rank's part of the reduction of each tensor, as a list."""
+    parts = _run(_operations.scalecom_reduce_scatter, tensors, names, process_set,
+                 reductions=[reduction])
+    return _with_shapes(parts, tensors)
+
+
+def _with_shapes(results, tensors):
+    """All dimensions but the first are known."""
+    if not tf.executing_eagerly():
+        for result, tensor in zip(results, tensors):
+            if tensor.shape.rank:
+                result.set_shape([None, *tensor.shape[1:]])
+    return results
+
+
+def broadcast(tensors, names, process_set, root):
+    """The tensors of the rank at the place `root` of the process set, as a list."""
+    return _run(_operations.scalecom_broadcast, tensors, names, process_set, root=root)
+
+
+def all_to_all(rows, splits, names, process_set):
+    """The rows that the ranks gave to this one, and how many each gave, as int64."""
+    check_compiler()
+    received, received_splits = _operations.scalecom_all_to_all(
+        call=names.call, rows=rows, splits=splits, prefix=names.prefix, suffixes=names.suffixes,
+        process_set=_number_of(process_set))
+    _with_shapes([received], [rows])
+    return received, received_splits
+
+
+def barrier(process_set):
+    """An operation that ends when every rank has come to it; None eagerly, where it has ended."""
+    check_compiler()
+    return _operations.scalecom_barrier(process_set=_number_of(process_set))
+
+
+def fact(which, process_set_id=0, name=None):
+    """What this rank is when the operation runs, as an int32 scalar."""
+    return _operations.scalecom_fact(fact=which, process_set=process_set_id, name=name)
+
+
+def size_of(process_set):
+    """Ranks of a process set, as a number."""
+    return basics.size() if process_set.process_set_id == 0 else process_set.size()
+
+
+def rank_in(process_set):
+    """This rank's place in a process set, as a number."""
+    return basics.rank() if process_set.process_set_id == 0 else process_set.rank()

@@ -1,0 +1,120 @@
+"""The reduction of a step's gradients: what tapes and optimizers share."""
+
+import tensorflow as tf
+
+from scalecom.scalecom_options import ScaleComOptions
+from scalecom.tensorflow import mpi_ops, operations
+from scalecom.tensorflow.compression import check_compression
+from scalecom.tensorflow.mpi_ops import Average, Sum
+from scalecom.tensorflow.operations import describe_reduction
+
+
+def key_of(variable):
+    """The same for a Keras variable and the tf.Variable in it."""
+    inner = getattr(variable, "value", None)
+    if inner is not None and not callable(inner):
+        variable = inner
+    return variable.ref() if hasattr(variable, "ref") else id(variable)
+
+
+def names_of(variables):
+    """A name for each: the path of a Keras variable, the name of a tf.Variable; else its place. What
+    is there twice gets its place too."""
+    names, seen = [], set()
+    for place, variable in enumerate(variables):
+        name = getattr(variable, "path", None)
+        if name is None and isinstance(variable, tf.Variable):
+            name = variable.name.partition(":")[0]
+        name = str(place) if name is None else name
+        name = f"{name}.{place}" if name in seen else name
+        seen.add(name)
+        names.append(name)
+    return names
+
+
+class Reducer:
+    """How gradients are reduced; see DistributedGradientTape for the arguments."""
+
+    def __init__(self, compression, sparse_as_dense, op, gradient_predivide_factor, num_groups,
+                 groups, process_set, scale_local_gradients):
+        check_compression(compression)
+        if op not in (Average, Sum):
+            raise ValueError(f"op is {op!r}; gradients are reduced by Average or Sum")
+        if gradient_predivide_factor != 1.0 and op != Average:
+            raise ValueError("gradient_predivide_factor needs op=Average")
+        self._check_groups(num_groups if groups is None else groups)
+        self._compression = compression
+        self._sparse_as_dense = sparse_as_dense
+        self._op = op
+        self._predivide_factor = float(gradient_predivide_factor)
+        self._process_set = process_set
+        self._scale_local_gradients = scale_local_gradients
+        self._local = set()
+
+    @staticmethod
+    def _check_groups(groups):
+        if isinstance(groups, int) and groups >= 0:
+            return
+        if not isinstance(groups, (list, tuple)) or not all(isinstance(group, (list, tuple))
+                                                            for group in groups):
+            raise ValueError(f"groups is {groups!r}; allowed are a number of groups, 0 or more, and a "
+                             "list of lists of variables")
+        keys = [key_of(variable) for group in groups for variable in group]
+        if len(set(keys)) < len(keys):
+            raise ValueError("groups has a variable more than once; it can be in one group only")
+
+    def register_local_var(self, variable):
+        self._local.add(key_of(variable))
+
+    def reduce(self, gradients, variables):
+        """The reduced gradients, in their order: one submit for the dense ones, however many they
+        are, and an all-gather for the sparse. None stays None: it is None on all ranks."""
+        gradients, names = list(gradients), names_of(variables)
+        dense, sparse = [], []
+        for place, (gradient, variable) in enumerate(zip(gradients, variables)):
+            if gradient is None:
+                continue
+            if key_of(variable) in self._local:
+                gradients[place] = self._scale_local(gradient)
+                continue
+            if isinstance(gradient, tf.IndexedSlices) and self._sparse_as_dense:
+                gradients[place] = tf.convert_to_tensor(gradient)
+            is_sparse = isinstance(gradients[place], tf.IndexedSlices)
+            (sparse if is_sparse else dense).append(place)
+        if dense:
+            self._reduce_dense(gradients, names, dense)
+        if sparse:
+            # Scales are left out: of an average they cancel.
+            reduced = mpi_ops.reduce_slices([gradients[place] for place in sparse],
+                                            [names[place] for place in sparse], self._op, 1.0,
+                                            self._process_set)
+            for place, one in zip(sparse, reduced):
+                gradients[place] = one
+        return gradients
+
+    def _reduce_dense(self, gradients, names, places):
+        wires, contexts = zip(*(self._compression.compress(gradients[place]) for place in places))
+        reduced = operations.all_reduce(
+            list(wires), operations.Names("allreduce.", [names[place] for place in places]),
+            self._process_set,
+            [self._describe(names[place], gradients[place].shape) for place in places])
+        for place, one, context in zip(places, reduced, contexts):
+            gradients[place] = self._compression.decompress(one, context)
+
+    def _describe(self, name, shape):
+        return describe_reduction(self._op, 1.0 / self._predivide_factor, self._predivide_factor,
+                                  self._compression.options_for(name, shape))
+
+    def _scale_local(self, gradient):
+        """As an average over the ranks has it, of which one alone has this variable."""
+        if not self._scale_local_gradients:
+            return gradient
+        size = operations.size_of(self._process_set)
+        if isinstance(gradient, tf.IndexedSlices):
+            return tf.IndexedSlices(gradient.values / size, gradient.indices, gradient.dense_shape)
+        return gradient / size
+
+    def check_patterns(self, variables):
+        """Raises ValueError for a pattern of rates that matches none of the variables."""
+        if isinstance(self._compression, ScaleComOptions):
+            self._compression.check_patterns(names_of(variables))

@@ -1,0 +1,362 @@
+"""Claims about the collectives of scalecom.tensorflow. Each function is called on every rank, in this
+order."""
+
+import threading
+
+import numpy
+import pytest
+import tensorflow as tf
+
+import scalecom.tensorflow as hvd
+from scalecom.tensorflow import operations
+
+FLOATS = [tf.float16, tf.bfloat16, tf.float32, tf.float64]
+INTEGERS = [tf.uint8, tf.int8, tf.int16, tf.int32, tf.int64]
+
+
+def _each():
+    return range(hvd.size())
+
+
+def _equal(one, other):
+    return numpy.array_equal(numpy.asarray(one), numpy.asarray(other))
+
+
+def the_operations_are_tensorflows():
+    assert operations.problem is None
+
+
+def allreduce_sums_every_number_type():
+    for dtype in FLOATS + INTEGERS:
+        mine = tf.cast(tf.range(17) + hvd.rank(), dtype)
+        wanted = tf.cast(sum(numpy.arange(17) + rank for rank in _each()), dtype)
+        result = hvd.allreduce(mine, name=f"sum.{dtype.name}", op=hvd.Sum)
+        assert result.dtype == dtype and result.shape == [17]
+        assert _equal(tf.cast(result, tf.float64), tf.cast(wanted, tf.float64)), (dtype, result)
+
+
+def allreduce_averages_scales_and_takes_extremes():
+    mine = tf.fill([3, 5], float(hvd.rank()))
+    average = hvd.allreduce(mine)
+    assert numpy.allclose(average, (hvd.size() - 1) / 2, rtol=1e-7)
+    assert _equal(hvd.allreduce(mine, op=hvd.Max), numpy.full((3, 5), hvd.size() - 1.0))
+    assert _equal(hvd.allreduce(mine, op=hvd.Min), numpy.zeros((3, 5)))
+    assert _equal(hvd.allreduce(mine + 1, op=hvd.Product)[0, 0], numpy.prod(1.0 + numpy.arange(
+        hvd.size())))
+    third = 1.0 / 3.0  # Not a number of 32 bits.
+    scaled = hvd.allreduce(tf.constant([3.0], tf.float64), op=hvd.Sum, prescale_factor=third,
+                           postscale_factor=0.5)
+    assert _equal(scaled, [3.0 * third * hvd.size() * 0.5])
+    assert _equal(hvd.allreduce(tf.ones(2), average=False), [hvd.size()] * 2)
+
+
+def scalars_and_empty_tensors_are_reduced():
+    assert hvd.allreduce(tf.constant(1.0), op=hvd.Sum).shape == []
+    assert hvd.allreduce(tf.zeros([0, 3]), op=hvd.Sum).shape == [0, 3]
+
+
+def a_tf_function_reduces_again_and_again():
+    @tf.function
+    def step(values):
+        one = hvd.allreduce(values, op=hvd.Sum)
+        two = hvd.allreduce(values * 2, op=hvd.Sum, name="named")
+        assert one.shape == values.shape
+        return one + two
+
+    for count in range(20):
+        values = tf.fill([4], float(count + hvd.rank()))
+        wanted = 3.0 * sum(count + rank for rank in _each())
+        assert _equal(step(values), [wanted] * 4)
+
+
+def a_constant_is_reduced_at_each_call():
+    size = tf.Variable(0)
+
+    @tf.function
+    def count():
+        size.assign_add(hvd.allreduce(tf.constant(1), op=hvd.Sum))
+
+    before = hvd.stats()["tensors_completed"]
+    for _ in range(3):
+        count()
+    assert size.numpy() == 3 * hvd.size()
+    assert hvd.stats()["tensors_completed"] == before + 3
+
+
+def a_graph_of_a_session_reduces():
+    graph = tf.Graph()
+    with graph.as_default():
+        fed = tf.compat.v1.placeholder(tf.float32, [None])
+        sums = [hvd.allreduce(fed + place, op=hvd.Sum) for place in range(5)]
+        rank = hvd.rank_op()
+    with tf.compat.v1.Session(graph=graph) as session:
+        for _ in range(3):
+            got, mine = session.run([sums, rank], {fed: [1.0, 2.0]})
+            assert mine == hvd.rank()
+            for place, value in enumerate(got):
+                assert _equal(value, [(1.0 + place) * hvd.size(), (2.0 + place) * hvd.size()])
+
+
+def operations_that_wait_hold_no_thread():
+    """The one thread that the session has submits all, in whichever order; a rank that held it in its
+    first would wait for ever for the others."""
+    graph = tf.Graph()
+    with graph.as_default():
+        places = range(8) if hvd.rank() == 0 else reversed(range(8))
+        sums = [hvd.allreduce(tf.fill([3], float(place)), op=hvd.Sum, name=f"crossed.{place}")
+                for place in places]
+    options = tf.compat.v1.ConfigProto(inter_op_parallelism_threads=1,
+                                       intra_op_parallelism_threads=1, use_per_session_threads=True)
+    with tf.compat.v1.Session(graph=graph, config=options) as session:
+        got = session.run(sums)
+    wanted = [float(place * hvd.size()) for place in range(8)]
+    assert sorted(value[0] for value in got) == wanted
+
+
+def a_group_is_one_submit():
+    tensors = [tf.fill([place % 3], float(place)) for place in range(1000)]
+    hvd.barrier()
+    before = hvd.stats()
+    results = hvd.grouped_allreduce(tensors, op=hvd.Sum)
+    after = hvd.stats()
+    for place, result in enumerate(results):
+        assert _equal(result, numpy.full(place % 3, float(place * hvd.size())))
+    assert after["tensors_completed"] - before["tensors_completed"] == 1000
+    assert after["batches_executed"] - before["batches_executed"] <= 2
+    assert hvd.grouped_allreduce([]) == []
+
+
+def short_types_travel_where_they_are_asked_for():
+    mine = tf.constant([1.0 + 2.0**-9, 3.0])
+    for compression in (hvd.Compression.fp16, hvd.Compression.bf16):
+        result = hvd.allreduce(mine, op=hvd.Sum, compression=compression)
+        assert result.dtype == tf.float32
+        wire = tf.cast(tf.cast(mine, compression.wire_dtype), tf.float32)
+        assert _equal(result, wire * float(hvd.size()))
+
+
+def gradients_are_those_of_the_contract():
+    def check(function, tensor, wanted):
+        for run in (function, tf.function(function)):
+            with tf.GradientTape() as tape:
+                tape.watch(tensor)
+                result = run(tensor)
+                loss = tf.reduce_sum(result * tf.reshape(
+                    tf.range(tf.size(result, tf.int32), dtype=tf.int32), tf.shape(result)
+                    ) if result.dtype == tf.int32 else result * float(hvd.rank() + 1))
+            assert _equal(tape.gradient(loss, tensor), wanted), (function, wanted)
+
+    size, rank = hvd.size(), hvd.rank()
+    total = size * (size + 1) / 2
+    mine = tf.fill([size * 2, 3], 1.0)
+    ones = numpy.ones((size * 2, 3))
+    check(lambda one: hvd.allreduce(one, op=hvd.Sum, prescale_factor=0.5), mine, ones * total / 2)
+    check(lambda one: hvd.grouped_allreduce([one, one * 2], op=hvd.Sum)[1], mine, ones * 2 * total)
+    rows = tf.ones([rank + 1, 2])
+    check(hvd.allgather, rows, numpy.full((rank + 1, 2), total / size, numpy.float32))
+    check(lambda one: hvd.broadcast(one, size - 1), mine,
+          ones * numpy.float32(total / size) if rank == size - 1 else ones * 0)
+    parts = numpy.repeat(numpy.arange(1.0, size + 1), 2)[:, None] * numpy.ones((1, 3))
+    check(hvd.alltoall, mine, parts)
+    check(lambda one: hvd.reducescatter(one, op=hvd.Average), mine, parts)
+    check(lambda one: hvd.reducescatter(one, op=hvd.Sum, postscale_factor=0.5), mine,
+          parts * size / 2)
+
+
+def a_maximum_has_no_gradient():
+    values = tf.ones([2])
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        result = hvd.allreduce(values, op=hvd.Max)
+    with pytest.raises((NotImplementedError, LookupError), match="Average and Sum only"):
+        tape.gradient(result, values)
+
+
+def gathers_take_other_first_dimensions():
+    mine = tf.fill([hvd.rank() + 1, 2], hvd.rank())
+    wanted = numpy.repeat(numpy.arange(hvd.size()), numpy.arange(1, hvd.size() + 1))
+    wanted = numpy.stack([wanted, wanted], axis=1)
+    assert _equal(hvd.allgather(mine), wanted)
+
+    @tf.function
+    def gather(one):
+        result = hvd.allgather(one, name="in a function")
+        assert result.shape.as_list() == [None, 2]
+        return result
+
+    assert _equal(gather(mine), wanted)
+    both = hvd.grouped_allgather([mine, tf.cast(mine, tf.float64) * 2])
+    assert _equal(both[0], wanted) and _equal(both[1], wanted * 2.0)
+    assert _equal(hvd.allgather(tf.constant([hvd.rank() > 0])), [rank > 0 for rank in _each()])
+
+
+def broadcasts_give_the_roots_values():
+    root = hvd.size() - 1
+    mine = tf.fill([3], hvd.rank())
+    assert _equal(hvd.broadcast(mine, root), [root] * 3)
+    assert _equal(mine, [hvd.rank()] * 3)
+    variables = [tf.Variable(tf.fill([place], float(hvd.rank()))) for place in range(4)]
+    hvd.broadcast_(variables, root, name="named")
+    for place, variable in enumerate(variables):
+        assert _equal(variable, [float(root)] * place)
+    variables[3].assign(tf.fill([3], float(hvd.rank())))
+    tf.function(lambda: hvd.broadcast_variables(variables, 0))()
+    assert _equal(variables[3], [0.0] * 3)
+
+
+def rows_are_exchanged():
+    size, rank = hvd.size(), hvd.rank()
+    equal = hvd.alltoall(tf.fill([size, 2], rank))
+    assert _equal(equal[:, 0], list(_each()))
+    splits = [rank + 1] * size
+    rows, received = hvd.alltoall(tf.fill([sum(splits)], rank), splits)
+    assert received.dtype == tf.int32 and _equal(received, [one + 1 for one in _each()])
+    assert _equal(rows, numpy.repeat(numpy.arange(size), numpy.arange(1, size + 1)))
+
+
+def parts_of_the_reduction_are_scattered():
+    size, rank = hvd.size(), hvd.rank()
+    mine = tf.reshape(tf.range(2.0 * (2 * size + 1)), [2 * size + 1, 2])
+    part = hvd.reducescatter(mine, op=hvd.Sum)
+    begin = 0 if rank == 0 else 2 * rank + 1
+    rows = 3 if rank == 0 else 2
+    assert _equal(part, mine.numpy()[begin:begin + rows] * size)
+    two = hvd.grouped_reducescatter([mine, mine * 2], op=hvd.Average)
+    assert numpy.allclose(two[1], mine.numpy()[begin:begin + rows] * 2, rtol=1e-6)
+
+
+def sparse_slices_are_gathered():
+    values = tf.fill([2, 3], float(hvd.rank() + 1))
+    slices = tf.IndexedSlices(values, tf.constant([0, hvd.rank()]), tf.constant([hvd.size(), 3]))
+    for op in (hvd.Sum, hvd.Average):
+        result = hvd.allreduce(slices, op=op)
+        assert isinstance(result, tf.IndexedSlices)
+        dense = tf.convert_to_tensor(result)
+        wanted = numpy.zeros((hvd.size(), 3))
+        for rank in _each():
+            wanted[0] += rank + 1
+            wanted[rank] += rank + 1
+        assert numpy.allclose(dense, wanted / (hvd.size() if op == hvd.Average else 1), rtol=1e-6)
+    with pytest.raises(NotImplementedError, match="IndexedSlices"):
+        hvd.allreduce(slices, op=hvd.Max)
+    with pytest.raises(NotImplementedError, match="IndexedSlices"):
+        hvd.grouped_allreduce([slices])
+    with pytest.raises(NotImplementedError, match="IndexedSlices"):
+        hvd.reducescatter(slices)
+
+
+def facts_are_read_when_they_run():
+    @tf.function
+    def facts():
+        hvd.barrier()
+        return [hvd.rank_op(), hvd.size_op(), hvd.local_rank_op(), hvd.local_size_op(),
+                hvd.process_set_included_op()]
+
+    wanted = [hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size(), 1]
+    assert _equal(facts(), wanted)
+    assert hvd.size_op().dtype == tf.int32 and hvd.process_set_included_op(77).numpy() == 0
+
+
+def process_sets_have_operations_of_their_own():
+    if hvd.size() < 3:
+        return
+    some = hvd.add_process_set([0, hvd.size() - 1])
+    try:
+        assert hvd.process_set_included_op(some.process_set_id).numpy() == some.included()
+        if not some.included():
+            with pytest.raises(tf.errors.InvalidArgumentError):
+                hvd.allreduce(tf.ones(2), process_set=some)
+            return
+        mine = tf.constant([float(some.rank())])
+        assert _equal(hvd.allreduce(mine, process_set=some), [0.5])
+        assert _equal(tf.function(lambda one: hvd.allgather(one, process_set=some))(mine), [0, 1])
+        assert _equal(hvd.broadcast(mine, some.ranks[1], process_set=some), [1.0])
+        assert hvd.size_op(some.process_set_id).numpy() == 2
+        assert hvd.allgather_object(some.rank(), process_set=some) == [0, 1]
+        with tf.GradientTape() as tape:
+            tape.watch(mine)
+            result = hvd.allreduce(mine, op=hvd.Sum, process_set=some)
+        assert _equal(tape.gradient(result, mine), [2.0])
+    finally:
+        hvd.remove_process_set(some)
+    with pytest.raises(ValueError, match="not in use"):
+        hvd.allreduce(tf.ones(2), process_set=some)
+
+
+def objects_travel():
+    mine = {"rank": hvd.rank(), "text": "x" * hvd.rank()}
+    assert hvd.broadcast_object(mine, hvd.size() - 1)["rank"] == hvd.size() - 1
+    assert hvd.broadcast_object_fn(0)([hvd.rank()]) == [0]
+    assert [one["rank"] for one in hvd.allgather_object(mine)] == list(_each())
+    with pytest.raises(NotImplementedError, match="eagerly"):
+        tf.function(lambda: hvd.broadcast_object(1))()
+
+
+def ranks_that_disagree_fail_alike_and_go_on():
+    if hvd.size() > 1:
+        for wrong in (tf.ones([hvd.rank() + 1]), tf.ones([1], tf.float32 if hvd.rank() else
+                                                         tf.float64)):
+            with pytest.raises(tf.errors.FailedPreconditionError, match="wrong"):
+                hvd.allreduce(wrong, name="wrong")
+            with pytest.raises(tf.errors.FailedPreconditionError, match="wrong"):
+                tf.function(lambda one: hvd.allreduce(one, name="wrong"))(wrong)
+    assert _equal(hvd.allreduce(tf.ones(2), op=hvd.Sum, name="wrong"), [hvd.size()] * 2)
+
+
+def wrong_arguments_are_named():
+    with pytest.raises(tf.errors.InvalidArgumentError, match="type 7 is not supported"):
+        hvd.allreduce(tf.constant(["text"]))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="splits"):
+        hvd.alltoall(tf.ones([hvd.size()]), [1] * (hvd.size() + 1))
+    for wrong in (lambda: hvd.allreduce(tf.ones(1), op=7.5), lambda: hvd.allreduce(
+            tf.ones(1), True, op=hvd.Sum), lambda: hvd.allreduce(tf.ones(1), process_set=3),
+                  lambda: hvd.broadcast(tf.ones(1), None), lambda: hvd.allreduce(
+                      tf.ones(1), compression=hvd.Compression.scalecom(100)),
+                  lambda: hvd.allreduce(tf.ones(1), compression=3)):
+        with pytest.raises(ValueError):
+            wrong()
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        hvd.broadcast(tf.ones(1), hvd.size())
+
+
+def a_compiled_function_hears_of_the_remedy():
+    with pytest.raises(NotImplementedError, match="jit_compile"):
+        tf.function(hvd.allreduce, jit_compile=True)(tf.ones(1))
+
+
+def threads_may_call_beside_each_other():
+    results = {}
+
+    def run(number):
+        for _ in range(20):
+            results[number] = hvd.allreduce(tf.fill([5], float(number)), op=hvd.Sum,
+                                            name=f"thread.{number}")
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, result in results.items():
+        assert _equal(result, [float(number * hvd.size())] * 5)
+
+
+def torch_has_the_same_session():
+    import torch
+
+    import scalecom.torch
+    assert scalecom.torch.rank() == hvd.rank() and scalecom.torch.is_initialized()
+    before = hvd.stats()["tensors_completed"]
+    assert scalecom.torch.allreduce(torch.ones(2), op=scalecom.torch.Sum).tolist() == (
+        hvd.allreduce(tf.ones(2), op=hvd.Sum).numpy().tolist())
+    assert hvd.stats()["tensors_completed"] == before + 2
+
+
+def before_init_an_operation_says_so():
+    hvd.shutdown()
+    try:
+        with pytest.raises(tf.errors.FailedPreconditionError, match="init"):
+            hvd.allreduce(tf.ones(1))
+    finally:
+        hvd.init()
+    assert _equal(hvd.allreduce(tf.ones(1), op=hvd.Sum), [hvd.size()])

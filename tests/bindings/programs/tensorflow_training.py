@@ -1,0 +1,193 @@
+"""Claims about tapes, optimizers and variables of scalecom.tensorflow. Each function is called on every
+rank, in this order."""
+
+import keras
+import numpy
+import pytest
+import tensorflow as tf
+
+import scalecom.tensorflow as hvd
+
+
+def _equal(one, other):
+    return numpy.array_equal(numpy.asarray(one), numpy.asarray(other))
+
+
+def _total():
+    return sum(range(1, hvd.size() + 1))
+
+
+def _variables(count=3):
+    return [tf.Variable(tf.fill([place + 1, 2], 1.0), name=f"v{place}") for place in range(count)]
+
+
+def _loss(variables):
+    """Its gradients are this rank's number, from 1 on, everywhere."""
+    return sum(tf.reduce_sum(variable) for variable in variables) * float(hvd.rank() + 1)
+
+
+def a_tape_averages_or_sums_its_gradients():
+    variables = _variables()
+    for op, wanted in ((hvd.Average, _total() / hvd.size()), (hvd.Sum, _total())):
+        def gradients():
+            with hvd.DistributedGradientTape(tf.GradientTape(), op=op) as tape:
+                loss = _loss(variables[:2])
+            return tape.gradient(loss, {"a": variables[:2], "b": (variables[2],)})
+
+        for run in (gradients, tf.function(gradients)):
+            result = run()
+            assert result["b"] == (None,)
+            for gradient, variable in zip(result["a"], variables):
+                assert gradient.shape == variable.shape
+                assert numpy.allclose(gradient, wanted, rtol=1e-7), (op, gradient)
+
+
+def a_thousand_gradients_are_one_submit():
+    variables = [tf.Variable([1.0, 2.0]) for _ in range(1000)]
+
+    @tf.function
+    def step():
+        with hvd.DistributedGradientTape(tf.GradientTape(), op=hvd.Sum) as tape:
+            loss = _loss(variables)
+        return tape.gradient(loss, variables)
+
+    step()
+    hvd.barrier()
+    before = hvd.stats()
+    gradients = step()
+    after = hvd.stats()
+    assert all(_equal(gradient, [_total()] * 2) for gradient in gradients)
+    assert after["tensors_completed"] - before["tensors_completed"] == 1000
+    assert after["batches_executed"] - before["batches_executed"] <= 2
+
+
+def what_is_divided_before_is_multiplied_afterwards():
+    variables = _variables()
+    with tf.GradientTape() as tape:
+        loss = _loss(variables)
+    tape = hvd.DistributedGradientTape(tape, gradient_predivide_factor=4.0, groups=[variables[:2]])
+    for gradient in tape.gradient(loss, variables):
+        assert numpy.allclose(gradient, _total() / hvd.size(), rtol=1e-6)
+    for wrong in ({"op": hvd.Sum, "gradient_predivide_factor": 2.0}, {"op": hvd.Max},
+                  {"groups": [[variables[0]], [variables[0]]]}, {"num_groups": -1},
+                  {"compression": hvd.Compression.scalecom}):
+        with pytest.raises(ValueError):
+            hvd.DistributedGradientTape(tf.GradientTape(), **wrong)
+
+
+def sparse_gradients_stay_so_unless_they_are_to_be_dense():
+    table = tf.Variable(tf.ones([hvd.size() + 1, 2]), name="table")
+    for as_dense in (False, True):
+        with hvd.DistributedGradientTape(tf.GradientTape(), sparse_as_dense=as_dense) as tape:
+            loss = tf.reduce_sum(tf.gather(table, [hvd.rank()])) * float(hvd.size())
+        gradient = tape.gradient(loss, table)
+        assert isinstance(gradient, tf.IndexedSlices) != as_dense
+        wanted = numpy.ones((hvd.size() + 1, 2))
+        wanted[-1] = 0
+        assert numpy.allclose(tf.convert_to_tensor(gradient), wanted, rtol=1e-6)
+
+
+def local_variables_keep_their_gradients():
+    variables = _variables()
+    mine = float(hvd.rank() + 1)
+    for scaled in (True, False):
+        with hvd.DistributedGradientTape(tf.GradientTape(), scale_local_gradients=scaled) as tape:
+            tape.register_local_var(variables[1])
+            loss = _loss(variables)
+        gradients = tape.gradient(loss, variables)
+        assert numpy.allclose(gradients[1], mine / hvd.size() if scaled else mine, rtol=1e-6)
+        assert numpy.allclose(gradients[0], _total() / hvd.size(), rtol=1e-6)
+    layer = keras.layers.Dense(2)
+    layer.build([None, 3])
+    with tf.GradientTape() as tape:
+        loss = _loss([variables[0], *layer.trainable_weights])
+    tape = hvd.PartialDistributedGradientTape(tape, local_layers=layer, scale_local_gradients=False)
+    gradients = tape.gradient(loss, [variables[0], *(one.value for one in layer.trainable_weights)])
+    assert numpy.allclose(gradients[0], _total() / hvd.size(), rtol=1e-6)
+    assert _equal(gradients[2], [mine] * 2)
+
+
+def scalecom_sends_little_and_owes_the_rest():
+    variable = tf.Variable(tf.zeros([64, 64]), name="compressed")
+    compression = hvd.Compression.scalecom(64, rates={"compressed": 64, "*": None})
+    total = numpy.zeros((64, 64))
+    steps = 64 * 3
+
+    @tf.function
+    def step(factor):
+        with hvd.DistributedGradientTape(tf.GradientTape(), op=hvd.Sum,
+                                         compression=compression) as tape:
+            loss = tf.reduce_sum(variable * factor)
+        return tape.gradient(loss, variable)
+
+    before = hvd.stats()["compressed_tensors"]
+    for count in range(steps):
+        gradient = step(tf.fill([64, 64], 1.0 + count % 2)).numpy()
+        assert numpy.count_nonzero(gradient) <= 64 * 64 // 64 * (hvd.size() if count == 0 else 1)
+        total += gradient
+    if hvd.size() > 1:
+        assert hvd.stats()["compressed_tensors"] == before + steps
+        assert 0 < total.sum() <= 1.5 * steps * hvd.size() * 64 * 64
+
+
+def _train(optimizer, variable, steps, factor=1.0):
+    for _ in range(steps):
+        gradient = tf.fill(variable.shape, factor * (hvd.rank() + 1))
+        optimizer.apply([gradient], [variable])
+
+
+def an_optimizer_applies_reduced_gradients():
+    for op, mean in ((hvd.Average, _total() / hvd.size()), (hvd.Sum, float(_total()))):
+        variable = keras.Variable(numpy.ones([3]), name="weight")
+        optimizer = hvd.DistributedOptimizer(keras.optimizers.SGD(0.5), op=op)
+        assert isinstance(optimizer, keras.optimizers.SGD)
+        _train(optimizer, variable, 2)
+        assert numpy.allclose(variable, 1.0 - 2 * 0.5 * mean, rtol=1e-6), (op, variable)
+        assert int(optimizer.iterations) == 2
+
+
+def passes_are_added_up_before_a_step():
+    for is_average in (False, True):
+        variable = keras.Variable(numpy.ones([3]), name="weight")
+        optimizer = hvd.DistributedOptimizer(keras.optimizers.SGD(0.5), backward_passes_per_step=3,
+                                             average_aggregated_gradients=is_average)
+        apply = tf.function(lambda: optimizer.apply([tf.fill([3], float(hvd.rank() + 1)), None],
+                                                    [variable, other]))
+        other = keras.Variable(numpy.ones([2]), name="other")
+        before = hvd.stats()["tensors_completed"]
+        for _ in range(7):
+            apply()
+        mean = _total() / hvd.size() * (1 if is_average else 3)
+        assert numpy.allclose(variable, 1.0 - 2 * 0.5 * mean, rtol=1e-6), (is_average, variable)
+        assert _equal(other, [1.0, 1.0])
+        assert hvd.stats()["tensors_completed"] == before + 2
+        assert int(optimizer.iterations) == 2
+
+
+def a_model_trains_with_the_same_weights_everywhere():
+    keras.utils.set_random_seed(hvd.rank())
+    model = keras.Sequential([keras.Input([8]), keras.layers.Dense(16, activation="relu"),
+                              keras.layers.Dense(1)])
+    optimizer = hvd.DistributedOptimizer(keras.optimizers.Adam(0.01))
+    hvd.broadcast_variables(model.variables, 0)
+    values = numpy.random.default_rng(hvd.rank()).normal(size=(256, 8)).astype("float32")
+    model.compile(optimizer=optimizer, loss="mse", jit_compile=False)
+    losses = model.fit(values, values.sum(axis=1), batch_size=32, epochs=8, verbose=0)
+    losses = losses.history["loss"]
+    assert losses[-1] < losses[0] / 2
+    mine = numpy.concatenate([weight.numpy().ravel() for weight in model.trainable_variables])
+    for weights in hvd.allgather_object(mine):
+        assert _equal(weights, mine)
+
+
+def an_optimizer_of_the_first_version_reduces():
+    with tf.Graph().as_default():
+        variable = tf.compat.v1.get_variable("old", initializer=tf.ones([2]), use_resource=True)
+        optimizer = hvd.DistributedOptimizer(tf.compat.v1.train.GradientDescentOptimizer(0.5))
+        train = optimizer.minimize(tf.reduce_sum(variable) * float(hvd.rank() + 1))
+        with tf.compat.v1.Session() as session:
+            session.run(tf.compat.v1.global_variables_initializer())
+            session.run(train)
+            assert numpy.allclose(session.run(variable), 1.0 - 0.5 * _total() / hvd.size())
+    with pytest.raises(ValueError, match="allowed are Keras 3"):
+        hvd.DistributedOptimizer("sgd")
