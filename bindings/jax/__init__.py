@@ -9,6 +9,7 @@ from scalecom.jax.versions import warn_of_version as _warn_of_version
 
 _warn_of_version(_jax.__version__)
 
+from scalecom.arrays import allgather_object, broadcast_object
 from scalecom.basics import (ccl_built, cross_rank, cross_size, cuda_built, ddl_built, gloo_built,
                              gloo_enabled, info, init, is_homogeneous, is_initialized, local_rank,
                              local_size, mpi_built, mpi_enabled, mpi_threads_supported, nccl_built,
@@ -17,9 +18,9 @@ from scalecom.basics import (ccl_built, cross_rank, cross_size, cuda_built, ddl_
 from scalecom.exceptions import (HorovodInternalError, HorovodVersionMismatchError,
                                  HostsUpdatedInterrupt)
 from scalecom.jax.collectives import (Adasum, Average, Max, Min, Product, Sum, allgather, allreduce,
-                                      broadcast, broadcast_parameters, grouped_allreduce)
+                                      barrier, broadcast, broadcast_parameters,
+                                      grouped_allreduce)
 from scalecom.jax.compression import Compression
-from scalecom.jax.functions import allgather_object, barrier, broadcast_object
 from scalecom.jax.optimizer import DistributedOptimizer, distributed
 
 __all__ = [

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy
 
-from scalecom import _library, basics
+from scalecom import _library, arrays as host_arrays, basics
 from scalecom.jax import primitives
 from scalecom.jax.compression import Compression, ScaleComCompressor, check_compression
 from scalecom.process_sets import count_call, global_process_set
@@ -221,16 +221,10 @@ def _send_backward(names, root, _, gradients):
 _send.defvjp(_send_forward, _send_backward)
 
 
-def _checked_root(root_rank):
-    if root_rank not in range(basics.size()):
-        raise ValueError(f"root_rank is {root_rank!r}; allowed are 0 to {basics.size() - 1}")
-    return int(root_rank)
-
-
 def broadcast(tensor, root_rank, name=None):
     """The array of root_rank, on every rank. Differentiable."""
     array = _array(tensor)
-    return _send((_full_name("broadcast", name, [array]),), _checked_root(root_rank), (array,))[0]
+    return _send((_full_name("broadcast", name, [array]),), host_arrays.checked_root(root_rank), (array,))[0]
 
 
 def broadcast_parameters(params, root_rank=0):
@@ -242,6 +236,12 @@ def broadcast_parameters(params, root_rank=0):
     arrays = tuple(_array(leaves[place]) for place in places)
     if arrays:
         names = _member_names(_full_name("broadcast", "parameters", arrays), len(arrays))
-        for place, array in zip(places, _send(names, _checked_root(root_rank), arrays)):
+        for place, array in zip(places, _send(names, host_arrays.checked_root(root_rank), arrays)):
             leaves[place] = array
     return jax.tree_util.tree_unflatten(structure, leaves)
+
+
+def barrier():
+    """Returns when every rank has called it, and what this thread has dispatched before is done."""
+    jax.effects_barrier()
+    host_arrays.barrier()

@@ -1,0 +1,67 @@
+"""What Keras's back ends need each: an adapter of scalecom, and how it reduces gradients.
+
+adapter: its module, with allreduce, allgather, broadcast, Compression. reduce(gradients, names, op,
+prescale_factor, postscale_factor, compression): the reduced gradients, in their order, all submitted at
+once. `reduce` and `adapter` are all that the rest of scalecom.keras knows of a back end.
+"""
+
+import re
+import warnings
+
+import keras
+
+TESTED = "3.15"
+
+
+def check_version(version):
+    """Raises ImportError for Keras 2; warns of a Keras outside of what was tested."""
+    match = re.match(r"(\d+)\.(\d+)", version)
+    if match is not None and int(match.group(1)) < 3:
+        raise ImportError(f"Keras {version} is here; scalecom.keras needs Keras 3: pip install keras")
+    if match is None or match.group() != TESTED:
+        warnings.warn(f"Keras {version} is here; scalecom.keras was tested with {TESTED}: if something "
+                      "fails, install that one", stacklevel=3)
+
+
+def _load_jax():
+    import scalecom.jax as adapter
+    from scalecom.jax.collectives import reduce_all
+
+    def reduce(gradients, names, op, prescale_factor, postscale_factor, compression):
+        options = [compression.options_for(name, gradient.shape)
+                   for name, gradient in zip(names, gradients)]
+        return reduce_all(gradients, [f"allreduce.{name}" for name in names], op, prescale_factor,
+                          postscale_factor, compression, options)
+
+    return adapter, reduce
+
+
+def _load_torch():
+    import scalecom.torch as adapter
+    from scalecom.torch import submit
+
+    def reduce(gradients, names, op, prescale_factor, postscale_factor, compression):
+        started = []
+        for place, (name, gradient) in enumerate(zip(names, gradients)):
+            wire, context = compression.compress(gradient.detach().contiguous())
+            ticket = submit.all_reduce(wire, wire, name, op, prescale_factor, postscale_factor,
+                                       compression.options_for(name, gradient), -1 - place)
+            started.append((ticket, wire, context))
+        for ticket, _, _ in started:
+            ticket.wait()
+        return [compression.decompress(wire, context) for _, wire, context in started]
+
+    return adapter, reduce
+
+
+_LOADERS = {"jax": _load_jax, "torch": _load_torch}
+
+
+def _load(name):
+    if name not in _LOADERS:
+        raise ImportError(f"scalecom.keras does not work on Keras's back end {name!r}; set KERAS_BACKEND "
+                          f"to one of {', '.join(_LOADERS)}")
+    return _LOADERS[name]()
+
+
+adapter, reduce = _load(keras.backend.backend())

@@ -1,0 +1,33 @@
+"""A model's variables, the same on every rank, and models from files."""
+
+import keras
+
+from scalecom import arrays
+from scalecom.keras.optimizer import DistributedOptimizer
+
+
+def broadcast_global_variables(root_rank, model):
+    """Gives the weights of a built model, and its optimizer's variables, root_rank's values. States of
+    random generators stay each rank's own."""
+    variables = list(model.weights)
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None:
+        variables += optimizer.variables
+    values = arrays.broadcast([f"broadcast.keras.{place}" for place in range(len(variables))],
+                              [keras.ops.convert_to_numpy(variable) for variable in variables],
+                              root_rank)
+    for variable, value in zip(variables, values):
+        variable.assign(value)
+
+
+def load_model(filepath, custom_optimizers=None, custom_objects=None, **distributed):
+    """keras.models.load_model(), with the model's optimizer made distributed.
+
+    custom_optimizers: classes of optimizers beside Keras's own. `distributed`: arguments of
+    DistributedOptimizer.
+    """
+    known = {kind.__name__: kind for kind in custom_optimizers or ()}
+    model = keras.models.load_model(filepath, custom_objects={**known, **(custom_objects or {})})
+    if getattr(model, "optimizer", None) is not None:
+        DistributedOptimizer(model.optimizer, **distributed)
+    return model

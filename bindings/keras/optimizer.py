@@ -1,0 +1,96 @@
+"""DistributedOptimizer: a Keras optimizer whose gradients are reduced over all ranks before each step."""
+
+import keras
+
+from scalecom.keras import backend
+from scalecom.scalecom_options import ScaleComOptions
+
+
+class _Reducer:
+    """How gradients are reduced; see DistributedOptimizer."""
+
+    def __init__(self, compression, op, predivide_factor):
+        self._compression = compression
+        self._op = op
+        self._predivide_factor = float(predivide_factor)
+        self._has_checked = not isinstance(compression, ScaleComOptions)
+
+    def reduce(self, gradients, variables):
+        """The reduced gradients. None stays None: it is None on all ranks."""
+        names = _names_of(variables)
+        if not self._has_checked:
+            self._compression.check_patterns(names)
+            self._has_checked = True
+        places = [place for place, gradient in enumerate(gradients) if gradient is not None]
+        reduced = backend.reduce([gradients[place] for place in places],
+                                 [names[place] for place in places], self._op,
+                                 1.0 / self._predivide_factor, self._predivide_factor,
+                                 self._compression)
+        gradients = list(gradients)
+        for place, gradient in zip(places, reduced):
+            gradients[place] = gradient
+        return gradients
+
+
+def _names_of(variables):
+    """The variables' paths; what is there twice gets its place too."""
+    names = {}
+    for place, variable in enumerate(variables):
+        path = variable.path
+        names[f"{path}.{place}" if path in names else path] = None
+    return list(names)
+
+
+class _Mixin:
+    """Overrides of an optimizer whose class it is mixed into."""
+
+    def apply(self, grads, trainable_variables=None):
+        """As the optimizer's, with gradients that are reduced over all ranks."""
+        grads = list(grads)
+        if not grads:
+            return super().apply(grads, trainable_variables)
+        variables = list(self._trainable_variables if trainable_variables is None
+                         else trainable_variables)
+        return super().apply(self._scalecom.reduce(grads, variables), trainable_variables)
+
+
+def _exported_class(kind):
+    """The first of a class's bases that Keras finds by its name when it loads a model: the torch back
+    end's own ones stand for others."""
+    for base in kind.__mro__:
+        if getattr(keras.optimizers, base.__name__, None) is base:
+            return base
+    return kind
+
+
+def DistributedOptimizer(optimizer, name=None, device_dense="", device_sparse="", compression=None,
+                         sparse_as_dense=False, gradient_predivide_factor=1.0, op=None):
+    """Makes `optimizer`, of Keras 3, reduce the gradients over all ranks in apply(), and returns it.
+
+    It stays an instance of its class, with the same state and config: models with it are saved as if
+    it were the plain one, and hvd.load_model() makes it distributed again. compression:
+    hvd.Compression.none (default), fp16 or scalecom(...), which chooses by the variable's path, as
+    "sequential/dense/kernel"; residuals are the process's and are not saved with the model. op: Average
+    (default) or Sum. gradient_predivide_factor: an average divides by it before the sum and by the rest
+    after. The other arguments are Horovod's.
+    """
+    del name, device_dense, device_sparse, sparse_as_dense
+    adapter = backend.adapter
+    compression = adapter.Compression.none if compression is None else compression
+    op = adapter.Average if op is None else op
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise ValueError(f"optimizer is {type(optimizer).__name__}; a keras.optimizers.Optimizer is "
+                         "needed")
+    if isinstance(optimizer, _Mixin):
+        raise ValueError("optimizer is distributed already")
+    if op not in (adapter.Average, adapter.Sum):
+        raise ValueError(f"op is {op!r}; gradients are reduced by Average or Sum")
+    if gradient_predivide_factor != 1.0 and op != adapter.Average:
+        raise ValueError("gradient_predivide_factor needs op=Average")
+    adapter.compression.check_compression(compression)
+    kind = type(optimizer)
+    exported = _exported_class(kind)
+    # A saved model names the class and its module: they are to lead to the optimizer's own.
+    optimizer.__class__ = type(exported.__name__, (_Mixin, kind), {"__module__": exported.__module__})
+    optimizer.__dict__["_scalecom"] = _Reducer(compression, op, gradient_predivide_factor)
+    return optimizer

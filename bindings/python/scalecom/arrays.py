@@ -1,0 +1,82 @@
+"""Collectives on numpy's arrays and Python objects, for what is not of one framework.
+
+A call waits for all ranks. The names are full ones. Where the ranks disagree every one of them gets
+HorovodInternalError; wrong arguments raise ValueError.
+"""
+
+import ctypes
+import pickle
+
+import numpy
+
+from scalecom import _library, basics
+from scalecom._library import lib
+
+_DTYPES = {"uint8": 0, "int8": 1, "int16": 2, "int32": 3, "int64": 4, "float16": 5, "float32": 6,
+           "float64": 7, "bool": 8, "bfloat16": 9}
+
+
+def _view(array):
+    dtype = _DTYPES.get(array.dtype.name)
+    if dtype is None or not array.flags.c_contiguous:
+        raise ValueError(f"an array of dtype {array.dtype} and strides {array.strides} is not "
+                         f"supported; allowed are contiguous ones of {', '.join(_DTYPES)}")
+    shape = (ctypes.c_int64 * array.ndim)(*array.shape)
+    return _library.Tensor(array.ctypes.data, shape, array.ndim, dtype, 0, 0, None)
+
+
+def all_reduce(name, array, op):
+    """The reduction of `array` over all ranks."""
+    reduced = numpy.empty_like(array)
+    arguments = (name.encode(), _view(array), _view(reduced), op, 1.0, 1.0, None, 0)
+    _library.submit(lib.scalecom_all_reduce, arguments, (array, reduced)).wait()
+    return reduced
+
+
+def all_gather(name, array):
+    """The ranks' arrays, concatenated along the first dimension, which may differ."""
+    ticket = _library.submit(lib.scalecom_all_gather, (name.encode(), _view(array)), (array,))
+    ticket.wait()
+    gathered = numpy.empty(ticket.output_shape(), array.dtype)
+    ticket.copy_output(gathered.ctypes.data, None)
+    return gathered
+
+
+def broadcast(names, arrays, root_rank):
+    """root_rank's arrays, as new ones."""
+    root = checked_root(root_rank)
+    sent = [numpy.array(array, order="C", ndmin=0) for array in arrays]
+    tickets = [_library.submit(lib.scalecom_broadcast, (name.encode(), _view(array), root), (array,))
+               for name, array in zip(names, sent)]
+    for ticket in tickets:
+        ticket.wait()
+    return sent
+
+
+def checked_root(root_rank):
+    if root_rank not in range(basics.size()):
+        raise ValueError(f"root_rank is {root_rank!r}; allowed are 0 to {basics.size() - 1}")
+    return int(root_rank)
+
+
+def allgather_object(obj, name=None):
+    """The objects of all ranks in rank order; they are pickled."""
+    name = f"allgather.{name or type(obj).__name__}.object"
+    mine = numpy.frombuffer(pickle.dumps(obj), numpy.uint8)
+    sizes = all_gather(f"{name}_size", numpy.array([mine.size]))
+    parts = numpy.split(all_gather(name, mine), numpy.cumsum(sizes)[:-1])
+    return [pickle.loads(part.tobytes()) for part in parts]
+
+
+def broadcast_object(obj, root_rank=0, name=None):
+    """root_rank's object, on every rank; it is pickled."""
+    is_root = basics.rank() == checked_root(root_rank)
+    # Only the root gives something: the gather knows its size by itself.
+    mine = numpy.frombuffer(pickle.dumps(obj) if is_root else b"", numpy.uint8)
+    everything = all_gather(f"broadcast.{name or type(obj).__name__}.object", mine)
+    return obj if is_root else pickle.loads(everything.tobytes())
+
+
+def barrier():
+    """Returns when every rank has called it."""
+    _library.submit(lib.scalecom_barrier, (), ()).wait()

@@ -1,0 +1,157 @@
+"""Claims about scalecom.keras on the back end that KERAS_BACKEND names. Each function is called on every
+rank, in this order."""
+
+import functools
+import pathlib
+import tempfile
+
+import keras
+import numpy
+import pytest
+
+import scalecom.keras as hvd
+
+
+def _model(optimizer, seed=0):
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential([keras.Input((32,)), keras.layers.Dense(64, activation="relu", name="hidden"),
+                              keras.layers.Dense(4, name="head")], name="net")
+    model.compile(optimizer=optimizer, metrics=["accuracy"],
+                  loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+@functools.lru_cache
+def _data(samples=240):
+    generator = numpy.random.default_rng(3)
+    features = generator.normal(size=(samples, 32)).astype("float32")
+    labels = (features @ generator.normal(size=(32, 4))).argmax(1).astype("int32")
+    return features, labels
+
+
+def _mine(samples=240):
+    features, labels = _data(samples)
+    return features[hvd.rank()::hvd.size()], labels[hvd.rank()::hvd.size()]
+
+
+def _fit(model, part, batch, callbacks=(), epochs=1):
+    return model.fit(*part, batch_size=batch, epochs=epochs, shuffle=False, verbose=0,
+                     callbacks=list(callbacks))
+
+
+def _bytes_of(model):
+    return b"".join(keras.ops.convert_to_numpy(weight).tobytes() for weight in model.weights)
+
+
+def _assert_equal_ranks(model):
+    assert len(set(hvd.allgather_object(_bytes_of(model), "weights"))) == 1
+
+
+def tensors_are_reduced_gathered_and_sent():
+    ones = keras.ops.ones((2, 3)) * (hvd.rank() + 1.0)
+    total = sum(rank + 1.0 for rank in range(hvd.size()))
+    assert float(hvd.allreduce(ones, name="a", op=hvd.Sum)[0, 0]) == total
+    assert tuple(hvd.allgather(ones, name="b").shape) == (2 * hvd.size(), 3)
+    assert float(hvd.broadcast(ones, hvd.size() - 1, name="c")[1, 2]) == hvd.size()
+
+
+def fit_is_that_of_one_rank_on_the_whole_batch():
+    model = _model(hvd.DistributedOptimizer(keras.optimizers.SGD(0.1, momentum=0.9)))
+    alone = _model(keras.optimizers.SGD(0.1, momentum=0.9))
+    _fit(model, _mine(), 24 // hvd.size())
+    _fit(alone, _data(), 24)
+    _assert_equal_ranks(model)
+    for weight, wanted in zip(model.weights, alone.weights):
+        assert numpy.allclose(keras.ops.convert_to_numpy(weight), keras.ops.convert_to_numpy(wanted),
+                              atol=1e-4)
+
+
+def a_sum_is_no_average():
+    model = _model(hvd.DistributedOptimizer(keras.optimizers.SGD(0.1 / hvd.size()), op=hvd.Sum))
+    average = _model(hvd.DistributedOptimizer(keras.optimizers.SGD(0.1), gradient_predivide_factor=2.0))
+    for one in (model, average):
+        _fit(one, _mine(), 24 // hvd.size())
+    for weight, wanted in zip(model.weights, average.weights):
+        assert numpy.allclose(keras.ops.convert_to_numpy(weight), keras.ops.convert_to_numpy(wanted),
+                              atol=1e-5)
+
+
+def scalecom_trains_and_keeps_the_ranks_equal():
+    compression = hvd.Compression.scalecom(rate=16, rates={"net/head/kernel": None})
+    model = _model(hvd.DistributedOptimizer(keras.optimizers.Adam(0.01), compression=compression))
+    begin = hvd.stats()["compressed_tensors"]
+    history = _fit(model, _mine(), 24 // hvd.size(), epochs=12).history
+    assert hvd.stats()["compressed_tensors"] - begin == 12 * 10
+    assert history["loss"][-1] < 0.7 * history["loss"][0]
+    _assert_equal_ranks(model)
+    with pytest.raises(ValueError, match="nowhere"):
+        _fit(_model(hvd.DistributedOptimizer(keras.optimizers.Adam(0.01), compression=(
+            hvd.Compression.scalecom(rates={"nowhere": 4})))), _mine(), 24 // hvd.size())
+
+
+def the_callback_gives_all_ranks_the_weights_of_the_root():
+    model = _model(hvd.DistributedOptimizer(keras.optimizers.Adam(0.01 * (hvd.rank() + 1))),
+                   seed=hvd.rank())
+    _fit(model, _mine(), 24 // hvd.size(), [hvd.callbacks.BroadcastGlobalVariablesCallback(0)])
+    _assert_equal_ranks(model)
+    assert float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)) == numpy.float32(0.01)
+
+
+class _Rates(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.logs = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.logs.append(dict(logs))
+
+
+def metrics_are_averaged_and_rates_scheduled():
+    callbacks = hvd.callbacks
+    seen, before = _Rates(), _Rates()
+    schedule = callbacks.LearningRateScheduleCallback(0.1, lambda epoch: 0.5**epoch, start_epoch=2)
+    warmup = callbacks.LearningRateWarmupCallback(0.1, warmup_epochs=2)
+    model = _model(hvd.DistributedOptimizer(keras.optimizers.SGD(0.1)))
+    _fit(model, _mine(), 24 // hvd.size(), [before, warmup, schedule,
+                                           callbacks.MetricAverageCallback(), seen], epochs=4)
+    for mine, average in zip(before.logs, seen.logs):
+        everyone = hvd.allgather_object(mine["loss"], "loss")
+        assert numpy.isclose(average["loss"], numpy.mean(everyone))
+    size = hvd.size()
+    wanted = [0.1 * (1 + 0.5 * (size - 1)) / size, 0.1, 0.1 * 0.25, 0.1 * 0.125]
+    assert numpy.allclose([logs["lr"] for logs in seen.logs], wanted, rtol=1e-5), seen.logs
+    with pytest.raises(ValueError, match="momentum_correction"):
+        callbacks.LearningRateWarmupCallback(0.1, momentum_correction=True)
+
+
+def a_model_is_saved_as_with_the_plain_optimizer_and_distributed_again():
+    folder = pathlib.Path(hvd.broadcast_object(tempfile.mkdtemp(), 0, "folder"))
+    plain = keras.optimizers.Adam(0.01)
+    optimizer = hvd.DistributedOptimizer(plain)
+    assert isinstance(optimizer, keras.optimizers.Adam)
+    assert optimizer.get_config() == keras.optimizers.Adam(0.01, name=plain.name).get_config()
+    model = _model(optimizer)
+    best = hvd.callbacks.BestModelCheckpoint(str(folder / "best.keras"), monitor="loss")
+    _fit(model, _mine(), 24 // hvd.size(), [hvd.callbacks.MetricAverageCallback(), best])
+    hvd.barrier()
+    loaded = keras.models.load_model(folder / "best.keras")
+    assert not hasattr(loaded.optimizer, "_scalecom") and isinstance(loaded.optimizer,
+                                                                     keras.optimizers.Adam)
+    again = hvd.load_model(str(folder / "best.keras"), op=hvd.Sum)
+    assert _bytes_of(again) == _bytes_of(model) == _bytes_of(loaded)
+    assert int(again.optimizer.iterations) == 10
+    _fit(again, _mine(), 24 // hvd.size())
+    _assert_equal_ranks(again)
+    hvd.barrier()
+
+
+def mistakes_are_refused():
+    sgd = keras.optimizers.SGD
+    for call, words in ((lambda: hvd.DistributedOptimizer("sgd"), "Optimizer is needed"),
+                        (lambda: hvd.DistributedOptimizer(hvd.DistributedOptimizer(sgd())), "already"),
+                        (lambda: hvd.DistributedOptimizer(sgd(), op=hvd.Max), "Average or Sum"),
+                        (lambda: hvd.DistributedOptimizer(sgd(), compression=4), "compression is 4"),
+                        (lambda: hvd.DistributedOptimizer(sgd(), op=hvd.Sum,
+                                                          gradient_predivide_factor=2.0), "needs op")):
+        with pytest.raises(ValueError, match=words):
+            call()
