@@ -42,7 +42,7 @@ def _run(kind, inputs, dtypes, shapes, compute, attributes):
             outputs = [tf.constant(result) for result in _eagerly(
                 compute, [tensor.numpy() for tensor in tensors])]
         else:
-            outputs = tf.numpy_function(lambda *arrays: compute(arrays), tensors, dtypes)
+            outputs = tf.numpy_function(lambda *values: compute(_arrays(values)), tensors, dtypes)
             outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
             for output, shape in zip(outputs, shapes):
                 output.set_shape(shape)
@@ -52,11 +52,18 @@ def _run(kind, inputs, dtypes, shapes, compute, attributes):
     return run(*map(tf.convert_to_tensor, inputs))
 
 
-def _eagerly(compute, arrays):
+def _arrays(values):
+    return [numpy.asarray(value, order="C") for value in values]  # Scalars are none yet.
+
+
+def _eagerly(compute, values):
     try:
-        return compute(arrays)
+        return compute(_arrays(values))
     except ValueError as error:
-        raise tf.errors.InvalidArgumentError(None, None, str(error)) from error
+        is_ours = str(error) == _library.last_error()
+        code = _library.quick.scalecom_last_code() if is_ours else _library.INVALID_ARGUMENT
+        kind = _ERRORS.get(code, tf.errors.InvalidArgumentError)
+        raise kind(None, None, str(error)) from error
     except HorovodInternalError as error:
         raise _ERRORS.get(error.code, tf.errors.InternalError)(None, None, str(error)) from error
 
@@ -185,12 +192,18 @@ def scalecom_barrier(process_set):
     _run(None, [], [tf.int32], [tf.TensorShape([])], compute, {})
 
 
+def _is_included(process_set):
+    try:
+        return process_sets.find_process_set(process_set).included()
+    except ValueError:
+        return False
+
+
 def scalecom_fact(fact, process_set, name=None):
     def compute(_):
-        found = process_sets.find_process_set(process_set)
         if fact == 4:
-            return [numpy.int32(process_set == 0 or found.included())]
-        with process_sets.used(found):
+            return [numpy.int32(_is_included(process_set))]
+        with process_sets.used(process_sets.find_process_set(process_set)):
             facts = basics.rank, basics.size, basics.local_rank, basics.local_size
             return [numpy.int32(facts[fact]())]
 

@@ -68,8 +68,11 @@ class Reducer:
 
     def reduce(self, gradients, variables):
         """The reduced gradients, in their order: one submit for the dense ones, however many they
-        are, and an all-gather for the sparse. None stays None: it is None on all ranks."""
+        are, and an all-gather for the sparse. None stays None: it is None on all ranks. ValueError
+        where a pattern of rates matches none of the variables."""
         gradients, names = list(gradients), names_of(variables)
+        if isinstance(self._compression, ScaleComOptions):
+            self._compression.check_patterns(names)
         dense, sparse = [], []
         for place, (gradient, variable) in enumerate(zip(gradients, variables)):
             if gradient is None:
@@ -113,8 +116,3 @@ class Reducer:
         if isinstance(gradient, tf.IndexedSlices):
             return tf.IndexedSlices(gradient.values / size, gradient.indices, gradient.dense_shape)
         return gradient / size
-
-    def check_patterns(self, variables):
-        """Raises ValueError for a pattern of rates that matches none of the variables."""
-        if isinstance(self._compression, ScaleComOptions):
-            self._compression.check_patterns(names_of(variables))

@@ -1,10 +1,12 @@
 """scalecom.tensorflow, on one process and on 1 to 3 ranks under mpirun."""
 
+import json
 import pathlib
 import sys
 import warnings
 
 import pytest
+from conftest import mpirun_command
 from jobs import HERE, rank_environment, run_limited
 from programs.claims import names
 
@@ -46,3 +48,40 @@ def test_an_untested_version_is_warned_of():
         warnings.simplefilter("error")
         warn_of_version("2.16.2")
         warn_of_version(tensorflow.__version__)
+
+
+@pytest.mark.parametrize("claim", ["it_is_told_why", "the_collectives_are_the_same",
+                                   "eager_errors_are_the_same"])
+def test_operations_that_wait_in_python(claims, claim):
+    claims.check(3, "programs.tensorflow_blocking", claim)
+
+
+def test_the_example_trains_dense_and_compressed(tmp_path):
+    figures = {}
+    for compression in ("none", "scalecom"):
+        path = tmp_path / f"{compression}.json"
+        status, output = run_limited(
+            [*mpirun_command(2), sys.executable,
+             HERE.parents[1] / "docs" / "examples" / "fashion_mnist_tensorflow.py", "--steps", "50",
+             "--compression", compression, "--json", path], 150, env=rank_environment(), cwd=tmp_path)
+        assert status == 0, output
+        figures[compression] = json.loads(path.read_text())
+        assert figures[compression]["test_accuracy"] > 0.5, output
+        assert len(set(figures[compression]["weight_checksums"])) == 1
+    assert figures["scalecom"]["bytes_sent"] < figures["none"]["bytes_sent"] / 20
+
+
+def test_horovods_names_are_served(tmp_path):
+    script = ("import scalecom.horovod; scalecom.horovod.install()\n"
+              "import horovod.tensorflow as hvd, horovod.tensorflow.mpi_ops as ops\n"
+              "from horovod.tensorflow.compression import Compression\n"
+              "from horovod.tensorflow.functions import broadcast_variables\n"
+              "from horovod.tensorflow.util import refs_to_vars, vars_to_refs\n"
+              "import tensorflow as tf\n"
+              "hvd.init(); assert hvd.allreduce(tf.ones(1)).numpy() == ops.size() == 1\n"
+              "one = tf.Variable(1); assert refs_to_vars(vars_to_refs([one]))[0] is one\n"
+              "try: hvd.join()\n"
+              "except NotImplementedError as error: print('said', error)\n")
+    status, output = run_limited([sys.executable, "-c", script], 60, env=rank_environment(),
+                                 cwd=tmp_path)
+    assert status == 0 and "said hvd.join is not in this version" in output, output

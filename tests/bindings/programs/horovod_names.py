@@ -28,8 +28,8 @@ def names_that_are_missing_import_and_say_so_when_called():
     with pytest.raises(NotImplementedError, match="hvd.join is not in this version"):
         served.join(3)
     assert importlib.import_module("horovod.torch.elastic").run is hvd.elastic.run
-    with pytest.raises(ModuleNotFoundError, match="'horovod.tensorflow'.*serves horovod.torch"):
-        importlib.import_module("horovod.tensorflow")
+    with pytest.raises(ModuleNotFoundError, match="'horovod.keras'.*serves horovod.torch"):
+        importlib.import_module("horovod.keras")
 
 
 def horovods_helpers_work():

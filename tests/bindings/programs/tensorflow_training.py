@@ -130,6 +130,15 @@ def scalecom_sends_little_and_owes_the_rest():
         assert 0 < total.sum() <= 1.5 * steps * hvd.size() * 64 * 64
 
 
+def a_rate_for_nobody_is_refused():
+    compression = hvd.Compression.scalecom(rates={"absent*": 7})
+    with hvd.DistributedGradientTape(tf.GradientTape(), compression=compression) as tape:
+        variables = _variables()
+        loss = _loss(variables)
+    with pytest.raises(ValueError, match="absent.*matches no parameter; there are v0, v1, v2"):
+        tape.gradient(loss, variables)
+
+
 def _train(optimizer, variable, steps, factor=1.0):
     for _ in range(steps):
         gradient = tf.fill(variable.shape, factor * (hvd.rank() + 1))

@@ -24,9 +24,9 @@ class _Finder:
         spec = importlib.machinery.PathFinder.find_spec(name, [_SERVED] if path is None else path)
         if spec is None:
             raise ModuleNotFoundError(
-                f"No module named {name!r}: scalecom.horovod serves horovod.torch, horovod.common "
-                "and small helpers of horovod.runner; docs/howto/migrate-from-horovod.md says "
-                "what to use for the rest", name=name)
+                f"No module named {name!r}: scalecom.horovod serves horovod.torch, "
+                "horovod.tensorflow, horovod.common and small helpers of horovod.runner; "
+                "docs/howto/migrate-from-horovod.md says what to use for the rest", name=name)
         return spec
 
 
