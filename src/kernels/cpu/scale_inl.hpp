@@ -63,16 +63,6 @@ struct Double : InDouble {
   HWY_INLINE DoubleVector apply(DoubleVector value) const { return exact(value); }
 };
 
-struct DoubleFormat {
-  static constexpr std::size_t kBytes = sizeof(double);
-  static HWY_INLINE DoubleVector load(Doubles d, const std::byte* data, std::size_t index) {
-    return hn::LoadU(d, reinterpret_cast<const double*>(data + index * kBytes));
-  }
-  static HWY_INLINE void store(Doubles d, DoubleVector value, std::byte* data, std::size_t index) {
-    hn::StoreU(value, d, reinterpret_cast<double*>(data + index * kBytes));
-  }
-};
-
 template <class Format, class Method>
 void scale_with(const ScaleArguments& arguments) {
   const typename Method::Tag d;

@@ -31,6 +31,16 @@ HWY_INLINE hn::Vec<hn::Rebind<float, Doubles>> narrowed(DoubleVector value) {
   }
 }
 
+struct DoubleFormat {
+  static constexpr std::size_t kBytes = sizeof(double);
+  static HWY_INLINE DoubleVector load(Doubles d, const std::byte* data, std::size_t index) {
+    return hn::LoadU(d, reinterpret_cast<const double*>(data + index * kBytes));
+  }
+  static HWY_INLINE void store(Doubles d, DoubleVector value, std::byte* data, std::size_t index) {
+    hn::StoreU(value, d, reinterpret_cast<double*>(data + index * kBytes));
+  }
+};
+
 /// A format's vectors: `load` and `store` move Lanes(d) elements, starting at element `index`.
 struct Float32Vectors : Float32Format {
   using Float32Format::load;
