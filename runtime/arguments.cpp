@@ -55,16 +55,35 @@ void check_view(const std::string& name, const TensorView& view) {
   }
 }
 
+bool is_floating(DataType dtype) {
+  return dtype == DataType::float16 || dtype == DataType::bfloat16 || dtype == DataType::float32 ||
+         dtype == DataType::float64;
+}
+
+void check_adasum(const std::string& name, const TensorView& input) {
+  if (!is_floating(input.dtype)) {
+    refuse(name, fmt::format("Adasum combines float16, bfloat16, float32 and float64, not {}; cast "
+                             "the tensor or use another op",
+                             scalecom::to_string(input.dtype)));
+  }
+  if (input.device.kind != DeviceKind::host) {
+    refuse(name, fmt::format("Adasum combines tensors in the host's memory, and it is on {}; copy "
+                             "it to the host",
+                             to_string(input.device)));
+  }
+}
+
 void check_op(const std::string& name, DataType dtype, const ReduceOptions& options) {
   switch (options.op) {
     case ReduceOp::average:
     case ReduceOp::sum:
+    case ReduceOp::adasum:
     case ReduceOp::min:
     case ReduceOp::max:
     case ReduceOp::product: break;
     default:
-      refuse(name, fmt::format("op {} is not supported; allowed are average (0), sum (1), min (3), "
-                               "max (4) and product (5)",
+      refuse(name, fmt::format("op {} is not supported; allowed are average (0), sum (1), adasum "
+                               "(2), min (3), max (4) and product (5)",
                                static_cast<int>(options.op)));
   }
   const bool is_scaled = options.prescale != 1.0 || options.postscale != 1.0;
@@ -159,6 +178,7 @@ void check_all_reduce(const std::string& name, const TensorView& input, const Te
     refuse(name, "input and output overlap; they must be the same memory or apart");
   }
   check_op(name, input.dtype, options);
+  if (options.op == ReduceOp::adasum) check_adasum(name, input);
   check_compression(name, input.dtype, options);
 }
 
@@ -182,6 +202,9 @@ void check_reduce_scatter(const std::string& name, const TensorView& input,
   check_view(name, input);
   if (input.shape.empty()) {
     refuse(name, "a scalar cannot be scattered; give it one dimension");
+  }
+  if (options.op == ReduceOp::adasum) {
+    refuse(name, "Adasum is for all-reduces only; scatter a sum or an average");
   }
   check_op(name, input.dtype, options);
 }

@@ -51,6 +51,7 @@ Execution::Execution(Collectives& collectives, int rank, int size, const Config&
       done_(std::move(done)),
       workers_(static_cast<int>(config.compress_threads)),
       parts_(collectives, rank, size),
+      adasum_(collectives, size),
       health_(config, rank),
       on_devices_(rank, size, config, residuals_, std::move(devices)) {
   const auto threads = static_cast<int>(config.compress_threads);
@@ -241,6 +242,7 @@ void Execution::run(const BatchUnderWay& work) {
     case BatchKind::broadcast: return broadcast(batch.root, work.tensors, work.context);
     case BatchKind::reduce_scatter: return parts_.reduce_scatter(batch, work.tensors, work.context);
     case BatchKind::all_to_all: return parts_.all_to_all(agreed, work.tensors, work.context);
+    case BatchKind::adasum: return adasum(work);
     case BatchKind::barrier: return;  // The agreement itself is the barrier.
     case BatchKind::dense_all_reduce:
     case BatchKind::sparse_all_reduce: break;
@@ -254,6 +256,15 @@ void Execution::broadcast(int root, std::span<PendingTensor* const> tensors,
   parts.reserve(tensors.size());
   for (const PendingTensor* tensor : tensors) parts.push_back(bytes_of(tensor->output));
   collectives_.broadcast_parts(parts, root, context);
+}
+
+void Execution::adasum(const BatchUnderWay& work) {
+  std::vector<Piece> pieces;
+  for (const PendingTensor* tensor : work.tensors) {
+    pieces.push_back({input_of(*tensor), output_of(*tensor), count_of(tensor->signature.shape),
+                      input_scale(tensor->signature), output_scale(tensor->signature, size_)});
+  }
+  adasum_.reduce(pieces, work.batch.dtype, work.context);
 }
 
 void Execution::start_dense(BatchUnderWay& work) {

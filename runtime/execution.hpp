@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/wait.hpp"
+#include "collective/adasum.hpp"
 #include "collective/collectives.hpp"
 #include "compress/residual_store.hpp"
 #include "runtime/device/device_execution.hpp"
@@ -114,6 +115,7 @@ class Execution {
   [[noreturn]] void fail(const BatchUnderWay& work, const Error& error) const;
   SparseAllReduce* idle_sparse() const;
   void broadcast(int root, std::span<PendingTensor* const> tensors, const WaitContext& context);
+  void adasum(const BatchUnderWay& work);
   void keep_steps(const Batch& batch, const Agreement& agreement);
   void report_nonfinite(const SparseSlot& slot);
 
@@ -131,6 +133,7 @@ class Execution {
   /// A batch under way has one; they take turns.
   std::vector<std::unique_ptr<SparseAllReduce>> sparse_;
   PartExchange parts_;
+  Adasum adasum_;
   ResidualStore residuals_;
   HealthMonitor health_;
   DeviceExecution on_devices_;

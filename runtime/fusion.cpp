@@ -13,6 +13,7 @@ namespace {
 BatchKind kind_of(const AgreedTensor& tensor) {
   switch (tensor.signature.kind) {
     case OperationKind::all_reduce:
+      if (tensor.signature.op == ReduceOp::adasum) return BatchKind::adasum;
       return is_sparse(tensor.signature, tensor.step) ? BatchKind::sparse_all_reduce
                                                       : BatchKind::dense_all_reduce;
     case OperationKind::all_gather: return BatchKind::all_gather;
@@ -29,7 +30,8 @@ Batch start_batch(const AgreedTensor& tensor, int world_size) {
   Batch batch;
   batch.kind = kind_of(tensor);
   batch.device = tensor.signature.device;
-  if (batch.kind == BatchKind::dense_all_reduce || batch.kind == BatchKind::reduce_scatter) {
+  if (batch.kind == BatchKind::dense_all_reduce || batch.kind == BatchKind::adasum ||
+      batch.kind == BatchKind::reduce_scatter) {
     batch.dtype = tensor.signature.dtype;
     batch.op = tensor.signature.op == ReduceOp::average ? ReduceOp::sum : tensor.signature.op;
   }
@@ -48,6 +50,7 @@ const char* to_string(BatchKind kind) noexcept {
   switch (kind) {
     case BatchKind::dense_all_reduce: return "dense all-reduce";
     case BatchKind::sparse_all_reduce: return "ScaleCom all-reduce";
+    case BatchKind::adasum: return "Adasum";
     case BatchKind::all_gather: return "all-gather";
     case BatchKind::broadcast: return "broadcast";
     case BatchKind::barrier: return "barrier";

@@ -13,6 +13,7 @@ namespace scalecom {
 enum class BatchKind {
   dense_all_reduce,
   sparse_all_reduce,
+  adasum,
   all_gather,
   broadcast,
   barrier,
@@ -26,7 +27,7 @@ const char* to_string(BatchKind kind) noexcept;
 struct Batch {
   BatchKind kind = BatchKind::dense_all_reduce;
   DeviceKind device = DeviceKind::host;
-  DataType dtype = DataType::float32;  ///< dense_all_reduce, reduce_scatter
+  DataType dtype = DataType::float32;  ///< dense_all_reduce, adasum, reduce_scatter
   ReduceOp op = ReduceOp::sum;         ///< as dtype: never average, which is a sum here
   SparsePlan sparse;                   ///< sparse_all_reduce; its leader is step mod world size
   int root = 0;                        ///< broadcast

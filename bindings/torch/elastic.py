@@ -126,7 +126,7 @@ class _OptimizerKeeper(_ModelKeeper):
 
     def sync(self):
         broadcast_optimizer_state(self.value, root_rank=0)
-        if self._names():
+        if self._residuals is not None:
             self._sync_residuals()
         self.save()
 

@@ -15,8 +15,7 @@ from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import current, used
 from scalecom.torch import mpi_ops, submit
 from scalecom.torch.compression import Compression
-from scalecom.torch.mpi_ops import (Average, Sum, choose_op, compress, options_of, register,
-                                    synchronize)
+from scalecom.torch.mpi_ops import (Average, choose_op, compress, options_of, register, synchronize)
 
 
 def _checked_list(tensors):
@@ -41,6 +40,7 @@ def _start(tensors, in_place, name, op, prescale_factor, postscale_factor, compr
     options = None
     if compression is not Compression.none:
         options = options_of(compression, name, "a group needs a name: the residuals are")
+    compression = mpi_ops.place_for(op, tensors, compression)
     if compression.compress is not Compression.none.compress:
         return _start_converted(tensors, in_place, name, op, prescale_factor, postscale_factor,
                                 compression, options, priority)
@@ -78,7 +78,7 @@ def grouped_allreduce_async_(tensors, average=None, name=None, op=None, prescale
 
 
 class _GroupedAllreduce(torch.autograd.Function):
-    """The gradients of sums or averages are the same reductions of the gradients, as one group."""
+    """The gradients of sums, averages or Adasums are the same reductions of the gradients, as one group."""
 
     @staticmethod
     def forward(ctx, name, op, prescale_factor, postscale_factor, compression, priority, *tensors):
@@ -91,8 +91,7 @@ class _GroupedAllreduce(torch.autograd.Function):
     def backward(ctx, *gradients):
         with used(ctx.process_set):
             op, prescale_factor, postscale_factor, priority = ctx.arguments
-            if op not in (Average, Sum):
-                raise NotImplementedError("an allreduce is differentiable for Average and Sum only")
+            mpi_ops.check_differentiable(op)
             is_needed = ctx.needs_input_grad[6:]
             reduced = iter(grouped_allreduce(
                 [gradient.contiguous() for gradient, needed in zip(gradients, is_needed) if needed],

@@ -46,11 +46,30 @@ def choose_op(average, op):
     if op is None:
         op = Sum if average is False else Average
     if not isinstance(op, int):
-        raise ValueError(f"op is {op!r}; allowed are Average, Sum, Min, Max and Product")
-    if op == Adasum:
-        raise ValueError("op Adasum is not supported by this version of scalecom; use Average, "
-                         "Sum, Min, Max or Product")
+        raise ValueError(f"op is {op!r}; allowed are Average, Sum, Adasum, Min, Max and Product")
     return op
+
+
+class _ThroughHost:
+    """A compression whose tensors travel from the host's memory."""
+
+    def __init__(self, compression):
+        self._compression = compression
+
+    def compress(self, tensor):
+        compressed, context = self._compression.compress(tensor)
+        return compressed.cpu(), (context, tensor.device)
+
+    def decompress(self, tensor, context):
+        context, device = context
+        return self._compression.decompress(tensor.to(device), context)
+
+
+def place_for(op, tensors, compression):
+    """The compression by which tensors get to where `op` combines them."""
+    if op == Adasum and any(tensor.is_cuda for tensor in tensors):
+        return _ThroughHost(compression)
+    return compression
 
 
 def _start_allreduce(tensor, in_place, name, op, prescale_factor, postscale_factor, compression,
@@ -58,6 +77,7 @@ def _start_allreduce(tensor, in_place, name, op, prescale_factor, postscale_fact
     options = None
     if compression is not Compression.none:
         options = options_of(compression, name, "a tensor needs a name: its residual is")
+    compression = place_for(op, [tensor], compression)
     if compression.compress is not Compression.none.compress:
         return _start_converted(tensor, in_place, name, op, prescale_factor, postscale_factor,
                                 compression, options, priority)
@@ -127,8 +147,14 @@ def allreduce_async_(tensor, average=None, name=None, op=None, prescale_factor=1
                                 prescale_factor, postscale_factor, compression, priority)
 
 
+def check_differentiable(op):
+    if op not in (Average, Sum, Adasum):
+        raise NotImplementedError("an allreduce is differentiable for Average, Sum and Adasum only")
+
+
 class _Allreduce(torch.autograd.Function):
-    """The gradient of a sum or an average is the same reduction of the gradients."""
+    """The gradient of a sum, an average or an Adasum is the same reduction of the gradients: of the
+    last one that is Horovod's definition, not the derivative."""
 
     @staticmethod
     def forward(ctx, tensor, name, op, prescale_factor, postscale_factor, compression, priority):
@@ -140,8 +166,7 @@ class _Allreduce(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         op, prescale_factor, postscale_factor, priority = ctx.arguments
-        if op not in (Average, Sum):
-            raise NotImplementedError("an allreduce is differentiable for Average and Sum only")
+        check_differentiable(op)
         reduced = allreduce(gradient.contiguous(), op=op, prescale_factor=prescale_factor,
                             postscale_factor=postscale_factor, process_set=ctx.process_set,
                             priority=priority)
@@ -152,7 +177,8 @@ def allreduce(tensor, average=None, name=None, compression=Compression.none, op=
               prescale_factor=1.0, postscale_factor=1.0, process_set=None, *, priority=0):
     """The reduction of `tensor` over all ranks, as a new tensor. Differentiable.
 
-    op: Average (default), Sum, Min, Max or Product. Each rank's values are multiplied by
+    op: Average (default), Sum, Adasum (arXiv 2006.02924; floating-point tensors, combined in the
+    host's memory, to which CUDA tensors are copied at the call), Min, Max or Product. Each rank's values are multiplied by
     prescale_factor before, the result by postscale_factor. With Compression.scalecom(...) one call
     is one step of ScaleCom for the tensor of this name. priority: see allreduce_async.
     """

@@ -9,6 +9,7 @@ from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import used
 from scalecom.torch import mpi_ops, plan, sparse_ops, state, submit
 from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
+from scalecom.torch.delta_optimizer import DeltaMixin, DeltaSettings, check_passes, refuse_pass
 
 
 class _Gradient:
@@ -33,10 +34,7 @@ class _Gradient:
     def count_pass(self, _):
         """The backward pass has accumulated it: the parameter's hook."""
         if self.passes_left <= 0:
-            raise AssertionError(
-                f"the gradient of {self.name} was computed more than {self.settings.passes} times "
-                "before step(); set backward_passes_per_step to the number of backward passes "
-                "between two steps")
+            refuse_pass(self.name, self.settings.passes)
         self.passes_left -= 1
         if all(gradient.passes_left == 0 for gradient in self.group):
             for gradient in self.group:
@@ -200,7 +198,7 @@ class _DistributedMixin:
             gradient.forget()
 
     def set_backward_passes_per_step(self, passes):
-        _check_passes(passes)
+        check_passes(passes)
         self._scalecom.passes = passes
         for gradient in self._scalecom.gradients:
             gradient.passes_left = passes
@@ -288,11 +286,6 @@ def _names_of(optimizer, named_parameters):
     return {parameter: name for parameter, name in names.items() if parameter in reduced}
 
 
-def _check_passes(passes):
-    if passes < 1:
-        raise ValueError(f"backward_passes_per_step is {passes}; it must be 1 or more")
-
-
 def _groups_of(parameters, groups):
     """Lists of parameters, from such lists or from a number of groups."""
     if isinstance(groups, int) and groups >= 0:
@@ -329,7 +322,7 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     goes on with them.
 
     named_parameters: model.named_parameters(), in one order on every rank; names identify gradients
-    across ranks and key the residuals. op: Average or Sum. gradient_predivide_factor f: gradients
+    across ranks and key the residuals. op: Average, Sum or Adasum (below). gradient_predivide_factor f: gradients
     are divided by f before the sum and multiplied by f after the average. Sparse gradients stay so
     and travel uncompressed by sparse_allreduce_async, unless sparse_as_dense is True. A parameter
     whose gradients are sparse needs one on every rank in its first step. groups: lists of parameters
@@ -337,24 +330,37 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     or the number of such lists to cut named_parameters into; num_groups is its former name. Each
     gradient keeps its name and its compression. process_set: the ranks whose gradients are reduced;
     on a rank that is not in it the gradients stay as they are.
+
+    op Adasum reduces what steps do to the parameters, and no gradients (arXiv 2006.02924): step()
+    takes this rank's own step, and then every parameter becomes what it was plus the Adasum of the
+    ranks' changes. Call it on every rank or on none. The optimizer's state is each rank's own.
+    synchronize() does nothing; skip_synchronize() is refused; groups and sparse_as_dense have no
+    effect; Compression.scalecom is refused.
     """
     used(process_set)
     check_compression(compression)
-    if op not in (mpi_ops.Average, mpi_ops.Sum):
-        raise ValueError(f"op is {op}; a DistributedOptimizer takes Average or Sum")
-    _check_passes(backward_passes_per_step)
+    if op not in (mpi_ops.Average, mpi_ops.Sum, mpi_ops.Adasum):
+        raise ValueError(f"op is {op}; a DistributedOptimizer takes Average or Sum, or Adasum")
+    check_passes(backward_passes_per_step)
     if gradient_predivide_factor != 1.0 and op != mpi_ops.Average:
         raise ValueError("gradient_predivide_factor needs op=Average")
     names = _names_of(optimizer, named_parameters)
     if isinstance(compression, ScaleComCompressor):
+        if op == mpi_ops.Adasum:
+            raise ValueError("compression is Compression.scalecom; it works with op Average and Sum, "
+                             "not with Adasum, which needs every element")
         compression.check_patterns(list(names.values()))
     lists = _groups_of(list(names), num_groups if groups is None else groups)
     base = optimizer.__class__
-    wrapped_class = type(base.__name__, (_DistributedMixin, base), {})
+    mixin = DeltaMixin if op == mpi_ops.Adasum else _DistributedMixin
+    wrapped_class = type(base.__name__, (mixin, base), {})
     wrapped = wrapped_class.__new__(wrapped_class)
     wrapped.__dict__ = optimizer.__dict__
     if process_set is not None and not process_set.included():
         names, process_set = {}, None
+    if op == mpi_ops.Adasum:
+        wrapped._attach(DeltaSettings(names, compression, backward_passes_per_step, process_set))
+        return wrapped
     settings = _Settings(names, compression, op, backward_passes_per_step,
                          gradient_predivide_factor, sparse_as_dense, process_set)
     settings.join(lists)

@@ -27,9 +27,16 @@ SCALECOM_API std::int64_t size_of(DataType dtype) noexcept;
 /// "float32", "bool", ...
 SCALECOM_API const char* to_string(DataType dtype) noexcept;
 
-/// How values of the ranks are combined. The values are Horovod's and part of the C ABI;
-/// 2 (Adasum) is reserved.
-enum class ReduceOp : std::int32_t { average = 0, sum = 1, min = 3, max = 4, product = 5 };
+/// How values of the ranks are combined. The values are Horovod's and part of the C ABI. adasum
+/// (docs/algorithms.md) is an all-reduce of floating-point tensors in host memory only.
+enum class ReduceOp : std::int32_t {
+  average = 0,
+  sum = 1,
+  adasum = 2,
+  min = 3,
+  max = 4,
+  product = 5
+};
 
 SCALECOM_API const char* to_string(ReduceOp op) noexcept;
 

@@ -18,10 +18,11 @@ inline constexpr std::size_t kScheduledTensorsMax = 65'536;
 inline constexpr auto kPatienceMax = std::chrono::seconds(1);
 
 /// True when an agreement on tensors with this signature may be scheduled: no rank must be able to
-/// finish it, or a part of it, before every rank has begun it. An all-reduce of nothing waits for
-/// nobody, and an average inside a host for that host alone.
+/// finish it, or a part of it, before every rank has begun it, and it must go in steps. An
+/// all-reduce of nothing waits for nobody, and an average inside a host for that host alone.
 inline bool is_schedulable(const TensorSignature& signature) {
   return signature.kind == OperationKind::all_reduce && count_of(signature.shape) > 0 &&
+         signature.op != ReduceOp::adasum &&
          signature.compression.mode != CompressionMode::hierarchical &&
          signature.device == DeviceKind::host;
 }

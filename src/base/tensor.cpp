@@ -40,6 +40,7 @@ const char* to_string(ReduceOp op) noexcept {
   switch (op) {
     case ReduceOp::average: return "average";
     case ReduceOp::sum: return "sum";
+    case ReduceOp::adasum: return "adasum";
     case ReduceOp::min: return "min";
     case ReduceOp::max: return "max";
     case ReduceOp::product: return "product";

@@ -37,7 +37,7 @@ using PiecesDone = std::function<void(std::size_t count)>;
 struct AllReduceBatch {
   std::vector<Piece> pieces;  ///< at least one; their memory stays until the last one is done
   DataType dtype = DataType::float32;
-  ReduceOp op = ReduceOp::sum;  ///< not average
+  ReduceOp op = ReduceOp::sum;  ///< neither average nor adasum
   PiecesDone done;              ///< told on the way, from within advance()
   /// Only over the ranks of this host, host_size() of them. Such a one may be done before ranks of
   /// other hosts have begun it.
@@ -81,7 +81,8 @@ class Collectives {
 
   /// data = op over ranks of data, in place; `data` holds whole elements of `dtype`.
   /// float16 and bfloat16 are accumulated in float32 at each step. boolean: sum and max are "or",
-  /// min and product are "and". `op` is not average (the caller folds the division into a copy).
+  /// min and product are "and". `op` is neither adasum nor average (the caller folds the division
+  /// into a copy).
   virtual void all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
                           const WaitContext& context) = 0;
 

@@ -10,7 +10,7 @@ namespace scalecom::kernels {
 /// destination[i] = a[i] op b[i] for `count` elements of `dtype`. `destination` may be `a` or `b`;
 /// other overlaps are not allowed. No alignment is required. float16 and bfloat16 are computed in
 /// float32 and rounded to nearest even. min and max return NaN if either is NaN. boolean: sum and
-/// max are "or", min and product are "and". `op` is not average.
+/// max are "or", min and product are "and". `op` is neither average nor adasum.
 void reduce(std::byte* destination, const std::byte* a, const std::byte* b, std::int64_t count,
             DataType dtype, ReduceOp op);
 

@@ -90,9 +90,10 @@ MPI_Op mpi_op(DataType dtype, ReduceOp op, HalfOps& halves) {
     case ReduceOp::max: return is_bool ? MPI_LOR : MPI_MAX;
     case ReduceOp::min: return is_bool ? MPI_LAND : MPI_MIN;
     case ReduceOp::product: return is_bool ? MPI_LAND : MPI_PROD;
-    case ReduceOp::average: break;
+    case ReduceOp::average:
+    case ReduceOp::adasum: break;
   }
-  SCALECOM_ASSERT(false, "average is divided by the caller");
+  SCALECOM_ASSERT(false, std::string(to_string(op)) + " is no operation of MPI");
   return MPI_OP_NULL;
 }
 

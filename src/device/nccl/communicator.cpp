@@ -35,6 +35,7 @@ Reduction reduction(ReduceOp op) {
     case ReduceOp::min: return Reduction::min;
     case ReduceOp::max: return Reduction::max;
     case ReduceOp::product: return Reduction::product;
+    case ReduceOp::adasum: break;
   }
   throw Error(StatusCode::internal, fmt::format("op {}", static_cast<int>(op)));
 }

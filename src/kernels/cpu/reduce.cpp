@@ -20,6 +20,7 @@ HWY_EXPORT(target_name);
 void reduce(std::byte* destination, const std::byte* a, const std::byte* b, std::int64_t count,
             DataType dtype, ReduceOp op) {
   SCALECOM_ASSERT(op != ReduceOp::average, "an average is a sum and a scale");
+  SCALECOM_ASSERT(op != ReduceOp::adasum, "Adasum is not elementwise");
   SCALECOM_ASSERT(count >= 0, fmt::format("{} elements", count));
   HWY_DYNAMIC_DISPATCH(run_reduce)
   (destination, a, b, static_cast<std::size_t>(count), dtype, op);

@@ -121,8 +121,6 @@ def wrong_options_are_refused_at_the_call():
     tensor = torch.ones(4)
     with pytest.raises(ValueError, match="average and op"):
         hvd.allreduce(tensor, average=True, op=hvd.Sum)
-    with pytest.raises(ValueError, match="Adasum"):
-        hvd.allreduce(tensor, op=hvd.Adasum)
     with pytest.raises(ValueError, match="op 77"):
         hvd.allreduce(tensor, op=77)
     with pytest.raises(ValueError, match="process_set"):
