@@ -210,7 +210,11 @@ void Coordinator::take_submits() {
       tensor.signature.first_step = found->second;
     }
     if (timeline_.is_on()) timeline_.submit(tensor.name, tensor.times, now);
-    negotiation_.submit(TensorRequest{tensor.name, tensor.signature, tensor.splits}, now);
+    if (tensor.signature.kind == OperationKind::join) {
+      negotiation_.join(now);
+    } else {
+      negotiation_.submit(TensorRequest{tensor.name, tensor.signature, tensor.splits}, now);
+    }
     std::string name = tensor.name;
     const auto [place, is_new] = pending_.try_emplace(std::move(name), std::move(tensor));
     SCALECOM_ASSERT(is_new, place->first + " is in flight twice");
@@ -317,11 +321,12 @@ bool Coordinator::carry_on(const std::function<bool()>& is_enough) {
   return true;
 }
 
-// A shutdown is ordered behind what was agreed on before.
+// A shutdown, and the end of a join, are ordered behind what was agreed on before.
 bool Coordinator::can_carry_out(const NegotiationEvent& event) const {
   const auto* end = std::get_if<SessionEnd>(&event);
-  return end == nullptr || end->status.code() != StatusCode::shut_down ||
-         execution_.under_way() == 0;
+  const bool is_shutdown = end != nullptr && end->status.code() == StatusCode::shut_down;
+  const bool needs_order = is_shutdown || std::holds_alternative<Joined>(event);
+  return !needs_order || execution_.under_way() == 0;
 }
 
 void Coordinator::carry_out(NegotiationEvent event) {
@@ -335,6 +340,8 @@ void Coordinator::carry_out(NegotiationEvent event) {
     }
   } else if (const auto* mismatch = std::get_if<Mismatch>(&event)) {
     fail_one(*mismatch);
+  } else if (const auto* joined = std::get_if<Joined>(&event)) {
+    end_join(*joined);
   } else {
     finish(std::get<SessionEnd>(event).status);
   }
@@ -356,6 +363,10 @@ std::vector<PendingTensor*> Coordinator::find_tensors(const Batch& batch,
   std::vector<PendingTensor*> tensors;
   tensors.reserve(batch.tensors.size());
   for (const std::size_t place : batch.tensors) {
+    if (agreement.tensors[place].is_substitute) {
+      tensors.push_back(make_substitute(agreement.tensors[place]));
+      continue;
+    }
     const auto found = pending_.find(agreement.tensors[place].name);
     SCALECOM_ASSERT(found != pending_.end() || agreement.is_void,
                     agreement.tensors[place].name + " was agreed on but never submitted here");
@@ -367,11 +378,15 @@ std::vector<PendingTensor*> Coordinator::find_tensors(const Batch& batch,
 // From here on the caller may submit the names again, also while the rest of the batch goes on.
 void Coordinator::complete(std::span<PendingTensor* const> tensors) {
   publish_stats();
-  parts_.stats->tensors_completed += static_cast<std::int64_t>(tensors.size());
+  std::vector<const PendingTensor*> own(tensors.begin(), tensors.end());
+  if (!substitutes_.empty()) {
+    std::erase_if(own, [this](const auto* tensor) { return substitutes_.erase(tensor) == 1; });
+  }
+  parts_.stats->tensors_completed += static_cast<std::int64_t>(own.size());
   std::vector<PendingTensors::node_type> done;
-  done.reserve(tensors.size());
-  for (const PendingTensor* tensor : tensors) done.push_back(pending_.extract(tensor->name));
-  parts_.queue->complete(tensors, Status());
+  done.reserve(own.size());
+  for (const PendingTensor* tensor : own) done.push_back(pending_.extract(tensor->name));
+  parts_.queue->complete(own, Status());
 }
 
 void Coordinator::fail_one(const Mismatch& mismatch) {
@@ -428,6 +443,7 @@ void Coordinator::finish(const Status& cause) {
   if (timeline_.is_on()) tell_unfinished();
   parts_.queue->complete(tensors, status);
   pending_.clear();
+  substitutes_.clear();
   publish_stats();
   has_ended_ = true;
   for (CoordinatorTask& task : left.tasks) tasks_.push_back(std::move(task));

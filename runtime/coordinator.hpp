@@ -114,6 +114,8 @@ class Coordinator final : private Interrupt, private Drivable {
   void start_batch();
   std::vector<PendingTensor*> find_tensors(const Batch& batch, const Agreement& agreement);
   void complete(std::span<PendingTensor* const> tensors);
+  PendingTensor* make_substitute(const AgreedTensor& agreed);
+  void end_join(const Joined& joined);
   void fail_one(const Mismatch& mismatch);
   void learn_first_cause(const Error& error);
   void bound_end(const SessionEnd& end);
@@ -133,6 +135,8 @@ class Coordinator final : private Interrupt, private Drivable {
   Timeline timeline_;
   Execution execution_;
   PendingTensors pending_;
+  /// Zeros for what others submit while this rank has joined, in execution.
+  std::unordered_map<const PendingTensor*, std::unique_ptr<PendingTensor>> substitutes_;
   std::unordered_map<std::string, std::int64_t> first_steps_;
   std::deque<NegotiationEvent> events_;
   // Run between batches only: a task may touch the residuals.

@@ -19,6 +19,8 @@ void Coordinator::tell_times(const NegotiationEvent& event) {
     for (const AgreedTensor& tensor : agreement->tensors) agree(tensor.name);
   } else if (const auto* mismatch = std::get_if<Mismatch>(&event)) {
     agree(mismatch->name);
+  } else if (std::holds_alternative<Joined>(event)) {
+    agree(kJoinName);
   }
 }
 

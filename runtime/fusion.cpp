@@ -21,6 +21,7 @@ BatchKind kind_of(const AgreedTensor& tensor) {
     case OperationKind::barrier: return BatchKind::barrier;
     case OperationKind::reduce_scatter: return BatchKind::reduce_scatter;
     case OperationKind::all_to_all: return BatchKind::all_to_all;
+    case OperationKind::join: break;
   }
   SCALECOM_ASSERT(false, "operation kind of tensor " + tensor.name);
   return BatchKind::barrier;

@@ -31,7 +31,8 @@ enum class OperationKind : std::uint8_t {
   broadcast = 2,
   barrier = 3,
   reduce_scatter = 4,
-  all_to_all = 5
+  all_to_all = 5,
+  join = 6  ///< never a tensor's: what Session::join() puts into the queue
 };
 
 const char* to_string(OperationKind kind) noexcept;
@@ -97,6 +98,9 @@ struct AgreedTensor {
   /// What first_extents_of_rank() says, rank after rank: of each rank's tensor for an all_gather,
   /// each rank's splits for an all_to_all. Empty otherwise.
   std::vector<std::int64_t> first_extents;
+  /// This rank has joined and has not submitted it: it takes part with zeros, and where ranks
+  /// choose their first extent with no rows.
+  bool is_substitute = false;
 };
 
 /// Tensors to execute now, in this order, on every rank: by priority, equal ones as they became
@@ -140,12 +144,19 @@ struct Revocation {
   std::uint64_t end_sequence = 0;  ///< the next agreement's
 };
 
+/// Every rank has joined; whatever some had submitted before was agreed on before. Each may submit
+/// again.
+struct Joined {
+  int last_rank = 0;  ///< the last to join, as rank 0 heard of them
+};
+
 /// The session is over on every rank: the first cause, sticky.
 struct SessionEnd {
   Status status;  ///< shut_down, rank_lost, timed_out (stall shutdown)
 };
 
-using NegotiationEvent = std::variant<Agreement, Mismatch, Stall, Hold, Revocation, SessionEnd>;
+using NegotiationEvent =
+    std::variant<Agreement, Mismatch, Stall, Hold, Revocation, Joined, SessionEnd>;
 
 struct OutgoingMessage {
   int to = 0;
@@ -205,6 +216,10 @@ class Negotiation {
 
   /// This rank has submitted a tensor. The name is not in flight here.
   void submit(TensorRequest request, TimePoint now);
+
+  /// This rank is out of data: until Joined it submits nothing, and is taken to have submitted what
+  /// all others that have not joined do (AgreedTensor::is_substitute). Not while it has joined.
+  void join(TimePoint now);
 
   /// A neighbour's message. A message that does not parse ends the session with
   /// Status(internal) naming the peer.

@@ -406,6 +406,12 @@ Ticket Session::barrier() {
   return impl_->submit({kBarrierName, std::move(signature), {}, {}, nullptr});
 }
 
+Ticket Session::join() {
+  TensorSignature signature;
+  signature.kind = OperationKind::join;
+  return impl_->submit({kJoinName, std::move(signature), {}, {}, nullptr});
+}
+
 std::vector<ResidualInfo> Session::residuals() const { return impl_->residuals(); }
 Residual Session::residual(const std::string& name) const { return impl_->residual(name); }
 

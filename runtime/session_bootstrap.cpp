@@ -56,13 +56,21 @@ std::vector<std::string> SessionBootstrap::gather(const std::string& mine) {
   if (const Status status = ticket.wait(); !status.is_ok()) {
     throw Error(status.code(), status.message());
   }
-  const auto* bytes = static_cast<const char*>(ticket.output().data);
+  const TensorView output = ticket.output();
+  std::string_view bytes(static_cast<const char*>(output.data),
+                         static_cast<std::size_t>(output.bytes()));
   std::vector<std::string> all;
   for (int rank = 0; rank < session_.topology().size; ++rank) {
     std::uint64_t count = 0;
-    std::memcpy(&count, bytes, sizeof count);
-    all.emplace_back(bytes + sizeof count, count);
-    bytes += sizeof count + count;
+    if (bytes.size() < sizeof count) {
+      throw Error(StatusCode::invalid_argument,
+                  "a process set is made by all ranks, but one has joined; make it before join(), "
+                  "or behind it");
+    }
+    std::memcpy(&count, bytes.data(), sizeof count);
+    bytes.remove_prefix(sizeof count);
+    all.emplace_back(bytes.substr(0, count));
+    bytes.remove_prefix(std::min<std::size_t>(count, bytes.size()));
   }
   return all;
 }

@@ -30,8 +30,14 @@ void TensorQueue::wake_sleepers() {
   if (sleepers_.load() > 0) signal_locked();
 }
 
-void TensorQueue::check_open_locked() const {
+void TensorQueue::check_open_locked(const std::string& name) const {
   if (is_closed_) throw Error(closed_status_.code(), closed_status_.message());
+  if (has_joined_) {
+    throw Error(StatusCode::invalid_argument,
+                "tensor " + name +
+                    ": this rank has joined, and takes part with zeros in what the others submit; "
+                    "wait for join() before submitting");
+  }
 }
 
 void TensorQueue::check_room_locked(std::size_t count, const std::string& name) const {
@@ -57,9 +63,10 @@ void TensorQueue::put_in_flight_locked(const std::string& name) {
 
 void TensorQueue::push(PendingTensor tensor) {
   const std::lock_guard lock(mutex_);
-  check_open_locked();
+  check_open_locked(tensor.name);
   check_room_locked(1, tensor.name);
   put_in_flight_locked(tensor.name);
+  has_joined_ = tensor.signature.kind == OperationKind::join;
   tensors_.push_back(std::move(tensor));
   add_locked();
 }
@@ -67,7 +74,7 @@ void TensorQueue::push(PendingTensor tensor) {
 void TensorQueue::push_group(std::vector<PendingTensor> tensors) {
   if (tensors.empty()) return;
   const std::lock_guard lock(mutex_);
-  check_open_locked();
+  check_open_locked(tensors.front().name);
   check_room_locked(tensors.size(), tensors.front().name);
   tensors_.reserve(tensors_.size() + tensors.size());
   in_flight_.reserve(in_flight_.size() + tensors.size());
@@ -113,7 +120,10 @@ TensorQueue::Drained TensorQueue::drain() {
 void TensorQueue::complete(std::span<const PendingTensor* const> tensors, const Status& status) {
   {
     const std::lock_guard lock(mutex_);
-    for (const PendingTensor* tensor : tensors) in_flight_.erase(tensor->name);
+    for (const PendingTensor* tensor : tensors) {
+      in_flight_.erase(tensor->name);
+      if (tensor->signature.kind == OperationKind::join) has_joined_ = false;
+    }
   }
   for (const PendingTensor* tensor : tensors) tensor->ticket->complete(status);
 }

@@ -19,6 +19,9 @@
 
 namespace scalecom {
 
+/// In flight while this rank has joined.
+inline constexpr const char* kJoinName = "scalecom.join";
+
 /// A submitted tensor on its way through the coordinator, with its data and its promise.
 struct PendingTensor {
   std::string name;
@@ -32,6 +35,7 @@ struct PendingTensor {
   /// On a CUDA device: behind it the input may be used.
   std::shared_ptr<const DeviceEvent> ready = nullptr;
   TensorTimes times = {};
+  std::unique_ptr<std::byte[]> zeros = nullptr;  ///< of a substitute: what its views are of
 };
 
 /// Work for the coordinator's thread that is not a tensor: end the session, read a residual.
@@ -43,8 +47,8 @@ class TensorQueue {
  public:
   explicit TensorQueue(std::int64_t capacity) : capacity_(capacity) {}
 
-  /// Throws Error: invalid_argument for a name in flight or a full queue; the session's end when
-  /// closed. Wakes a thread that sleeps for it.
+  /// Throws Error: invalid_argument for a name in flight, a full queue, and while this rank has
+  /// joined; the session's end when closed. Wakes a thread that sleeps for it.
   void push(PendingTensor tensor);
 
   /// As push() of each, under one lock, or of none of them: what it throws for one tensor holds for
@@ -93,7 +97,7 @@ class TensorQueue {
  private:
   void add_locked();
   void signal_locked();
-  void check_open_locked() const;
+  void check_open_locked(const std::string& name) const;
   void check_room_locked(std::size_t count, const std::string& name) const;
   void put_in_flight_locked(const std::string& name);
   Drained take_locked();
@@ -109,6 +113,7 @@ class TensorQueue {
   std::vector<CoordinatorTask> tasks_;
   std::vector<CoordinatorTask> urgent_tasks_;
   std::unordered_set<std::string> in_flight_;
+  bool has_joined_ = false;
   bool is_closed_ = false;
   Status closed_status_;
 };

@@ -294,6 +294,13 @@ int scalecom_barrier(scalecom_ticket** ticket) {
   });
 }
 
+int scalecom_join(scalecom_ticket** ticket) {
+  return guarded([&] {
+    deref(ticket, "ticket") = nullptr;
+    give_ticket(ticket, sessions().get()->join());
+  });
+}
+
 int scalecom_ticket_is_ready(const scalecom_ticket* ticket) {
   return ticket != nullptr && ticket->ticket.is_ready() ? 1 : 0;
 }

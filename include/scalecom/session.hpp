@@ -178,6 +178,16 @@ class SCALECOM_API Session {
   /// Completes when every rank has submitted it; overtakes pending tensors.
   Ticket barrier();
 
+  /// This rank is out of data, the others perhaps not: until the ticket completes it takes part in
+  /// what they submit with zeros (an all_gather, all_to_all: with no rows), averages still divide
+  /// by the number of all ranks, and this rank's own submits throw Error(invalid_argument). What a
+  /// compressed tensor owes is delivered meanwhile like in any step. Completes when every rank has
+  /// joined; ticket.output() is then one int64, the last rank to join, the same everywhere. What
+  /// cannot be taken part in fails with StatusCode::mismatch on the ranks that submitted it: a
+  /// broadcast from a rank that has joined, a tensor on a CUDA device. Process sets are sessions of
+  /// their own, and are joined by themselves.
+  Ticket join();
+
   /// A session of some of this one's ranks, in the order of `ranks`: with tensors, residuals,
   /// thread and connections of its own, so neither holds the other up. Null on a rank that is not
   /// in `ranks`. Every rank of this session calls it, with the same ranks and in the same order as

@@ -40,13 +40,16 @@ class AgreementWriter {
     write_extents(writer_, first_extents, 0, first_extents.size());
   }
 
-  /// The caller appends the first extents, if ranks choose theirs.
-  void add_full(std::string_view name, bool gets_number, std::int64_t step) {
+  /// `announced`: what ranks that have not submitted it need, or null. The caller appends the first
+  /// extents, if ranks choose theirs.
+  void add_full(std::string_view name, bool gets_number, std::int64_t step,
+                const TensorSignature* announced = nullptr) {
     end_run();
-    put_entry(AgreementEntry::full);
+    put_entry(announced != nullptr ? AgreementEntry::announced : AgreementEntry::full);
     writer_.put_string(name);
     put(gets_number ? 1 : 0);
     put_step(step);
+    if (announced != nullptr) write_signature(writer_, *announced);
   }
 
   void finish() {

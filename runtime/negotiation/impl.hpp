@@ -21,12 +21,14 @@ namespace scalecom {
 /// One node of the control tree. docs/architecture.md explains the protocol; by file:
 /// negotiation.cpp the interface and how requests are merged, requests.cpp the messages up,
 /// ordering.cpp rank 0's decisions, stream.cpp the messages down, steady.cpp the schedule that
-/// replaces both, steady_exit.cpp the way back, stalls.cpp, session_end.cpp.
+/// replaces both, steady_exit.cpp the way back, joining.cpp the ranks that are out of data,
+/// stalls.cpp, session_end.cpp.
 class Negotiation::Impl {
  public:
   explicit Impl(NegotiationOptions options);
 
   void submit(TensorRequest request, TimePoint now);
+  void join(TimePoint now);
   void receive(int from, const ControlMessage& message, TimePoint now);
   void lose_peer(int peer, const std::string& cause, TimePoint now);
   void end_session(Status status, TimePoint now);
@@ -52,13 +54,17 @@ class Negotiation::Impl {
     RankRange ranks;
     std::uint64_t frame = 0;         ///< of its last message
     std::uint64_t acknowledged = 0;  ///< cache generation that its whole subtree has reached
+    int joined = 0;                  ///< its ranks that have joined
   };
 
   bool is_root() const noexcept { return options_.rank == 0; }
   /// -1: no neighbour below.
   int member_of(int rank) const noexcept;
   int rank_of(std::size_t member) const noexcept { return members_[member].ranks.first; }
-  bool is_complete(const Tensor& tensor) const noexcept { return tensor.arrived == all_members_; }
+  /// A member whose ranks have all joined is not waited for.
+  bool is_complete(const Tensor& tensor) const noexcept {
+    return tensor.arrived != 0 && (tensor.arrived | joined_members_) == all_members_;
+  }
 
   // Merging (negotiation.cpp)
   void list(Tensor& tensor);
@@ -68,6 +74,7 @@ class Negotiation::Impl {
   void split(Tensor& tensor);
   void add_to_group(Tensor& tensor, const TensorSignature& signature, const RankSet& ranks);
   void mark_arrived(Tensor& tensor, std::size_t member);
+  void take_complete(Tensor& tensor);
   void set_local_extents(Tensor& tensor, const std::vector<std::int64_t>& splits);
   std::vector<std::int64_t>& extents_of(Tensor& tensor, OperationKind kind);
   void take_extents(Tensor& tensor, OperationKind kind, std::size_t member, Reader& reader);
@@ -106,12 +113,14 @@ class Negotiation::Impl {
   void apply_run(Reader& reader, std::uint64_t& expected, std::int64_t& step,
                  std::vector<AgreedTensor>& agreed);
   void apply_cached_extents(Reader& reader, std::vector<AgreedTensor>& agreed);
-  void apply_full(Reader& reader, std::int64_t& step, std::vector<AgreedTensor>& agreed);
+  void apply_full(Reader& reader, bool is_announced, std::int64_t& step,
+                  std::vector<AgreedTensor>& agreed);
   void apply_mismatch(Reader& reader);
   void apply_generation(Reader& reader);
   void apply_end(Reader& reader);
   void agree_on(Tensor& tensor, std::int64_t step, std::vector<std::int64_t> first_extents,
                 std::vector<AgreedTensor>& agreed);
+  bool is_expected(const Tensor& tensor) const noexcept;
   Tensor& find_numbered(std::uint64_t number);
   void check_agreed_by_number(const Tensor& tensor, bool is_entry_of_kind) const;
   std::vector<std::int64_t> read_first_extents(Reader& reader, OperationKind kind) const;
@@ -160,6 +169,18 @@ class Negotiation::Impl {
   void arrive_again(Tensor& tensor);
   void order_deferred();
 
+  // Ranks that are out of data (joining.cpp)
+  void take_join(std::size_t member, Reader& reader);
+  void write_joins(Writer& writer);
+  void count_join(std::size_t member, int rank);
+  void complete_without_joined();
+  void refuse_if_impossible(Tensor& tensor);
+  void release_joined(int last_rank);
+  void apply_joined(Reader& reader);
+  void forget_joins();
+  std::optional<TimePoint> join_timer() const;
+  void check_joins();
+
   // The end (session_end.cpp)
   void end_everywhere(const Status& status);
   void end_here(const Status& status, bool is_parent_left);
@@ -205,6 +226,15 @@ class Negotiation::Impl {
   negotiation::ScheduleLearner learner_;           ///< rank 0
   std::vector<Tensor*> deferred_;                  ///< rank 0: to be ordered after the decision
   std::optional<Status> deferred_end_;             ///< rank 0: a shutdown, likewise
+
+  // Joining
+  bool is_joined_ = false;            ///< this rank
+  RankSet joined_;                    ///< of the subtree, as far as they count here
+  std::uint32_t joined_members_ = 0;  ///< bit per member of which all ranks have
+  std::vector<int> joins_up_;         ///< to be sent up
+  bool has_joins_ = false;            ///< rank 0: has heard of one, whether or not it counts
+  TimePoint last_agreement_{};        ///< rank 0: or join
+  TimePoint next_join_check_{};
 
   // Down
   std::uint64_t down_frame_ = 0;

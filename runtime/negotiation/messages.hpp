@@ -15,8 +15,9 @@ enum class UpItem : std::uint64_t {
   end = 7,             ///< status: the session is to end
   leave = 8,           ///< reason: the schedule is to be left
   report = 9,          ///< least agreements that a rank of the subtree took from it, most - least
+  join = 10,           ///< rank of the subtree that has joined; behind all requests of it
 };
-inline constexpr std::uint64_t kUpItems = 10;
+inline constexpr std::uint64_t kUpItems = 11;
 
 /// Items of a message to the children: frame, items until the end.
 enum class DownItem : std::uint64_t {
@@ -27,8 +28,9 @@ enum class DownItem : std::uint64_t {
   schedule = 5,    ///< sequence of its first agreement, patience in us, count, entries of each
   stop = 6,        ///< reason: no rank takes any more agreements from the schedule
   decision = 7,    ///< agreements that every rank has taken from it, those that only some have
+  joined = 8,      ///< the last rank to join: all have
 };
-inline constexpr std::uint64_t kDownItems = 8;
+inline constexpr std::uint64_t kDownItems = 9;
 
 /// Entries of an agreement; of a scheduled one, whose step is that of its first round, only cached
 /// runs. A step is the difference from the entry before.
@@ -37,8 +39,9 @@ enum class AgreementEntry : std::uint64_t {
   cached_run = 1,      ///< first number (signed, from the end of the last run), count - 1, step
   cached_extents = 2,  ///< number, first extents of all ranks
   full = 3,            ///< name, 1 when it gets the next cache number, step, first extents
+  announced = 4,       ///< while ranks have joined: the same, with the signature before the extents
 };
-inline constexpr std::uint64_t kAgreementEntries = 4;
+inline constexpr std::uint64_t kAgreementEntries = 5;
 
 /// Frames of each direction of an edge are numbered modulo 128, in one byte: a repeated message is
 /// ignored, a missing one noticed.

@@ -80,6 +80,21 @@ std::vector<FieldValue> values_of(const Field& field, const std::vector<Signatur
   return values;
 }
 
+// See Negotiation::Impl::refuse_if_impossible().
+std::string describe_refusal(const std::string& name, const TensorSignature& signature) {
+  if (signature.kind == OperationKind::broadcast) {
+    return fmt::format(
+        "tensor {}: rank {}, the root of this broadcast, has joined and has nothing to broadcast. "
+        "Broadcast before that rank calls join(), or from the rank that joins last",
+        name, ~signature.root);
+  }
+  return fmt::format(
+      "tensor {}: it is on a CUDA device, and a rank has joined that has not submitted it; join() "
+      "is for tensors in the host's memory. Give every rank as many CUDA tensors, or move them to "
+      "the host's memory",
+      name);
+}
+
 std::string describe_values(const std::vector<FieldValue>& values) {
   std::string text;
   for (std::size_t i = 0; i < values.size() && i < kShownValues; ++i) {
@@ -95,6 +110,9 @@ std::string describe_values(const std::vector<FieldValue>& values) {
 }  // namespace
 
 std::string describe_mismatch(const std::string& name, const std::vector<SignatureGroup>& groups) {
+  for (const SignatureGroup& group : groups) {
+    if (group.signature.root < 0) return describe_refusal(name, group.signature);
+  }
   std::string text = "tensor " + name + ": ";
   std::string names;
   for (const Field& field : kFields) {

@@ -19,6 +19,7 @@ const char* to_string(OperationKind kind) noexcept {
     case OperationKind::barrier: return "barrier";
     case OperationKind::reduce_scatter: return "reduce_scatter";
     case OperationKind::all_to_all: return "all_to_all";
+    case OperationKind::join: return "join";
   }
   return "unknown operation";
 }
@@ -69,6 +70,7 @@ int Negotiation::Impl::member_of(int rank) const noexcept {
 void Negotiation::Impl::submit(TensorRequest request, TimePoint now) {
   if (has_ended_) return;
   now_ = now;
+  SCALECOM_ASSERT(!is_joined_, request.name + " is submitted by a rank that has joined");
   Tensor& tensor = table_.get(request.name);
   SCALECOM_ASSERT((tensor.arrived & 1) == 0, request.name + " is in flight twice");
   tensor.local_name = std::move(request.name);
@@ -176,10 +178,16 @@ void Negotiation::Impl::mark_arrived(Tensor& tensor, std::size_t member) {
   if (!is_complete(tensor)) {
     list(tensor);
     if (tensor.stall && tensor.stall->is_reported_up) queue_stall_report(tensor);
-    return;
+  } else {
+    take_complete(tensor);
   }
+}
+
+void Negotiation::Impl::take_complete(Tensor& tensor) {
   table_.unlist_partial(tensor);
+  if (tensor.arrived != all_members_) refuse_if_impossible(tensor);
   if (is_root()) {
+    tensor.is_sent_up = true;
     order(tensor);
   } else {
     complete_.push_back(&tensor);
@@ -211,6 +219,7 @@ void Negotiation::Impl::advance(TimePoint now) {
   take_due();
   check_steady();
   check_stalls();
+  check_joins();
   if (end_deadline_ && now_ >= *end_deadline_) end_here(*cause_, tree_.parent >= 0);
 }
 
@@ -220,6 +229,7 @@ std::optional<TimePoint> Negotiation::Impl::next_timer() const {
   const auto add = [&next](TimePoint at) { next = next ? std::min(*next, at) : at; };
   if (options_.stall_check && table_.first_partial() != nullptr) add(next_stall_check_);
   if (const std::optional<TimePoint> steady = steady_timer()) add(*steady);
+  if (const std::optional<TimePoint> join = join_timer()) add(*join);
   if (end_deadline_) add(*end_deadline_);
   return next;
 }
@@ -244,6 +254,8 @@ Negotiation::~Negotiation() = default;
 void Negotiation::submit(TensorRequest request, TimePoint now) {
   impl_->submit(std::move(request), now);
 }
+
+void Negotiation::join(TimePoint now) { impl_->join(now); }
 
 void Negotiation::receive(int from, const ControlMessage& message, TimePoint now) {
   impl_->receive(from, message, now);

@@ -41,11 +41,12 @@ void Negotiation::Impl::order(Tensor& tensor) {
     item.put_string(*tensor.name);
     item.put_string(negotiation::describe_mismatch(*tensor.name, tensor.groups));
     publish(item);
-  } else if (tensor.local.kind == OperationKind::barrier) {
+  } else if (tensor.common->kind == OperationKind::barrier) {
     barriers_.push_back(&tensor);
   } else {
-    const std::int64_t step = steps_.next(*tensor.name, tensor.local);
-    ready_.add(tensor, tensor.local.priority, fused_bytes(tensor.local, step), now_);
+    const TensorSignature& signature = *tensor.common;
+    const std::int64_t step = steps_.next(*tensor.name, signature);
+    ready_.add(tensor, signature.priority, fused_bytes(signature, step), now_);
   }
 }
 
@@ -86,6 +87,7 @@ void Negotiation::Impl::release_all() {
 void Negotiation::Impl::release(const std::vector<Tensor*>& tensors) {
   start_generation_if_due(tensors);
   learn(tensors);
+  last_agreement_ = now_;
   Writer item;
   write_agreement(item, tensors);
   publish(item);
@@ -121,7 +123,7 @@ void Negotiation::Impl::write_agreement(Writer& writer, const std::vector<Tensor
     if (number < 0 || tensor->common != &tensor->cached) {
       const bool gets_number = number < 0 && room > 0;
       if (gets_number) --room;
-      agreement.add_full(*tensor->name, gets_number, step);
+      agreement.add_full(*tensor->name, gets_number, step, has_joins_ ? &signature : nullptr);
       if (has_extents) write_extents(writer, tensor->extents, 0, tensor->extents.size());
     } else if (has_extents) {
       agreement.add_cached_extents(number, tensor->extents);

@@ -44,6 +44,7 @@ void Negotiation::Impl::receive_requests(std::size_t member, Reader& reader) {
       case UpItem::end: take_end_request(reader); break;
       case UpItem::leave: take_leave(reader); break;
       case UpItem::report: take_report(member, reader); break;
+      case UpItem::join: take_join(member, reader); break;
       default: refuse_message("item 0 is not known");
     }
   }
@@ -113,10 +114,8 @@ void Negotiation::Impl::take_split_request(std::size_t member, Reader& reader) {
     all.add(ranks);
     groups.push_back({std::move(signature), std::move(ranks)});
   }
-  if (all.count() != below.end - below.first) {
-    refuse_message(fmt::format("its groups for tensor {} hold {} of {} ranks", *tensor.name,
-                               all.count(), below.end - below.first));
-  }
+  // Those that have joined are in none.
+  if (all.is_empty()) refuse_message(fmt::format("tensor {} has no groups", *tensor.name));
   if (is_outdated(member, tensor)) return;
   arrive_split(tensor, member, std::move(groups));
 }
@@ -225,6 +224,7 @@ void Negotiation::Impl::send_up() {
   Writer items;
   if (!has_ended_) {
     write_requests(items);
+    write_joins(items);
     write_acknowledgement(items);
     write_stall_reports(items);
     write_steady_items(items);

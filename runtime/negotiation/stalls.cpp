@@ -29,7 +29,7 @@ void Negotiation::Impl::queue_stall_report(Tensor& tensor) {
 void Negotiation::Impl::write_stall_reports(Writer& writer) {
   for (Tensor* tensor : stall_reports_) {
     tensor->stall->is_queued = false;
-    if (is_complete(*tensor)) continue;
+    if (tensor->is_sent_up) continue;
     const auto age =
         std::chrono::duration_cast<std::chrono::milliseconds>(now_ - tensor->since).count();
     writer.put_varint(static_cast<std::uint64_t>(negotiation::UpItem::stall));
@@ -116,7 +116,9 @@ TimePoint Negotiation::Impl::check_stall(Tensor& tensor, std::vector<Tensor*>& s
 
 std::string Negotiation::Impl::describe_wait(const Tensor& tensor) const {
   const RankSet submitted = submitted_ranks(tensor);
-  const RankSet missing = submitted.complement(options_.size);
+  RankSet not_missing = submitted;
+  not_missing.add(joined_);
+  const RankSet missing = not_missing.complement(options_.size);
   return fmt::format("{}: {} {} not submitted it for {:.1f} s ({} did)", *tensor.name,
                      describe(missing), missing.count() == 1 ? "has" : "have",
                      seconds_between(tensor.since, now_), describe(submitted));

@@ -26,7 +26,7 @@ constexpr auto kPatienceMax = std::chrono::duration_cast<microseconds>(negotiati
 
 // Rank 0: what is about to be agreed on.
 void Negotiation::Impl::learn(const std::vector<Tensor*>& tensors) {
-  if (!learner_.is_on()) return;
+  if (!learner_.is_on() || has_joins_) return;
   std::vector<std::int32_t> numbers;
   numbers.reserve(tensors.size());
   Clock::duration wait{};
@@ -94,6 +94,7 @@ void Negotiation::Impl::apply_schedule(Reader& reader) {
   }
   schedule_ = std::move(schedule);
   withdraw_scheduled();
+  forget_joins();
 }
 
 // One agreement; returns its number of tensors.

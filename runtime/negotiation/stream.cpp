@@ -43,7 +43,8 @@ void Negotiation::Impl::send_down() {
 void Negotiation::Impl::apply_item(Reader& reader) {
   const auto item = static_cast<DownItem>(reader.get_below(negotiation::kDownItems, "item"));
   const bool is_order = item == DownItem::agreement || item == DownItem::mismatch ||
-                        item == DownItem::generation || item == DownItem::schedule;
+                        item == DownItem::generation || item == DownItem::schedule ||
+                        item == DownItem::joined;
   if (is_order && schedule_) refuse_message("it orders tensors while a schedule does");
   switch (item) {
     case DownItem::agreement: return apply_agreement(reader);
@@ -53,6 +54,7 @@ void Negotiation::Impl::apply_item(Reader& reader) {
     case DownItem::schedule: return apply_schedule(reader);
     case DownItem::stop: return apply_stop(reader);
     case DownItem::decision: return apply_decision(reader);
+    case DownItem::joined: return apply_joined(reader);
   }
   refuse_message("item 0 is not known");
 }
@@ -74,7 +76,8 @@ void Negotiation::Impl::apply_agreement(Reader& reader) {
       case AgreementEntry::last: is_last = true; break;
       case AgreementEntry::cached_run: apply_run(reader, expected, step, agreement.tensors); break;
       case AgreementEntry::cached_extents: apply_cached_extents(reader, agreement.tensors); break;
-      case AgreementEntry::full: apply_full(reader, step, agreement.tensors); break;
+      case AgreementEntry::full: apply_full(reader, false, step, agreement.tensors); break;
+      case AgreementEntry::announced: apply_full(reader, true, step, agreement.tensors); break;
     }
   }
   negotiation::order_by_priority(agreement.tensors);
@@ -104,32 +107,41 @@ void Negotiation::Impl::apply_cached_extents(Reader& reader, std::vector<AgreedT
 }
 
 void Negotiation::Impl::check_agreed_by_number(const Tensor& tensor, bool is_entry_of_kind) const {
-  if (is_entry_of_kind && tensor.common == &tensor.cached) return;
+  const bool has_request = tensor.common == &tensor.cached;
+  if (is_entry_of_kind && (has_request || (tensor.arrived == 0 && is_joined_))) return;
   refuse_message(
       fmt::format("tensor {} was agreed on by its cache number, but is not in flight "
                   "with the cached signature",
                   *tensor.name));
 }
 
-void Negotiation::Impl::apply_full(Reader& reader, std::int64_t& step,
+void Negotiation::Impl::apply_full(Reader& reader, bool is_announced, std::int64_t& step,
                                    std::vector<AgreedTensor>& agreed) {
   const std::string_view name = reader.get_string();
   const bool gets_number = reader.get_below(2, "cache flag") == 1;
   step = static_cast<std::int64_t>(static_cast<std::uint64_t>(step) +
                                    static_cast<std::uint64_t>(reader.get_signed()));
-  Tensor* tensor = table_.find(name);
-  if (tensor == nullptr || (tensor->arrived & 1) == 0 || !tensor->groups.empty()) {
+  Tensor* tensor = is_announced && is_joined_ ? &table_.get(name) : table_.find(name);
+  if (is_announced) {
+    TensorSignature announced = negotiation::read_signature(reader);
+    if (tensor != nullptr && tensor->arrived == 0) {
+      tensor->received = std::move(announced);
+      tensor->common = &tensor->received;
+    }
+  }
+  if (tensor == nullptr || tensor->common == nullptr) {
     refuse_message(fmt::format("tensor {} was agreed on, but is not in flight here", name));
   }
-  std::vector<std::int64_t> first_extents = read_first_extents(reader, tensor->local.kind);
+  const TensorSignature& signature = (tensor->arrived & 1) != 0 ? tensor->local : *tensor->common;
+  std::vector<std::int64_t> first_extents = read_first_extents(reader, signature.kind);
   if (gets_number) {
     if (table_.room() == 0 || table_.number_of(*tensor) >= 0) {
       refuse_message(fmt::format("tensor {} gets a cache number that it cannot have", name));
     }
     table_.assign_number(*tensor);
   }
-  const bool is_compressed = tensor->local.compression.mode != CompressionMode::none;
-  if (tensor->is_cached()) tensor->cached = tensor->local;
+  const bool is_compressed = signature.compression.mode != CompressionMode::none;
+  if (tensor->is_cached()) tensor->cached = signature;
   agree_on(*tensor, is_compressed ? step : 0, std::move(first_extents), agreed);
 }
 
@@ -149,14 +161,27 @@ std::vector<std::int64_t> Negotiation::Impl::read_first_extents(Reader& reader,
   return extents;
 }
 
+// A decision finds the request of the whole subtree, or none of a subtree that has joined.
+bool Negotiation::Impl::is_expected(const Tensor& tensor) const noexcept {
+  if (tensor.arrived == 0) return is_joined_;
+  return tensor.is_sent_up && (is_joined_ || (tensor.arrived & 1) != 0);
+}
+
 void Negotiation::Impl::agree_on(Tensor& tensor, std::int64_t step,
                                  std::vector<std::int64_t> first_extents,
                                  std::vector<AgreedTensor>& agreed) {
-  if (!is_complete(tensor) || tensor.is_sent_up == is_root()) {
+  if (!is_expected(tensor)) {
     refuse_message(fmt::format("tensor {} was agreed on before it was submitted", *tensor.name));
   }
-  agreed.push_back(
-      {std::move(tensor.local_name), std::move(tensor.local), step, std::move(first_extents)});
+  if ((tensor.arrived & 1) != 0) {
+    agreed.push_back(
+        {std::move(tensor.local_name), std::move(tensor.local), step, std::move(first_extents)});
+  } else {
+    TensorSignature signature = tensor.common != nullptr ? *tensor.common : tensor.cached;
+    const bool has_rows = !has_own_first_extent(signature.kind) || signature.shape.empty();
+    if (!has_rows) signature.shape[0] = 0;
+    agreed.push_back({*tensor.name, std::move(signature), step, std::move(first_extents), true});
+  }
   table_.finish(tensor);
 }
 
@@ -164,10 +189,13 @@ void Negotiation::Impl::apply_mismatch(Reader& reader) {
   const std::string_view name = reader.get_string();
   const std::string_view text = reader.get_string();
   Tensor* tensor = table_.find(name);
-  if (tensor == nullptr || !is_complete(*tensor) || tensor->is_sent_up == is_root()) {
+  if (tensor == nullptr && is_joined_) return;
+  if (tensor == nullptr || !is_expected(*tensor)) {
     refuse_message(fmt::format("tensor {} differs, but was not submitted", name));
   }
-  events_.emplace_back(Mismatch{std::move(tensor->local_name), std::string(text)});
+  if ((tensor->arrived & 1) != 0) {
+    events_.emplace_back(Mismatch{std::move(tensor->local_name), std::string(text)});
+  }
   table_.finish(*tensor);
 }
 

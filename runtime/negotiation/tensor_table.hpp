@@ -66,7 +66,7 @@ struct Tensor {
   std::string local_name;
   TensorSignature received;            ///< what `common` points to when a child was first
   std::vector<SignatureGroup> groups;  ///< when they differ
-  bool is_sent_up = false;             ///< complete, and not here at rank 0
+  bool is_sent_up = false;             ///< complete, and with the parent; at rank 0: to be ordered
   std::vector<std::int64_t> extents;   ///< first extents of the subtree's ranks, if they choose
   std::unique_ptr<StallState> stall;
   TimePoint heard{};  ///< when its first request was heard of here

@@ -73,6 +73,14 @@ void World::submit(int rank, const std::string& name, TensorSignature signature,
   touch(rank);
 }
 
+void World::join(int rank) {
+  Rank& self = at_(rank);
+  if (!self.is_alive || self.end) return;
+  self.is_joined = true;
+  self.node->join(now_);
+  touch(rank);
+}
+
 void World::end_session(int rank, Status status) {
   Rank& self = at_(rank);
   if (!self.is_alive || self.end) return;
@@ -197,7 +205,7 @@ void World::take(int rank, NegotiationEvent& event) {
     violate(fmt::format("rank {} gets an event after the session's end", rank));
   } else if (auto* agreement = std::get_if<Agreement>(&event)) {
     take_agreement(rank, *agreement);
-  } else if (std::holds_alternative<Mismatch>(event)) {
+  } else if (std::holds_alternative<Mismatch>(event) || std::holds_alternative<Joined>(event)) {
     self.queue.push_back(std::move(event));
   } else if (const auto* stall = std::get_if<Stall>(&event)) {
     if (rank != 0) violate(fmt::format("rank {} gets a stall event", rank));
@@ -278,6 +286,12 @@ void World::carry_out_next(int rank) {
         violate(fmt::format("rank {}: {}", rank, mismatch->message));
       }
       complete(rank, mismatch->name, mismatch->name + " differs: " + mismatch->message);
+    } else if (const auto* joined = std::get_if<Joined>(&event)) {
+      if (!self.is_joined) violate(fmt::format("rank {} is told that it has joined", rank));
+      if (!self.in_flight.empty()) violate(fmt::format("rank {} leaves tensors behind", rank));
+      self.is_joined = false;
+      record(rank, fmt::format("all have joined, rank {} last", joined->last_rank));
+      if (on_joined_) on_joined_(rank, joined->last_rank);
     } else {
       finish_session(rank, std::get<SessionEnd>(event).status);
     }
@@ -349,8 +363,13 @@ void World::deliver(int rank, const Agreement& agreement) {
   }
   for (const AgreedTensor& tensor : agreement.tensors) {
     check_agreed(rank, tensor);
-    complete(rank, tensor.name,
-             fmt::format("{}: {} step {}", agreement.sequence, tensor.name, tensor.step));
+    const std::string line =
+        fmt::format("{}: {} step {}", agreement.sequence, tensor.name, tensor.step);
+    if (tensor.is_substitute) {
+      record(rank, line);
+    } else {
+      complete(rank, tensor.name, line);
+    }
   }
 }
 
@@ -365,30 +384,38 @@ void World::finish_session(int rank, const Status& status) {
   close(rank);
 }
 
-const ExpectedCall* World::find_expected(int rank, const std::string& name) {
-  const Rank& self = at_(rank);
+const ExpectedCall* World::find_expected(int rank, const std::string& name, bool is_substitute) {
+  Rank& self = at_(rank);
+  if (is_substitute && !self.is_joined) {
+    violate(fmt::format("rank {} gets a substitute for {}, but has not joined", rank, name));
+  }
+  if (is_substitute) ++self.calls[name];
   const auto calls = self.calls.find(name);
-  if (calls == self.calls.end() || self.in_flight.count(name) == 0) {
+  if (calls == self.calls.end() || (self.in_flight.count(name) == 0) != is_substitute) {
     violate(fmt::format("rank {} is told about {}, which is not in flight there", rank, name));
     return nullptr;
   }
   const std::size_t call = calls->second - 1;
-  if (submitted_[name][call] != options_.size) {
-    violate(fmt::format("call {} of {} is decided when {} of {} ranks have submitted it", call,
-                        name, submitted_[name][call], options_.size));
+  const auto found = expected_.find(name);
+  const bool is_known = found != expected_.end() && found->second.size() > call;
+  const ExpectedCall* expected = is_known ? &found->second[call] : nullptr;
+  const int submitters =
+      is_known && expected->submitters >= 0 ? expected->submitters : options_.size;
+  if (submitted_[name].size() <= call || submitted_[name][call] != submitters) {
+    violate(fmt::format("call {} of {} is decided before {} ranks have submitted it", call, name,
+                        submitters));
   }
-  const auto expected = expected_.find(name);
-  if (expected == expected_.end() || expected->second.size() <= call) return nullptr;
-  return &expected->second[call];
+  return expected;
 }
 
 void World::check_agreed(int rank, const AgreedTensor& tensor) {
-  const ExpectedCall* expected = find_expected(rank, tensor.name);
+  const ExpectedCall* expected = find_expected(rank, tensor.name, tensor.is_substitute);
   if (expected == nullptr) return;
   if (expected->is_mismatch) {
     violate(fmt::format("rank {}: {} is agreed on though it differs", rank, tensor.name));
   }
-  if (!(tensor.signature == at_(rank).in_flight.at(tensor.name))) {
+  if (!(tensor.signature ==
+        (tensor.is_substitute ? expected->of_joined : at_(rank).in_flight.at(tensor.name)))) {
     violate(fmt::format("rank {}: {} has another signature than submitted", rank, tensor.name));
   }
   if (tensor.step != expected->step) {
@@ -402,6 +429,13 @@ void World::check_agreed(int rank, const AgreedTensor& tensor) {
 
 void World::complete(int rank, const std::string& name, const std::string& line) {
   Rank& self = at_(rank);
+  record(rank, line);
+  if (self.in_flight.erase(name) == 1) ++self.completions;
+  if (on_completion_) on_completion_(rank, name);
+}
+
+void World::record(int rank, const std::string& line) {
+  Rank& self = at_(rank);
   const std::size_t place = self.decisions++;
   if (place == order_.size()) {
     order_.push_back(line);
@@ -410,8 +444,6 @@ void World::complete(int rank, const std::string& name, const std::string& line)
                         order_[place]));
   }
   last_decision_ = now_;
-  if (self.in_flight.erase(name) == 1) ++self.completions;
-  if (on_completion_) on_completion_(rank, name);
 }
 
 void World::run() { run_until(now_ + kTimeMax); }
@@ -442,6 +474,7 @@ void World::check_drained(bool may_end) {
       violate(fmt::format("rank {}: {} tensors never complete, for example {}", rank,
                           self.in_flight.size(), self.in_flight.begin()->first));
     }
+    if (self.is_joined && !self.end) violate(fmt::format("rank {} has joined for ever", rank));
     if (self.is_held && !self.end) violate(fmt::format("rank {} is held for ever", rank));
     if (may_end != self.end.has_value()) {
       violate(fmt::format("rank {}: {}", rank,

@@ -24,7 +24,10 @@ using Duration = Clock::duration;
 struct ExpectedCall {
   bool is_mismatch = false;
   std::int64_t step = 0;
-  std::vector<std::int64_t> first_extents;  ///< all_gather, all_to_all
+  std::vector<std::int64_t> first_extents = {};  ///< all_gather, all_to_all
+  /// Ranks that submit it, the others having joined; -1: all.
+  int submitters = -1;
+  TensorSignature of_joined = {};  ///< what those that have joined get
 };
 
 struct WorldOptions {
@@ -78,6 +81,12 @@ class World {
 
   void submit(int rank, const std::string& name, TensorSignature signature,
               std::vector<std::int64_t> splits = {});
+  /// The rank is out of data.
+  void join(int rank);
+  /// Called at each rank when all have joined.
+  void on_joined(std::function<void(int rank, int last_rank)> action) {
+    on_joined_ = std::move(action);
+  }
   void end_session(int rank, Status status);
   void restart_steps(int rank, const std::string& name);
   void kill(int rank);
@@ -158,6 +167,7 @@ class World {
     std::deque<NegotiationEvent> queue;  ///< taken, to be carried out in order
     std::optional<Running> running;
     bool is_held = false;
+    bool is_joined = false;
     bool is_ending = false;  ///< the session's end is taken, and perhaps not carried out
     Revocation revoked;
     std::optional<TimePoint> timer;
@@ -193,7 +203,8 @@ class World {
   bool is_void(const Rank& rank, const Agreement& agreement) const;
   void complete(int rank, const std::string& name, const std::string& line);
   void check_agreed(int rank, const AgreedTensor& tensor);
-  const ExpectedCall* find_expected(int rank, const std::string& name);
+  const ExpectedCall* find_expected(int rank, const std::string& name, bool is_substitute = false);
+  void record(int rank, const std::string& line);
 
   WorldOptions options_;
   Random random_;
@@ -212,6 +223,7 @@ class World {
   std::size_t void_agreements_ = 0;
   int forced_ends_ = 0;
   std::function<void(int, const std::string&)> on_completion_;
+  std::function<void(int, int)> on_joined_;
   std::vector<std::string> violations_;
   TimePoint last_decision_{};
   TimePoint last_end_{};

@@ -1,0 +1,39 @@
+// What the coordinator does for a rank that has joined.
+#include <cstring>
+#include <utility>
+
+#include "base/error.hpp"
+#include "runtime/coordinator.hpp"
+
+namespace scalecom {
+
+// Its result is thrown away, also where the ticket owns it.
+PendingTensor* Coordinator::make_substitute(const AgreedTensor& agreed) {
+  auto substitute = std::make_unique<PendingTensor>();
+  substitute->name = agreed.name;
+  substitute->signature = agreed.signature;
+  substitute->ticket = std::make_shared<TicketState>(nullptr);
+  const std::size_t splits = first_extents_of_rank(agreed.signature.kind, parts_.size);
+  if (agreed.signature.kind == OperationKind::all_to_all) substitute->splits.assign(splits, 0);
+  TensorView zeros{nullptr, agreed.signature.dtype, agreed.signature.shape, {}};
+  substitute->zeros = std::make_unique<std::byte[]>(static_cast<std::size_t>(zeros.bytes()));
+  zeros.data = substitute->zeros.get();
+  substitute->input = substitute->output = zeros;
+  PendingTensor* tensor = substitute.get();
+  substitutes_.emplace(tensor, std::move(substitute));
+  return tensor;
+}
+
+// Every rank's ticket has the last rank to join as its output.
+void Coordinator::end_join(const Joined& joined) {
+  const auto found = pending_.find(kJoinName);
+  SCALECOM_ASSERT(found != pending_.end(), "all ranks have joined, but not this one");
+  PendingTensor* join = &found->second;
+  std::shared_ptr<std::byte[]> rank(new std::byte[sizeof(std::int64_t)]);
+  const std::int64_t last = joined.last_rank;
+  std::memcpy(rank.get(), &last, sizeof last);
+  join->ticket->set_output(std::move(rank), {nullptr, DataType::int64, {1}, {}});
+  complete({&join, 1});
+}
+
+}  // namespace scalecom
