@@ -27,8 +27,8 @@ from scalecom.torch.grouped_ops import (grouped_allgather, grouped_allgather_asy
 from scalecom.torch.mpi_ops import (Adasum, Average, Max, Min, Product, Sum, allgather,
                                     allgather_async, allreduce, allreduce_, allreduce_async,
                                     allreduce_async_, alltoall, alltoall_async, barrier, broadcast,
-                                    broadcast_, broadcast_async, broadcast_async_, poll,
-                                    reducescatter, reducescatter_async, synchronize)
+                                    broadcast_, broadcast_async, broadcast_async_, join,
+                                    poll, reducescatter, reducescatter_async, synchronize)
 from scalecom.torch.optimizer import DistributedOptimizer
 from scalecom.torch.plan import compression_plan
 from scalecom.torch.policy import budget_rates, flops_per_gradient, flops_rates
@@ -54,7 +54,7 @@ __all__ = [
     "gloo_built", "gloo_enabled", "grouped_allgather", "grouped_allgather_async",
     "grouped_allreduce", "grouped_allreduce_", "grouped_allreduce_async",
     "grouped_allreduce_async_", "grouped_reducescatter", "grouped_reducescatter_async", "info",
-    "init", "is_homogeneous", "is_initialized", "load_compression_state", "local_rank",
+    "init", "is_homogeneous", "is_initialized", "join", "load_compression_state", "local_rank",
     "local_size", "mpi_built", "mpi_enabled", "mpi_threads_supported", "nccl_built", "poll", "rank",
     "reducescatter", "reducescatter_async", "remove_process_set", "rocm_built", "shutdown", "size",
     "sparse_allreduce_async", "start_timeline", "stats", "stop_timeline", "synchronize",

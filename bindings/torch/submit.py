@@ -40,7 +40,7 @@ class FullName(bytes):
 
 def full_name(kind, name):
     """The name that the ranks know, in UTF-8. Calls without a name are matched by their order on
-    each rank, in each process set."""
+    each rank, in each process set, since the last join."""
     if type(name) is str:
         return _encoded(kind, name)
     if type(name) is FullName:

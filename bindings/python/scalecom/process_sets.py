@@ -43,7 +43,8 @@ class ProcessSet:
             raise ValueError(f"ranks is {ranks}; allowed are whole numbers, 0 or more, each once")
         self._ranks = sorted(ranks)
         self.process_set_id = None
-        self.name_counters = {}  # Of the calls without a name, by kind.
+        self.name_counters = {}  # Of the calls without a name, by kind, since the last join.
+        self.joins = 0  # That have ended.
 
     @property
     def ranks(self):
@@ -160,12 +161,17 @@ def forget_all():
         for process_set in list(sets):
             _forget(process_set, sets)
     # The ranks of the next session need not have made as many calls in this one.
-    global_process_set.name_counters = {}
+    _restart_names(global_process_set)
+
+
+def _restart_names(process_set):
+    process_set.name_counters = {}
+    process_set.joins = 0
 
 
 def _take(process_set, number, sets):
     process_set.process_set_id = number
-    process_set.name_counters = {}
+    _restart_names(process_set)
     sets.append(process_set)
     return process_set
 
@@ -219,12 +225,24 @@ def find_process_set(number):
                      "add_process_set() on every rank first")
 
 
+_CALLS_OF_A_JOIN = 1 << 32
+
+
 def count_call(process_set, kind):
-    """The number of an operation without a name: how many of its kind came before in this set."""
+    """The number of an operation without a name: how many of its kind came before it in this set since
+    the last join, above those of any join before."""
     with _count_lock:
         number = process_set.name_counters.get(kind, 0)
         process_set.name_counters[kind] = number + 1
-    return number
+        return process_set.joins * _CALLS_OF_A_JOIN + number
+
+
+def align_names():
+    """Every rank has joined, after calls of its own number: from here on they count alike again."""
+    process_set = current()
+    with _count_lock:
+        process_set.joins += 1
+        process_set.name_counters = {}
 
 
 def current():

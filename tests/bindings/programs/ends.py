@@ -63,6 +63,28 @@ def lose_a_rank_in_a_collective(victim):
     return {"messages": [message], "shutdown_seconds": time.monotonic() - begin}
 
 
+def lose_a_rank_while_others_have_joined(victim):
+    """Rank 2 goes on alone."""
+    hvd.init()
+
+    def run(steps):
+        for _ in range(steps):
+            hvd.allreduce(torch.ones(1000), name="alone")
+
+    def end():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if hvd.rank() == victim == 2:
+        run(20)
+        end()
+    if hvd.rank() == victim:
+        threading.Timer(0.05, end).start()
+    message, _ = _error_of(hvd.join if hvd.rank() < 2 else lambda: run(1_000_000))
+    begin = time.monotonic()
+    hvd.shutdown()
+    return {"messages": [message], "shutdown_seconds": time.monotonic() - begin}
+
+
 def leave_with_tensors_in_flight():
     """Rank 0 leaves while tensors of every rank wait for somebody."""
     hvd.init()
