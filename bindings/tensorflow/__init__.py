@@ -25,6 +25,7 @@ from scalecom.tensorflow.mpi_ops import (Adasum, Average, Max, Min, Product, Sum
                                          grouped_reducescatter, local_rank_op, local_size_op,
                                          process_set_included_op, rank_op, reducescatter, size_op)
 from scalecom.tensorflow.optimizer import DistributedOptimizer
+from scalecom.tensorflow.sync_batch_norm import SyncBatchNormalization
 from scalecom.tensorflow.versions import warn_of_version as _warn_of_version
 
 _warn_of_version(_tf.__version__)
@@ -32,7 +33,8 @@ _warn_of_version(_tf.__version__)
 __all__ = [
     "Adasum", "Average", "Compression", "DistributedGradientTape", "DistributedOptimizer",
     "HorovodInternalError", "HorovodVersionMismatchError", "HostsUpdatedInterrupt", "Max", "Min",
-    "PartialDistributedGradientTape", "ProcessSet", "Product", "Sum", "add_process_set",
+    "PartialDistributedGradientTape", "ProcessSet", "Product", "Sum", "SyncBatchNormalization",
+    "add_process_set",
     "allgather", "allgather_object", "allreduce", "alltoall", "barrier", "broadcast", "broadcast_",
     "broadcast_object", "broadcast_object_fn", "broadcast_variables", "ccl_built", "cross_rank",
     "cross_size", "cuda_built", "ddl_built", "global_process_set", "gloo_built", "gloo_enabled",

@@ -74,14 +74,14 @@ _operations, problem = _choose()
 class Names:
     """The names that the ranks know of an operation's tensors: the prefix, a point and the number of
     the call where that is 0 or more, and a suffix for each tensor; without suffixes a point and the
-    tensor's place."""
+    tensor's place. call is -1 in a graph; eagerly, where the caller waits anyway, -2 without a number."""
 
-    def __init__(self, prefix, suffixes=(), call=-1):
+    def __init__(self, prefix, suffixes=(), call=None):
         if "\0" in prefix + "".join(suffixes):
             raise ValueError(f"name is {prefix + ''.join(suffixes)!r}; a name cannot hold a zero byte")
         self.prefix = prefix
         self.suffixes = list(suffixes)
-        self.call = call
+        self.call = call if call is not None else -2 if tf.executing_eagerly() else -1
 
 
 _ONE = [""]

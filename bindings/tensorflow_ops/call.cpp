@@ -94,6 +94,8 @@ void Call::start(const Node& node, const Work& work, TF_OpKernelContext* context
 void Call::submit(const Node& node) {
   try {
     work_.submit(node, *this);
+    if (!waits_in_submit_) return;
+    for (const scalecom_ticket* ticket : tickets_) scalecom_ticket_wait(ticket, -1.0);
   } catch (const Failure& failure) {
     failure_ = failure;
   } catch (const std::exception& error) {
@@ -120,6 +122,7 @@ Tensor& Call::add_output(int place, int type, const std::vector<std::int64_t>& s
 
 void Call::add_ticket(scalecom_ticket* ticket) {
   tickets_.push_back(ticket);
+  if (waits_in_submit_) return;
   hold();
   const auto release = [](void* call) { static_cast<Call*>(call)->release(); };
   check(scalecom_ticket_on_complete(ticket, release, this));

@@ -10,13 +10,16 @@ namespace {
 
 constexpr int kFirstTensor = 1;
 constexpr int kIncluded = 4;
+constexpr std::int64_t kInGraph = -1;
 
 std::int64_t read_call_number(Call& call) {
   const Tensor& number = call.add_input(0);
   if (number.type() != kInt64 || !number.shape().empty()) {
     throw Failure{kInvalidArgument, "the number of the call is not an int64 scalar"};
   }
-  return *static_cast<const std::int64_t*>(number.data());
+  const auto value = *static_cast<const std::int64_t*>(number.data());
+  if (value != kInGraph) call.wait_in_submit();
+  return value;
 }
 
 // With room for a result of the same shape.

@@ -4,8 +4,9 @@
 
 namespace scalecom::tensorflow {
 
-// Each operation on tensors has the number of the call as its first input, then the tensors.
-// Outputs are those of the tensors in their order.
+// Each operation on tensors has the number of the call as its first input, then the tensors: -1 in
+// a graph; eagerly that of a call without a name, or -2. Outputs are those of the tensors in their
+// order.
 
 extern const Work kAllReduce;
 extern const Work kAllGather;

@@ -189,6 +189,36 @@ def a_model_trains_with_the_same_weights_everywhere():
         assert _equal(weights, mine)
 
 
+def batches_of_all_ranks_are_normalized_together():
+    rank = hvd.rank()
+    sizes = [0 if one == 1 else 3 + one for one in range(hvd.size())]
+    everything = keras.random.normal([sum(sizes), 4, 2], 100.0, 3.0, seed=1)
+    factors = keras.random.normal([sum(sizes), 4, 2], seed=2)
+    mine = slice(sum(sizes[:rank]), sum(sizes[:rank + 1]))
+
+    def run(layer, values, weights):
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            result = layer(values, training=True)
+            loss = tf.reduce_sum(result * weights)
+        return result, tape.gradient(loss, values)
+
+    reference = keras.layers.BatchNormalization()
+    wanted = run(reference, everything, factors)
+    for wrap in (lambda function: function, tf.function):
+        layer = hvd.SyncBatchNormalization()
+        layer.build([None, 4, 2])
+        got = wrap(run)(layer, everything[mine], factors[mine])
+        for one, other in zip(got, wanted):
+            assert numpy.allclose(one, other[mine], rtol=1e-3, atol=1e-3), (one, other[mine])
+        for one, other in zip(layer.non_trainable_variables, reference.non_trainable_variables):
+            assert numpy.allclose(one, other, rtol=1e-5)
+    again = hvd.SyncBatchNormalization.from_config(layer.get_config())
+    assert again.momentum == layer.momentum
+    alone = layer(tf.ones([1, 4, 2]), training=False)  # The others need not take part.
+    assert alone.shape == [1, 4, 2]
+
+
 def an_optimizer_of_the_first_version_reduces():
     with tf.Graph().as_default():
         variable = tf.compat.v1.get_variable("old", initializer=tf.ones([2]), use_resource=True)
