@@ -21,6 +21,9 @@ namespace scalecom {
 /// Agreements that a rank has ahead of its execution: the one that runs, and the next.
 inline constexpr std::size_t kBacklogMax = 2;
 
+/// In place of a cycle time in ms: see Config::cycle_time_ms.
+inline constexpr double kAdaptiveCycleTime = -1.0;
+
 /// The set of all ranks.
 inline constexpr std::int32_t kGlobalProcessSet = 0;
 
@@ -150,13 +153,21 @@ struct Joined {
   int last_rank = 0;  ///< the last to join, as rank 0 heard of them
 };
 
+/// How ready tensors are fused from here on: every agreement after it, on every rank.
+struct FusionSettings {
+  std::int64_t threshold_bytes = 0;
+  double cycle_time_ms = kAdaptiveCycleTime;
+  bool operator==(const FusionSettings&) const = default;
+};
+
 /// The session is over on every rank: the first cause, sticky.
 struct SessionEnd {
   Status status;  ///< shut_down, rank_lost, timed_out (stall shutdown)
 };
 
 using NegotiationEvent =
-    std::variant<Agreement, Mismatch, Stall, Hold, Revocation, Joined, SessionEnd>;
+    std::variant<Agreement, Mismatch, Stall, Hold, Revocation, Joined, FusionSettings,
+                 SessionEnd>;
 
 struct OutgoingMessage {
   int to = 0;
@@ -170,8 +181,7 @@ struct NegotiationOptions {
   /// Rank 0 releases ready tensors of this many bytes at once, and at most so many as one agreement
   /// (a larger tensor is one by itself).
   std::int64_t fusion_threshold_bytes = 128LL << 20;
-  /// Negative: adaptive. See Config::cycle_time_ms.
-  double cycle_time_ms = -1.0;
+  double cycle_time_ms = kAdaptiveCycleTime;
   bool stall_check = true;
   double stall_check_time_s = 60.0;
   double stall_shutdown_time_s = 0.0;  ///< 0: never
@@ -236,6 +246,11 @@ class Negotiation {
   /// with no request of the name in flight here.
   void restart_steps(std::int32_t process_set, const std::string& name);
 
+  /// Rank 0: all ranks are to fuse like this, from one place of the order on, which each rank's
+  /// FusionSettings event marks: at once, or when the steady state, which it ends, is over. The
+  /// last of several calls counts. Requires a threshold of 0 to 2^40 and a cycle time up to 10 s.
+  void change_fusion(const FusionSettings& settings, TimePoint now);
+
   /// Agreements that this rank has taken and not finished, the running one included. While rank 0
   /// has kBacklogMax of them, tensors that become ready wait: they could not be executed sooner
   /// anyhow, are fused with more, and are overtaken by those of a higher priority. In the steady
@@ -256,9 +271,9 @@ class Negotiation {
   /// What to send now, in order. Call after every call above.
   std::vector<OutgoingMessage> take_outgoing();
 
-  /// What was decided, in order: the same order of Agreement and Mismatch on every rank. Hold and
-  /// Revocation hold from now on, whatever is still to be carried out. Nothing follows a
-  /// SessionEnd, and one with a failure may come at any time, also during a Hold.
+  /// What was decided, in order: the same order of Agreement, Mismatch and FusionSettings on every
+  /// rank. Hold and Revocation hold from now on, whatever is still to be carried out. Nothing
+  /// follows a SessionEnd, and one with a failure may come at any time, also during a Hold.
   std::vector<NegotiationEvent> take_events();
 
   /// Requests of this rank that travelled as a cache number.

@@ -22,7 +22,7 @@ namespace scalecom {
 /// negotiation.cpp the interface and how requests are merged, requests.cpp the messages up,
 /// ordering.cpp rank 0's decisions, stream.cpp the messages down, steady.cpp the schedule that
 /// replaces both, steady_exit.cpp the way back, joining.cpp the ranks that are out of data,
-/// stalls.cpp, session_end.cpp.
+/// fusion_change.cpp, stalls.cpp, session_end.cpp.
 class Negotiation::Impl {
  public:
   explicit Impl(NegotiationOptions options);
@@ -32,6 +32,7 @@ class Negotiation::Impl {
   void receive(int from, const ControlMessage& message, TimePoint now);
   void lose_peer(int peer, const std::string& cause, TimePoint now);
   void end_session(Status status, TimePoint now);
+  void change_fusion(const FusionSettings& settings, TimePoint now);
   void set_backlog(std::size_t agreements) noexcept;
   void set_arrivals(ArrivalSink* arrivals) noexcept { arrivals_ = arrivals; }
   void restart_steps(std::int32_t process_set, const std::string& name);
@@ -127,6 +128,10 @@ class Negotiation::Impl {
   std::uint64_t acknowledged_below() const noexcept;
   void send_down();
 
+  // Other fusion settings (fusion_change.cpp)
+  void publish_fusion_if_due();
+  void apply_fusion(Reader& reader);
+
   // Stalls (stalls.cpp)
   void take_stall_report(std::size_t member, Reader& reader);
   void write_stall_reports(Writer& writer);
@@ -210,6 +215,7 @@ class Negotiation::Impl {
   negotiation::StepCounter steps_;
   negotiation::ReadyTensors ready_;
   std::vector<Tensor*> barriers_;
+  std::optional<FusionSettings> next_fusion_;  ///< to be published once no schedule runs
   std::size_t backlog_ = 0;
   TimePoint last_arrival_{};
   std::uint64_t cache_misses_ = 0;  ///< since the table is full

@@ -29,8 +29,9 @@ enum class DownItem : std::uint64_t {
   stop = 6,        ///< reason: no rank takes any more agreements from the schedule
   decision = 7,    ///< agreements that every rank has taken from it, those that only some have
   joined = 8,      ///< the last rank to join: all have
+  fusion = 9,      ///< fusion threshold, cycle time in ms: from here on
 };
-inline constexpr std::uint64_t kDownItems = 9;
+inline constexpr std::uint64_t kDownItems = 10;
 
 /// Entries of an agreement; of a scheduled one, whose step is that of its first round, only cached
 /// runs. A step is the difference from the entry before.

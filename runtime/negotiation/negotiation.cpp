@@ -273,6 +273,10 @@ void Negotiation::restart_steps(std::int32_t process_set, const std::string& nam
   impl_->restart_steps(process_set, name);
 }
 
+void Negotiation::change_fusion(const FusionSettings& settings, TimePoint now) {
+  impl_->change_fusion(settings, now);
+}
+
 void Negotiation::set_backlog(std::size_t agreements) noexcept { impl_->set_backlog(agreements); }
 void Negotiation::set_arrivals(ArrivalSink* arrivals) noexcept { impl_->set_arrivals(arrivals); }
 void Negotiation::advance(TimePoint now) { impl_->advance(now); }

@@ -175,7 +175,8 @@ void Negotiation::Impl::keep_steps(const Schedule& schedule, std::uint64_t agree
       steps_.set_next(*tensor.name, tensor.cached, scheduled.first_step + turns);
     }
   }
-  learner_.take_leave(agreed / schedule.size());
+  // A change of settings says nothing against schedules.
+  if (!next_fusion_) learner_.take_leave(agreed / schedule.size());
 }
 
 // This rank has taken it; it is void, so it is submitted still.
@@ -215,6 +216,7 @@ void Negotiation::Impl::arrive_again(Tensor& tensor) {
 
 // Rank 0: what came to be ordered while the schedule ran.
 void Negotiation::Impl::order_deferred() {
+  publish_fusion_if_due();
   for (Tensor* tensor : std::exchange(deferred_, {})) order(*tensor);
   if (const auto end = std::exchange(deferred_end_, std::nullopt)) end_everywhere(*end);
 }

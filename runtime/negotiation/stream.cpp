@@ -44,7 +44,7 @@ void Negotiation::Impl::apply_item(Reader& reader) {
   const auto item = static_cast<DownItem>(reader.get_below(negotiation::kDownItems, "item"));
   const bool is_order = item == DownItem::agreement || item == DownItem::mismatch ||
                         item == DownItem::generation || item == DownItem::schedule ||
-                        item == DownItem::joined;
+                        item == DownItem::joined || item == DownItem::fusion;
   if (is_order && schedule_) refuse_message("it orders tensors while a schedule does");
   switch (item) {
     case DownItem::agreement: return apply_agreement(reader);
@@ -55,6 +55,7 @@ void Negotiation::Impl::apply_item(Reader& reader) {
     case DownItem::stop: return apply_stop(reader);
     case DownItem::decision: return apply_decision(reader);
     case DownItem::joined: return apply_joined(reader);
+    case DownItem::fusion: return apply_fusion(reader);
   }
   refuse_message("item 0 is not known");
 }

@@ -74,9 +74,14 @@ std::string join(const std::vector<std::string>& lines) {
 }
 
 // Words of each reason to leave a schedule; the shutdown's last.
-constexpr std::array kReasons = {
-    "none of the schedule's", "every rank has submitted", "instead of",           "restored",
-    "has not submitted",      "has not been executed",    "the session is to end"};
+constexpr std::array kReasons = {"changes the fusion settings",
+                                 "none of the schedule's",
+                                 "every rank has submitted",
+                                 "instead of",
+                                 "restored",
+                                 "has not submitted",
+                                 "has not been executed",
+                                 "the session is to end"};
 
 /// What all runs together have met, so that none of it is missed unnoticed.
 struct Coverage {
@@ -112,11 +117,8 @@ void require_sound(const Scenario& scenario, const World& world) {
   REQUIRE(join(world.violations()) == "");
 }
 
-void run_without_fault(std::uint64_t seed, int size_max, Coverage& coverage) {
-  const Scenario scenario = make_scenario(seed, size_max);
-  World world(scenario.world);
-  Training training(world, scenario.training);
-  training.start();
+void finish_training(const Scenario& scenario, World& world, const Training& training,
+                     Coverage& coverage) {
   world.run();
   world.check_drained(false);
   for (int rank = 0; rank < world.size(); ++rank) {
@@ -127,6 +129,28 @@ void run_without_fault(std::uint64_t seed, int size_max, Coverage& coverage) {
   }
   coverage.add(world);
   require_sound(scenario, world);
+}
+
+void run_without_fault(std::uint64_t seed, int size_max, Coverage& coverage) {
+  const Scenario scenario = make_scenario(seed, size_max);
+  World world(scenario.world);
+  Training training(world, scenario.training);
+  training.start();
+  finish_training(scenario, world, training, coverage);
+}
+
+// Rank 0 tries other fusion settings meanwhile.
+void run_with_changes(std::uint64_t seed, int size_max, Coverage& coverage) {
+  const Scenario scenario = make_scenario(seed, size_max);
+  World world(scenario.world);
+  Training training(world, scenario.training);
+  training.start();
+  for (int i = draw(world.random(), 1, 10); i > 0; --i) {
+    const FusionSettings settings{pick<std::int64_t>(world.random(), {0, 16, 4000, 128 << 20}),
+                                  pick(world.random(), {kAdaptiveCycleTime, 0.0, 0.5, 5.0})};
+    world.at(0, world.random_duration(30ms), [&world, settings] { world.change_fusion(settings); });
+  }
+  finish_training(scenario, world, training, coverage);
 }
 
 void run_with_shutdown(std::uint64_t seed, int size_max, Coverage& coverage) {
@@ -189,24 +213,29 @@ void run_with_losses(std::uint64_t seed, int size_max, Coverage& coverage) {
 
 void run_all(std::uint64_t count, int size_max) {
   Coverage whole;
+  Coverage changes;
   Coverage shutdowns;
   Coverage losses;
   for (const std::uint64_t seed : test::choose_seeds(count)) {
     run_without_fault(seed, size_max, whole);
+    run_with_changes(seed, size_max, changes);
     run_with_shutdown(seed, size_max, shutdowns);
     run_with_losses(seed, size_max, losses);
   }
   whole.print("without a fault");
+  changes.print("with other fusion settings");
   shutdowns.print("with a shutdown");
   losses.print("with lost ranks");
   if (count < 100) return;  // One seed alone need not meet everything.
-  for (const Coverage* runs : {&whole, &shutdowns, &losses}) {
+  for (const Coverage* runs : {&whole, &changes, &shutdowns, &losses}) {
     CHECK(runs->scheduled > 0);
     CHECK(runs->void_agreements > 0);
     CHECK(runs->runs_with_returns > 0);
   }
+  CHECK(changes.reasons["changes the fusion settings"] > 0);
   for (const char* reason : kReasons) {
     CAPTURE(reason);
+    if (reason == std::string("changes the fusion settings")) continue;
     const bool is_shutdown = std::string(reason) == kReasons.back();
     CHECK((is_shutdown ? shutdowns : whole).reasons[reason] > 0);
   }

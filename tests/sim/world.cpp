@@ -98,6 +98,12 @@ void World::restart_steps(int rank, const std::string& name) {
   touch(rank);
 }
 
+void World::change_fusion(const FusionSettings& settings) {
+  if (!at_(0).is_alive || at_(0).end) return;
+  at_(0).node->change_fusion(settings, now_);
+  touch(0);
+}
+
 void World::kill(int rank) {
   Rank& self = at_(rank);
   if (!self.is_alive) return;
@@ -205,7 +211,8 @@ void World::take(int rank, NegotiationEvent& event) {
     violate(fmt::format("rank {} gets an event after the session's end", rank));
   } else if (auto* agreement = std::get_if<Agreement>(&event)) {
     take_agreement(rank, *agreement);
-  } else if (std::holds_alternative<Mismatch>(event) || std::holds_alternative<Joined>(event)) {
+  } else if (std::holds_alternative<Mismatch>(event) || std::holds_alternative<Joined>(event) ||
+             std::holds_alternative<FusionSettings>(event)) {
     self.queue.push_back(std::move(event));
   } else if (const auto* stall = std::get_if<Stall>(&event)) {
     if (rank != 0) violate(fmt::format("rank {} gets a stall event", rank));
@@ -292,6 +299,9 @@ void World::carry_out_next(int rank) {
       self.is_joined = false;
       record(rank, fmt::format("all have joined, rank {} last", joined->last_rank));
       if (on_joined_) on_joined_(rank, joined->last_rank);
+    } else if (const auto* settings = std::get_if<FusionSettings>(&event)) {
+      record(rank, fmt::format("fusion: {} bytes, {} ms", settings->threshold_bytes,
+                               settings->cycle_time_ms));
     } else {
       finish_session(rank, std::get<SessionEnd>(event).status);
     }

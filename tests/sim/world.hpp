@@ -89,6 +89,8 @@ class World {
   }
   void end_session(int rank, Status status);
   void restart_steps(int rank, const std::string& name);
+  /// On rank 0.
+  void change_fusion(const FusionSettings& settings);
   void kill(int rank);
   /// A message from one rank to its neighbour that its negotiation did not write.
   void inject(int from, int to, ControlMessage message);

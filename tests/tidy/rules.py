@@ -29,13 +29,14 @@ INCLUDES = {
                         "runtime/wake_up.hpp"},
     "runtime/negotiation": {"src/base", "runtime/control", "runtime/negotiation.hpp"},
     "runtime/timeline": {"src/base", "runtime/negotiation.hpp"},
+    "runtime/autotune": {"src/base", "runtime/negotiation.hpp"},
     "runtime/tuning": {"src/base", "src/kernels", "src/transport", "src/transport/shm",
                        "src/collective", "src/collective/shm"},
     "runtime": {"src/base", "src/kernels", "src/transport", "src/transport/mpi",
                 "src/transport/shm", "src/transport/socket", "src/collective",
                 "src/collective/shm", "src/collective/device", "src/device/nccl",
                 "src/compress", "src/sparse", "runtime/control", "runtime/negotiation",
-                "runtime/timeline", "runtime/tuning"},
+                "runtime/autotune", "runtime/timeline", "runtime/tuning"},
     # The C interface is the runtime's own face; the other bindings see the public headers only.
     "bindings/c": {"runtime"},
     "bindings/jax_ffi": set(),
@@ -45,8 +46,8 @@ INCLUDES = {
               "src/transport", "src/transport/mpi", "src/transport/shm", "src/transport/socket",
               "src/collective", "src/collective/device", "src/collective/mpi",
               "src/collective/shm", "src/compress", "src/sparse", "src/mpi_plugin", "runtime",
-              "runtime/control", "runtime/negotiation", "runtime/timeline", "runtime/tuning",
-              "bindings/tensorflow_ops/api.hpp"},
+              "runtime/autotune", "runtime/control", "runtime/negotiation", "runtime/timeline",
+              "runtime/tuning", "bindings/tensorflow_ops/api.hpp"},
 }
 
 FILE_LINES_MAX = 500
