@@ -15,6 +15,7 @@
 #include "runtime/control/socket_channel.hpp"
 #include "runtime/data_plane.hpp"
 #include "runtime/device/choose_collectives.hpp"
+#include "runtime/fusion_tuning.hpp"
 #include "runtime/health_file.hpp"
 #include "runtime/launch.hpp"
 #include "runtime/mpi_plugin.hpp"
@@ -50,10 +51,11 @@ Introduction from_blob(const std::string& blob) {
   return {json.at("version"), json.at("facts"), json.at("settings"), json.at("problem")};
 }
 
-std::string health_file_problem(const Config& config) {
-  if (config.health_file.empty()) return {};
+// With the files that rank 0 writes.
+std::string file_problem(const Config& config) {
   try {
-    const HealthFile file(config.health_file);
+    open_autotune_log(config);
+    if (!config.health_file.empty()) HealthFile{config.health_file};
     return {};
   } catch (const Error& error) {
     return error.what();
@@ -64,7 +66,7 @@ std::string health_file_problem(const Config& config) {
 std::vector<HostFacts> introduce(Bootstrap& bootstrap, const Config& config) {
   const Bootstrap::Limit limit(config.connect_timeout_s);
   const Introduction mine{kVersion, serialize(local_host_facts()), agreement_fingerprint(config),
-                          bootstrap.rank() == 0 ? health_file_problem(config) : ""};
+                          bootstrap.rank() == 0 ? file_problem(config) : ""};
   std::vector<HostFacts> facts;
   std::vector<std::string> settings;
   int rank = 0;

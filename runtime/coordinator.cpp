@@ -76,6 +76,7 @@ Coordinator::Coordinator(Parts parts)
     : parts_(std::move(parts)),
       seat_(std::make_shared<DriverSeat>(static_cast<Drivable&>(*this))),
       negotiation_(negotiation_options(parts_)),
+      fusion_tuning_(parts_.config, parts_.rank, parts_.size),
       execution_(
           *parts_.collectives, parts_.rank, parts_.size, parts_.config, timeline_,
           [this](std::span<PendingTensor* const> tensors) { complete(tensors); }, parts_.devices) {}
@@ -335,13 +336,15 @@ void Coordinator::carry_out(NegotiationEvent event) {
     execution_.health().apply_guards(*agreement);
     agreement_ = std::make_shared<const Agreement>(std::move(*agreement));
     for (Batch& batch :
-         plan_batches(*agreement_, parts_.size, parts_.config.fusion_threshold_bytes)) {
+         plan_batches(*agreement_, parts_.size, fusion_tuning_.settings().threshold_bytes)) {
       batches_.push_back(std::move(batch));
     }
   } else if (const auto* mismatch = std::get_if<Mismatch>(&event)) {
     fail_one(*mismatch);
   } else if (const auto* joined = std::get_if<Joined>(&event)) {
     end_join(*joined);
+  } else if (const auto* settings = std::get_if<FusionSettings>(&event)) {
+    fusion_tuning_.apply(*settings);
   } else {
     finish(std::get<SessionEnd>(event).status);
   }
@@ -378,6 +381,9 @@ std::vector<PendingTensor*> Coordinator::find_tensors(const Batch& batch,
 // From here on the caller may submit the names again, also while the rest of the batch goes on.
 void Coordinator::complete(std::span<PendingTensor* const> tensors) {
   publish_stats();
+  if (const auto settings = fusion_tuning_.complete(tensors)) {
+    negotiation_.change_fusion(*settings, Clock::now());
+  }
   std::vector<const PendingTensor*> own(tensors.begin(), tensors.end());
   if (!substitutes_.empty()) {
     std::erase_if(own, [this](const auto* tensor) { return substitutes_.erase(tensor) == 1; });

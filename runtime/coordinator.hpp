@@ -14,6 +14,7 @@
 #include "runtime/control/control_channel.hpp"
 #include "runtime/driver_seat.hpp"
 #include "runtime/execution.hpp"
+#include "runtime/fusion_tuning.hpp"
 #include "runtime/negotiation.hpp"
 #include "runtime/tensor_queue.hpp"
 #include "runtime/timeline/timeline.hpp"
@@ -81,6 +82,8 @@ class Coordinator final : private Interrupt, private Drivable {
   void end_session(Status status);
   ResidualStore& residuals() noexcept { return execution_.residuals(); }
   std::vector<CompressionHealth> health() { return execution_.health().health(); }
+  /// See FusionTuning::describe().
+  Config describe_config() const { return fusion_tuning_.describe(parts_.config); }
   void restore_residual(Residual residual);
   /// Also before run().
   void start_timeline(std::unique_ptr<TimelineWriter> writer, bool has_cycles);
@@ -132,6 +135,7 @@ class Coordinator final : private Interrupt, private Drivable {
   Parts parts_;
   const std::shared_ptr<DriverSeat> seat_;
   Negotiation negotiation_;
+  FusionTuning fusion_tuning_;
   Timeline timeline_;
   Execution execution_;
   PendingTensors pending_;

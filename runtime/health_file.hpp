@@ -1,9 +1,9 @@
 #pragma once
 
-#include <fstream>
 #include <span>
 #include <string>
 
+#include "runtime/csv_file.hpp"
 #include "scalecom/health.hpp"
 
 namespace scalecom {
@@ -12,16 +12,14 @@ namespace scalecom {
 /// there already. Confined to one thread.
 class HealthFile {
  public:
-  /// Throws Error(invalid_argument), which names the variable, where `path` cannot be written.
+  /// Throws what CsvFile throws.
   explicit HealthFile(std::string path);
 
-  /// The lines are with the system on return. A failure is logged once; nothing is written after
-  /// it.
+  /// See CsvFile::append().
   void append(std::span<const CompressionHealth> lines);
 
  private:
-  const std::string path_;
-  std::ofstream file_;
+  CsvFile file_;
 };
 
 }  // namespace scalecom

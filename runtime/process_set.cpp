@@ -24,11 +24,12 @@ void check_ranks(const std::vector<int>& ranks, int size) {
   }
 }
 
-// Without MPI, and without the files that the whole session writes.
+// Without MPI, without the files that the whole session writes, and without what it tunes.
 Config config_of_set(Config config) {
   if (config.allreduce_algorithm == "mpi") config.allreduce_algorithm = "auto";
   config.health_file.clear();
   config.timeline.clear();
+  config.autotune = false;
   return config;
 }
 

@@ -250,6 +250,12 @@ std::vector<CompressionHealth> SessionImpl::compression_health() {
   return health;
 }
 
+Config SessionImpl::current_config() {
+  Config config;
+  run_urgently([&] { config = coordinator_.describe_config(); });
+  return config;
+}
+
 std::unique_ptr<TimelineWriter> SessionImpl::open_timeline(const std::string& path,
                                                            const std::string& origin) {
   const Topology& topology = parts_.topology;
@@ -445,6 +451,7 @@ CompressionExplanation Session::explain_compression(std::int64_t count, DataType
   return impl_->explain_compression(count, dtype, compression);
 }
 
+Config Session::config() const { return impl_->current_config(); }
 SessionStats Session::stats() const { return impl_->stats(); }
 SessionReport Session::report() const { return impl_->report(); }
 

@@ -68,7 +68,10 @@ class SessionImpl {
   void start_timeline(const std::string& path, bool mark_cycles);
   void stop_timeline();
 
+  /// As it was connected with.
   const Config& config() const noexcept { return parts_.config; }
+  /// As it is now.
+  Config current_config();
   const Topology& topology() const noexcept { return parts_.topology; }
   SessionReport report() const { return parts_.report; }
   AllReduceExplanation explain_all_reduce(std::int64_t bytes) const {

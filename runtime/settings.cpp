@@ -277,6 +277,28 @@ void add_cuda(std::vector<Setting>& table) {
                             "and the system's `libnccl.so.2` is not meant."));
 }
 
+void add_autotune(std::vector<Setting>& table) {
+  constexpr std::int64_t kMany = 1'000'000;
+  table.push_back(must_agree(flag(
+      "AUTOTUNE", &Config::autotune,
+      "1: fusion threshold and cycle time, those that are not set, are tried while the job runs, "
+      "and the best is kept (docs/howto/autotune.md).")));
+  table.push_back(free_text("AUTOTUNE_LOG", &Config::autotune_log, "any path",
+                            "CSV file that rank 0 appends its samples to."));
+  table.push_back(integer("AUTOTUNE_WARMUP_SAMPLES", &Config::autotune_warmup_samples, 0, kMany,
+                          "samples", "Samples that are thrown away first."));
+  table.push_back(integer("AUTOTUNE_STEPS_PER_SAMPLE", &Config::autotune_steps_per_sample, 1, kMany,
+                          "steps", "A sample's figure is the median over so many steps."));
+  table.push_back(integer("AUTOTUNE_BAYES_OPT_MAX_SAMPLES", &Config::autotune_bayes_opt_max_samples,
+                          1, 1000, "samples",
+                          "Samples of the search. Six more compare its result with what the job "
+                          "began with."));
+  table.push_back(real("AUTOTUNE_GAUSSIAN_PROCESS_NOISE", &Config::autotune_gaussian_process_noise,
+                       0.0, 1.0, "",
+                       "Standard deviation of a sample's noise, for samples whose own is 1: more "
+                       "where times vary much."));
+}
+
 void add_without_effect(std::vector<Setting>& table) {
   table.push_back(idle_flag("HIERARCHICAL_ALLREDUCE", "All-reduce inside hosts, then between."));
   table.push_back(idle_flag("HIERARCHICAL_ALLGATHER", "All-gather inside hosts, then between."));
@@ -286,14 +308,6 @@ void add_without_effect(std::vector<Setting>& table) {
   table.push_back(idle_flag("DISABLE_GROUP_FUSION", "Groups do not fuse with other tensors."));
   table.push_back(idle_flag("DYNAMIC_PROCESS_SETS", "Process sets may change after init."));
   table.push_back(idle_text("THREAD_AFFINITY", "Cores of the background threads."));
-  table.push_back(idle_flag("AUTOTUNE", "Tunes fusion threshold and cycle time."));
-  table.push_back(idle_text("AUTOTUNE_LOG", "File of the autotuner's log."));
-  table.push_back(idle_number("AUTOTUNE_WARMUP_SAMPLES", 1e6, "samples", "Samples thrown away."));
-  table.push_back(idle_number("AUTOTUNE_STEPS_PER_SAMPLE", 1e6, "steps", "Steps of a sample."));
-  table.push_back(
-      idle_number("AUTOTUNE_BAYES_OPT_MAX_SAMPLES", 1e6, "samples", "Samples at most."));
-  table.push_back(
-      idle_number("AUTOTUNE_GAUSSIAN_PROCESS_NOISE", 1.0, "", "Noise of the autotuner's model."));
   table.push_back(idle_number("ADASUM_MPI_CHUNK_SIZE", 1e12, "bytes", "Chunk of an Adasum."));
   table.push_back(idle_flag("MPI_THREADS_DISABLE", "MPI without threads."));
 }
@@ -304,6 +318,7 @@ const std::vector<Setting>& settings_table() {
   static const std::vector<Setting> table = [] {
     std::vector<Setting> made;
     add_core(made);
+    add_autotune(made);
     add_cuda(made);
     add_without_effect(made);
     return made;

@@ -430,6 +430,6 @@ int scalecom_info(char** json) {
     if (session != nullptr) report = session->report();
     deref(json, "json") = to_c_string(scalecom::describe_installation_json(
         report ? &*report : nullptr, session != nullptr ? &session->topology() : nullptr,
-        scalecom::Config::from_environment()));
+        session != nullptr ? session->config() : scalecom::Config::from_environment()));
   });
 }

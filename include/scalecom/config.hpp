@@ -63,6 +63,19 @@ struct SCALECOM_API Config {
   /// or
   /// ~/.cache/scalecom.
   std::string cache_directory;
+  /// Rank 0 tries fusion thresholds and cycle times while the job runs, those that are not set, and
+  /// all ranks keep the best.
+  bool autotune = false;
+  /// CSV file that rank 0 appends its samples to; empty: none.
+  std::string autotune_log;
+  /// Samples that are thrown away first.
+  std::int64_t autotune_warmup_samples = 3;
+  /// A sample's figure is the median over so many steps.
+  std::int64_t autotune_steps_per_sample = 10;
+  /// Samples of the search. Six more compare its result with what the job began with.
+  std::int64_t autotune_bayes_opt_max_samples = 20;
+  /// Standard deviation of a sample's noise, for samples whose own is 1.
+  double autotune_gaussian_process_noise = 0.8;
   /// Ranks of one host exchange data through shared memory.
   bool shared_memory = true;
   /// Tensors submitted and not yet completed, at most; a further submit is refused.

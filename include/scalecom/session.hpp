@@ -241,6 +241,9 @@ class SCALECOM_API Session {
   CompressionExplanation explain_compression(std::int64_t count, DataType dtype,
                                              const Compression& compression) const;
 
+  /// What it was connected with, and what autotune has changed since, with that as the source.
+  Config config() const;
+
   SessionStats stats() const;
   SessionReport report() const;
 

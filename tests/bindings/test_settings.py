@@ -56,3 +56,20 @@ def test_the_second_start_finds_what_the_first_one_measured_and_all_ranks_have_i
     files = list((tmp_path / "cache" / "scalecom").iterdir())
     assert second[0] == [f"file {files[0]}", first[0][1]]
     assert len(files) == 1
+
+
+def test_what_is_tuned_while_a_job_runs_is_in_the_log_and_the_same_on_all_ranks(tmp_path, launch):
+    log = tmp_path / "log.csv"
+    environment = {"HOROVOD_AUTOTUNE": "1", "HOROVOD_AUTOTUNE_LOG": str(log),
+                   "HOROVOD_CYCLE_TIME": "0.5", "HOROVOD_AUTOTUNE_WARMUP_SAMPLES": "0",
+                   "HOROVOD_AUTOTUNE_STEPS_PER_SAMPLE": "1", "SCALECOM_STEADY_STEPS": "1",
+                   "HOROVOD_AUTOTUNE_BAYES_OPT_MAX_SAMPLES": "3"}
+    settings = launch(2, "programs.tuning:autotune", env=environment, arguments={"steps": 80})
+    assert settings[0] == settings[1]
+    lines = [line.split(",") for line in log.read_text().splitlines()]
+    assert [line[1] for line in lines[1:5]] == ["search"] * 3 + [lines[4][1]]
+    assert {line[3] for line in lines[1:]} == {"0.5"}
+    assert len({line[2] for line in lines[1:]}) >= 3
+    assert lines[-1][1] == "kept"
+    assert settings[0]["SCALECOM_FUSION_THRESHOLD"] == [lines[-1][2], "autotune"]
+    assert settings[0]["SCALECOM_CYCLE_TIME"] == ["0.5", "HOROVOD_CYCLE_TIME"]

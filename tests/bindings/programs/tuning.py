@@ -1,5 +1,7 @@
 """What a session chooses by, and where it has it from."""
 
+import torch
+
 import scalecom.torch as hvd
 
 
@@ -7,3 +9,16 @@ def show():
     hvd.init()
     session = hvd.info()["session"]
     return session["tuning_source"], session["tuning"]
+
+
+def autotune(steps):
+    """Steps of a few tensors, then what is in force."""
+    hvd.init()
+    for step in range(steps):
+        handles = [hvd.allreduce_async(torch.full((1000 * place,), float(hvd.rank())),
+                                       name=f"t{place}", op=hvd.Sum) for place in range(1, 5)]
+        for handle in handles:
+            result = hvd.synchronize(handle)
+            assert torch.all(result == hvd.size() * (hvd.size() - 1) / 2), step
+    return {entry["variable"]: (entry["value"], entry["source"])
+            for entry in hvd.info()["settings"]}

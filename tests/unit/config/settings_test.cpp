@@ -88,7 +88,10 @@ TEST_CASE("a value that is not allowed names the variable, the value and what is
        {"SCALECOM_LOG_LEVEL", "loud", "warning"},
        {"SCALECOM_PEER_TIMEOUT", "0", "1 to"},
        {"SCALECOM_TUNE", "bogus", "off, quick, full"},
-       {"SCALECOM_AUTOTUNE", "maybe", "true"}}));
+       {"SCALECOM_AUTOTUNE", "maybe", "true"},
+       {"SCALECOM_AUTOTUNE_STEPS_PER_SAMPLE", "0", "1 to"},
+       {"SCALECOM_AUTOTUNE_BAYES_OPT_MAX_SAMPLES", "0", "1 to"},
+       {"HOROVOD_AUTOTUNE_GAUSSIAN_PROCESS_NOISE", "1.5", "0 to 1"}}));
   const Variable set(variable, value);
   CHECK_THROWS_WITH(Config::from_environment(),
                     Contains(variable + "=" + value) && Contains(allowed));
