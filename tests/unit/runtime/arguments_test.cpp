@@ -36,6 +36,28 @@ TEST_CASE("good arguments are accepted") {
   CHECK_NOTHROW(check_all_to_all("w", view({7}), std::vector<std::int64_t>{0, 7, 0}, 3));
 }
 
+TEST_CASE("Adasum is for floating-point all-reduces in host memory") {
+  AllReduceOptions adasum;
+  adasum.op = ReduceOp::adasum;
+  for (const DataType dtype :
+       {DataType::float16, DataType::bfloat16, DataType::float32, DataType::float64}) {
+    CHECK_NOTHROW(check_all_reduce("w", view({4}, dtype), view({4}, dtype), adasum));
+  }
+  for (const DataType dtype : {DataType::int32, DataType::uint8, DataType::boolean}) {
+    CHECK_THROWS_WITH(check_all_reduce("w", view({4}, dtype), view({4}, dtype), adasum),
+                      Contains("tensor w") && Contains(std::string("not ") + to_string(dtype)));
+  }
+  TensorView cuda = view();
+  cuda.device.kind = DeviceKind::cuda;
+  CHECK_THROWS_WITH(check_all_reduce("w", cuda, cuda, adasum),
+                    Contains("cuda:0") && Contains("copy it to the host"));
+  CHECK_THROWS_WITH(check_reduce_scatter("w", view(), adasum), Contains("all-reduces only"));
+  AllReduceOptions both = compressed(10, 1.0);
+  both.op = ReduceOp::adasum;
+  CHECK_THROWS_WITH(check_all_reduce("w", view(), view(), both),
+                    Contains("ScaleCom") && Contains("not adasum"));
+}
+
 TEST_CASE("a refusal names the tensor, what was got and what is allowed") {
   CHECK_THROWS_WITH(check_all_reduce("", view(), view(), {}), Contains("name"));
   CHECK_THROWS_WITH(check_all_reduce("w", view({2}), view({3}), {}),

@@ -48,6 +48,19 @@ TEST_CASE("average travels as a sum and fuses with one") {
   CHECK(batches[0].op == ReduceOp::sum);
 }
 
+TEST_CASE("Adasums of one dtype share a batch of their own") {
+  const Agreement agreement{1,
+                            {tensor("a", 1), tensor("b", 1, DataType::float32, ReduceOp::adasum),
+                             tensor("c", 1, DataType::float64, ReduceOp::adasum),
+                             tensor("d", 1, DataType::float32, ReduceOp::adasum)}};
+  const auto batches = plan_batches(agreement, 2, 1024);
+  REQUIRE(batches.size() == 3);
+  CHECK(batches[0].kind == BatchKind::dense_all_reduce);
+  CHECK(batches[1].kind == BatchKind::adasum);
+  CHECK(batches[1].tensors == Places{1, 3});
+  CHECK(batches[2].dtype == DataType::float64);
+}
+
 TEST_CASE("different dtypes, ops, roots and operations never share a batch") {
   Agreement agreement{1,
                       {tensor("a", 1), tensor("b", 1, DataType::float64),

@@ -1,3 +1,4 @@
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -54,6 +55,38 @@ TEST_CASE("a dense all-reduce gives every rank the sum, in place and out of plac
     CHECK(in_place[r] == expected);
     CHECK(results[r] == expected);
     CHECK(inputs[r] == values_of(rank, count));
+  }
+}
+
+// Parallel vectors have an Adasum that is known: their mean, if there are two of them.
+TEST_CASE("Adasums between sums that repeat give every rank the same, step after step") {
+  constexpr int kSteps = 40;
+  SessionWorld world(2);
+  std::array<std::vector<float>, 2> sums;
+  std::array<std::vector<float>, 2> means;
+  test::run_ranks(2, [&](int rank) {
+    AllReduceOptions sum;
+    sum.op = ReduceOp::sum;
+    AllReduceOptions adasum;
+    adasum.op = ReduceOp::adasum;
+    for (int step = 0; step < kSteps; ++step) {
+      std::vector<float> summed(100, static_cast<float>(rank + step));
+      std::vector<float> combined(300, static_cast<float>(rank + 1));
+      const Ticket first = world[rank].all_reduce("sum", view_of(summed), view_of(summed), sum);
+      const Ticket second =
+          world[rank].all_reduce("adasum", view_of(combined), view_of(combined), adasum);
+      if (!first.wait().is_ok() || !second.wait().is_ok()) {
+        throw std::runtime_error(first.wait().message() + second.wait().message());
+      }
+      sums[static_cast<std::size_t>(rank)].push_back(summed.back());
+      means[static_cast<std::size_t>(rank)].push_back(combined.back());
+    }
+  });
+  std::vector<float> expected;
+  for (int step = 0; step < kSteps; ++step) expected.push_back(static_cast<float>(2 * step + 1));
+  for (std::size_t rank = 0; rank < 2; ++rank) {
+    CHECK(sums[rank] == expected);
+    CHECK(means[rank] == std::vector<float>(kSteps, 1.5f));
   }
 }
 
