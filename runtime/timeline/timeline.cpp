@@ -20,13 +20,15 @@ struct Names {
 };
 
 // By OperationKind.
-constexpr std::array<Names, 6> kNames{
+constexpr std::array<Names, 7> kNames{
     {{"NEGOTIATE_ALLREDUCE", "ALLREDUCE", phases::kAllReduce},
      {"NEGOTIATE_ALLGATHER", "ALLGATHER", "MPI_ALLGATHER"},
      {"NEGOTIATE_BROADCAST", "BROADCAST", "MPI_BCAST"},
      {"NEGOTIATE_BARRIER", "BARRIER", "BARRIER"},
      {"NEGOTIATE_REDUCESCATTER", "REDUCESCATTER", "MPI_REDUCESCATTER"},
-     {"NEGOTIATE_ALLTOALL", "ALLTOALL", "MPI_ALLTOALL"}}};
+     {"NEGOTIATE_ALLTOALL", "ALLTOALL", "MPI_ALLTOALL"},
+     {"JOIN", "JOIN", "JOIN"}}};  // One span, until all have joined.
+static_assert(kNames.size() == static_cast<std::size_t>(OperationKind::join) + 1);
 
 const Names& names_of(OperationKind kind) noexcept {
   return kNames[static_cast<std::size_t>(kind)];

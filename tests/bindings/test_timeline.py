@@ -32,6 +32,7 @@ def test_rank_0_writes_what_the_environment_says(launch, tmp_path, ranks, prefix
     assert spans["allreduce.compressed"] == 3 * [
         *NEGOTIATED, "SELECT", "INDEX_EXCHANGE", "RESIDUAL_UPDATE", "VALUES_ALLREDUCE",
         "WRITE_RESULT"]
+    assert spans["scalecom.join"] == ["JOIN"]
     assert set(instants["allreduce.dense"]) == {str(rank) for rank in range(max(ranks, 1))}
     assert instants["cycles"].count("CYCLE_START") >= 6
 

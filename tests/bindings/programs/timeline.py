@@ -19,6 +19,7 @@ def train(steps=3):
     for _ in range(steps):
         _reduce("dense")
         _reduce("compressed", compression=hvd.Compression.scalecom(rate=10, mode="cyclic"))
+    hvd.join()
     hvd.shutdown()
 
 
