@@ -16,7 +16,7 @@ FILES = [path for path in TRACKED if (ROOT / path).is_file()]
 CPP = [path for path in FILES if path.endswith((".cpp", ".hpp", ".h", ".cu", ".cuh"))]
 SCRIPTS = ("tools/quickstart", "tools/test", "tools/test-gpu", "tools/bench/cuda/topk",
            "tools/bench/figures", "tools/bench/peers", "tools/experiments/accuracy",
-           "tools/experiments/build_up", "tools/experiments/similarity",
+           "tools/experiments/autotune", "tools/experiments/build_up", "tools/experiments/similarity",
            "tools/experiments/step_time", "tools/netlab/netlab")
 PYTHON = [path for path in FILES if path.endswith(".py") or path in SCRIPTS]
 
