@@ -166,8 +166,7 @@ struct SessionEnd {
 };
 
 using NegotiationEvent =
-    std::variant<Agreement, Mismatch, Stall, Hold, Revocation, Joined, FusionSettings,
-                 SessionEnd>;
+    std::variant<Agreement, Mismatch, Stall, Hold, Revocation, Joined, FusionSettings, SessionEnd>;
 
 struct OutgoingMessage {
   int to = 0;
