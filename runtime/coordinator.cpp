@@ -304,11 +304,18 @@ bool Coordinator::carry_on(const std::function<bool()>& is_enough) {
   return true;
 }
 
-// A shutdown, and the end of a join, are ordered behind what was agreed on before.
+// A shutdown, and the end of a join, are ordered behind what was agreed on before. So are tensors
+// of which a rank that has joined has no call: who submits calls a tensor again when it is
+// complete, and residuals and health go by that.
 bool Coordinator::can_carry_out(const NegotiationEvent& event) const {
   const auto* end = std::get_if<SessionEnd>(&event);
   const bool is_shutdown = end != nullptr && end->status.code() == StatusCode::shut_down;
-  const bool needs_order = is_shutdown || std::holds_alternative<Joined>(event);
+  const auto* agreement = std::get_if<Agreement>(&event);
+  const bool has_substitutes =
+      agreement != nullptr &&
+      std::any_of(agreement->tensors.begin(), agreement->tensors.end(),
+                  [](const AgreedTensor& tensor) { return tensor.is_substitute; });
+  const bool needs_order = is_shutdown || has_substitutes || std::holds_alternative<Joined>(event);
   return !needs_order || execution_.under_way() == 0;
 }
 

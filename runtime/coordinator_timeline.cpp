@@ -10,7 +10,8 @@ void Coordinator::tell_times(const NegotiationEvent& event) {
   const TimePoint now = Clock::now();
   const auto agree = [&](const std::string& name) {
     const auto found = pending_.find(name);
-    if (found == pending_.end()) return;
+    if (found == pending_.end())
+      return timeline_.forget(name);  // Joined: it takes part with zeros.
     timeline_.agree(name, found->second.times, found->second.signature.kind, now);
   };
   if (const auto* agreement = std::get_if<Agreement>(&event)) {

@@ -250,8 +250,10 @@ std::vector<CompressionHealth> SessionImpl::compression_health() {
   return health;
 }
 
+// Without tuning nothing changes it, and nothing is to be waited for.
 Config SessionImpl::current_config() {
-  Config config;
+  Config config = this->config();
+  if (!config.autotune) return config;
   run_urgently([&] { config = coordinator_.describe_config(); });
   return config;
 }

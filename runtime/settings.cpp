@@ -290,7 +290,7 @@ void add_autotune(std::vector<Setting>& table) {
   table.push_back(integer("AUTOTUNE_STEPS_PER_SAMPLE", &Config::autotune_steps_per_sample, 1, kMany,
                           "steps", "A sample's figure is the median over so many steps."));
   table.push_back(integer("AUTOTUNE_BAYES_OPT_MAX_SAMPLES", &Config::autotune_bayes_opt_max_samples,
-                          1, 1000, "samples",
+                          1, 100, "samples",
                           "Samples of the search. Six more compare its result with what the job "
                           "began with."));
   table.push_back(real("AUTOTUNE_GAUSSIAN_PROCESS_NOISE", &Config::autotune_gaussian_process_noise,

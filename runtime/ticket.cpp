@@ -129,7 +129,9 @@ Status Ticket::wait_for(std::chrono::milliseconds limit) const {
 }
 
 void Ticket::on_complete(std::function<void()> callback) const {
-  state_->on_complete(std::move(callback));
+  // The callback may give up the ticket, here or at once on another thread.
+  const std::shared_ptr<TicketState> state = state_;
+  state->on_complete(std::move(callback));
 }
 
 TensorView Ticket::output() const { return state_->output(); }

@@ -42,7 +42,7 @@ void Negotiation::Impl::take_join(std::size_t member, Reader& reader) {
   }
   if (!schedule_) return count_join(member, rank);
   has_joins_ = true;
-  joins_up_.push_back(rank);
+  if (!is_root()) joins_up_.push_back(rank);
 }
 
 // Behind the requests: who has joined has nothing more on its way.
@@ -139,6 +139,8 @@ void Negotiation::Impl::check_joins() {
   const std::optional<TimePoint> due = join_timer();
   if (has_ended_ || !due || now_ < *due) return;
   next_join_check_ = now_ + stall_look_;
+  // What is under way, or held back by that, is no silence.
+  if (backlog_ + unsaid_ > 0 || !ready_.is_empty() || !barriers_.empty()) last_agreement_ = now_;
   const Clock::duration quiet = now_ - last_agreement_;
   if (table_.first_partial() != nullptr) return;
   const RankSet missing = joined_.complement(options_.size);

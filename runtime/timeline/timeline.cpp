@@ -83,16 +83,17 @@ void Timeline::arrive(const std::string& name, int first_rank, int end_rank, Tim
 // Other ranks may ask for a tensor's next call before this one has completed the last.
 void Timeline::agree(const std::string& name, TensorTimes& times, OperationKind kind,
                      TimePoint now) {
-  if (!is_current(times.submitted)) {  // Before the timeline began.
-    if (const auto found = rows_.find(name); found != rows_.end()) row_times_[found->second] = {};
-    return;
-  }
+  if (!is_current(times.submitted)) return forget(name);  // Before the timeline began.
   if (times.row == kNoRow) return writer_->lose();
   RowTimes& row = row_times_[times.row];
   const TimePoint heard = std::exchange(row.heard, {});
   const TimePoint begin = std::max(heard == TimePoint{} ? times.submitted : heard, row.ended);
   push(times.row, begin, now, {.name = names_of(kind).negotiation});
   times.agreed = row.ended = now;
+}
+
+void Timeline::forget(const std::string& name) {
+  if (const auto found = rows_.find(name); found != rows_.end()) row_times_[found->second] = {};
 }
 
 void Timeline::begin_cycle(TimePoint now) {

@@ -65,6 +65,8 @@ class Timeline final : public ArrivalSink {
   void arrive(const std::string& name, int first_rank, int end_rank, TimePoint now) override;
   /// Its negotiation is over, well or not.
   void agree(const std::string& name, TensorTimes& times, OperationKind kind, TimePoint now);
+  /// Others have agreed on it, without a call here.
+  void forget(const std::string& name);
   void begin_cycle(TimePoint now);
   /// Null while none runs.
   std::unique_ptr<BatchTimes> start_batch(const BatchFacts& facts) const;
