@@ -22,6 +22,7 @@ from scalecom.jax.collectives import (Adasum, Average, Max, Min, Product, Sum, a
                                       grouped_allreduce)
 from scalecom.jax.compression import Compression
 from scalecom.jax.optimizer import DistributedOptimizer, distributed
+from scalecom.process_sets import join
 
 __all__ = [
     "Adasum", "Average", "Compression", "DistributedOptimizer", "HorovodInternalError",
@@ -29,7 +30,7 @@ __all__ = [
     "allgather", "allgather_object", "allreduce", "barrier", "broadcast", "broadcast_object",
     "broadcast_parameters", "ccl_built", "cross_rank", "cross_size", "cuda_built", "ddl_built",
     "distributed", "gloo_built", "gloo_enabled", "grouped_allreduce", "info", "init",
-    "is_homogeneous", "is_initialized", "local_rank", "local_size", "mpi_built", "mpi_enabled",
+    "is_homogeneous", "is_initialized", "join", "local_rank", "local_size", "mpi_built", "mpi_enabled",
     "mpi_threads_supported", "nccl_built", "rank", "rocm_built", "shutdown", "size",
     "start_timeline", "stats", "stop_timeline",
 ]

@@ -34,8 +34,8 @@ def choose_op(average, op):
         raise ValueError("average and op are both given; use op alone")
     if op is None:
         op = Sum if average is False else Average
-    if op == Adasum or op not in (Average, Sum, Min, Max, Product):
-        raise ValueError(f"op is {op!r}; allowed are Average, Sum, Min, Max and Product")
+    if op not in (Average, Sum, Adasum, Min, Max, Product):
+        raise ValueError(f"op is {op!r}; allowed are Average, Sum, Adasum, Min, Max and Product")
     return op
 
 
@@ -101,9 +101,9 @@ def _reduce_forward(plan, arrays):
 
 
 def _reduce_backward(plan, _, gradients):
-    """The gradient of a sum or an average is the same reduction of the gradients."""
-    if plan.op not in (Average, Sum):
-        raise NotImplementedError("an allreduce is differentiable for Average and Sum only")
+    """The gradient of a sum, an average or an Adasum is the same reduction of the gradients."""
+    if plan.op not in (Average, Sum, Adasum):
+        raise NotImplementedError("an allreduce is differentiable for Average, Sum and Adasum only")
     gradients = list(gradients)
     # Those of integers have no values.
     places = [place for place, gradient in enumerate(gradients) if gradient.dtype in _DTYPES]
@@ -140,9 +140,9 @@ def _options_of(compression, name):
 
 def allreduce(tensor, average=None, name=None, compression=Compression.none, op=None,
               prescale_factor=1.0, postscale_factor=1.0):
-    """The reduction of `tensor` over all ranks. Differentiable for Average and Sum.
+    """The reduction of `tensor` over all ranks. Differentiable for Average, Sum and Adasum.
 
-    op: Average (default), Sum, Min, Max or Product. Each rank's values are multiplied by
+    op: Average (default), Sum, Adasum (of floating-point arrays), Min, Max or Product. Each rank's values are multiplied by
     prescale_factor before, the result by postscale_factor. With Compression.scalecom(...) one call
     is one step of ScaleCom for the tensor of this name.
     """

@@ -1,4 +1,4 @@
-"""scalecom for Keras 3 on the JAX and torch back ends: ``import scalecom.keras as hvd``."""
+"""scalecom for Keras 3 on the TensorFlow, JAX and torch back ends: ``import scalecom.keras as hvd``."""
 
 try:
     import keras as _keras
@@ -7,7 +7,7 @@ except ImportError as error:
         raise ImportError("scalecom.keras needs Keras 3, which is not installed: "
                           "pip install keras") from error
     raise ImportError(f"Keras cannot be imported: {error}. Install its back end, or set KERAS_BACKEND to "
-                      "jax or torch") from error
+                      "jax, tensorflow or torch") from error
 
 from scalecom.keras.backend import check_version as _check_version
 
@@ -23,13 +23,14 @@ from scalecom.exceptions import (HorovodInternalError, HorovodVersionMismatchErr
                                  HostsUpdatedInterrupt)
 from scalecom.keras import callbacks
 from scalecom.keras.backend import adapter as _adapter
-from scalecom.keras.functions import broadcast_global_variables, load_model
+from scalecom.keras.functions import (allgather, allreduce, broadcast, broadcast_global_variables,
+                                      load_model)
 from scalecom.keras.optimizer import DistributedOptimizer
+from scalecom.process_sets import join
 
 Average, Sum, Min, Max, Product = (_adapter.Average, _adapter.Sum, _adapter.Min, _adapter.Max,
                                    _adapter.Product)
 Compression = _adapter.Compression
-allgather, allreduce, broadcast = _adapter.allgather, _adapter.allreduce, _adapter.broadcast
 
 __all__ = [
     "Average", "Compression", "DistributedOptimizer", "HorovodInternalError",
@@ -37,7 +38,7 @@ __all__ = [
     "allgather", "allgather_object", "allreduce", "barrier", "broadcast",
     "broadcast_global_variables", "broadcast_object", "callbacks", "ccl_built", "cross_rank",
     "cross_size", "cuda_built", "ddl_built", "gloo_built", "gloo_enabled", "info", "init",
-    "is_homogeneous", "is_initialized", "load_model", "local_rank", "local_size", "mpi_built",
+    "is_homogeneous", "is_initialized", "join", "load_model", "local_rank", "local_size", "mpi_built",
     "mpi_enabled", "mpi_threads_supported", "nccl_built", "rank", "rocm_built", "shutdown", "size",
     "start_timeline", "stats", "stop_timeline",
 ]

@@ -54,7 +54,13 @@ def _load_torch():
     return adapter, reduce
 
 
-_LOADERS = {"jax": _load_jax, "torch": _load_torch}
+def _load_tensorflow():
+    import scalecom.tensorflow as adapter
+    from scalecom.tensorflow.reducer import reduce_all
+    return adapter, reduce_all
+
+
+_LOADERS = {"jax": _load_jax, "tensorflow": _load_tensorflow, "torch": _load_torch}
 
 
 def _load(name):
@@ -62,6 +68,15 @@ def _load(name):
         raise ImportError(f"scalecom.keras does not work on Keras's back end {name!r}; set KERAS_BACKEND "
                           f"to one of {', '.join(_LOADERS)}")
     return _LOADERS[name]()
+
+
+def refuse_xla(model):
+    """Takes XLA away from a model of the TensorFlow back end, with a warning: it cannot compile
+    scalecom's operations."""
+    if keras.backend.backend() == "tensorflow" and model.jit_compile:
+        model.jit_compile = False
+        warnings.warn("the model was to be compiled by XLA, which cannot compile scalecom's operations: "
+                      "jit_compile is False now; say so in compile(jit_compile=False)", stacklevel=2)
 
 
 adapter, reduce = _load(keras.backend.backend())

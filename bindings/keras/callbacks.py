@@ -6,6 +6,7 @@ import keras
 import numpy
 
 from scalecom import arrays, basics
+from scalecom.keras.backend import refuse_xla
 from scalecom.keras.functions import broadcast_global_variables
 
 _AVERAGE = 0
@@ -18,6 +19,10 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
     def __init__(self, root_rank, device=""):
         super().__init__()
         self._root_rank = root_rank
+
+    def set_model(self, model):
+        super().set_model(model)
+        refuse_xla(model)  # fit() makes its function before on_train_begin.
 
     def on_train_begin(self, logs=None):
         broadcast_global_variables(self._root_rank, self.model)

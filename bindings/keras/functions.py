@@ -3,7 +3,26 @@
 import keras
 
 from scalecom import arrays
+from scalecom.keras.backend import adapter
 from scalecom.keras.optimizer import DistributedOptimizer
+
+
+def allreduce(value, name=None, average=None, prescale_factor=1.0, postscale_factor=1.0, op=None,
+              compression=None):
+    """The reduction of a tensor of the back end over all ranks: Average by default."""
+    return adapter.allreduce(value, average=average, name=name, op=op, prescale_factor=prescale_factor,
+                             postscale_factor=postscale_factor,
+                             compression=adapter.Compression.none if compression is None else compression)
+
+
+def allgather(value, name=None):
+    """The ranks' tensors, concatenated along the first dimension."""
+    return adapter.allgather(value, name=name)
+
+
+def broadcast(value, root_rank, name=None):
+    """root_rank's tensor."""
+    return adapter.broadcast(value, root_rank, name=name)
 
 
 def broadcast_global_variables(root_rank, model):

@@ -3,6 +3,7 @@
 import keras
 
 from scalecom.keras import backend
+from scalecom.loss_scale import NotInsideLossScale
 from scalecom.scalecom_options import ScaleComOptions
 
 
@@ -41,7 +42,7 @@ def _names_of(variables):
     return list(names)
 
 
-class _Mixin:
+class _Mixin(NotInsideLossScale):
     """Overrides of an optimizer whose class it is mixed into."""
 
     def apply(self, grads, trainable_variables=None):
@@ -52,6 +53,12 @@ class _Mixin:
         variables = list(self._trainable_variables if trainable_variables is None
                          else trainable_variables)
         return super().apply(self._scalecom.reduce(grads, variables), trainable_variables)
+
+    def stateless_apply(self, optimizer_variables, grads, trainable_variables):
+        """As the optimizer's. Others come to apply() from there, a LossScaleOptimizer does not."""
+        if isinstance(self, keras.optimizers.LossScaleOptimizer):
+            grads = self._scalecom.reduce(list(grads), self._trainable_variables)
+        return super().stateless_apply(optimizer_variables, grads, trainable_variables)
 
 
 def _exported_class(kind):

@@ -22,7 +22,7 @@ from scalecom.tensorflow.gradient_tape import (DistributedGradientTape,
 from scalecom.tensorflow.mpi_ops import (Adasum, Average, Max, Min, Product, Sum, allgather,
                                          allreduce, alltoall, barrier, broadcast, broadcast_,
                                          grouped_allgather, grouped_allreduce,
-                                         grouped_reducescatter, local_rank_op, local_size_op,
+                                         grouped_reducescatter, join, local_rank_op, local_size_op,
                                          process_set_included_op, rank_op, reducescatter, size_op)
 from scalecom.tensorflow.optimizer import DistributedOptimizer
 from scalecom.tensorflow.sync_batch_norm import SyncBatchNormalization
@@ -39,7 +39,7 @@ __all__ = [
     "broadcast_object", "broadcast_object_fn", "broadcast_variables", "ccl_built", "cross_rank",
     "cross_size", "cuda_built", "ddl_built", "global_process_set", "gloo_built", "gloo_enabled",
     "grouped_allgather", "grouped_allreduce", "grouped_reducescatter", "info", "init",
-    "is_homogeneous", "is_initialized", "local_rank", "local_rank_op", "local_size",
+    "is_homogeneous", "is_initialized", "join", "local_rank", "local_rank_op", "local_size",
     "local_size_op", "mpi_built", "mpi_enabled", "mpi_threads_supported", "nccl_built",
     "process_set_included_op", "rank", "rank_op", "reducescatter", "remove_process_set",
     "rocm_built", "shutdown", "size", "size_op", "start_timeline", "stats", "stop_timeline",

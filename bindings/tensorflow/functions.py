@@ -12,8 +12,10 @@ from scalecom.tensorflow import mpi_ops, operations
 
 def broadcast_variables(variables, root_rank, process_set=global_process_set, inplace=False):
     """Gives `variables`, of tf or of Keras, root_rank's values: one operation, however many they are.
-    They are matched by their order. `inplace` is Horovod's; a value has to be copied here."""
-    mpi_ops.broadcast_(variables, root_rank, process_set=process_set)
+    They are matched by their order. `inplace` is Horovod's; a value has to be copied here. In a graph
+    of tf.compat.v1 it is an operation that is returned, to be run."""
+    assigned = mpi_ops.broadcast_(variables, root_rank, process_set=process_set)
+    return None if tf.compat.v1.executing_eagerly_outside_functions() else tf.group(*assigned)
 
 
 def _to_bytes(value):
@@ -31,7 +33,7 @@ def _check_eager(function, session):
 def broadcast_object(obj, root_rank=0, session=None, name=None, process_set=global_process_set):
     """root_rank's object, on every rank; it is pickled."""
     _check_eager("broadcast_object", session)
-    name = name or type(obj).__name__
+    name = name or "any"
     is_root = operations.rank_in(process_set) == mpi_ops.place_of(root_rank, process_set)
     values = _to_bytes(obj) if is_root else numpy.empty(0, numpy.uint8)
     size = mpi_ops.broadcast(tf.constant(len(values), tf.int64), root_rank, f"{name}.object_size",
@@ -50,7 +52,7 @@ def broadcast_object_fn(root_rank=0, session=None, name=None, process_set=global
 def allgather_object(obj, session=None, name=None, process_set=global_process_set):
     """The objects of all ranks in rank order; they are pickled."""
     _check_eager("allgather_object", session)
-    name = name or type(obj).__name__
+    name = name or "any"
     values = _to_bytes(obj)
     sizes = mpi_ops.allgather(tf.constant([len(values)], tf.int64), f"{name}.object_size",
                               process_set=process_set)

@@ -5,7 +5,7 @@ import tensorflow as tf
 from scalecom import process_sets
 from scalecom.tensorflow import operations
 
-_AVERAGE, _SUM = 0, 1
+_AVERAGE, _SUM, _ADASUM = 0, 1, 2
 
 
 _by_operation = {}
@@ -32,8 +32,8 @@ def _reduction_of(op):
     """(op, prescale, postscale) of the first of the operation's reductions."""
     text = op.get_attr("reductions")[0]
     kind, prescale, postscale = (text.decode() if isinstance(text, bytes) else text).split()[:3]
-    if int(kind) not in (_AVERAGE, _SUM):
-        raise NotImplementedError("a reduction is differentiable for Average and Sum only")
+    if int(kind) not in (_AVERAGE, _SUM, _ADASUM):
+        raise NotImplementedError("a reduction is differentiable for Average, Sum and Adasum only")
     return int(kind), float(prescale), float(postscale)
 
 

@@ -16,6 +16,7 @@ import operator
 import tensorflow as tf
 
 from scalecom.process_sets import global_process_set
+from scalecom.process_sets import join as _join
 from scalecom.tensorflow import gradients as gradients
 from scalecom.tensorflow import operations
 from scalecom.tensorflow.compression import (Compression, ScaleComCompressor, check_compression)
@@ -35,10 +36,7 @@ def choose_op(average, op):
     if op is None:
         op = Sum if average is False else Average
     if not isinstance(op, int):
-        raise ValueError(f"op is {op!r}; allowed are Average, Sum, Min, Max and Product")
-    if op == Adasum:
-        raise ValueError("op Adasum is not supported by scalecom.tensorflow; use Average, Sum, Min, "
-                         "Max or Product")
+        raise ValueError(f"op is {op!r}; allowed are Average, Sum, Adasum, Min, Max and Product")
     return op
 
 
@@ -71,7 +69,7 @@ def allreduce(tensor, average=None, device_dense="", device_sparse="",
               name=None, process_set=global_process_set, *, priority=0):
     """The reduction of `tensor` over all ranks.
 
-    op: Average (default), Sum, Min, Max or Product. Each rank's values are multiplied by
+    op: Average (default), Sum, Adasum (of floating-point tensors), Min, Max or Product. Each rank's values are multiplied by
     prescale_factor before, the result by postscale_factor. tf.IndexedSlices give tf.IndexedSlices
     with all ranks' rows, for Average and Sum, uncompressed; NotImplementedError else. With
     Compression.scalecom(...) one run is one step of ScaleCom for the tensor of this name. priority:
@@ -106,9 +104,17 @@ def reduce_slices(slices, names, op, factor, process_set):
         [part for one in slices for part in (one.values, one.indices)], gather_names, process_set)
     if op == Average:
         factor = factor / operations.size_of(process_set)
-    return [tf.IndexedSlices(values if factor == 1.0 else values * tf.cast(factor, values.dtype),
-                             indices, dense_shape=one.dense_shape)
+    return [tf.IndexedSlices(_scaled(values, factor), indices, dense_shape=one.dense_shape)
             for one, values, indices in zip(slices, parts[::2], parts[1::2])]
+
+
+def _scaled(values, factor):
+    """Integers as in other reductions: in double precision, and what is behind the point cut off."""
+    if factor == 1.0:
+        return values
+    if values.dtype.is_integer:
+        return tf.cast(tf.cast(values, tf.float64) * factor, values.dtype)
+    return values * tf.cast(factor, values.dtype)
 
 
 def grouped_allreduce(tensors, average=None, device_dense="", device_sparse="",
@@ -168,16 +174,16 @@ def broadcast(tensor, root_rank, name=None, ignore_name_scope=False,
 
 
 def broadcast_(variables, root_rank, name=None, process_set=global_process_set):
-    """Gives `variables` root_rank's values, on every rank: one operation. Returns them."""
-    variables = list(variables)
+    """Gives `variables` root_rank's values, on every rank: one operation. Returns them; in a graph of
+    tf.compat.v1 the assignments, to be run."""
+    variables, assigned = list(variables), []
     if variables:
         values = operations.broadcast(
             [tf.convert_to_tensor(variable) for variable in variables],
             name_group("broadcast", name, process_set), process_set,
             place_of(root_rank, process_set))
-        for variable, value in zip(variables, values):
-            variable.assign(value)
-    return variables
+        assigned = [variable.assign(value) for variable, value in zip(variables, values)]
+    return variables if tf.compat.v1.executing_eagerly_outside_functions() else assigned
 
 
 def alltoall(tensor, splits=None, name=None, ignore_name_scope=False,
@@ -230,6 +236,15 @@ def _reduce_scatter(tensors, names, compression, op, process_set, prescale_facto
 def barrier(process_set=global_process_set):
     """Ends when every rank has come to it."""
     return operations.barrier(process_set)
+
+
+def join():
+    """As an int32 tensor, the last rank to join; see scalecom.process_sets.join. For eager code: a
+    graph's operations run when they like. A gradient of tf.IndexedSlices has no rows of this rank."""
+    if not tf.executing_eagerly():
+        raise NotImplementedError("join waits for all ranks, which a graph cannot; call it outside of "
+                                  "tf.function")
+    return tf.constant(_join(), tf.int32)
 
 
 def rank_op(name=None):

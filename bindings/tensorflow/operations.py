@@ -3,8 +3,9 @@
 They are those of libscalecom_tensorflow.so, asynchronous kernels on TensorFlow's C interface: none
 holds a thread while it waits. Where a TensorFlow has not got that interface, or does not call back
 as scalecom knows it, scalecom.tensorflow.blocking takes their place: Python functions that wait. Which
-of the two it is gets chosen here, once; `problem` says why it is the second, None where it is the
-first.
+of the two it is gets chosen by a test at the first use, not before, since a script may still choose
+devices and threads, which TensorFlow allows until something runs. `problem` says why it is the second,
+None where it is the first.
 """
 
 import functools
@@ -13,11 +14,13 @@ import re
 import threading
 
 import tensorflow as tf
+from tensorflow.python.eager import context
 from tensorflow.python.ops import control_flow_util
 
 from scalecom import _library, basics, process_sets
 
 _SELF_TEST_LIMIT_S = 60.0
+_choice_lock = threading.Lock()
 
 # Values of `fact` of the operation Fact.
 RANK, SIZE, LOCAL_RANK, LOCAL_SIZE, INCLUDED = range(5)
@@ -42,10 +45,11 @@ def _find_problem(loaded):
 
     def test():
         try:
-            number = tf.constant(21)
-            results.append(int(loaded.scalecom_self_test(number)))
-            in_graph = tf.function(lambda one: loaded.scalecom_self_test(one) + 1)
-            results.append(int(in_graph(number)))
+            with context.eager_mode():  # A script may have switched it off.
+                number = tf.constant(21)
+                results.append(int(loaded.scalecom_self_test(number)))
+                in_graph = tf.function(lambda one: loaded.scalecom_self_test(one) + 1)
+                results.append(int(in_graph(number)))
         except Exception as problem:
             results.append(problem)
 
@@ -58,7 +62,8 @@ def _find_problem(loaded):
     return f"TensorFlow {tf.__version__} does not take callbacks as scalecom gives them: {results}"
 
 
-def _choose():
+@functools.lru_cache(maxsize=None)
+def _chosen():
     loaded, why_not = _load()
     if loaded is not None:
         return loaded, None
@@ -68,7 +73,16 @@ def _choose():
     return blocking, why_not
 
 
-_operations, problem = _choose()
+def _operations():
+    with _choice_lock:
+        return _chosen()[0]
+
+
+def __getattr__(name):
+    if name == "problem":
+        with _choice_lock:
+            return _chosen()[1]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class Names:
@@ -153,18 +167,18 @@ def _number_of(process_set):
 def all_reduce(tensors, names, process_set, reductions):
     """The reductions of `tensors`, as a list: one submit. reductions: a description for each tensor,
     or one for all of them."""
-    return _run(_operations.scalecom_all_reduce, tensors, names, process_set, reductions=reductions)
+    return _run(_operations().scalecom_all_reduce, tensors, names, process_set, reductions=reductions)
 
 
 def all_gather(tensors, names, process_set):
     """For each tensor those of the ranks, one behind the other, as a list."""
-    gathered = _run(_operations.scalecom_all_gather, tensors, names, process_set)
+    gathered = _run(_operations().scalecom_all_gather, tensors, names, process_set)
     return _with_shapes(gathered, tensors)
 
 
 def reduce_scatter(tensors, names, process_set, reduction):
     """This rank's part of the reduction of each tensor, as a list."""
-    parts = _run(_operations.scalecom_reduce_scatter, tensors, names, process_set,
+    parts = _run(_operations().scalecom_reduce_scatter, tensors, names, process_set,
                  reductions=[reduction])
     return _with_shapes(parts, tensors)
 
@@ -180,13 +194,13 @@ def _with_shapes(results, tensors):
 
 def broadcast(tensors, names, process_set, root):
     """The tensors of the rank at the place `root` of the process set, as a list."""
-    return _run(_operations.scalecom_broadcast, tensors, names, process_set, root=root)
+    return _run(_operations().scalecom_broadcast, tensors, names, process_set, root=root)
 
 
 def all_to_all(rows, splits, names, process_set):
     """The rows that the ranks gave to this one, and how many each gave, as int64."""
     check_compiler()
-    received, received_splits = _operations.scalecom_all_to_all(
+    received, received_splits = _operations().scalecom_all_to_all(
         call=names.call, rows=rows, splits=splits, prefix=names.prefix, suffixes=names.suffixes,
         process_set=_number_of(process_set))
     _with_shapes([received], [rows])
@@ -196,12 +210,12 @@ def all_to_all(rows, splits, names, process_set):
 def barrier(process_set):
     """An operation that ends when every rank has come to it; None eagerly, where it has ended."""
     check_compiler()
-    return _operations.scalecom_barrier(process_set=_number_of(process_set))
+    return _operations().scalecom_barrier(process_set=_number_of(process_set))
 
 
 def fact(which, process_set_id=0, name=None):
     """What this rank is when the operation runs, as an int32 scalar."""
-    return _operations.scalecom_fact(fact=which, process_set=process_set_id, name=name)
+    return _operations().scalecom_fact(fact=which, process_set=process_set_id, name=name)
 
 
 def size_of(process_set):

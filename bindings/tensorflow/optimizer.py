@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from scalecom.loss_scale import NotInsideLossScale
 from scalecom.process_sets import global_process_set
 from scalecom.tensorflow.compression import Compression
 from scalecom.tensorflow.mpi_ops import Average
@@ -48,7 +49,7 @@ class _Accumulation:
         tf.cond(self._count.assign_add(1) % self._passes == 0, end_step, lambda: False)
 
 
-class _KerasMixin:
+class _KerasMixin(NotInsideLossScale):
     """Overrides of a Keras optimizer whose class it is mixed into; see DistributedOptimizer."""
 
     def register_local_var(self, var):

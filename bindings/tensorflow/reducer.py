@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from scalecom.process_sets import global_process_set
 from scalecom.scalecom_options import ScaleComOptions
 from scalecom.tensorflow import mpi_ops, operations
 from scalecom.tensorflow.compression import check_compression
@@ -30,6 +31,33 @@ def names_of(variables):
         seen.add(name)
         names.append(name)
     return names
+
+
+def reduce_all(gradients, names, op, prescale_factor, postscale_factor, compression,
+               process_set=global_process_set):
+    """The reduced gradients, in their order: one submit for the dense ones, however many they are, and
+    an all-gather for the IndexedSlices, without the factors."""
+    reduced = list(gradients)
+    sparse = [place for place, gradient in enumerate(gradients)
+              if isinstance(gradient, tf.IndexedSlices)]
+    dense = [place for place in range(len(gradients)) if place not in set(sparse)]
+    if dense:
+        wires, contexts = zip(*(compression.compress(gradients[place]) for place in dense))
+        reductions = [describe_reduction(op, prescale_factor, postscale_factor,
+                                         compression.options_for(names[place],
+                                                                 gradients[place].shape))
+                      for place in dense]
+        results = operations.all_reduce(
+            list(wires), operations.Names("allreduce.", [names[place] for place in dense]),
+            process_set, reductions)
+        for place, one, context in zip(dense, results, contexts):
+            reduced[place] = compression.decompress(one, context)
+    if sparse:
+        results = mpi_ops.reduce_slices([gradients[place] for place in sparse],
+                                        [names[place] for place in sparse], op, 1.0, process_set)
+        for place, one in zip(sparse, results):
+            reduced[place] = one
+    return reduced
 
 
 class Reducer:
@@ -67,13 +95,12 @@ class Reducer:
         self._local.add(key_of(variable))
 
     def reduce(self, gradients, variables):
-        """The reduced gradients, in their order: one submit for the dense ones, however many they
-        are, and an all-gather for the sparse. None stays None: it is None on all ranks. ValueError
-        where a pattern of rates matches none of the variables."""
+        """The reduced gradients, in their order; see reduce_all. None stays None: it is None on all
+        ranks. ValueError where a pattern of rates matches none of the variables."""
         gradients, names = list(gradients), names_of(variables)
         if isinstance(self._compression, ScaleComOptions):
             self._compression.check_patterns(names)
-        dense, sparse = [], []
+        places = []
         for place, (gradient, variable) in enumerate(zip(gradients, variables)):
             if gradient is None:
                 continue
@@ -82,31 +109,17 @@ class Reducer:
                 continue
             if isinstance(gradient, tf.IndexedSlices) and self._sparse_as_dense:
                 gradients[place] = tf.convert_to_tensor(gradient)
-            is_sparse = isinstance(gradients[place], tf.IndexedSlices)
-            (sparse if is_sparse else dense).append(place)
-        if dense:
-            self._reduce_dense(gradients, names, dense)
-        if sparse:
-            # Scales are left out: of an average they cancel.
-            reduced = mpi_ops.reduce_slices([gradients[place] for place in sparse],
-                                            [names[place] for place in sparse], self._op, 1.0,
-                                            self._process_set)
-            for place, one in zip(sparse, reduced):
-                gradients[place] = one
+            elif not isinstance(gradient, tf.IndexedSlices) and not gradient.shape.is_fully_defined():
+                gradients[place] = tf.ensure_shape(gradient, variable.shape)  # What is compressed goes by it.
+            places.append(place)
+        # An average cancels the factors, which only dense gradients see.
+        reduced = reduce_all([gradients[place] for place in places],
+                             [names[place] for place in places], self._op,
+                             1.0 / self._predivide_factor, self._predivide_factor,
+                             self._compression, self._process_set)
+        for place, one in zip(places, reduced):
+            gradients[place] = one
         return gradients
-
-    def _reduce_dense(self, gradients, names, places):
-        wires, contexts = zip(*(self._compression.compress(gradients[place]) for place in places))
-        reduced = operations.all_reduce(
-            list(wires), operations.Names("allreduce.", [names[place] for place in places]),
-            self._process_set,
-            [self._describe(names[place], gradients[place].shape) for place in places])
-        for place, one, context in zip(places, reduced, contexts):
-            gradients[place] = self._compression.decompress(one, context)
-
-    def _describe(self, name, shape):
-        return describe_reduction(self._op, 1.0 / self._predivide_factor, self._predivide_factor,
-                                  self._compression.options_for(name, shape))
 
     def _scale_local(self, gradient):
         """As an average over the ranks has it, of which one alone has this variable."""

@@ -3,7 +3,7 @@
 import re
 import warnings
 
-TESTED = "2.16 to 2.21"
+TESTED = "2.21, and made for 2.16 and later"
 _FIRST, _LAST = (2, 16), (2, 21)
 
 
@@ -12,4 +12,4 @@ def warn_of_version(version):
     match = re.match(r"(\d+)\.(\d+)", version)
     if match is None or not _FIRST <= tuple(map(int, match.groups())) <= _LAST:
         warnings.warn(f"TensorFlow {version} is here; scalecom.tensorflow was tested with {TESTED}: "
-                      "if something fails, install one of these", stacklevel=3)
+                      "if something fails, install 2.21", stacklevel=3)

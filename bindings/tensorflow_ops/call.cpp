@@ -94,13 +94,13 @@ void Call::start(const Node& node, const Work& work, TF_OpKernelContext* context
 void Call::submit(const Node& node) {
   try {
     work_.submit(node, *this);
-    if (!waits_in_submit_) return;
-    for (const scalecom_ticket* ticket : tickets_) scalecom_ticket_wait(ticket, -1.0);
   } catch (const Failure& failure) {
     failure_ = failure;
   } catch (const std::exception& error) {
     failure_ = Failure{kInternal, error.what()};
   }
+  if (!waits_in_submit_) return;
+  for (const scalecom_ticket* ticket : tickets_) scalecom_ticket_wait(ticket, -1.0);
 }
 
 Tensor& Call::add_input(int place) {

@@ -51,7 +51,7 @@ def _from_bytes(values):
 
 def broadcast_object(obj, root_rank=0, name=None, process_set=None):
     """root_rank's object, on every rank; it is pickled."""
-    name = name or type(obj).__name__
+    name = name or "any"
     is_root = basics.rank() == root_rank
     values = _to_bytes(obj) if is_root else torch.empty(0, dtype=torch.uint8, device="cpu")
     size = torch.tensor([values.numel()], device="cpu")
@@ -64,7 +64,7 @@ def broadcast_object(obj, root_rank=0, name=None, process_set=None):
 
 def allgather_object(obj, name=None, process_set=None):
     """The objects of all ranks in rank order; they are pickled."""
-    name = name or type(obj).__name__
+    name = name or "any"
     values = _to_bytes(obj)
     size = torch.tensor([values.numel()], device="cpu")
     sizes = mpi_ops.allgather(size, f"{name}.object_size", process_set)

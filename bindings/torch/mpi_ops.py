@@ -16,9 +16,9 @@ import operator
 
 import torch
 
-from scalecom import _library, basics
+from scalecom import _library, basics, process_sets
 from scalecom._library import lib
-from scalecom.process_sets import align_names, current, global_process_set, used
+from scalecom.process_sets import current, global_process_set, used
 from scalecom.torch import submit
 from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
 from scalecom.torch.submit import as_number, checked, full_name, view
@@ -445,19 +445,10 @@ def barrier(process_set=None):
 
 
 def join(device=-1):
-    """This rank is out of data: it takes part with zeros (gathers: with no rows) in what the others
-    still submit, and averages still divide by the number of all ranks. Returns when every rank has
-    joined: the last one to do so, the same everywhere. device is Horovod's and changes nothing:
-    zeros are in the host's memory. A broadcast from a rank that has joined, and a CUDA tensor, raise
-    HorovodInternalError on the ranks that submit it; so this rank's own calls raise ValueError until
-    join returns. Residuals of compressed tensors are delivered meanwhile like in any step."""
+    """This rank is out of data: scalecom.process_sets.join. device is Horovod's and changes nothing:
+    the zeros are in the host's memory."""
     as_number(operator.index, "device", device)
-    ticket = _library.submit(lib.scalecom_join, (), None)
-    ticket.wait()
-    last = ctypes.c_int64()
-    ticket.copy_output(ctypes.addressof(last), None)
-    align_names()
-    return last.value
+    return process_sets.join()
 
 
 def poll(handle):

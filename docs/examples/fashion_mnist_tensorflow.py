@@ -114,7 +114,7 @@ def main():
     model = make_model()
     optimizer = keras.optimizers.SGD(arguments.lr, momentum=0.9)
     optimizer.build(model.trainable_variables)
-    hvd.broadcast_variables([*model.variables, *optimizer.variables], root_rank=0)
+    hvd.broadcast_variables([*model.weights, *optimizer.variables], root_rank=0)
     compression = hvd.Compression.none
     if arguments.compression == "scalecom":
         # The large layer has 98 % of the parameters: compressing it is enough.

@@ -7,10 +7,10 @@ import pytest
 from jobs import BIN, rank_environment
 
 # Not imported here: its back end is a fact of the process.
-pytestmark = pytest.mark.skipif(not all(map(importlib.util.find_spec, ("keras", "jax"))),
-                                reason="keras or jax is not installed")
+pytestmark = pytest.mark.skipif(not all(map(importlib.util.find_spec, ("keras", "jax", "tensorflow"))),
+                                reason="keras, jax or tensorflow is not installed")
 
-BACKENDS = ("jax", "torch")
+BACKENDS = ("jax", "tensorflow", "torch")
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
@@ -38,7 +38,7 @@ def test_without_keras_the_import_says_what_to_install():
 def test_another_back_end_and_an_old_keras_are_refused():
     result = _python("import keras; keras.backend.backend = lambda: 'openvino'\nimport scalecom.keras",
                      KERAS_BACKEND="jax")
-    assert result.returncode == 1 and "KERAS_BACKEND to one of jax, torch" in result.stderr
+    assert result.returncode == 1 and "KERAS_BACKEND to one of jax, tensorflow, torch" in result.stderr
     result = _python("import keras; keras.__version__ = '2.15.0'\nimport scalecom.keras",
                      KERAS_BACKEND="jax")
     assert result.returncode == 1 and "needs Keras 3" in result.stderr
@@ -50,7 +50,8 @@ def test_a_back_end_that_is_not_installed_is_named():
     assert result.returncode == 1 and "set KERAS_BACKEND" in result.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("backend, compression", [("jax", "scalecom"), ("torch", "none")])
+@pytest.mark.parametrize("backend, compression", [("jax", "scalecom"), ("torch", "none"),
+                                                   ("tensorflow", "scalecom")])
 def test_the_example_trains_and_keeps_the_ranks_equal(run_example, backend, compression):
     figures = run_example(2, "keras_fashion_mnist.py", "--compression", compression, "--epochs", "1",
                           "--steps", "60", env={"KERAS_BACKEND": backend})

@@ -78,10 +78,34 @@ def test_horovods_names_are_served(tmp_path):
               "from horovod.tensorflow.functions import broadcast_variables\n"
               "from horovod.tensorflow.util import refs_to_vars, vars_to_refs\n"
               "import tensorflow as tf\n"
-              "hvd.init(); assert hvd.allreduce(tf.ones(1)).numpy() == ops.size() == 1\n"
+              "hvd.init(); tf.config.threading.set_inter_op_parallelism_threads(2)\n"
+              "assert hvd.allreduce(tf.ones(1)).numpy() == ops.size() == 1\n"
               "one = tf.Variable(1); assert refs_to_vars(vars_to_refs([one]))[0] is one\n"
-              "try: hvd.join()\n"
+              "assert hvd.join() == 0\n"
+              "import horovod.keras, horovod.tensorflow.keras as named\n"
+              "from horovod.keras.callbacks import MetricAverageCallback\n"
+              "from horovod.tensorflow.keras.callbacks import BroadcastGlobalVariablesCallback\n"
+              "assert named.callbacks.MetricAverageCallback is MetricAverageCallback\n"
+              "assert named.DistributedOptimizer is horovod.keras.DistributedOptimizer\n"
+              "try: hvd.broadcast_global_variables(0)\n"
               "except NotImplementedError as error: print('said', error)\n")
-    status, output = run_limited([sys.executable, "-c", script], 60, env=rank_environment(),
-                                 cwd=tmp_path)
-    assert status == 0 and "said hvd.join is not in this version" in output, output
+    status, output = run_limited([sys.executable, "-c", script], 60, cwd=tmp_path,
+                                 env=rank_environment({"KERAS_BACKEND": "tensorflow"}))
+    assert status == 0 and "said hvd.broadcast_global_variables is not in this" in output, output
+
+
+def test_a_graph_of_version_1_broadcasts_without_eager_execution(tmp_path):
+    script = ("import tensorflow as tf; tf.compat.v1.disable_eager_execution()\n"
+              "import scalecom.tensorflow as hvd\n"
+              "hvd.init()\n"
+              "variable = tf.compat.v1.get_variable('v', initializer=float(hvd.rank()))\n"
+              "sent = hvd.broadcast_variables([variable], root_rank=1)\n"
+              "with tf.compat.v1.Session() as session:\n"
+              "    session.run(tf.compat.v1.global_variables_initializer())\n"
+              "    session.run(sent)\n"
+              "    print('value', session.run(variable))\n"
+              "from scalecom.tensorflow import operations\n"
+              "assert operations.problem is None, operations.problem\n")
+    status, output = run_limited([*mpirun_command(2), sys.executable, "-c", script], 90,
+                                 env=rank_environment(), cwd=tmp_path)
+    assert status == 0 and output.count("value 1.0") == 2, output

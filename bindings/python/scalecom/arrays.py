@@ -61,7 +61,7 @@ def checked_root(root_rank):
 
 def allgather_object(obj, name=None):
     """The objects of all ranks in rank order; they are pickled."""
-    name = f"allgather.{name or type(obj).__name__}.object"
+    name = f"allgather.{name or 'any'}.object"
     mine = numpy.frombuffer(pickle.dumps(obj), numpy.uint8)
     sizes = all_gather(f"{name}_size", numpy.array([mine.size]))
     parts = numpy.split(all_gather(name, mine), numpy.cumsum(sizes)[:-1])
@@ -73,7 +73,7 @@ def broadcast_object(obj, root_rank=0, name=None):
     is_root = basics.rank() == checked_root(root_rank)
     # Only the root gives something: the gather knows its size by itself.
     mine = numpy.frombuffer(pickle.dumps(obj) if is_root else b"", numpy.uint8)
-    everything = all_gather(f"broadcast.{name or type(obj).__name__}.object", mine)
+    everything = all_gather(f"broadcast.{name or 'any'}.object", mine)
     return obj if is_root else pickle.loads(everything.tobytes())
 
 

@@ -237,7 +237,21 @@ def count_call(process_set, kind):
         return process_set.joins * _CALLS_OF_A_JOIN + number
 
 
-def align_names():
+def join():
+    """This rank is out of data: it takes part with zeros (gathers: with no rows) in what the others
+    still submit, and averages still divide by the number of all ranks. Returns when every rank has
+    joined: the last one to do so, the same everywhere. A broadcast from a rank that has joined, and a
+    CUDA tensor, fail on the ranks that submit it; so this rank's own calls do until join returns.
+    Residuals of compressed tensors are delivered meanwhile like in any step."""
+    ticket = _library.submit(_library.lib.scalecom_join, (), None)
+    ticket.wait()
+    last = ctypes.c_int64()
+    ticket.copy_output(ctypes.addressof(last), None)
+    _align_names()
+    return last.value
+
+
+def _align_names():
     """Every rank has joined, after calls of its own number: from here on they count alike again."""
     process_set = current()
     with _count_lock:

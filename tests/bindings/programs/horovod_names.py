@@ -28,8 +28,8 @@ def names_that_are_missing_import_and_say_so_when_called():
     with pytest.raises(NotImplementedError, match="horovod.run is not in this version"):
         run(3)
     assert importlib.import_module("horovod.torch.elastic").run is hvd.elastic.run
-    with pytest.raises(ModuleNotFoundError, match="'horovod.keras'.*serves horovod.torch"):
-        importlib.import_module("horovod.keras")
+    with pytest.raises(ModuleNotFoundError, match="'horovod.mxnet'.*serves horovod.torch"):
+        importlib.import_module("horovod.mxnet")
 
 
 def horovods_helpers_work():

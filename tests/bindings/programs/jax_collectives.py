@@ -168,7 +168,7 @@ def gathers_and_broadcasts():
 def mistakes_are_refused_at_the_call():
     ones = jnp.ones(2)
     for call, words in ((lambda: hvd.allreduce(ones, average=True, op=hvd.Sum), "use op alone"),
-                        (lambda: hvd.allreduce(ones, op=hvd.Adasum), "op is 2"),
+                        (lambda: hvd.allreduce(ones, op=7), "op is 7"),
                         (lambda: hvd.allreduce(jnp.ones(2, jnp.complex64)), "complex64"),
                         (lambda: hvd.allreduce(ones, compression=hvd.Compression.scalecom),
                          "parentheses"),
@@ -260,3 +260,17 @@ def torch_beside_it_shares_the_session():
     assert scalecom.torch.rank() == hvd.rank() == basics.rank()
     both = hvd.allreduce(jnp.ones(2), op=hvd.Sum)
     assert scalecom.torch.allreduce(torch.ones(2), op=hvd.Sum).tolist() == both.tolist()
+
+
+def adasums_of_orthogonal_arrays_add_and_of_equal_ones_stay():
+    mine = jnp.zeros(hvd.size()).at[hvd.rank()].set(hvd.rank() + 1.0)
+    assert hvd.allreduce(mine, op=hvd.Adasum).tolist() == [rank + 1.0 for rank in _each()]
+    equal = jax.jit(lambda array: hvd.allreduce(array, op=hvd.Adasum))(jnp.arange(3.0))
+    assert jnp.allclose(equal, jnp.arange(3.0))
+
+
+def a_rank_without_data_joins():
+    for _ in range(hvd.rank()):
+        hvd.allreduce(jnp.ones(2), name="uneven")
+    assert hvd.join() == hvd.size() - 1
+    assert hvd.allreduce(jnp.ones(2), op=hvd.Sum).tolist() == [hvd.size()] * 2

@@ -155,3 +155,32 @@ def mistakes_are_refused():
                                                           gradient_predivide_factor=2.0), "needs op")):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+def xla_is_taken_from_a_model_that_it_was_to_compile():
+    if keras.backend.backend() != "tensorflow":
+        return
+    model = _model(hvd.DistributedOptimizer(keras.optimizers.SGD(0.1)))
+    model.jit_compile = True
+    with pytest.warns(UserWarning, match="jit_compile is False now"):
+        _fit(model, _mine(), 20, [hvd.callbacks.BroadcastGlobalVariablesCallback(0)])
+    _assert_equal_ranks(model)
+
+
+def ranks_skip_the_same_steps_of_mixed_precision():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        with pytest.raises(ValueError, match="LossScaleOptimizer"):
+            model = _model(hvd.DistributedOptimizer(keras.optimizers.SGD(0.1)))
+            _fit(model, _mine(), 20)
+        inner = keras.optimizers.SGD(0.01)
+        model = _model(hvd.DistributedOptimizer(keras.optimizers.LossScaleOptimizer(inner)))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    features, labels = _mine()
+    features = features.copy()
+    if hvd.rank() == 0:
+        features[:20] = 1e30  # The first batch overflows on this rank alone.
+    _fit(model, (features, labels), 20, epochs=2)
+    assert int(keras.ops.convert_to_numpy(inner.iterations)) < 2 * -(-len(labels) // 20)
+    _assert_equal_ranks(model)

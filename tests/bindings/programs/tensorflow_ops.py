@@ -168,7 +168,7 @@ def a_maximum_has_no_gradient():
     with tf.GradientTape() as tape:
         tape.watch(values)
         result = hvd.allreduce(values, op=hvd.Max)
-    with pytest.raises((NotImplementedError, LookupError), match="Average and Sum only"):
+    with pytest.raises((NotImplementedError, LookupError), match="Average, Sum and Adasum only"):
         tape.gradient(result, values)
 
 
@@ -360,3 +360,46 @@ def before_init_an_operation_says_so():
     finally:
         hvd.init()
     assert _equal(hvd.allreduce(tf.ones(1), op=hvd.Sum), [hvd.size()])
+
+
+def adasums_of_orthogonal_tensors_add_and_of_equal_ones_stay():
+    mine = tf.one_hot(hvd.rank(), hvd.size()) * (hvd.rank() + 1.0)
+    assert _equal(hvd.allreduce(mine, op=hvd.Adasum), [rank + 1.0 for rank in _each()])
+    with tf.GradientTape() as tape:
+        tape.watch(mine)
+        reduced = hvd.allreduce(mine, op=hvd.Adasum)
+    assert numpy.allclose(tape.gradient(reduced, mine), 1.0)  # Of equal ones.
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        hvd.allreduce(tf.range(3), op=hvd.Adasum)
+
+
+def a_rank_without_data_joins():
+    """And calls without a name match again behind it, though the ranks made unequal numbers of them."""
+    for _ in range(hvd.rank()):
+        hvd.allreduce(tf.ones(2))
+        rows = hvd.allgather(tf.fill([2, 1], hvd.rank()), name="rows")
+        assert rows.shape[0] % 2 == 0
+    last = hvd.join()
+    assert last.dtype == tf.int32 and int(last) == hvd.size() - 1
+    assert _equal(hvd.allreduce(tf.ones(2), op=hvd.Sum), [hvd.size()] * 2)
+    with pytest.raises(NotImplementedError, match="outside of tf.function"):
+        tf.function(hvd.join)()
+
+
+def a_group_that_is_refused_half_way_harms_nothing():
+    """What was submitted before goes on with its memory."""
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        hvd.grouped_allgather([tf.ones([1000, 10]), tf.constant(1.0)], name="half")
+    assert _equal(hvd.allreduce(tf.ones(3), op=hvd.Sum), [hvd.size()] * 3)
+
+
+def objects_of_other_types_travel():
+    assert hvd.allgather_object(None if hvd.rank() else {1: 2}) == [{1: 2}] + [None] * (hvd.size() - 1)
+    assert hvd.broadcast_object(None if hvd.rank() else [3]) == [3]
+
+
+def averages_of_integer_slices_are_cut_off():
+    slices = tf.IndexedSlices(tf.constant([[7, -7]]), tf.constant([hvd.rank()]), tf.constant([9, 2]))
+    reduced = hvd.allreduce(slices)
+    assert reduced.values.dtype == tf.int32
+    assert _equal(reduced.values, [[int(7 / hvd.size()), int(-7 / hvd.size())]] * hvd.size())

@@ -25,7 +25,7 @@ class _Finder:
         if spec is None:
             raise ModuleNotFoundError(
                 f"No module named {name!r}: scalecom.horovod serves horovod.torch, "
-                "horovod.tensorflow, horovod.common and small helpers of horovod.runner; "
+                "horovod.tensorflow, horovod.keras, horovod.common and small helpers of horovod.runner; "
                 "docs/howto/migrate-from-horovod.md says what to use for the rest", name=name)
         return spec
 

@@ -8,19 +8,23 @@ from scalecom import basics
 
 def extension_available(ext_base_name, verbose=False):
     """Whether a framework's adapter is served."""
-    return ext_base_name == "torch"
+    return ext_base_name in ("torch", "tensorflow")
 
 
 def check_extension(ext_name, ext_env_var, pkg_path, *args):
     """Raises ImportError unless a framework's adapter is served."""
     if not extension_available(ext_name.rpartition(".")[2]):
-        raise ImportError(f"{ext_name} is not in this version of scalecom; horovod.torch is")
+        raise ImportError(f"{ext_name} is not in this version of scalecom; horovod.torch "
+                          "and horovod.tensorflow are")
 
 
 def gpu_available(ext_base_name, verbose=False):
     """Whether tensors of a framework may be on a GPU here."""
     if not extension_available(ext_base_name) or not basics.cuda_built():
         return False
+    if ext_base_name == "tensorflow":
+        import tensorflow
+        return bool(tensorflow.config.list_physical_devices("GPU"))
     import torch
     return torch.cuda.is_available()
 

@@ -5,7 +5,6 @@ from scalecom.tensorflow import *  # noqa: F401, F403
 
 _BROADCAST = "call hvd.broadcast_variables(variables, root_rank=0) after the first step"
 _REMEDIES = {
-    "join": "give every rank the same number of batches",
     "broadcast_global_variables": _BROADCAST,
     "BroadcastGlobalVariablesHook": _BROADCAST,
 }

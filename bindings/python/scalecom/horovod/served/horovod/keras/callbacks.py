@@ -1,0 +1,8 @@
+"""Served by scalecom."""
+
+from scalecom.keras.callbacks import (BestModelCheckpoint, BroadcastGlobalVariablesCallback,
+                                      LearningRateScheduleCallback, LearningRateWarmupCallback,
+                                      MetricAverageCallback)
+
+__all__ = ["BestModelCheckpoint", "BroadcastGlobalVariablesCallback", "LearningRateScheduleCallback",
+           "LearningRateWarmupCallback", "MetricAverageCallback"]
