@@ -19,6 +19,7 @@ class Scalecom(CMakePackage):
     depends_on("cmake@3.25:", type="build")
     depends_on("pkgconfig", type="build")
     depends_on("cli11", type="build")
+    depends_on("eigen", type="build")
     depends_on("nlohmann-json", type="build")
     depends_on("fmt")
     depends_on("spdlog")
