@@ -1,4 +1,4 @@
-scalecom_test(NAME unit_collective LABELS unit TIMEOUT 300 HAS_SLOW
+scalecom_test(NAME unit_collective LABELS unit TIMEOUT 600 HAS_SLOW
   SOURCES collective/loopback_test.cpp collective/all_reduce_test.cpp collective/movement_test.cpp
           collective/reduce_scatter_test.cpp collective/all_to_all_test.cpp
           collective/selector_test.cpp collective/cost_model_test.cpp collective/shm_test.cpp

@@ -1,5 +1,5 @@
 if(TARGET scalecom_runtime)
-scalecom_test(NAME unit_runtime LABELS unit TIMEOUT 600
+scalecom_test(NAME unit_runtime LABELS unit TIMEOUT 900
   SOURCES runtime/arguments_test.cpp runtime/autotune_test.cpp runtime/compression_plan_test.cpp runtime/data_plane_test.cpp
           runtime/driver_seat_test.cpp runtime/fusion_test.cpp runtime/health_monitor_test.cpp
           runtime/launch_test.cpp runtime/process_set_test.cpp runtime/session_fault_test.cpp runtime/session_group_test.cpp
