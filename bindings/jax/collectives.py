@@ -16,26 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy
 
-from scalecom import _library, arrays as host_arrays, basics
+from scalecom import _library, arrays as host_arrays, basics, reductions, scalecom_options
 from scalecom.jax import primitives
-from scalecom.jax.compression import Compression, ScaleComCompressor, check_compression
+from scalecom.jax.compression import Compression, check_compression
 from scalecom.process_sets import count_call, global_process_set
-
-Average = 0
-Sum = 1
-Adasum = 2
-Min = 3
-Max = 4
-Product = 5
-
+from scalecom.reductions import Adasum, Average, Max, Min, Product, Sum
 
 def choose_op(average, op):
-    if average is not None and op is not None:
-        raise ValueError("average and op are both given; use op alone")
-    if op is None:
-        op = Sum if average is False else Average
+    op = reductions.choose_op(average, op)
     if op not in (Average, Sum, Adasum, Min, Max, Product):
-        raise ValueError(f"op is {op!r}; allowed are Average, Sum, Adasum, Min, Max and Product")
+        reductions.raise_bad_op(op)
     return op
 
 
@@ -130,12 +120,7 @@ def reduce_all(arrays, names, op, prescale_factor, postscale_factor, compression
 
 def _options_of(compression, name):
     check_compression(compression)
-    if not isinstance(compression, ScaleComCompressor):
-        return None
-    if name is None:
-        raise ValueError("name is None; with Compression.scalecom a tensor needs a name: its residual "
-                         "is kept under it from one call to the next")
-    return compression.options()
+    return scalecom_options.options_of(compression, name, "a tensor needs a name: its residual is")
 
 
 def allreduce(tensor, average=None, name=None, compression=Compression.none, op=None,

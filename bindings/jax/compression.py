@@ -4,25 +4,7 @@ import math
 
 import jax.numpy as jnp
 
-from scalecom.scalecom_options import ScaleComOptions
-
-
-class NoneCompressor:
-    """Every element travels as it is."""
-
-    @staticmethod
-    def compress(array):
-        """Returns what travels, and what decompress() needs."""
-        return array, None
-
-    @staticmethod
-    def decompress(array, context):
-        return array
-
-    @staticmethod
-    def options_for(name, shape):
-        """The C options for a parameter's gradient, or None."""
-        return None
+from scalecom.scalecom_options import NoneCompressor, ScaleComOptions, check_compression
 
 
 class FP16Compressor(NoneCompressor):
@@ -46,15 +28,7 @@ class ScaleComCompressor(ScaleComOptions, NoneCompressor):
         return None if rate is None else self.options(rate)
 
 
-def check_compression(compression):
-    """Raises ValueError for what `compression=` does not take."""
-    is_class = isinstance(compression, type)
-    is_allowed = (issubclass(compression, NoneCompressor) and
-                  not issubclass(compression, ScaleComCompressor) if is_class
-                  else isinstance(compression, NoneCompressor))
-    if not is_allowed:
-        raise ValueError(f"compression is {compression!r}; allowed are Compression.none, "
-                         "Compression.fp16 and Compression.scalecom(...), with its parentheses")
+__all__ = ["Compression", "FP16Compressor", "NoneCompressor", "ScaleComCompressor", "check_compression"]
 
 
 class Compression:

@@ -8,8 +8,10 @@ import numpy
 from scalecom import arrays, basics
 from scalecom.keras.backend import refuse_xla
 from scalecom.keras.functions import broadcast_global_variables
+from scalecom.reductions import Average
 
-_AVERAGE = 0
+__all__ = ["BestModelCheckpoint", "BroadcastGlobalVariablesCallback", "LearningRateScheduleCallback",
+           "LearningRateWarmupCallback", "MetricAverageCallback"]
 
 
 class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
@@ -40,7 +42,7 @@ class MetricAverageCallback(keras.callbacks.Callback):
         if not kinds:
             return
         mine = numpy.array([float(logs[kind]) for kind in kinds])
-        logs.update(zip(kinds, arrays.all_reduce("allreduce.keras.metrics", mine, _AVERAGE).tolist()))
+        logs.update(zip(kinds, arrays.all_reduce("allreduce.keras.metrics", mine, Average).tolist()))
 
 
 class LearningRateScheduleCallback(keras.callbacks.Callback):

@@ -1,26 +1,11 @@
 """How the bytes of an all-reduce are reduced."""
 
+import functools
+
 import tensorflow as tf
 
-from scalecom.scalecom_options import ScaleComOptions
-
-
-class NoneCompressor:
-    """Every element travels as it is."""
-
-    @staticmethod
-    def compress(tensor):
-        """Returns what travels, and what decompress() needs."""
-        return tensor, None
-
-    @staticmethod
-    def decompress(tensor, context):
-        return tensor
-
-    @staticmethod
-    def options_for(name, shape):
-        """The C options for the gradient of a variable, or None."""
-        return None
+from scalecom.scalecom_options import NoneCompressor, ScaleComOptions
+from scalecom.scalecom_options import check_compression as _check
 
 
 class _CastCompressor(NoneCompressor):
@@ -58,16 +43,7 @@ class ScaleComCompressor(ScaleComOptions, NoneCompressor):
         return None if rate is None else self.options(rate)
 
 
-def check_compression(compression):
-    """Raises ValueError for what `compression=` does not take."""
-    is_class = isinstance(compression, type)
-    is_allowed = (issubclass(compression, NoneCompressor) and
-                  not issubclass(compression, ScaleComCompressor) if is_class
-                  else isinstance(compression, NoneCompressor))
-    if not is_allowed:
-        raise ValueError(f"compression is {compression!r}; allowed are Compression.none, "
-                         "Compression.fp16, Compression.bf16 and Compression.scalecom(...), with its "
-                         "parentheses")
+check_compression = functools.partial(_check, casts="Compression.fp16, Compression.bf16")
 
 
 class Compression:

@@ -15,30 +15,14 @@ import operator
 
 import tensorflow as tf
 
+from scalecom import scalecom_options
 from scalecom.process_sets import global_process_set
 from scalecom.process_sets import join as _join
+from scalecom.reductions import Adasum, Average, Max, Min, Product, Sum, choose_op
 from scalecom.tensorflow import gradients as gradients
 from scalecom.tensorflow import operations
 from scalecom.tensorflow.compression import (Compression, ScaleComCompressor, check_compression)
 from scalecom.tensorflow.operations import describe_reduction, name_group, name_one
-
-Average = 0
-Sum = 1
-Adasum = 2
-Min = 3
-Max = 4
-Product = 5
-
-
-def choose_op(average, op):
-    if average is not None and op is not None:
-        raise ValueError("average and op are both given; use op alone")
-    if op is None:
-        op = Sum if average is False else Average
-    if not isinstance(op, int):
-        raise ValueError(f"op is {op!r}; allowed are Average, Sum, Adasum, Min, Max and Product")
-    return op
-
 
 def _converted(tensors):
     if isinstance(tensors, (tf.Tensor, tf.Variable)):
@@ -48,12 +32,7 @@ def _converted(tensors):
 
 def _options_of(compression, name, need):
     check_compression(compression)
-    if not isinstance(compression, ScaleComCompressor):
-        return None
-    if name is None:
-        raise ValueError(f"name is None; with Compression.scalecom {need} kept under it from one "
-                         "call to the next")
-    return compression.options()
+    return scalecom_options.options_of(compression, name, need)
 
 
 def check_uniform(compression):

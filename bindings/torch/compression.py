@@ -2,25 +2,7 @@
 
 import torch
 
-from scalecom.scalecom_options import ScaleComOptions
-
-
-class NoneCompressor:
-    """Every element travels as it is."""
-
-    @staticmethod
-    def compress(tensor):
-        """Returns what travels, and what decompress() needs."""
-        return tensor, None
-
-    @staticmethod
-    def decompress(tensor, context):
-        return tensor
-
-    @staticmethod
-    def options_for(name, parameter):
-        """The C options for a parameter's gradient, or None."""
-        return None
+from scalecom.scalecom_options import NoneCompressor, ScaleComOptions, check_compression
 
 
 class FP16Compressor(NoneCompressor):
@@ -52,15 +34,7 @@ class ScaleComCompressor(ScaleComOptions, NoneCompressor):
         return None if rate is None else self.options(rate)
 
 
-def check_compression(compression):
-    """Raises ValueError for what `compression=` does not take."""
-    is_class = isinstance(compression, type)
-    is_allowed = (issubclass(compression, NoneCompressor) and
-                  not issubclass(compression, ScaleComCompressor) if is_class
-                  else isinstance(compression, NoneCompressor))
-    if not is_allowed:
-        raise ValueError(f"compression is {compression!r}; allowed are Compression.none, "
-                         "Compression.fp16 and Compression.scalecom(...), with its parentheses")
+__all__ = ["Compression", "FP16Compressor", "NoneCompressor", "ScaleComCompressor", "check_compression"]
 
 
 class Compression:

@@ -16,19 +16,13 @@ import operator
 
 import torch
 
-from scalecom import _library, basics, process_sets
+from scalecom import _library, basics, process_sets, scalecom_options
 from scalecom._library import lib
 from scalecom.process_sets import current, global_process_set, used
+from scalecom.reductions import Adasum, Average, Max, Min, Product, Sum, choose_op
 from scalecom.torch import submit
 from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
 from scalecom.torch.submit import as_number, checked, full_name, view
-
-Average = 0
-Sum = 1
-Adasum = 2
-Min = 3
-Max = 4
-Product = 5
 
 _handle_numbers = itertools.count(1)
 _handles = {}
@@ -38,16 +32,6 @@ def register(ticket, result, finish=None):
     handle = next(_handle_numbers)
     _handles[handle] = ticket, result, finish
     return handle
-
-
-def choose_op(average, op):
-    if average is not None and op is not None:
-        raise ValueError("average and op are both given; use op alone")
-    if op is None:
-        op = Sum if average is False else Average
-    if not isinstance(op, int):
-        raise ValueError(f"op is {op!r}; allowed are Average, Sum, Adasum, Min, Max and Product")
-    return op
 
 
 class _ThroughHost:
@@ -88,14 +72,9 @@ def _start_allreduce(tensor, in_place, name, op, prescale_factor, postscale_fact
 
 
 def options_of(compression, name, need):
-    """C options of a checked compression, or None. need: who needs a name, and what for."""
+    """C options of a compression, or None. need: who needs a name, and what for."""
     check_compression(compression)
-    if not isinstance(compression, ScaleComCompressor):
-        return None
-    if name is None:
-        raise ValueError(f"name is None; with Compression.scalecom {need} kept under it from one "
-                         "call to the next")
-    return compression.options()
+    return scalecom_options.options_of(compression, name, need)
 
 
 def compress(tensor, in_place, compression):

@@ -8,7 +8,6 @@ digits take its place. All ranks draw the same batches from the seed, each takes
 """
 
 import argparse
-import gzip
 import hashlib
 import json
 import pathlib
@@ -17,29 +16,9 @@ import time
 import keras
 import numpy
 import tensorflow as tf
+from fashion_mnist_data import load_data
 
 import scalecom.tensorflow as hvd
-
-FASHION_MNIST = pathlib.Path("/usr/share/datasets/fashion-mnist")
-
-
-def read_idx(path):
-    """An array in the IDX format: two zero bytes, type, rank, extents (big endian), elements."""
-    data = gzip.decompress(path.read_bytes())
-    shape = numpy.frombuffer(data, ">i4", data[3], 4)
-    return numpy.frombuffer(data, numpy.uint8, -1, 4 + 4 * data[3]).reshape(shape)
-
-
-def load_data():
-    """Training and test images (uint8, N x H x W) and labels."""
-    if FASHION_MNIST.is_dir():
-        return [read_idx(FASHION_MNIST / f"{part}-{content}.gz") for part in ("train", "t10k")
-                for content in ("images-idx3-ubyte", "labels-idx1-ubyte")]
-    from sklearn.datasets import load_digits
-    digits = load_digits()
-    images = (digits.images * 15).astype(numpy.uint8).repeat(4, 1).repeat(4, 2)[:, 2:30, 2:30]
-    labels = digits.target.astype(numpy.uint8)
-    return images[:1500], labels[:1500], images[1500:], labels[1500:]
 
 
 def make_model():
@@ -110,7 +89,7 @@ def main():
     arguments = parse_arguments()
     hvd.init()
     keras.utils.set_random_seed(arguments.seed)
-    images, labels, test_images, test_labels = load_data()
+    _, (images, labels), (test_images, test_labels) = load_data()
     model = make_model()
     optimizer = keras.optimizers.SGD(arguments.lr, momentum=0.9)
     optimizer.build(model.trainable_variables)

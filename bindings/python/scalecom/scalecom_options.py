@@ -91,3 +91,44 @@ class ScaleComOptions:
                 f"warmup_steps={self.warmup_steps}, ramp_steps={self.ramp_steps}, "
                 f"mode={self.mode!r}, values={self.values!r}, rates={self.rates}, "
                 f"guard={self.guard})")
+
+
+class NoneCompressor:
+    """Every element travels as it is."""
+
+    @staticmethod
+    def compress(tensor):
+        """Returns what travels, and what decompress() needs."""
+        return tensor, None
+
+    @staticmethod
+    def decompress(tensor, context):
+        return tensor
+
+    @staticmethod
+    def options_for(name, of):
+        """The C options for a parameter's gradient, or None. of: what the adapter tells its size by."""
+        return None
+
+
+def check_compression(compression, casts="Compression.fp16"):
+    """Raises ValueError for what `compression=` does not take. casts: the adapter's choices between
+    Compression.none and Compression.scalecom."""
+    is_class = isinstance(compression, type)
+    is_allowed = (issubclass(compression, NoneCompressor) and
+                  not issubclass(compression, ScaleComOptions) if is_class
+                  else isinstance(compression, NoneCompressor))
+    if not is_allowed:
+        raise ValueError(f"compression is {compression!r}; allowed are Compression.none, {casts} and "
+                         "Compression.scalecom(...), with its parentheses")
+
+
+def options_of(compression, name, need):
+    """C options of a checked compression for a call under a name, or None. need: who needs the name,
+    and what for."""
+    if not isinstance(compression, ScaleComOptions):
+        return None
+    if name is None:
+        raise ValueError(f"name is None; with Compression.scalecom {need} kept under it from one "
+                         "call to the next")
+    return compression.options()

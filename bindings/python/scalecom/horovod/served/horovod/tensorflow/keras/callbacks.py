@@ -1,8 +1,3 @@
 """Served by scalecom."""
 
-from scalecom.keras.callbacks import (BestModelCheckpoint, BroadcastGlobalVariablesCallback,
-                                      LearningRateScheduleCallback, LearningRateWarmupCallback,
-                                      MetricAverageCallback)
-
-__all__ = ["BestModelCheckpoint", "BroadcastGlobalVariablesCallback", "LearningRateScheduleCallback",
-           "LearningRateWarmupCallback", "MetricAverageCallback"]
+from scalecom.keras.callbacks import *  # noqa: F401, F403

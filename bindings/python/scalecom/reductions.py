@@ -1,0 +1,24 @@
+"""The reductions that every adapter offers, by Horovod's numbers."""
+
+Average = 0
+Sum = 1
+Adasum = 2
+Min = 3
+Max = 4
+Product = 5
+
+
+def choose_op(average, op):
+    """The op that `average`, of Horovod's older interface, and `op` ask for. ValueError where both
+    do, or for what is none."""
+    if average is not None and op is not None:
+        raise ValueError("average and op are both given; use op alone")
+    if op is None:
+        op = Sum if average is False else Average
+    if not isinstance(op, int):
+        raise_bad_op(op)
+    return op
+
+
+def raise_bad_op(op):
+    raise ValueError(f"op is {op!r}; allowed are Average, Sum, Adasum, Min, Max and Product")
