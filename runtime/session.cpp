@@ -369,12 +369,13 @@ Ticket Session::all_reduce_group(std::vector<GroupMember> members,
   std::vector<PendingTensor> tensors;
   tensors.reserve(members.size());
   for (const GroupMember& member : members) {
-    check_all_reduce(member.name, member.input, member.output, options);
+    check_all_reduce(member.name, member.input, member.output, member.options.value_or(options));
     check_member(member, members.front());
   }
   for (GroupMember& member : members) {
     tensors.push_back(pending_all_reduce(std::move(member.name), std::move(member.input),
-                                         std::move(member.output), options, *impl_));
+                                         std::move(member.output), member.options.value_or(options),
+                                         *impl_));
   }
   return impl_->submit_group(std::move(tensors));
 }

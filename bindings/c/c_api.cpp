@@ -229,11 +229,12 @@ scalecom_ticket* scalecom_dlpack_all_reduce(const void* exchange, const char* na
 scalecom_ticket* scalecom_dlpack_all_reduce_group(const void* exchange, const char* names,
                                                   void* const* inputs, void* const* outputs,
                                                   int64_t count,
-                                                  const scalecom_reduction* reduction) {
+                                                  const scalecom_reduction* const* reductions) {
   return submit_objects([&] {
-    if (count < 0 || (count > 0 && (names == nullptr || inputs == nullptr))) {
+    if (count < 0 ||
+        (count > 0 && (names == nullptr || inputs == nullptr || reductions == nullptr))) {
       throw Error(StatusCode::invalid_argument,
-                  "names or inputs is NULL or count is " + std::to_string(count));
+                  "names, inputs or reductions is NULL or count is " + std::to_string(count));
     }
     std::vector<scalecom::GroupMember> members;
     members.reserve(static_cast<std::size_t>(count));
@@ -241,10 +242,10 @@ scalecom_ticket* scalecom_dlpack_all_reduce_group(const void* exchange, const ch
       scalecom::TensorView from = to_view(to_exchange(exchange), inputs[i]);
       scalecom::TensorView to =
           outputs == nullptr ? from : to_view(to_exchange(exchange), outputs[i]);
-      members.push_back({names, std::move(from), std::move(to)});
+      members.push_back({names, std::move(from), std::move(to), to_options(reductions[i])});
       names += members.back().name.size() + 1;
     }
-    return sessions().get()->all_reduce_group(std::move(members), to_options(reduction));
+    return sessions().get()->all_reduce_group(std::move(members));
   });
 }
 

@@ -12,21 +12,30 @@ from scalecom.torch.compression import Compression, ScaleComCompressor, check_co
 from scalecom.torch.delta_optimizer import DeltaMixin, DeltaSettings, check_passes, refuse_pass
 
 
+# Gradients are submitted together as soon as they have so many bytes, or are so many: a submit costs
+# several times what one tensor more in it does, and less than a burst's time on any network is lost.
+_BURST_BYTES = 1 << 20
+_BURST_TENSORS = 64
+
+
 class _Gradient:
     """A parameter's gradient on its way through a step."""
 
-    __slots__ = ("parameter", "name", "settings", "priority", "passes_left", "group", "ticket",
-                 "wire", "context", "sparse_dims", "make_sparse")
+    __slots__ = ("parameter", "name", "full_name", "byte_count", "settings", "priority",
+                 "passes_left", "group", "wire", "reduction", "context", "sparse_dims",
+                 "make_sparse")
 
     def __init__(self, parameter, name, priority, settings):
         self.parameter = parameter
         self.name = name
+        self.full_name = submit.full_name("allreduce", name)
+        self.byte_count = parameter.numel() * parameter.element_size()
         self.priority = priority
         self.settings = settings
         self.passes_left = settings.passes
-        self.group = [self]  # The gradients that start when all of them are accumulated.
-        self.ticket = None  # While it is being reduced.
-        self.wire = None
+        self.group = None  # The gradients that start when all of them are accumulated, if not alone.
+        self.wire = None  # What travels, while it is being reduced.
+        self.reduction = None
         self.context = None
         self.sparse_dims = 0  # Of the last one that was reduced; 0 is dense.
         self.make_sparse = None  # Makes the reduced one from the ticket.
@@ -36,9 +45,13 @@ class _Gradient:
         if self.passes_left <= 0:
             refuse_pass(self.name, self.settings.passes)
         self.passes_left -= 1
-        if all(gradient.passes_left == 0 for gradient in self.group):
+        if self.group is None:
+            if self.passes_left == 0:
+                self.start()
+        elif all(gradient.passes_left == 0 for gradient in self.group):
             for gradient in self.group:
                 gradient.start()
+            self.settings.submit()
 
     def _ready(self):
         """The parameter's gradient, contiguous or sparse from here on."""
@@ -65,49 +78,42 @@ class _Gradient:
 
     def start(self):
         settings = self.settings
-        self.wire = self._ready()
-        self.sparse_dims = self.wire.sparse_dim() if self.wire.is_sparse else 0
-        with used(settings.process_set):
-            if self.sparse_dims > 0:
-                # Scales are left out: of an average they cancel.
-                self.ticket, self.make_sparse = sparse_ops.submit_sparse(
-                    submit.full_name("sparse_allreduce", self.name), self.wire, settings.op)
-            else:
-                self._start_dense(settings)
-        settings.pending.append(self)
-
-    def _start_dense(self, settings):
+        wire = self._ready()
+        if wire.is_sparse:
+            self._start_sparse(wire)
+            return
+        self.sparse_dims = 0
         options = None
         if settings.compression is not Compression.none:
-            options = self._compress(settings.compression)
-        self.ticket = submit.all_reduce(self.wire, self.wire, self.name, settings.op,
-                                        settings.prescale_factor, settings.postscale_factor,
-                                        options, self.priority)
+            options = settings.compression.options_for(self.name, self.parameter)
+            wire, self.context = settings.compression.compress(wire)
+        self.reduction = submit.reduction_of(settings.op, settings.prescale_factor,
+                                             settings.postscale_factor, options, self.priority)
+        self.wire = wire
+        settings.collect(self)
 
-    def _compress(self, compression):
-        """Makes what travels; returns the C options."""
-        options = compression.options_for(self.name, self.parameter)
-        self.wire, self.context = compression.compress(self.wire)
-        return options
+    def _start_sparse(self, wire):
+        settings = self.settings
+        self.sparse_dims = wire.sparse_dim()
+        with used(settings.process_set):
+            # Scales are left out: of an average they cancel.
+            ticket, self.make_sparse = sparse_ops.submit_sparse(
+                submit.full_name("sparse_allreduce", self.name), wire, settings.op)
+        self.wire = wire
+        settings.pending.append(([ticket], [self]))
 
-    def finish(self):
-        """Waits until the gradient is the reduced one."""
-        ticket, self.ticket = self.ticket, None
-        self.passes_left = self.settings.passes
-        try:
-            ticket.wait()
-            if self.sparse_dims > 0:
-                self.parameter.grad = self.make_sparse(ticket)
-        finally:
-            if self.context is not None:
-                self.parameter.grad.copy_(
-                    self.settings.compression.decompress(self.wire, self.context))
-                self.context = None
-            self.wire = self.make_sparse = None
+    def finish(self, tickets, is_reduced):
+        """After the wait for the tickets of its submit."""
+        if self.make_sparse is not None and is_reduced:
+            self.parameter.grad = self.make_sparse(*tickets)
+        elif self.context is not None:
+            self.parameter.grad.copy_(
+                self.settings.compression.decompress(self.wire, self.context))
+        self.forget()
 
     def forget(self):
         self.passes_left = self.settings.passes
-        self.ticket = self.wire = self.context = self.make_sparse = None
+        self.wire = self.context = self.make_sparse = None
 
 
 class _Settings:
@@ -127,7 +133,10 @@ class _Settings:
         # submitted beside the gradients: somebody may wait for that.
         self.gradients = [_Gradient(parameter, name, -1 - place, self)
                           for place, (parameter, name) in enumerate(names.items())]
-        self.pending = []  # Gradients that are being reduced, in the order of their submits.
+        self.collected = []  # Gradients on one device that are submitted next.
+        self.collected_bytes = 0
+        self.collected_device = None
+        self.pending = []  # Pairs of a submit's tickets and gradients, in the order of submits.
         self.is_synchronized = False
         self.should_synchronize = True
         self.hooks = []
@@ -142,9 +151,64 @@ class _Settings:
             for gradient in members:
                 gradient.group = members
 
+    def collect(self, gradient):
+        """Submits a dense gradient now or with those that come next."""
+        device = gradient.wire.get_device()
+        if device != self.collected_device:
+            self.submit()
+            self.collected_device = device
+        self.collected.append(gradient)
+        self.collected_bytes += gradient.byte_count
+        # A CUDA gradient is ready in the order of the stream that is current now.
+        if (self.collected_bytes >= _BURST_BYTES or len(self.collected) >= _BURST_TENSORS
+                or device >= 0):
+            self.submit()
+
+    def submit(self):
+        """Submits what was collected."""
+        burst, self.collected, self.collected_bytes = self.collected, [], 0
+        if not burst:
+            return
+        try:
+            with used(self.process_set):
+                tickets = submit.all_reduce_burst([gradient.wire for gradient in burst],
+                                                  [gradient.full_name for gradient in burst],
+                                                  [gradient.reduction for gradient in burst])
+        except BaseException:
+            for gradient in burst:
+                gradient.wire = gradient.context = None  # The next synchronize() tries it again.
+            raise
+        self.pending.append((tickets, burst))
+
+    def finish(self):
+        """Waits until every gradient that was submitted is the reduced one."""
+        first_error = None
+        for tickets, burst in self.pending:
+            is_reduced = True
+            for ticket in tickets:
+                try:
+                    ticket.wait()
+                except HorovodInternalError as error:
+                    first_error = first_error or error
+                    is_reduced = False
+            for gradient in burst:
+                gradient.finish(tickets, is_reduced)
+        self.pending.clear()
+        if first_error is not None:
+            raise first_error
+
+    def forget(self):
+        """Nothing is on its way any more."""
+        self.pending.clear()
+        self.collected.clear()
+        self.collected_bytes = 0
+        for gradient in self.gradients:
+            gradient.forget()
+
     def is_reducing(self):
         """Gradients are on their way, or wait for others of their group."""
-        return bool(self.pending) or any(gradient.passes_left == 0 for gradient in self.grouped)
+        return bool(self.pending or self.collected) or any(
+            gradient.passes_left == 0 for gradient in self.grouped)
 
     def named_parameters(self):
         return [(name, parameter) for parameter, name in self.names.items()]
@@ -167,17 +231,10 @@ class _DistributedMixin:
         """
         settings = self._scalecom
         for gradient in settings.gradients:
-            if gradient.ticket is None:
+            if gradient.wire is None:
                 gradient.start()
-        first_error = None
-        for gradient in settings.pending:
-            try:
-                gradient.finish()
-            except HorovodInternalError as error:
-                first_error = first_error or error
-        settings.pending.clear()
-        if first_error is not None:
-            raise first_error
+        settings.submit()
+        settings.finish()
         settings.is_synchronized = True
 
     @contextlib.contextmanager
@@ -191,11 +248,8 @@ class _DistributedMixin:
 
     def forget_step(self):
         """Gives up a step half-way, whose session is over: nothing of it is in flight any more."""
-        settings = self._scalecom
-        settings.pending.clear()
-        settings.is_synchronized = False
-        for gradient in settings.gradients:
-            gradient.forget()
+        self._scalecom.forget()
+        self._scalecom.is_synchronized = False
 
     def set_backward_passes_per_step(self, passes):
         check_passes(passes)

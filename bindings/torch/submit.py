@@ -147,7 +147,8 @@ def as_number(convert, argument, value):
 
 # Every parameter of a model has its own priority.
 @functools.lru_cache(maxsize=1 << 14)
-def _reduction(op, prescale_factor, postscale_factor, compression, priority):
+def reduction_of(op, prescale_factor, postscale_factor, compression, priority):
+    """The C structure of an all-reduce, made once for each; compression: C options, or None."""
     if not -2**31 <= priority < 2**31:
         raise ValueError(f"priority is {priority}; allowed are {-2**31} to {2**31 - 1}")
     reduction = _library.Reduction(op, prescale_factor, postscale_factor, priority=priority)
@@ -159,19 +160,24 @@ def _reduction(op, prescale_factor, postscale_factor, compression, priority):
 
 def _choose_reduction(op, prescale_factor, postscale_factor, compression, priority):
     # What is no float may be equal to another and change: it is no key.
-    return _reduction(op, as_number(float, "prescale_factor", prescale_factor),
-                      as_number(float, "postscale_factor", postscale_factor), compression,
-                      as_number(operator.index, "priority", priority))
+    return reduction_of(op, as_number(float, "prescale_factor", prescale_factor),
+                        as_number(float, "postscale_factor", postscale_factor), compression,
+                        as_number(operator.index, "priority", priority))
 
 
 def all_reduce(tensor, output, name, op, prescale_factor, postscale_factor, compression, priority):
     """Submits one all-reduce and returns its ticket. compression: C options, or None."""
-    # These lines are most of a submit's cost in Python; calls in them are avoided.
     if type(prescale_factor) is type(postscale_factor) is float and type(priority) is int:
-        reduction = _reduction(op, prescale_factor, postscale_factor, compression, priority)
+        reduction = reduction_of(op, prescale_factor, postscale_factor, compression, priority)
     else:
         reduction = _choose_reduction(op, prescale_factor, postscale_factor, compression, priority)
     name = _encoded("allreduce", name) if type(name) is str else full_name("allreduce", name)
+    return reduce_by(reduction, name, tensor, output)
+
+
+def reduce_by(reduction, name, tensor, output):
+    """Submits an all-reduce by what reduction_of() made, under a full name; returns its ticket."""
+    # These lines are most of a submit's cost in Python; calls in them are avoided.
     if _EXCHANGE is not None:
         try:
             pointer = _submit_object(_EXCHANGE, name, id(tensor),
@@ -185,8 +191,8 @@ def all_reduce(tensor, output, name, op, prescale_factor, postscale_factor, comp
             _library.check_objects()
     source = view(tensor)
     target = source if output is tensor else view(output)
-    arguments = (name, source, target, op, reduction.prescale, reduction.postscale, compression,
-                 reduction.priority)
+    arguments = (name, source, target, reduction.op, reduction.prescale, reduction.postscale,
+                 reduction.compression, reduction.priority)
     return _library.submit(lib.scalecom_all_reduce, arguments, (tensor, output),
                            _ticket_type(tensor))
 
@@ -199,27 +205,45 @@ def all_reduce_group(tensors, outputs, name, op, prescale_factor, postscale_fact
     count = len(tensors)
     join = _join_member_names if name is None else _member_names
     names = join(full_name("allreduce", name), count)
-    is_in_place = outputs is tensors
-    if _EXCHANGE is not None:
-        # In CPython, an object's id is its address.
-        sources = array.array("q", map(id, tensors))
-        targets = None if is_in_place else array.array("q", map(id, outputs))
-        try:
-            pointer = _submit_objects(
-                _EXCHANGE, names, sources.buffer_info()[0],
-                None if is_in_place else targets.buffer_info()[0], count, reduction.address)
-        except Exception:  # What torch says of a tensor that it cannot export.
-            pointer = None
-        else:
-            if pointer is not None:
-                return _group_ticket(pointer, (tensors, outputs))
-            _library.check_objects()
+    ticket = _submit_list(names, tensors, outputs, [reduction] * count)
+    if ticket is not None:
+        return ticket
     sources = (_library.Tensor * count)(*map(view, tensors))
-    targets = sources if is_in_place else (_library.Tensor * count)(*map(view, outputs))
+    targets = sources if outputs is tensors else (_library.Tensor * count)(*map(view, outputs))
     arguments = ((ctypes.c_char_p * count)(*names.split(b"\0")[:count]), sources, targets, count,
                  reduction)
     return _library.submit(lib.scalecom_all_reduce_group, arguments, (tensors, outputs),
                            _group_ticket)
+
+
+def all_reduce_burst(tensors, names, reductions):
+    """Submits an all-reduce in place of each tensor, on one device, under its full name and by what
+    reduction_of() made; returns tickets, one where all can be submitted by one call."""
+    ticket = _submit_list(b"\0".join(names) + b"\0", tensors, tensors, reductions)
+    if ticket is not None:
+        return [ticket]
+    return [reduce_by(reduction, name, tensor, tensor)
+            for tensor, name, reduction in zip(tensors, names, reductions)]
+
+
+def _submit_list(names, tensors, outputs, reductions):
+    """The one ticket of all-reduces, all or none; None where a tensor cannot be read here."""
+    if _EXCHANGE is None:
+        return None
+    # In CPython, an object's id is its address.
+    sources = array.array("q", map(id, tensors))
+    targets = None if outputs is tensors else array.array("q", map(id, outputs))
+    ways = array.array("q", [reduction.address for reduction in reductions])
+    try:
+        pointer = _submit_objects(_EXCHANGE, names, sources.buffer_info()[0],
+                                  None if targets is None else targets.buffer_info()[0],
+                                  len(tensors), ways.buffer_info()[0])
+    except Exception:  # What torch says of a tensor that it cannot export.
+        return None
+    if pointer is None:
+        _library.check_objects()
+        return None
+    return _group_ticket(pointer, (tensors, outputs))
 
 
 def _group_ticket(pointer, keep):

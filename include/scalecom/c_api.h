@@ -156,13 +156,11 @@ SCALECOM_API int scalecom_dlpack_is_usable(const void* exchange);
 SCALECOM_API scalecom_ticket* scalecom_dlpack_all_reduce(const void* exchange, const char* name,
                                                          void* input, void* output,
                                                          const scalecom_reduction* reduction);
-/* As scalecom_all_reduce_group(). `names` holds `count` names, each ended by a zero byte; `outputs`
- * NULL: in place. */
-SCALECOM_API scalecom_ticket* scalecom_dlpack_all_reduce_group(const void* exchange,
-                                                               const char* names,
-                                                               void* const* inputs,
-                                                               void* const* outputs, int64_t count,
-                                                               const scalecom_reduction* reduction);
+/* As scalecom_all_reduce_group(), each member by its own reductions[i]. `names` holds `count`
+ * names, each ended by a zero byte; `outputs` NULL: in place. */
+SCALECOM_API scalecom_ticket* scalecom_dlpack_all_reduce_group(
+    const void* exchange, const char* names, void* const* inputs, void* const* outputs,
+    int64_t count, const scalecom_reduction* const* reductions);
 
 /* 1 when completed (well or badly), else 0. */
 SCALECOM_API int scalecom_ticket_is_ready(const scalecom_ticket* ticket);

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -56,6 +57,7 @@ struct GroupMember {
   std::string name;
   TensorView input;
   TensorView output;
+  std::optional<AllReduceOptions> options = {};  ///< where they are not the group's
 };
 
 /// What a session has done so far, counted and not computed. Since init, on this rank.

@@ -143,39 +143,45 @@ def a_further_backward_pass_is_refused():
 
 
 def communication_starts_before_the_backward_pass_ends():
-    model = _model()
-    optimizer = _wrap(model)
-    started = []
+    torch.manual_seed(5)
+    # Small gradients go together, until they are 1 MiB or 64.
+    many = [nn.Linear(4, 4) for _ in range(40)]
+    for behind in ([nn.Linear(40, 4000), nn.Linear(4000, 40, bias=False), nn.Linear(40, 4)],
+                   [nn.Linear(40, 4), *many]):
+        model = nn.Sequential(nn.Linear(12, 40), *behind).double()
+        optimizer = _wrap(model)
+        started = []
 
-    def look(*_):
-        started.extend(gradient.parameter for gradient in optimizer._scalecom.pending)
+        def look(*_):
+            started.extend(gradient.name for _, gradients in optimizer._scalecom.pending
+                           for gradient in gradients)
 
-    # Called when the gradient has passed all layers but the first.
-    model[0].register_forward_hook(
-        lambda layer, inputs, output: output.register_hook(look) and None)
-    _backward(model, _mine(_batches(1)[0]))
-    assert any(parameter is model[4].weight for parameter in started)
-    assert not any(parameter is model[0].weight for parameter in started)
-    optimizer.step()
+        # Called when the gradient has passed all layers but the first.
+        model[0].register_forward_hook(
+            lambda layer, inputs, output: output.register_hook(look) and None)
+        _backward(model, _mine(_batches(1)[0]))
+        assert f"{len(model) - 1}.weight" in started
+        assert "0.weight" not in started
+        optimizer.step()
 
 
 def what_the_forward_pass_needs_first_has_the_highest_priority():
     submitted = {}
-    all_reduce = submit.all_reduce
+    all_reduce_burst = submit.all_reduce_burst
 
-    def listen(*arguments):
-        submitted[arguments[2]] = arguments[7]
-        return all_reduce(*arguments)
+    def listen(tensors, names, reductions):
+        submitted.update(zip(names, (reduction.priority for reduction in reductions)))
+        return all_reduce_burst(tensors, names, reductions)
 
     model = _model()
-    submit.all_reduce = listen
+    submit.all_reduce_burst = listen
     try:
         # The optimizer's own order does not matter.
         sgd = torch.optim.SGD(list(model.parameters())[::-1], lr=0.05)
         _train(model, _wrap(model, optimizer=sgd), _batches(1))
     finally:
-        submit.all_reduce = all_reduce
-    names = [name for name, _ in model.named_parameters()]
+        submit.all_reduce_burst = all_reduce_burst
+    names = [submit.full_name("allreduce", name) for name, _ in model.named_parameters()]
     assert set(submitted) == set(names)
     priorities = [submitted[name] for name in names]
     assert priorities == sorted(priorities, reverse=True) and len(set(priorities)) == len(names)

@@ -101,6 +101,20 @@ TEST_CASE("a member that differs fails its group; the other members are reduced"
   CHECK(tensors[0] == std::vector<std::vector<float>>{{4.0f}, {1.0f}, {4.0f}});
 }
 
+TEST_CASE("a member's own options go before the group's") {
+  SessionWorld world(2);
+  std::vector<std::vector<std::vector<float>>> tensors(2, {{1.0f}, {2.0f}});
+  std::vector<Ticket> groups;
+  for (int rank = 0; rank < 2; ++rank) {
+    auto members = members_of(tensors[static_cast<std::size_t>(rank)]);
+    members[1].options = sum();
+    members[1].options->postscale = 0.25;
+    groups.push_back(world[rank].all_reduce_group(members, sum()));
+  }
+  for (const Ticket& group : groups) CHECK(group.wait_for(kLimit).is_ok());
+  CHECK(tensors[0] == std::vector<std::vector<float>>{{2.0f}, {1.0f}});
+}
+
 TEST_CASE("a group with a wrong member submits nothing") {
   SessionWorld world(1);
   std::vector<std::vector<float>> tensors{{1.0f}, {2.0f}, {3.0f}};
@@ -108,6 +122,12 @@ TEST_CASE("a group with a wrong member submits nothing") {
   SECTION("no data") {
     members[2].input.data = nullptr;
     CHECK_THROWS_WITH(world[0].all_reduce_group(members), Contains("g.2"));
+  }
+  SECTION("options of its own that are wrong") {
+    members[2].options = sum();
+    members[2].options->compression.rate = -1;
+    members[2].options->compression.mode = CompressionMode::cyclic;
+    CHECK_THROWS_WITH(world[0].all_reduce_group(members), Contains("g.2") && Contains("rate"));
   }
   SECTION("a name twice") {
     members[2].name = members[0].name;
