@@ -463,14 +463,14 @@ void Coordinator::end_devices(const Status& status) {
 void Coordinator::restore_residual(Residual residual) {
   first_steps_[residual.name] = residual.step;
   execution_.health().forget(residual.name);
-  negotiation_.restart_steps(kGlobalProcessSet, residual.name);
+  negotiation_.restart_steps(residual.name);
   ResidualStore::Entry entry;
   entry.shape = std::move(residual.shape);
   entry.values = std::move(residual.values);
   entry.next_step = residual.step;
   entry.beta = residual.beta;
   entry.is_zero = false;
-  execution_.residuals().restore(kGlobalProcessSet, residual.name, std::move(entry));
+  execution_.residuals().restore(residual.name, std::move(entry));
 }
 
 }  // namespace scalecom

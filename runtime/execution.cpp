@@ -321,7 +321,7 @@ bool Execution::advance_on_device(BatchUnderWay& work) {
 // Null where there is none: the tensor's own input.
 const std::byte* Execution::take_residual_along(BatchUnderWay& work, std::size_t place) {
   const PendingTensor& tensor = *work.tensors[place];
-  const ResidualStore::Entry* residual = residuals_.find(tensor.signature.process_set, tensor.name);
+  const ResidualStore::Entry* residual = residuals_.find(tensor.name);
   if (residual == nullptr) return nullptr;
   const double beta = discount_of_delivery(tensor, *residual);
   if (beta == 0.0) return nullptr;
@@ -329,7 +329,7 @@ const std::byte* Execution::take_residual_along(BatchUnderWay& work, std::size_t
     log_info(fmt::format(
         "tensor {}: it is not compressed any more; this step delivers its residual", tensor.name));
   }
-  residuals_.acquire(tensor.signature.process_set, tensor.name, tensor.signature.shape).in_host();
+  residuals_.acquire(tensor.name, tensor.signature.shape).in_host();
   const float limit = value_limit(tensor.input.dtype, size_);
   const Delivery& delivery = work.with_residuals[place] = deliver(tensor, *residual, beta, limit);
   return delivery.input.data();
@@ -341,7 +341,7 @@ void Execution::settle_residuals(BatchUnderWay& work, std::size_t count) {
   for (auto& [place, delivery] : work.with_residuals) {
     const PendingTensor& tensor = *work.tensors[place];
     if (place < work.done || place >= count || !has_finite_output(tensor)) continue;
-    residuals_.acquire(tensor.signature.process_set, tensor.name, tensor.signature.shape)
+    residuals_.acquire(tensor.name, tensor.signature.shape)
         .settle(std::move(delivery.rest), delivery.beta);
   }
 }
@@ -416,8 +416,7 @@ void Execution::keep_steps(const Batch& batch, const Agreement& agreement) {
     const AgreedTensor& agreed = agreement.tensors[place];
     const TensorSignature& signature = agreed.signature;
     if (signature.compression.mode == CompressionMode::none) continue;
-    residuals_.acquire(signature.process_set, agreed.name, signature.shape).next_step =
-        agreed.step + 1;
+    residuals_.acquire(agreed.name, signature.shape).next_step = agreed.step + 1;
   }
 }
 

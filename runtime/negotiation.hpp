@@ -25,7 +25,6 @@ inline constexpr std::size_t kBacklogMax = 2;
 inline constexpr double kAdaptiveCycleTime = -1.0;
 
 /// The set of all ranks.
-inline constexpr std::int32_t kGlobalProcessSet = 0;
 
 /// The values travel in the negotiation.
 enum class OperationKind : std::uint8_t {
@@ -51,7 +50,6 @@ struct TensorSignature {
   DataType dtype = DataType::float32;
   ReduceOp op = ReduceOp::sum;
   DeviceKind device = DeviceKind::host;
-  std::int32_t process_set = kGlobalProcessSet;
   std::int32_t root = 0;  ///< broadcast only, else 0
   double prescale = 1.0;
   double postscale = 1.0;
@@ -243,7 +241,7 @@ class Negotiation {
   /// The next call of this tensor counts from its signature's first step again, also when that is
   /// the same as before: a checkpoint may be restored twice. Every rank says it (rank 0 counts),
   /// with no request of the name in flight here.
-  void restart_steps(std::int32_t process_set, const std::string& name);
+  void restart_steps(const std::string& name);
 
   /// Rank 0: all ranks are to fuse like this, from one place of the order on, which each rank's
   /// FusionSettings event marks: at once, or when the steady state, which it ends, is over. The

@@ -214,8 +214,8 @@ Status SessionImpl::status() const { return queue_.closed_status(); }
 std::vector<ResidualInfo> SessionImpl::residuals() {
   std::vector<ResidualInfo> infos;
   run_on_coordinator([&] {
-    for (const auto& [key, entry] : coordinator_.residuals().entries()) {
-      infos.push_back({key.second, entry.shape, entry.next_step, entry.beta});
+    for (const auto& [name, entry] : coordinator_.residuals().entries()) {
+      infos.push_back({name, entry.shape, entry.next_step, entry.beta});
     }
   });
   return infos;
@@ -224,7 +224,7 @@ std::vector<ResidualInfo> SessionImpl::residuals() {
 Residual SessionImpl::residual(const std::string& name) {
   std::optional<Residual> copy;
   run_on_coordinator([&] {
-    if (const auto* entry = coordinator_.residuals().find(kGlobalProcessSet, name)) {
+    if (const auto* entry = coordinator_.residuals().find(name)) {
       copy = {name, entry->shape, entry->next_step, entry->copy(), entry->beta};
     }
   });

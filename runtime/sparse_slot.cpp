@@ -7,7 +7,7 @@ namespace scalecom {
 
 ResidualStore::Entry& residual_for_step(ResidualStore& residuals, const PendingTensor& tensor,
                                         const TensorSignature& agreed) {
-  ResidualStore::Entry& residual = residuals.acquire(agreed.process_set, tensor.name, agreed.shape);
+  ResidualStore::Entry& residual = residuals.acquire(tensor.name, agreed.shape);
   residual.filter_by(agreed.compression.beta);
   residual.is_zero = false;
   return residual;

@@ -195,8 +195,7 @@ float* DeviceExecution::residual_of(ResidualStore::Entry& entry) {
 
 // The residual of a tensor that is not compressed any more goes with this step.
 float* DeviceExecution::owed_by(const PendingTensor& tensor) {
-  const int process_set = tensor.signature.process_set;
-  const ResidualStore::Entry* found = residuals_.find(process_set, tensor.name);
+  const ResidualStore::Entry* found = residuals_.find(tensor.name);
   if (found == nullptr) return nullptr;
   const double beta = discount_of_delivery(tensor, *found);
   if (beta == 0.0) return nullptr;
@@ -204,8 +203,7 @@ float* DeviceExecution::owed_by(const PendingTensor& tensor) {
     log_info(fmt::format(
         "tensor {}: it is not compressed any more; this step delivers its residual", tensor.name));
   }
-  ResidualStore::Entry& entry =
-      residuals_.acquire(process_set, tensor.name, tensor.signature.shape);
+  ResidualStore::Entry& entry = residuals_.acquire(tensor.name, tensor.signature.shape);
   if (beta != 1.0) bring(entry)->scale(1.0, beta);
   entry.beta = 1.0;
   entry.is_rest = true;

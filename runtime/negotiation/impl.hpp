@@ -35,7 +35,7 @@ class Negotiation::Impl {
   void change_fusion(const FusionSettings& settings, TimePoint now);
   void set_backlog(std::size_t agreements) noexcept;
   void set_arrivals(ArrivalSink* arrivals) noexcept { arrivals_ = arrivals; }
-  void restart_steps(std::int32_t process_set, const std::string& name);
+  void restart_steps(const std::string& name);
   void advance(TimePoint now);
   std::optional<TimePoint> next_timer() const;
   std::vector<OutgoingMessage> take_outgoing();

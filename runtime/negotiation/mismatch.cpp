@@ -37,7 +37,7 @@ struct Field {
   std::string (*text)(const TensorSignature&);
 };
 
-const std::array<Field, 12> kFields = {{
+const std::array<Field, 11> kFields = {{
     {"operation", [](const TensorSignature& s) { return std::string(to_string(s.kind)); }},
     {"dtype", [](const TensorSignature& s) { return std::string(to_string(s.dtype)); }},
     {"shape",
@@ -48,7 +48,6 @@ const std::array<Field, 12> kFields = {{
      [](const TensorSignature& s) {
        return std::string(s.device == DeviceKind::host ? "host" : "cuda");
      }},
-    {"process set", [](const TensorSignature& s) { return std::to_string(s.process_set); }},
     {"prescale", [](const TensorSignature& s) { return fmt::format("{}", s.prescale); }},
     {"postscale", [](const TensorSignature& s) { return fmt::format("{}", s.postscale); }},
     {"compression", [](const TensorSignature& s) { return text_of(s.compression); }},

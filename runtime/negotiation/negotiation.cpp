@@ -269,9 +269,7 @@ void Negotiation::end_session(Status status, TimePoint now) {
   impl_->end_session(std::move(status), now);
 }
 
-void Negotiation::restart_steps(std::int32_t process_set, const std::string& name) {
-  impl_->restart_steps(process_set, name);
-}
+void Negotiation::restart_steps(const std::string& name) { impl_->restart_steps(name); }
 
 void Negotiation::change_fusion(const FusionSettings& settings, TimePoint now) {
   impl_->change_fusion(settings, now);

@@ -218,8 +218,8 @@ void Negotiation::Impl::set_backlog(std::size_t agreements) noexcept {
   unfinished_since_.reset();
 }
 
-void Negotiation::Impl::restart_steps(std::int32_t process_set, const std::string& name) {
-  steps_.forget(process_set, name);
+void Negotiation::Impl::restart_steps(const std::string& name) {
+  steps_.forget(name);
   learner_.reset();
   if (!schedule_) return;
   const Tensor* tensor = table_.find(name);

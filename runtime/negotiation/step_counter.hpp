@@ -1,13 +1,12 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 
 #include "runtime/negotiation/tensor_table.hpp"
 
 namespace scalecom::negotiation {
 
-/// Rank 0's count of each compressed tensor's calls, by process set and name. It has an entry for
+/// Rank 0's count of each compressed tensor's calls, by name. It has an entry for
 /// each name that was ever compressed: less memory than the residual that every rank keeps for it.
 class StepCounter {
  public:
@@ -15,7 +14,7 @@ class StepCounter {
   /// changed. 0 without compression.
   std::int64_t count(const std::string& name, const TensorSignature& signature) {
     if (signature.compression.mode == CompressionMode::none) return 0;
-    const auto [place, is_new] = counts_[signature.process_set].try_emplace(name);
+    const auto [place, is_new] = counts_.try_emplace(name);
     Count& tensor = place->second;
     if (is_new || tensor.first != signature.first_step) {
       tensor = {signature.first_step, signature.first_step};
@@ -26,31 +25,26 @@ class StepCounter {
   /// The step that count() would give.
   std::int64_t next(const std::string& name, const TensorSignature& signature) const {
     if (signature.compression.mode == CompressionMode::none) return 0;
-    const auto set = counts_.find(signature.process_set);
-    if (set == counts_.end()) return signature.first_step;
-    const auto found = set->second.find(name);
-    const bool counts_on =
-        found != set->second.end() && found->second.first == signature.first_step;
+    const auto found = counts_.find(name);
+    const bool counts_on = found != counts_.end() && found->second.first == signature.first_step;
     return counts_on ? found->second.next : signature.first_step;
   }
 
   /// The next call with this signature gets the step `next`.
   void set_next(const std::string& name, const TensorSignature& signature, std::int64_t next) {
     if (signature.compression.mode == CompressionMode::none) return;
-    counts_[signature.process_set][name] = {signature.first_step, next};
+    counts_[name] = {signature.first_step, next};
   }
 
   /// The next call counts from its signature.first_step.
-  void forget(std::int32_t process_set, const std::string& name) {
-    counts_[process_set].erase(name);
-  }
+  void forget(const std::string& name) { counts_.erase(name); }
 
  private:
   struct Count {
     std::int64_t first = 0;
     std::int64_t next = 0;
   };
-  std::map<std::int32_t, StringMap<Count>> counts_;
+  StringMap<Count> counts_;
 };
 
 }  // namespace scalecom::negotiation

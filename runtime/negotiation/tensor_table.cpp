@@ -13,8 +13,8 @@ bool agree(const TensorSignature& a, const TensorSignature& b) noexcept {
     return std::bit_cast<std::uint64_t>(x) == std::bit_cast<std::uint64_t>(y);
   };
   if (a.kind != b.kind || a.dtype != b.dtype || a.op != b.op || a.device != b.device ||
-      a.process_set != b.process_set || a.root != b.root || !same(a.prescale, b.prescale) ||
-      !same(a.postscale, b.postscale) || a.first_step != b.first_step || a.priority != b.priority ||
+      a.root != b.root || !same(a.prescale, b.prescale) || !same(a.postscale, b.postscale) ||
+      a.first_step != b.first_step || a.priority != b.priority ||
       a.compression.mode != b.compression.mode || a.compression.rate != b.compression.rate ||
       !same(a.compression.beta, b.compression.beta) ||
       a.compression.warmup_steps != b.compression.warmup_steps ||

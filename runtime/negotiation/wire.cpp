@@ -106,7 +106,6 @@ void write_signature(Writer& writer, const TensorSignature& signature) {
   writer.put_varint(static_cast<std::uint64_t>(signature.dtype));
   writer.put_varint(static_cast<std::uint64_t>(signature.op));
   writer.put_varint(static_cast<std::uint64_t>(signature.device));
-  writer.put_signed(signature.process_set);
   writer.put_signed(signature.root);
   writer.put_double(signature.prescale);
   writer.put_double(signature.postscale);
@@ -129,7 +128,6 @@ TensorSignature read_signature(Reader& reader) {
   signature.dtype = read_enum(reader, DataType::bfloat16, "dtype");
   signature.op = read_enum(reader, ReduceOp::product, "op");
   signature.device = read_enum(reader, DeviceKind::cuda, "device");
-  signature.process_set = read_int32(reader, "process set");
   signature.root = read_int32(reader, "root");
   signature.prescale = reader.get_double();
   signature.postscale = reader.get_double();

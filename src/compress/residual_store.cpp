@@ -43,9 +43,8 @@ std::vector<float> ResidualStore::Entry::copy() const {
   return copied;
 }
 
-ResidualStore::Entry& ResidualStore::acquire(int process_set, std::string_view name,
-                                             const Shape& shape) {
-  const auto [found, is_new] = entries_.try_emplace(Key(process_set, name));
+ResidualStore::Entry& ResidualStore::acquire(std::string_view name, const Shape& shape) {
+  const auto [found, is_new] = entries_.try_emplace(std::string(name));
   Entry& entry = found->second;
   if (!is_new && entry.shape == shape) return entry;
   if (!is_new) {
@@ -61,16 +60,16 @@ ResidualStore::Entry& ResidualStore::acquire(int process_set, std::string_view n
   return entry;
 }
 
-const ResidualStore::Entry* ResidualStore::find(int process_set, std::string_view name) const {
-  const auto found = entries_.find(Key(process_set, name));
+const ResidualStore::Entry* ResidualStore::find(std::string_view name) const {
+  const auto found = entries_.find(name);
   return found == entries_.end() ? nullptr : &found->second;
 }
 
-void ResidualStore::restore(int process_set, std::string_view name, Entry entry) {
+void ResidualStore::restore(std::string_view name, Entry entry) {
   SCALECOM_ASSERT(static_cast<std::int64_t>(entry.values.size()) == count_of(entry.shape),
                   fmt::format("{}: {} values for the shape ({})", name, entry.values.size(),
                               fmt::join(entry.shape, ", ")));
-  entries_.insert_or_assign(Key(process_set, name), std::move(entry));
+  entries_.insert_or_assign(std::string(name), std::move(entry));
 }
 
 }  // namespace scalecom

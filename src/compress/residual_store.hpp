@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -21,7 +22,7 @@ class ResidualMemory {
   virtual void scale(double multiply, double divide) = 0;
 };
 
-/// The error-feedback memories of one rank: float32, zero at start, keyed by process set and
+/// The error-feedback memories of one rank: float32, zero at start, keyed by
 /// tensor name, never by batch. Confined to one thread.
 class ResidualStore {
  public:
@@ -53,21 +54,21 @@ class ResidualStore {
 
   /// The residual of `name`, created with zeros when absent. A change of shape drops the old
   /// memory, counts a reset and logs it with the name and both shapes.
-  Entry& acquire(int process_set, std::string_view name, const Shape& shape);
+  Entry& acquire(std::string_view name, const Shape& shape);
 
   /// The existing one, or null.
-  const Entry* find(int process_set, std::string_view name) const;
+  const Entry* find(std::string_view name) const;
 
   /// Replaces or creates. values.size() must be count_of(shape).
-  void restore(int process_set, std::string_view name, Entry entry);
+  void restore(std::string_view name, Entry entry);
 
   std::int64_t reset_count() const noexcept { return reset_count_; }
 
-  using Key = std::pair<int, std::string>;
-  const std::map<Key, Entry>& entries() const noexcept { return entries_; }
+  using Entries = std::map<std::string, Entry, std::less<>>;
+  const Entries& entries() const noexcept { return entries_; }
 
  private:
-  std::map<Key, Entry> entries_;
+  Entries entries_;
   std::int64_t reset_count_ = 0;
 };
 

@@ -20,7 +20,6 @@ TensorSignature make_signature() {
   signature.dtype = DataType::bfloat16;
   signature.op = ReduceOp::product;
   signature.device = DeviceKind::cuda;
-  signature.process_set = -3;
   signature.root = 70'000;
   signature.prescale = -0.1;
   signature.postscale = std::numeric_limits<double>::infinity();

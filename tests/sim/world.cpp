@@ -94,7 +94,7 @@ void World::restart_steps(int rank, const std::string& name) {
   if (self.in_flight.count(name) == 1) {
     violate(fmt::format("the test restarts {} in flight on rank {}", name, rank));
   }
-  self.node->restart_steps(kGlobalProcessSet, name);
+  self.node->restart_steps(name);
   touch(rank);
 }
 

@@ -4,43 +4,43 @@
 
 using namespace scalecom;
 
-TEST_CASE("a residual starts at zero and is found again by process set and name") {
+TEST_CASE("a residual starts at zero and is found again by its name") {
   ResidualStore store;
-  ResidualStore::Entry& entry = store.acquire(0, "w", {2, 3});
+  ResidualStore::Entry& entry = store.acquire("w", {2, 3});
   CHECK(entry.copy() == std::vector<float>(6, 0.0f));
   CHECK(entry.in_host() == std::vector<float>(6, 0.0f));
   CHECK(entry.next_step == 0);
   entry.in_host()[1] = 5.0f;
-  CHECK(store.acquire(0, "w", {2, 3}).copy()[1] == 5.0f);
-  CHECK(store.acquire(1, "w", {2, 3}).copy()[1] == 0.0f);
-  CHECK(store.find(0, "v") == nullptr);
-  REQUIRE(store.find(0, "w") != nullptr);
-  CHECK(store.find(0, "w")->shape == Shape{2, 3});
+  CHECK(store.acquire("w", {2, 3}).copy()[1] == 5.0f);
+  CHECK(store.acquire("u", {2, 3}).copy()[1] == 0.0f);
+  CHECK(store.find("v") == nullptr);
+  REQUIRE(store.find("w") != nullptr);
+  CHECK(store.find("w")->shape == Shape{2, 3});
   CHECK(store.entries().size() == 2);
   CHECK(store.reset_count() == 0);
 }
 
 TEST_CASE("a change of shape drops the residual and is counted, the same count included") {
   ResidualStore store;
-  store.acquire(0, "w", {2, 3}).in_host()[0] = 1.0f;
-  CHECK(store.acquire(0, "w", {3, 2}).in_host() == std::vector<float>(6, 0.0f));
+  store.acquire("w", {2, 3}).in_host()[0] = 1.0f;
+  CHECK(store.acquire("w", {3, 2}).in_host() == std::vector<float>(6, 0.0f));
   CHECK(store.reset_count() == 1);
-  store.acquire(0, "empty", {0});
-  store.acquire(0, "empty", {0});
+  store.acquire("empty", {0});
+  store.acquire("empty", {0});
   CHECK(store.reset_count() == 1);
-  store.acquire(0, "empty", {4});
+  store.acquire("empty", {4});
   CHECK(store.reset_count() == 2);
 }
 
 TEST_CASE("a restored residual replaces the present one, values and step") {
   ResidualStore store;
-  store.acquire(0, "w", {3}).in_host()[0] = 1.0f;
+  store.acquire("w", {3}).in_host()[0] = 1.0f;
   ResidualStore::Entry restored;
   restored.shape = {3};
   restored.values = {7.0f, 8.0f, 9.0f};
   restored.next_step = 42;
-  store.restore(0, "w", std::move(restored));
-  const ResidualStore::Entry& entry = store.acquire(0, "w", {3});
+  store.restore("w", std::move(restored));
+  const ResidualStore::Entry& entry = store.acquire("w", {3});
   CHECK(entry.copy() == std::vector<float>{7.0f, 8.0f, 9.0f});
   CHECK(entry.next_step == 42);
   CHECK(store.reset_count() == 0);
@@ -61,7 +61,7 @@ class Elsewhere final : public ResidualMemory {
 
 TEST_CASE("a residual that is elsewhere is scaled there, copied from there, and comes back") {
   ResidualStore store;
-  ResidualStore::Entry& entry = store.acquire(0, "w", {2});
+  ResidualStore::Entry& entry = store.acquire("w", {2});
   entry.elsewhere = std::make_shared<Elsewhere>();
   entry.is_zero = false;
   entry.beta = 0.5;
@@ -71,5 +71,5 @@ TEST_CASE("a residual that is elsewhere is scaled there, copied from there, and 
   CHECK(entry.in_host() == std::vector<float>{2.0f, 4.0f});
   CHECK(entry.elsewhere == nullptr);
   entry.elsewhere = std::make_shared<Elsewhere>();
-  CHECK(store.acquire(0, "w", {3}).copy() == std::vector<float>(3, 0.0f));
+  CHECK(store.acquire("w", {3}).copy() == std::vector<float>(3, 0.0f));
 }
