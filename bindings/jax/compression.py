@@ -4,20 +4,25 @@ import math
 
 import jax.numpy as jnp
 
-from scalecom.scalecom_options import NoneCompressor, ScaleComOptions, check_compression
+from scalecom.scalecom_options import (CastCompressor, NoneCompressor, ScaleComOptions,
+                                       check_compression)
 
 
-class FP16Compressor(NoneCompressor):
+class _CastCompressor(CastCompressor):
+    wide = (jnp.float32, jnp.float64)
+    cast = staticmethod(jnp.astype)
+
+
+class FP16Compressor(_CastCompressor):
     """float32 and float64 travel as float16."""
 
-    @staticmethod
-    def compress(array):
-        is_wide = array.dtype in (jnp.float32, jnp.float64)
-        return (array.astype(jnp.float16), array.dtype) if is_wide else (array, None)
+    wire_dtype = jnp.float16
 
-    @staticmethod
-    def decompress(array, context):
-        return array if context is None else array.astype(context)
+
+class BF16Compressor(_CastCompressor):
+    """float32 and float64 travel as bfloat16."""
+
+    wire_dtype = jnp.bfloat16
 
 
 class ScaleComCompressor(ScaleComOptions, NoneCompressor):
@@ -28,7 +33,8 @@ class ScaleComCompressor(ScaleComOptions, NoneCompressor):
         return None if rate is None else self.options(rate)
 
 
-__all__ = ["Compression", "FP16Compressor", "NoneCompressor", "ScaleComCompressor", "check_compression"]
+__all__ = ["BF16Compressor", "Compression", "FP16Compressor", "NoneCompressor", "ScaleComCompressor",
+           "check_compression"]
 
 
 class Compression:
@@ -36,4 +42,5 @@ class Compression:
 
     none = NoneCompressor
     fp16 = FP16Compressor
+    bf16 = BF16Compressor
     scalecom = ScaleComCompressor

@@ -76,7 +76,7 @@ def DistributedOptimizer(optimizer, name=None, device_dense="", device_sparse=""
 
     It stays an instance of its class, with the same state and config: models with it are saved as if
     it were the plain one, and hvd.load_model() makes it distributed again. compression:
-    hvd.Compression.none (default), fp16 or scalecom(...), which chooses by the variable's path, as
+    hvd.Compression.none (default), fp16, bf16 or scalecom(...), which chooses by the variable's path, as
     "sequential/dense/kernel"; residuals are the process's and are not saved with the model. op: Average
     (default) or Sum. gradient_predivide_factor: an average divides by it before the sum and by the rest
     after. The other arguments are Horovod's.

@@ -1,26 +1,14 @@
 """How the bytes of an all-reduce are reduced."""
 
-import functools
-
 import tensorflow as tf
 
-from scalecom.scalecom_options import NoneCompressor, ScaleComOptions
-from scalecom.scalecom_options import check_compression as _check
+from scalecom.scalecom_options import (CastCompressor, NoneCompressor, ScaleComOptions,
+                                       check_compression)
 
 
-class _CastCompressor(NoneCompressor):
-    """float32 and float64 travel as a shorter type."""
-
-    wire_dtype = None
-
-    @classmethod
-    def compress(cls, tensor):
-        is_wide = tensor.dtype in (tf.float32, tf.float64)
-        return (tf.cast(tensor, cls.wire_dtype), tensor.dtype) if is_wide else (tensor, None)
-
-    @staticmethod
-    def decompress(tensor, context):
-        return tensor if context is None else tf.cast(tensor, context)
+class _CastCompressor(CastCompressor):
+    wide = (tf.float32, tf.float64)
+    cast = staticmethod(tf.cast)
 
 
 class FP16Compressor(_CastCompressor):
@@ -43,7 +31,8 @@ class ScaleComCompressor(ScaleComOptions, NoneCompressor):
         return None if rate is None else self.options(rate)
 
 
-check_compression = functools.partial(_check, casts="Compression.fp16, Compression.bf16")
+__all__ = ["BF16Compressor", "Compression", "FP16Compressor", "NoneCompressor", "ScaleComCompressor",
+           "check_compression"]
 
 
 class Compression:

@@ -2,20 +2,25 @@
 
 import torch
 
-from scalecom.scalecom_options import NoneCompressor, ScaleComOptions, check_compression
+from scalecom.scalecom_options import (CastCompressor, NoneCompressor, ScaleComOptions,
+                                       check_compression)
 
 
-class FP16Compressor(NoneCompressor):
-    """Floating-point tensors travel as float16."""
+class _CastCompressor(CastCompressor):
+    wide = (torch.float32, torch.float64)
+    cast = staticmethod(torch.Tensor.to)
 
-    @staticmethod
-    def compress(tensor):
-        is_wide = tensor.dtype in (torch.float32, torch.float64)
-        return (tensor.to(torch.float16), tensor.dtype) if is_wide else (tensor, None)
 
-    @staticmethod
-    def decompress(tensor, context):
-        return tensor if context is None else tensor.to(context)
+class FP16Compressor(_CastCompressor):
+    """float32 and float64 travel as float16."""
+
+    wire_dtype = torch.float16
+
+
+class BF16Compressor(_CastCompressor):
+    """float32 and float64 travel as bfloat16."""
+
+    wire_dtype = torch.bfloat16
 
 
 class ScaleComCompressor(ScaleComOptions, NoneCompressor):
@@ -34,7 +39,8 @@ class ScaleComCompressor(ScaleComOptions, NoneCompressor):
         return None if rate is None else self.options(rate)
 
 
-__all__ = ["Compression", "FP16Compressor", "NoneCompressor", "ScaleComCompressor", "check_compression"]
+__all__ = ["BF16Compressor", "Compression", "FP16Compressor", "NoneCompressor", "ScaleComCompressor",
+           "check_compression"]
 
 
 class Compression:
@@ -42,4 +48,5 @@ class Compression:
 
     none = NoneCompressor
     fp16 = FP16Compressor
+    bf16 = BF16Compressor
     scalecom = ScaleComCompressor

@@ -111,16 +111,33 @@ class NoneCompressor:
         return None
 
 
-def check_compression(compression, casts="Compression.fp16"):
-    """Raises ValueError for what `compression=` does not take. casts: the adapter's choices between
-    Compression.none and Compression.scalecom."""
+class CastCompressor(NoneCompressor):
+    """Tensors of the dtypes `wide` travel as `wire_dtype`, by the adapter's cast(tensor, dtype)."""
+
+    wide = ()
+    wire_dtype = None
+    cast = None
+
+    @classmethod
+    def compress(cls, tensor):
+        is_wide = tensor.dtype in cls.wide
+        return (cls.cast(tensor, cls.wire_dtype), tensor.dtype) if is_wide else (tensor, None)
+
+    @classmethod
+    def decompress(cls, tensor, context):
+        return tensor if context is None else cls.cast(tensor, context)
+
+
+def check_compression(compression):
+    """Raises ValueError for what `compression=` does not take."""
     is_class = isinstance(compression, type)
     is_allowed = (issubclass(compression, NoneCompressor) and
                   not issubclass(compression, ScaleComOptions) if is_class
                   else isinstance(compression, NoneCompressor))
     if not is_allowed:
-        raise ValueError(f"compression is {compression!r}; allowed are Compression.none, {casts} and "
-                         "Compression.scalecom(...), with its parentheses")
+        raise ValueError(f"compression is {compression!r}; allowed are Compression.none, "
+                         "Compression.fp16, Compression.bf16 and Compression.scalecom(...), with "
+                         "its parentheses")
 
 
 def options_of(compression, name, need):

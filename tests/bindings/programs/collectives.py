@@ -128,15 +128,20 @@ def calls_without_names_match_by_order():
         assert hvd.broadcast(torch.tensor([float(hvd.rank())]), 0) == 0.0
 
 
-def fp16_compression_keeps_the_type():
-    for dtype in (torch.float32, torch.float64):
-        mine = torch.full((5,), 1.0 + 2.0 ** -14, dtype=dtype)
-        result = hvd.allreduce(mine, name=f"half.{dtype}", compression=hvd.Compression.fp16,
-                               op=hvd.Sum)
-        assert result.dtype == dtype
-        assert result.tolist() == [hvd.size()] * 5  # 2 to the -14th does not fit in 10 bits.
-        hvd.allreduce_(mine, name=f"half.{dtype}", compression=hvd.Compression.fp16, op=hvd.Sum)
-        assert mine.tolist() == [hvd.size()] * 5
+def short_compression_keeps_the_type():
+    """2 to the -14th does not fit in fp16's 10 bits behind a 1, 2 to the -9th not in bf16's 7, whose
+    2 to the 100th does not fit in fp16."""
+    for compression, rest, large in ((hvd.Compression.fp16, 2.0**-14, 1.0),
+                                     (hvd.Compression.bf16, 2.0**-9, 2.0**100)):
+        for dtype in (torch.float32, torch.float64):
+            mine = torch.full((5,), (1.0 + rest) * large, dtype=dtype)
+            result = hvd.allreduce(mine, name=f"half.{dtype}", compression=compression, op=hvd.Sum)
+            assert result.dtype == dtype
+            assert result.tolist() == [hvd.size() * large] * 5
+            hvd.allreduce_(mine, name=f"half.{dtype}", compression=compression, op=hvd.Sum)
+            assert mine.tolist() == [hvd.size() * large] * 5
+        whole = torch.arange(3)
+        assert hvd.allreduce(whole, op=hvd.Sum, compression=compression).dtype == whole.dtype
 
 
 def allgather_concatenates_different_rows():

@@ -50,8 +50,9 @@ def horovods_helpers_work():
     results = []
     threads.in_thread(results.append, (3,)).join(10)
     assert results == [3]
-    assert issubclass(importlib.import_module("horovod.torch.compression").FP16Compressor,
-                      importlib.import_module("horovod.torch.compression").Compressor)
+    served = importlib.import_module("horovod.torch.compression")
+    assert issubclass(served.FP16Compressor, served.Compressor)
+    assert issubclass(served.BF16Compressor, served.Compressor)
 
 
 def exceptions_are_horovods():

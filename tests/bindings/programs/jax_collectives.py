@@ -39,8 +39,9 @@ def other_ops_scales_and_half_precision_on_the_way():
     assert jnp.allclose(hvd.allreduce(mine)[0], _total() / hvd.size())
     scaled = hvd.allreduce(jnp.full(9, 3.0), op=hvd.Sum, prescale_factor=0.5, postscale_factor=4.0)
     assert scaled.tolist() == [6.0 * hvd.size()] * 9
-    halved = hvd.allreduce(jnp.full(3, 1.0 + 2.0**-14), op=hvd.Sum, compression=hvd.Compression.fp16)
-    assert halved.dtype == jnp.float32 and halved.tolist() == [hvd.size()] * 3
+    for compression, rest in ((hvd.Compression.fp16, 2.0**-14), (hvd.Compression.bf16, 2.0**-9)):
+        halved = hvd.allreduce(jnp.full(3, 1.0 + rest), op=hvd.Sum, compression=compression)
+        assert halved.dtype == jnp.float32 and halved.tolist() == [hvd.size()] * 3
     assert hvd.allreduce(jnp.array(True), op=hvd.Max).dtype == jnp.bool_
     assert hvd.allreduce(jnp.ones(()), op=hvd.Sum) == hvd.size()
     assert hvd.allreduce(jnp.ones((0, 3))).shape == (0, 3)

@@ -1,7 +1,7 @@
 """Served by scalecom."""
 
-from scalecom.torch.compression import Compression, FP16Compressor, NoneCompressor
+from scalecom.torch.compression import BF16Compressor, Compression, FP16Compressor, NoneCompressor
 
 Compressor = NoneCompressor  # What compressors of one's own derive from.
 
-__all__ = ["Compression", "Compressor", "FP16Compressor", "NoneCompressor"]
+__all__ = ["BF16Compressor", "Compression", "Compressor", "FP16Compressor", "NoneCompressor"]
