@@ -37,7 +37,8 @@ class _Gradient:
         self.wire = None  # What travels, while it is being reduced.
         self.reduction = None
         self.context = None
-        self.sparse_dims = 0  # Of the last one that was reduced; 0 is dense.
+        # As all ranks reduce it; 0 is dense. None: they have not agreed on it yet.
+        self.sparse_dims = 0 if settings.sparse_as_dense else None
         self.make_sparse = None  # Makes the reduced one from the ticket.
 
     def count_pass(self, _):
@@ -53,19 +54,32 @@ class _Gradient:
                 gradient.start()
             self.settings.submit()
 
+    def kind(self):
+        """(its sparse dimensions, whether it is dense) as this rank has it; (0, 0): it has none."""
+        gradient = self.parameter.grad
+        if gradient is None:
+            return 0, 0
+        return (gradient.sparse_dim(), 0) if gradient.is_sparse else (0, 1)
+
+    def agree(self, sparse_dims, is_dense):
+        """kind() over all ranks: dense on any rank is dense on all."""
+        self.sparse_dims = 0 if is_dense else sparse_dims
+
     def _ready(self):
-        """The parameter's gradient, contiguous or sparse from here on."""
-        parameter = self.parameter
+        """The parameter's gradient, as all ranks reduce it from here on."""
+        parameter, dims = self.parameter, self.sparse_dims
         gradient = parameter.grad
         if gradient is None:
             # Others may have one: every rank takes part in every parameter.
-            parameter.grad = gradient = self._zeros()
-        if gradient.is_sparse:
-            if not self.settings.sparse_as_dense:
-                return gradient
-            parameter.grad = gradient = gradient.to_dense()
-        if not gradient.is_contiguous():
-            parameter.grad = gradient = gradient.contiguous()
+            gradient = self._zeros()
+        if gradient.is_sparse and gradient.sparse_dim() != dims:
+            gradient = gradient.to_dense()
+        if dims and not gradient.is_sparse:
+            gradient = gradient.to_sparse(dims)
+        if not gradient.is_sparse and not gradient.is_contiguous():
+            gradient = gradient.contiguous()
+        if gradient is not parameter.grad:
+            parameter.grad = gradient
         return gradient
 
     def _zeros(self):
@@ -78,11 +92,13 @@ class _Gradient:
 
     def start(self):
         settings = self.settings
+        if self.sparse_dims is None and self.parameter.grad.is_sparse:
+            settings.waiting.append(self)
+            return
         wire = self._ready()
         if wire.is_sparse:
             self._start_sparse(wire)
             return
-        self.sparse_dims = 0
         options = None
         if settings.compression is not Compression.none:
             options = settings.compression.options_for(self.name, self.parameter)
@@ -94,7 +110,6 @@ class _Gradient:
 
     def _start_sparse(self, wire):
         settings = self.settings
-        self.sparse_dims = wire.sparse_dim()
         with used(settings.process_set):
             # Scales are left out: of an average they cancel.
             ticket, self.make_sparse = sparse_ops.submit_sparse(
@@ -133,6 +148,7 @@ class _Settings:
         # submitted beside the gradients: somebody may wait for that.
         self.gradients = [_Gradient(parameter, name, -1 - place, self)
                           for place, (parameter, name) in enumerate(names.items())]
+        self.waiting = []  # Sparse gradients that start when the ranks have agreed on them.
         self.collected = []  # Gradients on one device that are submitted next.
         self.collected_bytes = 0
         self.collected_device = None
@@ -150,6 +166,28 @@ class _Settings:
             self.grouped += members
             for gradient in members:
                 gradient.group = members
+
+    def agree(self):
+        """In the first step the ranks find out which gradients are sparse: one that has none does not
+        see it. A blocking reduction of two numbers for each; later steps have none."""
+        unknown = [gradient for gradient in self.gradients if gradient.sparse_dims is None]
+        if not unknown:
+            return
+        kinds = torch.tensor([gradient.kind() for gradient in unknown], dtype=torch.int32,
+                             device="cpu")
+        agreed = mpi_ops.allreduce(kinds, name=f"gradient_kinds.{unknown[0].name}", op=mpi_ops.Max,
+                                   process_set=self.process_set)
+        for gradient, kind in zip(unknown, agreed.tolist()):
+            gradient.agree(*kind)
+
+    def start_all(self):
+        """Starts every gradient that the backward pass has not started."""
+        self.agree()
+        self.waiting.clear()
+        for gradient in self.gradients:
+            if gradient.wire is None:
+                gradient.start()
+        self.submit()
 
     def collect(self, gradient):
         """Submits a dense gradient now or with those that come next."""
@@ -200,14 +238,17 @@ class _Settings:
     def forget(self):
         """Nothing is on its way any more."""
         self.pending.clear()
+        self.waiting.clear()
         self.collected.clear()
         self.collected_bytes = 0
         for gradient in self.gradients:
             gradient.forget()
+            if not self.sparse_as_dense:  # Ranks that have come do not know what was agreed.
+                gradient.sparse_dims = None
 
     def is_reducing(self):
         """Gradients are on their way, or wait for others of their group."""
-        return bool(self.pending or self.collected) or any(
+        return bool(self.pending or self.collected or self.waiting) or any(
             gradient.passes_left == 0 for gradient in self.grouped)
 
     def named_parameters(self):
@@ -230,10 +271,11 @@ class _DistributedMixin:
         After a HorovodInternalError no gradient is in flight; those that failed are undefined.
         """
         settings = self._scalecom
-        for gradient in settings.gradients:
-            if gradient.wire is None:
-                gradient.start()
-        settings.submit()
+        try:
+            settings.start_all()
+        except HorovodInternalError:
+            settings.finish()
+            raise
         settings.finish()
         settings.is_synchronized = True
 
@@ -282,8 +324,9 @@ class _DistributedMixin:
         if not settings.should_synchronize:
             return
         if settings.is_synchronized:
-            warnings.warn("step() follows synchronize() without skip_synchronize(): the gradients "
-                          "are reduced twice", stacklevel=3)
+            # Scripts may filter it by how it begins in Horovod.
+            warnings.warn("optimizer.step() called without optimizer.skip_synchronize() context after "
+                          "optimizer.synchronize(): the gradients are reduced twice", stacklevel=3)
         self.synchronize()
 
     def zero_grad(self, *args, **kwargs):
@@ -378,8 +421,9 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     named_parameters: model.named_parameters(), in one order on every rank; names identify gradients
     across ranks and key the residuals. op: Average, Sum or Adasum (below). gradient_predivide_factor f: gradients
     are divided by f before the sum and multiplied by f after the average. Sparse gradients stay so
-    and travel uncompressed by sparse_allreduce_async, unless sparse_as_dense is True. A parameter
-    whose gradients are sparse needs one on every rank in its first step. groups: lists of parameters
+    and travel uncompressed by sparse_allreduce_async, unless sparse_as_dense is True. The first step
+    decides for all: where any rank has a dense gradient, or none has one, a parameter's are dense from
+    then on. groups: lists of parameters
     whose gradients start together, when all of a list are accumulated (those in no list start alone),
     or the number of such lists to cut named_parameters into; num_groups is its former name. Each
     gradient keeps its name and its compression. process_set: the ranks whose gradients are reduced;

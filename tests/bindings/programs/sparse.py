@@ -147,3 +147,70 @@ def a_rank_without_a_sparse_gradient_takes_part():
     _train(dense, _wrap(dense), 5, has_words)
     _train(sparse, _wrap(sparse), 5, has_words)
     _assert_same(sparse, dense)
+
+
+class _Parts(nn.Module):
+    """Three tables, of which a rank looks into one sparsely, one densely, and does not into one."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(5)
+        self.tables = nn.ParameterList(nn.Parameter(torch.randn(9, 2, dtype=torch.float64))
+                                       for _ in range(3))
+
+    def backward(self, turn, is_sparse_allowed):
+        words = torch.tensor([turn % 9, 3, 3], device=self.tables[0].device)
+        for place, table in enumerate(self.tables):
+            kind = (place + turn) % 3
+            if kind > 0:
+                nn.functional.embedding(words, table, sparse=is_sparse_allowed and kind == 1
+                                        ).square().sum().backward()
+
+
+def ranks_agree_on_gradients_that_differ_in_kind():
+    """On one rank alone: none, sparse or dense, in the first step and in later ones."""
+    for named in ({}, {"num_groups": 1}, {"sparse_as_dense": True}):
+        for first in range(3):
+            mixed, dense = _Parts(), _Parts()
+            mixed_optimizer, dense_optimizer = _wrap(mixed, **named), _wrap(dense)
+            for step in range(4):
+                # In the first step all ranks but rank 0 are of one kind.
+                turn = first + (min(hvd.rank(), 1) if step == 0 else step * hvd.rank())
+                for model, optimizer, allowed in ((mixed, mixed_optimizer, True),
+                                                  (dense, dense_optimizer, False)):
+                    optimizer.zero_grad()
+                    model.backward(turn, allowed)
+                    optimizer.step()
+            _assert_same(mixed, dense)
+
+
+def an_embedding_that_a_rank_does_not_use_at_first_stays_sparse():
+    for user in range(hvd.size()):
+        dense, sparse = _embedding(False), _embedding(True)
+
+        def has_words(step, user=user):
+            return step > 0 or hvd.rank() == user
+
+        _train(dense, _wrap(dense), 3, has_words)
+        _train(sparse, _wrap(sparse), 3, has_words)
+        assert sparse[0].weight.grad.is_sparse
+        _assert_same(sparse, dense)
+
+
+def a_sparse_gradient_that_waits_is_on_its_way():
+    """In the first step, too: neither forgotten by a closure nor zeroed."""
+    embedding = nn.Embedding(4, 2, sparse=True)
+    with torch.no_grad():
+        embedding.weight.fill_(1.0)
+    optimizer = _wrap(embedding)
+
+    def closure():
+        loss = embedding(torch.tensor([hvd.rank() % 4], device=embedding.weight.device)).sum()
+        loss.backward()
+        with pytest.raises(AssertionError, match="zero_grad"):
+            optimizer.zero_grad()
+        return loss
+
+    optimizer.step(closure)
+    used = sum(rank % 4 == 0 for rank in range(hvd.size()))
+    assert torch.allclose(embedding.weight[0], torch.tensor(1.0 - 0.3 * used / hvd.size()))
