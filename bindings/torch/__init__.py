@@ -18,6 +18,7 @@ from scalecom.process_sets import (ProcessSet, add_process_set, global_process_s
 from scalecom.torch import elastic
 from scalecom.torch.compression import Compression
 from scalecom.torch.ddp import DDPState, ddp_hook
+from scalecom.torch.fsdp import register_fsdp_hook
 from scalecom.torch.functions import (allgather_object, broadcast_object,
                                       broadcast_optimizer_state, broadcast_parameters)
 from scalecom.torch.grouped_ops import (grouped_allgather, grouped_allgather_async,
@@ -56,6 +57,7 @@ __all__ = [
     "grouped_allreduce_async_", "grouped_reducescatter", "grouped_reducescatter_async", "info",
     "init", "is_homogeneous", "is_initialized", "join", "load_compression_state", "local_rank",
     "local_size", "mpi_built", "mpi_enabled", "mpi_threads_supported", "nccl_built", "poll", "rank",
-    "reducescatter", "reducescatter_async", "remove_process_set", "rocm_built", "shutdown", "size",
-    "sparse_allreduce_async", "start_timeline", "stats", "stop_timeline", "synchronize",
+    "reducescatter", "reducescatter_async", "register_fsdp_hook", "remove_process_set", "rocm_built",
+    "shutdown", "size", "sparse_allreduce_async", "start_timeline", "stats", "stop_timeline",
+    "synchronize",
 ]

@@ -22,7 +22,72 @@ from scalecom.torch.compression import Compression, ScaleComCompressor, check_co
 from scalecom.torch.process_group import ScaleComProcessGroup
 
 
-class DDPState:
+class HookState:
+    """What reduces a model's gradients for a hook of torch: by which compression, over which ranks,
+    and under which names, by which residuals are kept."""
+
+    def __init__(self, compression, op, name):
+        check_compression(compression)
+        if op not in (mpi_ops.Average, mpi_ops.Sum):
+            raise ValueError(f"op is {op}; a hook takes Average or Sum")
+        self.compression = compression
+        self.op = op
+        self.name = name
+        self.process_set = None
+        self._gradients = None  # parameter -> (name, C options or None, priority)
+
+    def _take(self, names, process_set):
+        """names: {name in the model: parameter}."""
+        self.process_set = process_set
+        if isinstance(self.compression, ScaleComCompressor):
+            self.compression.check_patterns(list(names))
+        # What the next forward pass needs first goes first, as in DistributedOptimizer.
+        self._gradients = {
+            parameter: (self.name + name, self.compression.options_for(name, parameter), -1 - place)
+            for place, (name, parameter) in enumerate(names.items())}
+        plan.watch(self, lambda one: one)
+
+    def _shape_of(self, parameter):
+        """Of its gradient as it travels."""
+        return tuple(parameter.shape)
+
+    def named_parameters(self):
+        """Of the attached model, as the patterns of rates know them."""
+        return [(name[len(self.name):], parameter)
+                for parameter, (name, _, _) in (self._gradients or {}).items()]
+
+    def state_dict(self):
+        """This rank's residuals and steps of the attached model."""
+        with used(self.process_set):
+            return state.model_state({name for name, _, _ in self._gradients.values()})
+
+    def load_state_dict(self, saved):
+        """Replaces residuals and steps; nothing where they are another model's (ValueError)."""
+        shapes = {name: self._shape_of(parameter)
+                  for parameter, (name, _, _) in self._gradients.items()}
+        with used(self.process_set):
+            state.load_model_state(saved, shapes)
+
+    def start(self, gradients, places):
+        """Starts to reduce the gradients in place; finish() ends what this returns. places: (name,
+        C options, priority) of each."""
+        parts = []
+        try:
+            for gradient, (name, options, priority) in zip(gradients, places):
+                # Memory is reduced in the order it lies in, of a channels_last parameter its own.
+                wire, _, end = mpi_ops.compress(gradient, True, self.compression)
+                with used(self.process_set):
+                    ticket = submit.all_reduce(wire, wire, name, self.op, 1.0, 1.0, options,
+                                               priority)
+                parts.append((ticket, end))
+        except Exception:
+            with contextlib.suppress(Exception):
+                finish(parts)
+            raise
+        return parts
+
+
+class DDPState(HookState):
     """What ddp_hook works with: the first argument of register_comm_hook().
 
     compression: as in DistributedOptimizer, with its rates by parameter name. op: Average or Sum.
@@ -33,14 +98,7 @@ class DDPState:
     """
 
     def __init__(self, model, compression=Compression.none, op=mpi_ops.Average, name=""):
-        check_compression(compression)
-        if op not in (mpi_ops.Average, mpi_ops.Sum):
-            raise ValueError(f"op is {op}; ddp_hook takes Average or Sum")
-        self.compression = compression
-        self.op = op
-        self.name = name
-        self.process_set = None
-        self._gradients = None  # parameter -> (name, C options or None, priority)
+        super().__init__(compression, op, name)
         self._saved = None
         self.attach(model)
 
@@ -48,28 +106,17 @@ class DDPState:
         """Names the parameters of `model`, a module or its DistributedDataParallel."""
         is_wrapped = isinstance(model, torch.nn.parallel.DistributedDataParallel)
         module = model.module if is_wrapped else model
-        self.process_set = _process_set_of(model) if is_wrapped else None
-        names = {name: parameter for name, parameter in module.named_parameters()
-                 if parameter.requires_grad}
-        if isinstance(self.compression, ScaleComCompressor):
-            if is_wrapped and model.find_unused_parameters:
-                raise ValueError("find_unused_parameters is set: what ScaleCom delivers to a "
-                                 "parameter that no rank used would be thrown away; leave it out, "
-                                 "or use Compression.none")
-            self.compression.check_patterns(list(names))
-        # What the next forward pass needs first goes first, as in DistributedOptimizer.
-        self._gradients = {
-            parameter: (self.name + name, self.compression.options_for(name, parameter), -1 - place)
-            for place, (name, parameter) in enumerate(names.items())}
-        plan.watch(self, lambda one: one)
+        if isinstance(self.compression, ScaleComCompressor) and is_wrapped and (
+                model.find_unused_parameters):
+            raise ValueError("find_unused_parameters is set: what ScaleCom delivers to a "
+                             "parameter that no rank used would be thrown away; leave it out, "
+                             "or use Compression.none")
+        self._take({name: parameter for name, parameter in module.named_parameters()
+                    if parameter.requires_grad},
+                   process_set_of(model.process_group) if is_wrapped else None)
         if self._saved is not None:
             self.load_state_dict(self._saved)
             self._saved = None
-
-    def named_parameters(self):
-        """Of the attached model, as the patterns of rates know them."""
-        return [(name[len(self.name):], parameter)
-                for parameter, (name, _, _) in (self._gradients or {}).items()]
 
     def gradient_of(self, parameter):
         """(name, C options, priority)"""
@@ -81,21 +128,13 @@ class DDPState:
         return self._gradients[parameter]
 
     def state_dict(self):
-        """This rank's residuals and steps of the attached model."""
-        if self._gradients is None:
-            return self._saved
-        with used(self.process_set):
-            return state.model_state({name for name, _, _ in self._gradients.values()})
+        return self._saved if self._gradients is None else super().state_dict()
 
     def load_state_dict(self, saved):
-        """Replaces residuals and steps; nothing where they are another model's (ValueError)."""
         if self._gradients is None:
             self._saved = saved
-            return
-        shapes = {name: tuple(parameter.shape)
-                  for parameter, (name, _, _) in self._gradients.items()}
-        with used(self.process_set):
-            state.load_model_state(saved, shapes)
+        else:
+            super().load_state_dict(saved)
 
     def __getstate__(self):
         return {"compression": self.compression, "op": self.op, "name": self.name,
@@ -108,25 +147,24 @@ class DDPState:
         self._saved = pickled["saved"]
 
 
-def _process_set_of(model):
-    """The ranks that `model`, a DistributedDataParallel, works with."""
-    group = model.process_group
+def process_set_of(group):
+    """The ranks that a hook's model works with in `group`, a process group."""
     if isinstance(group, ScaleComProcessGroup):
         return group.process_set
     if dist.get_world_size(group) != basics.size():
         raise ValueError(f"the model's process group has {dist.get_world_size(group)} ranks, the job "
                          f"{basics.size()}; make the group with backend=\"scalecom\", which "
-                         "ddp_hook then follows")
+                         "hooks then follow")
     return None
 
 
-def _finish(parts):
-    """Waits for all (ticket, finish) of a bucket; raises the first error."""
+def finish(parts):
+    """Waits for all (ticket, end) that were started; raises the first error."""
     error = None
-    for ticket, finish in parts:
+    for ticket, end in parts:
         try:
             ticket.wait()
-            finish()
+            end()
         except Exception as problem:
             error = error or problem
     if error is not None:
@@ -141,18 +179,6 @@ def ddp_hook(ddp_state, bucket):
     if len(gradients) != len(places) or bucket.buffer().layout != torch.strided:
         raise ValueError(f"the gradient of {places[0][0]} is sparse, which ddp_hook does not "
                          "reduce; use sparse=False in the embedding")
-    parts = []
-    try:
-        for gradient, (name, options, priority) in zip(gradients, places):
-            # Memory is reduced in the order it lies in, of a channels_last parameter its own.
-            wire, _, finish = mpi_ops.compress(gradient, True, ddp_state.compression)
-            with used(ddp_state.process_set):
-                ticket = submit.all_reduce(wire, wire, name, ddp_state.op, 1.0, 1.0, options,
-                                           priority)
-            parts.append((ticket, finish))
-    except Exception:
-        with contextlib.suppress(Exception):
-            _finish(parts)
-        raise
+    parts = ddp_state.start(gradients, places)
     buffer = bucket.buffer()
-    return completion.future_of(functools.partial(_finish, parts), buffer, buffer.device)
+    return completion.future_of(functools.partial(finish, parts), buffer, buffer.device)

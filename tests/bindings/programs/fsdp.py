@@ -1,0 +1,126 @@
+"""Claims about register_fsdp_hook, on pairs of ranks that hold the same shards. Each function is called
+on every rank, in this order."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from programs import ddp
+from programs.process_groups import over
+from torch import nn
+
+import scalecom.torch as hvd
+
+
+def _mesh(**named):
+    """2 replicas, each of half the ranks."""
+    return dist.device_mesh.init_device_mesh("cpu", (2, hvd.size() // 2),
+                                             mesh_dim_names=("replicate", "shard"), **named)
+
+
+def _sharded(net, mesh):
+    from torch.distributed.fsdp import fully_shard
+    fully_shard(net._modules[net._prefix][1], mesh=mesh)
+    return fully_shard(net, mesh=mesh)
+
+
+def _values(net):
+    return [parameter.full_tensor() for parameter in net.parameters()]
+
+
+def _are_close(one, other):
+    return all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(one, other, strict=True))
+
+
+def _trained_natively(mesh):
+    native = _sharded(ddp._Net("native"), mesh)
+    ddp._train(native, ddp._sgd(native), 4)
+    return _values(native)
+
+
+def dense_and_at_rate_1_it_trains_as_torchs_own_all_reduce():
+    with over("scalecom"):
+        mesh = _mesh()
+        wanted = _trained_natively(mesh)
+        for name, compression in (
+                ("dense", hvd.Compression.none),
+                ("one", hvd.Compression.scalecom(rates={"*": 1}))):
+            net = _sharded(ddp._Net(name), mesh["shard"])
+            hvd.register_fsdp_hook(net, mesh.get_group("replicate"), compression)
+            ddp._train(net, ddp._sgd(net), 4)
+            assert _are_close(_values(net), wanted), name
+
+
+def the_shard_dimension_may_be_gloos():
+    with over("gloo"):
+        mesh = _mesh(backend_override={"replicate": "scalecom"})
+        wanted = _trained_natively(mesh)
+        net = _sharded(ddp._Net("gloos"), mesh["shard"])
+        hvd.register_fsdp_hook(net, mesh.get_group("replicate"))
+        ddp._train(net, ddp._sgd(net), 4)
+        assert _are_close(_values(net), wanted)
+
+
+def _weight_gradient(net, step):
+    """This rank's part of the first weight's, of inputs that are the rank's number and more."""
+    net.zero_grad()
+    net(torch.full((1, 30), hvd.rank() + step + 1.0)).sum().backward()
+    return net[0].weight.grad.to_local().clone()
+
+
+def what_is_not_delivered_is_owed_by_the_parameter_and_goes_on_from_a_state():
+    from torch.distributed.fsdp import fully_shard
+    with over("scalecom"):
+        mesh = _mesh()
+        group = mesh.get_group("replicate")
+        net = nn.Sequential(nn.Linear(30, 50, bias=False), nn.Linear(50, 7))
+        for parameter in net.parameters():
+            dist.broadcast(parameter.detach(), 0)
+        part = net[1].weight.detach().sum(0).chunk(mesh.size(1))[mesh.get_local_rank("shard")]
+        for module in (net[0], net):
+            fully_shard(module, mesh=mesh["shard"])
+        state = hvd.register_fsdp_hook(net, group, hvd.Compression.scalecom(
+            rates={"0.weight": 10, "1.*": None}, beta=0.5), name="owed.")
+        delivered, saved = [], None
+        for step in range(5):
+            if step == 3:
+                saved = state.state_dict()
+            delivered.append(_weight_gradient(net, step))
+            assert (delivered[-1] == 0).any()
+        inputs = sum((hvd.size() - 1) / 2 + step + 1.0 for step in range(5))
+        given = (part * inputs).unsqueeze(1).expand(-1, 30)
+        residuals = state.state_dict()["residuals"]
+        assert list(residuals) == ["owed.0.weight"]
+        owed = residuals["owed.0.weight"][:given.numel()].view_as(given) / 0.5
+        dist.all_reduce(owed, dist.ReduceOp.AVG, group=group)
+        assert torch.allclose(sum(delivered) + owed, given, rtol=1e-4, atol=1e-5)
+        state.load_state_dict(saved)
+        for step in (3, 4):
+            assert torch.equal(_weight_gradient(net, step), delivered[step])
+
+
+def what_differs_between_the_replicas_ends_the_backward_pass():
+    with over("scalecom"):
+        mesh = _mesh()
+        net = _sharded(ddp._Net("apart"), mesh["shard"])
+        is_first = mesh.get_local_rank("replicate") == 0
+        hvd.register_fsdp_hook(net, mesh.get_group("replicate"),
+                               hvd.Compression.scalecom(rates={"*": 8 if is_first else 9}))
+        with pytest.raises(RuntimeError, match="compression differs between ranks"):
+            net(torch.ones(1, 3, 8, 8)).sum().backward()
+
+
+def wrong_use_is_refused_with_what_to_do():
+    with over("scalecom"):
+        mesh = _mesh()
+        group = mesh.get_group("replicate")
+        with pytest.raises(ValueError, match="fully_shard was applied to no module"):
+            hvd.register_fsdp_hook(nn.Linear(2, 2), group)
+        with pytest.raises(ValueError, match=r"dimensions \(replicate, shard\).*mesh\[\"shard\"\]"):
+            hvd.register_fsdp_hook(_sharded(ddp._Net("both"), mesh), group)
+        net = _sharded(ddp._Net("wrong"), mesh["shard"])
+        with pytest.raises(ValueError, match="takes Average or Sum"):
+            hvd.register_fsdp_hook(net, group, op=hvd.Max)
+        hvd.register_fsdp_hook(net, group)
+        net._modules["wrong"][2].bias.requires_grad_(False)
+        with pytest.raises(ValueError, match="module '' reduces .*register it again"):
+            net(torch.ones(1, 3, 8, 8)).sum().backward()
