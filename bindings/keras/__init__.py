@@ -21,7 +21,7 @@ from scalecom.basics import (ccl_built, cross_rank, cross_size, cuda_built, ddl_
                              stop_timeline)
 from scalecom.exceptions import (HorovodInternalError, HorovodVersionMismatchError,
                                  HostsUpdatedInterrupt)
-from scalecom.keras import callbacks
+from scalecom.keras import callbacks, elastic
 from scalecom.keras.backend import adapter as _adapter
 from scalecom.keras.functions import (allgather, allreduce, broadcast, broadcast_global_variables,
                                       load_model)
@@ -37,7 +37,7 @@ __all__ = [
     "HorovodVersionMismatchError", "HostsUpdatedInterrupt", "Max", "Min", "Product", "Sum",
     "allgather", "allgather_object", "allreduce", "barrier", "broadcast",
     "broadcast_global_variables", "broadcast_object", "callbacks", "ccl_built", "cross_rank",
-    "cross_size", "cuda_built", "ddl_built", "gloo_built", "gloo_enabled", "info", "init",
+    "cross_size", "cuda_built", "ddl_built", "elastic", "gloo_built", "gloo_enabled", "info", "init",
     "is_homogeneous", "is_initialized", "join", "load_model", "local_rank", "local_size", "mpi_built",
     "mpi_enabled", "mpi_threads_supported", "nccl_built", "rank", "rocm_built", "shutdown", "size",
     "start_timeline", "stats", "stop_timeline",

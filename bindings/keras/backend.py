@@ -10,6 +10,8 @@ import warnings
 
 import keras
 
+from scalecom import elastic
+
 TESTED = "3.15"
 
 
@@ -80,3 +82,4 @@ def refuse_xla(model):
 
 
 adapter, reduce = _load(keras.backend.backend())
+elastic_run = adapter.elastic.run if hasattr(adapter, "elastic") else elastic.run

@@ -4,7 +4,9 @@ import keras
 
 from scalecom.keras import backend
 from scalecom.loss_scale import NotInsideLossScale
+from scalecom.process_sets import global_process_set
 from scalecom.scalecom_options import ScaleComOptions
+from scalecom.variables import names_of
 
 
 class _Reducer:
@@ -12,19 +14,20 @@ class _Reducer:
 
     def __init__(self, compression, op, predivide_factor):
         self._compression = compression
-        self._op = op
+        self.op = op
+        self.process_set = global_process_set
         self._predivide_factor = float(predivide_factor)
         self._has_checked = not isinstance(compression, ScaleComOptions)
 
     def reduce(self, gradients, variables):
         """The reduced gradients. None stays None: it is None on all ranks."""
-        names = _names_of(variables)
+        names = names_of(variables)
         if not self._has_checked:
             self._compression.check_patterns(names)
             self._has_checked = True
         places = [place for place, gradient in enumerate(gradients) if gradient is not None]
         reduced = backend.reduce([gradients[place] for place in places],
-                                 [names[place] for place in places], self._op,
+                                 [names[place] for place in places], self.op,
                                  1.0 / self._predivide_factor, self._predivide_factor,
                                  self._compression)
         gradients = list(gradients)
@@ -33,17 +36,11 @@ class _Reducer:
         return gradients
 
 
-def _names_of(variables):
-    """The variables' paths; what is there twice gets its place too."""
-    names = {}
-    for place, variable in enumerate(variables):
-        path = variable.path
-        names[f"{path}.{place}" if path in names else path] = None
-    return list(names)
-
-
 class _Mixin(NotInsideLossScale):
     """Overrides of an optimizer whose class it is mixed into."""
+
+    def forget_step(self):
+        """Gives up a step half-way, whose session is over."""
 
     def apply(self, grads, trainable_variables=None):
         """As the optimizer's, with gradients that are reduced over all ranks."""

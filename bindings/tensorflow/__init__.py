@@ -14,6 +14,7 @@ from scalecom.exceptions import (HorovodInternalError, HorovodVersionMismatchErr
                                  HostsUpdatedInterrupt)
 from scalecom.process_sets import (ProcessSet, add_process_set, global_process_set,
                                    remove_process_set)
+from scalecom.tensorflow import elastic
 from scalecom.tensorflow.compression import Compression
 from scalecom.tensorflow.functions import (allgather_object, broadcast_object, broadcast_object_fn,
                                            broadcast_variables)
@@ -37,7 +38,7 @@ __all__ = [
     "add_process_set",
     "allgather", "allgather_object", "allreduce", "alltoall", "barrier", "broadcast", "broadcast_",
     "broadcast_object", "broadcast_object_fn", "broadcast_variables", "ccl_built", "cross_rank",
-    "cross_size", "cuda_built", "ddl_built", "global_process_set", "gloo_built", "gloo_enabled",
+    "cross_size", "cuda_built", "ddl_built", "elastic", "global_process_set", "gloo_built", "gloo_enabled",
     "grouped_allgather", "grouped_allreduce", "grouped_reducescatter", "info", "init",
     "is_homogeneous", "is_initialized", "join", "local_rank", "local_rank_op", "local_size",
     "local_size_op", "mpi_built", "mpi_enabled", "mpi_threads_supported", "nccl_built",

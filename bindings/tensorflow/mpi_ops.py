@@ -82,14 +82,14 @@ def reduce_slices(slices, names, op, factor, process_set):
     parts = operations.all_gather(
         [part for one in slices for part in (one.values, one.indices)], gather_names, process_set)
     if op == Average:
-        factor = factor / operations.size_of(process_set)
+        factor = factor / operations.size_when_run(process_set, tf.float64)
     return [tf.IndexedSlices(_scaled(values, factor), indices, dense_shape=one.dense_shape)
             for one, values, indices in zip(slices, parts[::2], parts[1::2])]
 
 
 def _scaled(values, factor):
     """Integers as in other reductions: in double precision, and what is behind the point cut off."""
-    if factor == 1.0:
+    if isinstance(factor, float) and factor == 1.0:
         return values
     if values.dtype.is_integer:
         return tf.cast(tf.cast(values, tf.float64) * factor, values.dtype)

@@ -223,6 +223,12 @@ def size_of(process_set):
     return basics.size() if process_set.process_set_id == 0 else process_set.size()
 
 
+def size_when_run(process_set, dtype):
+    """The same when the operation runs, as a scalar of `dtype`: right also where a graph outlives a change
+    of ranks."""
+    return tf.cast(fact(SIZE, process_set.process_set_id), dtype)
+
+
 def rank_in(process_set):
     """This rank's place in a process set, as a number."""
     return basics.rank() if process_set.process_set_id == 0 else process_set.rank()

@@ -48,6 +48,13 @@ class _Accumulation:
 
         tf.cond(self._count.assign_add(1) % self._passes == 0, end_step, lambda: False)
 
+    def forget(self):
+        """Begins anew."""
+        if self._count is not None:
+            self._count.assign(0)
+        for total in self._sums.values():
+            total.assign(tf.zeros_like(total))
+
 
 class _KerasMixin(NotInsideLossScale):
     """Overrides of a Keras optimizer whose class it is mixed into; see DistributedOptimizer."""
@@ -55,6 +62,11 @@ class _KerasMixin(NotInsideLossScale):
     def register_local_var(self, var):
         """The gradient of this variable stays this rank's own."""
         self._scalecom.register_local_var(var)
+
+    def forget_step(self):
+        """Gives up what was accumulated for a step half-way."""
+        if self._scalecom_accumulation is not None:
+            self._scalecom_accumulation.forget()
 
     def apply(self, grads, trainable_variables=None):
         """As the optimizer's, with gradients that are reduced over all ranks."""

@@ -8,6 +8,7 @@ from scalecom.tensorflow import mpi_ops, operations
 from scalecom.tensorflow.compression import check_compression
 from scalecom.tensorflow.mpi_ops import Average, Sum
 from scalecom.tensorflow.operations import describe_reduction
+from scalecom.variables import names_of
 
 
 def key_of(variable):
@@ -16,21 +17,6 @@ def key_of(variable):
     if inner is not None and not callable(inner):
         variable = inner
     return variable.ref() if hasattr(variable, "ref") else id(variable)
-
-
-def names_of(variables):
-    """A name for each: the path of a Keras variable, the name of a tf.Variable; else its place. What
-    is there twice gets its place too."""
-    names, seen = [], set()
-    for place, variable in enumerate(variables):
-        name = getattr(variable, "path", None)
-        if name is None and isinstance(variable, tf.Variable):
-            name = variable.name.partition(":")[0]
-        name = str(place) if name is None else name
-        name = f"{name}.{place}" if name in seen else name
-        seen.add(name)
-        names.append(name)
-    return names
 
 
 def reduce_all(gradients, names, op, prescale_factor, postscale_factor, compression,
@@ -73,9 +59,9 @@ class Reducer:
         self._check_groups(num_groups if groups is None else groups)
         self._compression = compression
         self._sparse_as_dense = sparse_as_dense
-        self._op = op
+        self.op = op
         self._predivide_factor = float(gradient_predivide_factor)
-        self._process_set = process_set
+        self.process_set = process_set
         self._scale_local_gradients = scale_local_gradients
         self._local = set()
 
@@ -114,9 +100,9 @@ class Reducer:
             places.append(place)
         # An average cancels the factors, which only dense gradients see.
         reduced = reduce_all([gradients[place] for place in places],
-                             [names[place] for place in places], self._op,
+                             [names[place] for place in places], self.op,
                              1.0 / self._predivide_factor, self._predivide_factor,
-                             self._compression, self._process_set)
+                             self._compression, self.process_set)
         for place, one in zip(places, reduced):
             gradients[place] = one
         return gradients
@@ -125,7 +111,7 @@ class Reducer:
         """As an average over the ranks has it, of which one alone has this variable."""
         if not self._scale_local_gradients:
             return gradient
-        size = operations.size_of(self._process_set)
+        size = operations.size_when_run(self.process_set, gradient.dtype)
         if isinstance(gradient, tf.IndexedSlices):
             return tf.IndexedSlices(gradient.values / size, gradient.indices, gradient.dense_shape)
         return gradient / size

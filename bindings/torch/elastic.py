@@ -1,7 +1,6 @@
 """Elastic training with PyTorch: ``hvd.elastic``."""
 
 import copy
-import logging
 import math
 import random
 
@@ -10,7 +9,8 @@ import torch
 from scalecom import basics
 from scalecom.elastic import ObjectState, run
 from scalecom.process_sets import global_process_set
-from scalecom.torch import mpi_ops, state as residuals
+from scalecom.residuals import KeptResiduals
+from scalecom.torch import mpi_ops, state
 from scalecom.torch.functions import (allgather_object, broadcast_object,
                                       broadcast_optimizer_state, broadcast_parameters)
 
@@ -109,6 +109,7 @@ class _OptimizerKeeper(_ModelKeeper):
             raise ValueError(f"the optimizer is of {settings.process_set}; a TorchState keeps none of "
                              "a process set, which ends with a change of ranks: leave it out of the "
                              "state, and make it anew in a reset callback")
+        self._kept = KeptResiduals(state.residuals, broadcast_object, allgather_object)
         super().__init__(value)
 
     def _names(self):
@@ -117,8 +118,9 @@ class _OptimizerKeeper(_ModelKeeper):
 
     def save(self):
         saved = self.value.state_dict()
-        self._residuals = saved.pop("scalecom", None)
-        self._size = basics.size()
+        residuals = saved.pop("scalecom", None)
+        if residuals is not None:
+            self._kept.save(residuals)
         self._saved = copy.deepcopy(saved)
 
     def restore(self):
@@ -126,37 +128,10 @@ class _OptimizerKeeper(_ModelKeeper):
 
     def sync(self):
         broadcast_optimizer_state(self.value, root_rank=0)
-        if self._residuals is not None:
-            self._sync_residuals()
+        names = self._names()
+        if names and self.value._scalecom.op != mpi_ops.Adasum:
+            self._kept.sync(names, self.value._scalecom.op == mpi_ops.Average)
         self.save()
-
-    def _sync_residuals(self):
-        """Takes up this rank's residuals where the session is new.
-
-        n former ranks owed the average the sum of m_r over n beta. In a job of N ranks the same is
-        owed by residuals m_r N / n; a sum is owed the sum of m_r over beta, whatever n is. Newcomers
-        have none. What lost ranks owed is lost with them.
-        """
-        has_session_its_own = bool(self._names() & set(residuals.compression_steps()))
-        facts = None
-        if basics.rank() == 0 and not has_session_its_own:
-            facts = {**self._residuals, "size": self._size, "residuals": {
-                name: tuple(value.shape) for name, value in self._residuals["residuals"].items()}}
-        facts = broadcast_object(facts, 0, "elastic.residuals")
-        if not facts or not facts["residuals"]:
-            return
-        # Of another commit than rank 0's they would be delivered twice, or not at all.
-        is_same = (self._residuals["steps"] == facts["steps"] and self._size == facts["size"])
-        kept = sum(allgather_object(is_same, "elastic.kept"))
-        if basics.rank() == 0 and kept < facts["size"]:
-            logging.getLogger("scalecom").warning(
-                "the residuals of %d of %d ranks are lost with them: what they had not delivered "
-                "yet", facts["size"] - kept, facts["size"])
-        is_average = self.value._scalecom.op == mpi_ops.Average
-        scale = basics.size() / facts["size"] if is_average else 1.0
-        own = {name: self._residuals["residuals"][name] * scale if is_same else torch.zeros(
-            shape, device="cpu") for name, shape in facts["residuals"].items()}
-        residuals.load_compression_state(own, facts["steps"], facts["betas"])
 
     def reset(self):
         if self._names():

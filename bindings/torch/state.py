@@ -1,82 +1,23 @@
-"""The residuals of this rank: training state that belongs into a checkpoint; and their health."""
-
-import ctypes
-import math
+"""The residuals of this rank as tensors: training state that belongs into a checkpoint."""
 
 import torch
 
-from scalecom import _library
-from scalecom._library import lib
+from scalecom.residuals import (Residuals, check_residuals, compression_betas, compression_stats,
+                                compression_steps)
 
-_PREFIX = "allreduce."
+__all__ = ["check_residuals", "compression_betas", "compression_state", "compression_stats",
+           "compression_steps", "fold_compression_states", "load_compression_state",
+           "load_model_state", "model_state"]
 
+residuals = Residuals(
+    zeros=lambda shape: torch.zeros(shape, dtype=torch.float32, device="cpu"),
+    to_host=lambda tensor: tensor.detach().to(device="cpu", dtype=torch.float32).contiguous(),
+    address_of=torch.Tensor.data_ptr)
 
-def residual_infos():
-    """{tensor name: {"shape", "step", "beta"}} of this rank."""
-    return {entry["name"].removeprefix(_PREFIX): entry
-            for entry in _library.read_json(lib.scalecom_residuals)}
-
-
-def compression_state():
-    """{tensor name: residual} of this rank: float32 tensors in the tensors' shapes."""
-    state = {}
-    for name, entry in residual_infos().items():
-        values = torch.empty(entry["shape"], dtype=torch.float32, device="cpu")
-        _library.check(lib.scalecom_residual_get(entry["name"].encode(), values.data_ptr(),
-                                                 values.numel()))
-        state[name] = values
-    return state
-
-
-def compression_steps():
-    """{tensor name: next step} of this rank; leader and warm-up follow from it."""
-    return {name: entry["step"] for name, entry in residual_infos().items()}
-
-
-def compression_betas():
-    """{tensor name: beta} of this rank: residual / beta is what it owes. 0 where it is not known."""
-    return {name: entry["beta"] for name, entry in residual_infos().items()}
-
-
-def compression_stats():
-    """{tensor name: figures} of the compressed tensors, each of its last sampled step.
-
-    A dictionary has step, elements, rate (chunk length), halvings (by the guard), sampled_chunks,
-    relative_error, mean_relative_error, residual_to_gradient, mean_residual_to_gradient (this
-    rank's, and the ranks' mean), hamming_distance, chunk_overlap and byte_true_rate; what they mean:
-    docs/algorithms.md. Empty until SCALECOM_HEALTH_STEPS steps are over. Any thread may call it, at
-    any time.
-    """
-    return {entry.pop("name").removeprefix(_PREFIX):
-            {name: math.inf if value is None else value for name, value in entry.items()}
-            for entry in _library.read_json(lib.scalecom_compression_stats)}
-
-
-def check_residuals(residuals, shapes):
-    """Raises ValueError unless every residual has the shape that `shapes` gives its name."""
-    for name, residual in residuals.items():
-        if shapes.get(name) != tuple(residual.shape):
-            raise ValueError(f"the saved residual of {name} has shape {tuple(residual.shape)}; "
-                             f"the parameter's is {shapes.get(name, 'unknown here')}: is this "
-                             "the checkpoint of another model?")
-
-
-def model_state(names):
-    """{"residuals", "steps", "betas"} of those names, for a checkpoint."""
-    parts = {"residuals": compression_state(), "steps": compression_steps(),
-             "betas": compression_betas()}
-    return {part: {name: value for name, value in of_all.items() if name in names}
-            for part, of_all in parts.items()}
-
-
-def load_model_state(saved, shapes):
-    """Makes residuals and steps of the names in `shapes` those of a model_state(): a name that it
-    lacks starts anew. Nothing is changed where check_residuals() refuses."""
-    check_residuals(saved["residuals"], shapes)
-    fresh = {name: torch.zeros(entry["shape"], device="cpu") for name, entry in residual_infos().items()
-             if name in shapes and name not in saved["residuals"]}
-    load_compression_state({**fresh, **saved["residuals"]},
-                           {**dict.fromkeys(fresh, 0), **saved["steps"]}, saved.get("betas"))
+compression_state = residuals.state
+load_compression_state = residuals.load
+model_state = residuals.model_state
+load_model_state = residuals.load_model_state
 
 
 def fold_compression_states(states):
@@ -108,21 +49,3 @@ def fold_compression_states(states):
         for name, value in saved["residuals"].items():
             mean[name] += value / len(states)
     return {**first, "residuals": {name: value.float() for name, value in mean.items()}}
-
-
-def load_compression_state(state, steps=None, betas=None):
-    """Replaces this rank's residuals by those of compression_state(); others keep theirs.
-
-    Call it on every rank, with no compressed tensor in flight. `steps`: compression_steps() of the
-    same moment; where a name is missing, its step count goes on, from 0 for a new name. The ranks'
-    counts must agree. `betas`: compression_betas() of the same moment; where a name is missing, the
-    beta that it goes on with is taken for that of its residual.
-    """
-    current = compression_steps()
-    for name, residual in state.items():
-        values = residual.detach().to(device="cpu", dtype=torch.float32).contiguous()
-        shape = (ctypes.c_int64 * values.dim())(*values.shape)
-        step = (steps or {}).get(name, current.get(name, 0))
-        _library.check(lib.scalecom_residual_restore(
-            (_PREFIX + name).encode(), shape, values.dim(), values.data_ptr(), step,
-            (betas or {}).get(name, 0.0)))

@@ -29,8 +29,9 @@ class ElasticJob:
         self.folder.mkdir()
         self._output = open(folder / "output", "w+")
         self._deadline = time.monotonic() + training.pop("limit", LIMIT_S)
+        script = training.pop("script", SCRIPT)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "scalecom.run", "--elastic", *options, sys.executable, SCRIPT,
+            [sys.executable, "-m", "scalecom.run", "--elastic", *options, sys.executable, script,
              self.folder, json.dumps(training)],
             env=rank_environment(env), stdout=self._output, stderr=self._output,
             stdin=subprocess.DEVNULL)

@@ -86,6 +86,11 @@ def test_horovods_names_are_served(tmp_path):
               "from horovod.keras.callbacks import MetricAverageCallback\n"
               "from horovod.tensorflow.keras.callbacks import BroadcastGlobalVariablesCallback\n"
               "assert named.callbacks.MetricAverageCallback is MetricAverageCallback\n"
+              "import horovod.tensorflow.elastic, horovod.tensorflow.keras.elastic\n"
+              "from horovod.keras.elastic import CommitStateCallback, KerasState\n"
+              "assert named.elastic.KerasState is KerasState\n"
+              "value = tf.Variable(1.0); state = hvd.elastic.TensorFlowState([value], step=0)\n"
+              "value.assign(2.0); state.restore(); assert value.numpy() == 1.0 and state.step == 0\n"
               "assert named.DistributedOptimizer is horovod.keras.DistributedOptimizer\n"
               "try: hvd.broadcast_global_variables(0)\n"
               "except NotImplementedError as error: print('said', error)\n")

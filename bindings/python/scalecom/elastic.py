@@ -88,21 +88,29 @@ class ObjectState(State):
         ObjectState.restore(self)
 
 
-def _is_recoverable(error):
-    """Whether another meeting of the ranks may help; else the program has to see the error."""
+def find_failure(error):
+    """The HorovodInternalError that an error stands for; None for the program's own errors."""
     if isinstance(error, HorovodInternalError):
-        return error.code != _library.MISMATCH
+        return error
     # As DistributedDataParallel passes on what its hook raises.
-    return basics.is_initialized() and _library.lib.scalecom_session_status() != _library.OK
+    if isinstance(error, RuntimeError) and basics.is_initialized() and (
+            status := _library.lib.scalecom_session_status()) != _library.OK:
+        failure = HorovodInternalError(str(error))
+        failure.code = status
+        return failure
+    return None
 
 
-def _check_recoverable(error, driver):
-    if not _is_recoverable(error):
-        if driver is not None and isinstance(error, HorovodInternalError):
+def _check_recoverable(error, failure, driver):
+    """Raises the error unless another meeting of the ranks may help."""
+    if failure is None:
+        raise error
+    if failure.code == _library.MISMATCH:
+        if driver is not None:
             driver.tell_mismatch(str(error))
         raise error
     if driver is None and _library.RANK_LOST in (
-            getattr(error, "code", None), _library.lib.scalecom_session_status()):
+            failure.code, _library.lib.scalecom_session_status()):
         lost = HorovodInternalError(f"{error}; a job that scalecomrun --elastic starts goes on "
                                     "without a lost rank")
         lost.code = _library.RANK_LOST
@@ -129,7 +137,7 @@ def _sync(state):
         driver.tell_state()
 
 
-def run(func):
+def run(func, find_failure=find_failure):
     """Decorates func(state, ...): calls it again, from the last commit, after each loss of a rank.
 
     Before each call state.sync() gives all ranks the state of rank 0, which has been there longest.
@@ -137,7 +145,8 @@ def run(func):
     HostsUpdatedInterrupt, as commit() does, it is kept; then the session is shut down and the ranks
     that are there meet anew. Ranks that disagree (shape, dtype, op...) are an error of the program:
     it is raised. So is a lost rank where no driver (scalecomrun --elastic) started this process, and
-    HorovodInternalError for more than 10 resets without a commit between them.
+    HorovodInternalError for more than 10 resets without a commit between them. find_failure: for
+    adapters whose operations raise other errors.
     """
 
     @functools.wraps(func)
@@ -154,8 +163,8 @@ def run(func):
                 return func(state, *args, **kwargs)
             except HostsUpdatedInterrupt:
                 _keep(state)
-            except RuntimeError as error:
-                _check_recoverable(error, worker.find_driver())
+            except Exception as error:
+                _check_recoverable(error, find_failure(error), worker.find_driver())
                 reason = error
                 state.restore()
             idle_resets = idle_resets + 1 if state._commits == commits else 0

@@ -8,4 +8,4 @@ if _keras.backend.backend() != "tensorflow":
 
 from scalecom.keras import *  # noqa: E402, F401, F403
 from scalecom.keras import __all__  # noqa: E402, F401
-from scalecom.tensorflow.keras import callbacks  # noqa: E402, F401
+from scalecom.tensorflow.keras import callbacks, elastic  # noqa: E402, F401

@@ -2,4 +2,4 @@
 
 from scalecom.keras import *  # noqa: F401, F403
 
-from horovod.keras import callbacks  # noqa: E402, F401
+from horovod.keras import callbacks, elastic  # noqa: E402, F401

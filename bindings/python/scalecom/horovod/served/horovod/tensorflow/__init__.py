@@ -12,4 +12,4 @@ for _name, _remedy in _REMEDIES.items():
     globals().setdefault(_name, _missing(f"hvd.{_name}", _remedy))
 
 # Horovod's submodules take their names from here.
-from horovod.tensorflow import compression, functions, mpi_ops, util  # noqa: E402, F401
+from horovod.tensorflow import compression, elastic, functions, mpi_ops, util  # noqa: E402, F401

@@ -2,4 +2,4 @@
 
 from scalecom.tensorflow.keras import *  # noqa: F401, F403
 
-from horovod.tensorflow.keras import callbacks  # noqa: E402, F401
+from horovod.tensorflow.keras import callbacks, elastic  # noqa: E402, F401

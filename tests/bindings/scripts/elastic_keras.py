@@ -1,0 +1,80 @@
+"""Trains a line elastically by model.fit() and writes down each step: elastic_keras.py FOLDER JSON
+
+Every rank has the whole data in each batch, so that the loss of a step does not depend on the number of
+ranks. KERAS_BACKEND names the back end.
+"""
+
+import json
+import os
+import pathlib
+import sys
+import time
+
+import numpy
+
+BATCHES = 5  # In an epoch.
+SAMPLES = 64
+MOMENTUM = 0.5
+
+
+def data(width):
+    """(inputs, targets, learning rate)"""
+    inputs = numpy.random.default_rng(1).normal(size=(SAMPLES, width)).astype("float32")
+    return inputs, inputs @ numpy.arange(width, dtype="float32"), 0.02 / width
+
+
+def main():
+    import keras
+
+    import scalecom.keras as hvd
+    from scalecom.variables import residuals
+
+    folder, options = sys.argv[1], json.loads(sys.argv[2])
+    hvd.init()
+    file = open(pathlib.Path(folder, f"{os.getpid()}.log"), "a", buffering=1)
+
+    def write(**facts):
+        file.write(json.dumps({"pid": os.getpid(), "time": time.monotonic(), "rank": hvd.rank(),
+                               "size": hvd.size(), **facts}) + "\n")
+
+    def residual_sum():
+        return sum(float(one.sum()) for one in residuals.state().values())
+
+    class Journal(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            total = (batch + 1) * logs["loss"]  # Keras tells the mean since the epoch began.
+            loss = total - (self._total if batch > 0 else 0.0)
+            self._total = total
+            write(step=state.step, loss=loss, residual=residual_sum())
+            state.step += 1
+            time.sleep(options["pause"])
+
+    inputs, targets, rate = data(options["width"])
+    begin = float(hvd.rank())  # sync() has to mend it.
+    model = keras.Sequential([keras.Input((options["width"],)), keras.layers.Dense(
+        1, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant(begin), name="line")],
+        name="net")
+    compression = hvd.Compression.scalecom(
+        rate=4, mode="cyclic") if options["compresses"] else hvd.Compression.none
+    model.compile(loss="mse", jit_compile=False, optimizer=hvd.DistributedOptimizer(
+        keras.optimizers.SGD(rate, momentum=MOMENTUM), compression=compression))
+    state = hvd.elastic.KerasState(model, step=0, epoch=0, batch=0)
+    state.register_reset_callbacks([lambda: write(reset=state.step)])
+    callbacks = [Journal(), hvd.elastic.UpdateBatchStateCallback(state),
+                 hvd.elastic.UpdateEpochStateCallback(state), hvd.elastic.CommitStateCallback(state)]
+
+    @hvd.elastic.run
+    def train(state):
+        write(begins=state.step, residual=residual_sum(), batch=state.batch)
+        while state.step < options["steps"]:
+            left = BATCHES - state.step % BATCHES
+            state.model.fit(numpy.tile(inputs, (left, 1)), numpy.tile(targets, left), shuffle=False,
+                            batch_size=SAMPLES, verbose=0, callbacks=callbacks)
+
+    train(state)
+    write(ended=state.step, epoch=state.epoch,
+          weights=[float(weight.numpy().sum()) for weight in model.weights])
+
+
+if __name__ == "__main__":
+    main()
