@@ -18,19 +18,23 @@ from scalecom.basics import (ccl_built, cross_rank, cross_size, cuda_built, ddl_
 from scalecom.exceptions import (HorovodInternalError, HorovodVersionMismatchError,
                                  HostsUpdatedInterrupt)
 from scalecom.jax.collectives import (Adasum, Average, Max, Min, Product, Sum, allgather, allreduce,
-                                      barrier, broadcast, broadcast_parameters,
-                                      grouped_allreduce)
+                                      alltoall, barrier, broadcast, broadcast_parameters,
+                                      grouped_allgather, grouped_allreduce, grouped_reducescatter,
+                                      reducescatter)
 from scalecom.jax.compression import Compression
 from scalecom.jax.optimizer import DistributedOptimizer, distributed
-from scalecom.process_sets import join
+from scalecom.process_sets import (ProcessSet, add_process_set, global_process_set, join,
+                                   remove_process_set)
 
 __all__ = [
     "Adasum", "Average", "Compression", "DistributedOptimizer", "HorovodInternalError",
-    "HorovodVersionMismatchError", "HostsUpdatedInterrupt", "Max", "Min", "Product", "Sum",
-    "allgather", "allgather_object", "allreduce", "barrier", "broadcast", "broadcast_object",
-    "broadcast_parameters", "ccl_built", "cross_rank", "cross_size", "cuda_built", "ddl_built",
-    "distributed", "gloo_built", "gloo_enabled", "grouped_allreduce", "info", "init",
-    "is_homogeneous", "is_initialized", "join", "local_rank", "local_size", "mpi_built", "mpi_enabled",
-    "mpi_threads_supported", "nccl_built", "rank", "rocm_built", "shutdown", "size",
-    "start_timeline", "stats", "stop_timeline",
+    "HorovodVersionMismatchError", "HostsUpdatedInterrupt", "Max", "Min", "ProcessSet", "Product",
+    "Sum", "add_process_set", "allgather", "allgather_object", "allreduce", "alltoall", "barrier",
+    "broadcast", "broadcast_object", "broadcast_parameters", "ccl_built", "cross_rank",
+    "cross_size", "cuda_built", "ddl_built", "distributed", "global_process_set", "gloo_built",
+    "gloo_enabled", "grouped_allgather", "grouped_allreduce", "grouped_reducescatter", "info",
+    "init", "is_homogeneous", "is_initialized", "join", "local_rank", "local_size", "mpi_built",
+    "mpi_enabled", "mpi_threads_supported", "nccl_built", "rank", "reducescatter",
+    "remove_process_set", "rocm_built", "shutdown", "size", "start_timeline", "stats",
+    "stop_timeline",
 ]

@@ -7,20 +7,25 @@ wrong between ranks raises jax.errors.JaxRuntimeError where the result is waited
 A name identifies a tensor across ranks. Inside jit it is fixed when the function is traced: without one,
 calls are numbered in the order in which they are traced, so each call of the compiled function
 uses the same names. Outside, calls without a name are matched by their order.
+
+process_set: the ranks that take part and whose number an average divides by; all by default. A root
+is a rank of the job in each of them. Inside jit it is fixed when the function is traced.
+
+All of them have derivatives, see scalecom.jax.gradients.
 """
 
-import functools
-import typing
+import operator
 
 import jax
 import jax.numpy as jnp
 import numpy
 
-from scalecom import _library, arrays as host_arrays, basics, reductions, scalecom_options
-from scalecom.jax import primitives
-from scalecom.jax.compression import Compression, check_compression
-from scalecom.process_sets import count_call, global_process_set
+from scalecom import arrays as host_arrays, reductions, scalecom_options
+from scalecom.jax import gradients, primitives  # noqa: F401 (registers the derivatives)
+from scalecom.jax.compression import Compression, ScaleComCompressor, check_compression
+from scalecom.process_sets import count_call, current, used
 from scalecom.reductions import Adasum, Average, Max, Min, Product, Sum
+
 
 def choose_op(average, op):
     op = reductions.choose_op(average, op)
@@ -29,11 +34,16 @@ def choose_op(average, op):
     return op
 
 
-def _full_name(kind, name, arrays):
+def _checked_set(process_set):
+    with used(process_set):
+        return current()
+
+
+def _full_name(process_set, kind, name, arrays):
     if name is None:
         # One at a time is in flight: outside of jit one name serves all, and is compiled once.
         is_traced = any(isinstance(array, jax.core.Tracer) for array in arrays)
-        number = count_call(global_process_set, kind) if is_traced else "now"
+        number = count_call(process_set, kind) if is_traced else "now"
         return f"{kind}.noname.{number}"
     if "\0" in str(name):
         raise ValueError(f"name is {name!r}; a name cannot hold a zero byte")
@@ -41,7 +51,7 @@ def _full_name(kind, name, arrays):
 
 
 def _member_names(full, count):
-    return tuple(f"{full}.{place}" for place in range(count))
+    return [f"{full}.{place}" for place in range(count)]
 
 
 def _array(tensor):
@@ -52,70 +62,42 @@ def _array(tensor):
     return array
 
 
-_DTYPES = [jnp.dtype(kind) for kind in (
+_DTYPES = {jnp.dtype(kind): None for kind in (
     jnp.uint8, jnp.int8, jnp.int16, jnp.int32, jnp.int64, jnp.float16, jnp.float32, jnp.float64,
-    jnp.bool_, jnp.bfloat16)]
+    jnp.bool_, jnp.bfloat16)}
 
 
-class Plan(typing.NamedTuple):
-    """How arrays are reduced, fixed when it is traced."""
-    names: tuple  # full ones
-    op: int
-    prescale: float
-    postscale: float
-    options: tuple  # of each array: C options, or None
+def _rows_of(tensor, verb):
+    array = _array(tensor)
+    if array.ndim == 0:
+        raise ValueError(f"a scalar cannot be {verb}; give it one dimension")
+    return array
 
 
-def _run_plan(plan, arrays):
-    """Reduces arrays of any shapes and dtypes: one submit for each kind of compression."""
-    kinds = list(dict.fromkeys(plan.options))
-    reductions = {}
-    for kind in kinds:
-        reductions[kind] = _library.Reduction(plan.op, plan.prescale, plan.postscale)
-        if kind is not None:
-            reductions[kind].compression = kind
-    order = sorted(range(len(arrays)), key=lambda place: kinds.index(plan.options[place]))
-    reduced = primitives.all_reduce([arrays[place] for place in order],
-                                    [plan.names[place].encode() for place in order],
-                                    [reductions[plan.options[place]] for place in order])
-    return tuple(array for _, array in sorted(zip(order, reduced), key=lambda pair: pair[0]))
+def _leaves(tensors, make, process_set, kind, name):
+    """Of a pytree: the arrays that make() makes of its leaves, their full names, and its structure."""
+    leaves, structure = jax.tree_util.tree_flatten(tensors)
+    arrays = list(map(make, leaves))
+    names = _member_names(_full_name(process_set, kind, name, arrays), len(arrays))
+    return arrays, names, structure
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _reduce(plan, arrays):
-    return _run_plan(plan, arrays)
-
-
-def _reduce_forward(plan, arrays):
-    return _run_plan(plan, arrays), None
-
-
-def _reduce_backward(plan, _, gradients):
-    """The gradient of a sum, an average or an Adasum is the same reduction of the gradients."""
-    if plan.op not in (Average, Sum, Adasum):
-        raise NotImplementedError("an allreduce is differentiable for Average, Sum and Adasum only")
-    gradients = list(gradients)
-    # Those of integers have no values.
-    places = [place for place, gradient in enumerate(gradients) if gradient.dtype in _DTYPES]
-    if places:
-        reduced = _run_plan(Plan(tuple(f"{plan.names[place]}.gradient" for place in places), plan.op,
-                                 plan.prescale, plan.postscale, (None,) * len(places)),
-                            [gradients[place] for place in places])
-        for place, gradient in zip(places, reduced):
-            gradients[place] = gradient
-    return (tuple(gradients),)
-
-
-_reduce.defvjp(_reduce_forward, _reduce_backward)
-
-
-def reduce_all(arrays, names, op, prescale_factor, postscale_factor, compression, options):
-    """The reduced arrays, in their order. names: full ones. options: C options of each."""
+def reduce_all(arrays, names, op, prescale_factor, postscale_factor, compression, options,
+               process_set=None):
+    """The reduced arrays, in their order: one submit for each kind of compression. names: full ones.
+    options: C options of each."""
     if not arrays:
         return ()
+    process_set = _checked_set(process_set)
     wires, contexts = zip(*map(compression.compress, arrays))
-    plan = Plan(tuple(names), op, float(prescale_factor), float(postscale_factor), tuple(options))
-    return tuple(map(compression.decompress, _reduce(plan, wires), contexts))
+    kinds = list(dict.fromkeys(options))
+    order = sorted(range(len(arrays)), key=lambda place: kinds.index(options[place]))
+    reduced = primitives.all_reduce(
+        process_set, [names[place] for place in order], [wires[place] for place in order],
+        [primitives.Reduction(op, float(prescale_factor), float(postscale_factor), kind,
+                              options.count(kind)) for kind in kinds])
+    in_order = [wire for _, wire in sorted(zip(order, reduced), key=lambda pair: pair[0])]
+    return tuple(map(compression.decompress, in_order, contexts))
 
 
 def _options_of(compression, name):
@@ -124,109 +106,190 @@ def _options_of(compression, name):
 
 
 def allreduce(tensor, average=None, name=None, compression=Compression.none, op=None,
-              prescale_factor=1.0, postscale_factor=1.0):
+              prescale_factor=1.0, postscale_factor=1.0, process_set=None):
     """The reduction of `tensor` over all ranks. Differentiable for Average, Sum and Adasum.
 
     op: Average (default), Sum, Adasum (of floating-point arrays), Min, Max or Product. Each rank's values are multiplied by
     prescale_factor before, the result by postscale_factor. With Compression.scalecom(...) one call
     is one step of ScaleCom for the tensor of this name.
     """
+    process_set = _checked_set(process_set)
     array = _array(tensor)
-    return reduce_all([array], [_full_name("allreduce", name, [array])], choose_op(average, op),
-                      prescale_factor, postscale_factor, compression,
-                      [_options_of(compression, name)])[0]
+    return reduce_all([array], [_full_name(process_set, "allreduce", name, [array])],
+                      choose_op(average, op), prescale_factor, postscale_factor, compression,
+                      [_options_of(compression, name)], process_set)[0]
 
 
 def grouped_allreduce(tensors, average=None, name=None, compression=Compression.none, op=None,
-                      prescale_factor=1.0, postscale_factor=1.0):
+                      prescale_factor=1.0, postscale_factor=1.0, process_set=None):
     """The reductions of all arrays of a pytree, as a pytree of the same structure. Differentiable.
 
     The arguments are those of allreduce and hold for every array; shapes and dtypes may differ. It is
     one call of XLA and one submit, however many they are.
     """
-    leaves, structure = jax.tree_util.tree_flatten(tensors)
-    arrays = list(map(_array, leaves))
-    names = _member_names(_full_name("allreduce", name, arrays), len(arrays))
+    process_set = _checked_set(process_set)
+    arrays, names, structure = _leaves(tensors, _array, process_set, "allreduce", name)
     reduced = reduce_all(arrays, names, choose_op(average, op), prescale_factor, postscale_factor,
-                         compression, [_options_of(compression, name)] * len(arrays))
+                         compression, [_options_of(compression, name)] * len(arrays), process_set)
     return jax.tree_util.tree_unflatten(structure, reduced)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _gather(name, array):
-    (gathered,) = primitives.all_gather([array], [name.encode()], basics.size())
-    return gathered.reshape(-1, *array.shape[1:])
+def _gather(process_set, names, arrays):
+    # A dimension of its own: who gives another number of rows is found out.
+    ranks, place = process_set.size(), process_set.rank()
+    gathered = primitives.all_gather(process_set, names,
+                                     [array.reshape(1, *array.shape) for array in arrays],
+                                     [ranks] * len(arrays), [place] * len(arrays))
+    return [whole.reshape(ranks * array.shape[0], *array.shape[1:])
+            for whole, array in zip(gathered, arrays)]
 
 
-def _gather_forward(name, array):
-    return _gather(name, array), None
-
-
-def _gather_backward(name, _, gradient):
-    """This rank's part of the averaged gradients."""
-    (reduced,) = _average([gradient], [f"{name}.gradient"])
-    rows = gradient.shape[0] // basics.size()
-    return (reduced[basics.rank() * rows:(basics.rank() + 1) * rows],)
-
-
-def _average(arrays, names):
-    return _run_plan(Plan(tuple(names), Average, 1.0, 1.0, (None,) * len(arrays)), arrays)
-
-
-_gather.defvjp(_gather_forward, _gather_backward)
-
-
-def allgather(tensor, name=None):
+def allgather(tensor, name=None, process_set=None):
     """The ranks' arrays, concatenated along the first dimension. Differentiable.
 
     All ranks give arrays of one shape: in JAX a result's shape is known before its values. Where they
     differ, every rank gets an error that names the shapes.
     """
-    array = _array(tensor)
-    if array.ndim == 0:
-        raise ValueError("a scalar cannot be gathered; give it one dimension")
-    return _gather(_full_name("allgather", name, [array]), array)
+    process_set = _checked_set(process_set)
+    array = _rows_of(tensor, "gathered")
+    return _gather(process_set, [_full_name(process_set, "allgather", name, [array])], [array])[0]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _send(names, root, arrays):
-    return tuple(primitives.broadcast(arrays, [name.encode() for name in names], root))
+def grouped_allgather(tensors, name=None, process_set=None):
+    """The allgather of each array of a pytree, as a pytree of the same structure. Differentiable."""
+    process_set = _checked_set(process_set)
+    arrays, names, structure = _leaves(tensors, lambda leaf: _rows_of(leaf, "gathered"), process_set,
+                                       "allgather", name)
+    gathered = _gather(process_set, names, arrays) if arrays else ()
+    return jax.tree_util.tree_unflatten(structure, gathered)
 
 
-def _send_forward(names, root, arrays):
-    return _send(names, root, arrays), None
+def _scatter(process_set, names, arrays, op, prescale_factor, postscale_factor, compression):
+    op = choose_op(None, op)
+    check_compression(compression)
+    if isinstance(compression, ScaleComCompressor):
+        raise ValueError("compression is Compression.scalecom; it works with allreduce only")
+    if not arrays:
+        return ()
+    wires, contexts = zip(*map(compression.compress, arrays))
+    reduction = primitives.Reduction(op, float(prescale_factor), float(postscale_factor), None,
+                                     len(wires))
+    parts = primitives.reduce_scatter(process_set, names, wires, reduction)
+    return list(map(compression.decompress, parts, contexts))
 
 
-def _send_backward(names, root, _, gradients):
-    """The averaged gradients on the root, zeros elsewhere."""
-    reduced = _average(gradients, [f"{name}.gradient" for name in names])
-    return (reduced if basics.rank() == root else tuple(map(jnp.zeros_like, reduced)),)
+def reducescatter(tensor, name=None, compression=Compression.none, op=Average, process_set=None,
+                  prescale_factor=1.0, postscale_factor=1.0):
+    """This rank's part of the reduction of `tensor` over all ranks. Differentiable for Average and Sum.
+
+    The first dimension is cut in rank order as evenly as can be; the first ranks get the rows that
+    are left over. op, prescale_factor and postscale_factor as in allreduce.
+    """
+    process_set = _checked_set(process_set)
+    array = _rows_of(tensor, "scattered")
+    return _scatter(process_set, [_full_name(process_set, "reducescatter", name, [array])], [array],
+                    op, prescale_factor, postscale_factor, compression)[0]
 
 
-_send.defvjp(_send_forward, _send_backward)
+def grouped_reducescatter(tensors, name=None, compression=Compression.none, op=Average,
+                          process_set=None, prescale_factor=1.0, postscale_factor=1.0):
+    """The reducescatter of each array of a pytree, as a pytree of the same structure. Differentiable."""
+    process_set = _checked_set(process_set)
+    arrays, names, structure = _leaves(tensors, lambda leaf: _rows_of(leaf, "scattered"),
+                                       process_set, "reducescatter", name)
+    return jax.tree_util.tree_unflatten(structure, _scatter(
+        process_set, names, arrays, op, prescale_factor, postscale_factor, compression))
 
 
-def broadcast(tensor, root_rank, name=None):
+def _row_numbers(argument, values, ranks, rows=None):
+    """Whole numbers, one for each rank, that add up to `rows`."""
+    if isinstance(values, jax.core.Tracer):
+        raise ValueError(f"{argument} is traced; inside jit it must be known when the function is "
+                         "traced: close over it, or make it a static argument")
+    try:
+        numbers = [operator.index(value) for value in values]
+    except TypeError:
+        numbers = None
+    if numbers is None or len(numbers) != ranks or min(numbers, default=0) < 0 or (
+            rows is not None and sum(numbers) != rows):
+        raise ValueError(f"{argument} is {values!r}; it must be {ranks} whole numbers, one for each "
+                         f"rank" + ("" if rows is None else f", that add up to {rows} rows"))
+    return numbers
+
+
+def _exchange_splits(process_set, full, splits):
+    jax.effects_barrier()  # What was dispatched before comes before it.
+    with used(process_set):
+        everyone = host_arrays.all_gather(f"{full}.splits", numpy.array([splits]))
+    return everyone[:, process_set.rank()].tolist()
+
+
+def alltoall(tensor, splits=None, name=None, process_set=None, received_splits=None):
+    """Gives splits[p] rows of `tensor` to rank p, and returns the rows that the ranks gave to this
+    one, in rank order. Differentiable.
+
+    splits: whole numbers, one for each rank, that add up to the first dimension; with them the
+    result is (rows, received_splits), where received_splits[p] rows, as int32, came from rank p. Without them
+    every rank gets as many rows, and the first dimension must be a multiple of the world size. Inside
+    jit, where the shape of the result is needed before its values, received_splits has to be given,
+    too; outside, ranks that leave it out ask each other, all or none of them.
+    """
+    process_set = _checked_set(process_set)
+    array = _rows_of(tensor, "exchanged")
+    ranks, rows = process_set.size(), array.shape[0]
+    full = _full_name(process_set, "alltoall", name, [array])
+    if splits is None:
+        if rows % ranks != 0 or received_splits is not None:
+            raise ValueError(f"splits is None; then the first dimension, {rows}, must be a multiple of "
+                             f"{ranks} ranks and received_splits is left out")
+        equal = [rows // ranks] * ranks
+        return primitives.all_to_all(process_set, full, array, equal, equal)
+    splits = _row_numbers("splits", splits, ranks, rows)
+    if received_splits is not None:
+        received = _row_numbers("received_splits", received_splits, ranks)
+    elif isinstance(array, jax.core.Tracer):
+        raise ValueError("received_splits is None; with splits it is needed inside jit and its like: how "
+                         "many rows each rank gives to this one")
+    else:
+        received = _exchange_splits(process_set, full, splits)
+    return (primitives.all_to_all(process_set, full, array, splits, received),
+            jnp.array(received, jnp.int32))
+
+
+def _root_of(process_set, root_rank):
+    """What the set calls that rank of the job."""
+    try:
+        return process_set.place_of(operator.index(root_rank))
+    except (TypeError, ValueError):
+        raise ValueError(f"root_rank is {root_rank!r}; allowed are {process_set.ranks}") from None
+
+
+def broadcast(tensor, root_rank, name=None, process_set=None):
     """The array of root_rank, on every rank. Differentiable."""
+    process_set = _checked_set(process_set)
     array = _array(tensor)
-    return _send((_full_name("broadcast", name, [array]),), host_arrays.checked_root(root_rank), (array,))[0]
+    return primitives.broadcast(process_set, [_full_name(process_set, "broadcast", name, [array])],
+                                [array], _root_of(process_set, root_rank))[0]
 
 
-def broadcast_parameters(params, root_rank=0):
+def broadcast_parameters(params, root_rank=0, process_set=None):
     """root_rank's values of all arrays of a pytree, as a pytree of the same structure; other leaves
     stay as they are. Its structure, shapes and dtypes are the same on every rank."""
+    process_set = _checked_set(process_set)
     leaves, structure = jax.tree_util.tree_flatten(params)
     places = [place for place, leaf in enumerate(leaves)
               if isinstance(leaf, (jax.Array, numpy.ndarray))]
-    arrays = tuple(_array(leaves[place]) for place in places)
+    arrays = [_array(leaves[place]) for place in places]
     if arrays:
-        names = _member_names(_full_name("broadcast", "parameters", arrays), len(arrays))
-        for place, array in zip(places, _send(names, host_arrays.checked_root(root_rank), arrays)):
+        names = _member_names("broadcast.parameters", len(arrays))
+        sent = primitives.broadcast(process_set, names, arrays, _root_of(process_set, root_rank))
+        for place, array in zip(places, sent):
             leaves[place] = array
     return jax.tree_util.tree_unflatten(structure, leaves)
 
 
-def barrier():
-    """Returns when every rank has called it, and what this thread has dispatched before is done."""
+def barrier(process_set=None):
+    """Returns when every rank of the set has called it, and what this thread has dispatched before is
+    done. Inside jit it is a step of the program: the collectives that follow wait for all ranks."""
+    primitives.barrier(_checked_set(process_set))
     jax.effects_barrier()
-    host_arrays.barrier()

@@ -18,7 +18,8 @@ def _name_of(path):
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
-def distributed(compression=Compression.none, op=Average, gradient_predivide_factor=1.0):
+def distributed(compression=Compression.none, op=Average, gradient_predivide_factor=1.0,
+                process_set=None):
     """An optax.GradientTransformation that reduces the gradients over all ranks, to be the first of
     optax.chain(). It works inside and outside of jax.jit.
 
@@ -26,6 +27,7 @@ def distributed(compression=Compression.none, op=Average, gradient_predivide_fac
     path in the pytree of the parameters, as "dense.kernel"; by it Compression.scalecom(rates=...)
     chooses, and residuals are kept by it in this process, not in the transformation's state. op: Average
     or Sum. gradient_predivide_factor: an average divides by it before the sum and by the rest after.
+    process_set: the ranks that reduce; all by default.
     """
     optax = _optax()
     check_compression(compression)
@@ -49,14 +51,15 @@ def distributed(compression=Compression.none, op=Average, gradient_predivide_fac
                    for name, gradient in zip(names, gradients)]
         reduced = reduce_all(gradients, [f"allreduce.{name}" for name in names], op,
                              1.0 / gradient_predivide_factor, gradient_predivide_factor,
-                             compression, options)
+                             compression, options, process_set)
         return jax.tree_util.tree_unflatten(structure, reduced), state
 
     return optax.GradientTransformation(init, update)
 
 
 def DistributedOptimizer(optimizer, compression=Compression.none, op=Average,
-                         gradient_predivide_factor=1.0):
+                         gradient_predivide_factor=1.0, process_set=None):
     """`optimizer`, of optax, on gradients that are reduced over all ranks before each update; see
     distributed()."""
-    return _optax().chain(distributed(compression, op, gradient_predivide_factor), optimizer)
+    return _optax().chain(distributed(compression, op, gradient_predivide_factor, process_set),
+                          optimizer)

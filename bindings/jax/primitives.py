@@ -9,6 +9,7 @@ in the order in which Python met them.
 
 import ctypes
 import functools
+import typing
 
 import jax
 import numpy
@@ -18,7 +19,8 @@ from jax.interpreters import batching, mlir
 
 from scalecom import _library
 
-_TARGETS = ("scalecom_jax_all_reduce", "scalecom_jax_all_gather", "scalecom_jax_broadcast")
+_KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "barrier",
+          "identity")
 
 
 class _Communication(effects.Effect):
@@ -47,7 +49,8 @@ def _load():
     except OSError as error:
         raise ImportError(f"scalecom's library for JAX cannot be loaded: {error}. Install the package "
                           "again: pip install .") from error
-    for target in _TARGETS:
+    for kind in _KINDS:
+        target = f"scalecom_jax_{kind}"
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)),
                                     platform="cpu")
     return library
@@ -56,20 +59,49 @@ def _load():
 _handlers = _load()
 
 
-def _attribute(value):
-    """As the handlers take it: bytes, or whole numbers."""
-    return numpy.frombuffer(value, numpy.uint8) if isinstance(value, bytes) else numpy.array(
-        value, numpy.int64)
+class Reduction(typing.NamedTuple):
+    """How the next `count` arrays of a call are reduced, as one group. options: of C, or None."""
+    op: int
+    prescale: float
+    postscale: float
+    options: object
+    count: int
+
+    def to_bytes(self):
+        reduction = _library.Reduction(self.op, self.prescale, self.postscale)
+        if self.options is not None:
+            reduction.compression = self.options
+        return bytes(reduction)
 
 
-def _lowering(target):
-    def lower(context, *operands, results, **attributes):
+def _join(texts):
+    return numpy.frombuffer(b"".join(texts), numpy.uint8)
+
+
+def _numbers(values):
+    return numpy.array(values, numpy.int64)
+
+
+def _attributes(process_set, names=(), reductions=None, **numbers):
+    """What a handler reads: bytes, and whole numbers."""
+    attributes = {name: _numbers(value) for name, value in numbers.items()}
+    attributes["process_set"] = _numbers([process_set.process_set_id])
+    if names:
+        attributes["names"] = _join(name.encode() + b"\0" for name in names)
+    if reductions is not None:
+        attributes["reductions"] = _join(reduction.to_bytes() for reduction in reductions)
+        attributes["counts"] = _numbers([reduction.count for reduction in reductions])
+    return attributes
+
+
+def _lowering(kind):
+    def lower(context, *operands, results, begins=(), **parameters):
+        del begins  # Of the gradient only.
         token = context.tokens_in.get(_communication)
         with_token = context.replace(avals_in=[jax.core.abstract_token, *context.avals_in],
                                      avals_out=[jax.core.abstract_token, *context.avals_out])
-        call = jax.ffi.ffi_lowering(target, has_side_effect=True)
-        token, *arrays = call(with_token, token, *operands,
-                              **{name: _attribute(value) for name, value in attributes.items()})
+        call = jax.ffi.ffi_lowering(f"scalecom_jax_{kind}", has_side_effect=True)
+        token, *arrays = call(with_token, token, *operands, **_attributes(**parameters))
         context.set_tokens_out(context.tokens_in.update_tokens(
             mlir.TokenSet({_communication: token})))
         return arrays
@@ -86,8 +118,8 @@ def _refuse_platform(name, platform):
     return refuse
 
 
-def _make_primitive(name):
-    primitive = Primitive(f"scalecom_{name}")
+def _make_primitive(kind):
+    primitive = Primitive(f"scalecom_{kind}")
     primitive.multiple_results = True
 
     @primitive.def_effectful_abstract_eval
@@ -103,50 +135,77 @@ def _make_primitive(name):
         return bind(*arrays, parameters=tuple(parameters.items()))
 
     def refuse_batch(*_, **__):
-        raise NotImplementedError(f"{name} cannot be mapped by jax.vmap: how often a rank calls it would "
+        raise NotImplementedError(f"{kind} cannot be mapped by jax.vmap: how often a rank calls it would "
                                   "depend on a shape; call it outside, on the whole batch")
 
     batching.primitive_batchers[primitive] = refuse_batch
-    mlir.register_lowering(primitive, _lowering(f"scalecom_jax_{name}"), platform="cpu")
+    mlir.register_lowering(primitive, _lowering(kind), platform="cpu")
     for platform in ("cuda", "rocm", "tpu"):
-        mlir.register_lowering(primitive, _refuse_platform(name, platform), platform=platform)
+        mlir.register_lowering(primitive, _refuse_platform(kind, platform), platform=platform)
     return primitive
 
 
-_all_reduce = _make_primitive("all_reduce")
-_all_gather = _make_primitive("all_gather")
-_broadcast = _make_primitive("broadcast")
-
-
-def _join(names):
-    return b"".join(name + b"\0" for name in names)
+# Parameters of all of them: process_set; names, full ones of the arrays; results, their shapes and
+# dtypes.
+all_reduce_p, all_gather_p, reduce_scatter_p, all_to_all_p, broadcast_p, barrier_p, identity_p = map(
+    _make_primitive, _KINDS)
 
 
 def _same(arrays):
     return tuple((array.shape, array.dtype) for array in arrays)
 
 
-def all_reduce(arrays, names, reductions):
-    """The reduced arrays. names: full ones. reductions: a _library.Reduction for each; those in turn
-    that are one object are submitted as one group."""
-    groups, counts = [], []
-    for reduction in reductions:
-        if groups and groups[-1] is reduction:
-            counts[-1] += 1
-        else:
-            groups.append(reduction)
-            counts.append(1)
-    return _all_reduce.bind(*arrays, results=_same(arrays), names=_join(names),
-                            reductions=b"".join(map(bytes, groups)), counts=tuple(counts))
+def all_reduce(process_set, names, arrays, reductions):
+    """The reduced arrays. reductions: a Reduction for those in turn that are one group."""
+    return all_reduce_p.bind(*arrays, process_set=process_set, names=tuple(names),
+                             results=_same(arrays), reductions=tuple(reductions))
 
 
-def all_gather(arrays, names, ranks):
-    """Of each array [...] the ranks' ones, [ranks, ...]: they have one shape."""
-    rows = [array.reshape(1, *array.shape) for array in arrays]
-    return _all_gather.bind(*rows, names=_join(names), results=tuple(
-        ((ranks, *row.shape[1:]), row.dtype) for row in rows))
+def all_gather(process_set, names, arrays, rows, begins):
+    """The ranks' arrays, concatenated. rows: of each result. begins: the row of it where this rank's
+    array begins."""
+    return all_gather_p.bind(*arrays, process_set=process_set, names=tuple(names), results=tuple(
+        ((count, *array.shape[1:]), array.dtype) for count, array in zip(rows, arrays)),
+        begins=tuple(begins))
 
 
-def broadcast(arrays, names, root):
-    """root's arrays."""
-    return _broadcast.bind(*arrays, results=_same(arrays), names=_join(names), root=(root,))
+def cut(rows, process_set):
+    """(begin, end) of this rank's part of so many rows, as a reduce-scatter cuts them."""
+    share, left_over = divmod(rows, process_set.size())
+    place = process_set.rank()
+    begin = place * share + min(place, left_over)
+    return begin, begin + share + (place < left_over)
+
+
+def reduce_scatter(process_set, names, arrays, reduction):
+    """This rank's parts of the reduced arrays. reduction: a Reduction, of all of them."""
+    results = []
+    for array in arrays:
+        begin, end = cut(array.shape[0], process_set)
+        results.append(((end - begin, *array.shape[1:]), array.dtype))
+    return reduce_scatter_p.bind(*arrays, process_set=process_set, names=tuple(names),
+                                 results=tuple(results), reductions=(reduction,))
+
+
+def all_to_all(process_set, name, array, splits, received_splits):
+    """What the ranks gave to this one, received_splits[p] rows from p, which gets splits[p] rows."""
+    (rows,) = all_to_all_p.bind(array, process_set=process_set, names=(name,),
+                                results=(((sum(received_splits), *array.shape[1:]), array.dtype),),
+                                splits=tuple(splits), received_splits=tuple(received_splits))
+    return rows
+
+
+def broadcast(process_set, names, arrays, root):
+    """The arrays of the rank at that place of the set."""
+    return broadcast_p.bind(*arrays, process_set=process_set, names=tuple(names),
+                            results=_same(arrays), root=(root,))
+
+
+def barrier(process_set):
+    """Nothing comes before every rank of the set has come here."""
+    barrier_p.bind(process_set=process_set, results=())
+
+
+def identity(process_set, arrays):
+    """The arrays: what a call costs in which no rank waits for another."""
+    return identity_p.bind(*arrays, process_set=process_set, results=_same(arrays))

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstring>
 #include <functional>
 #include <numeric>
@@ -45,6 +46,24 @@ std::vector<T> read_values(const Call& call, const std::string& name) {
   return values;
 }
 
+/// While it lives, this thread's calls of the C interface are of the process set of the call's
+/// attribute "process_set". Throws CallError where this rank is not in it.
+class UsedSet {
+ public:
+  explicit UsedSet(const Call& call)
+      : id_(static_cast<std::int32_t>(read_values<std::int64_t>(call, "process_set").at(0))) {
+    if (id_ != 0) check(scalecom_process_set_use(id_));
+  }
+  ~UsedSet() {
+    if (id_ != 0) scalecom_process_set_use(0);
+  }
+  UsedSet(const UsedSet&) = delete;
+  UsedSet& operator=(const UsedSet&) = delete;
+
+ private:
+  const std::int32_t id_;
+};
+
 std::int64_t elements_of(const scalecom_tensor& tensor) {
   return std::accumulate(tensor.shape, tensor.shape + tensor.dimensions, std::int64_t{1},
                          std::multiplies<>());
@@ -55,8 +74,16 @@ std::int64_t element_bytes(const scalecom_tensor& tensor) {
   return kBytes[tensor.dtype];
 }
 
+/// Nothing where XLA has given both one place.
+void copy_elements(const scalecom_tensor& from, const scalecom_tensor& to) {
+  if (to.data != from.data) {
+    std::memcpy(to.data, from.data, static_cast<std::size_t>(elements_of(to) * element_bytes(to)));
+  }
+}
+
 /// "reductions": those of the C interface, as bytes; "counts": of how many tensors in turn each is.
 void all_reduce(const Call& call) {
+  const UsedSet used(call);
   const Tensors tensors(call);
   const auto reductions = read_values<scalecom_reduction>(call, "reductions");
   const auto counts = read_values<std::int64_t>(call, "counts");
@@ -77,22 +104,15 @@ void all_reduce(const Call& call) {
   tickets.wait();
 }
 
-void all_gather(const Call& call) {
-  const Tensors tensors(call);
-  Tickets tickets;
+/// The results that the tickets have made, into those that XLA has room for.
+void copy_results(const Tickets& tickets, const Tensors& tensors) {
   for (std::size_t i = 0; i < tensors.size(); ++i) {
-    scalecom_ticket* ticket = nullptr;
-    check(scalecom_all_gather(tensors.names[i], &tensors.inputs[i], &ticket));
-    tickets.add(ticket);
-  }
-  tickets.wait();
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    scalecom_tensor gathered{};
-    check(scalecom_ticket_output(tickets.at(i), &gathered));
-    if (elements_of(gathered) != elements_of(tensors.outputs[i])) {
+    scalecom_tensor result{};
+    check(scalecom_ticket_output(tickets.at(i), &result));
+    if (elements_of(result) != elements_of(tensors.outputs[i])) {
       throw CallError(ErrorCode::failed_precondition,
                       std::string("tensor ") + tensors.names[i] + ": " +
-                          std::to_string(elements_of(gathered)) + " elements were gathered, " +
+                          std::to_string(elements_of(result)) + " elements came, " +
                           std::to_string(elements_of(tensors.outputs[i])) +
                           " were expected; was the function traced with another world size? "
                           "Call jax.clear_caches() after init()");
@@ -101,17 +121,76 @@ void all_gather(const Call& call) {
   }
 }
 
-/// "root": the rank whose arguments all get.
+void all_gather(const Call& call) {
+  const UsedSet used(call);
+  const Tensors tensors(call);
+  Tickets tickets;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    scalecom_ticket* ticket = nullptr;
+    check(scalecom_all_gather(tensors.names[i], &tensors.inputs[i], &ticket));
+    tickets.add(ticket);
+  }
+  tickets.wait();
+  copy_results(tickets, tensors);
+}
+
+/// "reductions": one, of all tensors.
+void reduce_scatter(const Call& call) {
+  const UsedSet used(call);
+  const Tensors tensors(call);
+  const scalecom_reduction reduction = read_values<scalecom_reduction>(call, "reductions").at(0);
+  Tickets tickets;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    scalecom_ticket* ticket = nullptr;
+    check(scalecom_reduce_scatter(tensors.names[i], &tensors.inputs[i], reduction.op,
+                                  reduction.prescale, reduction.postscale, &ticket));
+    tickets.add(ticket);
+  }
+  tickets.wait();
+  copy_results(tickets, tensors);
+}
+
+std::string to_text(const std::vector<std::int64_t>& numbers) {
+  std::string text;
+  for (const std::int64_t number : numbers) {
+    text += (text.empty() ? "" : ", ") + std::to_string(number);
+  }
+  return "[" + text + "]";
+}
+
+/// "splits": the rows for each rank; "received_splits": those that are to come from each.
+void all_to_all(const Call& call) {
+  const UsedSet used(call);
+  const Tensors tensors(call);
+  const auto splits = read_values<std::int64_t>(call, "splits");
+  const auto expected = read_values<std::int64_t>(call, "received_splits");
+  const auto ranks = static_cast<std::int32_t>(splits.size());
+  Tickets tickets;
+  scalecom_ticket* ticket = nullptr;
+  check(
+      scalecom_all_to_all(tensors.names.at(0), &tensors.inputs[0], splits.data(), ranks, &ticket));
+  tickets.add(ticket);
+  tickets.wait();
+  std::vector<std::int64_t> received(expected.size());
+  check(scalecom_ticket_received_splits(ticket, received.data(),
+                                        static_cast<std::int32_t>(received.size())));
+  if (received != expected) {
+    throw CallError(ErrorCode::invalid_argument,
+                    std::string("tensor ") + tensors.names[0] + ": received_splits is " +
+                        to_text(expected) + ", and the ranks gave " + to_text(received) + " rows");
+  }
+  copy_results(tickets, tensors);
+}
+
+/// "root": the place in the process set of the rank whose arguments all get.
 void broadcast(const Call& call) {
+  const UsedSet used(call);
   const Tensors tensors(call);
   const auto root = static_cast<std::int32_t>(read_values<std::int64_t>(call, "root").at(0));
   Tickets tickets;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const scalecom_tensor& output = tensors.outputs[i];
-    if (output.data != tensors.inputs[i].data) {
-      std::memcpy(output.data, tensors.inputs[i].data,
-                  static_cast<std::size_t>(elements_of(output) * element_bytes(output)));
-    }
+    copy_elements(tensors.inputs[i], output);
     scalecom_ticket* ticket = nullptr;
     check(scalecom_broadcast(tensors.names[i], &output, root, &ticket));
     tickets.add(ticket);
@@ -119,17 +198,36 @@ void broadcast(const Call& call) {
   tickets.wait();
 }
 
+void barrier(const Call& call) {
+  const UsedSet used(call);
+  Tickets tickets;
+  scalecom_ticket* ticket = nullptr;
+  check(scalecom_barrier(&ticket));
+  tickets.add(ticket);
+  tickets.wait();
+}
+
+/// What a call costs that does nothing: the results are the arguments.
+void identity(const Call& call) {
+  const auto inputs = read_tensors(call.arguments);
+  const auto outputs = read_tensors(call.results);
+  for (std::size_t i = 0; i < std::min(inputs.size(), outputs.size()); ++i) {
+    copy_elements(inputs[i], outputs[i]);
+  }
+}
+
 }  // namespace
 }  // namespace scalecom::xla
 
-extern "C" {
-SCALECOM_API scalecom::xla::Error* scalecom_jax_all_reduce(scalecom::xla::Call* call) {
-  return scalecom::xla::answer(call, scalecom::xla::all_reduce);
-}
-SCALECOM_API scalecom::xla::Error* scalecom_jax_all_gather(scalecom::xla::Call* call) {
-  return scalecom::xla::answer(call, scalecom::xla::all_gather);
-}
-SCALECOM_API scalecom::xla::Error* scalecom_jax_broadcast(scalecom::xla::Call* call) {
-  return scalecom::xla::answer(call, scalecom::xla::broadcast);
-}
-}
+#define SCALECOM_JAX_HANDLER(KIND)                                                               \
+  extern "C" SCALECOM_API scalecom::xla::Error* scalecom_jax_##KIND(scalecom::xla::Call* call) { \
+    return scalecom::xla::answer(call, scalecom::xla::KIND);                                     \
+  }
+
+SCALECOM_JAX_HANDLER(all_reduce)
+SCALECOM_JAX_HANDLER(all_gather)
+SCALECOM_JAX_HANDLER(reduce_scatter)
+SCALECOM_JAX_HANDLER(all_to_all)
+SCALECOM_JAX_HANDLER(broadcast)
+SCALECOM_JAX_HANDLER(barrier)
+SCALECOM_JAX_HANDLER(identity)

@@ -4,7 +4,8 @@ import pathlib
 import subprocess
 
 import pytest
-from jobs import BIN
+from conftest import mpirun_command
+from jobs import BIN, rank_environment, run_limited
 
 pytest.importorskip("jax", reason="jax is not installed")
 pytest.importorskip("optax", reason="optax is not installed")
@@ -127,3 +128,11 @@ def test_the_example_trains_and_keeps_the_ranks_equal(run_example, compression):
     dense_bytes = 60 * 4 * 814090
     assert figures["bytes_sent"] < dense_bytes / 20 if compression == "scalecom" else (
         figures["bytes_sent"] > 0.9 * dense_bytes)
+
+
+def test_the_bench_of_frameworks_compares_each_way_with_an_identity():
+    command = [*mpirun_command(2), str(BIN / "python"), str(ROOT / "tools/bench/frameworks"),
+               "--frameworks", "torch,jax", "--rounds", "2", "--calls", "3"]
+    status, output = run_limited(command, 120, env=rank_environment())
+    for way in ("torch", "JAX, outside of jit", "JAX, inside of jit"):
+        assert status == 0 and way in output, output

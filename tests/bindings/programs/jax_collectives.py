@@ -176,6 +176,16 @@ def mistakes_are_refused_at_the_call():
                         (lambda: hvd.allreduce(ones, compression=hvd.Compression.scalecom(4)),
                          "needs a name"),
                         (lambda: hvd.allgather(jnp.ones(())), "one dimension"),
+                        (lambda: hvd.reducescatter(jnp.ones(())), "one dimension"),
+                        (lambda: hvd.reducescatter(ones, compression=hvd.Compression.scalecom(4)),
+                         "allreduce only"),
+                        (lambda: hvd.alltoall(jnp.ones(2 * hvd.size()), [-1] + [1] * hvd.size()),
+                         "splits is"),
+                        (lambda: hvd.alltoall(ones, [1] * hvd.size() + [0]), "splits is"),
+                        (lambda: hvd.alltoall(ones, 2), "splits is 2"),
+                        (lambda: jax.jit(hvd.alltoall)(ones, numpy.ones(hvd.size(), int)), "traced"),
+                        (lambda: jax.jit(lambda x: hvd.alltoall(x, [1] * hvd.size()))(
+                            jnp.ones(hvd.size())), "received_splits is None"),
                         (lambda: hvd.broadcast(ones, hvd.size()), "root_rank"),
                         (lambda: hvd.broadcast_object(ones, -1), "root_rank")):
         with pytest.raises(ValueError, match=words):
@@ -275,3 +285,145 @@ def a_rank_without_data_joins():
         hvd.allreduce(jnp.ones(2), name="uneven")
     assert hvd.join() == hvd.size() - 1
     assert hvd.allreduce(jnp.ones(2), op=hvd.Sum).tolist() == [hvd.size()] * 2
+
+
+def forward_derivatives_are_the_collectives_of_the_tangents():
+    rank, size = hvd.rank(), hvd.size()
+    tangent = jnp.array([1.0, 2.0]) * (rank + 1.0)
+    for push in (jax.jvp, jax.jit(jax.jvp, static_argnums=0)):
+        value, moved = push(lambda x: hvd.allreduce(x, op=hvd.Sum) ** 2, (jnp.ones(2),), (tangent,))
+        assert value.tolist() == [size**2] * 2
+        assert moved.tolist() == [2.0 * size * _total(), 4.0 * size * _total()]
+    _, moved = jax.jvp(lambda x: hvd.broadcast(x, size - 1), (jnp.ones(2),), (tangent,))
+    assert moved.tolist() == [1.0 * size, 2.0 * size]
+    _, moved = jax.jvp(hvd.allgather, (jnp.ones(2),), (tangent,))
+    assert moved.tolist() == [one * (place + 1.0) for place in _each() for one in (1.0, 2.0)]
+    mixed = {"a": jnp.ones(2), "b": jnp.arange(3)}
+    gradient = jax.grad(lambda one: jax.jvp(lambda x: hvd.grouped_allreduce({**mixed, "a": x})["a"],
+                                            (one,), (one,))[1].sum())(jnp.ones(2))
+    assert gradient.tolist() == [1.0, 1.0]
+    with pytest.raises(NotImplementedError, match="Average, Sum and Adasum"):
+        jax.jvp(lambda x: hvd.allreduce(x, op=hvd.Min), (jnp.ones(2),), (tangent,))
+
+
+def a_compressed_allreduce_has_a_dense_gradient():
+    compression = hvd.Compression.scalecom(4)
+    loss = lambda x: ((hvd.rank() + 1.0) * hvd.allreduce(x, name="compressed", op=hvd.Sum,
+                                                         compression=compression)).sum()
+    assert jax.jit(jax.grad(loss))(jnp.ones((8, 8))).tolist() == [[_total()] * 8] * 8
+
+
+def _rows_of_rank(rank, rows):
+    """Whose values tell their rank and row."""
+    return 100.0 * rank + jnp.arange(1.0 * rows)[:, None] * jnp.ones(2)
+
+
+def exchanges_send_rows_with_and_without_splits():
+    rank, size = hvd.rank(), hvd.size()
+    equal = lambda x: hvd.alltoall(x, name="equal")
+    for result in (equal(_rows_of_rank(rank, 2 * size)), jax.jit(equal)(_rows_of_rank(rank, 2 * size))):
+        assert result[:, 0].tolist() == [100.0 * one + 2 * rank + row
+                                         for one in _each() for row in range(2)]
+    splits = [place + rank for place in _each()]  # To each as many as its number and this one.
+    received = splits  # Of each: as many as this number and its.
+    mine = _rows_of_rank(rank, sum(splits))
+    wanted = [100.0 * one + row for one in _each()
+              for row in range(sum(place + one for place in range(rank)),
+                               sum(place + one for place in range(rank + 1)))]
+    known = jax.jit(lambda x: hvd.alltoall(x, splits, "known", received_splits=received))
+    for rows, counts in (hvd.alltoall(mine, splits), hvd.alltoall(mine, numpy.array(splits), "named"),
+                         known(mine)):
+        assert rows[:, 0].tolist() == wanted and counts.tolist() == received
+        assert counts.dtype == jnp.int32
+    gradient = jax.grad(lambda x: (known(x)[0] * (rank + 1.0)).sum())(mine)
+    assert gradient[:, 0].tolist() == [place + 1.0 for place in _each() for _ in range(splits[place])]
+    with pytest.raises(jax.errors.JaxRuntimeError, match="received_splits is"):
+        wrong = [count + 1 for count in received]
+        jax.block_until_ready(hvd.alltoall(mine, splits, "wrong", received_splits=wrong))
+
+
+def reducescatters_cut_the_rows():
+    rank, size = hvd.rank(), hvd.size()
+    rows = 2 * size + 1  # The first rank gets one more.
+    begin = 0 if rank == 0 else 2 * rank + 1
+    end = 2 * rank + 3
+    for op, factor in ((hvd.Average, 1.0), (hvd.Sum, 1.0 * size)):
+        scatter = lambda x: hvd.reducescatter(x, op=op, prescale_factor=0.5)
+        loss = lambda x: ((rank + 1.0) * scatter(x)).sum()
+        for change in (lambda call: call, jax.jit):
+            part = change(scatter)(_rows_of_rank(0, rows))
+            assert part[:, 0].tolist() == [0.5 * factor * row for row in range(begin, end)]
+            gradient = change(jax.grad(loss))(_rows_of_rank(0, rows))
+            owners = [0] + [one for one in _each() for _ in range(2)]
+            assert gradient[:, 0].tolist() == [0.5 * factor * (owner + 1.0) for owner in owners]
+    halved = hvd.reducescatter(jnp.ones((size, 3)), compression=hvd.Compression.fp16)
+    assert halved.dtype == jnp.float32 and halved.tolist() == [[1.0] * 3]
+
+
+def groups_gather_and_scatter_trees():
+    rank, size = hvd.rank(), hvd.size()
+    tree = {"a": jnp.full((1, 2), 1.0 * rank), "b": [jnp.full(3, rank)]}
+    for change in (lambda call: call, jax.jit):
+        gathered = change(hvd.grouped_allgather)(tree)
+        assert gathered["a"][:, 0].tolist() == list(_each())
+        assert gathered["b"][0].tolist() == [one for one in _each() for _ in range(3)]
+        parts = change(lambda one: hvd.grouped_reducescatter(one, op=hvd.Sum))(gathered)
+        assert parts["a"].tolist() == [[1.0 * size * rank] * 2]
+        assert parts["b"][0].tolist() == [size * rank] * 3
+    assert hvd.grouped_allgather([]) == [] and hvd.grouped_reducescatter({}) == {}
+    loss = lambda x: sum((rank + 1.0) * part.sum() for part in hvd.grouped_allgather([x, 2.0 * x]))
+    assert jnp.allclose(jax.grad(loss)(jnp.ones(2)), 3.0 * _total() / size)
+
+
+def process_sets_work_beside_each_other():
+    """The last rank is alone; the others, or all of one, are the rest."""
+    rank, size = hvd.rank(), hvd.size()
+    if size == 1:
+        return
+    rest = hvd.add_process_set(list(range(size - 1)))
+    last = hvd.add_process_set([size - 1])
+    mine, other = (last, rest) if rank == size - 1 else (rest, last)
+    count = 1.0 * mine.size()
+    root = mine.ranks[-1]
+
+    @jax.jit
+    def run(ones, ranks, rows):
+        gathered = jax.value_and_grad(lambda x: hvd.allgather(x, process_set=mine).sum())(ranks[:1])
+        return (hvd.allreduce(ones, op=hvd.Sum, process_set=mine), hvd.allreduce(ones, op=hvd.Sum),
+                *gathered, hvd.broadcast(ranks, root, process_set=mine),
+                hvd.reducescatter(rows, op=hvd.Sum, process_set=mine),
+                hvd.alltoall(ranks, process_set=mine))
+
+    numbers = jnp.full(mine.size(), 1.0 * rank)
+    in_set, in_all, gathered, gradient, sent, part, swapped = run(
+        jnp.ones(2), numbers, jnp.ones((mine.size(), 1)))
+    assert in_set.tolist() == [count] * 2 and in_all.tolist() == [size] * 2
+    assert gathered == sum(mine.ranks) and gradient.tolist() == [1.0]
+    assert sent.tolist() == [root] * mine.size() and part.tolist() == [[count]]
+    assert swapped.tolist() == mine.ranks
+    assert hvd.allreduce(jnp.ones(2), op=hvd.Sum, process_set=mine).tolist() == [count] * 2
+    rows, _ = hvd.alltoall(jnp.full(mine.size(), rank), [1] * mine.size(), process_set=mine)
+    assert rows.tolist() == mine.ranks
+    hvd.barrier(mine)
+    trained, _ = _train(hvd.DistributedOptimizer(optax.sgd(0.1), process_set=mine), 2, 6, slice(None))
+    alone, _ = _train(optax.sgd(0.1), 2, 6, slice(None))
+    assert jnp.allclose(trained["dense"]["bias"], alone["dense"]["bias"], atol=1e-5)
+    for wrong, words in ((other, "is not"), (hvd.ProcessSet([0]), "not in use"), (3, "process_set is 3")):
+        with pytest.raises(ValueError, match=words):
+            hvd.allreduce(jnp.ones(2), process_set=wrong)
+    with pytest.raises(ValueError, match="root_rank"):
+        hvd.broadcast(jnp.ones(2), other.ranks[0], process_set=mine)
+    for process_set in (rest, last):
+        assert hvd.remove_process_set(process_set)
+
+
+def a_barrier_in_a_program_waits_for_all_ranks():
+    """What follows it comes behind what all ranks have done before it."""
+    @jax.jit
+    def step(x):
+        hvd.barrier()
+        return hvd.allreduce(x, op=hvd.Sum)
+
+    assert step(jnp.ones(2)).tolist() == [hvd.size()] * 2
+    assert "scalecom_barrier" in str(jax.make_jaxpr(step)(jnp.ones(2)))
+    hvd.barrier()
