@@ -1,11 +1,9 @@
 """Variables and Python objects, the same on every rank."""
 
-import io
-import pickle
-
 import numpy
 import tensorflow as tf
 
+from scalecom import pickling
 from scalecom.process_sets import global_process_set
 from scalecom.tensorflow import mpi_ops, operations
 
@@ -19,9 +17,7 @@ def broadcast_variables(variables, root_rank, process_set=global_process_set, in
 
 
 def _to_bytes(value):
-    buffer = io.BytesIO()
-    pickle.dump(value, buffer)
-    return numpy.frombuffer(buffer.getvalue(), numpy.uint8)
+    return numpy.frombuffer(pickling.dumps(value), numpy.uint8)
 
 
 def _check_eager(function, session):
@@ -41,7 +37,7 @@ def broadcast_object(obj, root_rank=0, session=None, name=None, process_set=glob
     if not is_root:
         values = numpy.empty(int(size), numpy.uint8)
     values = mpi_ops.broadcast(values, root_rank, f"{name}.object", process_set=process_set)
-    return obj if is_root else pickle.loads(values.numpy().tobytes())
+    return obj if is_root else pickling.loads(values.numpy().tobytes())
 
 
 def broadcast_object_fn(root_rank=0, session=None, name=None, process_set=global_process_set):
@@ -58,4 +54,4 @@ def allgather_object(obj, session=None, name=None, process_set=global_process_se
                               process_set=process_set)
     everything = mpi_ops.allgather(values, f"{name}.object", process_set=process_set).numpy()
     parts = numpy.split(everything, numpy.cumsum(sizes.numpy())[:-1])
-    return [pickle.loads(part.tobytes()) for part in parts]
+    return [pickling.loads(part.tobytes()) for part in parts]

@@ -50,6 +50,12 @@ class ElasticSampler(torch.utils.data.Sampler):
         """The indices of a batch since the last reset()."""
         return self.indices[batch_idx * batch_size:(batch_idx + 1) * batch_size]
 
+    @property
+    def processed_num(self):
+        """How many of the epoch's indices this rank knows to be processed: its own, and all ranks' up
+        to the last sync()."""
+        return len(self.processed_indices)
+
     def state_dict(self):
         return {"epoch": self.epoch, "processed_indices": set(self.processed_indices)}
 

@@ -1,11 +1,8 @@
 """Parameters, optimizer state and Python objects, the same on every rank."""
 
-import io
-import pickle
-
 import torch
 
-from scalecom import basics
+from scalecom import basics, pickling
 from scalecom.torch import mpi_ops
 
 
@@ -40,13 +37,11 @@ def broadcast_parameters(params, root_rank):
 
 
 def _to_bytes(value):
-    buffer = io.BytesIO()
-    pickle.dump(value, buffer)
-    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(pickling.dumps(value)), dtype=torch.uint8)
 
 
 def _from_bytes(values):
-    return pickle.loads(values.numpy().tobytes())
+    return pickling.loads(values.numpy().tobytes())
 
 
 def broadcast_object(obj, root_rank=0, name=None, process_set=None):
@@ -109,9 +104,24 @@ def _places(value):
             yield from _places(item)
 
 
+def _fill_gradients(optimizer, model):
+    if optimizer.state:
+        return
+    sparse = {module.weight for module in (model.modules() if model is not None else ())
+              if isinstance(module, torch.nn.Embedding) and module.sparse}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.requires_grad and parameter.grad is None and parameter not in sparse:
+                parameter.grad = torch.zeros_like(parameter)
+
+
 def broadcast_optimizer_state(optimizer, root_rank, model=None):
-    """Gives every rank root_rank's optimizer state. Residuals stay each rank's own. `model`, from
-    which Horovod makes state to receive into, is not needed."""
+    """Gives every rank root_rank's optimizer state. Residuals stay each rank's own.
+
+    As with Horovod, parameters of an optimizer that has no state yet get a gradient of zeros where they
+    have none, unless they are of an embedding of `model` whose gradients are sparse.
+    """
+    _fill_gradients(optimizer, model)
     is_root = basics.rank() == root_rank
     tensors = []
     structure = None

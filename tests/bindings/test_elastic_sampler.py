@@ -54,6 +54,7 @@ def test_what_was_processed_does_not_come_again(as_rank):
         for batch in range(2):
             assert sampler.get_indices(batch, 4) == list(sampler)[4 * batch:4 * batch + 4]
             sampler.record_batch(batch, 4)
+        assert sampler.processed_num == 8
     done = set().union(*(one.processed_indices for one in parts))
     assert len(done) == 24
     left = []

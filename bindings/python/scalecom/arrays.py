@@ -5,11 +5,10 @@ HorovodInternalError; wrong arguments raise ValueError.
 """
 
 import ctypes
-import pickle
 
 import numpy
 
-from scalecom import _library, basics
+from scalecom import _library, basics, pickling
 from scalecom._library import lib
 
 _DTYPES = {"uint8": 0, "int8": 1, "int16": 2, "int32": 3, "int64": 4, "float16": 5, "float32": 6,
@@ -62,19 +61,19 @@ def checked_root(root_rank):
 def allgather_object(obj, name=None):
     """The objects of all ranks in rank order; they are pickled."""
     name = f"allgather.{name or 'any'}.object"
-    mine = numpy.frombuffer(pickle.dumps(obj), numpy.uint8)
+    mine = numpy.frombuffer(pickling.dumps(obj), numpy.uint8)
     sizes = all_gather(f"{name}_size", numpy.array([mine.size]))
     parts = numpy.split(all_gather(name, mine), numpy.cumsum(sizes)[:-1])
-    return [pickle.loads(part.tobytes()) for part in parts]
+    return [pickling.loads(part.tobytes()) for part in parts]
 
 
 def broadcast_object(obj, root_rank=0, name=None):
     """root_rank's object, on every rank; it is pickled."""
     is_root = basics.rank() == checked_root(root_rank)
     # Only the root gives something: the gather knows its size by itself.
-    mine = numpy.frombuffer(pickle.dumps(obj) if is_root else b"", numpy.uint8)
+    mine = numpy.frombuffer(pickling.dumps(obj) if is_root else b"", numpy.uint8)
     everything = all_gather(f"broadcast.{name or 'any'}.object", mine)
-    return obj if is_root else pickle.loads(everything.tobytes())
+    return obj if is_root else pickling.loads(everything.tobytes())
 
 
 def barrier():

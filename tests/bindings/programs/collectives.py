@@ -307,6 +307,19 @@ def the_optimizers_state_becomes_the_roots():
         assert (everyone == everyone[0]).all()
 
 
+def a_new_optimizers_parameters_get_gradients_of_zeros():
+    model = torch.nn.Sequential(torch.nn.Embedding(3, 2, sparse=True), torch.nn.Linear(2, 2))
+    model[1].bias.requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    before = torch.ones(2, 2)
+    for given in (model, None):
+        hvd.broadcast_optimizer_state(optimizer, root_rank=0, model=given)
+        assert model[1].weight.grad.count_nonzero() == (0 if given else 4)
+        assert model[1].bias.grad is None
+        assert (model[0].weight.grad is None) == (given is not None)
+        model[1].weight.grad = before  # One that is there stays.
+
+
 def this_rank_knows_its_place():
     everyone = hvd.allgather_object((hvd.rank(), hvd.local_rank()))
     assert everyone == [(rank, rank) for rank in _each()]
