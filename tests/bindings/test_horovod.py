@@ -1,5 +1,6 @@
 """Scripts that import horovod, run by python -m scalecom.horovod."""
 
+import importlib.util
 import json
 import pathlib
 import re
@@ -62,6 +63,64 @@ def test_a_script_runs_without_mpi(tmp_path):
             process.wait()
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert "Total on 2 CPU(s): done" in outputs[0] and "Total" not in outputs[1], outputs
+
+
+@pytest.mark.parametrize("arguments", [(), ("--use-mpi",)])
+def test_a_script_runs_its_function_on_ranks(arguments, tmp_path):
+    if arguments:
+        mpirun_command(1)  # Skips where there is none.
+    status, output = run_limited([*ALIAS, HERE / "scripts" / "horovod_run.py", *arguments], 90,
+                                 env=rank_environment(), cwd=tmp_path)
+    assert status == 0 and output.endswith("all as expected\n"), output
+
+
+def test_what_a_function_on_ranks_cannot_have_is_refused():
+    code = """if True:
+        import pytest, scalecom.horovod
+        scalecom.horovod.install()
+        from horovod import run
+        for error, message, given in (
+                (NotImplementedError, "min_np.*scalecomrun --elastic", {"min_np": 1}),
+                (NotImplementedError, "host_discovery_script", {"host_discovery_script": "x"}),
+                (NotImplementedError, "ssh_port.*this host only", {"ssh_port": 22}),
+                (NotImplementedError, "output_filename", {"output_filename": "x"}),
+                (ValueError, "use_gloo and use_mpi", {"use_gloo": True, "use_mpi": True}),
+                (ValueError, "hosts and hostfile", {"hosts": "localhost:1", "hostfile": "x"}),
+                (ValueError, "mpi_args.*use_mpi", {"mpi_args": "-v"}),
+                (ValueError, "hosts has faraway.*scalecomrun -np 2 -H faraway:2",
+                 {"hosts": "faraway:2", "num_proc": 2}),
+                (ValueError, "num_proc is 2, and the hosts have 1",
+                 {"hosts": "localhost:1", "num_proc": 2}),
+                (ValueError, "num_proc is 0", {"num_proc": 0})):
+            with pytest.raises(error, match=message):
+                run(print, **given)
+        import scalecom.pickling
+        if not scalecom.pickling.TAKES_FUNCTIONS:
+            with pytest.raises(ValueError, match="lambda.*cannot be pickled.*cloudpickle"):
+                run(lambda: 1)
+        import math, scalecom.run
+        assert scalecom.run.run(math.sqrt, (9.0,), num_proc=2) == [3.0, 3.0]
+        """
+    status, output = run_python(["-c", code], HERE)
+    assert status == 0, output
+
+
+def test_a_script_without_a_guard_does_not_start_itself_again(tmp_path):
+    script = tmp_path / "unguarded.py"
+    script.write_text("import horovod\ndef seven(): return 7\nprint(horovod.run(seven, num_proc=1))\n")
+    status, output = run_python(["-m", "scalecom.horovod", str(script)], tmp_path)
+    has_cloudpickle = importlib.util.find_spec("cloudpickle") is not None
+    if has_cloudpickle:
+        assert status == 0 and output.strip().endswith("[7]"), output
+    else:
+        assert status == 1 and 'under if __name__ == "__main__":' in output, output
+
+
+def test_objects_go_by_cloudpickle_where_it_is(tmp_path):
+    (tmp_path / "cloudpickle.py").write_text("def dumps(value): return b'one of its own'\n")
+    status, output = run_python(["-c", "from scalecom import pickling; print(pickling.dumps(3), "
+                                 "pickling.TAKES_FUNCTIONS)"], tmp_path, PYTHONPATH=str(tmp_path))
+    assert status == 0 and "one of its own' True" in output, output
 
 
 def run_python(arguments, folder, **variables):

@@ -1,4 +1,5 @@
-"""scalecomrun, which is python -m scalecom.run: starts the ranks of a job."""
+"""scalecomrun, which is python -m scalecom.run: starts the ranks of a job. run() starts them for a
+function."""
 
 import argparse
 import asyncio
@@ -12,6 +13,9 @@ import sys
 
 from scalecom import _library
 from scalecom.launch import driver, hosts, lines, processes
+from scalecom.launch.function import run
+
+__all__ = ["main", "run"]
 
 _DESCRIPTION = """Starts COMMAND on several ranks. On this host alone it starts them itself, without
 MPI; inside a Slurm allocation by srun; on several hosts by mpirun."""

@@ -23,10 +23,10 @@ def horovod_torch_is_scalecom_torch():
 
 def names_that_are_missing_import_and_say_so_when_called():
     scalecom.horovod.install()
-    run = importlib.import_module("horovod.runner").run
-    assert not isinstance(3, run)
-    with pytest.raises(NotImplementedError, match="horovod.run is not in this version"):
-        run(3)
+    run_fn = importlib.import_module("horovod.common.elastic").run_fn
+    assert not isinstance(3, run_fn)
+    with pytest.raises(NotImplementedError, match="run_fn is not in this version"):
+        run_fn(3)
     assert importlib.import_module("horovod.torch.elastic").run is hvd.elastic.run
     with pytest.raises(ModuleNotFoundError, match="'horovod.mxnet'.*serves horovod.torch"):
         importlib.import_module("horovod.mxnet")
