@@ -22,7 +22,8 @@ from scalecom.jax.collectives import (Adasum, Average, Max, Min, Product, Sum, a
                                       grouped_allgather, grouped_allreduce, grouped_reducescatter,
                                       reducescatter)
 from scalecom.jax.compression import Compression
-from scalecom.jax.optimizer import DistributedOptimizer, distributed
+from scalecom.jax.optimizer import (DistributedOptimizer, distributed, restore_residuals,
+                                    state_with_residuals)
 from scalecom.process_sets import (ProcessSet, add_process_set, global_process_set, join,
                                    remove_process_set)
 
@@ -35,6 +36,6 @@ __all__ = [
     "gloo_enabled", "grouped_allgather", "grouped_allreduce", "grouped_reducescatter", "info",
     "init", "is_homogeneous", "is_initialized", "join", "local_rank", "local_size", "mpi_built",
     "mpi_enabled", "mpi_threads_supported", "nccl_built", "rank", "reducescatter",
-    "remove_process_set", "rocm_built", "shutdown", "size", "start_timeline", "stats",
-    "stop_timeline",
+    "remove_process_set", "restore_residuals", "rocm_built", "shutdown", "size", "start_timeline",
+    "state_with_residuals", "stats", "stop_timeline",
 ]

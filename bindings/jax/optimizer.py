@@ -1,9 +1,14 @@
 """Gradient transformations for optax."""
 
-import jax
+import dataclasses
 
+import jax
+import numpy
+
+from scalecom.arrays import residuals
 from scalecom.jax.collectives import Average, Sum, reduce_all
 from scalecom.jax.compression import Compression, ScaleComCompressor, check_compression
+from scalecom.process_sets import used
 
 
 def _optax():
@@ -18,6 +23,58 @@ def _name_of(path):
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DistributedState:
+    """State of distributed() with ScaleCom. shapes: ((name, shape), ...) of what is compressed; the
+    rest, by name, is empty but in what state_with_residuals() returns."""
+    shapes: tuple = dataclasses.field(metadata={"static": True})
+    residuals: dict = dataclasses.field(default_factory=dict)
+    steps: dict = dataclasses.field(default_factory=dict)
+    betas: dict = dataclasses.field(default_factory=dict)
+
+
+def _is_ours(node):
+    return isinstance(node, DistributedState)
+
+
+def _change_ours(state, change):
+    jax.effects_barrier()  # Steps that were dispatched are done.
+    return jax.tree_util.tree_map(lambda node: change(node) if _is_ours(node) else node, state,
+                                  is_leaf=_is_ours)
+
+
+def state_with_residuals(state, process_set=None):
+    """A state of optax, with this rank's residuals in the part of distributed(), to be saved; each rank
+    saves its own. Of one model it has one structure, whatever its steps: that of a first state is a
+    template for what is loaded. process_set: that of distributed()."""
+    def fill(node):
+        found = residuals.model_state(dict(node.shapes))
+        return DistributedState(
+            node.shapes,
+            {name: found["residuals"].get(name, numpy.zeros(shape, numpy.float32))
+             for name, shape in node.shapes},
+            {name: numpy.int64(found["steps"].get(name, 0)) for name, _ in node.shapes},
+            {name: numpy.float64(found["betas"].get(name, 0.0)) for name, _ in node.shapes})
+
+    with used(process_set):
+        return _change_ours(state, fill)
+
+
+def restore_residuals(state, process_set=None):
+    """Makes this rank's residuals and steps those in a state of state_with_residuals(), and returns the state
+    to go on with, without them. ValueError where it has none, or those of another model."""
+    def take(node):
+        if node.shapes and not node.residuals:
+            raise ValueError("state holds no residuals; save what state_with_residuals(state) returns")
+        residuals.load_model_state({"residuals": node.residuals, "steps": node.steps,
+                                    "betas": node.betas}, dict(node.shapes))
+        return DistributedState(node.shapes)
+
+    with used(process_set):
+        return _change_ours(state, take)
+
+
 def distributed(compression=Compression.none, op=Average, gradient_predivide_factor=1.0,
                 process_set=None):
     """An optax.GradientTransformation that reduces the gradients over all ranks, to be the first of
@@ -25,7 +82,7 @@ def distributed(compression=Compression.none, op=Average, gradient_predivide_fac
 
     All gradients are one submit, two where ScaleCom compresses some of them. A tensor's name is its
     path in the pytree of the parameters, as "dense.kernel"; by it Compression.scalecom(rates=...)
-    chooses, and residuals are kept by it in this process, not in the transformation's state. op: Average
+    chooses, and residuals are kept by it in this process; state_with_residuals() puts them into the state. op: Average
     or Sum. gradient_predivide_factor: an average divides by it before the sum and by the rest after.
     process_set: the ranks that reduce; all by default.
     """
@@ -37,10 +94,13 @@ def distributed(compression=Compression.none, op=Average, gradient_predivide_fac
         raise ValueError("gradient_predivide_factor needs op=Average")
 
     def init(params):
-        if isinstance(compression, ScaleComCompressor):
-            paths = jax.tree_util.tree_leaves_with_path(params)
-            compression.check_patterns([_name_of(path) for path, _ in paths])
-        return optax.EmptyState()
+        if not isinstance(compression, ScaleComCompressor):
+            return optax.EmptyState()
+        shapes = {_name_of(path): leaf.shape
+                  for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+        compression.check_patterns(list(shapes))
+        return DistributedState(tuple((name, shape) for name, shape in shapes.items()
+                                      if compression.options_for(name, shape) is not None))
 
     def update(updates, state, params=None):
         del params

@@ -10,9 +10,16 @@ import numpy
 
 from scalecom import _library, basics, pickling
 from scalecom._library import lib
+from scalecom.residuals import Residuals
 
 _DTYPES = {"uint8": 0, "int8": 1, "int16": 2, "int32": 3, "int64": 4, "float16": 5, "float32": 6,
            "float64": 7, "bool": 8, "bfloat16": 9}
+
+# Those of the process set in use.
+residuals = Residuals(
+    zeros=lambda shape: numpy.zeros(shape, numpy.float32),
+    to_host=lambda array: numpy.ascontiguousarray(array, numpy.float32).reshape(numpy.shape(array)),
+    address_of=lambda array: array.ctypes.data)
 
 
 def _view(array):

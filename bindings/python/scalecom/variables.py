@@ -6,15 +6,11 @@ A variable has numpy() and assign(), whatever the back end is.
 import numpy
 
 from scalecom import arrays, basics
+from scalecom.arrays import residuals
 from scalecom.elastic import ObjectState
 from scalecom.process_sets import global_process_set
 from scalecom.reductions import Adasum, Average
-from scalecom.residuals import KeptResiduals, Residuals
-
-residuals = Residuals(
-    zeros=lambda shape: numpy.zeros(shape, numpy.float32),
-    to_host=lambda array: numpy.ascontiguousarray(array, numpy.float32).reshape(numpy.shape(array)),
-    address_of=lambda array: array.ctypes.data)
+from scalecom.residuals import KeptResiduals
 
 
 def names_of(variables):

@@ -1,5 +1,7 @@
 """Claims about scalecom.jax. Each function is called on every rank, in this order."""
 
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy
@@ -427,3 +429,34 @@ def a_barrier_in_a_program_waits_for_all_ranks():
     assert step(jnp.ones(2)).tolist() == [hvd.size()] * 2
     assert "scalecom_barrier" in str(jax.make_jaxpr(step)(jnp.ones(2)))
     hvd.barrier()
+
+
+def residuals_travel_with_the_state_of_optax():
+    transformation = hvd.distributed(hvd.Compression.scalecom(8))
+    update = jax.jit(transformation.update)
+    first = transformation.init({"saved": jnp.zeros((64, 64)), "bias": jnp.zeros(4)})
+
+    def run(state, begin):
+        seen = []
+        for step in range(begin, begin + 3):
+            key = jax.random.key(10 * step + hvd.rank())
+            updates, state = update({"saved": jax.random.normal(key, (64, 64)), "bias": jnp.ones(4)},
+                                    state)
+            seen.append(updates["saved"])
+        return jnp.stack(seen), state
+
+    _, state = run(first, 0)
+    saved = pickle.dumps((hvd.state_with_residuals((state, 1))))
+    wanted, state = run(state, 3)
+    assert (run(state, 3)[0] != wanted).any()
+    restored, _ = hvd.restore_residuals(pickle.loads(saved))
+    assert restored == state
+    assert (run(restored, 3)[0] == wanted).all()
+    template = jax.tree.structure((hvd.state_with_residuals(first), 1))
+    assert template == jax.tree.structure(pickle.loads(saved))
+    with pytest.raises(ValueError, match="state_with_residuals"):
+        hvd.restore_residuals(state)
+    other = pickle.loads(saved)[0]
+    other.residuals["saved"] = numpy.zeros((3, 3))
+    with pytest.raises(ValueError, match="another model"):
+        hvd.restore_residuals(other)
