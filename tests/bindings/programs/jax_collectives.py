@@ -192,6 +192,8 @@ def mistakes_are_refused_at_the_call():
                         (lambda: hvd.broadcast_object(ones, -1), "root_rank")):
         with pytest.raises(ValueError, match=words):
             call()
+    with pytest.raises(NotImplementedError, match="CPU platform only"):
+        jax.export.export(jax.jit(hvd.allreduce), platforms=["cuda"])(ones)
     with pytest.raises(NotImplementedError, match="jax.vmap"):
         jax.vmap(hvd.allreduce)(jnp.ones((2, 3)))
 
@@ -326,12 +328,12 @@ def exchanges_send_rows_with_and_without_splits():
     for result in (equal(_rows_of_rank(rank, 2 * size)), jax.jit(equal)(_rows_of_rank(rank, 2 * size))):
         assert result[:, 0].tolist() == [100.0 * one + 2 * rank + row
                                          for one in _each() for row in range(2)]
-    splits = [place + rank for place in _each()]  # To each as many as its number and this one.
-    received = splits  # Of each: as many as this number and its.
+    splits = [2 * place + rank for place in _each()]
+    received = [2 * rank + one for one in _each()]
     mine = _rows_of_rank(rank, sum(splits))
     wanted = [100.0 * one + row for one in _each()
-              for row in range(sum(place + one for place in range(rank)),
-                               sum(place + one for place in range(rank + 1)))]
+              for row in range(sum(2 * place + one for place in range(rank)),
+                               sum(2 * place + one for place in range(rank + 1)))]
     known = jax.jit(lambda x: hvd.alltoall(x, splits, "known", received_splits=received))
     for rows, counts in (hvd.alltoall(mine, splits), hvd.alltoall(mine, numpy.array(splits), "named"),
                          known(mine)):
