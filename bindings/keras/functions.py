@@ -5,6 +5,7 @@ import keras
 from scalecom import arrays
 from scalecom.keras.backend import adapter
 from scalecom.keras.optimizer import DistributedOptimizer
+from scalecom.scalecom_options import ScaleComOptions
 
 
 def allreduce(value, name=None, average=None, prescale_factor=1.0, postscale_factor=1.0, op=None,
@@ -43,10 +44,13 @@ def load_model(filepath, custom_optimizers=None, custom_objects=None, **distribu
     """keras.models.load_model(), with the model's optimizer made distributed.
 
     custom_optimizers: classes of optimizers beside Keras's own. `distributed`: arguments of
-    DistributedOptimizer.
+    DistributedOptimizer. With Compression.scalecom residuals are taken up, too: where they are to go on,
+    each rank saves and loads a file of its own.
     """
     known = {kind.__name__: kind for kind in custom_optimizers or ()}
     model = keras.models.load_model(filepath, custom_objects={**known, **(custom_objects or {})})
     if getattr(model, "optimizer", None) is not None:
         DistributedOptimizer(model.optimizer, **distributed)
+        if isinstance(distributed.get("compression"), ScaleComOptions):
+            model.load_weights(filepath)  # Again, for what the plain optimizer has no place for.
     return model

@@ -5,6 +5,7 @@ import keras
 from scalecom.keras import backend
 from scalecom.loss_scale import NotInsideLossScale
 from scalecom.process_sets import global_process_set
+from scalecom.saved_residuals import SavedResiduals
 from scalecom.scalecom_options import ScaleComOptions
 from scalecom.variables import names_of
 
@@ -13,7 +14,7 @@ class _Reducer:
     """How gradients are reduced; see DistributedOptimizer."""
 
     def __init__(self, compression, op, predivide_factor):
-        self._compression = compression
+        self.compression = compression
         self.op = op
         self.process_set = global_process_set
         self._predivide_factor = float(predivide_factor)
@@ -23,13 +24,13 @@ class _Reducer:
         """The reduced gradients. None stays None: it is None on all ranks."""
         names = names_of(variables)
         if not self._has_checked:
-            self._compression.check_patterns(names)
+            self.compression.check_patterns(names)
             self._has_checked = True
         places = [place for place, gradient in enumerate(gradients) if gradient is not None]
         reduced = backend.reduce([gradients[place] for place in places],
                                  [names[place] for place in places], self.op,
                                  1.0 / self._predivide_factor, self._predivide_factor,
-                                 self._compression)
+                                 self.compression)
         gradients = list(gradients)
         for place, gradient in zip(places, reduced):
             gradients[place] = gradient
@@ -74,7 +75,8 @@ def DistributedOptimizer(optimizer, name=None, device_dense="", device_sparse=""
     It stays an instance of its class, with the same state and config: models with it are saved as if
     it were the plain one, and hvd.load_model() makes it distributed again. compression:
     hvd.Compression.none (default), fp16, bf16 or scalecom(...), which chooses by the variable's path, as
-    "sequential/dense/kernel"; residuals are the process's and are not saved with the model. op: Average
+    "sequential/dense/kernel"; files of the model have this rank's residuals, which load_weights() and
+    hvd.load_model() take up. op: Average
     (default) or Sum. gradient_predivide_factor: an average divides by it before the sum and by the rest
     after. The other arguments are Horovod's.
     """
@@ -96,5 +98,7 @@ def DistributedOptimizer(optimizer, name=None, device_dense="", device_sparse=""
     exported = _exported_class(kind)
     # A saved model names the class and its module: they are to lead to the optimizer's own.
     optimizer.__class__ = type(exported.__name__, (_Mixin, kind), {"__module__": exported.__module__})
-    optimizer.__dict__["_scalecom"] = _Reducer(compression, op, gradient_predivide_factor)
+    reducer = _Reducer(compression, op, gradient_predivide_factor)
+    optimizer.__dict__.update(_scalecom=reducer,
+                              scalecom_residuals=SavedResiduals(optimizer, reducer))
     return optimizer

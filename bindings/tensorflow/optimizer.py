@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from scalecom.loss_scale import NotInsideLossScale
 from scalecom.process_sets import global_process_set
+from scalecom.saved_residuals import SavedResiduals
 from scalecom.tensorflow.compression import Compression
 from scalecom.tensorflow.mpi_ops import Average
 from scalecom.tensorflow.reducer import Reducer, key_of
@@ -113,7 +114,8 @@ def DistributedOptimizer(optimizer, name=None, use_locking=False, device_dense="
     """Wraps a Keras 3 optimizer, whose apply() then reduces the gradients first, or a
     tf.compat.v1.train.Optimizer, whose compute_gradients() reduces them afterwards.
 
-    The result is an instance of the optimizer's class that shares its state.
+    The result is an instance of the optimizer's class that shares its state. Files of a model with a
+    Keras optimizer have this rank's residuals: load_weights() takes them up.
     backward_passes_per_step: as many calls of apply() add their gradients up, then one step is made
     with the sums, or with their averages where average_aggregated_gradients is True. The other
     arguments are those of DistributedGradientTape; name and use_locking are Horovod's. Do not reduce
@@ -143,4 +145,6 @@ def DistributedOptimizer(optimizer, name=None, use_locking=False, device_dense="
     wrapped = object.__new__(wrapped_class)
     object.__setattr__(wrapped, "__dict__", optimizer.__dict__)
     optimizer.__dict__.update(_scalecom=reducer, _scalecom_accumulation=accumulation)
+    if mixin is _KerasMixin:
+        optimizer.__dict__["scalecom_residuals"] = SavedResiduals(wrapped, reducer)
     return wrapped

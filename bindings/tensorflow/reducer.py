@@ -57,7 +57,7 @@ class Reducer:
         if gradient_predivide_factor != 1.0 and op != Average:
             raise ValueError("gradient_predivide_factor needs op=Average")
         self._check_groups(num_groups if groups is None else groups)
-        self._compression = compression
+        self.compression = compression
         self._sparse_as_dense = sparse_as_dense
         self.op = op
         self._predivide_factor = float(gradient_predivide_factor)
@@ -84,8 +84,8 @@ class Reducer:
         """The reduced gradients, in their order; see reduce_all. None stays None: it is None on all
         ranks. ValueError where a pattern of rates matches none of the variables."""
         gradients, names = list(gradients), names_of(variables)
-        if isinstance(self._compression, ScaleComOptions):
-            self._compression.check_patterns(names)
+        if isinstance(self.compression, ScaleComOptions):
+            self.compression.check_patterns(names)
         places = []
         for place, (gradient, variable) in enumerate(zip(gradients, variables)):
             if gradient is None:
@@ -102,7 +102,7 @@ class Reducer:
         reduced = reduce_all([gradients[place] for place in places],
                              [names[place] for place in places], self.op,
                              1.0 / self._predivide_factor, self._predivide_factor,
-                             self._compression, self.process_set)
+                             self.compression, self.process_set)
         for place, one in zip(places, reduced):
             gradients[place] = one
         return gradients

@@ -10,6 +10,8 @@ import numpy
 import pytest
 
 import scalecom.keras as hvd
+from scalecom.residuals import compression_steps
+from scalecom.arrays import residuals
 
 
 def _model(optimizer, seed=0):
@@ -142,6 +144,48 @@ def a_model_is_saved_as_with_the_plain_optimizer_and_distributed_again():
     assert int(again.optimizer.iterations) == 10
     _fit(again, _mine(), 24 // hvd.size())
     _assert_equal_ranks(again)
+    hvd.barrier()
+
+
+def _residual(name):
+    return residuals.state()[name]
+
+
+def residuals_are_in_the_files_of_their_rank():
+    folder = pathlib.Path(hvd.broadcast_object(tempfile.mkdtemp(), 0, "folder"))
+    own = str(folder / f"{hvd.rank()}.keras")
+    compression = hvd.Compression.scalecom(rate=16, rates={"*hidden/kernel": 16, "*": None})
+    model = _model(hvd.DistributedOptimizer(keras.optimizers.Adam(0.01), compression=compression))
+    _fit(model, _mine(), 24 // hvd.size())
+    model.save(own)
+    at_save, step = _residual("net/hidden/kernel"), compression_steps()["net/hidden/kernel"]
+    assert numpy.abs(at_save).max() > 0
+    hvd.barrier()
+    _fit(model, _mine(), 24 // hvd.size())
+    assert (_residual("net/hidden/kernel") != at_save).any()
+    wanted = _bytes_of(model)
+    again = hvd.load_model(own, compression=compression)
+    name = again.trainable_variables[0].path  # Keras gives others to what it loads.
+    assert (_residual(name) == at_save).all()
+    assert compression_steps()[name] == step
+    _fit(again, _mine(), 24 // hvd.size())
+    assert _bytes_of(again) == wanted
+    # Of another rank there are steps alone; who does not know of residuals has all the rest.
+    hvd.load_model(str(folder / "0.keras"), compression=compression)
+    assert (_residual(name) == at_save).all() == (hvd.rank() == 0)
+    assert compression_steps()[name] == step
+    plain = keras.models.load_model(own)
+    assert int(plain.optimizer.iterations) == 10 and _bytes_of(plain) != wanted
+    plain.save(folder / f"plain{hvd.rank()}.keras")
+    hvd.load_model(str(folder / f"plain{hvd.rank()}.keras"), compression=compression)
+    assert not _residual(name).any()
+    assert compression_steps()[name] == 0
+    store = {}
+    again.optimizer.scalecom_residuals.save_own_variables(store)
+    store["0"] = numpy.ones(3, "float32")
+    with pytest.raises(ValueError, match="hidden/kernel has shape .3,."):
+        again.optimizer.scalecom_residuals.load_own_variables(store)
+    assert not _residual(name).any()
     hvd.barrier()
 
 

@@ -27,7 +27,7 @@ def main():
     import keras
 
     import scalecom.keras as hvd
-    from scalecom.variables import residuals
+    from scalecom.arrays import residuals
 
     folder, options = sys.argv[1], json.loads(sys.argv[2])
     hvd.init()

@@ -1,0 +1,79 @@
+"""The residuals of a Keras model in its files."""
+
+import json
+import logging
+
+import keras
+import numpy
+
+from scalecom import basics
+from scalecom.arrays import residuals
+from scalecom.process_sets import used
+from scalecom.scalecom_options import ScaleComOptions
+from scalecom.variables import shapes_of
+
+
+class SavedResiduals(keras.layers.Layer):
+    """The part of a distributed optimizer that has its residuals, for Keras to find.
+
+    model.save() and save_weights() write this rank's residuals and steps beside the optimizer's
+    variables, where an optimizer that is not distributed does not look; load_weights() and
+    hvd.load_model() take them up. A file of another rank, or of another number of ranks, gives the steps
+    and residuals of zero; one without residuals lets them begin anew; a warning says either. ValueError
+    where a residual is not of the variable's shape: none is changed then.
+    """
+
+    def __init__(self, optimizer, reducer):
+        super().__init__(name="scalecom_residuals")
+        # Keras would walk back to the optimizer if it were an attribute.
+        self._shapes = lambda: shapes_of(optimizer)
+        self._reducer = reducer
+
+    def _is_taking_part(self):
+        return basics.is_initialized() and self._reducer.process_set.included()
+
+    def save_own_variables(self, store):
+        if not self._is_taking_part():
+            return
+        with used(self._reducer.process_set):
+            saved = residuals.model_state(set(self._shapes()))
+            place = {"rank": basics.rank(), "size": basics.size()}
+        if not saved["residuals"]:
+            return
+        # By place: the paths of a model's variables are others once it comes from a file.
+        facts = {number: [saved["steps"][name], saved["betas"][name]]
+                 for number, name in enumerate(self._shapes()) if name in saved["residuals"]}
+        store["facts"] = numpy.frombuffer(json.dumps({**place, "variables": facts}).encode(), numpy.uint8)
+        for number, name in enumerate(self._shapes()):
+            if number in facts:
+                store[str(number)] = saved["residuals"][name]
+
+    def load_own_variables(self, store):
+        if "facts" not in store.keys():
+            self._begin_anew()
+            return
+        facts = json.loads(numpy.asarray(store["facts"]).tobytes())
+        names = dict(enumerate(self._shapes()))
+        saved = {"residuals": {}, "steps": {}, "betas": {}}
+        for number, (step, beta) in facts["variables"].items():
+            name = names.get(int(number), f"variable {number}")
+            saved["residuals"][name] = numpy.asarray(store[number])
+            saved["steps"][name], saved["betas"][name] = step, beta
+        with used(self._reducer.process_set):
+            here = basics.rank(), basics.size()
+            if (facts["rank"], facts["size"]) != here:
+                logging.getLogger("scalecom").warning(
+                    "the residuals in the file are those of rank %d of %d; rank %d of %d begins with zero: "
+                    "let each rank save and load a file of its own", facts["rank"], facts["size"], *here)
+                saved["residuals"] = {name: numpy.zeros_like(value)
+                                      for name, value in saved["residuals"].items()}
+            residuals.load_model_state(saved, self._shapes())
+
+    def _begin_anew(self):
+        if not self._is_taking_part():
+            return
+        with used(self._reducer.process_set):
+            residuals.load_model_state({"residuals": {}, "steps": {}}, self._shapes())
+        if isinstance(self._reducer.compression, ScaleComOptions):
+            logging.getLogger("scalecom").warning(
+                "the file has no residuals: they begin with zero on rank %d", basics.rank())
