@@ -132,6 +132,11 @@ class _Work(dist.Work):
         return self._future.value()
 
 
+# torch calls the group from C++, too, where Dynamo, while it traces a model, would take the method for the
+# model's code. (torch.compiler.disable would import Dynamo at once, which takes seconds.)
+_eager = torch._disable_dynamo
+
+
 class ScaleComProcessGroup(dist.ProcessGroup):
     """All ranks of the job in its order, or those of a process set.
 
@@ -201,12 +206,14 @@ class ScaleComProcessGroup(dist.ProcessGroup):
 
         return self._work(ticket, finish, tensors, opts)
 
+    @_eager
     def allreduce(self, tensors, opts=None):
         opts = opts or dist.AllreduceOptions()
         op = _op_of(opts)
         return self._in_place([_only(tensors, "tensors")], lambda name, wires: submit.all_reduce(
             wires[0], wires[0], name, op, 1.0, 1.0, None, 0), opts)
 
+    @_eager
     def allreduce_coalesced(self, tensors, opts=None):
         opts = opts or dist.AllreduceCoalescedOptions()
         op = _op_of(opts)
@@ -215,11 +222,13 @@ class ScaleComProcessGroup(dist.ProcessGroup):
             lambda name, wires: submit.all_reduce_group(wires, wires, name, op, 1.0, 1.0, None, 0),
             opts)
 
+    @_eager
     def broadcast(self, tensors, opts=None):
         opts = opts or dist.BroadcastOptions()
         return self._in_place([_only(tensors, "tensors")], lambda name, wires: submit.submit(
             lib.scalecom_broadcast, (name, submit.view(wires[0]), opts.rootRank), wires[0]), opts)
 
+    @_eager
     def reduce(self, tensors, opts=None):
         """By an all-reduce, into memory of its own; the root alone takes the result."""
         opts = opts or dist.ReduceOptions()
@@ -238,6 +247,7 @@ class ScaleComProcessGroup(dist.ProcessGroup):
                                        if source.numel() else source.new_empty(_empty(rows)))
         return self._work(ticket, lambda: _deliver(ticket, targets), targets, opts)
 
+    @_eager
     def allgather(self, output_lists, inputs, opts=None):
         """Of tensors of one size, or of those sizes that the outputs have."""
         source = _only(inputs, "inputs")
@@ -254,16 +264,19 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         is_even = len(sizes) == 1
         return self._gather(targets, source, opts, 1 if is_even else source.numel())
 
+    @_eager
     def all_gather_single(self, output, source, opts=None):
         output, source = output.detach(), source.detach()
         _check_elements([output], source.numel() * self._size, source, "the all-gather")
         return self._gather([output], source, opts)
 
+    @_eager
     def all_gather_single_coalesced(self, outputs, sources, opts=None):
         """One all-gather after the other; the Work is that of all."""
         return _last([self.all_gather_single(output, source, opts)
                       for output, source in zip(outputs, sources)])
 
+    @_eager
     def reduce_scatter_single(self, output, source, opts=None):
         opts = opts or dist.ReduceScatterOptions()
         output, op = output.detach(), _op_of(opts)
@@ -273,11 +286,13 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         ticket = self._submit_exchange(lib.scalecom_reduce_scatter, wire, op, 1.0, 1.0)
         return self._work(ticket, lambda: _deliver(ticket, [output]), [output], opts)
 
+    @_eager
     def reduce_scatter_single_coalesced(self, outputs, sources, opts=None):
         """One reduce-scatter after the other; the Work is that of all."""
         return _last([self.reduce_scatter_single(output, source, opts)
                       for output, source in zip(outputs, sources)])
 
+    @_eager
     def reduce_scatter(self, outputs, input_lists, opts=None):
         """Of parts of one size."""
         output, sources = _only(outputs, "outputs"), input_lists[0]
@@ -303,6 +318,7 @@ class ScaleComProcessGroup(dist.ProcessGroup):
 
         return self._work(ticket, finish, targets, opts, rows.device)
 
+    @_eager
     def gather(self, output_lists, inputs, opts=None):
         """By an all-to-all in which only the root gets something."""
         opts = opts or dist.GatherOptions()
@@ -314,6 +330,7 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         return self._exchange(targets, _contiguous(source).view(1, source.numel()),
                               _one_at(opts.rootRank, self._size), [int(is_root)] * self._size, opts)
 
+    @_eager
     def scatter(self, outputs, input_lists, opts=None):
         """By an all-to-all in which only the root gives something."""
         opts = opts or dist.ScatterOptions()
@@ -328,6 +345,7 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         return self._exchange([output], rows, [int(is_root)] * self._size,
                               _one_at(opts.rootRank, self._size), opts)
 
+    @_eager
     def all_to_all_single(self, output, source, output_splits=None, input_splits=None, opts=None):
         output, source = output.detach(), source.detach()
         sent = self._splits(source, input_splits, "input")
@@ -349,6 +367,7 @@ class ScaleComProcessGroup(dist.ProcessGroup):
                              f"that add up to {rows} rows")
         return list(splits)
 
+    @_eager
     def alltoall(self, outputs, sources, opts=None):
         targets = [output.detach() for output in outputs]
         if len(targets) != self._size or len(sources) != self._size:
@@ -359,6 +378,7 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         _check_elements(targets, sum(received), rows, "the all-to-all")
         return self._exchange(targets, rows, [source.numel() for source in sources], received, opts)
 
+    @_eager
     def barrier(self, opts=None):
         # By a number like all others: those of several groups and threads are not to meet.
         ticket = self._submit_exchange(lib.scalecom_all_gather,

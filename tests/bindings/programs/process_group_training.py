@@ -137,8 +137,18 @@ def a_mesh_gives_distributed_tensors():
 
 def a_compiled_model_trains_as_it_is():
     with over("scalecom"):
-        compiled, eager = ddp._Net("compiled"), ddp._Net("eager")
-        for net in (torch.compile(compiled, backend="aot_eager"), eager):
-            model = DistributedDataParallel(net)
-            ddp._train(model, ddp._sgd(model), 3)
-        assert ddp._is_close(compiled, eager)
+        eager = ddp._Net("eager")
+        model = DistributedDataParallel(eager)
+        ddp._train(model, ddp._sgd(model), 3)
+        inside = ddp._Net("inside")
+        model = DistributedDataParallel(torch.compile(inside, backend="aot_eager"))
+        ddp._train(model, ddp._sgd(model), 3)
+        outside = ddp._Net("outside")
+        wrapped = DistributedDataParallel(outside)
+        ddp._train(torch.compile(wrapped, backend="aot_eager"), ddp._sgd(wrapped), 3)
+        hooked = ddp._Net("hooked_outside")
+        wrapped = DistributedDataParallel(hooked)
+        wrapped.register_comm_hook(hvd.DDPState(wrapped), hvd.ddp_hook)
+        ddp._train(torch.compile(wrapped, backend="aot_eager"), ddp._sgd(wrapped), 3)
+        for net in (inside, outside, hooked):
+            assert ddp._is_close(net, eager)
