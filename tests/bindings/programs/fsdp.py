@@ -60,42 +60,57 @@ def the_shard_dimension_may_be_gloos():
         assert _are_close(_values(net), wanted)
 
 
-def _weight_gradient(net, step):
-    """This rank's part of the first weight's, of inputs that are the rank's number and more."""
+class _Scaled(nn.Sequential):
+    """fully_shard lays its own parameter out behind those of its parts, and pads the second's."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(30, 50, bias=False), nn.Linear(50, 7))
+        self.scale = nn.Parameter(torch.ones(30))
+        for parameter in self.parameters():
+            dist.broadcast(parameter.detach(), 0)
+
+    def forward(self, inputs):
+        return super().forward(inputs * self.scale)
+
+
+def _gradients(net, step):
+    """This rank's parts of two, of inputs that are the rank's number and more."""
     net.zero_grad()
     net(torch.full((1, 30), hvd.rank() + step + 1.0)).sum().backward()
-    return net[0].weight.grad.to_local().clone()
+    return {"0.weight": net[0].weight.grad.to_local().clone(),
+            "scale": net.scale.grad.to_local().clone()}
 
 
 def what_is_not_delivered_is_owed_by_the_parameter_and_goes_on_from_a_state():
     from torch.distributed.fsdp import fully_shard
     with over("scalecom"):
         mesh = _mesh()
-        group = mesh.get_group("replicate")
-        net = nn.Sequential(nn.Linear(30, 50, bias=False), nn.Linear(50, 7))
-        for parameter in net.parameters():
-            dist.broadcast(parameter.detach(), 0)
-        part = net[1].weight.detach().sum(0).chunk(mesh.size(1))[mesh.get_local_rank("shard")]
-        for module in (net[0], net):
-            fully_shard(module, mesh=mesh["shard"])
-        state = hvd.register_fsdp_hook(net, group, hvd.Compression.scalecom(
-            rates={"0.weight": 10, "1.*": None}, beta=0.5), name="owed.")
+        net = _Scaled()
+        rows = net[1].weight.detach().sum(0)
+        inputs = sum((hvd.size() - 1) / 2 + step + 1.0 for step in range(5))
+        given = {"0.weight": rows.unsqueeze(1).expand(50, 30) * inputs,
+                 "scale": rows @ net[0].weight.detach() * inputs}
+        fully_shard(net, mesh=mesh["shard"])
+        state = hvd.register_fsdp_hook(net, mesh.get_group("replicate"), hvd.Compression.scalecom(
+            rates={"0.weight": 10, "scale": 3, "1.*": None}, beta=0.5), name="owed.")
         delivered, saved = [], None
         for step in range(5):
             if step == 3:
                 saved = state.state_dict()
-            delivered.append(_weight_gradient(net, step))
-            assert (delivered[-1] == 0).any()
-        inputs = sum((hvd.size() - 1) / 2 + step + 1.0 for step in range(5))
-        given = (part * inputs).unsqueeze(1).expand(-1, 30)
+            delivered.append(_gradients(net, step))
+            assert all((gradient == 0).any() for gradient in delivered[-1].values())
         residuals = state.state_dict()["residuals"]
-        assert list(residuals) == ["owed.0.weight"]
-        owed = residuals["owed.0.weight"][:given.numel()].view_as(given) / 0.5
-        dist.all_reduce(owed, dist.ReduceOp.AVG, group=group)
-        assert torch.allclose(sum(delivered) + owed, given, rtol=1e-4, atol=1e-5)
+        assert set(residuals) == {f"owed.{name}" for name in given}
+        for name, whole in given.items():
+            part = whole.chunk(mesh.size(1))[mesh.get_local_rank("shard")]
+            owed = residuals[f"owed.{name}"][:part.numel()].view_as(part) / 0.5
+            dist.all_reduce(owed, dist.ReduceOp.AVG, group=mesh.get_group("replicate"))
+            total = sum(gradients[name] for gradients in delivered) + owed
+            assert torch.allclose(total, part, rtol=1e-4, atol=1e-4), name
         state.load_state_dict(saved)
         for step in (3, 4):
-            assert torch.equal(_weight_gradient(net, step), delivered[step])
+            for name, gradient in _gradients(net, step).items():
+                assert torch.equal(gradient, delivered[step][name])
 
 
 def what_differs_between_the_replicas_ends_the_backward_pass():
