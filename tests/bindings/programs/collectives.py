@@ -128,6 +128,19 @@ def calls_without_names_match_by_order():
         assert hvd.broadcast(torch.tensor([float(hvd.rank())]), 0) == 0.0
 
 
+def factors_are_taken_in_the_tensors_own_precision():
+    """16-bit numbers are multiplied in 32 bits; integers in 64, and cut."""
+    factor = 0.1915194503788923
+    for dtype, wide in ((torch.float16, torch.float32), (torch.float32, torch.float32),
+                        (torch.float64, torch.float64), (torch.int32, torch.float64)):
+        mine = torch.arange(-100, 100).to(dtype)
+        times = torch.tensor(factor, dtype=wide)
+        before = hvd.allreduce(mine, op=hvd.Max, prescale_factor=factor)
+        assert torch.equal(before, (mine.to(wide) * times).to(dtype)), dtype
+        after = hvd.allreduce(mine, op=hvd.Sum, postscale_factor=factor)
+        assert torch.equal(after, ((mine * hvd.size()).to(wide) * times).to(dtype)), dtype
+
+
 def short_compression_keeps_the_type():
     """2 to the -14th does not fit in fp16's 10 bits behind a 1, 2 to the -9th not in bf16's 7, whose
     2 to the 100th does not fit in fp16."""
