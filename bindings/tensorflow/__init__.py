@@ -16,8 +16,9 @@ from scalecom.process_sets import (ProcessSet, add_process_set, global_process_s
                                    remove_process_set)
 from scalecom.tensorflow import elastic
 from scalecom.tensorflow.compression import Compression
-from scalecom.tensorflow.functions import (allgather_object, broadcast_object, broadcast_object_fn,
-                                           broadcast_variables)
+from scalecom.tensorflow.functions import (BroadcastGlobalVariablesHook, allgather_object,
+                                           broadcast_global_variables, broadcast_object,
+                                           broadcast_object_fn, broadcast_variables)
 from scalecom.tensorflow.gradient_tape import (DistributedGradientTape,
                                                PartialDistributedGradientTape)
 from scalecom.tensorflow.mpi_ops import (Adasum, Average, Max, Min, Product, Sum, allgather,
@@ -32,12 +33,12 @@ from scalecom.tensorflow.versions import warn_of_version as _warn_of_version
 _warn_of_version(_tf.__version__)
 
 __all__ = [
-    "Adasum", "Average", "Compression", "DistributedGradientTape", "DistributedOptimizer",
+    "Adasum", "Average", "BroadcastGlobalVariablesHook", "Compression", "DistributedGradientTape", "DistributedOptimizer",
     "HorovodInternalError", "HorovodVersionMismatchError", "HostsUpdatedInterrupt", "Max", "Min",
     "PartialDistributedGradientTape", "ProcessSet", "Product", "Sum", "SyncBatchNormalization",
     "add_process_set",
     "allgather", "allgather_object", "allreduce", "alltoall", "barrier", "broadcast", "broadcast_",
-    "broadcast_object", "broadcast_object_fn", "broadcast_variables", "ccl_built", "cross_rank",
+    "broadcast_global_variables", "broadcast_object", "broadcast_object_fn", "broadcast_variables", "ccl_built", "cross_rank",
     "cross_size", "cuda_built", "ddl_built", "elastic", "global_process_set", "gloo_built", "gloo_enabled",
     "grouped_allgather", "grouped_allreduce", "grouped_reducescatter", "info", "init",
     "is_homogeneous", "is_initialized", "join", "local_rank", "local_rank_op", "local_size",

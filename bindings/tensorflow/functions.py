@@ -16,6 +16,31 @@ def broadcast_variables(variables, root_rank, process_set=global_process_set, in
     return None if tf.compat.v1.executing_eagerly_outside_functions() else tf.group(*assigned)
 
 
+def broadcast_global_variables(root_rank):
+    """In a graph of tf.compat.v1, the operation that gives its global variables root_rank's values."""
+    if tf.executing_eagerly():
+        raise RuntimeError("broadcast_global_variables() needs a graph of tf.compat.v1; eagerly call "
+                           "broadcast_variables(variables, root_rank)")
+    return broadcast_variables(tf.compat.v1.global_variables(), root_rank)
+
+
+class BroadcastGlobalVariablesHook(tf.compat.v1.train.SessionRunHook):
+    """Gives a tf.compat.v1 graph's global variables root_rank's values once its session is there.
+    `device` is Horovod's."""
+
+    def __init__(self, root_rank, device=""):
+        super().__init__()
+        self._root_rank = root_rank
+        self._broadcast = None
+
+    def begin(self):
+        if self._broadcast is None or self._broadcast.graph is not tf.compat.v1.get_default_graph():
+            self._broadcast = broadcast_global_variables(self._root_rank)
+
+    def after_create_session(self, session, coord):
+        session.run(self._broadcast)
+
+
 def _to_bytes(value):
     return numpy.frombuffer(pickling.dumps(value), numpy.uint8)
 

@@ -6,7 +6,8 @@ from scalecom.loss_scale import NotInsideLossScale
 from scalecom.process_sets import global_process_set
 from scalecom.saved_residuals import SavedResiduals
 from scalecom.tensorflow.compression import Compression
-from scalecom.tensorflow.mpi_ops import Average
+from scalecom.tensorflow.delta import reduce_step
+from scalecom.tensorflow.mpi_ops import Adasum, Average
 from scalecom.tensorflow.reducer import Reducer, key_of
 
 
@@ -76,8 +77,14 @@ class _KerasMixin(NotInsideLossScale):
                          else trainable_variables)
         apply_own = super().apply
 
+        reducer = self._scalecom
+
         def apply_step(gradients):
-            apply_own(self._scalecom.reduce(gradients, variables), trainable_variables)
+            if reducer.op == Adasum:
+                reduce_step(lambda: apply_own(gradients, trainable_variables),
+                            reducer.reduced_of(variables), reducer.compression, reducer.process_set)
+            else:
+                apply_own(reducer.reduce(gradients, variables), trainable_variables)
 
         if self._scalecom_accumulation is None:
             apply_step(grads)
@@ -120,12 +127,18 @@ def DistributedOptimizer(optimizer, name=None, use_locking=False, device_dense="
     with the sums, or with their averages where average_aggregated_gradients is True. The other
     arguments are those of DistributedGradientTape; name and use_locking are Horovod's. Do not reduce
     twice: use either a tape or an optimizer that is distributed.
+
+    op Adasum, of Keras optimizers, reduces what steps do to the variables, and no gradients (arXiv
+    2006.02924): apply() takes this rank's own step, and then every variable becomes what it was plus the
+    Adasum of the ranks' changes. The optimizer's state is each rank's own; sparse_as_dense and groups have
+    no effect; Compression.scalecom is refused.
     """
     if backward_passes_per_step < 1:
         raise ValueError(f"backward_passes_per_step is {backward_passes_per_step}; it must be 1 or "
                          "more")
     reducer = Reducer(compression, sparse_as_dense, op, gradient_predivide_factor, num_groups, groups,
-                      process_set, scale_local_gradients)
+                      process_set, scale_local_gradients,
+                      more_ops=(Adasum,) if _is_keras(optimizer) else ())
     accumulation = None
     if _is_keras(optimizer):
         mixin = _KerasMixin

@@ -6,7 +6,7 @@ from scalecom.process_sets import global_process_set
 from scalecom.scalecom_options import ScaleComOptions
 from scalecom.tensorflow import mpi_ops, operations
 from scalecom.tensorflow.compression import check_compression
-from scalecom.tensorflow.mpi_ops import Average, Sum
+from scalecom.tensorflow.mpi_ops import Adasum, Average, Sum
 from scalecom.tensorflow.operations import describe_reduction
 from scalecom.variables import names_of
 
@@ -50,10 +50,13 @@ class Reducer:
     """How gradients are reduced; see DistributedGradientTape for the arguments."""
 
     def __init__(self, compression, sparse_as_dense, op, gradient_predivide_factor, num_groups,
-                 groups, process_set, scale_local_gradients):
+                 groups, process_set, scale_local_gradients, more_ops=()):
         check_compression(compression)
-        if op not in (Average, Sum):
+        if op not in (Average, Sum, *more_ops):
             raise ValueError(f"op is {op!r}; gradients are reduced by Average or Sum")
+        if op == Adasum and isinstance(compression, ScaleComOptions):
+            raise ValueError("compression is Compression.scalecom; it works with op Average and Sum, not "
+                             "with Adasum, which needs every element")
         if gradient_predivide_factor != 1.0 and op != Average:
             raise ValueError("gradient_predivide_factor needs op=Average")
         self._check_groups(num_groups if groups is None else groups)
@@ -79,6 +82,10 @@ class Reducer:
 
     def register_local_var(self, variable):
         self._local.add(key_of(variable))
+
+    def reduced_of(self, variables):
+        """Those whose gradients are not this rank's own."""
+        return [variable for variable in variables if key_of(variable) not in self._local]
 
     def reduce(self, gradients, variables):
         """The reduced gradients, in their order; see reduce_all. None stays None: it is None on all

@@ -155,6 +155,31 @@ def an_optimizer_applies_reduced_gradients():
         assert int(optimizer.iterations) == 2
 
 
+def adasum_reduces_what_a_step_does():
+    start = tf.constant([1.0, 2.0, 3.0])
+    gradient = tf.constant([1.0, -2.0, 0.5]) * (hvd.rank() + 1.0) + 3.0 * hvd.rank()
+    for number, wrap in enumerate((lambda function: function, tf.function)):
+        variable, alone = keras.Variable(start, name=f"delta{number}"), keras.Variable(start)
+        optimizer = hvd.DistributedOptimizer(keras.optimizers.SGD(0.1, momentum=0.9), op=hvd.Adasum)
+        plain = keras.optimizers.SGD(0.1, momentum=0.9)
+        step = wrap(lambda: optimizer.apply([gradient], [variable]))
+        plain.build([alone])
+        optimizer.build([variable])
+        for _ in range(2):
+            before = tf.identity(variable.value)
+            alone.assign(before)
+            plain.apply([gradient], [alone])
+            wanted = before + hvd.allreduce(alone.value - before, op=hvd.Adasum, name=f"wanted{number}")
+            step()
+            assert numpy.allclose(variable.numpy(), wanted.numpy(), rtol=1e-6)
+            assert _equal(variable, hvd.broadcast(tf.identity(variable.value), 0, name=f"root{number}"))
+    with pytest.raises(ValueError, match="Average or Sum"):
+        hvd.DistributedOptimizer(tf.compat.v1.train.GradientDescentOptimizer(0.5), op=hvd.Adasum)
+    with pytest.raises(ValueError, match="needs every element"):
+        hvd.DistributedOptimizer(keras.optimizers.SGD(0.1), op=hvd.Adasum,
+                                 compression=hvd.Compression.scalecom(rate=4))
+
+
 def passes_are_added_up_before_a_step():
     for is_average in (False, True):
         variable = keras.Variable(numpy.ones([3]), name="weight")
