@@ -26,7 +26,8 @@ from scalecom.keras.backend import adapter as _adapter
 from scalecom.keras.functions import (allgather, allreduce, broadcast, broadcast_global_variables,
                                       load_model)
 from scalecom.keras.optimizer import DistributedOptimizer
-from scalecom.process_sets import join
+from scalecom.process_sets import (ProcessSet, add_process_set, global_process_set, join,
+                                   remove_process_set)
 
 Average, Sum, Min, Max, Product = (_adapter.Average, _adapter.Sum, _adapter.Min, _adapter.Max,
                                    _adapter.Product)
@@ -34,11 +35,11 @@ Compression = _adapter.Compression
 
 __all__ = [
     "Average", "Compression", "DistributedOptimizer", "HorovodInternalError",
-    "HorovodVersionMismatchError", "HostsUpdatedInterrupt", "Max", "Min", "Product", "Sum",
-    "allgather", "allgather_object", "allreduce", "barrier", "broadcast",
+    "HorovodVersionMismatchError", "HostsUpdatedInterrupt", "Max", "Min", "ProcessSet",
+    "Product", "Sum", "add_process_set", "allgather", "allgather_object", "allreduce", "barrier", "broadcast",
     "broadcast_global_variables", "broadcast_object", "callbacks", "ccl_built", "cross_rank",
-    "cross_size", "cuda_built", "ddl_built", "elastic", "gloo_built", "gloo_enabled", "info", "init",
+    "cross_size", "cuda_built", "ddl_built", "elastic", "global_process_set", "gloo_built", "gloo_enabled", "info", "init",
     "is_homogeneous", "is_initialized", "join", "load_model", "local_rank", "local_size", "mpi_built",
-    "mpi_enabled", "mpi_threads_supported", "nccl_built", "rank", "rocm_built", "shutdown", "size",
+    "mpi_enabled", "mpi_threads_supported", "nccl_built", "rank", "remove_process_set", "rocm_built", "shutdown", "size",
     "start_timeline", "stats", "stop_timeline",
 ]

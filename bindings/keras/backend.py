@@ -1,8 +1,8 @@
 """What Keras's back ends need each: an adapter of scalecom, and how it reduces gradients.
 
 adapter: its module, with allreduce, allgather, broadcast, Compression. reduce(gradients, names, op,
-prescale_factor, postscale_factor, compression): the reduced gradients, in their order, all submitted at
-once. `reduce` and `adapter` are all that the rest of scalecom.keras knows of a back end.
+prescale_factor, postscale_factor, compression, process_set): the reduced gradients, in their order, all
+submitted at once. `reduce` and `adapter` are all that the rest of scalecom.keras knows of a back end.
 """
 
 import re
@@ -11,6 +11,7 @@ import warnings
 import keras
 
 from scalecom import elastic
+from scalecom.process_sets import global_process_set, used
 
 TESTED = "3.15"
 
@@ -29,7 +30,7 @@ def _load_jax():
     import scalecom.jax as adapter
     from scalecom.jax.collectives import reduce_all
 
-    def reduce(gradients, names, op, prescale_factor, postscale_factor, compression):
+    def reduce(gradients, names, op, prescale_factor, postscale_factor, compression, process_set):
         options = [compression.options_for(name, gradient.shape)
                    for name, gradient in zip(names, gradients)]
         return reduce_all(gradients, [f"allreduce.{name}" for name in names], op, prescale_factor,
@@ -42,7 +43,11 @@ def _load_torch():
     import scalecom.torch as adapter
     from scalecom.torch import submit
 
-    def reduce(gradients, names, op, prescale_factor, postscale_factor, compression):
+    def reduce(gradients, names, op, prescale_factor, postscale_factor, compression, process_set):
+        with used(process_set):
+            return reduce_here(gradients, names, op, prescale_factor, postscale_factor, compression)
+
+    def reduce_here(gradients, names, op, prescale_factor, postscale_factor, compression):
         started = []
         for place, (name, gradient) in enumerate(zip(names, gradients)):
             wire, context = compression.compress(gradient.detach().contiguous())
@@ -79,6 +84,17 @@ def refuse_xla(model):
         model.jit_compile = False
         warnings.warn("the model was to be compiled by XLA, which cannot compile scalecom's operations: "
                       "jit_compile is False now; say so in compile(jit_compile=False)", stacklevel=2)
+
+
+def check_process_set(process_set):
+    """Raises ValueError for what is none in use with this rank in it, NotImplementedError where the back end
+    has none."""
+    used(process_set)
+    if process_set is not global_process_set and keras.backend.backend() == "jax":
+        raise NotImplementedError("process_set is given; Keras's JAX back end reduces over all ranks only")
+    if process_set is not global_process_set and not process_set.included():
+        raise ValueError(f"this rank is not in {process_set}; make its optimizer distributed on ranks of "
+                         "the set only")
 
 
 adapter, reduce = _load(keras.backend.backend())

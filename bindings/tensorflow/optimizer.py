@@ -8,7 +8,8 @@ from scalecom.saved_residuals import SavedResiduals
 from scalecom.tensorflow.compression import Compression
 from scalecom.tensorflow.delta import reduce_step
 from scalecom.tensorflow.mpi_ops import Adasum, Average
-from scalecom.tensorflow.reducer import Reducer, key_of
+from scalecom.tensorflow.reducer import Reducer
+from scalecom.variables import key_of
 
 
 class _Accumulation:

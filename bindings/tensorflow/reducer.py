@@ -8,15 +8,7 @@ from scalecom.tensorflow import mpi_ops, operations
 from scalecom.tensorflow.compression import check_compression
 from scalecom.tensorflow.mpi_ops import Adasum, Average, Sum
 from scalecom.tensorflow.operations import describe_reduction
-from scalecom.variables import names_of
-
-
-def key_of(variable):
-    """The same for a Keras variable and the tf.Variable in it."""
-    inner = getattr(variable, "value", None)
-    if inner is not None and not callable(inner):
-        variable = inner
-    return variable.ref() if hasattr(variable, "ref") else id(variable)
+from scalecom.variables import check_groups, key_of, names_of
 
 
 def reduce_all(gradients, names, op, prescale_factor, postscale_factor, compression,
@@ -59,7 +51,7 @@ class Reducer:
                              "with Adasum, which needs every element")
         if gradient_predivide_factor != 1.0 and op != Average:
             raise ValueError("gradient_predivide_factor needs op=Average")
-        self._check_groups(num_groups if groups is None else groups)
+        check_groups(num_groups if groups is None else groups)
         self.compression = compression
         self._sparse_as_dense = sparse_as_dense
         self.op = op
@@ -67,18 +59,6 @@ class Reducer:
         self.process_set = process_set
         self._scale_local_gradients = scale_local_gradients
         self._local = set()
-
-    @staticmethod
-    def _check_groups(groups):
-        if isinstance(groups, int) and groups >= 0:
-            return
-        if not isinstance(groups, (list, tuple)) or not all(isinstance(group, (list, tuple))
-                                                            for group in groups):
-            raise ValueError(f"groups is {groups!r}; allowed are a number of groups, 0 or more, and a "
-                             "list of lists of variables")
-        keys = [key_of(variable) for group in groups for variable in group]
-        if len(set(keys)) < len(keys):
-            raise ValueError("groups has a variable more than once; it can be in one group only")
 
     def register_local_var(self, variable):
         self._local.add(key_of(variable))

@@ -13,6 +13,27 @@ from scalecom.reductions import Adasum, Average
 from scalecom.residuals import KeptResiduals
 
 
+def key_of(variable):
+    """The same for a Keras variable and the tf.Variable in it."""
+    inner = getattr(variable, "value", None)
+    if inner is not None and not callable(inner):
+        variable = inner
+    return variable.ref() if hasattr(variable, "ref") else id(variable)
+
+
+def check_groups(groups):
+    """Raises ValueError unless it is a number of groups, or lists of variables without one twice."""
+    if isinstance(groups, int) and groups >= 0:
+        return
+    if not isinstance(groups, (list, tuple)) or not all(isinstance(group, (list, tuple))
+                                                        for group in groups):
+        raise ValueError(f"groups is {groups!r}; allowed are a number of groups, 0 or more, and a "
+                         "list of lists of variables")
+    keys = [key_of(variable) for group in groups for variable in group]
+    if len(set(keys)) < len(keys):
+        raise ValueError("groups has a variable more than once; it can be in one group only")
+
+
 def names_of(variables):
     """A name for each: the path of a Keras variable, the name of a tf.Variable; else its place. What
     is there twice gets its place too."""

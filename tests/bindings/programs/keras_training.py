@@ -189,6 +189,38 @@ def residuals_are_in_the_files_of_their_rank():
     hvd.barrier()
 
 
+def a_process_set_trains_by_itself_and_local_variables_stay_own():
+    if keras.backend.backend() == "jax":
+        return
+    ranks = list(range(max(1, hvd.size() - 1)))
+    chosen = hvd.add_process_set(ranks) if hvd.size() > 1 else hvd.global_process_set
+    if chosen.included():
+        model = _model(hvd.DistributedOptimizer(keras.optimizers.SGD(0.1), process_set=chosen))
+        _fit(model, tuple(part[chosen.rank()::chosen.size()] for part in _data()), 24 // chosen.size())
+        alone = _model(keras.optimizers.SGD(0.1))
+        _fit(alone, _data(), 24)
+        for weight, wanted in zip(model.weights, alone.weights):
+            assert numpy.allclose(weight.numpy(), wanted.numpy(), atol=1e-4)
+    else:
+        with pytest.raises(ValueError, match="this rank is not in"):
+            hvd.DistributedOptimizer(keras.optimizers.SGD(0.1), process_set=chosen)
+    hvd.barrier()
+    if hvd.size() > 1:
+        hvd.remove_process_set(chosen)
+    for is_scaled in (True, False):
+        shared, own = (keras.Variable(numpy.zeros(2, "float32"), name=f"{name}_{is_scaled}")
+                       for name in ("shared", "own"))
+        optimizer = hvd.DistributedOptimizer(keras.optimizers.SGD(1.0), num_groups=1,
+                                             scale_local_gradients=is_scaled)
+        optimizer.register_local_var(own)
+        mine = keras.ops.ones(2) * (hvd.rank() + 1.0)
+        optimizer.apply([mine, mine + 0.0], [shared, own])
+        assert numpy.allclose(shared.numpy(), -(hvd.size() + 1) / 2)
+        assert numpy.allclose(own.numpy(), -(hvd.rank() + 1) / (hvd.size() if is_scaled else 1))
+    with pytest.raises(ValueError, match="one group only"):
+        hvd.DistributedOptimizer(keras.optimizers.SGD(1.0), groups=[[own], [own]])
+
+
 def mistakes_are_refused():
     sgd = keras.optimizers.SGD
     for call, words in ((lambda: hvd.DistributedOptimizer("sgd"), "Optimizer is needed"),
