@@ -24,15 +24,15 @@ LIMIT_S = 60.0
 class ElasticJob:
     """scalecomrun with elastic_training.py, and what its ranks have written down."""
 
-    def __init__(self, folder, *options, env=None, **training):
+    def __init__(self, folder, *options, env=None, wrapper=(), **training):
         self.folder = folder / "journals"
         self.folder.mkdir()
         self._output = open(folder / "output", "w+")
         self._deadline = time.monotonic() + training.pop("limit", LIMIT_S)
         script = training.pop("script", SCRIPT)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "scalecom.run", "--elastic", *options, sys.executable, script,
-             self.folder, json.dumps(training)],
+            [*wrapper, sys.executable, "-m", "scalecom.run", "--elastic", *options, sys.executable,
+             script, self.folder, json.dumps(training)],
             env=rank_environment(env), stdout=self._output, stderr=self._output,
             stdin=subprocess.DEVNULL)
 
@@ -164,6 +164,7 @@ def test_a_replacement_joins_and_gets_the_state(start):
     job.steps_of(size=2, since=killed_at)
     newcomer = job.wait_for(lambda line: line["pid"] not in former and "step" in line)
     assert newcomer["size"] == 3 and newcomer["rank"] == 2 and newcomer["step"] > 10
+    assert newcomer["local_rank"] == 0, "it takes the lost rank's slot"
     # Without the optimizer's momentum its model would be another one by then.
     job.wait_for(lambda line: line["pid"] == newcomer["pid"]
                  and line.get("step") == newcomer["step"] + 10)
@@ -216,7 +217,7 @@ def test_ranks_come_and_go_as_the_discovery_script_says(start, tmp_path):
     lines = job.lines()
     check_resets(lines)
     check_training(lines)
-    assert "this host has 2 slots now" in job.output()
+    assert "the hosts are localhost:2 now" in job.output()
 
 
 def test_a_disagreement_is_raised_and_not_retried(start):
@@ -251,11 +252,11 @@ def test_too_few_ranks_end_the_job_at_once_where_none_can_come(start):
 def test_too_few_ranks_end_the_job_after_the_time_where_some_might_come(start, tmp_path):
     script = write_discovery(tmp_path, 2)
     job = start("--min-np", "2", "--max-np", "2", "--host-discovery-script", script,
-                "--elastic-timeout", "3", "--slot-failures", "1", steps=10_000, pause=0.02)
+                "--elastic-timeout", "10", "--slot-failures", "1", steps=10_000, pause=0.02)
     job.wait_for(lambda line: line.get("step") == 5)
     job.kill_rank(0)
     assert job.end() == 1
-    assert "came to meet within 3 s" in job.output() and "--min-np is 2" in job.output()
+    assert "came to meet within 10 s" in job.output() and "--min-np is 2" in job.output()
 
 
 def test_the_reset_limit_holds(start):
@@ -278,7 +279,10 @@ def test_a_command_that_fails_at_once_is_not_started_again(tmp_path):
 @pytest.mark.parametrize("arguments, message", [
     (("--min-np", "3", "-np", "2"), "--min-np is 3, -np 2"),
     (("--elastic",), "-np is missing"),
-    (("--min-np", "1", "--max-np", "2", "-H", "far:2"), "the hosts have far; an elastic job has"),
+    (("--min-np", "1", "-np", "2", "-H", "localhost:1,127.0.0.1:1"), "which are all this host"),
+    (("--min-np", "1", "-np", "2", "--remote-shell", ""), "--remote-shell is empty"),
+    (("--min-np", "1", "-np", "2", "--own-address", "here"), "--own-address is here; give an IPv4"),
+    (("--min-np", "1", "-np", "2", "--blacklist-cooldown-range", "3", "2"), "is 3 2; give the"),
     (("--min-np", "2", "--max-np", "2", "-H", "localhost:1"), "the hosts have 1 slots"),
     (("--min-np", "1", "--launcher", "mpirun"), "--launcher is mpirun"),
     (("--min-np", "1", "--host-discovery-script", "/absent"), "/absent cannot be run"),

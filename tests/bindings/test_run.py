@@ -14,7 +14,7 @@ import time
 import pytest
 from jobs import BIN, HERE, is_alive, rank_environment, run_limited
 
-from scalecom.launch import driver, processes
+from scalecom.launch import discovery, processes
 
 RUN = [sys.executable, "-m", "scalecom.run"]
 # Versions as the launchers tell them.
@@ -252,12 +252,12 @@ def test_what_a_rank_had_started_ends_with_it(tmp_path, monkeypatch, prefix):
 
 
 def test_a_discovery_script_that_hangs_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(driver, "DISCOVERY_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(discovery, "TIMEOUT_S", 0.5)
     script = tmp_path / "discover"
     script.write_text(f"#!/bin/sh\nsleep 1000 &\necho $! > {tmp_path / 'child'}\nsleep 1000\n")
     script.chmod(0o755)
     with pytest.raises(ValueError, match="gave no hosts within 0.5 s"):
-        asyncio.run(driver.Discovery(0, str(script)).look())
+        asyncio.run(discovery.Discovery([], str(script)).look())
     child = int((tmp_path / "child").read_text())
     try:
         assert not is_alive(child, within_s=5.0)

@@ -115,8 +115,11 @@ def size():
 
 
 def local_rank():
-    """This process's number among those of its host."""
-    return _topology().local_rank
+    """This process's number among those of its host; in an elastic job its slot there, which it
+    keeps, so that a newcomer takes the lost one's and with it a GPU that is free."""
+    topology = _topology()
+    driver = worker.find_driver()
+    return topology.local_rank if driver is None else driver.local_rank
 
 
 def local_size():

@@ -12,13 +12,16 @@ import subprocess
 import sys
 
 from scalecom import _library
-from scalecom.launch import driver, hosts, lines, processes
+from scalecom.launch import discovery, driver, host_links, hosts, lines, processes
 from scalecom.launch.function import run
 
 __all__ = ["main", "run"]
 
 _DESCRIPTION = """Starts COMMAND on several ranks. On this host alone it starts them itself, without
 MPI; inside a Slurm allocation by srun; on several hosts by mpirun."""
+
+
+_REMOTE_SHELL = "ssh -o BatchMode=yes -o ConnectTimeout=10"
 
 
 def _positive(text):
@@ -63,7 +66,7 @@ def _make_parser():
 
 
 def _add_elastic(parser):
-    add = parser.add_argument_group("elastic jobs, on this host").add_argument
+    add = parser.add_argument_group("elastic jobs").add_argument
     add("--elastic", action="store_true",
         help="go on without lost ranks, and with new ones; each of the next three says it too")
     add("--min-np", "--min-num-proc", type=_positive, metavar="N",
@@ -71,7 +74,7 @@ def _add_elastic(parser):
     add("--max-np", "--max-num-proc", type=_positive, metavar="N",
         help="ranks that it has at most (default: -np)")
     add("--host-discovery-script", metavar="FILE",
-        help="a program that is run each second and prints localhost:slots")
+        help="a program that is run each second and prints the hosts, one a line: host:slots")
     add("--slots-per-host", type=_positive, default=1, metavar="N",
         help="slots of a host for which the script gives none (default: %(default)s)")
     add("--elastic-timeout", type=_positive, default=600, metavar="S",
@@ -80,6 +83,17 @@ def _add_elastic(parser):
         help="meetings after the first one (default: any number)")
     add("--slot-failures", type=_positive, default=3, metavar="N",
         help="ranks that may fail in a slot before it is given up (default: %(default)s)")
+    add("--remote-shell", default=_REMOTE_SHELL, metavar="WORDS",
+        help="what leads to another host, before its name and a command line (default: "
+             "%(default)s)")
+    add("--own-address", metavar="ADDRESS",
+        help="IPv4 address by which other hosts reach this one (default: that of the interface "
+             "which leads to them)")
+    add("--host-timeout", type=_positive, default=20, metavar="S",
+        help="seconds of silence after which a host counts as gone (default: %(default)s)")
+    add("--blacklist-cooldown-range", nargs=2, type=_positive, default=(10, 300), metavar="S",
+        help="seconds for which a host that failed is put aside: at first, and at most, as the time "
+             "doubles (default: 10 300)")
 
 
 def _is_elastic(options):
@@ -100,6 +114,19 @@ def _make_limits(options):
     return limits
 
 
+def _make_reach(options):
+    shell = shlex.split(options.remote_shell)
+    if not shell:
+        raise ValueError("--remote-shell is empty; give a program and its options, such as ssh -p 222")
+    if options.own_address and not re.fullmatch(r"\d{1,3}(\.\d{1,3}){3}", options.own_address):
+        raise ValueError(f"--own-address is {options.own_address}; give an IPv4 address of this host, "
+                         "such as 10.0.0.1")
+    first, last = options.blacklist_cooldown_range
+    if first > last:
+        raise ValueError(f"--blacklist-cooldown-range is {first} {last}; give the shorter time first")
+    return host_links.Reach(shell, options.own_address, options.host_timeout, first, last)
+
+
 def _run_elastic(options, found):
     limits = _make_limits(options)
     if options.launcher not in ("auto", "local"):
@@ -107,21 +134,24 @@ def _run_elastic(options, found):
                          "elastic job itself: leave it out")
     if found and options.host_discovery_script:
         raise ValueError("-H or --hostfile and --host-discovery-script are given; take one")
-    driver.check_local(found)
     script = options.host_discovery_script
-    slots = sum(host.slots for host in found) if found else 0 if script else limits.ranks_max
+    if not found and not script:
+        found = [hosts.Host("localhost", limits.ranks_max)]
+    slots = sum(host.slots for host in found)
     if not script and slots < limits.ranks_min:
         raise ValueError(f"--min-np is {limits.ranks_min}, and the hosts have {slots} slots; give "
                          "more slots")
     plan = lines.Plan(options.ranks, [], options.variables, _command_of(options),
                       options.prefix_output)
     if options.dry_run or options.verbose:
-        print(f"{limits.ranks_min} to {limits.ranks_max} ranks here: {shlex.join(plan.command)}",
-              flush=True)
+        where = hosts.show(found) if found else f"the hosts that {script} prints"
+        print(f"{limits.ranks_min} to {limits.ranks_max} ranks on {where}: "
+              f"{shlex.join(plan.command)}", flush=True)
     if options.dry_run:
         return 0
-    discovery = driver.Discovery(slots, script and os.path.abspath(script), options.slots_per_host)
-    return asyncio.run(driver.run_elastic(plan, limits, discovery, os.environ, _tell))
+    seen = discovery.Discovery(found, script and os.path.abspath(script), options.slots_per_host)
+    return asyncio.run(driver.run_elastic(plan, limits, seen, _make_reach(options), os.environ,
+                                          _tell))
 
 
 def _hosts_of(options):

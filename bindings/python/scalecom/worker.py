@@ -1,6 +1,6 @@
-"""This process as a worker of an elastic job: its end of the driver's connection.
+"""This process as a worker of an elastic job: its end of the connection to the driver.
 
-scalecom/launch/driver.py is the other end. Messages are JSON, one a line. One thread uses it.
+scalecom/launch/agent.py is the other end, which passes on what is said to driver.py. Messages are JSON, one a line. One thread uses it.
 """
 
 import functools
@@ -12,6 +12,7 @@ import struct
 import sys
 
 from scalecom import _library
+from scalecom.launch import hosts
 
 # Meetings in succession that may fail because a worker was lost meanwhile.
 MEETINGS_MAX = 10
@@ -25,6 +26,7 @@ class Driver:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._rest = b""
         self._has_update = False
+        self.local_rank = None  # Its slot on this host, once it has met others.
         self._socket.settimeout(_TIMEOUT_S)
         try:
             self._socket.connect("\0" + address)
@@ -63,7 +65,7 @@ class Driver:
         """Waits for the next round, as long as the driver does (--elastic-timeout), and puts this
         process's place in it into the environment. SystemExit(0) where the job shrinks by this
         process; ValueError where it does not go on."""
-        self._send(meet=True)
+        self._send(meet=hosts.free_port())  # For rank 0, if that is this process.
         self._socket.settimeout(None)
         while True:
             message = self._read()
@@ -73,6 +75,7 @@ class Driver:
                 raise ValueError(f"the job does not go on: {message['refused']}")
             if "variables" in message:
                 os.environ.update(message["variables"])
+                self.local_rank = int(message["variables"]["LOCAL_RANK"])
                 self._has_update = False
                 return
 

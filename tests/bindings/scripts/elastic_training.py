@@ -6,6 +6,7 @@ Every rank has the whole data, so that the loss of a step does not depend on the
 import json
 import os
 import pathlib
+import socket
 import sys
 import time
 
@@ -32,7 +33,8 @@ class Journal:
 
     def write(self, **facts):
         self._file.write(json.dumps({"pid": os.getpid(), "time": time.monotonic(), "rank": hvd.rank(),
-                                     "size": hvd.size(), **facts}) + "\n")
+                                     "size": hvd.size(), "local_rank": hvd.local_rank(),
+                                     "host": socket.gethostname(), **facts}) + "\n")
 
 
 def make_mistake(kind, rank):

@@ -1,33 +1,26 @@
-"""The driver of an elastic job: starts ranks of this host, and lets those that are there meet.
+"""The driver of an elastic job: has ranks started on hosts, and lets those that are there meet.
 
-A *worker* is a process; a *round* is one meeting of workers, who then are ranks 0 to n - 1. The
-driver serves one connection a worker (scalecom/elastic.py is its other end). A worker asks to meet;
-the round is formed when all living members of the last one have asked, and all that were started
-where there was none. Workers that are started later hold nobody up: the members are told that hosts
-changed, and meet with them after their next commit. Everything runs on one asyncio loop.
+A *worker* is a process; a *round* is one meeting of workers, who then are ranks 0 to n - 1. Each
+host has an agent (host_links.py, agent.py) that starts workers there and passes on what they say. A
+worker asks to meet; the round is formed when all living members of the last one have asked, and all
+that were started where there was none. Workers that are started later hold nobody up: the members
+are told that hosts changed, and meet with them after their next commit. Everything runs on one
+asyncio loop: what links and the discovery script tell is news, which _watch() takes in its order.
 """
 
 import asyncio
+import collections
 import contextlib
-import hmac
-import json
 import os
 import secrets
-import signal
-import socket
-import struct
 import time
 from typing import NamedTuple
 
-from scalecom.launch import hosts, processes
+from scalecom.launch import host_links, hosts, lines, processes
 
-HELLO_TIMEOUT_S = 10.0
 DISCOVERY_PERIOD_S = 1.0
-DISCOVERY_TIMEOUT_S = 10.0
-DISCOVERY_END_S = 1.0  # After SIGKILL.
 # Of a meeting whose members are all there; SCALECOM_CONNECT_TIMEOUT counts where it is set.
 CONNECT_TIMEOUT_S = "10"
-LINE_BYTES_MAX = 1 << 16
 
 
 class Limits(NamedTuple):
@@ -49,13 +42,14 @@ class JobFailed(Exception):
 class Worker:
     """A process in a slot, from its start to its end."""
 
-    def __init__(self, number, slot, process):
+    def __init__(self, number, slot, link):
         self.number = number
-        self.slot = slot
-        self.process = process
-        self.writer = None  # Its connection.
+        self.slot = slot  # (host's name, number of the slot there)
+        self.label = f"worker {number} ({slot[0]}, slot {slot[1]})"
+        self.link = link
         self.rank = None  # In the current round; None: it is not a member.
-        self.has_asked = False
+        self.port = None  # Free on its host, when it asked.
+        self.asked_at = None  # None: it has not asked to meet.
         self.has_state = False  # That training goes on from.
         self.is_dismissed = False
 
@@ -64,68 +58,24 @@ class Worker:
         self.send(dismissed=True)
 
     def send(self, **message):
-        if self.writer is not None and not self.writer.is_closing():
-            self.writer.write(json.dumps(message).encode() + b"\n")
+        self.link.say({"to": self.number, "message": message})
 
-
-class Discovery:
-    """How many slots this host has: a number, or what a script says each time it is asked."""
-
-    def __init__(self, slots, script=None, default_slots=1):
-        self.slots = slots
-        self.script = script
-        self._default_slots = default_slots
-
-    async def look(self):
-        """Asks the script; ValueError where it does not work or names another host."""
-        if self.script is None:
-            return
-        try:
-            process = await asyncio.create_subprocess_exec(
-                self.script, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-                start_new_session=True)
-        except OSError as error:
-            raise ValueError(f"{self.script} cannot be run: {error.strerror}") from error
-        try:
-            output, _ = await asyncio.wait_for(process.communicate(), DISCOVERY_TIMEOUT_S)
-        except asyncio.TimeoutError as error:
-            raise ValueError(f"{self.script} gave no hosts within {DISCOVERY_TIMEOUT_S:g} s"
-                             ) from error
-        finally:
-            with contextlib.suppress(ProcessLookupError):  # And what it started.
-                os.killpg(process.pid, signal.SIGKILL)
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(process.wait(), DISCOVERY_END_S)
-        if process.returncode != 0:
-            raise ValueError(f"{self.script} {processes.describe(process.returncode)}")
-        found = hosts.parse_lines(output.decode(errors="replace"), self.script, self._default_slots)
-        check_local(found)
-        self.slots = sum(host.slots for host in found)
-
-
-def check_local(found):
-    """ValueError unless all hosts are this one."""
-    strangers = [host.name for host in found if not hosts.is_local(host.name)]
-    if strangers:
-        raise ValueError(f"the hosts have {', '.join(strangers)}; an elastic job has ranks on this "
-                         "host only, in this version: give localhost:slots")
+    def kill(self):
+        self.link.say({"kill": self.number})
 
 
 class Driver:
     """One elastic job; run() is its life."""
 
-    def __init__(self, plan, limits, discovery, environment, tell):
+    def __init__(self, plan, limits, discovery, reach, environment, tell):
         self._plan = plan
         self._limits = limits
         self._discovery = discovery
+        self._reach = reach
         self._tell = tell
-        self._environment = processes.base_environment(plan.variables, environment)
-        self._environment.setdefault("SCALECOM_CONNECT_TIMEOUT", CONNECT_TIMEOUT_S)
-        self._secret = secrets.token_hex(16)
         self._run = secrets.token_hex(8)
-        self._address = f"scalecom-elastic-{secrets.token_hex(8)}"
+        self._hosts = host_links.Hosts(reach, self._make_job(environment), self._take, tell)
         self._workers = {}  # By number, those that live.
-        self._waits = {}  # Future of a process's end -> its worker.
         self._failures = {}  # By slot.
         self._started = 0
         self._rounds = 0
@@ -133,18 +83,29 @@ class Driver:
         self._had_state = False  # Any worker, at any time.
         self._first_end = None  # A worker that ended well: the job is ending.
         self._mismatch = None  # A program's error that a worker has told of.
+        self._news = collections.deque()  # (link, message)
         self._changed = asyncio.Event()
+
+    def _make_job(self, environment):
+        """What agents have to know."""
+        base = processes.base_environment(self._plan.variables, environment)
+        base.setdefault("SCALECOM_CONNECT_TIMEOUT", CONNECT_TIMEOUT_S)
+        return {"secret": secrets.token_hex(16), "command": [str(one) for one in self._plan.command],
+                "variables": lines.forwarded_environment(self._plan, base),
+                "directory": os.getcwd(), "silence_s": self._reach.silence_s}
+
+    def _take(self, link, message):
+        self._news.append((link, message))
+        self._changed.set()
 
     async def run(self):
         """Returns the job's exit code."""
-        server = await asyncio.start_unix_server(self._serve, "\0" + self._address,
-                                                 limit=LINE_BYTES_MAX)
         look_out = None
         with processes.caught_signals() as caught:
             try:
                 await self._discovery.look()
                 look_out = asyncio.ensure_future(self._look_out())
-                await self._advance()
+                self._advance()
                 return await self._watch(caught)
             except JobFailed as failure:
                 self._tell(str(failure))
@@ -152,44 +113,66 @@ class Driver:
             finally:
                 if look_out is not None:
                     look_out.cancel()
-                await processes.end_all([one.process for one in self._workers.values()])
-                server.close()
+                await self._hosts.end()
 
     async def _watch(self, caught):
-        while self._workers or self._first_end is None:
+        while not self._is_over():
             changed = asyncio.ensure_future(self._changed.wait())
-            done, _ = await asyncio.wait([*self._waits, changed, caught],
-                                         timeout=self._time_left(),
+            done, _ = await asyncio.wait([changed, caught], timeout=self._time_left(),
                                          return_when=asyncio.FIRST_COMPLETED)
             changed.cancel()
             self._changed.clear()
             if caught in done:
-                await processes.end_all([one.process for one in self._workers.values()],
-                                        caught.result())
+                await self._hosts.end(caught.result())
                 return 128 + caught.result()
+            while self._news:
+                self._hear(*self._news.popleft())
             if self._mismatch is not None:  # All ranks have it, and raise it now.
-                if self._waits:
-                    await asyncio.wait(self._waits, timeout=processes.GRACE_S)
+                await self._wait_for_ends()
                 raise JobFailed(self._mismatch)
-            for wait in [one for one in done if one in self._waits]:
-                self._note_end(self._waits.pop(wait), wait.result())
-            await self._advance()
+            self._advance()
         return 0
 
+    def _is_over(self):
+        """Members that have work are waited for, and what never was one is not."""
+        return self._first_end is not None and not (
+            self._members() if self._rounds else self._workers)
+
+    async def _wait_for_ends(self):
+        """Until all workers have ended, for a while."""
+        deadline = time.monotonic() + processes.GRACE_S
+        while self._workers and (left := deadline - time.monotonic()) > 0:
+            self._changed.clear()
+            while self._news:
+                _, message = self._news.popleft()
+                if "status" in message:
+                    self._workers.pop(message["worker"], None)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), left)
+
     def _time_left(self):
+        """Seconds to the next thing that happens by the clock; None where nothing does."""
+        times = [self._hosts.next_return(), self._meeting_end()]
+        if self._meeting_since is None:
+            times += [worker.asked_at + self._limits.meeting_s for worker in self._newcomers()]
+        times = [one for one in times if one is not None]
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def _meeting_end(self):
         if self._meeting_since is None:
             return None
-        return max(0.0, self._meeting_since + self._limits.meeting_s - time.monotonic())
+        return self._meeting_since + self._limits.meeting_s
 
-    async def _advance(self):
+    def _advance(self):
         """Does what the present state asks for."""
         if self._first_end is not None:
             self._refuse(f"{self._first_end} has ended well, so the job is over")
             return
-        await self._fill()
+        self._fill()
         members = self._members()
-        if members and not any(worker.has_asked for worker in members):
+        if members and not any(worker.asked_at for worker in members):
             self._meeting_since = None  # Newcomers wait for the members' next commit.
+            self._refuse_late_newcomers()
             return
         if self._meeting_since is None:
             self._meeting_since = time.monotonic()
@@ -201,64 +184,82 @@ class Driver:
         elif not self._can_get_enough():
             raise JobFailed(f"{self._count()} ranks are left, --min-np is "
                             f"{self._limits.ranks_min}, and there is no slot to start others in")
-        elif self._time_left() == 0.0:
+        elif time.monotonic() >= self._meeting_end():
             self._give_up_waiting()
 
     # Workers
 
-    async def _fill(self):
-        """Starts workers while there are slots for them."""
+    def _fill(self):
+        """Starts workers while there are slots for them, where their hosts can be reached."""
         for slot in self._free_slots():
+            link = self._hosts.find(slot[0])
+            if not link.is_ready:
+                continue  # It tells when it is.
             self._started += 1
-            variables = {"SCALECOM_ELASTIC_ADDRESS": self._address,
-                         "SCALECOM_ELASTIC_SECRET": self._secret,
-                         "SCALECOM_ELASTIC_WORKER": str(self._started)}
-            process = await processes.RankProcess.start(
-                self._plan.command, {**self._environment, **variables},
-                f"worker {self._started} (slot {slot})",
-                f"[{self._started}] " if self._plan.prefixes_output else None)
-            worker = Worker(self._started, slot, process)
+            worker = Worker(self._started, slot, link)
             self._workers[worker.number] = worker
-            self._waits[asyncio.ensure_future(process.wait())] = worker
+            link.say({"start": worker.number, "label": worker.label, "prefix":
+                      f"[{worker.number}] " if self._plan.prefixes_output else None})
+        self._hosts.leave({name for name, _ in self._discovery.slots()}
+                          | {worker.slot[0] for worker in self._workers.values()})
 
     def _good_slots(self):
-        return [slot for slot in range(self._discovery.slots)
+        return [slot for slot in self._discovery.slots()
                 if self._failures.get(slot, 0) < self._limits.slot_failures]
 
-    def _free_slots(self):
+    def _free_slots(self, with_aside=False):
+        """with_aside: also of hosts that are put aside for now."""
         taken = {worker.slot for worker in self._workers.values()}
-        free = [slot for slot in self._good_slots() if slot not in taken]
-        return free[:max(0, min(self._limits.ranks_max, self._discovery.slots) - self._count())]
+        free = [slot for slot in self._good_slots() if slot not in taken
+                and (with_aside or not self._hosts.is_aside(slot[0]))]
+        return free[:max(0, self._limits.ranks_max - self._count())]
 
     def _count(self):
         return sum(not worker.is_dismissed for worker in self._workers.values())
 
     def _can_get_enough(self):
         return (self._discovery.script is not None
-                or self._count() + len(self._free_slots()) >= self._limits.ranks_min)
+                or self._count() + len(self._free_slots(True)) >= self._limits.ranks_min)
 
-    def _note_end(self, worker, status):
+    def _note_end(self, worker, message):
         del self._workers[worker.number]
+        status = message["status"]
         if worker.is_dismissed:
             return
-        label = worker.process.label
         if status == 0:
-            self._first_end = self._first_end or label
+            self._first_end = self._first_end or worker.label
             return
-        text = f"{label} {processes.describe(status)}"
-        code = processes.exit_code(status)
-        worker.process.send(signal.SIGKILL)  # What it had started.
-        if self._first_end is not None and self._rounds and worker.rank is None:
-            self._tell(f"{text}; the job is over and does without it")
+        text = f"{worker.label} " + (f"was not started: {message['reason']}" if "reason" in message
+                                     else processes.describe(status))
+        if self._is_loss_final(worker, text, processes.exit_code(status)):
             return
-        if self._first_end is not None:
-            raise JobFailed(f"{text}, after {self._first_end} had ended well", code)
-        if not (self._members() if self._rounds else self._asked()):
-            raise JobFailed(f"{text}; no rank is left that could go on", code)
         self._failures[worker.slot] = failures = self._failures.get(worker.slot, 0) + 1
         is_good = failures < self._limits.slot_failures
         self._tell(text + ("; the others go on" if is_good else
                            f", the {failures}. in its slot, which is given up; the others go on"))
+
+    def _is_loss_final(self, worker, text, code):
+        """Whether the job is over and does without a worker that was lost; JobFailed where it does
+        not."""
+        if self._first_end is not None and self._rounds and worker.rank is None:
+            self._tell(f"{text}; the job is over and does without it")
+            return True
+        if self._first_end is not None:
+            raise JobFailed(f"{text}, after {self._first_end} had ended well", code)
+        if not (self._members() if self._rounds else self._asked()):
+            raise JobFailed(f"{text}; no rank is left that could go on", code)
+        return False
+
+    def _note_gone(self, link, reason):
+        """A host is lost, and its workers are with it."""
+        if not self._hosts.put_aside(link, reason):
+            return
+        lost = [worker for worker in self._workers.values() if worker.link is link]
+        for worker in lost:
+            del self._workers[worker.number]
+        for worker in [one for one in lost if one.rank is not None or self._first_end is not None]:
+            if not self._is_loss_final(worker, f"{worker.label} is lost with its host", 1):
+                self._tell_members()
 
     # Meetings
 
@@ -266,64 +267,95 @@ class Driver:
         return [worker for worker in self._workers.values() if worker.rank is not None]
 
     def _asked(self):
-        return [worker for worker in self._workers.values() if worker.has_asked]
+        return [worker for worker in self._workers.values() if worker.asked_at is not None]
+
+    def _newcomers(self):
+        return [worker for worker in self._asked() if worker.rank is None and self._rounds]
 
     def _late(self):
         """Those without whom no round is formed."""
         awaited = self._members() or list(self._workers.values())
-        return [worker for worker in awaited if not worker.has_asked]
+        return [worker for worker in awaited if worker.asked_at is None]
 
     def _is_state_lost(self):
         """Known once all members have asked: until then they may be about to tell of theirs."""
         return (self._had_state and not self._late()
                 and not any(worker.has_state for worker in self._members()))
 
+    def _staying(self):
+        """Those of the next round, in the order of their ranks: those that have the state come first,
+        then other members, both in their former order. Who has no slot any more stays out, unless
+        the state would go with him: he leaves when he has given it to the others."""
+        slots = self._good_slots()
+        asked = sorted(self._asked(), key=lambda one: (not one.has_state, one.rank is None,
+                                                       one.rank or 0, one.number))
+        staying = [worker for worker in asked if worker.slot in slots][:self._limits.ranks_max]
+        if staying and asked[0].has_state and not staying[0].has_state:
+            return [asked[0], *staying]
+        return staying
+
     def _can_meet(self):
-        room = min(len(self._asked()), self._discovery.slots)
-        return room >= self._limits.ranks_min and not self._late()
+        more_come = (not self._rounds and self._hosts.is_connecting()
+                     and time.monotonic() < self._meeting_end())
+        return (not self._late() and not more_come
+                and len(self._staying()) >= self._limits.ranks_min)
 
     def _meet(self):
-        """Tells all that have asked their ranks in the new round: those that have the state come
-        first, then other members, both in their former order."""
+        """Tells all that have asked their ranks in the new round."""
         self._rounds += 1
         if self._limits.resets and self._rounds - 1 > self._limits.resets:
             raise JobFailed(f"the job was reset {self._limits.resets} times, all that --reset-limit "
                             "allows")
-        asked = sorted(self._asked(), key=lambda one: (not one.has_state, one.rank is None,
-                                                       one.rank or 0, one.number))
-        size = min(self._limits.ranks_max, len(asked), self._discovery.slots)
-        port = processes.free_port()
+        staying = self._staying()
         self._meeting_since = None
-        for rank, worker in enumerate(asked):
-            worker.has_asked = False
-            if rank >= size:
+        for worker in self._asked():
+            worker.asked_at = None
+            if worker not in staying:
                 worker.dismiss()
-                continue
+        names = [worker.slot[0] for worker in staying]
+        address = self._address_of(staying)
+        for rank, worker in enumerate(staying):
             worker.rank = rank
-            worker.send(round=self._rounds,
-                        variables=processes.rank_variables(rank, size, port, self._run,
-                                                           self._rounds))
-        self._tell(f"round {self._rounds}: {size} ranks")
+            worker.send(round=self._rounds, variables=processes.rank_variables(
+                rank, len(staying), staying[0].port, self._run, self._rounds, address=address,
+                local_rank=worker.slot[1], local_size=names.count(worker.slot[0])))
+        self._tell(f"round {self._rounds}: {len(staying)} ranks")
+
+    def _address_of(self, staying):
+        """By which those of a round reach its rank 0."""
+        first = staying[0].link
+        others = [worker.link for worker in staying if worker.link is not first]
+        if not others:
+            return "127.0.0.1"
+        return first.address or self._reach.own_address or others[0].own_address
 
     def _give_up_waiting(self):
         """The time for a meeting is over: it ends those who hold it up, or the job."""
         asked = len(self._asked())
         if asked < self._limits.ranks_min or not self._late():
             raise JobFailed(f"{asked} ranks came to meet within {self._limits.meeting_s:g} s, in "
-                            f"{self._discovery.slots} slots, and --min-np is "
+                            f"{len(self._discovery.slots())} slots, and --min-np is "
                             f"{self._limits.ranks_min}; raise --elastic-timeout, or look at why "
                             "there are no more")
         for worker in self._late():
-            self._tell(f"{worker.process.label} did not come to meet within "
-                       f"{self._limits.meeting_s:g} s and is ended")
-            worker.process.send(signal.SIGKILL)
+            self._tell(f"{worker.label} did not come to meet within {self._limits.meeting_s:g} s and "
+                       "is ended")
+            worker.kill()
         self._meeting_since = time.monotonic()
+
+    def _refuse_late_newcomers(self):
+        """The members work on and look for nobody: their program does not commit."""
+        for worker in self._newcomers():
+            if time.monotonic() >= worker.asked_at + self._limits.meeting_s:
+                worker.asked_at = None
+                worker.send(refused=f"for {self._limits.meeting_s:g} s no rank has come to its next "
+                            "commit() or check_host_updates(), where newcomers are let in")
 
     def _refuse(self, reason):
         """No meeting any more: newcomers end well, members have work left that they cannot do."""
         self._meeting_since = None
         for worker in self._asked():
-            worker.has_asked = False
+            worker.asked_at = None
             if worker.rank is None and self._rounds:
                 worker.dismiss()
             else:
@@ -334,68 +366,53 @@ class Driver:
         for worker in self._members():
             worker.send(updated=True)
 
-    # What workers and the discovery script say
+    def _tell_of_leavers(self):
+        slots = self._discovery.slots()
+        if any(worker.slot not in slots for worker in self._members()):
+            self._tell_members()
 
-    async def _serve(self, reader, writer):
-        worker = None
-        try:
-            worker = await self._greet(reader, writer)
-            while worker is not None:
-                line = await reader.readline()
-                if not line:
-                    return
-                self._hear(worker, json.loads(line))
-        except (ValueError, KeyError, TypeError, asyncio.TimeoutError, OSError):
-            pass  # Not a worker of ours, or one that is gone: its process's end tells more.
-        finally:
-            writer.close()
+    # What agents, workers and the discovery script say
 
-    async def _greet(self, reader, writer):
-        """The worker at the other end, which has the user and the secret of this job; else None."""
-        credentials = writer.get_extra_info("socket").getsockopt(
-            socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        _, user, _ = struct.unpack("3i", credentials)
-        if user != os.geteuid():
-            return None
-        hello = json.loads(await asyncio.wait_for(reader.readline(), HELLO_TIMEOUT_S))
-        worker = self._workers.get(hello["worker"])
-        if not hmac.compare_digest(str(hello["secret"]), self._secret) or worker is None:
-            return None
-        worker.writer = writer
-        return worker
+    def _hear(self, link, message):
+        worker = self._workers.get(message.get("worker"))
+        if "gone" in message:
+            self._note_gone(link, message["gone"])
+        elif worker is not None and worker.link is link and "status" in message:
+            self._note_end(worker, message)
+        elif worker is not None and worker.link is link and isinstance(message["said"], dict):
+            self._hear_worker(worker, message["said"])
 
-    def _hear(self, worker, message):
+    def _hear_worker(self, worker, message):
         if "mismatch" in message:
-            self._mismatch = (f"{worker.process.label}: the ranks disagree, which is an error of "
-                              f"the program and is not retried: {message['mismatch']}")
+            self._mismatch = (f"{worker.label}: the ranks disagree, which is an error of the program "
+                              f"and is not retried: {message['mismatch']}")
         elif message.get("has_state"):  # Which rank 0 has given it.
             self._had_state = True
             for one in [worker, *(one for one in self._members() if one.rank == 0)]:
                 one.has_state = True
-        elif message.get("meet"):
-            worker.has_asked = True
+            self._tell_of_leavers()
+        elif "meet" in message:
+            worker.asked_at, worker.port = time.monotonic(), message["meet"]
             if worker.rank is None:
                 self._tell_members()
-        self._changed.set()
 
     async def _look_out(self):
         """Asks the discovery script again and again."""
         while self._discovery.script is not None:
             await asyncio.sleep(DISCOVERY_PERIOD_S)
-            before = self._discovery.slots
+            before = self._discovery.hosts
             try:
                 await self._discovery.look()
             except (ValueError, OSError) as error:
                 self._tell(f"the hosts stay as they are: {error}")
                 continue
-            if self._discovery.slots != before:
-                self._tell(f"this host has {self._discovery.slots} slots now")
-                if self._discovery.slots < len(self._members()):
-                    self._tell_members()
+            if self._discovery.hosts != before:
+                self._tell(f"the hosts are {hosts.show(self._discovery.hosts)} now")
+                self._tell_of_leavers()
                 self._changed.set()
 
 
-async def run_elastic(plan, limits, discovery, environment, tell):
-    """Runs an elastic job on this host and returns its exit code: 0, or that of the failure that
-    ended it. ValueError where the command or the discovery script cannot be run."""
-    return await Driver(plan, limits, discovery, environment, tell).run()
+async def run_elastic(plan, limits, discovery, reach, environment, tell):
+    """Runs an elastic job and returns its exit code: 0, or that of the failure that ended it.
+    ValueError where the discovery script cannot be run."""
+    return await Driver(plan, limits, discovery, reach, environment, tell).run()

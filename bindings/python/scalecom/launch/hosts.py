@@ -1,4 +1,4 @@
-"""Hosts and the ranks that each of them has room for."""
+"""Hosts, the ranks that each of them has room for, and free ports of this one."""
 
 import re
 import socket
@@ -8,6 +8,13 @@ from typing import NamedTuple
 class Host(NamedTuple):
     name: str
     slots: int  # Ranks that it has room for.
+
+
+def free_port():
+    """A TCP port of this host that nobody listens at now."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
 
 
 def _make_host(name, slots, source):
@@ -43,7 +50,20 @@ def parse_lines(text, source, default_slots=1):
     """Hosts of a file or of a discovery script's output, one a line: "host", "host:slots" or
     "host slots=N". What follows a # does not count."""
     lines = [line.partition("#")[0].strip() for line in text.splitlines()]
-    return _checked([_parse_host(line, source, default_slots) for line in lines if line], source)
+    return _checked([_parse_host(line, f"line {number} of {source}", default_slots)
+                     for number, line in enumerate(lines, 1) if line], source)
+
+
+def show(hosts):
+    return ", ".join(f"{host.name}:{host.slots}" for host in hosts) or "none"
+
+
+def check_one_local(hosts, source):
+    """ValueError where several of them are this host."""
+    own = [host.name for host in hosts if is_local(host.name)]
+    if len(own) > 1:
+        raise ValueError(f"{source} has {' and '.join(own)}, which are all this host; give it all its "
+                         "slots by one name")
 
 
 def is_local(name):

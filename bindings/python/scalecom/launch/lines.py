@@ -37,6 +37,13 @@ def forwarded_variables(plan, environment):
     return list(given.values())
 
 
+def forwarded_environment(plan, environment):
+    """The same as a dictionary, without names that are not set here."""
+    parts = [text.partition("=") for text in forwarded_variables(plan, environment)]
+    return {name: value if has_value else environment[name] for name, has_value, value in parts
+            if has_value or name in environment}
+
+
 def _hosts_option(plan):
     return ",".join(f"{host.name}:{host.slots}" for host in plan.hosts)
 

@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import re
 import secrets
 import signal
-import socket
 import sys
 import time
+
+from scalecom.launch import hosts
 
 # From SIGTERM to SIGKILL.
 GRACE_S = 10.0
@@ -18,22 +20,19 @@ _READ_BYTES = 1 << 16
 # Of what a rank writes without an end of line.
 _LINE_BYTES_MAX = 1 << 18
 _LINE_END = re.compile(rb"\r*\n|\r+")
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Of other launchers: their ranks are not these.
 _FOREIGN_PREFIXES = ("OMPI_", "PMI_", "PMIX_", "TORCHELASTIC_", "SCALECOM_ELASTIC_")
 
 
-def free_port():
-    """A TCP port of 127.0.0.1 that nobody listens at now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def rank_variables(rank, size, port, run, attempt):
-    """How torchrun would tell a process of this host its place; run and attempt tell one meeting
-    of ranks from all others."""
-    return {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank),
-            "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+def rank_variables(rank, size, port, run, attempt, *, local_rank=None, local_size=None,
+                   address="127.0.0.1"):
+    """How torchrun would tell a process its place, on this host alone where no more is said; run and
+    attempt tell one meeting of ranks from all others. address: of rank 0, with the port."""
+    return {"RANK": str(rank), "WORLD_SIZE": str(size),
+            "LOCAL_RANK": str(rank if local_rank is None else local_rank),
+            "LOCAL_WORLD_SIZE": str(size if local_size is None else local_size),
+            "MASTER_ADDR": address, "MASTER_PORT": str(port),
             "TORCHELASTIC_RUN_ID": run, "TORCHELASTIC_RESTART_COUNT": str(attempt)}
 
 
@@ -62,6 +61,20 @@ def describe(status):
         return f"was ended by signal {-status}"
 
 
+def _make_end_with_parent():
+    """A function for a started process, by which it is killed when this one ends, however that
+    happens."""
+    set_option = ctypes.CDLL(None).prctl
+    parent = os.getpid()
+
+    def end_with_parent():
+        set_option(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return end_with_parent
+
+
 class RankProcess:
     """A started rank, leader of a process group of its own, so that a signal reaches what it
     started as well."""
@@ -73,19 +86,21 @@ class RankProcess:
         self._copies = copies
 
     @classmethod
-    async def start(cls, command, environment, label, prefix=None):
-        """prefix: what stands before each line of its output; None: it writes to ours itself."""
-        targets = [] if prefix is None else [sys.stdout, sys.stderr]
+    async def start(cls, command, environment, label, prefix=None, targets=None):
+        """prefix: what stands before each line of its output; None: nothing, and it writes to ours
+        itself unless targets has other streams for it. It is killed when this process ends."""
+        if targets is None:
+            targets = [] if prefix is None else [sys.stdout, sys.stderr]
         with contextlib.ExitStack() as stack:
             pipes = [await _open_pipe(stack) for _ in targets]
             try:
                 process = await asyncio.create_subprocess_exec(
                     *command, env=environment, stdin=asyncio.subprocess.DEVNULL,
-                    start_new_session=True,
+                    start_new_session=True, preexec_fn=_make_end_with_parent(),
                     **dict(zip(("stdout", "stderr"), (write_end for _, write_end in pipes))))
             except OSError as error:
                 raise ValueError(f"{command[0]} cannot be started: {error.strerror}") from error
-        copies = [asyncio.ensure_future(copy_lines(reader, target, prefix))
+        copies = [asyncio.ensure_future(copy_lines(reader, target, prefix or ""))
                   for (reader, _), target in zip(pipes, targets)]
         return cls(process, label, copies)
 
@@ -186,7 +201,7 @@ async def run_ranks(plan, environment, tell):
     """Starts a plan's ranks here and returns the exit code: 0, that of the first rank that failed,
     which ends the others, or 128 + n when a signal n has ended all. tell(text): for people."""
     base = base_environment(plan.variables, environment)
-    run, port = secrets.token_hex(8), free_port()
+    run, port = secrets.token_hex(8), hosts.free_port()
     ranks = []
     with caught_signals() as caught:
         try:

@@ -1,0 +1,258 @@
+"""Hosts as the driver of an elastic job has them: each has an agent (scalecom/launch/agent.py).
+
+A link tells the driver by hear(link, message): what the agent says, or {"gone": reason} once.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import shlex
+import signal
+import socket
+import sys
+import time
+from typing import NamedTuple
+
+from scalecom.launch import agent, hosts, processes
+
+# For a shell to get there, and Python to start.
+READY_TIMEOUT_S = 30.0
+_END_S = 5.0
+
+
+class LocalLink:
+    """This host: the agent is in this process."""
+
+    address = None
+
+    def __init__(self, name, job, hear):
+        self.name = name
+        self.is_ready = False
+        self._hear = hear
+        self._said = asyncio.Queue()
+        self._agent = agent.Agent(job, lambda message: hear(self, message))
+
+    async def live(self):
+        try:
+            await self._agent.open()
+        except OSError as error:
+            self._hear(self, {"gone": f"workers cannot be listened to: {error.strerror}"})
+            return
+        self.is_ready = True
+        self._hear(self, {"ready": True})
+        while True:
+            await self._agent.hear(await self._said.get())
+
+    def say(self, message):
+        self._said.put_nowait(message)
+
+    async def end(self, number):
+        await self._agent.end(number)
+
+
+class RemoteLink:
+    """Another host, which a remote shell leads to.
+
+    shell: words, before the host and a command line. The environment and the job's secrets go
+    through the shell's standard input: a command line can be seen by all users.
+    address: by which the other hosts reach it; own_address: of this host, that reaches it.
+    """
+
+    def __init__(self, name, shell, job, hear):
+        self.name = name
+        self.is_ready = False
+        self.address = self.own_address = None
+        self._shell = shell
+        self._job = job
+        self._hear = hear
+        self._process = None
+        self._heartbeat = agent.Heartbeat(self.say, job["silence_s"])
+
+    async def live(self):
+        """Ends with {"gone": reason}."""
+        try:
+            reason = await self._live()
+        except OSError as error:
+            reason = f"{self._shell[0]} cannot be run: {error.strerror}"
+        except ValueError as error:
+            reason = str(error)
+        self._kill()
+        self._hear(self, {"gone": reason})
+
+    async def _live(self):
+        self._process = await asyncio.create_subprocess_exec(
+            *self._shell, self.name, self._command(), stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE, start_new_session=True, limit=agent.LINE_BYTES_MAX)
+        self.say(self._job)
+        try:
+            ready = await asyncio.wait_for(self._read_ready(), READY_TIMEOUT_S)
+        except asyncio.TimeoutError:
+            return f"its remote shell gave no sign of life within {READY_TIMEOUT_S:g} s"
+        if ready is None:
+            return await self._end_of_shell()
+        if "failed" in ready:
+            return ready["failed"]
+        await self._find_addresses(ready["address"])
+        self.is_ready = True
+        self._hear(self, ready)
+        listening = asyncio.ensure_future(self._listen())
+        silence = asyncio.ensure_future(self._heartbeat.wait_silent())
+        await asyncio.wait([listening, silence], return_when=asyncio.FIRST_COMPLETED)
+        silence.cancel()
+        if listening.done():
+            listening.result()
+            return await self._end_of_shell()
+        listening.cancel()
+        return f"it was silent for {self._job['silence_s']:g} s"
+
+    def _command(self):
+        path = os.environ.get("PYTHONPATH")
+        return shlex.join([*(["env", f"PYTHONPATH={path}"] if path else []), sys.executable, "-m",
+                           "scalecom.launch.agent"])
+
+    async def _read_ready(self):
+        """What the agent says first; None where the shell ends. A login may print lines before."""
+        while line := await self._process.stdout.readline():
+            with contextlib.suppress(ValueError):
+                message = json.loads(line)
+                if isinstance(message, dict) and message.keys() & {"ready", "failed"}:
+                    return message
+        return None
+
+    async def _end_of_shell(self):
+        try:
+            status = await asyncio.wait_for(self._process.wait(), _END_S)
+        except asyncio.TimeoutError:
+            return "its remote shell closed its output"
+        return f"its remote shell {processes.describe(status)}"
+
+    async def _find_addresses(self, told):
+        """told: by which a shell's server was reached, where it has said so."""
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(self.name, None, family=socket.AF_INET,
+                                           type=socket.SOCK_DGRAM)
+            self.address = found[0][4][0]
+        except OSError as error:
+            if told == "-":
+                raise ValueError(f"its name has no IPv4 address here: {error.strerror}") from error
+            self.address = told
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            with contextlib.suppress(OSError):
+                probe.connect((self.address, 9))  # Sends nothing.
+                self.own_address = probe.getsockname()[0]
+
+    async def _listen(self):
+        while line := await self._process.stdout.readline():
+            self._heartbeat.note()
+            message = json.loads(line)
+            if "output" in message:
+                target = sys.stderr if message["stream"] == "stderr" else sys.stdout
+                with processes.reader_may_go(target):
+                    target.buffer.write(message["output"].encode("latin-1"))
+                    target.flush()
+            elif message:
+                self._hear(self, message)
+
+    def say(self, message):
+        if self._process is not None and not self._process.stdin.is_closing():
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+
+    def _kill(self):
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def end(self, number):
+        """Ends its workers, and the shell."""
+        if self._process is None:
+            return
+        self.say({"end": number})
+        self._process.stdin.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), processes.GRACE_S + _END_S)
+        except asyncio.TimeoutError:
+            self._kill()
+
+
+class Reach(NamedTuple):
+    """How other hosts are reached, and given up."""
+    shell: list  # Words that lead to a host, before its name and a command line.
+    own_address: str = None  # By which they reach this host; None: the interface that leads there.
+    silence_s: float = 20.0  # After which a host counts as gone.
+    pause_min_s: float = 10.0  # Of a host that failed; twice as long each time, up to the next.
+    pause_max_s: float = 300.0
+
+
+class Pause(NamedTuple):
+    """Of a host that was put aside."""
+    seconds: float
+    until: float
+
+
+class Hosts:
+    """The links to hosts, and those that are put aside for a while."""
+
+    def __init__(self, reach, job, hear, tell):
+        self._reach = reach
+        self._job = job
+        self._hear = hear
+        self._tell = tell
+        self._links = {}  # By the host's name.
+        self._lives = {}  # Tasks, by the same.
+        self._since = {}  # When a link was made.
+        self._pauses = {}
+        self._endings = set()
+
+    def is_aside(self, name):
+        return name in self._pauses and time.monotonic() < self._pauses[name].until
+
+    def next_return(self):
+        """When the next host is tried again; None where none is aside."""
+        now = time.monotonic()
+        return min((pause.until for pause in self._pauses.values() if pause.until > now),
+                   default=None)
+
+    def find(self, name):
+        """The link to a host, which is made where there is none."""
+        if name not in self._links:
+            link = (LocalLink(name, self._job, self._hear) if hosts.is_local(name) else
+                    RemoteLink(name, self._reach.shell, self._job, self._hear))
+            self._links[name] = link
+            self._lives[name] = asyncio.ensure_future(link.live())
+            self._since[name] = time.monotonic()
+        return self._links[name]
+
+    def is_connecting(self):
+        return any(not link.is_ready for link in self._links.values())
+
+    def put_aside(self, link, reason):
+        """Returns whether the link was one of these still."""
+        name = link.name
+        if self._links.get(name) is not link:
+            return False
+        now = time.monotonic()
+        del self._links[name], self._lives[name]
+        has_worked = now - self._since.pop(name) > self._reach.pause_max_s
+        last = self._pauses.get(name)
+        seconds = (self._reach.pause_min_s if last is None or has_worked else
+                   min(2 * last.seconds, self._reach.pause_max_s))
+        self._pauses[name] = Pause(seconds, now + seconds)
+        self._tell(f"{name} is put aside for {seconds:g} s: {reason}")
+        return True
+
+    def leave(self, names):
+        """Ends the agents of hosts that are none of these."""
+        for name in [one for one in self._links if one not in names]:
+            self._endings.add(asyncio.ensure_future(self._end(name, signal.SIGTERM)))
+
+    async def end(self, number=signal.SIGTERM):
+        """Ends all agents, and the workers that they have, by a signal first."""
+        await asyncio.gather(*self._endings, *(self._end(name, number) for name in
+                                               list(self._links)))
+
+    async def _end(self, name, number):
+        link, life = self._links.pop(name), self._lives.pop(name)
+        await link.end(number)
+        life.cancel()

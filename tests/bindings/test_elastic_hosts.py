@@ -1,0 +1,183 @@
+"""Elastic jobs on several hosts: network namespaces with host names of their own (tools/netlab), the
+driver on host 0, and netlab's `enter` as the remote shell, as its mpirun has it."""
+
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from jobs import HERE, is_alive
+from test_elastic import GO_ON_S_MAX, ElasticJob, check_resets, check_training
+
+NETLAB = HERE.parent.parent / "tools" / "netlab"
+LIMIT_S = 150.0
+
+
+class HostsJob(ElasticJob):
+    """An elastic job on 3 hosts; set_hosts() says which it has, and break_host() is a shell that
+    does not get there."""
+
+    def __init__(self, folder, hosts, *options, **training):
+        self._there = folder
+        self.set_hosts(hosts)
+        super().__init__(folder, "--host-discovery-script", str(self._write_discovery()),
+                         "--remote-shell", str(self._write_shell()), *options, limit=LIMIT_S,
+                         wrapper=[sys.executable, str(NETLAB / "netlab"), "--hosts", "3", "--on",
+                                  "0", "--"], steps=100_000, pause=0.02, **training)
+
+    def set_hosts(self, text):
+        """text: "0:2 1:1", hosts by their numbers."""
+        part = self._there / "hosts.part"
+        part.write_text("\n".join(text.split()) + "\n")
+        part.rename(self._there / "hosts")
+
+    def break_host(self, number):
+        (self._there / f"broken{number}").touch()
+
+    def mend_host(self, number):
+        (self._there / f"broken{number}").unlink()
+
+    def _write(self, name, text):
+        path = self._there / name
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+        return path
+
+    def _write_discovery(self):
+        return self._write("discover", f'sed "s/^\\([0-9]\\)/${{NETLAB_HOSTS%%h0*}}h\\1/" '
+                                       f"{self._there / 'hosts'}")
+
+    def _write_shell(self):
+        return self._write("shell", f"""if [ -e {self._there}/broken${{1##*h}} ]; then
+  echo "no route to $1" >&2
+  exit 255
+fi
+echo "Welcome to $1"
+exec {NETLAB / 'enter'} "$@" """)
+
+    def processes(self, number):
+        """What runs on a host."""
+        host = next(line["host"] for line in self.lines() if line["host"].endswith(f"h{number}"))
+        found = subprocess.run(["ip", "netns", "pids", host], capture_output=True, text=True,
+                               timeout=30, check=True)
+        return [int(pid) for pid in found.stdout.split()]
+
+    def find(self, number, word):
+        """Processes of a host with a word in their command line."""
+        return [pid for pid in self.processes(number) if word.encode() in
+                pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
+
+    def send_to(self, pids, number):
+        for pid in pids:
+            os.kill(pid, number)
+
+    def wait_for_output(self, pattern):
+        """While the journal grows."""
+        self.wait_for(lambda _: re.search(pattern, self.output()))
+
+
+@pytest.fixture
+def start(tmp_path):
+    """start(hosts, *options) -> a HostsJob, ended with the test."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("network namespaces need root and iproute2")
+    jobs = []
+
+    def begin(*arguments, **named):
+        jobs.append(HostsJob(tmp_path, *arguments, **named))
+        return jobs[-1]
+
+    yield begin
+    for job in jobs:
+        job.process.terminate()
+        job.process.wait(60)
+
+
+def secrets_of(pid):
+    """What only the owner of a rank may know."""
+    parts = pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return [part.split(b"=", 1)[1] for part in parts
+            if part.startswith((b"SCALECOM_RENDEZVOUS_KEY=", b"SCALECOM_ELASTIC_SECRET="))]
+
+
+def all_command_lines():
+    lines = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            lines.append(path.read_bytes())
+        except OSError:
+            pass  # It ended meanwhile.
+    return b"\n".join(lines)
+
+
+def test_a_lost_host_is_left_tried_again_and_taken_in(start):
+    job = start("0:1 1:1 2:1", "--min-np", "2", "--max-np", "3", "--blacklist-cooldown-range",
+                "1", "4")
+    line = job.steps_of(size=3)
+    assert len({one["host"] for one in job.lines() if one["size"] == 3}) == 3
+    known = secrets_of(line["pid"])
+    assert len(known) == 2 and not any(one in all_command_lines() for one in known)
+    job.break_host(1)
+    lost = job.processes(1)
+    killed_at = time.monotonic()
+    job.send_to(lost, signal.SIGKILL)
+    goes_on = job.steps_of(size=2, since=killed_at)
+    assert goes_on["time"] - killed_at < GO_ON_S_MAX
+    job.wait_for_output(r"h1 is put aside for 1 s: its remote shell was ended by SIGKILL")
+    job.wait_for_output(r"h1 is put aside for 2 s: its remote shell ended with exit code 255")
+    job.wait_for_output(r"h1 is put aside for 4 s: .*exit code 255")
+    job.mend_host(1)
+    back = job.wait_for(lambda line: line["size"] == 3 and line["time"] > goes_on["time"]
+                        and "step" in line and line["host"].endswith("h1"))
+    assert back["local_rank"] == 0 and back["step"] > goes_on["step"]
+    lines = job.lines()
+    check_training(lines)
+    check_resets(lines)
+
+    # Without the driver nothing stays.
+    ranks = {job.wait_for(lambda line: line["size"] == 3 and line["rank"] == rank
+                          and line["time"] > goes_on["time"])["pid"] for rank in range(3)}
+    agents = job.find(1, "scalecom.launch.agent") + job.find(2, "scalecom.launch.agent")
+    assert len(ranks) == 3 and len(agents) == 2
+    job.send_to(job.find(0, "scalecom.run"), signal.SIGKILL)
+    assert not any(is_alive(pid, within_s=15.0) for pid in [*ranks, *agents])
+
+
+def test_hosts_come_and_the_one_with_the_state_goes(start):
+    job = start("1:2", "--min-np", "1", "--max-np", "4")
+    first = job.steps_of(size=2)
+    assert first["host"].endswith("h1")
+    job.set_hosts("1:2 2:none")
+    job.wait_for_output(r"the hosts stay as they are: line 2 of .*discover has '.*h2:none'; allowed")
+    job.set_hosts("1:2 2:1")
+    grown = job.steps_of(size=3, since=first["time"])
+    job.set_hosts("2:1")
+    left = job.steps_of(size=1, since=grown["time"])
+    assert left["host"].endswith("h2") and left["step"] > grown["step"]
+    job.set_hosts("0:1")  # All that have the state go at once.
+    moved = job.wait_for(lambda line: "step" in line and line["host"].endswith("h0")
+                         and line["size"] == 1)
+    assert moved["step"] > left["step"]
+    lines = job.lines()
+    check_training(lines)
+    check_resets(lines)
+    assert {line["local_rank"] for line in lines if line["host"].endswith("h1")} == {0, 1}
+
+
+def test_a_host_that_is_silent_is_left(start):
+    job = start("0:1 1:1", "--min-np", "1", "--max-np", "2", "--host-timeout", "5")
+    line = job.steps_of(size=2)
+    agents = job.find(1, "scalecom.launch.agent")
+    lost = job.find(1, str(HERE / "scripts" / "elastic_training.py"))
+    assert len(agents) == 1 and len(lost) == 1
+    job.break_host(1)
+    job.send_to(agents, signal.SIGSTOP)
+    job.steps_of(size=1, since=line["time"])
+    assert re.search(r"h1 is put aside for 10 s: it was silent for 5 s", job.output())
+    assert not any(is_alive(pid, within_s=15.0) for pid in lost)
+    check_training(job.lines())
