@@ -146,13 +146,32 @@ class _OptimizerKeeper(_ModelKeeper):
 
 
 class _SamplerKeeper(_ModelKeeper):
-    """The same for an ElasticSampler: an index that any rank has processed is processed."""
+    """The same for an ElasticSampler: an index that any rank had processed when rank 0 saved its
+    state is processed.
+
+    A rank that is lost during a commit leaves some that have saved and some that have not; they
+    differ by one save, as a commit is agreed upon. So the save before the last one is kept, too.
+    """
+
+    _saves = 0  # Since the last sync(), which all ranks do alike.
+    _before = None  # What the last save took the place of.
+
+    def save(self):
+        if self._saves > 0:
+            self._before = self._saved
+        self._saves += 1
+        super().save()
 
     def sync(self):
-        states = allgather_object(self.value.state_dict(), "elastic.sampler")
-        processed = set().union(*(one["processed_indices"] for one in states
-                                  if one["epoch"] == states[0]["epoch"]))
-        self.value.load_state_dict({"epoch": states[0]["epoch"], "processed_indices": processed})
+        states = allgather_object({"saves": self._saves, "now": self.value.state_dict(),
+                                   "before": self._before}, "elastic.sampler")
+        as_of = [one["before"] if one["saves"] > states[0]["saves"] else one["now"]
+                 for one in states]
+        epoch = as_of[0]["epoch"]
+        processed = set().union(*(one["processed_indices"] for one in as_of
+                                  if one["epoch"] == epoch))
+        self.value.load_state_dict({"epoch": epoch, "processed_indices": processed})
+        self._saves = 0
         self.save()
 
 

@@ -352,6 +352,47 @@ if number == 2:
     assert not is_alive(int((tmp_path / "child").read_text()), within_s=5.0)
 
 
+def test_a_newcomer_does_not_wait_for_ever_for_a_commit(tmp_path):
+    """Worker 3 takes the place of worker 2, and worker 1 commits nothing until it has gone."""
+    status, output = run_script(tmp_path, ("-np", "2", "--min-np", "1", "--elastic-timeout", "15",
+                                           "--slot-failures", "2"), """
+if number == 3:
+    (there / "newcomer").write_text(str(os.getpid()))
+hvd.init()
+if number == 2:
+    os._exit(1)
+try:
+    hvd.allreduce(torch.ones(1), name="lost")
+except hvd.HorovodInternalError:
+    hvd.shutdown()
+    hvd.init()
+wait((there / "newcomer").exists)
+wait(lambda: has_ended("newcomer"))
+""")
+    assert status == 0 and "for 15 s no rank has come to its next commit()" in output, output
+
+
+def test_the_job_does_not_wait_for_one_that_still_starts(tmp_path):
+    status, output = run_script(tmp_path, ("-np", "2", "--min-np", "1"), """
+if number == 3:
+    (there / "newcomer").write_text(str(os.getpid()))
+    time.sleep(1000)
+hvd.init()
+if number == 2:
+    os._exit(1)
+wait((there / "newcomer").exists)
+""")
+    assert status == 0, output
+    assert not is_alive(int((tmp_path / "newcomer").read_text()), within_s=5.0)
+
+
+def test_ranks_end_with_a_driver_that_is_killed(start):
+    job = start("-np", "2", steps=10_000, pause=0.02)
+    ranks = {job.steps_of(size=2)["pid"], *(line["pid"] for line in job.lines())}
+    job.process.kill()
+    assert not any(is_alive(pid, within_s=10.0) for pid in ranks)
+
+
 def test_training_does_not_begin_anew_where_the_state_is_lost(tmp_path):
     """Worker 2 is lost, and worker 1 in the midst of giving worker 3 the state."""
     status, output = run_script(tmp_path, ("-np", "2", "--min-np", "1"), """

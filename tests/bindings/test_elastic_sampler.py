@@ -69,6 +69,48 @@ def test_what_was_processed_does_not_come_again(as_rank):
     assert len(parts[0]) == 16 and not parts[0].processed_indices
 
 
+def sync_all(monkeypatch, keepers):
+    """Each keeper's sync(), as that of a rank of its own."""
+    given = []
+
+    class Noted(Exception):
+        pass
+
+    def note(value, _):
+        given.append(value)
+        raise Noted
+
+    monkeypatch.setattr(hvd.elastic, "allgather_object", note)
+    for keeper in keepers:
+        with pytest.raises(Noted):
+            keeper.sync()
+    monkeypatch.setattr(hvd.elastic, "allgather_object", lambda value, _: given)
+    for keeper in keepers:
+        keeper.sync()
+
+
+@pytest.mark.parametrize("behind", [0, 1, None])
+def test_what_rank_0_has_not_committed_comes_again(as_rank, monkeypatch, behind):
+    """Two ranks commit twice, and one of them, or none, is interrupted before it has saved the second
+    time; then both go back to what they have."""
+    parts = samplers(as_rank, 2, 16)
+    keepers = [hvd.elastic._SamplerKeeper(sampler) for sampler in parts]
+    sync_all(monkeypatch, keepers)
+    batches = [[sampler.get_indices(batch, 2) for batch in range(2)] for sampler in parts]
+    for batch in range(2):
+        for rank, sampler in enumerate(parts):
+            sampler.record_batch(batch, 2)
+            if batch == 0 or rank != behind:
+                keepers[rank].save()
+    for keeper in keepers:
+        keeper.restore()
+    sync_all(monkeypatch, keepers)
+    first = {*batches[0][0], *batches[1][0]}
+    second = {None: {*batches[0][1], *batches[1][1]}, 0: set(), 1: set(batches[0][1])}[behind]
+    for sampler in parts:
+        assert sampler.processed_indices == first | second
+
+
 def test_the_last_batch_may_be_smaller(as_rank):
     sampler, = samplers(as_rank, 1, 10)
     sampler.record_batch(2, 4)
