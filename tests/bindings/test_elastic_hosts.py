@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from jobs import HERE, is_alive
+from jobs import HERE, is_alive, rank_environment, run_limited
 from test_elastic import GO_ON_S_MAX, ElasticJob, check_resets, check_training
 
 NETLAB = HERE.parent.parent / "tools" / "netlab"
@@ -181,3 +181,34 @@ def test_a_host_that_is_silent_is_left(start):
     assert re.search(r"h1 is put aside for 10 s: it was silent for 5 s", job.output())
     assert not any(is_alive(pid, within_s=15.0) for pid in lost)
     check_training(job.lines())
+
+
+def run_far(tmp_path, shell, code):
+    """A job of one rank on a host whose name nobody knows; its remote shell is a script."""
+    path = tmp_path / "shell"
+    path.write_text(f"#!/bin/sh\n{shell}\n")
+    path.chmod(0o755)
+    return run_limited(
+        [sys.executable, "-m", "scalecom.run", "--min-np", "1", "-np", "1", "-H", "far.invalid:1",
+         "--remote-shell", str(path), "--elastic-timeout", "5", "-x", "OF_THE_TEST=a b'c",
+         "--prefix-output", sys.executable, "-c", code], 60, env=rank_environment(), errors="replace")
+
+
+def test_variables_go_to_other_hosts_and_output_and_exit_code_come_back(tmp_path):
+    """Where the host's name has no address here, what sshd tells counts."""
+    status, output = run_far(
+        tmp_path, 'echo {}; export SSH_CONNECTION="10.0.0.1 99 10.0.0.2 22"; exec sh -c "$2"',
+        "import os, sys; print(os.environ['OF_THE_TEST'], os.getcwd()); sys.stdout.flush();"
+        "os.write(2, b'\\xff bad'); sys.exit(3)")
+    assert status == 3 and "with exit code 3; no rank is left" in output, output
+    assert f"[1] a b'c {os.getcwd()}\n" in output and "[1] \ufffd bad\n" in output
+
+
+@pytest.mark.parametrize("shell, reason", [
+    ('exec sh -c "$2"', "its name has no IPv4 address here"),
+    ("echo no key >&2; exit 255", "its remote shell ended with exit code 255"),
+])
+def test_a_host_that_cannot_be_reached_is_named_with_the_reason(tmp_path, shell, reason):
+    status, output = run_far(tmp_path, shell, "pass")
+    assert status == 1 and f"far.invalid is put aside for 10 s: {reason}" in output, output
+    assert "0 ranks came to meet within 5 s" in output
