@@ -139,9 +139,12 @@ class RemoteLink:
                 raise ValueError(f"its name has no IPv4 address here: {error.strerror}") from error
             self.address = told
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            with contextlib.suppress(OSError):
+            try:
                 probe.connect((self.address, 9))  # Sends nothing.
-                self.own_address = probe.getsockname()[0]
+            except OSError as error:
+                raise ValueError(f"no network leads to its address {self.address}: {error.strerror}"
+                                 ) from error
+            self.own_address = probe.getsockname()[0]
 
     async def _listen(self):
         while line := await self._process.stdout.readline():
