@@ -354,8 +354,7 @@ if number == 2:
 
 def test_a_newcomer_does_not_wait_for_ever_for_a_commit(tmp_path):
     """Worker 3 takes the place of worker 2, and worker 1 commits nothing until it has gone."""
-    status, output = run_script(tmp_path, ("-np", "2", "--min-np", "1", "--elastic-timeout", "15",
-                                           "--slot-failures", "2"), """
+    status, output = run_script(tmp_path, ("-np", "2", "--min-np", "1", "--elastic-timeout", "15"), """
 if number == 3:
     (there / "newcomer").write_text(str(os.getpid()))
 hvd.init()
