@@ -24,8 +24,6 @@ inline constexpr std::size_t kBacklogMax = 2;
 /// In place of a cycle time in ms: see Config::cycle_time_ms.
 inline constexpr double kAdaptiveCycleTime = -1.0;
 
-/// The set of all ranks.
-
 /// The values travel in the negotiation.
 enum class OperationKind : std::uint8_t {
   all_reduce = 0,

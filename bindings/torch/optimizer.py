@@ -6,7 +6,7 @@ import warnings
 import torch
 
 from scalecom.exceptions import HorovodInternalError
-from scalecom.process_sets import used
+from scalecom.process_sets import era, global_process_set, used
 from scalecom.torch import mpi_ops, plan, sparse_ops, state, submit
 from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
 from scalecom.torch.delta_optimizer import DeltaMixin, DeltaSettings, check_passes, refuse_pass
@@ -37,8 +37,7 @@ class _Gradient:
         self.wire = None  # What travels, while it is being reduced.
         self.reduction = None
         self.context = None
-        # As all ranks reduce it; 0 is dense. None: they have not agreed on it yet.
-        self.sparse_dims = 0 if settings.sparse_as_dense else None
+        self.sparse_dims = 0  # As all ranks reduce it, once they have agreed; 0 is dense.
         self.make_sparse = None  # Makes the reduced one from the ticket.
 
     def count_pass(self, _):
@@ -92,7 +91,8 @@ class _Gradient:
 
     def start(self):
         settings = self.settings
-        if self.sparse_dims is None and self.parameter.grad.is_sparse:
+        gradient = self.parameter.grad
+        if gradient is not None and gradient.is_sparse and not settings.has_agreed():
             settings.waiting.append(self)
             return
         wire = self._ready()
@@ -105,8 +105,7 @@ class _Gradient:
             wire, self.context = settings.compression.compress(wire)
         self.reduction = submit.reduction_of(settings.op, settings.prescale_factor,
                                              settings.postscale_factor, options, self.priority)
-        self.wire = wire
-        settings.collect(self)
+        settings.collect(self, wire)
 
     def _start_sparse(self, wire):
         settings = self.settings
@@ -115,16 +114,15 @@ class _Gradient:
             ticket, self.make_sparse = sparse_ops.submit_sparse(
                 submit.full_name("sparse_allreduce", self.name), wire, settings.op)
         self.wire = wire
-        settings.pending.append(([ticket], [self]))
+        settings.pending.append((ticket, [self]))
 
-    def finish(self, tickets, is_reduced):
-        """After the wait for the tickets of its submit."""
-        if self.make_sparse is not None and is_reduced:
-            self.parameter.grad = self.make_sparse(*tickets)
+    def finish(self, ticket):
+        """After the wait for the ticket of its submit."""
+        if self.make_sparse is not None:
+            self.parameter.grad = self.make_sparse(ticket)
         elif self.context is not None:
             self.parameter.grad.copy_(
                 self.settings.compression.decompress(self.wire, self.context))
-        self.forget()
 
     def forget(self):
         self.passes_left = self.settings.passes
@@ -149,10 +147,10 @@ class _Settings:
         self.gradients = [_Gradient(parameter, name, -1 - place, self)
                           for place, (parameter, name) in enumerate(names.items())]
         self.waiting = []  # Sparse gradients that start when the ranks have agreed on them.
-        self.collected = []  # Gradients on one device that are submitted next.
+        self.agreed_in = None  # The era in which they have.
+        self.collected = []  # Gradients in the host's memory that are submitted next.
         self.collected_bytes = 0
-        self.collected_device = None
-        self.pending = []  # Pairs of a submit's tickets and gradients, in the order of submits.
+        self.pending = []  # Pairs of a submit's ticket and gradients, in the order of submits.
         self.is_synchronized = False
         self.should_synchronize = True
         self.hooks = []
@@ -167,21 +165,26 @@ class _Settings:
             for gradient in members:
                 gradient.group = members
 
+    def has_agreed(self):
+        """Whether the ranks know which gradients are sparse."""
+        return self.sparse_as_dense or self.agreed_in is era(self.process_set or global_process_set)
+
     def agree(self):
-        """In the first step the ranks find out which gradients are sparse: one that has none does not
-        see it. A blocking reduction of two numbers for each; later steps have none."""
-        unknown = [gradient for gradient in self.gradients if gradient.sparse_dims is None]
-        if not unknown:
+        """In the first step, of a session and after a join, the ranks find out which gradients are
+        sparse: one that has none does not see it. A blocking reduction of two numbers for each."""
+        if self.has_agreed() or not self.gradients:
             return
-        kinds = torch.tensor([gradient.kind() for gradient in unknown], dtype=torch.int32,
+        kinds = torch.tensor([gradient.kind() for gradient in self.gradients], dtype=torch.int32,
                              device="cpu")
-        agreed = mpi_ops.allreduce(kinds, name=f"gradient_kinds.{unknown[0].name}", op=mpi_ops.Max,
-                                   process_set=self.process_set)
-        for gradient, kind in zip(unknown, agreed.tolist()):
+        agreed = mpi_ops.allreduce(kinds, name=f"gradient_kinds.{self.gradients[0].name}",
+                                   op=mpi_ops.Max, process_set=self.process_set)
+        for gradient, kind in zip(self.gradients, agreed.tolist()):
             gradient.agree(*kind)
+        self.agreed_in = era(self.process_set or global_process_set)
 
     def start_all(self):
         """Starts every gradient that the backward pass has not started."""
+        self.submit()
         self.agree()
         self.waiting.clear()
         for gradient in self.gradients:
@@ -189,51 +192,60 @@ class _Settings:
                 gradient.start()
         self.submit()
 
-    def collect(self, gradient):
-        """Submits a dense gradient now or with those that come next."""
-        device = gradient.wire.get_device()
-        if device != self.collected_device:
-            self.submit()
-            self.collected_device = device
+    def collect(self, gradient, wire):
+        """Submits a dense gradient, in the host's memory with those that come next."""
+        gradient.wire = wire
+        if not wire.is_cpu:
+            # It is ready in the order of the stream that is current now.
+            self._submit([gradient])
+            return
         self.collected.append(gradient)
         self.collected_bytes += gradient.byte_count
-        # A CUDA gradient is ready in the order of the stream that is current now.
-        if (self.collected_bytes >= _BURST_BYTES or len(self.collected) >= _BURST_TENSORS
-                or device >= 0):
+        if self.collected_bytes >= _BURST_BYTES or len(self.collected) >= _BURST_TENSORS:
             self.submit()
 
     def submit(self):
         """Submits what was collected."""
         burst, self.collected, self.collected_bytes = self.collected, [], 0
-        if not burst:
-            return
+        if burst:
+            self._submit(burst)
+
+    def _submit(self, burst):
         try:
             with used(self.process_set):
-                tickets = submit.all_reduce_burst([gradient.wire for gradient in burst],
-                                                  [gradient.full_name for gradient in burst],
-                                                  [gradient.reduction for gradient in burst])
+                ticket = submit.all_reduce_burst([gradient.wire for gradient in burst],
+                                                 [gradient.full_name for gradient in burst],
+                                                 [gradient.reduction for gradient in burst])
+                if ticket is not None:
+                    self.pending.append((ticket, burst))
+                    return
+                while burst:  # What cannot be read as it is tells why alone.
+                    gradient = burst[0]
+                    ticket = submit.reduce_by(gradient.reduction, gradient.full_name, gradient.wire,
+                                              gradient.wire)
+                    self.pending.append((ticket, [gradient]))
+                    burst = burst[1:]
         except BaseException:
             for gradient in burst:
                 gradient.wire = gradient.context = None  # The next synchronize() tries it again.
             raise
-        self.pending.append((tickets, burst))
 
     def finish(self):
         """Waits until every gradient that was submitted is the reduced one."""
-        first_error = None
-        for tickets, burst in self.pending:
-            is_reduced = True
-            for ticket in tickets:
-                try:
-                    ticket.wait()
-                except HorovodInternalError as error:
-                    first_error = first_error or error
-                    is_reduced = False
-            for gradient in burst:
-                gradient.finish(tickets, is_reduced)
-        self.pending.clear()
-        if first_error is not None:
-            raise first_error
+        errors = []
+        while self.pending:
+            ticket, burst = self.pending.pop(0)
+            try:
+                ticket.wait()
+                for gradient in burst:
+                    gradient.finish(ticket)
+            except HorovodInternalError as error:
+                errors.append(error)
+            finally:
+                for gradient in burst:
+                    gradient.forget()
+        if errors:
+            raise errors[0]
 
     def forget(self):
         """Nothing is on its way any more."""
@@ -241,10 +253,9 @@ class _Settings:
         self.waiting.clear()
         self.collected.clear()
         self.collected_bytes = 0
+        self.agreed_in = None
         for gradient in self.gradients:
             gradient.forget()
-            if not self.sparse_as_dense:  # Ranks that have come do not know what was agreed.
-                gradient.sparse_dims = None
 
     def is_reducing(self):
         """Gradients are on their way, or wait for others of their group."""
@@ -268,13 +279,14 @@ class _DistributedMixin:
         """Waits until every gradient is the reduced one. step() does it, unless inside
         skip_synchronize(); call it yourself to look at the gradients before step().
 
-        After a HorovodInternalError no gradient is in flight; those that failed are undefined.
+        After a HorovodInternalError no gradient is in flight; those that failed are undefined. Where
+        it says that the ranks differ in their gradients, what they have submitted stays so.
         """
         settings = self._scalecom
         try:
             settings.start_all()
         except HorovodInternalError:
-            settings.finish()
+            settings.forget()
             raise
         settings.finish()
         settings.is_synchronized = True
@@ -410,8 +422,9 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
                          sparse_as_dense=False, process_set=None):
     """Wraps an optimizer: its gradients are reduced over all ranks before each step.
 
-    A gradient's reduction starts as soon as the backward pass has accumulated it, so communication
-    overlaps computation; step() waits for all. Of those that wait for the network, the first in
+    Reductions start while the backward pass goes on, so communication overlaps computation: a large
+    gradient's and a group's at once, those of small gradients in the host's memory when they are 1 MiB or
+    64, and the last ones in step(), which waits for all. Of those that wait for the network, the first in
     named_parameters goes first, because the next forward pass needs it first. The result is an
     instance of the optimizer's class that shares its state, with synchronize(), skip_synchronize(),
     set_backward_passes_per_step(), and residuals in state_dict(). Residuals belong to names and

@@ -218,12 +218,9 @@ def all_reduce_group(tensors, outputs, name, op, prescale_factor, postscale_fact
 
 def all_reduce_burst(tensors, names, reductions):
     """Submits an all-reduce in place of each tensor, on one device, under its full name and by what
-    reduction_of() made; returns tickets, one where all can be submitted by one call."""
-    ticket = _submit_list(b"\0".join(names) + b"\0", tensors, tensors, reductions)
-    if ticket is not None:
-        return [ticket]
-    return [reduce_by(reduction, name, tensor, tensor)
-            for tensor, name, reduction in zip(tensors, names, reductions)]
+    reduction_of() made, all or none; returns their one ticket, or None where one cannot be read here,
+    of which reduce_by() can tell more."""
+    return _submit_list(b"\0".join(names) + b"\0", tensors, tensors, reductions)
 
 
 def _submit_list(names, tensors, outputs, reductions):

@@ -237,6 +237,12 @@ def count_call(process_set, kind):
         return process_set.joins * _CALLS_OF_A_JOIN + number
 
 
+def era(process_set):
+    """An object that is another one from the next session or join of the set on: before, the ranks may
+    have taken part in different operations."""
+    return process_set.name_counters
+
+
 def join():
     """This rank is out of data: it takes part with zeros (gathers: with no rows) in what the others
     still submit, and averages still divide by the number of all ranks. Returns when every rank has

@@ -127,6 +127,23 @@ def an_optimizer_trains_on_uneven_batches():
         assert all(torch.equal(row, mine) for row in gathered)
 
 
+def a_rank_may_join_before_its_first_step():
+    """The others have agreed on their gradients' kinds by then; afterwards all of them do."""
+    for is_sparse in (False, True):
+        table = torch.nn.Embedding(6, 3, sparse=is_sparse)
+        hvd.broadcast_parameters(table.state_dict(), root_rank=0)
+        optimizer = hvd.DistributedOptimizer(torch.optim.SGD(table.parameters(), lr=0.05),
+                                             [(f"early.{is_sparse}", table.weight)])
+        for epoch in range(2):
+            for step in range(0 if epoch == 0 and hvd.rank() == 0 else 2):
+                optimizer.zero_grad()
+                table(torch.tensor([hvd.rank(), step])).sum().backward()
+                optimizer.step()
+                assert table.weight.grad.is_sparse == is_sparse
+            last = hvd.join()
+            hvd.broadcast_parameters(table.state_dict(), root_rank=last)
+
+
 def calls_without_a_name_match_again():
     def work(batch, ranks):
         assert hvd.allreduce(torch.ones(2), op=hvd.Sum).tolist() == [float(len(ranks))] * 2

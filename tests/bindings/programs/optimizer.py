@@ -258,6 +258,30 @@ def a_failed_step_leaves_the_optimizer_usable():
     _assert_same_bits(model)
 
 
+def an_error_while_gradients_are_finished_leaves_none_on_its_way():
+    class Fails(hvd.Compression.fp16):
+        has_failed = False
+
+        @classmethod
+        def decompress(cls, tensor, context):
+            if not cls.has_failed:
+                cls.has_failed = True
+                raise hvd.HorovodInternalError("not this one")
+            return super().decompress(tensor, context)
+
+    model = _model(torch.float32)
+    optimizer = _wrap(model, compression=Fails, groups=[[value] for value in model.parameters()])
+    _backward(model, _mine(_batches(1, torch.float32)[0]))
+    with pytest.raises(hvd.HorovodInternalError, match="not this one"):
+        optimizer.synchronize()
+    reduced = [value.grad.clone() for value in list(model.parameters())[::-1][1:]]
+    for value in reduced:  # The others are reduced and decompressed.
+        assert all(torch.equal(value, other) for other in hvd.allgather(value[None]))
+    optimizer.zero_grad()
+    _train(model, optimizer, _batches(2, torch.float32))
+    _assert_same_bits(model)
+
+
 def parameters_without_gradient_on_some_ranks_take_part():
     class Branches(nn.Module):
         def __init__(self):
