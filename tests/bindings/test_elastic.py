@@ -386,8 +386,8 @@ wait((there / "newcomer").exists)
 
 
 def test_ranks_end_with_a_driver_that_is_killed(start):
-    job = start("-np", "2", steps=10_000, pause=0.02)
-    ranks = {job.steps_of(size=2)["pid"], *(line["pid"] for line in job.lines())}
+    job = start("-np", "2", steps=2, pause=60.0)  # They say nothing to it for that long.
+    ranks = [job.wait_for(lambda line: line["rank"] == one and "step" in line)["pid"] for one in (0, 1)]
     job.process.kill()
     assert not any(is_alive(pid, within_s=10.0) for pid in ranks)
 
