@@ -61,7 +61,7 @@ def _of_all_gather(op, *gradients):
     mine = tf.stack([tf.shape(tensor, tf.int64)[0] for tensor in tensors])
     rows, = operations.all_gather([mine[tf.newaxis]],
                                   operations.name_one("allgather", None, process_set), process_set)
-    begins = tf.reduce_sum(rows[:operations.rank_in(process_set)], axis=0)
+    begins = tf.reduce_sum(rows[:operations.rank_when_run(process_set)], axis=0)
     return [None, *(gradient[begins[place]:begins[place] + mine[place]]
                     for place, gradient in enumerate(reduced))]
 
@@ -70,7 +70,9 @@ def _of_all_gather(op, *gradients):
 def _of_reduce_scatter(op, *gradients):
     """The ranks' gathered gradients; of a sum, as many times that as there are ranks."""
     process_set, (kind, prescale, postscale) = _set_of(op), _reduction_of(op)
-    factor = prescale * postscale * (operations.size_of(process_set) if kind == _SUM else 1)
+    factor = prescale * postscale
+    if kind == _SUM:
+        factor *= operations.size_when_run(process_set, tf.float64)
     scaled = [gradient * tf.cast(factor, gradient.dtype)
               for gradient in _dense(gradients, op.outputs)]
     return [None, *operations.all_gather(
@@ -82,10 +84,8 @@ def _of_broadcast(op, *gradients):
     """The averaged gradients on the root, zero elsewhere."""
     process_set = _set_of(op)
     reduced = _all_reduced(_dense(gradients, op.outputs), process_set, _AVERAGE)
-    if operations.rank_in(process_set) == op.get_attr("root"):
-        return [None, *reduced]
-    with tf.control_dependencies(reduced):  # It takes part, though it needs no result.
-        return [None, *(tf.identity(tf.zeros_like(gradient)) for gradient in reduced)]
+    is_root = operations.rank_when_run(process_set) == op.get_attr("root")
+    return [None, *(tf.where(is_root, gradient, tf.zeros_like(gradient)) for gradient in reduced)]
 
 
 @_gradient_of("ScalecomAllToAll")

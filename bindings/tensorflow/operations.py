@@ -218,15 +218,15 @@ def fact(which, process_set_id=0, name=None):
     return _operations().scalecom_fact(fact=which, process_set=process_set_id, name=name)
 
 
-def size_of(process_set):
-    """Ranks of a process set, as a number."""
-    return basics.size() if process_set.process_set_id == 0 else process_set.size()
-
-
 def size_when_run(process_set, dtype):
-    """The same when the operation runs, as a scalar of `dtype`: right also where a graph outlives a change
-    of ranks."""
+    """Ranks of a process set when the operation runs, as a scalar of `dtype`: right also where a graph
+    outlives a change of ranks."""
     return tf.cast(fact(SIZE, process_set.process_set_id), dtype)
+
+
+def rank_when_run(process_set):
+    """This rank's place in a process set when the operation runs, as an int32 scalar."""
+    return fact(RANK, process_set.process_set_id)
 
 
 def rank_in(process_set):

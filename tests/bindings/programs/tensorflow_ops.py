@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import scalecom.tensorflow as hvd
+from scalecom import basics
 from scalecom.tensorflow import operations
 
 FLOATS = [tf.float16, tf.bfloat16, tf.float32, tf.float64]
@@ -161,6 +162,30 @@ def gradients_are_those_of_the_contract():
     check(lambda one: hvd.reducescatter(one, op=hvd.Average), mine, parts)
     check(lambda one: hvd.reducescatter(one, op=hvd.Sum, postscale_factor=0.5), mine,
           parts * size / 2)
+
+
+def a_graph_of_gradients_may_outlive_its_ranks():
+    @tf.function
+    def gradients(weight, rows, mine):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch([rows, mine])
+            results = {"gather": hvd.allgather(rows), "root": hvd.broadcast(mine, root),
+                       "part": hvd.reducescatter(mine, op=hvd.Sum)}
+            losses = {name: tf.reduce_sum(result) * weight for name, result in results.items()}
+        return (tape.gradient(losses["gather"], rows), tape.gradient(losses["root"], mine),
+                tape.gradient(losses["part"], mine))
+
+    size, rank = hvd.size(), hvd.rank()
+    root, mean = size - 1, numpy.float32((size + 1) / 2)
+    given = tf.constant(rank + 1.0), tf.ones([rank + 1, 2]), tf.ones([size, 3])
+    with pytest.MonkeyPatch.context() as others:
+        others.setattr(basics, "rank", lambda: 7)
+        others.setattr(basics, "size", lambda: 9)
+        graph = gradients.get_concrete_function(*given)
+    of_gather, of_root, of_part = graph(*given)
+    assert _equal(of_gather, numpy.full((rank + 1, 2), mean))
+    assert _equal(of_root, numpy.full((size, 3), mean if rank == root else 0))
+    assert _equal(of_part, numpy.arange(1.0, size + 1)[:, None] * numpy.full((1, 3), size))
 
 
 def a_maximum_has_no_gradient():
