@@ -43,17 +43,23 @@ class HookState:
             self.compression.check_patterns(list(names))
         # What the next forward pass needs first goes first, as in DistributedOptimizer.
         self._gradients = {
-            parameter: (self.name + name, self.compression.options_for(name, parameter), -1 - place)
+            parameter: (self.name + name, self.compression.options_for(name, self._part_of(parameter)),
+                        -1 - place)
             for place, (name, parameter) in enumerate(names.items())}
         plan.watch(self, lambda one: one)
+
+    def _part_of(self, parameter):
+        """What of it this rank reduces: a tensor of that part's shape."""
+        return parameter
 
     def _shape_of(self, parameter):
         """Of its gradient as it travels."""
         return tuple(parameter.shape)
 
     def named_parameters(self):
-        """Of the attached model, as the patterns of rates know them."""
-        return [(name[len(self.name):], parameter)
+        """Of the attached model, as the patterns of rates know them: the part that is reduced here of
+        each."""
+        return [(name[len(self.name):], self._part_of(parameter))
                 for parameter, (name, _, _) in (self._gradients or {}).items()]
 
     def state_dict(self):

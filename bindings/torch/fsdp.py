@@ -12,25 +12,28 @@ sharded together.
 """
 
 import functools
-import math
+
+import torch
 
 from scalecom.torch import mpi_ops
 from scalecom.torch.compression import Compression
 from scalecom.torch.ddp import HookState, finish, process_set_of
 
 
-def _own_parameters(module, prefix, sharded):
-    """(name, parameter) of a module in the order in which fully_shard lays gradients out: submodules'
-    first, without those in `sharded`."""
-    for name, child in module.named_children():
-        if child not in sharded:
-            yield from _own_parameters(child, f"{prefix}{name}.", sharded)
-    for name, parameter in module.named_parameters(recurse=False):
-        yield prefix + name, parameter
+def _own_parameters(module, visited):
+    """A module's parameters in the order in which fully_shard lays gradients out: submodules' first,
+    without those in `visited`, to which it adds. What is tied comes once for each of its places, of
+    which fully_shard takes the first."""
+    visited.add(module)
+    for child in module.children():
+        if child not in visited:
+            yield from _own_parameters(child, visited)
+    yield from module.parameters(recurse=False)
 
 
-def _wire_elements(name, parameter):
-    """Of the parameter's part in what the reduce-scatter leaves here, with padding."""
+def _wire_part(name, parameter):
+    """A tensor without memory of the shape, with padding, that the reduce-scatter leaves here of the
+    parameter's gradient."""
     mesh = parameter.device_mesh
     placement = parameter.placements[0]
     if mesh.ndim != 1 or not placement.is_shard():
@@ -39,10 +42,9 @@ def _wire_elements(name, parameter):
                          f"{parameter.placements}; needed is one that is sharded: give fully_shard "
                          "the mesh's shard dimension alone, mesh=mesh[\"shard\"], of size 1 where "
                          "the model is only replicated")
-    ranks = mesh.size()
-    if placement.dim > 0:  # Which torch then wants to be a multiple of the ranks.
-        return parameter.numel() // ranks
-    return math.ceil(parameter.shape[0] / ranks) * math.prod(parameter.shape[1:])
+    shape = list(parameter.shape)
+    shape[placement.dim] = -(-shape[placement.dim] // mesh.size())
+    return torch.empty(shape, dtype=parameter.dtype, device="meta", requires_grad=True)
 
 
 class FSDPState(HookState):
@@ -58,32 +60,36 @@ class FSDPState(HookState):
         if not modules:
             raise ValueError("fully_shard was applied to no module of the model; apply it before "
                              "the hook is registered")
-        sharded = set(modules.values())
-        groups = {prefix: {full: parameter for full, parameter in _own_parameters(
-            module, f"{prefix}." if prefix else "", sharded)
-            if parameter.requires_grad and isinstance(parameter, DTensor)}
+        groups = {prefix: [parameter for parameter in dict.fromkeys(
+            _own_parameters(module, set(modules.values())))
+            if parameter.requires_grad and isinstance(parameter, DTensor)]
             for prefix, module in modules.items()}
-        self._elements = {parameter: _wire_elements(full, parameter)
-                          for of_module in groups.values()
-                          for full, parameter in of_module.items()}
-        self._take({full: parameter for full, parameter in model.named_parameters()
-                    if parameter in self._elements}, process_set_of(group))
+        reduced = {parameter for of_module in groups.values() for parameter in of_module}
+        names = {name: parameter for name, parameter in model.named_parameters()
+                 if parameter in reduced}
+        self._parts = {parameter: _wire_part(name, parameter)
+                       for name, parameter in names.items()}
+        self._take(names, process_set_of(group))
         for prefix, module in modules.items():
-            module.set_all_reduce_hook(functools.partial(
-                self._reduce, prefix, list(groups[prefix].values())))
+            module.set_all_reduce_hook(functools.partial(self._reduce, prefix, groups[prefix]))
+
+    def _part_of(self, parameter):
+        return self._parts[parameter]
 
     def _shape_of(self, parameter):
-        return (self._elements[parameter],)
+        return (self._parts[parameter].numel(),)
 
     def _reduce(self, prefix, parameters, flat):
         """The hook of one module: `flat` holds its parameters' parts one after the other."""
-        sizes = [self._elements[parameter] for parameter in parameters]
+        sizes = [self._parts[parameter].numel() for parameter in parameters]
         if flat.numel() != sum(sizes):
             raise ValueError(f"module {prefix!r} reduces {flat.numel()} elements of gradients, its "
                              f"parameters have {sum(sizes)}: where some get no gradient, call "
                              "set_reduce_scatter_unused_params(True) of the model; where others "
                              "take part than when the hook was registered, register it again; "
                              "apply fully_shard to one module at a time")
+        if flat.is_cuda:  # It is of another stream's memory; tickets of cast copies do not know it.
+            flat.record_stream(torch.cuda.current_stream(flat.device))
         finish(self.start(flat.split(sizes), [self._gradients[parameter]
                                               for parameter in parameters]))
 
@@ -96,8 +102,10 @@ def register_fsdp_hook(model, group, compression=Compression.none, op=mpi_ops.Av
     rates by parameter name. op: Average or Sum. name: is put before the parameters' names; of two
     models in one process each needs its own, because residuals are kept by name. Call it when the model
     is sharded, outside of forward and backward passes, and again where parameters were frozen or
-    thawed. On CPU tensors the backward pass waits for each module's reduction. Raises ValueError where
-    torch reduces over the replicas itself (a mesh of both dimensions). What goes wrong between ranks
-    ends backward() with HorovodInternalError.
+    thawed. To accumulate gradients over micro-batches, call model.set_requires_gradient_sync(False)
+    before all but the last one's backward pass; set_requires_all_reduce(False) tells torch's own
+    all-reduce alone: every backward pass would still reduce. On CPU tensors the backward pass waits for
+    each module's reduction. Raises ValueError where torch reduces over the replicas itself (a mesh of
+    both dimensions). What goes wrong between ranks ends backward() with HorovodInternalError.
     """
     return FSDPState(model, group, compression, op, name)

@@ -41,8 +41,8 @@ class CompressionPlan(list):
 def compression_plan(named_parameters=None, compression=None):
     """What happens to each parameter's gradient, and why: a list of dicts to read or to print.
 
-    Without arguments for every DistributedOptimizer and DDPState that lives in this process; else for
-    named_parameters with `compression`, as DistributedOptimizer takes them, before anything is
+    Without arguments for every DistributedOptimizer, DDPState and FSDPState that lives in this
+    process, of the last one for the shards, with padding; else for named_parameters with `compression`, as DistributedOptimizer takes them, before anything is
     trained. name, elements; mode: "dense", "cyclic" or "sharded"; rate, None where it is dense;
     dense_us and sparse_us: the tensor's share of its batch by the cost model and the figures measured
     at init, sparse_us None where compression was not asked for; dense_bytes and bytes_sent: by a

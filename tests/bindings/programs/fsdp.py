@@ -1,6 +1,8 @@
 """Claims about register_fsdp_hook, on pairs of ranks that hold the same shards. Each function is called
 on every rank, in this order."""
 
+import gc
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -111,6 +113,78 @@ def what_is_not_delivered_is_owed_by_the_parameter_and_goes_on_from_a_state():
         for step in (3, 4):
             for name, gradient in _gradients(net, step).items():
                 assert torch.equal(gradient, delivered[step][name])
+
+
+class _Language(nn.Module):
+    """Its output layer is its embedding, of which fully_shard pads the rows, and its blocks are one."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(5)
+        self.embedding = nn.Embedding(21, 32)
+        block = nn.Linear(32, 32)
+        self.blocks = nn.Sequential(block, nn.Tanh(), block)
+        self.head = nn.Linear(32, 21, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, words):
+        return self.head(self.blocks(self.embedding(words)))
+
+
+def _language_gradients(net):
+    """This rank's parts, by name, of a backward pass in which the ranks have different words."""
+    words = (torch.arange(30) * (hvd.rank() + 2)) % 21
+    nn.functional.cross_entropy(net(words[:-1]), words[1:]).backward()
+    return {name: parameter.grad.to_local() for name, parameter in net.named_parameters()}
+
+
+def what_is_tied_is_reduced_once_and_the_plan_is_of_shards():
+    from torch.distributed.fsdp import fully_shard
+    with over("scalecom"):
+        mesh = _mesh()
+        wanted = _language_gradients(fully_shard(_Language(), mesh=mesh))
+        net = fully_shard(_Language(), mesh=mesh["shard"])
+        shards = mesh.size(1)
+        compression = hvd.Compression.scalecom(rate=4, rates={"embedding.*": None},
+                                               min_elements=1024 // shards)
+        hvd.register_fsdp_hook(net, mesh.get_group("replicate"), compression)
+        found = _language_gradients(net)
+        weight = found.pop("blocks.0.weight")
+        is_delivered = weight != 0
+        assert 0 < is_delivered.sum() <= weight.numel() // 4
+        weight_of_all = wanted.pop("blocks.0.weight")
+        assert torch.allclose(weight[is_delivered], weight_of_all[is_delivered], atol=1e-6)
+        assert found.keys() == wanted.keys()
+        assert all(torch.allclose(found[name], wanted[name], atol=1e-6) for name in found)
+        for min_elements, rate in ((1024 // shards, 4), (1024 // shards + 1, None)):
+            compression.min_elements = min_elements
+            state = hvd.register_fsdp_hook(net, mesh.get_group("replicate"), compression,
+                                           name=f"at {min_elements}.")
+            gc.collect()  # Of the states of groups that have ended.
+            plan = {row["name"]: row for row in hvd.compression_plan()}
+            assert {name: (row["elements"], row["rate"]) for name, row in plan.items()} == {
+                "embedding.weight": (-(-21 // shards) * 32, None),
+                "blocks.0.weight": (1024 // shards, rate), "blocks.0.bias": (32 // shards, None)}
+            size = dist.get_world_size(mesh.get_group("replicate"))
+            assert plan["blocks.0.bias"]["dense_bytes"] == 2 * (size - 1) * 32 // shards * 4 // size
+        net.zero_grad()
+        assert torch.allclose(_language_gradients(net)["blocks.0.weight"], weight_of_all, atol=1e-6)
+        del state
+
+
+def micro_batches_are_accumulated_without_reducing():
+    with over("scalecom"):
+        mesh = _mesh()
+        native = _sharded(ddp._Net("whole"), mesh)
+        net = _sharded(ddp._Net("micro"), mesh["shard"])
+        hvd.register_fsdp_hook(net, mesh.get_group("replicate"))
+        for step, is_last in enumerate((False, True)):
+            for model in (native, net):
+                model.set_requires_gradient_sync(is_last)
+                model(torch.full((1, 3, 8, 8), hvd.rank() + step + 1.0)).square().sum().backward()
+            assert all((parameter.grad is None) is not is_last for parameter in net.parameters())
+        assert _are_close([parameter.grad.full_tensor() for parameter in net.parameters()],
+                          [parameter.grad.full_tensor() for parameter in native.parameters()])
 
 
 def what_differs_between_the_replicas_ends_the_backward_pass():
