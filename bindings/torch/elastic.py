@@ -89,17 +89,22 @@ class _ModelKeeper:
 
     def __init__(self, value):
         self.value = value
-        self.save()
+        self.keep(self.copied())
 
-    def save(self):
-        self._saved = copy.deepcopy(self.value.state_dict())
+    def copied(self):
+        """What there is to be saved."""
+        return copy.deepcopy(self.value.state_dict())
+
+    def keep(self, copied, is_sync=False):
+        """Makes that the last save; cannot fail. is_sync: it is what sync() gave."""
+        self._saved = copied
 
     def restore(self):
         self.value.load_state_dict(self._saved)
 
     def sync(self):
+        """Gives rank 0's to all ranks; it is not saved yet."""
         broadcast_parameters(self.value.state_dict(), root_rank=0)
-        self.save()
 
     def reset(self):
         pass
@@ -122,12 +127,15 @@ class _OptimizerKeeper(_ModelKeeper):
         settings = getattr(self.value, "_scalecom", None)  # Of a DistributedOptimizer.
         return set(settings.names.values()) if settings else set()
 
-    def save(self):
+    def copied(self):
         saved = self.value.state_dict()
-        residuals = saved.pop("scalecom", None)
+        residuals = saved.pop("scalecom", None)  # They are copies.
+        return copy.deepcopy(saved), residuals
+
+    def keep(self, copied, is_sync=False):
+        self._saved, residuals = copied
         if residuals is not None:
             self._kept.save(residuals)
-        self._saved = copy.deepcopy(saved)
 
     def restore(self):
         self.value.load_state_dict(copy.deepcopy(self._saved))
@@ -137,7 +145,6 @@ class _OptimizerKeeper(_ModelKeeper):
         names = self._names()
         if names and self.value._scalecom.op != mpi_ops.Adasum:
             self._kept.sync(names, self.value._scalecom.op == mpi_ops.Average)
-        self.save()
 
     def reset(self):
         if self._names():
@@ -156,11 +163,12 @@ class _SamplerKeeper(_ModelKeeper):
     _saves = 0  # Since the last sync(), which all ranks do alike.
     _before = None  # What the last save took the place of.
 
-    def save(self):
+    def keep(self, copied, is_sync=False):
+        self._saves = 0 if is_sync else self._saves
         if self._saves > 0:
             self._before = self._saved
         self._saves += 1
-        super().save()
+        super().keep(copied)
 
     def sync(self):
         states = allgather_object({"saves": self._saves, "now": self.value.state_dict(),
@@ -171,8 +179,6 @@ class _SamplerKeeper(_ModelKeeper):
         processed = set().union(*(one["processed_indices"] for one in as_of
                                   if one["epoch"] == epoch))
         self.value.load_state_dict({"epoch": epoch, "processed_indices": processed})
-        self._saves = 0
-        self.save()
 
 
 _KEEPERS = ((torch.nn.Module, _ModelKeeper), (torch.optim.Optimizer, _OptimizerKeeper),
@@ -210,13 +216,17 @@ class TorchState(ObjectState):
             super().__setattr__(name, value)
 
     def _each(self, method):
-        for keeper in self._keepers.values():
-            getattr(keeper, method)()
+        return [getattr(keeper, method)() for keeper in self._keepers.values()]
+
+    def _keep(self, copies, is_sync=False):
+        for keeper, copied in zip(self._keepers.values(), copies):
+            keeper.keep(copied, is_sync)
 
     def save(self):
-        """Keeps copies in memory."""
-        self._each("save")
+        """Keeps copies in memory: all of them, or none where it raises."""
+        copies = self._each("copied")
         super().save()
+        self._keep(copies)
 
     def restore(self):
         """Makes everything as it was saved last; residuals follow with sync()."""
@@ -224,9 +234,11 @@ class TorchState(ObjectState):
         super().restore()
 
     def sync(self):
-        """Gives all ranks the state of rank 0, and saves it."""
+        """Gives all ranks the state of rank 0, and saves it once all of it is here."""
         self._each("sync")
+        copies = self._each("copied")
         super().sync()
+        self._keep(copies, is_sync=True)
 
     def reset(self):
         self._each("reset")

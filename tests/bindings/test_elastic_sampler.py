@@ -87,6 +87,7 @@ def sync_all(monkeypatch, keepers):
     monkeypatch.setattr(hvd.elastic, "allgather_object", lambda value, _: given)
     for keeper in keepers:
         keeper.sync()
+        keeper.keep(keeper.copied(), is_sync=True)
 
 
 @pytest.mark.parametrize("behind", [0, 1, None])
@@ -101,7 +102,7 @@ def test_what_rank_0_has_not_committed_comes_again(as_rank, monkeypatch, behind)
         for rank, sampler in enumerate(parts):
             sampler.record_batch(batch, 2)
             if batch == 0 or rank != behind:
-                keepers[rank].save()
+                keepers[rank].keep(keepers[rank].copied())
     for keeper in keepers:
         keeper.restore()
     sync_all(monkeypatch, keepers)
@@ -171,6 +172,36 @@ def test_sync_takes_what_is_there_and_saves_it(session):
     train(state)
     state.restore()
     assert state.epoch == 3 and torch.equal(state.model.weight, weight)
+
+
+class Lost:
+    """An attribute that is not copied or sent any more once a rank is lost."""
+
+    def __init__(self):
+        self.is_lost = False
+
+    def __deepcopy__(self, _):
+        if self.is_lost:
+            raise hvd.HorovodInternalError("a rank is lost")
+        return self
+
+
+@pytest.mark.parametrize("method", ["save", "sync"])
+def test_what_fails_half_way_leaves_the_save_before_it(session, method):
+    lost = Lost()
+    state = make_state(epoch=0, last=lost)
+    train(state)
+    state.save()
+    weight = state.model.weight.detach().clone()
+    momentum = state.optimizer.state_dict()["state"][0]["exp_avg"].clone()
+    train(state)
+    state.epoch, lost.is_lost = 1, True
+    with pytest.raises(hvd.HorovodInternalError):
+        getattr(state, method)()
+    lost.is_lost = False
+    state.restore()
+    assert torch.equal(state.model.weight, weight) and state.epoch == 0
+    assert torch.equal(state.optimizer.state_dict()["state"][0]["exp_avg"], momentum)
 
 
 def test_the_loop_restores_keeps_and_counts(session):

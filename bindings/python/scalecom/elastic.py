@@ -70,9 +70,12 @@ class ObjectState(State):
         self._saved = dict(kwargs)
         self.restore()
 
+    def _copied(self):
+        return {name: copy.deepcopy(getattr(self, name)) for name in self._saved}
+
     def save(self):
         """Keeps copies of the attributes."""
-        self._saved = {name: copy.deepcopy(getattr(self, name)) for name in self._saved}
+        self._saved = self._copied()
 
     def restore(self):
         """Makes the attributes those that were saved last."""
@@ -83,8 +86,7 @@ class ObjectState(State):
         """Gives all ranks rank 0's attributes, and saves them."""
         if not self._saved:
             return
-        ObjectState.save(self)
-        self._saved = self._bcast_object(self._saved, 0, "elastic.attributes")
+        self._saved = self._bcast_object(self._copied(), 0, "elastic.attributes")
         ObjectState.restore(self)
 
 
