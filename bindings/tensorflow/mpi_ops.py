@@ -24,10 +24,16 @@ from scalecom.tensorflow import operations
 from scalecom.tensorflow.compression import (Compression, ScaleComCompressor, check_compression)
 from scalecom.tensorflow.operations import describe_reduction, name_group, name_one
 
+
+def _tensor(value):
+    # For what is one already TensorFlow takes microseconds to find that out.
+    return value if isinstance(value, tf.Tensor) else tf.convert_to_tensor(value)
+
+
 def _converted(tensors):
     if isinstance(tensors, (tf.Tensor, tf.Variable)):
         raise ValueError("tensors is one tensor; a list of tensors is needed")
-    return [tf.convert_to_tensor(tensor) for tensor in tensors]
+    return [_tensor(tensor) for tensor in tensors]
 
 
 def _options_of(compression, name, need):
@@ -60,7 +66,7 @@ def allreduce(tensor, average=None, device_dense="", device_sparse="",
         return reduce_slices([tensor], [name], op, prescale_factor * postscale_factor,
                              process_set)[0]
     options = _options_of(compression, name, "a tensor needs a name: its residual is")
-    wire, context = compression.compress(tf.convert_to_tensor(tensor))
+    wire, context = compression.compress(_tensor(tensor))
     reduced, = operations.all_reduce(
         [wire], name_one("allreduce", name, process_set), process_set,
         [describe_reduction(op, prescale_factor, postscale_factor, options, priority)])
@@ -121,7 +127,7 @@ def grouped_allreduce(tensors, average=None, device_dense="", device_sparse="",
 def allgather(tensor, name=None, ignore_name_scope=False, process_set=global_process_set):
     """The ranks' tensors, concatenated along the first dimension, which may differ.
     ignore_name_scope is Horovod's: a name is what it is here."""
-    gathered, = operations.all_gather([tf.convert_to_tensor(tensor)],
+    gathered, = operations.all_gather([_tensor(tensor)],
                                       name_one("allgather", name, process_set), process_set)
     return gathered
 
@@ -146,7 +152,7 @@ def place_of(root_rank, process_set):
 def broadcast(tensor, root_rank, name=None, ignore_name_scope=False,
               process_set=global_process_set):
     """root_rank's tensor, on every rank."""
-    copy, = operations.broadcast([tf.convert_to_tensor(tensor)],
+    copy, = operations.broadcast([_tensor(tensor)],
                                  name_one("broadcast", name, process_set), process_set,
                                  place_of(root_rank, process_set))
     return copy
@@ -158,7 +164,7 @@ def broadcast_(variables, root_rank, name=None, process_set=global_process_set):
     variables, assigned = list(variables), []
     if variables:
         values = operations.broadcast(
-            [tf.convert_to_tensor(variable) for variable in variables],
+            [_tensor(variable) for variable in variables],
             name_group("broadcast", name, process_set), process_set,
             place_of(root_rank, process_set))
         assigned = [variable.assign(value) for variable, value in zip(variables, values)]
@@ -177,7 +183,7 @@ def alltoall(tensor, splits=None, name=None, ignore_name_scope=False,
     """
     numbers = tf.zeros([0], tf.int64) if splits is None else tf.cast(splits, tf.int64)
     received, received_splits = operations.all_to_all(
-        tf.convert_to_tensor(tensor), numbers, name_one("alltoall", name, process_set), process_set)
+        _tensor(tensor), numbers, name_one("alltoall", name, process_set), process_set)
     return received if splits is None else (received, tf.cast(received_splits, tf.int32))
 
 
