@@ -126,13 +126,15 @@ def _make_primitive(kind):
     def describe(*_, results, **__):
         return [jax.core.ShapedArray(shape, dtype) for shape, dtype in results], {_communication}
 
-    @functools.partial(jax.jit, static_argnames="parameters")
-    def bind(*arrays, parameters):
+    @functools.partial(jax.jit, static_argnames=("parameters", "number"))
+    def bind(*arrays, parameters, number):
+        del number  # It is compiled in, and is another when a set was removed and added again.
         return primitive.bind(*arrays, **dict(parameters))
 
     @primitive.def_impl
     def run(*arrays, **parameters):
-        return bind(*arrays, parameters=tuple(parameters.items()))
+        return bind(*arrays, parameters=tuple(parameters.items()),
+                    number=parameters["process_set"].process_set_id)
 
     def refuse_batch(*_, **__):
         raise NotImplementedError(f"{kind} cannot be mapped by jax.vmap: how often a rank calls it would "

@@ -417,6 +417,12 @@ def process_sets_work_beside_each_other():
             hvd.allreduce(jnp.ones(2), process_set=wrong)
     with pytest.raises(ValueError, match="root_rank"):
         hvd.broadcast(jnp.ones(2), other.ranks[0], process_set=mine)
+    number = mine.process_set_id
+    for change, process_set in ((hvd.remove_process_set, rest), (hvd.remove_process_set, last),
+                                (hvd.add_process_set, last), (hvd.add_process_set, rest)):
+        assert change(process_set)
+    assert mine.process_set_id != number
+    assert hvd.allreduce(jnp.ones(2), op=hvd.Sum, process_set=mine).tolist() == [count] * 2
     for process_set in (rest, last):
         assert hvd.remove_process_set(process_set)
 
