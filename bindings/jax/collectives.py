@@ -8,6 +8,9 @@ A name identifies a tensor across ranks. Inside jit it is fixed when the functio
 calls are numbered in the order in which they are traced, so each call of the compiled function
 uses the same names. Outside, calls without a name are matched by their order.
 
+What was dispatched behind a collective that failed fails with it. A call outside of jit waits for what was
+dispatched before it and, whether that failed or not, is submitted: so all ranks go on at the same call.
+
 process_set: the ranks that take part and whose number an average divides by; all by default. A root
 is a rank of the job in each of them. Inside jit it is fixed when the function is traced.
 
@@ -218,7 +221,7 @@ def _row_numbers(argument, values, ranks, rows=None):
 
 
 def _exchange_splits(process_set, full, splits):
-    jax.effects_barrier()  # What was dispatched before comes before it.
+    primitives.finish()  # What was dispatched before comes before it.
     with used(process_set):
         everyone = host_arrays.all_gather(f"{full}.splits", numpy.array([splits]))
     return everyone[:, process_set.rank()].tolist()

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy
 
+from scalecom import basics
 from scalecom.arrays import residuals
 from scalecom.jax.collectives import Average, Sum, reduce_all
 from scalecom.jax.compression import Compression, ScaleComCompressor, check_compression
@@ -39,7 +40,7 @@ def _is_ours(node):
 
 
 def _change_ours(state, change):
-    jax.effects_barrier()  # Steps that were dispatched are done.
+    basics.finish_dispatched()
     return jax.tree_util.tree_map(lambda node: change(node) if _is_ours(node) else node, state,
                                   is_leaf=_is_ours)
 

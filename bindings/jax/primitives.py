@@ -13,11 +13,11 @@ import typing
 
 import jax
 import numpy
-from jax._src import effects
+from jax._src import dispatch, effects
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
-from scalecom import _library
+from scalecom import _library, basics
 
 _KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "barrier",
           "identity")
@@ -39,6 +39,30 @@ _communication = _Communication()
 for _kinds in (effects.ordered_effects, effects.lowerable_effects,
                effects.control_flow_allowed_effects, effects.custom_derivatives_allowed_effects):
     _kinds.add_type(_Communication)
+
+
+def _forget_failed(tokens, key):
+    """Waits for a token, and drops it where its program failed."""
+    try:
+        tokens[key].block_until_ready()
+    except RuntimeError:  # The program's results raise it.
+        del tokens[key]
+
+
+def finish():
+    """Waits until the collectives are done that this thread has dispatched. Where one failed, so did all
+    that were dispatched behind it, by its token, which is dropped: a new chain begins."""
+    chains, programs = (dispatch.runtime_tokens.current_tokens,
+                        dispatch.runtime_tokens.output_runtime_tokens)
+    if _communication not in chains:
+        return
+    _forget_failed(chains, _communication)
+    if _communication not in chains:
+        for device in list(programs):
+            _forget_failed(programs, device)
+
+
+basics.add_finisher(finish)
 
 
 def _load():
@@ -133,6 +157,7 @@ def _make_primitive(kind):
 
     @primitive.def_impl
     def run(*arrays, **parameters):
+        finish()  # On all ranks alike a failure ends here, not where each learns of it.
         return bind(*arrays, parameters=tuple(parameters.items()),
                     number=parameters["process_set"].process_set_id)
 

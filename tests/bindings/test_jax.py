@@ -21,6 +21,11 @@ def test_jax(claims, ranks, claim):
     claims.check(ranks, "programs.jax_collectives", claim)
 
 
+@pytest.mark.parametrize("claim", names("programs.jax_ends"))
+def test_ends(claims, claim):
+    claims.check(3, "programs.jax_ends", claim)
+
+
 LAYOUT = """
 #include <cstddef>
 #include "xla/ffi/api/c_api.h"

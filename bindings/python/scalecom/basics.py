@@ -29,6 +29,8 @@ def init(comm=None, process_sets=None):
                          "scalecomrun --elastic; call add_process_set() after init(), and again in "
                          "a callback of register_reset_callbacks()")
     was_initialized = is_initialized()
+    if not was_initialized:
+        finish_dispatched()
     code = lib.scalecom_init() if was_initialized else worker.join(lib.scalecom_init)
     if code != _library.OK:
         raise ValueError(_library.last_error())
@@ -86,8 +88,25 @@ def _shutdown_at_exit(process):
     atexit.register(end)
 
 
+_finishers = []
+
+
+def add_finisher(finish):
+    """For adapters of frameworks that dispatch operations before they submit them: finish() waits until
+    all is done that this thread has dispatched, and forgets what failed. It raises nothing."""
+    _finishers.append(finish)
+
+
+def finish_dispatched():
+    """Waits for what frameworks have dispatched: what comes next comes after it on every rank."""
+    for finish in _finishers:
+        finish()
+
+
 def shutdown():
-    """Ends the session on every rank; tensors that are in flight fail. May be called again."""
+    """Ends the session on every rank, when what this thread has dispatched by JAX is done; other tensors
+    that are in flight fail. May be called again."""
+    finish_dispatched()
     lib.scalecom_shutdown()
     _process_sets().forget_all()
 

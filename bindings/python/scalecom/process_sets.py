@@ -113,6 +113,7 @@ def remove_process_set(process_set):
     flight."""
     if process_set is global_process_set or process_set not in _added:
         return False
+    basics.finish_dispatched()
     _library.check(lib.scalecom_process_set_remove(process_set.process_set_id))
     _forget(process_set, _added)
     return True
@@ -151,6 +152,7 @@ def connect_process_set(ranks, exchange):
 def leave_process_set(process_set):
     """Ends a set of connect_process_set() for all of its ranks; nothing where it has ended."""
     if process_set in _connected:
+        basics.finish_dispatched()
         lib.scalecom_process_set_leave(process_set.process_set_id)
         _forget(process_set, _connected)
 
@@ -249,6 +251,7 @@ def join():
     joined: the last one to do so, the same everywhere. A broadcast from a rank that has joined, and a
     CUDA tensor, fail on the ranks that submit it; so this rank's own calls do until join returns.
     Residuals of compressed tensors are delivered meanwhile like in any step."""
+    basics.finish_dispatched()
     ticket = _library.submit(_library.lib.scalecom_join, (), None)
     ticket.wait()
     last = ctypes.c_int64()

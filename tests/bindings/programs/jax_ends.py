@@ -1,0 +1,77 @@
+"""Claims about what scalecom.jax has dispatched when something fails or ends; on more than one rank. Its
+programs take a while, so that they run behind Python."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import scalecom.jax as hvd
+
+
+def _slowed(x):
+    matrix = jnp.full((1024, 1024), 1.0 / 1024) * x[0] / x[0]
+    for _ in range(3):
+        matrix = matrix @ matrix
+    return x * jnp.round(matrix[0].sum())
+
+
+_step = jax.jit(lambda x: hvd.allreduce(_slowed(x), name="step"))
+_add = jax.jit(lambda x: hvd.allreduce(_slowed(x), name="sum", op=hvd.Sum))
+
+
+def _dispatch_mismatch():
+    return _step(jnp.ones(2 + hvd.rank()))
+
+
+def _check_raises(compute):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="step: shape differs"):
+        jax.block_until_ready(compute())
+
+
+def a_failure_ends_at_the_next_call_outside_of_jit():
+    for call in (hvd.barrier, lambda: hvd.allreduce(jnp.ones(2)),
+                 lambda: hvd.broadcast_parameters({"w": jnp.ones(2)})):
+        failed = _dispatch_mismatch()
+        _check_raises(lambda: _step(jnp.ones(2)))
+        jax.block_until_ready(call())
+        assert _step(jnp.ones(2)).tolist() == [1.0, 1.0]
+        _check_raises(lambda: failed)
+        jax.effects_barrier()
+
+
+def a_failure_ends_with_its_session():
+    failed = _dispatch_mismatch()
+    hvd.shutdown()
+    with pytest.raises(jax.errors.JaxRuntimeError, match="init"):
+        jax.block_until_ready(_step(jnp.ones(2)))
+    hvd.init()
+    assert _step(jnp.ones(2)).tolist() == [1.0, 1.0]
+    _check_raises(lambda: failed)
+
+
+def a_shutdown_waits_for_what_is_dispatched():
+    """Or the others, that read the result first, would get an error."""
+    results = jnp.ones(2)
+    for _ in range(4):
+        results = _step(results)
+    if hvd.rank() == 0:
+        assert results.tolist() == [1.0, 1.0]
+    hvd.shutdown()
+    hvd.init()
+
+
+def a_join_comes_behind_what_is_dispatched():
+    rank, size = hvd.rank(), hvd.size()
+    sums = [_add(jnp.ones(2)) for _ in range(2 if rank == 0 else 1)]
+    hvd.join()
+    assert [float(one[0]) for one in sums] == [size, 1.0][:len(sums)]
+
+
+def a_set_ends_behind_what_is_dispatched():
+    some = hvd.add_process_set(range(hvd.size() - 1))
+    if some.included():
+        result = jax.jit(lambda x: hvd.allreduce(_slowed(x), op=hvd.Sum, process_set=some))(
+            jnp.ones(2))
+    hvd.remove_process_set(some)
+    if hvd.rank() in some.ranks:
+        assert result.tolist() == [hvd.size() - 1] * 2
