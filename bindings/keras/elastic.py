@@ -13,6 +13,7 @@ import keras
 
 from scalecom.elastic import ObjectState
 from scalecom.keras.backend import elastic_run as run
+from scalecom.keras.backend import refuse_xla
 from scalecom.variables import ModelState
 
 __all__ = ["CommitStateCallback", "KerasState", "ObjectState", "UpdateBatchStateCallback",
@@ -27,6 +28,10 @@ class _StateCallback(keras.callbacks.Callback):
     def __init__(self, state):
         super().__init__()
         self.state = state
+
+    def set_model(self, model):
+        super().set_model(model)
+        refuse_xla(model)  # fit() makes its function before on_train_begin.
 
 
 class CommitStateCallback(_StateCallback):

@@ -19,8 +19,9 @@ class SavedResiduals(keras.layers.Layer):
     model.save() and save_weights() write this rank's residuals and steps beside the optimizer's
     variables, where an optimizer that is not distributed does not look; load_weights() and
     hvd.load_model() take them up. A file of another rank, or of another number of ranks, gives the steps
-    and residuals of zero; one without residuals lets them begin anew; a warning says either. ValueError
-    where a residual is not of the variable's shape: none is changed then.
+    and residuals of zero; one without residuals lets them begin anew; before init() and outside of the
+    process set they are left out; a warning says each. ValueError where a residual is not of the variable's
+    shape: none is changed then.
     """
 
     def __init__(self, optimizer, reducer):
@@ -49,6 +50,12 @@ class SavedResiduals(keras.layers.Layer):
                 store[str(number)] = saved["residuals"][name]
 
     def load_own_variables(self, store):
+        if not self._is_taking_part():
+            if "facts" in store.keys():
+                logging.getLogger("scalecom").warning(
+                    "the residuals in the file are left out: they are taken up after init(), on ranks of "
+                    "the optimizer's process set")
+            return
         if "facts" not in store.keys():
             self._begin_anew()
             return
@@ -70,8 +77,6 @@ class SavedResiduals(keras.layers.Layer):
             residuals.load_model_state(saved, self._shapes())
 
     def _begin_anew(self):
-        if not self._is_taking_part():
-            return
         with used(self._reducer.process_set):
             residuals.load_model_state({"residuals": {}, "steps": {}}, self._shapes())
         if isinstance(self._reducer.compression, ScaleComOptions):
