@@ -5,6 +5,7 @@ import tensorflow as tf
 from scalecom import _library, basics, elastic
 from scalecom.elastic import ObjectState
 from scalecom.exceptions import HorovodInternalError
+from scalecom.tensorflow.optimizer import forget_steps
 from scalecom.variables import ModelState, VariablesState
 
 __all__ = ["ObjectState", "TensorFlowKerasState", "TensorFlowState", "run"]
@@ -36,8 +37,11 @@ run.__doc__ = elastic.run.__doc__
 
 
 class TensorFlowState(VariablesState):
-    """A list of tf.Variables by their values, and other attributes by copies. Make it after init().
+    """A list of tf.Variables by their values, the residuals of their gradients, and other attributes by
+    copies. Make it after init().
 
+    Residuals are found by the variables' names, and are taken for those of an average: after a reset of a
+    tape or an optimizer with op=Sum they are off by the ratio of the numbers of ranks.
     variables: tf.compat.v1.global_variables() by default, which is empty outside of a graph. session:
     for a graph of tf.compat.v1, the one that has their values; the default session there.
     """
@@ -60,6 +64,10 @@ class TensorFlowState(VariablesState):
             super()._write(variable, value)
         else:
             variable.load(value, self.session)
+
+    def reset(self):
+        """Forgets the backward passes of a step half-way, of all optimizers: newcomers have none."""
+        forget_steps()
 
 
 class TensorFlowKerasState(ModelState):

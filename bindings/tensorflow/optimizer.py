@@ -1,5 +1,7 @@
 """DistributedOptimizer: an optimizer whose gradients are reduced over all ranks before each step."""
 
+import weakref
+
 import tensorflow as tf
 
 from scalecom.loss_scale import NotInsideLossScale
@@ -12,6 +14,15 @@ from scalecom.tensorflow.reducer import Reducer
 from scalecom.variables import key_of
 
 
+_accumulations = weakref.WeakSet()
+
+
+def forget_steps():
+    """Has all optimizers give up what they accumulated for a step half-way."""
+    for accumulation in _accumulations:
+        accumulation.forget()
+
+
 class _Accumulation:
     """Gradients of several calls, added up in variables; a step's worth is reduced and applied."""
 
@@ -20,6 +31,7 @@ class _Accumulation:
         self._is_average = is_average
         self._sums = {}  # by the variable's key
         self._count = None
+        _accumulations.add(self)
 
     def _make_sums(self, gradients, variables):
         with tf.init_scope():

@@ -118,3 +118,25 @@ def test_a_graph_of_version_1_broadcasts_without_eager_execution(tmp_path):
                                  env=rank_environment(), cwd=tmp_path)
     assert status == 0 and output.count("value 1.0") == 2, output
     assert output.count("hooked 0.0") == 2, output
+
+
+def test_an_elastic_state_takes_residuals_into_a_new_session_and_no_step_half_way(tmp_path):
+    script = ("import keras, numpy, tensorflow as tf\n"
+              "import scalecom.tensorflow as hvd\n"
+              "from scalecom.arrays import residuals\n"
+              "from scalecom.residuals import compression_steps\n"
+              "hvd.init()\n"
+              "weight = tf.Variable(tf.zeros([3]), name='weight')\n"
+              "optimizer = hvd.DistributedOptimizer(keras.optimizers.SGD(1.0), backward_passes_per_step=2)\n"
+              "state = hvd.elastic.TensorFlowState([weight])\n"
+              "residuals.load({'weight': numpy.arange(3.0), 'other': numpy.ones(2)}, {'weight': 7})\n"
+              "state.save()\n"
+              "optimizer.apply([tf.ones(3)], [weight])\n"
+              "hvd.shutdown(); hvd.init(); state.on_reset(); state.sync()\n"
+              "assert residuals.state()['weight'].tolist() == [0, 1, 2]\n"
+              "assert compression_steps() == {'weight': 7}\n"
+              "optimizer.apply([tf.ones(3)], [weight]); assert weight.numpy().tolist() == [0] * 3\n"
+              "optimizer.apply([tf.ones(3)], [weight]); assert weight.numpy().tolist() == [-2] * 3\n")
+    status, output = run_limited([sys.executable, "-c", script], 60, cwd=tmp_path,
+                                 env=rank_environment({"KERAS_BACKEND": "tensorflow"}))
+    assert status == 0 and "the residuals of other are not part of the elastic state" in output, output

@@ -3,14 +3,16 @@
 A variable has numpy() and assign(), whatever the back end is.
 """
 
+import logging
+
 import numpy
 
 from scalecom import arrays, basics
 from scalecom.arrays import residuals
 from scalecom.elastic import ObjectState
 from scalecom.process_sets import global_process_set
-from scalecom.reductions import Adasum, Average
-from scalecom.residuals import KeptResiduals
+from scalecom.reductions import Average
+from scalecom.residuals import KeptResiduals, compression_steps
 
 
 def key_of(variable):
@@ -56,12 +58,16 @@ def shapes_of(optimizer):
 
 
 class VariablesState(ObjectState):
-    """Variables by their values, other attributes by copies. _read(variable) gives the value as an array;
-    _write(variable, array)."""
+    """Variables by their values, the residuals of this rank that have their names, and other attributes by
+    copies. _read(variable) gives the value as an array; _write(variable, array)."""
+
+    _is_average = True  # What has residuals is averaged over the ranks, not summed.
+    _has_warned = False
 
     def __init__(self, variables, **kwargs):
         self._variables = list(variables)
-        self._save_values()
+        self._kept = KeptResiduals(residuals, arrays.broadcast_object, arrays.allgather_object)
+        self._keep(self._read_all(), self._read_residuals())
         super().__init__(arrays.broadcast_object, basics.rank, **kwargs)
 
     def _read(self, variable):
@@ -70,30 +76,53 @@ class VariablesState(ObjectState):
     def _write(self, variable, value):
         variable.assign(value)
 
-    def _save_values(self):
-        self._values = [numpy.array(self._read(variable)) for variable in self._variables]
+    def _names(self):
+        """Those of the residuals."""
+        return set(names_of(self._variables))
 
-    def _write_values(self):
+    def _read_all(self):
+        return [numpy.array(self._read(variable)) for variable in self._variables]
+
+    def _read_residuals(self):
+        names = self._names()
+        left_out = sorted(compression_steps().keys() - names)
+        if left_out and not self._has_warned:
+            self._has_warned = True
+            logging.getLogger("scalecom").warning(
+                "the residuals of %s are not part of the elastic state, whose variables have other names: "
+                "a reset loses them", ", ".join(left_out[:3] + ["..."] * (len(left_out) > 3)))
+        return residuals.model_state(names)
+
+    def _keep(self, values, model_state):
+        self._values = values
+        self._kept.save(model_state)
+
+    def _write_all(self):
         for variable, value in zip(self._variables, self._values):
             self._write(variable, value)
 
     def save(self):
-        """Keeps copies in memory."""
-        self._save_values()
+        """Keeps copies in memory: all of them, or none where it raises."""
+        values = self._read_all()  # First: a step that is under way has its residuals then.
+        owed = self._read_residuals()
         super().save()
+        self._keep(values, owed)
 
     def restore(self):
-        """Makes everything as it was saved last."""
-        self._write_values()
+        """Makes everything as it was saved last; residuals follow with sync()."""
+        self._write_all()
         super().restore()
 
     def sync(self):
-        """Gives all ranks the state of rank 0, and saves it."""
-        self._save_values()
-        self._values = arrays.broadcast(
-            [f"broadcast.elastic.{place}" for place in range(len(self._values))], self._values, 0)
-        self._write_values()
+        """Gives all ranks the state of rank 0, and saves it once all of it is here; residuals stay each
+        rank's own."""
+        values = self._read_all()
+        values = arrays.broadcast([f"broadcast.elastic.{place}" for place in range(len(values))], values, 0)
+        self._kept.sync(self._names(), self._is_average)
+        owed = self._read_residuals()
         super().sync()
+        self._keep(values, owed)
+        self._write_all()
 
 
 class ModelState(VariablesState):
@@ -120,27 +149,17 @@ class ModelState(VariablesState):
         if not optimizer.built:
             optimizer.build(model.trainable_variables)
         self.model, self.optimizer = model, optimizer
-        self._kept = KeptResiduals(residuals, arrays.broadcast_object, arrays.allgather_object)
-        self._save_residuals()
+        self._is_average = not self._reducer or self._reducer.op == Average
         super().__init__([*model.weights, *optimizer.variables], **kwargs)
 
-    def _save_residuals(self):
-        if self._reducer:
-            self._kept.save(residuals.model_state(shapes_of(self.optimizer)))
+    def _names(self):
+        return set(shapes_of(self.optimizer))
 
     def save(self):
-        """Keeps copies in memory."""
+        """Keeps copies in memory: all of them, or none where it raises."""
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()  # Between two batches the state is not in the variables.
-        self._save_residuals()
         super().save()
-
-    def sync(self):
-        """Gives all ranks the state of rank 0, and saves it; residuals stay each rank's own."""
-        if self._reducer and self._reducer.op != Adasum:
-            self._kept.sync(set(shapes_of(self.optimizer)), self._reducer.op == Average)
-            self._save_residuals()
-        super().sync()
 
     def reset(self):
         """Forgets what is of the former ranks: a step half-way, and their number in a graph."""
