@@ -45,9 +45,11 @@ def reference(width):
     return losses
 
 
-def test_fit_goes_on_without_a_killed_rank(start):  # noqa: F811
-    lines, _ = run(start, "tensorflow", width=8, compresses=False)
-    expected = reference(8)
+@pytest.mark.parametrize("backend, width", [("tensorflow", 8), ("jax", 4096)])
+def test_fit_goes_on_without_a_killed_rank(start, backend, width):  # noqa: F811
+    pytest.importorskip(backend)
+    lines, _ = run(start, backend, width=width, compresses=False)
+    expected = reference(width)
     done = [line for line in lines if "step" in line]
     assert {line["step"] for line in done} == set(range(STEPS))
     for line in done:

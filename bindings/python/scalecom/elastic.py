@@ -119,12 +119,14 @@ def _check_recoverable(error, failure, driver):
         raise lost from error
 
 
-def _keep(state):
+def _keep(state, find_failure):
     """What is in the session, such as residuals, goes with it."""
     try:
         state.save()
-    except HorovodInternalError:  # A rank was lost just now.
-        state.restore()
+    except Exception as error:
+        if find_failure(error) is None:
+            raise
+        state.restore()  # A rank was lost just now.
 
 
 def _reset(state):
@@ -164,7 +166,7 @@ def run(func, find_failure=find_failure):
                 _sync(state)
                 return func(state, *args, **kwargs)
             except HostsUpdatedInterrupt:
-                _keep(state)
+                _keep(state, find_failure)
             except Exception as error:
                 _check_recoverable(error, find_failure(error), worker.find_driver())
                 reason = error

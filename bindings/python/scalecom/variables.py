@@ -59,13 +59,16 @@ def shapes_of(optimizer):
 
 class VariablesState(ObjectState):
     """Variables by their values, the residuals of this rank that have their names, and other attributes by
-    copies. _read(variable) gives the value as an array; _write(variable, array)."""
+    copies. _read(variable) gives the value as an array; _write(variable, array). `own`: further variables,
+    which sync() leaves each rank its own."""
 
     _is_average = True  # What has residuals is averaged over the ranks, not summed.
     _has_warned = False
 
-    def __init__(self, variables, **kwargs):
-        self._variables = list(variables)
+    def __init__(self, variables, own=(), /, **kwargs):
+        variables = list(variables)
+        self._shared = len(variables)
+        self._variables = [*variables, *own]
         self._kept = KeptResiduals(residuals, arrays.broadcast_object, arrays.allgather_object)
         self._keep(self._read_all(), self._read_residuals())
         super().__init__(arrays.broadcast_object, basics.rank, **kwargs)
@@ -117,7 +120,8 @@ class VariablesState(ObjectState):
         """Gives all ranks the state of rank 0, and saves it once all of it is here; residuals stay each
         rank's own."""
         values = self._read_all()
-        values = arrays.broadcast([f"broadcast.elastic.{place}" for place in range(len(values))], values, 0)
+        values[:self._shared] = arrays.broadcast(
+            [f"broadcast.elastic.{place}" for place in range(self._shared)], values[:self._shared], 0)
         self._kept.sync(self._names(), self._is_average)
         owed = self._read_residuals()
         super().sync()
@@ -150,7 +154,9 @@ class ModelState(VariablesState):
             optimizer.build(model.trainable_variables)
         self.model, self.optimizer = model, optimizer
         self._is_average = not self._reducer or self._reducer.op == Average
-        super().__init__([*model.weights, *optimizer.variables], **kwargs)
+        shared = [*model.weights, *optimizer.variables]
+        keys = set(map(id, shared))
+        super().__init__(shared, [one for one in model.variables if id(one) not in keys], **kwargs)
 
     def _names(self):
         return set(shapes_of(self.optimizer))
