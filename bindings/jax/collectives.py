@@ -42,11 +42,18 @@ def _checked_set(process_set):
         return current()
 
 
-def _full_name(process_set, kind, name, arrays):
+def _is_compiled(array):
+    """Whether it is of a function that is being compiled. Derivatives outside of jit are taken of values."""
+    while hasattr(array, "primal"):
+        array = array.primal
+    return isinstance(array, jax.core.Tracer)
+
+
+def full_name(process_set, kind, name, arrays):
+    """The name that the ranks know. ValueError for one with a zero byte."""
     if name is None:
         # One at a time is in flight: outside of jit one name serves all, and is compiled once.
-        is_traced = any(isinstance(array, jax.core.Tracer) for array in arrays)
-        number = count_call(process_set, kind) if is_traced else "now"
+        number = count_call(process_set, kind) if any(map(_is_compiled, arrays)) else "now"
         return f"{kind}.noname.{number}"
     if "\0" in str(name):
         raise ValueError(f"name is {name!r}; a name cannot hold a zero byte")
@@ -57,7 +64,8 @@ def _member_names(full, count):
     return [f"{full}.{place}" for place in range(count)]
 
 
-def _array(tensor):
+def as_array(tensor):
+    """ValueError for a dtype that does not travel."""
     array = jnp.asarray(tensor)
     if array.dtype not in _DTYPES:
         raise ValueError(f"dtype {array.dtype} is not supported; allowed are "
@@ -71,7 +79,7 @@ _DTYPES = {jnp.dtype(kind): None for kind in (
 
 
 def _rows_of(tensor, verb):
-    array = _array(tensor)
+    array = as_array(tensor)
     if array.ndim == 0:
         raise ValueError(f"a scalar cannot be {verb}; give it one dimension")
     return array
@@ -81,7 +89,7 @@ def _leaves(tensors, make, process_set, kind, name):
     """Of a pytree: the arrays that make() makes of its leaves, their full names, and its structure."""
     leaves, structure = jax.tree_util.tree_flatten(tensors)
     arrays = list(map(make, leaves))
-    names = _member_names(_full_name(process_set, kind, name, arrays), len(arrays))
+    names = _member_names(full_name(process_set, kind, name, arrays), len(arrays))
     return arrays, names, structure
 
 
@@ -93,6 +101,8 @@ def reduce_all(arrays, names, op, prescale_factor, postscale_factor, compression
         return ()
     process_set = _checked_set(process_set)
     wires, contexts = zip(*map(compression.compress, arrays))
+    # By what they are, not by who they are: the same ones compile once.
+    options = [None if kind is None else bytes(kind) for kind in options]
     kinds = list(dict.fromkeys(options))
     order = sorted(range(len(arrays)), key=lambda place: kinds.index(options[place]))
     reduced = primitives.all_reduce(
@@ -117,8 +127,8 @@ def allreduce(tensor, average=None, name=None, compression=Compression.none, op=
     is one step of ScaleCom for the tensor of this name.
     """
     process_set = _checked_set(process_set)
-    array = _array(tensor)
-    return reduce_all([array], [_full_name(process_set, "allreduce", name, [array])],
+    array = as_array(tensor)
+    return reduce_all([array], [full_name(process_set, "allreduce", name, [array])],
                       choose_op(average, op), prescale_factor, postscale_factor, compression,
                       [_options_of(compression, name)], process_set)[0]
 
@@ -131,7 +141,7 @@ def grouped_allreduce(tensors, average=None, name=None, compression=Compression.
     one call of XLA and one submit, however many they are.
     """
     process_set = _checked_set(process_set)
-    arrays, names, structure = _leaves(tensors, _array, process_set, "allreduce", name)
+    arrays, names, structure = _leaves(tensors, as_array, process_set, "allreduce", name)
     reduced = reduce_all(arrays, names, choose_op(average, op), prescale_factor, postscale_factor,
                          compression, [_options_of(compression, name)] * len(arrays), process_set)
     return jax.tree_util.tree_unflatten(structure, reduced)
@@ -155,7 +165,7 @@ def allgather(tensor, name=None, process_set=None):
     """
     process_set = _checked_set(process_set)
     array = _rows_of(tensor, "gathered")
-    return _gather(process_set, [_full_name(process_set, "allgather", name, [array])], [array])[0]
+    return _gather(process_set, [full_name(process_set, "allgather", name, [array])], [array])[0]
 
 
 def grouped_allgather(tensors, name=None, process_set=None):
@@ -190,7 +200,7 @@ def reducescatter(tensor, name=None, compression=Compression.none, op=Average, p
     """
     process_set = _checked_set(process_set)
     array = _rows_of(tensor, "scattered")
-    return _scatter(process_set, [_full_name(process_set, "reducescatter", name, [array])], [array],
+    return _scatter(process_set, [full_name(process_set, "reducescatter", name, [array])], [array],
                     op, prescale_factor, postscale_factor, compression)[0]
 
 
@@ -240,7 +250,7 @@ def alltoall(tensor, splits=None, name=None, process_set=None, received_splits=N
     process_set = _checked_set(process_set)
     array = _rows_of(tensor, "exchanged")
     ranks, rows = process_set.size(), array.shape[0]
-    full = _full_name(process_set, "alltoall", name, [array])
+    full = full_name(process_set, "alltoall", name, [array])
     if splits is None:
         if rows % ranks != 0 or received_splits is not None:
             raise ValueError(f"splits is None; then the first dimension, {rows}, must be a multiple of "
@@ -270,8 +280,8 @@ def _root_of(process_set, root_rank):
 def broadcast(tensor, root_rank, name=None, process_set=None):
     """The array of root_rank, on every rank. Differentiable."""
     process_set = _checked_set(process_set)
-    array = _array(tensor)
-    return primitives.broadcast(process_set, [_full_name(process_set, "broadcast", name, [array])],
+    array = as_array(tensor)
+    return primitives.broadcast(process_set, [full_name(process_set, "broadcast", name, [array])],
                                 [array], _root_of(process_set, root_rank))[0]
 
 
@@ -282,7 +292,7 @@ def broadcast_parameters(params, root_rank=0, process_set=None):
     leaves, structure = jax.tree_util.tree_flatten(params)
     places = [place for place, leaf in enumerate(leaves)
               if isinstance(leaf, (jax.Array, numpy.ndarray))]
-    arrays = [_array(leaves[place]) for place in places]
+    arrays = [as_array(leaves[place]) for place in places]
     if arrays:
         names = _member_names("broadcast.parameters", len(arrays))
         sent = primitives.broadcast(process_set, names, arrays, _root_of(process_set, root_rank))

@@ -1,5 +1,6 @@
 """Gradient transformations for optax."""
 
+import collections
 import dataclasses
 
 import jax
@@ -7,7 +8,7 @@ import numpy
 
 from scalecom import basics
 from scalecom.arrays import residuals
-from scalecom.jax.collectives import Average, Sum, reduce_all
+from scalecom.jax.collectives import Average, Sum, as_array, full_name, reduce_all
 from scalecom.jax.compression import Compression, ScaleComCompressor, check_compression
 from scalecom.process_sets import used
 
@@ -20,8 +21,14 @@ def _optax():
     return optax
 
 
-def _name_of(path):
-    return jax.tree_util.keystr(path, simple=True, separator=".")
+def _names_of(leaves):
+    """A name for each of pairs of path and leaf: the path."""
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
+    twice = sorted(name for name, count in collections.Counter(names).items() if count > 1)
+    if twice:
+        raise ValueError(f"the pytree has several leaves of the path {', '.join(twice)}: a key with a "
+                         "point is like a step of the path; give keys without")
+    return names
 
 
 @jax.tree_util.register_dataclass
@@ -97,8 +104,8 @@ def distributed(compression=Compression.none, op=Average, gradient_predivide_fac
     def init(params):
         if not isinstance(compression, ScaleComCompressor):
             return optax.EmptyState()
-        shapes = {_name_of(path): leaf.shape
-                  for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+        leaves = jax.tree_util.tree_leaves_with_path(params)
+        shapes = {name: leaf.shape for name, (_, leaf) in zip(_names_of(leaves), leaves)}
         compression.check_patterns(list(shapes))
         return DistributedState(tuple((name, shape) for name, shape in shapes.items()
                                       if compression.options_for(name, shape) is not None))
@@ -106,11 +113,11 @@ def distributed(compression=Compression.none, op=Average, gradient_predivide_fac
     def update(updates, state, params=None):
         del params
         paths, structure = jax.tree_util.tree_flatten_with_path(updates)
-        names = [_name_of(path) for path, _ in paths]
-        gradients = [gradient for _, gradient in paths]
+        names = _names_of(paths)
+        gradients = [as_array(gradient) for _, gradient in paths]
         options = [compression.options_for(name, gradient.shape)
                    for name, gradient in zip(names, gradients)]
-        reduced = reduce_all(gradients, [f"allreduce.{name}" for name in names], op,
+        reduced = reduce_all(gradients, [full_name(process_set, "allreduce", name, gradients) for name in names], op,
                              1.0 / gradient_predivide_factor, gradient_predivide_factor,
                              compression, options, process_set)
         return jax.tree_util.tree_unflatten(structure, reduced), state

@@ -84,7 +84,8 @@ _handlers = _load()
 
 
 class Reduction(typing.NamedTuple):
-    """How the next `count` arrays of a call are reduced, as one group. options: of C, or None."""
+    """How the next `count` arrays of a call are reduced, as one group. options: the
+    bytes of C's, or None."""
     op: int
     prescale: float
     postscale: float
@@ -94,7 +95,7 @@ class Reduction(typing.NamedTuple):
     def to_bytes(self):
         reduction = _library.Reduction(self.op, self.prescale, self.postscale)
         if self.options is not None:
-            reduction.compression = self.options
+            reduction.compression = _library.CompressionOptions.from_buffer_copy(self.options)
         return bytes(reduction)
 
 

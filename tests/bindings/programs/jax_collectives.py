@@ -234,6 +234,28 @@ def _train(transformation, steps, batch, part=None):
     return parameters, float(loss(parameters, features[-1], targets[-1]))
 
 
+def calls_outside_of_jit_compile_once():
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None)
+
+    def call():
+        hvd.allreduce(jnp.ones(8), name="again", compression=hvd.Compression.scalecom(rate=4))
+        return jax.grad(lambda value: hvd.allreduce(value, op=hvd.Sum).sum())(jnp.ones(3))
+
+    call()
+    assert compiled
+    before = len(compiled)
+    assert numpy.array_equal(call(), [hvd.size()] * 3)
+    assert len(compiled) == before, compiled[before:]
+
+
+def paths_that_are_one_name_are_refused():
+    twice = {"a": {"b": jnp.ones(2)}, "a.b": jnp.ones(2)}
+    with pytest.raises(ValueError, match="several leaves of the path a.b"):
+        hvd.DistributedOptimizer(optax.sgd(0.1)).update(twice, (optax.EmptyState(),) * 2)
+
+
 def optax_trains_as_on_one_rank():
     batch = 6
     parameters, _ = _train(hvd.DistributedOptimizer(optax.sgd(0.1)), 5, batch)
