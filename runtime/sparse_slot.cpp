@@ -24,7 +24,7 @@ SparseSlot sparse_slot(const PendingTensor& tensor, const TensorSignature& agree
   slot.dtype = agreed.dtype;
   slot.rate = agreed.compression.rate;
   slot.beta = agreed.compression.beta;
-  slot.prescale = agreed.prescale;
+  slot.prescale = input_scale(agreed).multiply;
   slot.result_scale = output_scale(agreed, size);
   return slot;
 }

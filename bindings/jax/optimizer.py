@@ -11,6 +11,7 @@ from scalecom.arrays import residuals
 from scalecom.jax.collectives import Average, Sum, as_array, full_name, reduce_all
 from scalecom.jax.compression import Compression, ScaleComCompressor, check_compression
 from scalecom.process_sets import used
+from scalecom.residuals import check_residuals
 
 
 def _optax():
@@ -72,9 +73,12 @@ def state_with_residuals(state, process_set=None):
 def restore_residuals(state, process_set=None):
     """Makes this rank's residuals and steps those in a state of state_with_residuals(), and returns the state
     to go on with, without them. ValueError where it has none, or those of another model."""
-    def take(node):
+    for node in filter(_is_ours, jax.tree_util.tree_leaves(state, is_leaf=_is_ours)):
         if node.shapes and not node.residuals:
             raise ValueError("state holds no residuals; save what state_with_residuals(state) returns")
+        check_residuals(node.residuals, dict(node.shapes))
+
+    def take(node):
         residuals.load_model_state({"residuals": node.residuals, "steps": node.steps,
                                     "betas": node.betas}, dict(node.shapes))
         return DistributedState(node.shapes)

@@ -159,8 +159,9 @@ def _make_primitive(kind):
     @primitive.def_impl
     def run(*arrays, **parameters):
         finish()  # On all ranks alike a failure ends here, not where each learns of it.
-        return bind(*arrays, parameters=tuple(parameters.items()),
-                    number=parameters["process_set"].process_set_id)
+        with jax.disable_jit(False):  # A handler is called by compiled programs alone.
+            return bind(*arrays, parameters=tuple(parameters.items()),
+                        number=parameters["process_set"].process_set_id)
 
     def refuse_batch(*_, **__):
         raise NotImplementedError(f"{kind} cannot be mapped by jax.vmap: how often a rank calls it would "

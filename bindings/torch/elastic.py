@@ -12,7 +12,7 @@ from scalecom.process_sets import global_process_set
 from scalecom.residuals import KeptResiduals
 from scalecom.torch import mpi_ops, state
 from scalecom.torch.functions import (allgather_object, broadcast_object,
-                                      broadcast_optimizer_state, broadcast_parameters)
+                                      broadcast_parameters, share_optimizer_state)
 
 __all__ = ["ElasticSampler", "ObjectState", "TorchState", "run"]
 
@@ -141,7 +141,7 @@ class _OptimizerKeeper(_ModelKeeper):
         self.value.load_state_dict(copy.deepcopy(self._saved))
 
     def sync(self):
-        broadcast_optimizer_state(self.value, root_rank=0)
+        share_optimizer_state(self.value, root_rank=0)
         names = self._names()
         if names and self.value._scalecom.op != mpi_ops.Adasum:
             self._kept.sync(names, self.value._scalecom.op == mpi_ops.Average)

@@ -122,6 +122,11 @@ def broadcast_optimizer_state(optimizer, root_rank, model=None):
     have none, unless they are of an embedding of `model` whose gradients are sparse.
     """
     _fill_gradients(optimizer, model)
+    share_optimizer_state(optimizer, root_rank)
+
+
+def share_optimizer_state(optimizer, root_rank):
+    """broadcast_optimizer_state() that leaves gradients as they are."""
     is_root = basics.rank() == root_rank
     tensors = []
     structure = None

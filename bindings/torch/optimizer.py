@@ -256,6 +256,7 @@ class _Settings:
         self.agreed_in = None
         for gradient in self.gradients:
             gradient.forget()
+            gradient.sparse_dims = 0  # Ranks that have come do not know what was agreed.
 
     def is_reducing(self):
         """Gradients are on their way, or wait for others of their group."""
@@ -313,7 +314,8 @@ class _DistributedMixin:
 
     def step(self, closure=None):
         """Waits for the reduced gradients, then updates the parameters. A closure's backward passes
-        are reduced too, each before the optimizer sees its gradients."""
+        are reduced too, each before the optimizer sees its gradients; each has to give every rank a
+        gradient of at least one parameter."""
         settings = self._scalecom
         if closure is None or settings.is_reducing():
             self._synchronize_for_step()

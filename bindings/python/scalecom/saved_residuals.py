@@ -19,8 +19,8 @@ class SavedResiduals(keras.layers.Layer):
     model.save() and save_weights() write this rank's residuals and steps beside the optimizer's
     variables, where an optimizer that is not distributed does not look; load_weights() and
     hvd.load_model() take them up. A file of another rank, or of another number of ranks, gives the steps
-    and residuals of zero; one without residuals lets them begin anew; before init() and outside of the
-    process set they are left out; a warning says each. ValueError where a residual is not of the variable's
+    and residuals of zero; one without residuals lets them begin anew; before init(), outside of the
+    process set and where the optimizer is not built they are left out; a warning says each. ValueError where a residual is not of the variable's
     shape: none is changed then.
     """
 
@@ -58,6 +58,11 @@ class SavedResiduals(keras.layers.Layer):
             return
         if "facts" not in store.keys():
             self._begin_anew()
+            return
+        if not self._shapes():
+            logging.getLogger("scalecom").warning(
+                "the residuals in the file are left out, as Keras leaves out the optimizer's variables: "
+                "the optimizer is not built. Call optimizer.build(model.trainable_variables) before")
             return
         facts = json.loads(numpy.asarray(store["facts"]).tobytes())
         names = dict(enumerate(self._shapes()))

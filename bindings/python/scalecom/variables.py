@@ -161,6 +161,12 @@ class ModelState(VariablesState):
     def _names(self):
         return set(shapes_of(self.optimizer))
 
+    def _write_all(self):
+        if hasattr(self.model, "jax_state_sync"):
+            # What a batch that failed has left there would overwrite the variables.
+            self.model._jax_state, self.model._jax_state_synced = None, True
+        super()._write_all()
+
     def save(self):
         """Keeps copies in memory: all of them, or none where it raises."""
         if hasattr(self.model, "jax_state_sync"):

@@ -250,6 +250,11 @@ def calls_outside_of_jit_compile_once():
     assert len(compiled) == before, compiled[before:]
 
 
+def collectives_work_where_jit_is_disabled():
+    with jax.disable_jit():
+        assert numpy.array_equal(hvd.allreduce(jnp.ones(2), op=hvd.Sum), [hvd.size()] * 2)
+
+
 def paths_that_are_one_name_are_refused():
     twice = {"a": {"b": jnp.ones(2)}, "a.b": jnp.ones(2)}
     with pytest.raises(ValueError, match="several leaves of the path a.b"):
