@@ -183,21 +183,48 @@ def test_a_host_that_is_silent_is_left(start):
     check_training(job.lines())
 
 
-def run_far(tmp_path, shell, code):
+SHELL = 'export SSH_CONNECTION="10.0.0.1 99 10.0.0.2 22"; exec sh -c "$2"'
+
+
+def far_command(tmp_path, shell, code, *options):
     """A job of one rank on a host whose name nobody knows; its remote shell is a script."""
     path = tmp_path / "shell"
     path.write_text(f"#!/bin/sh\n{shell}\n")
     path.chmod(0o755)
+    return [sys.executable, "-m", "scalecom.run", "--min-np", "1", "-np", "1", "-H", "far.invalid:1",
+            "--remote-shell", str(path), *options, sys.executable, "-c", code]
+
+
+def run_far(tmp_path, shell, code):
     return run_limited(
-        [sys.executable, "-m", "scalecom.run", "--min-np", "1", "-np", "1", "-H", "far.invalid:1",
-         "--remote-shell", str(path), "--elastic-timeout", "5", "-x", "OF_THE_TEST=a b'c",
-         "--prefix-output", sys.executable, "-c", code], 60, env=rank_environment(), errors="replace")
+        far_command(tmp_path, shell, code, "--elastic-timeout", "5", "-x", "OF_THE_TEST=a b'c",
+                    "--prefix-output"), 60, env=rank_environment(), errors="replace")
+
+
+def test_a_driver_whose_output_is_not_read_keeps_its_hosts(tmp_path):
+    """Its rank writes more than pipes hold, and works for much longer than --host-timeout."""
+    done = tmp_path / "done"
+    code = ("import pathlib, time; print('x' * 100_000, flush=True); time.sleep(6);"
+            f"pathlib.Path({str(done)!r}).touch()")
+    process = subprocess.Popen(far_command(tmp_path, SHELL, code, "--host-timeout", "2"),
+                               env=rank_environment(), stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)
+    try:
+        deadline = time.monotonic() + 40
+        while not done.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)  # A file tells nobody that it is there.
+        output, _ = process.communicate(timeout=30)
+        assert process.returncode == 0 and output == "x" * 100_000 + "\n", output[-500:]
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_variables_go_to_other_hosts_and_output_and_exit_code_come_back(tmp_path):
     """Where the host's name has no address here, what sshd tells counts."""
     status, output = run_far(
-        tmp_path, 'echo {}; export SSH_CONNECTION="10.0.0.1 99 10.0.0.2 22"; exec sh -c "$2"',
+        tmp_path, 'echo {}; ' + SHELL,
         "import os, sys; print(os.environ['OF_THE_TEST'], os.getcwd()); sys.stdout.flush();"
         "os.write(2, b'\\xff bad'); sys.exit(3)")
     assert status == 3 and "with exit code 3; no rank is left" in output, output

@@ -25,29 +25,30 @@ WORKER_LINE_BYTES_MAX = 1 << 16
 # A block of output with all of its bytes escaped, or an environment.
 LINE_BYTES_MAX = 1 << 22
 # In the time after which the other end counts as gone.
-_BEATS = 8
+BEATS = 8
 _NOT_STARTED = 127  # As a shell has it.
 
 
-class Heartbeat:
-    """Says that this end lives, and notices that the other one does not."""
+class Silence:
+    """Of the other end. It is counted in beats and no clock is read: after a halt of this process
+    what the other has said meanwhile counts."""
 
-    def __init__(self, say, silence_s):
-        self._say = say
+    def __init__(self, silence_s, beat=lambda: None):
+        """beat(): says that this end lives; it is called again and again meanwhile."""
         self._silence_s = silence_s
+        self._beat = beat
         self._missed = 0
 
     def note(self):
         """The other end has said something."""
         self._missed = 0
 
-    async def wait_silent(self):
-        """Returns when the other end has been silent for too long. Beats are counted and no clock
-        is read: after a halt of this process what the other has said meanwhile counts."""
-        while self._missed < _BEATS:
+    async def wait(self):
+        """Returns when it has lasted for too long."""
+        while self._missed < BEATS:
             self._missed += 1
-            self._say({})
-            await asyncio.sleep(self._silence_s / _BEATS)
+            self._beat()
+            await asyncio.sleep(self._silence_s / BEATS)
 
 
 class Agent:
@@ -179,10 +180,10 @@ def _open_teller():
     return say
 
 
-async def _listen(reader, agent, heartbeat):
+async def _listen(reader, agent, silence):
     """Does what the driver says; returns the signal that ends the workers."""
     while line := await reader.readline():
-        heartbeat.note()
+        silence.note()
         message = json.loads(line)
         if "end" in message:
             return message["end"]
@@ -196,7 +197,7 @@ async def _work(say):
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     job = json.loads(await asyncio.wait_for(reader.readline(), HELLO_TIMEOUT_S))
     agent = Agent(job, say, [_Output(say, name) for name in ("stdout", "stderr")])
-    heartbeat = Heartbeat(say, job["silence_s"])
+    silence = Silence(job["silence_s"], lambda: say({}))
     with processes.caught_signals() as caught:
         await agent.open()
         number = signal.SIGTERM
@@ -205,10 +206,10 @@ async def _work(say):
             # sshd: the client's address and port, and its own.
             *_, address, _ = os.environ.get("SSH_CONNECTION", "- -").rsplit(" ", 2)
             say({"ready": True, "address": address})
-            listening = asyncio.ensure_future(_listen(reader, agent, heartbeat))
-            silence = asyncio.ensure_future(heartbeat.wait_silent())
-            await asyncio.wait([listening, silence, caught], return_when=asyncio.FIRST_COMPLETED)
-            silence.cancel()
+            listening = asyncio.ensure_future(_listen(reader, agent, silence))
+            waiting = asyncio.ensure_future(silence.wait())
+            await asyncio.wait([listening, waiting, caught], return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
             number = listening.result() if listening.done() else signal.SIGTERM
         except OSError as error:
             say({"failed": f"{job['directory']}, where the driver runs: {error.strerror}"})

@@ -11,6 +11,7 @@ import shlex
 import signal
 import socket
 import sys
+import threading
 import time
 from typing import NamedTuple
 
@@ -51,6 +52,39 @@ class LocalLink:
         await self._agent.end(number)
 
 
+class _Beats:
+    """Tells an agent that the driver lives, by a thread: the driver's loop may wait long, as for a
+    terminal that was stopped and takes no output."""
+
+    def __init__(self, writer, period_s):
+        """writer: a subprocess's standard input, which may have ended."""
+        self._writer = writer
+        self._pipe = None
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        if not writer.is_closing():  # The loop may close it at any time.
+            self._pipe = os.dup(writer.get_extra_info("pipe").fileno())
+            threading.Thread(target=self._beat, args=(period_s,), daemon=True).start()
+
+    def write(self, line):
+        with self._lock:
+            self._writer.write(line)
+
+    def _beat(self, period_s):
+        while not self._stopped.wait(period_s):
+            with self._lock, contextlib.suppress(OSError):
+                # Else it would be within a message that is written in parts.
+                if not (self._stopped.is_set() or self._writer.transport.get_write_buffer_size()):
+                    os.write(self._pipe, b"{}\n")
+
+    def stop(self):
+        self._stopped.set()
+        with self._lock:
+            if self._pipe is not None:
+                os.close(self._pipe)
+            self._pipe = None
+
+
 class RemoteLink:
     """Another host, which a remote shell leads to.
 
@@ -66,8 +100,8 @@ class RemoteLink:
         self._shell = shell
         self._job = job
         self._hear = hear
-        self._process = None
-        self._heartbeat = agent.Heartbeat(self.say, job["silence_s"])
+        self._process = self._beats = None
+        self._silence = agent.Silence(job["silence_s"])
 
     async def live(self):
         """Ends with {"gone": reason}."""
@@ -84,6 +118,7 @@ class RemoteLink:
         self._process = await asyncio.create_subprocess_exec(
             *self._shell, self.name, self._command(), stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE, start_new_session=True, limit=agent.LINE_BYTES_MAX)
+        self._beats = _Beats(self._process.stdin, self._job["silence_s"] / agent.BEATS)
         self.say(self._job)
         try:
             ready = await asyncio.wait_for(self._read_ready(), READY_TIMEOUT_S)
@@ -97,7 +132,7 @@ class RemoteLink:
         self.is_ready = True
         self._hear(self, ready)
         listening = asyncio.ensure_future(self._listen())
-        silence = asyncio.ensure_future(self._heartbeat.wait_silent())
+        silence = asyncio.ensure_future(self._silence.wait())
         await asyncio.wait([listening, silence], return_when=asyncio.FIRST_COMPLETED)
         silence.cancel()
         if listening.done():
@@ -148,7 +183,7 @@ class RemoteLink:
 
     async def _listen(self):
         while line := await self._process.stdout.readline():
-            self._heartbeat.note()
+            self._silence.note()
             message = json.loads(line)
             if "output" in message:
                 target = sys.stderr if message["stream"] == "stderr" else sys.stdout
@@ -159,19 +194,22 @@ class RemoteLink:
                 self._hear(self, message)
 
     def say(self, message):
-        if self._process is not None and not self._process.stdin.is_closing():
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        if self._beats is not None and not self._process.stdin.is_closing():
+            self._beats.write(json.dumps(message).encode() + b"\n")
 
     def _kill(self):
+        if self._beats is not None:
+            self._beats.stop()
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     async def end(self, number):
         """Ends its workers, and the shell."""
-        if self._process is None:
+        if self._beats is None:
             return
         self.say({"end": number})
+        self._beats.stop()
         self._process.stdin.close()
         try:
             await asyncio.wait_for(self._process.wait(), processes.GRACE_S + _END_S)
