@@ -186,12 +186,12 @@ def test_a_host_that_is_silent_is_left(start):
 SHELL = 'export SSH_CONNECTION="10.0.0.1 99 10.0.0.2 22"; exec sh -c "$2"'
 
 
-def far_command(tmp_path, shell, code, *options):
-    """A job of one rank on a host whose name nobody knows; its remote shell is a script."""
+def far_command(tmp_path, shell, code, *options, hosts="far.invalid:1"):
+    """A job of one rank on hosts whose names nobody knows; its remote shell is a script."""
     path = tmp_path / "shell"
     path.write_text(f"#!/bin/sh\n{shell}\n")
     path.chmod(0o755)
-    return [sys.executable, "-m", "scalecom.run", "--min-np", "1", "-np", "1", "-H", "far.invalid:1",
+    return [sys.executable, "-m", "scalecom.run", "--min-np", "1", "-np", "1", "-H", hosts,
             "--remote-shell", str(path), *options, sys.executable, "-c", code]
 
 
@@ -224,18 +224,59 @@ def test_a_driver_whose_output_is_not_read_keeps_its_hosts(tmp_path):
 def test_variables_go_to_other_hosts_and_output_and_exit_code_come_back(tmp_path):
     """Where the host's name has no address here, what sshd tells counts."""
     status, output = run_far(
-        tmp_path, 'echo {}; ' + SHELL,
+        tmp_path, 'printf "{} Welcome: "; ' + SHELL,
         "import os, sys; print(os.environ['OF_THE_TEST'], os.getcwd()); sys.stdout.flush();"
         "os.write(2, b'\\xff bad'); sys.exit(3)")
     assert status == 3 and "with exit code 3; no rank is left" in output, output
     assert f"[1] a b'c {os.getcwd()}\n" in output and "[1] \ufffd bad\n" in output
 
 
-@pytest.mark.parametrize("shell, reason", [
-    ('exec sh -c "$2"', "its name has no IPv4 address here"),
-    ("echo no key >&2; exit 255", "its remote shell ended with exit code 255"),
-])
-def test_a_host_that_cannot_be_reached_is_named_with_the_reason(tmp_path, shell, reason):
-    status, output = run_far(tmp_path, shell, "pass")
-    assert status == 1 and f"far.invalid is put aside for 10 s: {reason}" in output, output
-    assert "0 ranks came to meet within 5 s" in output
+def test_what_ranks_on_other_hosts_say_last_is_not_lost(tmp_path):
+    """It is more than pipes hold."""
+    code = ("import signal, sys, time\n"
+            "signal.signal(signal.SIGTERM, lambda *_: (print('x' * 3_000_000), sys.exit(0)))\n"
+            "print('ready', flush=True)\ntime.sleep(60)")
+    process = subprocess.Popen(far_command(tmp_path, SHELL, code), env=rank_environment(),
+                               stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=30)
+        assert process.returncode == 128 + signal.SIGTERM
+        assert output.count("x") == 3_000_000
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_relative_path_of_modules_is_meant_from_here(tmp_path):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    status, output = run_limited(
+        far_command(tmp_path, f'cd {folder}; echo "$2" >&2; exit 1', "pass", "--elastic-timeout", "1"),
+        60, env=rank_environment({"PYTHONPATH": "parts:/whole"}))
+    assert status == 1 and f"env PYTHONPATH={os.getcwd()}/parts:/whole " in output, output
+
+
+def test_why_hosts_are_put_aside_is_told(tmp_path):
+    """Each is tried when the one before it has failed."""
+    known = SHELL.replace("10.0.0.2", "127.0.0.1")
+    code = "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
+    shell = f"""case "$1" in
+silent.invalid) echo no key >&2; exit 255;;
+strange.invalid) echo '{{"ready": true}}'; read job;;
+nameless.invalid) exec sh -c "$2";;
+same.invalid) {known};;
+*) {SHELL};;
+esac"""
+    reasons = {"silent": "its remote shell ended with exit code 255", "strange": "KeyError('address')",
+               "nameless": "its name has no IPv4 address here",
+               "same": "its address is 127.0.0.1, which other hosts take for themselves; if it is this",
+               "ended": "its agent got SIGTERM"}
+    hosts = ",".join(f"{name}.invalid:1" for name in reasons)
+    status, output = run_limited(
+        far_command(tmp_path, shell, code, "--elastic-timeout", "10", hosts=hosts), 60,
+        env=rank_environment())
+    for name, reason in reasons.items():
+        assert f"{name}.invalid is put aside for 10 s: {reason}" in output, output
+    assert status == 1 and "0 ranks came to meet within 10 s" in output

@@ -16,6 +16,7 @@ import secrets
 import signal
 import socket
 import struct
+import subprocess
 import sys
 
 from scalecom.launch import processes
@@ -27,6 +28,11 @@ LINE_BYTES_MAX = 1 << 22
 # In the time after which the other end counts as gone.
 BEATS = 8
 _NOT_STARTED = 127  # As a shell has it.
+
+
+def reason_of(error):
+    """An exception in words."""
+    return str(error) if isinstance(error, (OSError, ValueError)) and str(error) else repr(error)
 
 
 class Silence:
@@ -67,6 +73,8 @@ class Agent:
         self._writers = {}  # Connections, by the worker's number.
         self._waits = set()
         self._server = None
+        self._is_ending = False
+        self._starting = asyncio.Lock()
 
     async def open(self):
         self._server = await asyncio.start_unix_server(self._serve, "\0" + self._address,
@@ -85,7 +93,10 @@ class Agent:
             self._processes[message["kill"]].send(signal.SIGKILL)
 
     async def end(self, number=signal.SIGTERM):
-        """Ends all workers and what they started, by a signal first."""
+        """Ends all workers and what they started, by a signal first; none is started any more."""
+        self._is_ending = True
+        async with self._starting:
+            pass  # A worker that is being started is ended with the others.
         await processes.end_all(list(self._processes.values()), number)
         if self._server is not None:
             self._server.close()
@@ -95,13 +106,16 @@ class Agent:
                        "SCALECOM_ELASTIC_ADDRESS": self._address,
                        "SCALECOM_ELASTIC_SECRET": self._job["secret"],
                        "SCALECOM_ELASTIC_WORKER": str(number)}
-        try:
-            process = await processes.RankProcess.start(self._job["command"], environment, label,
-                                                        prefix, self._targets)
-        except ValueError as error:
-            self._say({"worker": number, "status": _NOT_STARTED, "reason": str(error)})
-            return
-        self._processes[number] = process
+        async with self._starting:
+            if self._is_ending:
+                return
+            try:
+                process = await processes.RankProcess.start(self._job["command"], environment, label,
+                                                            prefix, self._targets)
+            except (ValueError, OSError, subprocess.SubprocessError) as error:
+                self._say({"worker": number, "status": _NOT_STARTED, "reason": reason_of(error)})
+                return
+            self._processes[number] = process
         wait = asyncio.ensure_future(self._watch(number, process))
         self._waits.add(wait)
         wait.add_done_callback(self._waits.discard)
@@ -111,7 +125,8 @@ class Agent:
         if status != 0:
             process.send(signal.SIGKILL)  # What it had started.
         del self._processes[number]
-        self._say({"worker": number, "status": status})
+        if not self._is_ending:  # Else it is no end of the worker's own.
+            self._say({"worker": number, "status": status})
 
     async def _serve(self, reader, writer):
         number = None
@@ -166,9 +181,11 @@ class _Output:
 
 def _open_teller():
     """say(message), which waits as long as the driver does not read, and so do workers that write;
-    what they or Python print by mistake is an error message from then on."""
+    what they or Python print by mistake is an error message from then on. It begins with the end of
+    a line, which a login may have left open."""
     told = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    told.write(b"\n")
 
     def say(message):
         try:
@@ -191,18 +208,19 @@ async def _listen(reader, agent, silence):
     return signal.SIGTERM
 
 
-async def _work(say):
-    reader = asyncio.StreamReader(limit=LINE_BYTES_MAX)
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+async def _work(say, reader):
+    """Does the driver's job; returns why that ends."""
     job = json.loads(await asyncio.wait_for(reader.readline(), HELLO_TIMEOUT_S))
+    try:
+        os.chdir(job["directory"])
+    except OSError as error:
+        return f"{job['directory']}, where the driver runs: {error.strerror}"
     agent = Agent(job, say, [_Output(say, name) for name in ("stdout", "stderr")])
     silence = Silence(job["silence_s"], lambda: say({}))
+    number = signal.SIGTERM
     with processes.caught_signals() as caught:
-        await agent.open()
-        number = signal.SIGTERM
         try:
-            os.chdir(job["directory"])
+            await agent.open()
             # sshd: the client's address and port, and its own.
             *_, address, _ = os.environ.get("SSH_CONNECTION", "- -").rsplit(" ", 2)
             say({"ready": True, "address": address})
@@ -210,12 +228,26 @@ async def _work(say):
             waiting = asyncio.ensure_future(silence.wait())
             await asyncio.wait([listening, waiting, caught], return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
-            number = listening.result() if listening.done() else signal.SIGTERM
-        except OSError as error:
-            say({"failed": f"{job['directory']}, where the driver runs: {error.strerror}"})
+            if caught.done():
+                return f"its agent got {signal.Signals(caught.result()).name}"
+            if not listening.done():
+                return f"its agent heard nothing of the driver for {job['silence_s']:g} s"
+            number = listening.result()
+            return "the driver has ended it"
         finally:
             await agent.end(number)
 
 
+async def _main(say):
+    try:
+        reader = asyncio.StreamReader(limit=LINE_BYTES_MAX)
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        reason = await _work(say, reader)
+    except Exception as error:  # The driver tells of it, whatever it is.
+        reason = f"its agent failed: {reason_of(error)}"
+    say({"failed": reason})
+
+
 if __name__ == "__main__":
-    asyncio.run(_work(_open_teller()))
+    asyncio.run(_main(_open_teller()))

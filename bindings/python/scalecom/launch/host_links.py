@@ -35,15 +35,16 @@ class LocalLink:
         self._agent = agent.Agent(job, lambda message: hear(self, message))
 
     async def live(self):
+        """Ends with {"gone": reason}, whatever it is that fails."""
         try:
             await self._agent.open()
-        except OSError as error:
-            self._hear(self, {"gone": f"workers cannot be listened to: {error.strerror}"})
-            return
-        self.is_ready = True
-        self._hear(self, {"ready": True})
-        while True:
-            await self._agent.hear(await self._said.get())
+            self.is_ready = True
+            self._hear(self, {"ready": True})
+            while True:
+                await self._agent.hear(await self._said.get())
+        except Exception as error:
+            self._hear(self, {"gone": f"its agent failed: {agent.reason_of(error)}"})
+        await self._agent.end()
 
     def say(self, message):
         self._said.put_nowait(message)
@@ -100,24 +101,25 @@ class RemoteLink:
         self._shell = shell
         self._job = job
         self._hear = hear
-        self._process = self._beats = None
+        self._process = self._beats = self._listening = None
         self._silence = agent.Silence(job["silence_s"])
 
     async def live(self):
-        """Ends with {"gone": reason}."""
+        """Ends with {"gone": reason}, whatever it is that fails."""
         try:
             reason = await self._live()
-        except OSError as error:
-            reason = f"{self._shell[0]} cannot be run: {error.strerror}"
-        except ValueError as error:
-            reason = str(error)
+        except Exception as error:
+            reason = agent.reason_of(error)
         self._kill()
         self._hear(self, {"gone": reason})
 
     async def _live(self):
-        self._process = await asyncio.create_subprocess_exec(
-            *self._shell, self.name, self._command(), stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE, start_new_session=True, limit=agent.LINE_BYTES_MAX)
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._shell, self.name, self._command(), stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE, start_new_session=True, limit=agent.LINE_BYTES_MAX)
+        except OSError as error:
+            return f"{self._shell[0]} cannot be run: {error.strerror}"
         self._beats = _Beats(self._process.stdin, self._job["silence_s"] / agent.BEATS)
         self.say(self._job)
         try:
@@ -131,19 +133,22 @@ class RemoteLink:
         await self._find_addresses(ready["address"])
         self.is_ready = True
         self._hear(self, ready)
-        listening = asyncio.ensure_future(self._listen())
+        self._listening = asyncio.ensure_future(self._listen())
         silence = asyncio.ensure_future(self._silence.wait())
-        await asyncio.wait([listening, silence], return_when=asyncio.FIRST_COMPLETED)
-        silence.cancel()
-        if listening.done():
-            listening.result()
-            return await self._end_of_shell()
-        listening.cancel()
-        return f"it was silent for {self._job['silence_s']:g} s"
+        try:
+            await asyncio.wait([self._listening, silence], return_when=asyncio.FIRST_COMPLETED)
+            if self._listening.done():
+                return self._listening.result() or await self._end_of_shell()
+            return f"it was silent for {self._job['silence_s']:g} s"
+        finally:
+            silence.cancel()
+            self._listening.cancel()
 
     def _command(self):
         path = os.environ.get("PYTHONPATH")
-        return shlex.join([*(["env", f"PYTHONPATH={path}"] if path else []), sys.executable, "-m",
+        # The shell begins in another folder.
+        whole = path and os.pathsep.join(map(os.path.abspath, path.split(os.pathsep)))
+        return shlex.join([*(["env", f"PYTHONPATH={whole}"] if whole else []), sys.executable, "-m",
                            "scalecom.launch.agent"])
 
     async def _read_ready(self):
@@ -173,6 +178,10 @@ class RemoteLink:
             if told == "-":
                 raise ValueError(f"its name has no IPv4 address here: {error.strerror}") from error
             self.address = told
+        if self.address.startswith("127."):
+            raise ValueError(f"its address is {self.address}, which other hosts take for themselves; if "
+                             "it is this host, call it localhost, else have its name lead to an "
+                             "address that all hosts reach (/etc/hosts)")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             try:
                 probe.connect((self.address, 9))  # Sends nothing.
@@ -182,6 +191,7 @@ class RemoteLink:
             self.own_address = probe.getsockname()[0]
 
     async def _listen(self):
+        """Returns why the agent has ended; None where only its output has."""
         while line := await self._process.stdout.readline():
             self._silence.note()
             message = json.loads(line)
@@ -190,8 +200,11 @@ class RemoteLink:
                 with processes.reader_may_go(target):
                     target.buffer.write(message["output"].encode("latin-1"))
                     target.flush()
+            elif "failed" in message:
+                return message["failed"]
             elif message:
                 self._hear(self, message)
+        return None
 
     def say(self, message):
         if self._beats is not None and not self._process.stdin.is_closing():
@@ -205,7 +218,7 @@ class RemoteLink:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     async def end(self, number):
-        """Ends its workers, and the shell."""
+        """Ends its workers, and the shell, and passes on what they had written."""
         if self._beats is None:
             return
         self.say({"end": number})
@@ -215,6 +228,8 @@ class RemoteLink:
             await asyncio.wait_for(self._process.wait(), processes.GRACE_S + _END_S)
         except asyncio.TimeoutError:
             self._kill()
+        if self._listening is not None:
+            await asyncio.wait([self._listening], timeout=_END_S)
 
 
 class Reach(NamedTuple):
@@ -286,14 +301,21 @@ class Hosts:
     def leave(self, names):
         """Ends the agents of hosts that are none of these."""
         for name in [one for one in self._links if one not in names]:
-            self._endings.add(asyncio.ensure_future(self._end(name, signal.SIGTERM)))
+            ending = asyncio.ensure_future(self._end(*self._take_out(name), signal.SIGTERM))
+            self._endings.add(ending)
+            ending.add_done_callback(self._endings.discard)
 
     async def end(self, number=signal.SIGTERM):
         """Ends all agents, and the workers that they have, by a signal first."""
-        await asyncio.gather(*self._endings, *(self._end(name, number) for name in
-                                               list(self._links)))
+        await asyncio.gather(*self._endings, *(self._end(*self._take_out(name), number)
+                                               for name in list(self._links)),
+                             return_exceptions=True)
 
-    async def _end(self, name, number):
-        link, life = self._links.pop(name), self._lives.pop(name)
+    def _take_out(self, name):
+        """A link and its life, which are nobody else's from now on."""
+        del self._since[name]
+        return self._links.pop(name), self._lives.pop(name)
+
+    async def _end(self, link, life, number):
         await link.end(number)
         life.cancel()
