@@ -14,7 +14,8 @@ import time
 import pytest
 from jobs import BIN, HERE, is_alive, rank_environment, run_limited
 
-from scalecom.launch import discovery, processes
+from scalecom.launch import discovery, driver, host_links, hosts, lines, processes
+from scalecom.run import run
 
 RUN = [sys.executable, "-m", "scalecom.run"]
 # Versions as the launchers tell them.
@@ -111,6 +112,7 @@ def test_a_hostfile_is_read_in_both_forms(fake, tmp_path):
     line = dry_line("-np", "6", "--hostfile", str(path), "python3", "train.py",
                     env={"PATH": fake("mpirun", OPEN_MPI)})
     assert values_of(line, "-H") == ["one:2,two:3,three:1"]
+    assert hosts.parse_lines("one:2\ntwo:0\n", "it") == [hosts.Host("one", 2)]
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -266,6 +268,37 @@ def test_a_discovery_script_that_hangs_leaves_nothing(tmp_path, monkeypatch):
             os.kill(child, signal.SIGKILL)
 
 
+def test_what_is_wrong_with_the_hosts_is_told_once(monkeypatch):
+    monkeypatch.setattr(driver, "DISCOVERY_PERIOD_S", 0.0)
+
+    class Failing:
+        script = "discover"
+        hosts = []
+        _problems = ["one", "one", "two", "two", None, "two"]
+
+        async def look(self):
+            if not self._problems:
+                raise asyncio.CancelledError
+            problem = self._problems.pop(0)
+            if problem is not None:
+                raise ValueError(problem)
+
+    async def look_out():
+        job = driver.Driver(lines.Plan(1, [], [], ["true"]), driver.Limits(1, 1), Failing(),
+                            host_links.Reach([]), {}, told.append)
+        with pytest.raises(asyncio.CancelledError):
+            await job._look_out()
+
+    told = []
+    asyncio.run(look_out())
+    assert told == [f"the hosts stay as they are: {one}" for one in ("one", "two", "two")]
+
+
+def test_a_function_is_not_left_to_srun():
+    with pytest.raises(ValueError, match="launcher is 'srun'; allowed: 'local' and 'mpirun'"):
+        run(print, launcher="srun")
+
+
 def test_the_first_rank_that_fails_ends_the_others_and_gives_the_code():
     code = ("import os, sys, time\n"
             "if os.environ['RANK'] == '1': sys.exit(7)\ntime.sleep(60)")
@@ -281,6 +314,23 @@ def test_a_rank_that_is_killed_is_named_with_its_signal():
     assert status == 128 + 9 and "rank 0 was ended by SIGKILL" in output, output
 
 
+def test_a_hang_up_that_is_ignored_ends_nothing(tmp_path):
+    """As nohup has it."""
+    code = (f"import pathlib, time\nprint('ready', flush=True)\n"
+            f"while not pathlib.Path({str(tmp_path)!r}, 'go').exists(): time.sleep(0.02)")
+    process = subprocess.Popen([*RUN, "-np", "1", sys.executable, "-c", code],
+                               env=rank_environment(), stdout=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    try:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGHUP)
+        (tmp_path / "go").touch()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_reaches_the_ranks_and_what_they_started(tmp_path, number):
     """Each rank is a shell that waits for a Python, which tells of the signal."""
@@ -293,7 +343,8 @@ def test_a_signal_reaches_the_ranks_and_what_they_started(tmp_path, number):
         "signal.signal(signal.SIGINT, told)\nsignal.signal(signal.SIGTERM, told)\n"
         "print('ready', flush=True)\ntime.sleep(60)\n")
     process = subprocess.Popen([*RUN, "-np", "2", "sh", "-c", f"{sys.executable} {program}; true"],
-                               env=rank_environment(), stdout=subprocess.PIPE, text=True)
+                               env=rank_environment(), stdout=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
     try:
         for _ in range(2):
             assert process.stdout.readline() == "ready\n"

@@ -397,15 +397,20 @@ class Driver:
                 self._tell_members()
 
     async def _look_out(self):
-        """Asks the discovery script again and again."""
+        """Asks the discovery script again and again; what fails in the same way each time is told
+        once."""
+        told = None
         while self._discovery.script is not None:
             await asyncio.sleep(DISCOVERY_PERIOD_S)
             before = self._discovery.hosts
             try:
                 await self._discovery.look()
             except (ValueError, OSError) as error:
-                self._tell(f"the hosts stay as they are: {error}")
+                if str(error) != told:
+                    self._tell(f"the hosts stay as they are: {error}")
+                told = str(error)
                 continue
+            told = None
             if self._discovery.hosts != before:
                 self._tell(f"the hosts are {hosts.show(self._discovery.hosts)} now")
                 self._tell_of_leavers()

@@ -13,10 +13,10 @@ import traceback
 from scalecom import pickling
 from scalecom.launch import hosts as host_lists
 
-_RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "RANK")
+_RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "RANK")
 
 
-def run(func, args=(), kwargs=None, num_proc=1, hosts=None, launcher="auto", launcher_args="",
+def run(func, args=(), kwargs=None, num_proc=1, hosts=None, launcher="local", launcher_args="",
         executable=None, environment=None, verbose=False):
     """Calls func(*args, **kwargs) on num_proc ranks of this host, and returns what it returned on each,
     in rank order.
@@ -24,14 +24,14 @@ def run(func, args=(), kwargs=None, num_proc=1, hosts=None, launcher="auto", lau
     The function calls init() itself. It, its arguments and its results go by cloudpickle where that is
     installed. By pickle a function is one of a module, or of the script, which each rank then imports:
     the script has its call of run() under `if __name__ == "__main__":`. hosts: names of this host with
-    their slots, as "localhost:4". launcher, launcher_args: scalecomrun's. executable: the Python to
+    their slots, as "localhost:4". launcher: "local" or "mpirun", with launcher_args. executable: the Python to
     run; default: this one. environment: variables besides those of this process. verbose: tells the
     command.
 
     ValueError for wrong arguments; RuntimeError where a rank raised or ended, which names the rank and
     has its traceback.
     """
-    _check(num_proc, hosts)
+    _check(num_proc, hosts, launcher)
     main = sys.modules.get("__mp_main__")
     if main is not None and main is not sys.modules["__main__"]:
         raise RuntimeError("run() was called while a rank imports the script; put its call under "
@@ -47,7 +47,11 @@ def run(func, args=(), kwargs=None, num_proc=1, hosts=None, launcher="auto", lau
         return _results(folder, num_proc, status)
 
 
-def _check(num_proc, hosts):
+def _check(num_proc, hosts, launcher):
+    if launcher not in ("local", "mpirun"):
+        raise ValueError(f"launcher is {launcher!r}; allowed: 'local' and 'mpirun', as a function runs on "
+                         f"this host only. Put it in a script for another: scalecomrun -np {num_proc} "
+                         "--launcher srun")
     if type(num_proc) is not int or num_proc < 1:
         raise ValueError(f"num_proc is {num_proc!r}; allowed: a whole number, 1 or more")
     found = host_lists.parse_hosts(hosts) if hosts else []

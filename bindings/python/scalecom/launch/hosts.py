@@ -18,7 +18,7 @@ def free_port():
 
 
 def _make_host(name, slots, source):
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", name) or name.startswith("-") or int(slots) < 1:
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", name) or name.startswith("-"):
         raise ValueError(f"{source} has {name}:{slots}; allowed are a host's name and 1 slot or "
                          "more, such as node1:4")
     return Host(name, int(slots))
@@ -43,15 +43,20 @@ def _checked(hosts, source):
 
 def parse_hosts(text, source="-H", default_slots=1):
     """Hosts of "host:slots,host:slots"."""
-    return _checked([_parse_host(part, source, default_slots) for part in text.split(",")], source)
+    found = [_parse_host(part, source, default_slots) for part in text.split(",")]
+    for host in found:
+        if host.slots < 1:
+            raise ValueError(f"{source} has {host.name}:0; leave it out, or give it 1 slot or more")
+    return _checked(found, source)
 
 
 def parse_lines(text, source, default_slots=1):
     """Hosts of a file or of a discovery script's output, one a line: "host", "host:slots" or
-    "host slots=N". What follows a # does not count."""
+    "host slots=N". What follows a # does not count, nor does a host with 0 slots."""
     lines = [line.partition("#")[0].strip() for line in text.splitlines()]
-    return _checked([_parse_host(line, f"line {number} of {source}", default_slots)
-                     for number, line in enumerate(lines, 1) if line], source)
+    found = [_parse_host(line, f"line {number} of {source}", default_slots)
+             for number, line in enumerate(lines, 1) if line]
+    return _checked([host for host in found if host.slots > 0], source)
 
 
 def show(hosts):

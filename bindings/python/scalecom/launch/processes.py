@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import errno
 import os
 import re
 import secrets
@@ -154,11 +155,14 @@ async def copy_lines(source, target, prefix):
 
 @contextlib.contextmanager
 def reader_may_go(stream):
-    """Where a stream cannot be written to, as a pipe whose reader has ended, all that is written to
-    it is thrown away from then on."""
+    """Where a stream cannot be written to all that is written to it is thrown away from then on;
+    where that is not because a pipe's reader has ended, it is told."""
     try:
         yield
-    except OSError:
+    except OSError as error:
+        if error.errno != errno.EPIPE and stream is not sys.stderr:
+            print(f"scalecomrun: the output cannot be written, and what follows is thrown away: {error}",
+                  file=sys.stderr, flush=True)
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), stream.fileno())
 
@@ -179,10 +183,12 @@ async def end_all(processes, number=signal.SIGTERM):
 
 @contextlib.contextmanager
 def caught_signals():
-    """Gives a future of the first SIGINT, SIGTERM or SIGHUP that this process gets."""
+    """Gives a future of the first SIGINT, SIGTERM or SIGHUP that this process gets. Those that it
+    ignores, as nohup has it, stay ignored."""
     loop = asyncio.get_running_loop()
     caught = loop.create_future()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+               if signal.getsignal(number) is not signal.SIG_IGN]
 
     def catch(number):
         if not caught.done():
