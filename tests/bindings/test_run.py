@@ -131,6 +131,7 @@ def test_a_hostfile_is_read_in_both_forms(fake, tmp_path):
     (("-np", "2", "--launcher", "local", "-H", "one:2", "python3"), "the hosts have one;"),
     (("-np", "2", "--launcher-args=-v", "python3"), "--launcher-args are for mpirun or srun"),
     (("-np", "2", "--launcher", "pigeon", "python3"), "'pigeon'"),
+    (("-np", "2", "--host-timeout", "5", "python3"), "--host-timeout is for elastic jobs; give"),
 ])
 def test_wrong_arguments_are_named_with_the_remedy(arguments, message):
     status, output = scalecomrun(*arguments)

@@ -22,6 +22,9 @@ MPI; inside a Slurm allocation by srun; on several hosts by mpirun."""
 
 
 _REMOTE_SHELL = "ssh -o BatchMode=yes -o ConnectTimeout=10"
+# What would have no effect elsewhere.
+_ELASTIC_ONLY = ("slots_per_host", "elastic_timeout", "reset_limit", "slot_failures", "remote_shell",
+                 "own_address", "host_timeout", "blacklist_cooldown_range")
 
 
 def _positive(text):
@@ -99,6 +102,12 @@ def _add_elastic(parser):
 def _is_elastic(options):
     return bool(options.elastic or options.min_np or options.max_np
                 or options.host_discovery_script)
+
+
+def _check_not_elastic(options, parser):
+    given = [name for name in _ELASTIC_ONLY if getattr(options, name) != parser.get_default(name)]
+    if given:
+        raise ValueError(f"--{given[0].replace('_', '-')} is for elastic jobs; give --elastic too")
 
 
 def _make_limits(options):
@@ -243,12 +252,13 @@ def _tell(text):
         print(f"scalecomrun: {text}", file=sys.stderr, flush=True)
 
 
-def _run(options):
+def _run(options, parser):
     if options.check_build:
         return subprocess.run([_library.prefix() / "bin" / "scalecom-info"]).returncode
     found = _hosts_of(options)
     if _is_elastic(options):
         return _run_elastic(options, found)
+    _check_not_elastic(options, parser)
     launcher = _choose_launcher(options, found, os.environ)
     plan = _make_plan(options, found, launcher)
     if launcher == "local":
@@ -261,7 +271,7 @@ def main():
     parser = _make_parser()
     options = parser.parse_args()
     try:
-        return _run(options)
+        return _run(options, parser)
     except ValueError as error:
         parser.error(str(error))
 
