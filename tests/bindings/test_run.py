@@ -14,7 +14,7 @@ import time
 import pytest
 from jobs import BIN, HERE, is_alive, rank_environment, run_limited
 
-from scalecom.launch import discovery, driver, host_links, hosts, lines, processes
+from scalecom.launch import agent, discovery, driver, host_links, hosts, lines, processes
 from scalecom.run import run
 
 RUN = [sys.executable, "-m", "scalecom.run"]
@@ -225,6 +225,37 @@ def test_ranks_go_on_when_the_reader_of_their_output_has_gone(tmp_path):
     finally:
         process.kill()
         process.wait()
+
+
+def test_an_output_that_cannot_be_written_is_told_once():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*RUN, "-np", "1", "--prefix-output", sys.executable, "-c", "print('x\\n' * 100_000)"],
+            env=rank_environment(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 0 and done.stderr.count("the output cannot be written") == 1
+    assert "No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize("already", [False, True])
+def test_what_an_agent_starts_while_it_ends_is_ended_with_it(monkeypatch, already):
+    async def end():
+        one = agent.Agent({"secret": "", "variables": {}, "command": ["sleep", "60"]}, said.append)
+        if already:
+            await one.end()
+        starting = asyncio.ensure_future(one.hear({"start": 1, "label": "one", "prefix": None}))
+        await asyncio.sleep(0)  # It has begun.
+        await asyncio.wait_for(one.end(), 20)
+        await starting
+
+    async def start(*arguments):
+        started.append(await begin(*arguments))
+        return started[-1]
+
+    said, started, begin = [], [], processes.RankProcess.start
+    monkeypatch.setattr(processes.RankProcess, "start", start)
+    asyncio.run(end())
+    assert said == [] and len(started) == (0 if already else 1)
+    assert not any(is_alive(one.pid) for one in started)
 
 
 @pytest.mark.parametrize("prefix", [None, "[0] "])
