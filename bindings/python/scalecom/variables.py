@@ -17,8 +17,9 @@ from scalecom.residuals import KeptResiduals, compression_steps
 
 def key_of(variable):
     """The same for a Keras variable and the tf.Variable in it."""
-    inner = getattr(variable, "value", None)
-    if inner is not None and not callable(inner):
+    # Its value is another one in each step of JAX's, and none in the optimizer of a loss scale.
+    inner = getattr(variable, "_value", None) if hasattr(variable, "path") else None
+    if hasattr(inner, "ref"):
         variable = inner
     return variable.ref() if hasattr(variable, "ref") else id(variable)
 
