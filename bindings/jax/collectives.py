@@ -37,7 +37,8 @@ def choose_op(average, op):
     return op
 
 
-def _checked_set(process_set):
+def checked_set(process_set):
+    """That set, or all ranks for None. ValueError where it is not in use or without this rank."""
     with used(process_set):
         return current()
 
@@ -94,12 +95,11 @@ def _leaves(tensors, make, process_set, kind, name):
 
 
 def reduce_all(arrays, names, op, prescale_factor, postscale_factor, compression, options,
-               process_set=None):
+               process_set):
     """The reduced arrays, in their order: one submit for each kind of compression. names: full ones.
     options: C options of each."""
     if not arrays:
         return ()
-    process_set = _checked_set(process_set)
     wires, contexts = zip(*map(compression.compress, arrays))
     # By what they are, not by who they are: the same ones compile once.
     options = [None if kind is None else bytes(kind) for kind in options]
@@ -126,7 +126,7 @@ def allreduce(tensor, average=None, name=None, compression=Compression.none, op=
     prescale_factor before, the result by postscale_factor. With Compression.scalecom(...) one call
     is one step of ScaleCom for the tensor of this name.
     """
-    process_set = _checked_set(process_set)
+    process_set = checked_set(process_set)
     array = as_array(tensor)
     return reduce_all([array], [full_name(process_set, "allreduce", name, [array])],
                       choose_op(average, op), prescale_factor, postscale_factor, compression,
@@ -140,7 +140,7 @@ def grouped_allreduce(tensors, average=None, name=None, compression=Compression.
     The arguments are those of allreduce and hold for every array; shapes and dtypes may differ. It is
     one call of XLA and one submit, however many they are.
     """
-    process_set = _checked_set(process_set)
+    process_set = checked_set(process_set)
     arrays, names, structure = _leaves(tensors, as_array, process_set, "allreduce", name)
     reduced = reduce_all(arrays, names, choose_op(average, op), prescale_factor, postscale_factor,
                          compression, [_options_of(compression, name)] * len(arrays), process_set)
@@ -163,14 +163,14 @@ def allgather(tensor, name=None, process_set=None):
     All ranks give arrays of one shape: in JAX a result's shape is known before its values. Where they
     differ, every rank gets an error that names the shapes.
     """
-    process_set = _checked_set(process_set)
+    process_set = checked_set(process_set)
     array = _rows_of(tensor, "gathered")
     return _gather(process_set, [full_name(process_set, "allgather", name, [array])], [array])[0]
 
 
 def grouped_allgather(tensors, name=None, process_set=None):
     """The allgather of each array of a pytree, as a pytree of the same structure. Differentiable."""
-    process_set = _checked_set(process_set)
+    process_set = checked_set(process_set)
     arrays, names, structure = _leaves(tensors, lambda leaf: _rows_of(leaf, "gathered"), process_set,
                                        "allgather", name)
     gathered = _gather(process_set, names, arrays) if arrays else ()
@@ -198,7 +198,7 @@ def reducescatter(tensor, name=None, compression=Compression.none, op=Average, p
     The first dimension is cut in rank order as evenly as can be; the first ranks get the rows that
     are left over. op, prescale_factor and postscale_factor as in allreduce.
     """
-    process_set = _checked_set(process_set)
+    process_set = checked_set(process_set)
     array = _rows_of(tensor, "scattered")
     return _scatter(process_set, [full_name(process_set, "reducescatter", name, [array])], [array],
                     op, prescale_factor, postscale_factor, compression)[0]
@@ -207,7 +207,7 @@ def reducescatter(tensor, name=None, compression=Compression.none, op=Average, p
 def grouped_reducescatter(tensors, name=None, compression=Compression.none, op=Average,
                           process_set=None, prescale_factor=1.0, postscale_factor=1.0):
     """The reducescatter of each array of a pytree, as a pytree of the same structure. Differentiable."""
-    process_set = _checked_set(process_set)
+    process_set = checked_set(process_set)
     arrays, names, structure = _leaves(tensors, lambda leaf: _rows_of(leaf, "scattered"),
                                        process_set, "reducescatter", name)
     return jax.tree_util.tree_unflatten(structure, _scatter(
@@ -247,7 +247,7 @@ def alltoall(tensor, splits=None, name=None, process_set=None, received_splits=N
     jit, where the shape of the result is needed before its values, received_splits has to be given,
     too; outside, ranks that leave it out ask each other, all or none of them.
     """
-    process_set = _checked_set(process_set)
+    process_set = checked_set(process_set)
     array = _rows_of(tensor, "exchanged")
     ranks, rows = process_set.size(), array.shape[0]
     full = full_name(process_set, "alltoall", name, [array])
@@ -279,7 +279,7 @@ def _root_of(process_set, root_rank):
 
 def broadcast(tensor, root_rank, name=None, process_set=None):
     """The array of root_rank, on every rank. Differentiable."""
-    process_set = _checked_set(process_set)
+    process_set = checked_set(process_set)
     array = as_array(tensor)
     return primitives.broadcast(process_set, [full_name(process_set, "broadcast", name, [array])],
                                 [array], _root_of(process_set, root_rank))[0]
@@ -288,7 +288,7 @@ def broadcast(tensor, root_rank, name=None, process_set=None):
 def broadcast_parameters(params, root_rank=0, process_set=None):
     """root_rank's values of all arrays of a pytree, as a pytree of the same structure; other leaves
     stay as they are. Its structure, shapes and dtypes are the same on every rank."""
-    process_set = _checked_set(process_set)
+    process_set = checked_set(process_set)
     leaves, structure = jax.tree_util.tree_flatten(params)
     places = [place for place, leaf in enumerate(leaves)
               if isinstance(leaf, (jax.Array, numpy.ndarray))]
@@ -304,5 +304,5 @@ def broadcast_parameters(params, root_rank=0, process_set=None):
 def barrier(process_set=None):
     """Returns when every rank of the set has called it, and what this thread has dispatched before is
     done. Inside jit it is a step of the program: the collectives that follow wait for all ranks."""
-    primitives.barrier(_checked_set(process_set))
+    primitives.barrier(checked_set(process_set))
     jax.effects_barrier()

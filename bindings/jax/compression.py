@@ -29,8 +29,7 @@ class ScaleComCompressor(ScaleComOptions, NoneCompressor):
     __doc__ = ScaleComOptions.__doc__
 
     def options_for(self, name, shape):
-        rate, _ = self.choice_for(name, len(shape), math.prod(shape))
-        return None if rate is None else self.options(rate)
+        return self.options_by_size(name, len(shape), math.prod(shape))
 
 
 __all__ = ["BF16Compressor", "Compression", "FP16Compressor", "NoneCompressor", "ScaleComCompressor",

@@ -8,7 +8,8 @@ import numpy
 
 from scalecom import basics
 from scalecom.arrays import residuals
-from scalecom.jax.collectives import Average, Sum, as_array, full_name, reduce_all
+from scalecom.jax.collectives import (Average, Sum, as_array, checked_set, full_name,
+                                      reduce_all)
 from scalecom.jax.compression import Compression, ScaleComCompressor, check_compression
 from scalecom.process_sets import used
 from scalecom.residuals import check_residuals
@@ -119,11 +120,12 @@ def distributed(compression=Compression.none, op=Average, gradient_predivide_fac
         paths, structure = jax.tree_util.tree_flatten_with_path(updates)
         names = _names_of(paths)
         gradients = [as_array(gradient) for _, gradient in paths]
+        ranks = checked_set(process_set)
         options = [compression.options_for(name, gradient.shape)
                    for name, gradient in zip(names, gradients)]
-        reduced = reduce_all(gradients, [full_name(process_set, "allreduce", name, gradients) for name in names], op,
-                             1.0 / gradient_predivide_factor, gradient_predivide_factor,
-                             compression, options, process_set)
+        full = [full_name(ranks, "allreduce", name, gradients) for name in names]
+        reduced = reduce_all(gradients, full, op, 1.0 / gradient_predivide_factor, gradient_predivide_factor,
+                             compression, options, ranks)
         return jax.tree_util.tree_unflatten(structure, reduced), state
 
     return optax.GradientTransformation(init, update)

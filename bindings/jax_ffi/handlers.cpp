@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "bindings/jax_ffi/call.hpp"
+#include "scalecom/tensor.hpp"
 
 /// The handlers that scalecom.jax registers. Each blocks its thread of XLA until the collective has
 /// completed: the thread carries the session's work on meanwhile, which is faster than to hand it
@@ -69,15 +70,11 @@ std::int64_t elements_of(const scalecom_tensor& tensor) {
                          std::multiplies<>());
 }
 
-std::int64_t element_bytes(const scalecom_tensor& tensor) {
-  constexpr std::int64_t kBytes[] = {1, 1, 2, 4, 8, 2, 4, 8, 1, 2};
-  return kBytes[tensor.dtype];
-}
-
 /// Nothing where XLA has given both one place.
 void copy_elements(const scalecom_tensor& from, const scalecom_tensor& to) {
   if (to.data != from.data) {
-    std::memcpy(to.data, from.data, static_cast<std::size_t>(elements_of(to) * element_bytes(to)));
+    const std::int64_t bytes = elements_of(to) * size_of(static_cast<DataType>(to.dtype));
+    std::memcpy(to.data, from.data, static_cast<std::size_t>(bytes));
   }
 }
 

@@ -34,7 +34,7 @@ def _load_jax():
         options = [compression.options_for(name, gradient.shape)
                    for name, gradient in zip(names, gradients)]
         return reduce_all(gradients, [f"allreduce.{name}" for name in names], op, prescale_factor,
-                          postscale_factor, compression, options)
+                          postscale_factor, compression, options, process_set)
 
     return adapter, reduce
 

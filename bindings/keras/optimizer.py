@@ -116,12 +116,12 @@ def DistributedOptimizer(optimizer, name=None, device_dense="", device_sparse=""
     if gradient_predivide_factor != 1.0 and op != adapter.Average:
         raise ValueError("gradient_predivide_factor needs op=Average")
     adapter.compression.check_compression(compression)
+    check_groups(num_groups if groups is None else groups)
+    backend.check_process_set(process_set)
     kind = type(optimizer)
     exported = _exported_class(kind)
     # A saved model names the class and its module: they are to lead to the optimizer's own.
     optimizer.__class__ = type(exported.__name__, (_Mixin, kind), {"__module__": exported.__module__})
-    check_groups(num_groups if groups is None else groups)
-    backend.check_process_set(process_set)
     reducer = _Reducer(compression, op, gradient_predivide_factor, process_set, scale_local_gradients)
     optimizer.__dict__.update(_scalecom=reducer,
                               scalecom_residuals=SavedResiduals(optimizer, reducer))

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from scalecom import _library, basics, elastic
+from scalecom import _library, elastic
 from scalecom.elastic import ObjectState
 from scalecom.exceptions import HorovodInternalError
 from scalecom.tensorflow.optimizer import forget_steps
@@ -10,7 +10,7 @@ from scalecom.variables import ModelState, VariablesState
 
 __all__ = ["ObjectState", "TensorFlowKerasState", "TensorFlowState", "run"]
 
-_CODES = {tf.errors.FailedPreconditionError: _library.MISMATCH, tf.errors.AbortedError: 3,
+_CODES = {tf.errors.FailedPreconditionError: _library.MISMATCH, tf.errors.AbortedError: _library.SHUT_DOWN,
           tf.errors.UnavailableError: _library.RANK_LOST,
           tf.errors.DeadlineExceededError: _library.TIMED_OUT}
 
@@ -19,14 +19,10 @@ def find_failure(error):
     """As scalecom.elastic.find_failure, also for errors of TensorFlow's operations."""
     if not isinstance(error, tf.errors.OpError):
         return elastic.find_failure(error)
-    code = _library.lib.scalecom_session_status() if basics.is_initialized() else _library.OK
+    code = elastic.session_code()
     if code == _library.OK and "scalecom" in str(error).lower():
         code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), code)
-    if code == _library.OK:
-        return None
-    failure = HorovodInternalError(error.message)
-    failure.code = code
-    return failure
+    return None if code == _library.OK else HorovodInternalError(error.message, code=code)
 
 
 def run(func):

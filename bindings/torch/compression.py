@@ -35,8 +35,7 @@ class ScaleComCompressor(ScaleComOptions, NoneCompressor):
         return self.choice_of(name, parameter)[0]
 
     def options_for(self, name, parameter):
-        rate = self.rate_of(name, parameter)
-        return None if rate is None else self.options(rate)
+        return self.options_by_size(name, parameter.dim(), parameter.numel())
 
 
 __all__ = ["BF16Compressor", "Compression", "FP16Compressor", "NoneCompressor", "ScaleComCompressor",

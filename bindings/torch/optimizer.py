@@ -167,7 +167,10 @@ class _Settings:
 
     def has_agreed(self):
         """Whether the ranks know which gradients are sparse."""
-        return self.sparse_as_dense or self.agreed_in is era(self.process_set or global_process_set)
+        return self.sparse_as_dense or self.agreed_in is self._era()
+
+    def _era(self):
+        return era(self.process_set or global_process_set)
 
     def agree(self):
         """In the first step, of a session and after a join, the ranks find out which gradients are
@@ -180,7 +183,7 @@ class _Settings:
                                    op=mpi_ops.Max, process_set=self.process_set)
         for gradient, kind in zip(self.gradients, agreed.tolist()):
             gradient.agree(*kind)
-        self.agreed_in = era(self.process_set or global_process_set)
+        self.agreed_in = self._era()
 
     def start_all(self):
         """Starts every gradient that the backward pass has not started."""

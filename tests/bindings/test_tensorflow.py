@@ -13,6 +13,12 @@ from programs.claims import names
 tensorflow = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 
 
+def run_script(script, folder):
+    """One process, with Keras on TensorFlow; returns its exit code and output."""
+    return run_limited([sys.executable, "-c", script], 60, cwd=folder,
+                       env=rank_environment({"KERAS_BACKEND": "tensorflow"}))
+
+
 @pytest.mark.parametrize("ranks", [0, 2, 3])
 @pytest.mark.parametrize("claim", names("programs.tensorflow_ops"))
 def test_collectives(claims, ranks, claim):
@@ -94,8 +100,7 @@ def test_horovods_names_are_served(tmp_path):
               "assert named.DistributedOptimizer is horovod.keras.DistributedOptimizer\n"
               "try: hvd.broadcast_global_variables(0)\n"
               "except RuntimeError as error: print('said', error)\n")
-    status, output = run_limited([sys.executable, "-c", script], 60, cwd=tmp_path,
-                                 env=rank_environment({"KERAS_BACKEND": "tensorflow"}))
+    status, output = run_script(script, tmp_path)
     assert status == 0 and "said broadcast_global_variables() needs a graph" in output, output
 
 
@@ -137,6 +142,5 @@ def test_an_elastic_state_takes_residuals_into_a_new_session_and_no_step_half_wa
               "assert compression_steps() == {'weight': 7}\n"
               "optimizer.apply([tf.ones(3)], [weight]); assert weight.numpy().tolist() == [0] * 3\n"
               "optimizer.apply([tf.ones(3)], [weight]); assert weight.numpy().tolist() == [-2] * 3\n")
-    status, output = run_limited([sys.executable, "-c", script], 60, cwd=tmp_path,
-                                 env=rank_environment({"KERAS_BACKEND": "tensorflow"}))
+    status, output = run_script(script, tmp_path)
     assert status == 0 and "the residuals of other are not part of the elastic state" in output, output

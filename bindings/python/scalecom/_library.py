@@ -15,6 +15,7 @@ from scalecom.exceptions import HorovodInternalError
 OK = 0
 INVALID_ARGUMENT = 1
 MISMATCH = 2
+SHUT_DOWN = 3
 RANK_LOST = 4
 TIMED_OUT = 5
 UNAVAILABLE = 6
@@ -175,9 +176,7 @@ def check(code):
 def check_result(code):
     """Raises HorovodInternalError where an operation that was submitted well has failed."""
     if code != OK:
-        error = HorovodInternalError(last_error())
-        error.code = code
-        raise error
+        raise HorovodInternalError(last_error(), code=code)
 
 
 def read_json(function, *arguments):

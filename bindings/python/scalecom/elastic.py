@@ -90,16 +90,18 @@ class ObjectState(State):
         ObjectState.restore(self)
 
 
+def session_code():
+    """Why the session has ended or failed; OK where it has not, or there is none."""
+    return _library.lib.scalecom_session_status() if basics.is_initialized() else _library.OK
+
+
 def find_failure(error):
     """The HorovodInternalError that an error stands for; None for the program's own errors."""
     if isinstance(error, HorovodInternalError):
         return error
     # As DistributedDataParallel passes on what its hook raises.
-    if isinstance(error, RuntimeError) and basics.is_initialized() and (
-            status := _library.lib.scalecom_session_status()) != _library.OK:
-        failure = HorovodInternalError(str(error))
-        failure.code = status
-        return failure
+    if isinstance(error, RuntimeError) and (code := session_code()) != _library.OK:
+        return HorovodInternalError(str(error), code=code)
     return None
 
 
@@ -113,10 +115,8 @@ def _check_recoverable(error, failure, driver):
         raise error
     if driver is None and _library.RANK_LOST in (
             failure.code, _library.lib.scalecom_session_status()):
-        lost = HorovodInternalError(f"{error}; a job that scalecomrun --elastic starts goes on "
-                                    "without a lost rank")
-        lost.code = _library.RANK_LOST
-        raise lost from error
+        raise HorovodInternalError(f"{error}; a job that scalecomrun --elastic starts goes on "
+                                   "without a lost rank", code=_library.RANK_LOST) from error
 
 
 def _keep(state, find_failure):

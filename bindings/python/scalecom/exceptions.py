@@ -5,7 +5,9 @@ class HorovodInternalError(RuntimeError):
     """A collective failed: ranks disagree, a rank is lost, or the session was shut down. ``code``
     tells which (docs/errors.md); None where the program itself raised it."""
 
-    code = None
+    def __init__(self, *args, code=None):
+        super().__init__(*args)
+        self.code = code
 
 
 class HostsUpdatedInterrupt(RuntimeError):

@@ -82,6 +82,11 @@ class ScaleComOptions:
             return None, f"it has fewer than {self.min_elements} elements"
         return self.rate, "no pattern matches: rate"
 
+    def options_by_size(self, name, dimensions, elements):
+        """The C options for the gradient of a parameter, None for dense."""
+        rate, _ = self.choice_for(name, dimensions, elements)
+        return None if rate is None else self.options(rate)
+
     def check_patterns(self, names):
         """Raises ValueError for a pattern of `rates` that matches no parameter."""
         check_patterns(self.rates, names)

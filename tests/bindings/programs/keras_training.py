@@ -232,8 +232,11 @@ def a_process_set_trains_by_itself_and_local_variables_stay_own():
         optimizer.apply([mine, mine + 0.0], [shared, own])
         assert numpy.allclose(shared.numpy(), -(hvd.size() + 1) / 2)
         assert numpy.allclose(own.numpy(), -(hvd.rank() + 1) / (hvd.size() if is_scaled else 1))
+    refused = keras.optimizers.SGD(1.0)
+    kind = type(refused)
     with pytest.raises(ValueError, match="one group only"):
-        hvd.DistributedOptimizer(keras.optimizers.SGD(1.0), groups=[[own], [own]])
+        hvd.DistributedOptimizer(refused, groups=[[own], [own]])
+    assert type(refused) is kind  # Nothing of it has been changed.
 
 
 def mistakes_are_refused():
