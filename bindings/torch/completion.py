@@ -24,13 +24,14 @@ def _complete(finish, value, errors, future):
     future.set_result(value)  # Who waits for it waits for the current stream.
 
 
-def _new_future(device):
+def new_future(device):
+    """Of a value on `device`: the stream of who waits for it waits there."""
     return torch.futures.Future(devices=[device] if device.type == "cuda" else None)
 
 
 def _future_now(finish, value, device):
     """As future_of(), waiting here."""
-    future, errors = _new_future(device), []
+    future, errors = new_future(device), []
     _complete(finish, value, errors, future)
     return future.then(functools.partial(_value_or_error, errors))
 
@@ -55,7 +56,7 @@ class _Completion:
                 self._thread = threading.Thread(target=self._run, name="scalecom-completion",
                                                 daemon=True)
                 self._thread.start()
-        future, errors = _new_future(device), []
+        future, errors = new_future(device), []
         self._pending.put((finish, value, device, errors, future))
         return future.then(functools.partial(_value_or_error, errors))
 

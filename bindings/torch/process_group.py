@@ -82,9 +82,6 @@ def _deliver(ticket, targets):
     ticket.copy_output(flat.data_ptr(), submit.stream_of(flat))
     if not is_direct:
         _scatter_into(flat, targets)
-    for target in targets:
-        if target.is_cuda:
-            target.record_stream(torch.cuda.current_stream(target.device))
 
 
 def _empty(rows):
@@ -185,12 +182,15 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         def end():
             ticket.wait()
             finish()
+            for output in outputs:
+                if output.is_cuda:  # Its memory is another stream's than this, which has written it.
+                    output.record_stream(torch.cuda.current_stream(output.device))
 
+        device = outputs[0].device if outputs else device or torch.device("cpu")
         if getattr(opts, "asyncOp", True):
-            device = outputs[0].device if outputs else device or torch.device("cpu")
             return _Work(completion.future_of(end, outputs, device))
         end()
-        future = torch.futures.Future()
+        future = completion.new_future(device)
         future.set_result(outputs)
         return _Work(future)
 
@@ -405,7 +405,8 @@ def _one_at(place, count):
 
 
 def _last(works):
-    """The Work of all: the completion thread goes in order."""
-    future = torch.futures.collect_all([work.get_future() for work in works])
-    return _Work(future.then(lambda done: list(itertools.chain.from_iterable(
-        part.value() for part in done.value()))))
+    """The Work of all: the completion thread and its stream go in order. The last future knows its
+    device, on which who waits lets the stream wait; one of collect_all() does not."""
+    futures = [work.get_future() for work in works]
+    return _Work(futures[-1].then(lambda _: list(itertools.chain.from_iterable(
+        future.value() for future in futures))))

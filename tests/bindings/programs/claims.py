@@ -23,6 +23,8 @@ def _use(device):
     """What the claims make is on this device; what torch computes there is the same each time."""
     import torch
     torch.set_default_device(device)
+    if torch.device(device).type == "cuda":
+        torch.cuda.set_device(device)  # Else a device mesh takes the one that LOCAL_RANK says.
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False
 

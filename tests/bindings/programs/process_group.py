@@ -18,17 +18,21 @@ OPS = (dist.ReduceOp.SUM, dist.ReduceOp.PRODUCT, dist.ReduceOp.MIN, dist.ReduceO
 def _mine(*shape, dtype=torch.float32):
     """Small whole numbers, of which every sum is exact; each rank has its own."""
     generator = torch.Generator().manual_seed(hvd.rank())
-    return torch.randint(-4, 5, shape, generator=generator).to(dtype)
+    values = torch.randint(-4, 5, shape, generator=generator, device="cpu")
+    return values.to(torch.get_default_device(), dtype)
 
 
 def _agrees(call):
-    """call(group) -> tensors, the same over this backend and over Gloo, bit for bit."""
+    """call(group) -> tensors, the same over this backend and, on the CPU, over Gloo, bit for bit."""
     gloo = dist.new_group(backend="gloo")
-    results, wanted = call(None), call(gloo)
+    results = call(None)
+    with torch.device("cpu"):
+        wanted = call(gloo)
     dist.destroy_process_group(gloo)
     assert len(results) == len(wanted) > 0
     for result, other in zip(results, wanted):
-        assert result.dtype == other.dtype and torch.equal(result, other), (result, other)
+        assert result.device.type == torch.get_default_device().type
+        assert result.dtype == other.dtype and torch.equal(result.cpu(), other), (result, other)
 
 
 def reductions_equal_gloos():
@@ -282,6 +286,21 @@ def wrong_arguments_are_refused_with_what_to_do():
         assert tensor.tolist() == [size] * 2
 
 
+def _use_pair(group, ranks):
+    place, mine = dist.get_rank(group), torch.full((3,), float(hvd.rank()))
+    dist.all_reduce(mine, group=group)
+    assert mine.tolist() == [sum(ranks)] * 3
+    dist.broadcast(mine.fill_(hvd.rank()), ranks[1], group=group)
+    assert mine.tolist() == [ranks[1]] * 3
+    parts = [torch.empty(1) for _ in range(2)]
+    dist.all_gather(parts, torch.tensor([float(hvd.rank())]), group=group)
+    assert torch.cat(parts).tolist() == ranks
+    part = torch.empty(1)
+    dist.scatter(part, [torch.zeros(1), torch.ones(1)] if place == 0 else None, group=group,
+                 group_src=0)
+    assert part.item() == place
+
+
 def groups_of_fewer_ranks_and_of_another_order_work_beside_the_whole():
     with over("scalecom"):
         size, rank = hvd.size(), hvd.rank()
@@ -299,19 +318,9 @@ def groups_of_fewer_ranks_and_of_another_order_work_beside_the_whole():
         last_two = dist.new_group([size - 2, size - 1])
         gloo = dist.new_group([size - 2, size - 1], backend="gloo")
         if rank >= size - 2:
-            for group in (last_two, gloo):
-                place, mine = dist.get_rank(group), torch.full((3,), float(rank))
-                dist.all_reduce(mine, group=group)
-                assert mine.tolist() == [2.0 * size - 3] * 3
-                dist.broadcast(mine.fill_(rank), size - 1, group=group)
-                assert mine.tolist() == [size - 1] * 3
-                parts = [torch.empty(1) for _ in range(2)]
-                dist.all_gather(parts, torch.tensor([float(rank)]), group=group)
-                assert torch.cat(parts).tolist() == [size - 2, size - 1]
-                part = torch.empty(1)
-                dist.scatter(part, [torch.zeros(1), torch.ones(1)] if place == 0 else None,
-                             group=group, group_src=0)
-                assert part.item() == place
+            _use_pair(last_two, [size - 2, size - 1])
+            with torch.device("cpu"):
+                _use_pair(gloo, [size - 2, size - 1])
         dist.all_reduce(tensor)
         assert tensor.tolist() == [size * size] * 2
 

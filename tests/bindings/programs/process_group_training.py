@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from programs import ddp
-from programs.process_groups import over
+from programs.process_groups import mesh_of, over
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -59,7 +59,7 @@ def a_model_of_a_smaller_group_is_averaged_over_that_alone():
             model.zero_grad()
             model(torch.full((1, 40), hvd.rank() + 1.0)).sum().backward()
             total += model.module.weight.grad
-        owed = hook.state_dict()["residuals"]["pair.weight"].clone()
+        owed = hook.state_dict()["residuals"]["pair.weight"].to(total.device, copy=True)
         dist.all_reduce(owed, dist.ReduceOp.AVG, group=pair)
         assert torch.allclose(total + owed, torch.full((50, 40), 3 * (1 + hvd.size()) / 2))
         if hvd.size() > 2:
@@ -94,41 +94,31 @@ def a_reduction_that_fails_ends_the_backward_pass_with_its_text():
                 dist.broadcast(torch.ones(20), 0)
 
 
-def _step_sharded(prefix, shard):
-    net = ddp._Net(prefix)
-    net = shard(net)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
-    for step in range(3):
-        generator = torch.Generator().manual_seed(step)
-        inputs, targets = (torch.randn(shape, generator=generator)[hvd.rank()::hvd.size()]
-                           for shape in ((12, 3, 8, 8), (12, 4)))
-        optimizer.zero_grad()
-        (net(inputs) - targets).square().mean().backward()
-        optimizer.step()
+def _trained_by(prefix, wrap):
+    net = wrap(ddp._Net(prefix))
+    ddp._train(net, ddp._sgd(net), 3)
     return net
 
 
 def fully_shard_on_a_mesh_trains_as_ddp():
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     with over("scalecom"):
-        mesh = init_device_mesh("cpu", (hvd.size(),))
+        mesh = mesh_of(hvd.size())
 
         def sharded(net):
             fully_shard(net.sharded[1], mesh=mesh)
             return fully_shard(net, mesh=mesh)
 
-        net = _step_sharded("sharded", sharded)
-        whole = _step_sharded("whole", DistributedDataParallel)
+        net = _trained_by("sharded", sharded)
+        whole = _trained_by("whole", DistributedDataParallel)
         for one, other in zip(net.parameters(), whole.parameters()):
             assert torch.allclose(one.full_tensor(), other, rtol=1e-5, atol=1e-6)
 
 
 def a_mesh_gives_distributed_tensors():
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Shard, distribute_tensor
     with over("scalecom"):
-        mesh = init_device_mesh("cpu", (hvd.size(),))
+        mesh = mesh_of(hvd.size())
         whole = torch.arange(24.0).reshape(12, 2)
         tensor = distribute_tensor(whole, mesh, [Shard(0)])
         assert torch.equal(tensor.full_tensor(), whole)

@@ -20,6 +20,11 @@ def over(backend):
         dist.destroy_process_group()
 
 
+def mesh_of(*sizes, **named):
+    """Of the default device's type."""
+    return dist.device_mesh.init_device_mesh(torch.get_default_device().type, sizes, **named)
+
+
 def sum_of_ranks():
     """[it, whether the session outlives the group that joined the job]: as torchrun starts it."""
     dist.init_process_group("scalecom")
@@ -45,7 +50,7 @@ def mesh_of_two_dimensions_shards_and_replicates():
     """On 4 ranks: fully_shard on 2 x 2, which averages over both dimensions."""
     from torch.distributed.fsdp import fully_shard
     with over("scalecom"):
-        mesh = dist.device_mesh.init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
+        mesh = mesh_of(2, 2, mesh_dim_names=("replicate", "shard"))
         torch.manual_seed(3)
         net = torch.nn.Linear(8, 6)
         wanted = net.weight.detach() - 0.1 * 2.5

@@ -213,6 +213,7 @@ def an_optimizer_averages_over_its_set_with_scalecom():
         if some.included():
             mean = sum(rank + 1 for rank in ranks) / len(ranks)
             residual = optimizer.state_dict()["scalecom"]["residuals"]["of_a_set"]
+            residual = residual.to(parameter.device)
             # What was sent, and what all owe, is what came.
             owed = hvd.allreduce(residual, process_set=some)
             assert torch.allclose(-parameter.detach() + owed, 3 * mean * torch.arange(200.0))
