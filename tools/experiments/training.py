@@ -43,6 +43,7 @@ class Run:
             named[name].grad = gradient
         self.parameters = named
         self.batch = torch.arange(batch // hvd.size(), device=self.device)
+        self.batches = self._batches(batch)
         self.stream = torch.cuda.Stream() if is_cuda else None
         self.adam_before = self.adam_after = None  # What turns gradients, around the reduction.
         self.graph = self._capture() if is_cuda else None
@@ -73,8 +74,9 @@ class Run:
         torch.cuda.synchronize()
         return graph
 
-    def compute(self, batch):
-        """Starts the gradients of a batch; wait() ends it."""
+    def compute(self):
+        """Starts the gradients of the next batch; wait() ends it."""
+        batch = next(self.batches)
         with torch.cuda.stream(self.stream):  # Nothing where there is none.
             if self.graph is None:
                 self.batch = batch
@@ -102,12 +104,13 @@ class Run:
                 self.adam_after.turn(self.flat.grad)
             optimizer.step()
 
-    def epoch(self, batch):
-        """This rank's batches of an epoch: steps x examples."""
-        order = torch.randperm(self.task.train_count, generator=self.order_generator)
-        steps = len(order) // batch
-        mine = order[:steps * batch].view(steps, -1, hvd.size())[:, :, hvd.rank()]
-        return mine.contiguous().to(self.device)
+    def _batches(self, batch):
+        """This rank's part of each batch, epoch after epoch."""
+        while True:
+            order = torch.randperm(self.task.train_count, generator=self.order_generator)
+            steps = len(order) // batch
+            mine = order[:steps * batch].view(steps, -1, hvd.size())[:, :, hvd.rank()]
+            yield from mine.contiguous().to(self.device)
 
     @torch.no_grad()
     def test(self):
@@ -301,6 +304,7 @@ class Training:
     """A job's runs, one for each seed.
 
     bytes_sent: by this rank since the start, in all runs together.
+    waited_s: for the device's gradients, likewise.
     """
 
     def __init__(self, job, task, device):
@@ -309,13 +313,20 @@ class Training:
         self.methods = [make_method(job, run, f"{job['name']}.{seed}")
                         for run, seed in zip(self.runs, job["seeds"])]
         self.optimizers = [make_optimizer(job, run) for run in self.runs]
-        self.bytes_sent = 0
+        self.bytes_sent, self.waited_s = 0, 0.0
+
+    def compute(self):
+        """Starts the gradients of each run's next batch."""
+        for run in self.runs:
+            run.compute()
 
     def reduce(self):
         """Averages the gradients that the runs have computed."""
         before = self._bytes()
         for run, method in zip(self.runs, self.methods):
+            begin = time.perf_counter()
             run.wait()
+            self.waited_s += time.perf_counter() - begin
             method.start()
         for method in self.methods:
             method.finish()
@@ -335,21 +346,23 @@ def train(jobs, task, device):
     """Trains jobs of equal batch and steps side by side. Returns their Trainings."""
     trainings = [Training(job, task, device) for job in jobs]
     runs = [run for training in trainings for run in training.runs]
-    batch, steps = jobs[0]["batch"], jobs[0]["steps"]
+    steps = jobs[0]["steps"]
     if runs[0].stream is not None:
         torch.cuda.synchronize()  # What was made so far was not made on the runs' streams.
-    step, begin = 0, time.perf_counter()
-    while step < steps:
-        epochs = [run.epoch(batch) for run in runs]
-        for batches in list(zip(*epochs))[:steps - step]:
-            for run, examples in zip(runs, batches):
-                run.compute(examples)
-            # One job after the other, so that each one's bytes can be told.
-            for training in trainings:
-                training.reduce()
-                training.update(step, steps)
-            step += 1
-            if step % 500 == 0 and hvd.rank() == 0:
-                harness.say(f"{jobs[0]['model']}, {len(runs)} runs: step {step} of {steps}, "
-                            f"{1000 * (time.perf_counter() - begin) / step:.1f} ms each")
+    begin = time.perf_counter()
+    for training in trainings:
+        training.compute()
+    for step in range(steps):
+        # One job after the other, so that each one's bytes can be told. Meanwhile the device computes
+        # the next gradients of those before it.
+        for training in trainings:
+            training.reduce()
+            training.update(step, steps)
+            if step + 1 < steps:
+                training.compute()
+        if (step + 1) % 500 == 0 and hvd.rank() == 0:
+            per_step = [1000 * seconds / (step + 1) for seconds in (
+                time.perf_counter() - begin, sum(each.waited_s for each in trainings))]
+            harness.say(f"{jobs[0]['model']}, {len(runs)} runs: step {step + 1} of {steps}, "
+                        f"{per_step[0]:.1f} ms each, {per_step[1]:.1f} of them waiting for the device")
     return trainings
