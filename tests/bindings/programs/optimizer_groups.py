@@ -45,6 +45,17 @@ def _train(model, optimizer, skip=lambda step: False, steps=5):
     return [parameter.detach().clone() for parameter in model.parameters()]
 
 
+def _is_same(value, other):
+    """To the bit on a CPU. NCCL adds in an order that goes by a tensor's place in the fused buffer."""
+    if value.device.type == "cpu":
+        return torch.equal(value, other)
+    return _is_close(value, other)
+
+
+def _is_close(value, other):
+    return torch.allclose(value, other, rtol=1e-12, atol=1e-14)
+
+
 def _skips_on_some_ranks(step):
     return step == hvd.rank() or step == 4  # In the last step on all of them.
 
@@ -63,7 +74,7 @@ def _assert_trains_as_without(skip=lambda step: False, **named):
         model = _Branches()
         result = _train(model, _wrap(model, **named, **_groupings(model)[place]), skip)
         for value, other in zip(result, wanted):
-            assert torch.allclose(value, other, rtol=1e-12, atol=1e-14), (place, named)
+            assert _is_close(value, other), (place, named)
 
 
 def groups_train_as_single_gradients():
@@ -135,7 +146,7 @@ def several_passes_add_up_in_groups():
             assert len(_names_under_way(optimizer)) == 6
             optimizer.step()
         results.append([parameter.detach() for parameter in model.parameters()])
-    assert all(torch.equal(value, other) for value, other in zip(*results))
+    assert all(map(_is_same, *results))
     for passes in (0, -1):
         with pytest.raises(ValueError, match=f"backward_passes_per_step is {passes}"):
             optimizer.set_backward_passes_per_step(passes)
@@ -179,8 +190,7 @@ def state_goes_on_in_groups():
     other, resumed = make()
     other.load_state_dict(model.state_dict())
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    for value, wanted in zip(_train(other, resumed), _train(model, optimizer)):
-        assert torch.equal(value, wanted)
+    assert all(map(_is_same, _train(other, resumed), _train(model, optimizer)))
 
 
 def wrong_groups_are_refused_at_the_call():
