@@ -47,8 +47,9 @@ struct StepTensor {
   /// gradient.dtype, and may be the gradient.
   std::byte* result = nullptr;
   const float* reduced = nullptr;
-  /// Not zero: some rank saw NaN or Inf. Then fill_selected() fills the whole result with NaN, and
-  /// only then take_back() takes the step back. Null: as if it were zero, and as if it were not.
+  /// Not zero: some rank saw NaN or Inf. Then fill_selected() takes the step back, if there is
+  /// `memory`, and fills the whole result with NaN; and only then take_back() does anything. Null:
+  /// as if it were zero to the one, and as if it were not to the other.
   const float* mark = nullptr;
 
   friend bool operator==(const StepTensor&, const StepTensor&) = default;
@@ -68,8 +69,7 @@ class StepTable {
 
   virtual void select_and_sweep(StreamHandle stream) const = 0;
   virtual void gather_and_sweep(StreamHandle stream) const = 0;
-  /// restore_selected() and undo_sweep(). Before fill_selected(), since a result may be the
-  /// gradient.
+  /// restore_selected() and undo_sweep().
   virtual void take_back(StreamHandle stream) const = 0;
   virtual void fill_selected(StreamHandle stream) const = 0;
 };

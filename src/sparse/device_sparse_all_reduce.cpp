@@ -148,7 +148,8 @@ void DeviceSparseAllReduce::assign_tables() {
     if (!has_averages_) continue;
     StepTensor& result = results.emplace_back(row);
     result.gradient = {nullptr, result_dtypes_[part.slot], part.count, 1.0f};
-    row.result = nullptr;  // Its dtype need not be the average's.
+    result.memory = nullptr;  // The step is the average's to take back.
+    row.result = nullptr;     // Its dtype need not be the average's.
   }
   lane_.assign(DeviceLane::Step::select, mine);
   lane_.assign(DeviceLane::Step::gather, others);
@@ -214,9 +215,9 @@ void DeviceSparseAllReduce::fill() {
   if (is_scaled) lane_.assign(DeviceLane::Copy::scale, scaled).scale_copy(lane_.passes());
   const StepTable& mine = lane_.table(DeviceLane::Step::select);
   const StepTable& others = lane_.table(DeviceLane::Step::gather);
-  mine.take_back(lane_.passes());
-  others.take_back(lane_.passes());
   if (has_averages_) {
+    mine.take_back(lane_.passes());
+    others.take_back(lane_.passes());
     lane_.table(DeviceLane::Step::results).fill_selected(lane_.passes());
   } else {
     mine.fill_selected(lane_.passes());

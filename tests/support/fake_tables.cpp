@@ -13,7 +13,7 @@ std::size_t bytes_of(std::int64_t count, DataType dtype) {
 
 std::int64_t selected_of(const StepTensor& t) { return (t.gradient.count + t.chunk - 1) / t.chunk; }
 
-/// Memory, gradient, offsets and mark, which every pass but the fill uses.
+/// What every pass uses that takes a step or takes it back.
 std::vector<MemoryUse> common_uses(const StepTensor& t) {
   const std::int64_t selected = selected_of(t);
   std::vector<MemoryUse> uses = {
@@ -44,10 +44,13 @@ std::vector<MemoryUse> take_back_uses(const StepTensor& t) {
 
 std::vector<MemoryUse> fill_uses(const StepTensor& t) {
   const std::int64_t selected = selected_of(t);
-  return {{t.result, bytes_of(t.gradient.count, t.gradient.dtype)},
-          {t.offsets, bytes_of(selected, DataType::int16)},
-          {t.reduced, bytes_of(selected, DataType::float32)},
-          mark_use(t)};
+  std::vector<MemoryUse> uses;
+  if (t.mark != nullptr && t.memory != nullptr) uses = common_uses(t);
+  uses.insert(uses.end(), {{t.result, bytes_of(t.gradient.count, t.gradient.dtype)},
+                           {t.offsets, bytes_of(selected, DataType::int16)},
+                           {t.reduced, bytes_of(selected, DataType::float32)},
+                           mark_use(t)});
+  return uses;
 }
 
 std::vector<MemoryUse> copy_uses(const CopyTensor& t) {

@@ -41,6 +41,7 @@ void fill_on_host(const StepTensor& t) {
                            t.reduced);
     return;
   }
+  if (t.memory != nullptr) take_back_on_host(t);
   for (std::int64_t i = 0; i < t.gradient.count; ++i) {
     store(t.result, t.gradient.dtype, i, std::numeric_limits<float>::quiet_NaN());
   }

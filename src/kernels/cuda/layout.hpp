@@ -97,6 +97,22 @@ constexpr std::int32_t shift_of(std::uint64_t address, std::int32_t element_byte
                                    kVectorElements);
 }
 
+/// A tensor's element `place`: its chunk, and its place there.
+struct ChunkPlace {
+  std::int64_t chunk = 0;
+  std::int32_t place = 0;
+};
+
+/// The same by a division, which takes a GPU a hundred instructions, without it, for places below
+/// 2^50; `inverse` is 1.0 / length.
+constexpr ChunkPlace chunk_place(std::int64_t place, std::int32_t length, double inverse) {
+  const auto guess = static_cast<std::int64_t>(static_cast<double>(place) * inverse);
+  const std::int64_t left = place - guess * length;
+  if (left < 0) return {guess - 1, static_cast<std::int32_t>(left + length)};
+  if (left >= length) return {guess + 1, static_cast<std::int32_t>(left - length)};
+  return {guess, static_cast<std::int32_t>(left)};
+}
+
 /// place / chunk without a division, for places below 2^18; `inverse` is 1.0f / chunk.
 constexpr std::int32_t chunk_at(std::int32_t place, float inverse) {
   // Half an element inside, so that rounding does not lead out of the chunk.

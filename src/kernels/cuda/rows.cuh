@@ -20,11 +20,11 @@ __device__ T* global(T* pointer) {
 /// A row, and the number of one of its units.
 struct Found {
   std::int32_t row = 0;
-  std::int64_t unit = 0;
+  std::int32_t unit = 0;
 };
 
 /// All lanes of a warp call it with the same unit, and look at 32 places of a level at a time.
-__device__ inline Found find_row(const UnitIndex& index, std::int64_t unit) {
+__device__ inline Found find_row(const UnitIndex& index, std::int32_t unit) {
   Found found{0, unit};
   if (index.sizes[0] == 1) return found;
 #pragma unroll
@@ -37,6 +37,21 @@ __device__ inline Found find_row(const UnitIndex& index, std::int64_t unit) {
     if (level == 0) found.unit = unit - __shfl_sync(kWholeWarp, first, last);
   }
   return found;
+}
+
+/// Has the launch's first blocks bring a line of the table into the cache each, while they look up
+/// their own rows: else each row would come from memory as its first unit waits for it.
+template <class Row>
+__device__ void prefetch_table(const Row* rows, const UnitIndex& index) {
+  constexpr std::int64_t kLine = 128;
+  const std::int64_t line = blockIdx.x * kLine;
+  const void* place = nullptr;
+  if (threadIdx.x == 0 && line < index.sizes[0] * std::int64_t{sizeof(Row)}) {
+    place = reinterpret_cast<const char*>(rows) + line;
+  } else if (threadIdx.x == 1 && line < index.sizes[0] * std::int64_t{sizeof(std::int32_t)}) {
+    place = reinterpret_cast<const char*>(index.levels[0]) + line;
+  }
+  if (place != nullptr) asm volatile("prefetch.global.L2 [%0];" ::"l"(place));
 }
 
 /// Copies a row into the warp's own place in shared memory with one access; its fields cost little

@@ -215,8 +215,9 @@ template <CopyKind kKind>
 __global__ __launch_bounds__(kBlockThreads) void run_scale_copy(
     const __grid_constant__ CopyRange range) {
   __shared__ CopyRow rows[kCopyWarpsABlock];
+  prefetch_table(range.rows, range.index);
   const auto warp = static_cast<int>(threadIdx.x) / kLanes;
-  const std::int64_t unit = blockIdx.x * std::int64_t{kCopyWarpsABlock} + warp;
+  const auto unit = static_cast<std::int32_t>(blockIdx.x) * kCopyWarpsABlock + warp;
   if (unit >= range.index.units) return;
   const Found found = find_row(range.index, unit);
   copy_unit<kKind>(load_row(rows[warp], range.rows + found.row), found.unit);
@@ -225,8 +226,7 @@ __global__ __launch_bounds__(kBlockThreads) void run_scale_copy(
 }  // namespace
 
 int launch_scale_copy(CopyKind kind, const CopyRange& range, device::cuda::StreamHandle stream) {
-  const auto blocks =
-      static_cast<unsigned>((range.index.units + kCopyWarpsABlock - 1) / kCopyWarpsABlock);
+  const auto blocks = static_cast<unsigned>((range.index.units - 1) / kCopyWarpsABlock + 1);
   if (kind == CopyKind::plain) {
     run_scale_copy<CopyKind::plain><<<blocks, kBlockThreads, 0, stream>>>(range);
   } else {

@@ -35,6 +35,7 @@ StepRow row_of(const StepTensor& tensor) {
   row.format = format_of(tensor.gradient.dtype);
   row.value_format = format_of(tensor.selected.dtype);
   row.lanes_log2 = lanes_log2_for(chunk, team);
+  row.chunk_inverse = 1.0 / static_cast<double>(chunk);
   return row;
 }
 

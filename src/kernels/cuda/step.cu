@@ -16,9 +16,11 @@ namespace {
 
 constexpr int kBlockLanes = 1 << kBlockLanesLog2;
 constexpr int kWarpLanes = 1 << kWarpLanesLog2;
-/// Blocks of a sweep that a multiprocessor shall hold: registers are given out for that. Fewer do
+/// Warps of a block that does not work as a team.
+constexpr int kWarpsABlock = 2;
+/// Warps of a sweep that a multiprocessor shall hold: registers are given out for that. Fewer do
 /// not hide the memory's latency; for more the compiler would have to keep registers in memory.
-constexpr int kBlocksWanted = 12;
+constexpr int kWarpsWanted = 28;
 /// What take_back() is launched with: about half of a large GPU's threads at most.
 constexpr int kTakeBackLanes = 256;
 constexpr std::int64_t kTakeBackBlocks = 512;
@@ -36,7 +38,7 @@ __device__ Candidate best_of_lanes(Candidate best, std::int32_t lanes_log2) {
 
 struct WarpTeam {
   static constexpr std::int32_t kLanesLog2 = kWarpLanesLog2;
-  static constexpr int kTeams = kBlockLanes / kWarpLanes;
+  static constexpr int kTeams = kWarpsABlock;
   static __device__ int index() { return static_cast<int>(threadIdx.x) / kWarpLanes; }
   static __device__ int lane() { return static_cast<int>(threadIdx.x) % kWarpLanes; }
   static __device__ Candidate best_of(Candidate own, std::int32_t lanes_log2) {
@@ -68,6 +70,9 @@ struct BlockTeam {
     return best;
   }
 };
+
+template <class Team>
+constexpr int kThreadsOf = Team::kTeams << Team::kLanesLog2;
 
 /// Four elements, `vector` vectors behind `memory`.
 template <class Format, bool kIsAligned>
@@ -114,15 +119,16 @@ __device__ void take(const StepRow& row, const LanePart& part, std::int32_t plac
   global(row.kept)[part.chunk] = memory;
 }
 
-/// A lane's way through its part of a chunk.
-template <class Format>
+/// A lane's way through its part of a chunk, which 2^kLanesLog2 lanes share: known to the compiler,
+/// so that the addresses of all vectors are one register and constants.
+template <class Format, std::int32_t kLanesLog2>
 struct LaneSweep {
   using Element = typename Format::Element;
+  static constexpr std::int32_t kLanes = 1 << kLanesLog2;
 
   float prescale;
   float beta;
-  std::int32_t lanes;  ///< of the chunk
-  float* memory;       ///< of the chunk's first element, like `gradient`
+  float* memory;  ///< of the chunk's first element, like `gradient`
   const Element* gradient;
   std::int32_t nonfinite = 0;
   Candidate best;
@@ -130,8 +136,7 @@ struct LaneSweep {
   /// `kIsAligned`: the gradient's vectors are the memory's.
   template <bool kIsAligned>
   __device__ void sweep_vectors(const Run& run, std::int32_t first) {
-    const std::int32_t step = lanes * kVectorsInFlight;
-    for (; first < run.vectors; first += step) {
+    for (; first < run.vectors; first += kLanes * kVectorsInFlight) {
       float4* const m_at = reinterpret_cast<float4*>(memory + run.head) + first;
       const Element* const g_at = gradient + run.head + first * kVectorElements;
       const std::int32_t left = run.vectors - first;
@@ -139,22 +144,22 @@ struct LaneSweep {
       typename Format::Vector raw[kVectorsInFlight];
 #pragma unroll
       for (int i = 0; i < kVectorsInFlight; ++i) {
-        if (i * lanes >= left) break;
-        m[i] = m_at[i * lanes];
-        raw[i] = load<Format, kIsAligned>(g_at, i * lanes);
+        if (i * kLanes >= left) break;
+        m[i] = m_at[i * kLanes];
+        raw[i] = load<Format, kIsAligned>(g_at, i * kLanes);
       }
 #pragma unroll
       for (int i = 0; i < kVectorsInFlight; ++i) {
-        if (i * lanes >= left) break;
+        if (i * kLanes >= left) break;
         const Quad swept = sweep_vector(Float32::widen_all(m[i]), Format::widen_all(raw[i]),
-                                        run.vector_place(first + i * lanes));
-        m_at[i * lanes] = Float32::pack(swept.at[0], swept.at[1], swept.at[2], swept.at[3]);
+                                        run.vector_place(first + i * kLanes));
+        m_at[i * kLanes] = Float32::pack(swept.at[0], swept.at[1], swept.at[2], swept.at[3]);
       }
     }
   }
 
   __device__ void sweep_edges(const Run& run, std::int32_t first) {
-    for (std::int32_t edge = first; edge < run.edges; edge += lanes) {
+    for (std::int32_t edge = first; edge < run.edges; edge += kLanes) {
       const std::int32_t place = run.edge_place(edge);
       const float g = prescale * Format::widen(gradient[place]);
       const SweptElement swept = sweep_element(memory[place], g, beta);
@@ -177,13 +182,12 @@ struct LaneSweep {
   }
 };
 
-template <class Team, Pass kPass, class Format>
-__device__ void sweep_unit(const StepRow& row, std::int64_t unit) {
-  const std::int32_t lanes_log2 = row.lanes_log2;
+template <class Team, Pass kPass, class Format, std::int32_t kLanesLog2>
+__device__ void sweep_unit(const StepRow& row, std::int32_t unit) {
   const LanePart part =
-      lane_part(unit, Team::lane(), Team::kLanesLog2, lanes_log2, row.chunk, row.count);
-  LaneSweep<Format> sweep{
-      row.prescale, row.beta, 1 << lanes_log2, global(row.memory) + part.begin,
+      lane_part(unit, Team::lane(), Team::kLanesLog2, kLanesLog2, row.chunk, row.count);
+  LaneSweep<Format, kLanesLog2> sweep{
+      row.prescale, row.beta, global(row.memory) + part.begin,
       global(static_cast<const typename Format::Element*>(row.gradient)) + part.begin};
   const Run run(part.length, shift_of(sweep.memory));
   if (shift_of(sweep.gradient + run.head) == 0) {
@@ -195,13 +199,13 @@ __device__ void sweep_unit(const StepRow& row, std::int64_t unit) {
   add_nonfinite(global(row.nonfinite), sweep.nonfinite);
   std::int32_t selected = 0;
   if (kPass == Pass::select) {
-    selected = Team::best_of(sweep.best, lanes_log2).place;
+    selected = Team::best_of(sweep.best, kLanesLog2).place;
   } else if (part.length > 0) {
     // Of an all-gather that was aborted it may be anything: never beyond the chunk.
     selected = min(static_cast<std::int32_t>(global(row.offsets)[part.chunk]), part.length - 1);
   }
   // The lane that swept the element: it need not wait for another's store.
-  if (part.length > 0 && part.member == run.member_at(selected, lanes_log2)) {
+  if (part.length > 0 && part.member == run.member_at(selected, kLanesLog2)) {
     if (kPass == Pass::select) {
       global(row.offsets)[part.chunk] = static_cast<std::uint16_t>(selected);
     }
@@ -218,13 +222,14 @@ struct Stretch {
   std::int32_t skipped;  ///< elements of the first chunk that lie before
   float inverse;
 
-  __device__ Stretch(const StepRow& row, std::int64_t unit) {
-    begin = unit * kFilledAUnit;
+  __device__ Stretch(const StepRow& row, std::int32_t unit) {
+    begin = std::int64_t{unit} * kFilledAUnit;
     length = static_cast<std::int32_t>(min(std::int64_t{kFilledAUnit}, row.count - begin));
     chunk_length = row.chunk;
-    first_chunk = begin / chunk_length;
-    skipped = static_cast<std::int32_t>(begin - first_chunk * chunk_length);
-    inverse = 1.0f / static_cast<float>(chunk_length);
+    const ChunkPlace first = chunk_place(begin, chunk_length, row.chunk_inverse);
+    first_chunk = first.chunk;
+    skipped = first.place;
+    inverse = static_cast<float>(row.chunk_inverse);
   }
   __device__ std::int32_t chunk_of(std::int32_t place) const {
     return chunk_at(skipped + place, inverse);
@@ -238,14 +243,11 @@ struct Stretch {
 /// NaN counts.
 __device__ bool is_set(const float* mark) { return !(*global(mark) == 0.0f); }
 
-/// Zeros, and the reduced values on the selected elements; or NaN.
+/// Zeros, and the reduced values on the selected elements.
 template <class Format>
-__device__ void fill_unit(const StepRow& row, std::int64_t unit) {
+__device__ void fill_unit(const StepRow& row, std::int32_t unit) {
   using Element = typename Format::Element;
   using Vector = typename Format::Vector;
-  // Used where elements are stored, so that the other loads do not wait for it.
-  const bool is_void = row.mark != nullptr && is_set(row.mark);
-  const Element nan = Format::narrow(__int_as_float(0x7FC00000));
   const Stretch stretch(row, unit);
   const std::int32_t chunk = stretch.chunk_length;
   const auto* const offsets = global(row.offsets) + stretch.first_chunk;
@@ -271,25 +273,24 @@ __device__ void fill_unit(const StepRow& row, std::int64_t unit) {
       elements =
           Format::pack(filled(place), filled(place + 1), filled(place + 2), filled(place + 3));
     }
-    *reinterpret_cast<Vector*>(result + place) =
-        is_void ? Format::pack(nan, nan, nan, nan) : elements;
+    *reinterpret_cast<Vector*>(result + place) = elements;
   }
   for (std::int32_t edge = WarpTeam::lane(); edge < run.edges; edge += kWarpLanes) {
     const std::int32_t place = run.edge_place(edge);
-    result[place] = is_void ? nan : filled(place);
+    result[place] = filled(place);
   }
 }
 
 /// The selected elements as they were kept, and from all of them the sweep's change.
-template <class Format>
-__device__ void take_back_unit(const StepRow& row, std::int64_t unit) {
+template <class Format, int kInFlight>
+__device__ void take_back_unit(const StepRow& row, std::int32_t unit) {
   const Stretch stretch(row, unit);
   const auto* const offsets = global(row.offsets) + stretch.first_chunk;
   const float* const kept = global(row.kept) + stretch.first_chunk;
   float* const memory = global(row.memory) + stretch.begin;
   const auto* const gradient =
       global(static_cast<const typename Format::Element*>(row.gradient)) + stretch.begin;
-#pragma unroll 8
+#pragma unroll kInFlight
   for (std::int32_t place = WarpTeam::lane(); place < stretch.length; place += kWarpLanes) {
     const std::int32_t own = stretch.chunk_of(place);
     const bool is_selected = stretch.place_in(own, place) == offsets[own];
@@ -298,28 +299,76 @@ __device__ void take_back_unit(const StepRow& row, std::int64_t unit) {
   }
 }
 
+/// fill_unit() of a marked tensor, whose step nobody has taken back if it comes with its memory.
+template <class Format>
+__device__ void void_unit(const StepRow& row, std::int32_t unit) {
+  if (row.memory != nullptr) take_back_unit<Format, 1>(row, unit);
+  // The gradient's place, perhaps: each lane has read there what it overwrites.
+  const Stretch stretch(row, unit);
+  auto* const result = global(static_cast<typename Format::Element*>(row.result)) + stretch.begin;
+#pragma unroll 1
+  for (std::int32_t place = WarpTeam::lane(); place < stretch.length; place += kWarpLanes) {
+    result[place] = Format::narrow(__int_as_float(0x7FC00000));
+  }
+}
+
+template <std::int32_t kValue>
+struct LanesLog2 {
+  static constexpr std::int32_t kLog2 = kValue;
+};
+
+/// Calls body with the number of lanes of a chunk. A block works on long chunks only, with all of
+/// its lanes.
+template <class Team, class Body>
+__device__ void with_lanes(std::int32_t lanes_log2, const Body& body) {
+  if constexpr (Team::kLanesLog2 == kBlockLanesLog2) {
+    body(LanesLog2<kBlockLanesLog2>());
+  } else {
+    static_assert(kWarpLanesLog2 == 5, "a case for each");
+    switch (lanes_log2) {
+      case 0: return body(LanesLog2<0>());
+      case 1: return body(LanesLog2<1>());
+      case 2: return body(LanesLog2<2>());
+      case 3: return body(LanesLog2<3>());
+      case 4: return body(LanesLog2<4>());
+      default: return body(LanesLog2<5>());
+    }
+  }
+}
+
 /// Calls body(row, unit, format) for the team's unit.
 template <class Team, class Body>
 __device__ void with_unit(const RowRange& range, const Body& body) {
-  __shared__ StepRow rows[kBlockLanes / kWarpLanes];
-  const std::int64_t unit = blockIdx.x * std::int64_t{Team::kTeams} + Team::index();
+  __shared__ StepRow rows[kThreadsOf<Team> / kWarpLanes];
+  prefetch_table(range.rows, range.index);
+  const auto unit = static_cast<std::int32_t>(blockIdx.x) * Team::kTeams + Team::index();
   if (unit >= range.index.units) return;  // the whole team
   const Found found = find_row(range.index, unit);
   const StepRow& row = load_row(rows[WarpTeam::index()], range.rows + found.row);
   with_format(row.format, [&](auto format) { body(row, found.unit, format); });
 }
 
+template <class Team>
+constexpr int kBlocksWantedOf = kWarpsWanted* kWarpLanes / kThreadsOf<Team>;
+
 template <class Team, Pass kPass>
-__global__ __launch_bounds__(kBlockLanes,
-                             kBlocksWanted) void run_pass(const __grid_constant__ RowRange range) {
-  with_unit<Team>(range, [](const StepRow& row, std::int64_t unit, auto format) {
-    sweep_unit<Team, kPass, decltype(format)>(row, unit);
+__global__ __launch_bounds__(kThreadsOf<Team>, kBlocksWantedOf<Team>) void run_pass(
+    const __grid_constant__ RowRange range) {
+  with_unit<Team>(range, [](const StepRow& row, std::int32_t unit, auto format) {
+    with_lanes<Team>(row.lanes_log2, [&](auto lanes) {
+      sweep_unit<Team, kPass, decltype(format), decltype(lanes)::kLog2>(row, unit);
+    });
   });
 }
 
-__global__ __launch_bounds__(kBlockLanes) void run_fill(const __grid_constant__ RowRange range) {
-  with_unit<WarpTeam>(range, [](const StepRow& row, std::int64_t unit, auto format) {
-    fill_unit<decltype(format)>(row, unit);
+__global__ __launch_bounds__(kThreadsOf<WarpTeam>) void run_fill(
+    const __grid_constant__ RowRange range) {
+  with_unit<WarpTeam>(range, [](const StepRow& row, std::int32_t unit, auto format) {
+    if (row.mark != nullptr && is_set(row.mark)) {
+      void_unit<decltype(format)>(row, unit);
+    } else {
+      fill_unit<decltype(format)>(row, unit);
+    }
   });
 }
 
@@ -339,16 +388,16 @@ __global__ __launch_bounds__(kTakeBackLanes) void run_take_back(
     is_any |= is_taken_back(range.rows[i]);
   }
   if (__syncthreads_or(is_any) == 0) return;
-  const std::int64_t step = std::int64_t{gridDim.x} * kWarps;
+  const auto step = static_cast<std::int32_t>(gridDim.x) * kWarps;
   const auto warp = static_cast<std::int32_t>(threadIdx.x) / kWarpLanes;
-  for (std::int64_t unit = blockIdx.x * std::int64_t{kWarps} + warp; unit < range.index.units;
-       unit += step) {
-    const Found found = find_row(range.index, unit);
+  const auto first = static_cast<std::int32_t>(blockIdx.x) * kWarps + warp;
+  for (std::int64_t unit = first; unit < range.index.units; unit += step) {
+    const Found found = find_row(range.index, static_cast<std::int32_t>(unit));
     __syncwarp();  // All lanes have read the row before.
     const StepRow& row = load_row(rows[warp], range.rows + found.row);
     if (!is_taken_back(row)) continue;
     with_format(row.format,
-                [&](auto format) { take_back_unit<decltype(format)>(row, found.unit); });
+                [&](auto format) { take_back_unit<decltype(format), 8>(row, found.unit); });
   }
 }
 
@@ -365,9 +414,9 @@ template <class Team>
 int launch(Pass pass, const RowRange& range, cudaStream_t stream) {
   const unsigned blocks = blocks_for<Team>(range);
   if (pass == Pass::select) {
-    run_pass<Team, Pass::select><<<blocks, kBlockLanes, 0, stream>>>(range);
+    run_pass<Team, Pass::select><<<blocks, kThreadsOf<Team>, 0, stream>>>(range);
   } else {
-    run_pass<Team, Pass::gather><<<blocks, kBlockLanes, 0, stream>>>(range);
+    run_pass<Team, Pass::gather><<<blocks, kThreadsOf<Team>, 0, stream>>>(range);
   }
   return cudaGetLastError();
 }
@@ -390,7 +439,7 @@ int launch_take_back(const RowRange& range, device::cuda::StreamHandle stream) {
 }
 
 int launch_fill(const RowRange& range, device::cuda::StreamHandle stream) {
-  run_fill<<<blocks_for<WarpTeam>(range), kBlockLanes, 0, stream>>>(range);
+  run_fill<<<blocks_for<WarpTeam>(range), kThreadsOf<WarpTeam>, 0, stream>>>(range);
   return cudaGetLastError();
 }
 

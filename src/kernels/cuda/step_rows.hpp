@@ -30,6 +30,7 @@ struct alignas(128) StepRow {
   ElementFormat format;  ///< of gradient and result
   ElementFormat value_format;
   std::int32_t lanes_log2;
+  double chunk_inverse;  ///< 1 / chunk
 };
 
 /// Some rows, and whose units are whose.

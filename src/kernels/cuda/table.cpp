@@ -37,13 +37,15 @@ ElementFormat format_of(DataType dtype) {
 
 UnitIndex make_index(StagedTable& table, std::span<const std::int64_t> units) {
   UnitIndex index;
+  std::int64_t sum = 0;
   std::span<std::int32_t> level = table.reserve<std::int32_t>(units.size());
   for (std::size_t i = 0; i < units.size(); ++i) {
-    level[i] = static_cast<std::int32_t>(index.units);
-    index.units += units[i];
+    level[i] = static_cast<std::int32_t>(sum);
+    sum += units[i];
   }
-  SCALECOM_ASSERT(index.units <= std::numeric_limits<std::int32_t>::max(),
-                  fmt::format("{} units of work in a table", index.units));
+  SCALECOM_ASSERT(sum < std::numeric_limits<std::int32_t>::max(),
+                  fmt::format("{} units of work in a table", sum));
+  index.units = static_cast<std::int32_t>(sum);
   while (true) {
     SCALECOM_ASSERT(index.levels_used < kLevels, fmt::format("{} rows in a table", units.size()));
     index.levels[index.levels_used] = table.on_device(level);

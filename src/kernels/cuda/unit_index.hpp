@@ -14,7 +14,7 @@ struct UnitIndex {
   const std::int32_t* levels[kLevels] = {};
   std::int32_t sizes[kLevels] = {};
   std::int32_t levels_used = 0;
-  std::int64_t units = 0;  ///< of all rows
+  std::int32_t units = 0;  ///< of all rows; rounded up to a block's, the number fits likewise
 };
 
 }  // namespace scalecom::kernels::cuda

@@ -252,11 +252,28 @@ TEST_CASE("the CUDA undo of a sweep equals the CPU's to the bit") {
 
 TEST_CASE("a place's chunk is found without a division, for every chunk length") {
   for (std::int32_t chunk = 1; chunk <= 65536; ++chunk) {
-    const float inverse = 1.0f / static_cast<float>(chunk);
+    const auto inverse = static_cast<float>(1.0 / chunk);
     bool is_right = true;
     for (std::int32_t multiple = 0; multiple < (1 << 18); multiple += chunk) {
       is_right &= cuda::chunk_at(multiple, inverse) == multiple / chunk &&
                   cuda::chunk_at(multiple + chunk - 1, inverse) == multiple / chunk;
+    }
+    CAPTURE(chunk);
+    REQUIRE(is_right);
+  }
+}
+
+TEST_CASE("an element's chunk is found without a division, in tensors of any size") {
+  std::mt19937_64 generator(37);
+  for (std::int32_t chunk = 1; chunk <= 65536; ++chunk) {
+    bool is_right = true;
+    for (int bits = 1; bits <= 50; ++bits) {
+      const auto some = static_cast<std::int64_t>(generator() >> (64 - bits));
+      for (const std::int64_t place :
+           {some, some / chunk * chunk, some / chunk * chunk + chunk - 1}) {
+        const cuda::ChunkPlace found = cuda::chunk_place(place, chunk, 1.0 / chunk);
+        is_right &= found.chunk == place / chunk && found.place == place % chunk;
+      }
     }
     CAPTURE(chunk);
     REQUIRE(is_right);

@@ -104,11 +104,10 @@ std::shared_ptr<CudaStepTable> table_of(const std::vector<StepTensor>& tensors) 
 void add_leader_step(std::vector<Workload>& workloads, const std::shared_ptr<Tensors>& t,
                      std::int64_t chunk) {
   const auto table = table_of({t->step(DataType::float32, chunk)});
-  workloads.push_back({fmt::format("leader's step: select, take back nothing, fill, C = {}", chunk),
+  workloads.push_back({fmt::format("leader's step: select, fill, C = {}", chunk),
                        16.0 * static_cast<double>(t->count),
                        [t, table](StreamHandle stream) {
                          table->select_and_sweep(stream);
-                         table->take_back(stream);
                          table->fill_selected(stream);
                        },
                        {}});
@@ -159,6 +158,15 @@ std::vector<Workload> large_workloads(const std::shared_ptr<Tensors>& t) {
     table.take_back(stream);
   };
   add("take back, C = 100", 12.0 * count, marked, take_back);
+  add("fill of a marked tensor, C = 100", 16.0 * count, marked,
+      [](const CudaStepTable& table, StreamHandle stream) { table.fill_selected(stream); });
+  workloads.push_back({"zeros by cudaMemsetAsync, as many as a fill stores",
+                       4.0 * count,
+                       [t](StreamHandle stream) {
+                         device::cuda::set_bytes(t->result.get(), 0,
+                                                 static_cast<std::size_t>(t->count) * 4, stream);
+                       },
+                       {}});
   // Bytes as if it did it: the time is what counts.
   add("take back nothing, C = 100", 12.0 * count, tensor, take_back);
   for (const std::int64_t chunk : {64, 100, 128, 400, 1024}) add_leader_step(workloads, t, chunk);
