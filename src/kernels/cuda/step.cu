@@ -159,6 +159,7 @@ struct LaneSweep {
   }
 
   __device__ void sweep_edges(const Run& run, std::int32_t first) {
+#pragma unroll 1
     for (std::int32_t edge = first; edge < run.edges; edge += kLanes) {
       const std::int32_t place = run.edge_place(edge);
       const float g = prescale * Format::widen(gradient[place]);
