@@ -323,6 +323,7 @@ struct LanesLog2 {
 template <class Team, class Body>
 __device__ void with_lanes(std::int32_t lanes_log2, const Body& body) {
   if constexpr (Team::kLanesLog2 == kBlockLanesLog2) {
+    static_assert(lanes_log2_for(kWarpChunkMax + 1, kBlockLanesLog2) == kBlockLanesLog2);
     body(LanesLog2<kBlockLanesLog2>());
   } else {
     static_assert(kWarpLanesLog2 == 5, "a case for each");
