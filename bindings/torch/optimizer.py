@@ -148,8 +148,9 @@ class _Settings:
                           for place, (parameter, name) in enumerate(names.items())]
         self.waiting = []  # Sparse gradients that start when the ranks have agreed on them.
         self.agreed_in = None  # The era in which they have.
-        self.collected = []  # Gradients in the host's memory that are submitted next.
+        self.collected = []  # Gradients that are submitted next.
         self.collected_bytes = 0
+        self.stream = None  # On a CUDA device: in whose order they are ready.
         self.pending = []  # Pairs of a submit's ticket and gradients, in the order of submits.
         self.is_synchronized = False
         self.should_synchronize = True
@@ -196,12 +197,13 @@ class _Settings:
         self.submit()
 
     def collect(self, gradient, wire):
-        """Submits a dense gradient, in the host's memory with those that come next."""
+        """Submits a dense gradient with those that come next, on its device and stream."""
+        stream = submit.current_stream(wire)
+        is_behind = stream == self.stream  # Torch's streams know no !=.
+        if not is_behind:
+            self.submit()
+            self.stream = stream
         gradient.wire = wire
-        if not wire.is_cpu:
-            # It is ready in the order of the stream that is current now.
-            self._submit([gradient])
-            return
         self.collected.append(gradient)
         self.collected_bytes += gradient.byte_count
         if self.collected_bytes >= _BURST_BYTES or len(self.collected) >= _BURST_TENSORS:
@@ -211,7 +213,8 @@ class _Settings:
         """Submits what was collected."""
         burst, self.collected, self.collected_bytes = self.collected, [], 0
         if burst:
-            self._submit(burst)
+            with submit.on_stream(self.stream):
+                self._submit(burst)
 
     def _submit(self, burst):
         try:
@@ -428,8 +431,8 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     """Wraps an optimizer: its gradients are reduced over all ranks before each step.
 
     Reductions start while the backward pass goes on, so communication overlaps computation: a large
-    gradient's and a group's at once, those of small gradients in the host's memory when they are 1 MiB or
-    64, and the last ones in step(), which waits for all. Of those that wait for the network, the first in
+    gradient's and a group's at once, those of small gradients when they are 1 MiB or 64, and the last
+    ones in step(), which waits for all. Of those that wait for the network, the first in
     named_parameters goes first, because the next forward pass needs it first. The result is an
     instance of the optimizer's class that shares its state, with synchronize(), skip_synchronize(),
     set_backward_passes_per_step(), and residuals in state_dict(). Residuals belong to names and

@@ -6,6 +6,7 @@ takes ten times as long and says what is wrong.
 """
 
 import array
+import contextlib
 import ctypes
 import functools
 import operator
@@ -94,7 +95,17 @@ def view(tensor):
 
 def stream_of(tensor):
     """Address of the stream that torch now enqueues on, on the tensor's device; None on a CPU."""
-    return torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else None
+    return current_stream(tensor).cuda_stream if tensor.is_cuda else None
+
+
+def current_stream(tensor):
+    """As stream_of(), torch's object."""
+    return torch.cuda.current_stream(tensor.device) if tensor.is_cuda else None
+
+
+def on_stream(stream):
+    """In its context, torch enqueues on what current_stream() was."""
+    return contextlib.nullcontext() if stream is None else torch.cuda.stream(stream)
 
 
 class DeviceTicket(_library.Ticket):

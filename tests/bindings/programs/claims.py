@@ -1,8 +1,10 @@
 """Functions of a module that are claims about a healthy job of any size."""
 
+import contextlib
 import faulthandler
 import importlib
 import inspect
+import os
 import time
 import traceback
 
@@ -27,6 +29,21 @@ def _use(device):
         torch.cuda.set_device(device)  # Else a device mesh takes the one that LOCAL_RANK says.
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False
+
+
+@contextlib.contextmanager
+def device_at_work(cycles=500_000_000):
+    """The current stream has something for some 250 ms, and still has it when this is over: what is
+    done inside does not wait for the device. Of NCCL's collectives: the host's have to. Elsewhere
+    nothing is looked at."""
+    import torch
+    is_watched = (torch.get_default_device().type == "cuda"
+                  and os.environ.get("SCALECOM_CUDA_COLLECTIVES") == "nccl")
+    if is_watched:
+        torch.cuda.synchronize()
+        torch.cuda._sleep(cycles)
+    yield
+    assert not is_watched or not torch.cuda.current_stream().query(), "the host has waited"
 
 
 def check_all(module, device=None):

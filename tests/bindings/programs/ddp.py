@@ -6,6 +6,7 @@ import tempfile
 
 import pytest
 import torch
+from programs.claims import device_at_work
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -140,6 +141,18 @@ def models_of_different_names_share_no_residuals():
         (models[1](torch.ones(1, 64)).sum() * 0.0).backward()
         assert nets[0].weight.grad.abs().max() > 0 and nets[1].weight.grad.abs().max() == 0
         assert {"first.weight", "second.weight"} <= set(hvd.compression_state())
+
+
+def a_backward_pass_does_not_wait_for_the_device():
+    with _process_group():
+        model = DistributedDataParallel(_Net("unwaited"), bucket_cap_mb=0.02)
+        model.register_comm_hook(hvd.DDPState(model, _compression()), hvd.ddp_hook)
+        _train(model, _sgd(model), 3)
+        loss = model(torch.ones(2, 3, 8, 8)).square().mean()
+        with device_at_work():
+            loss.backward()
+        gradient = model.module.unwaited[0].weight.grad
+        assert torch.equal(gradient, hvd.broadcast(gradient, 0))
 
 
 def a_state_from_before_the_first_step_takes_residuals_and_steps_back():

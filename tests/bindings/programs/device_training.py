@@ -1,9 +1,11 @@
 """Claims about training on a device beside the same on the CPU. Each function is called on every rank,
 in this order."""
 
+import contextlib
 import copy
 
 import torch
+from programs.claims import device_at_work
 from torch import nn
 
 import scalecom.torch as hvd
@@ -116,6 +118,63 @@ def a_backward_pass_on_another_stream_is_reduced():
     for parameter, *parts in zip(model.parameters(), *gradients):
         mean = torch.stack(parts).mean(0)
         assert torch.allclose(parameter.grad, mean, rtol=1e-3, atol=1e-5)
+
+
+def gradients_of_two_streams_are_reduced():
+    """Small ones, that go together where they are of one stream."""
+    if _place().type != "cuda":
+        return
+    streams = [torch.cuda.Stream() for _ in range(2)]
+
+    def backward(layers, rank, delay):
+        values, before = torch.full((4, 20), rank + 1.0), torch.cuda.current_stream()
+        for place, layer in enumerate(layers):
+            stream = streams[place % 2]
+            stream.wait_stream(before)
+            with torch.cuda.stream(stream):
+                values = layer(values).tanh()
+                values.register_hook(lambda _: torch.cuda._sleep(delay))
+            before = stream
+        with torch.cuda.stream(before):
+            values.square().mean().backward()
+        for stream in streams:
+            torch.cuda.current_stream().wait_stream(stream)
+        return [layer.weight.grad.clone() for layer in layers]
+
+    torch.manual_seed(5)
+    model = nn.Sequential(*[nn.Linear(20, 20) for _ in range(6)])
+    gradients = []
+    for rank in range(hvd.size()):
+        model.zero_grad()
+        gradients.append(backward(model, rank, 0))
+    model.zero_grad()
+    optimizer = _wrap(model, "two streams ")
+    for _ in range(2):
+        optimizer.zero_grad()
+        torch.cuda.synchronize()
+        backward(model, hvd.rank(), 10_000_000)
+        optimizer.synchronize()
+        for layer, *parts in zip(model, *gradients):
+            assert torch.allclose(layer.weight.grad, torch.stack(parts).mean(0), rtol=1e-3,
+                                  atol=1e-6)
+
+
+def a_step_goes_in_bursts_and_does_not_wait_for_the_device():
+    for prefix, compression in (("dense", hvd.Compression.none),
+                                ("short", hvd.Compression.bf16),
+                                ("sparse", hvd.Compression.scalecom(rate=8, min_elements=100))):
+        model = _model(_place())
+        optimizer = _wrap(model, f"unwaited {prefix} ", compression)
+        for step in range(3):
+            optimizer.zero_grad()
+            loss = _loss(model, step, _place())
+            # In the first step, memory is allocated for all that come.
+            with device_at_work() if step > 0 else contextlib.nullcontext():
+                loss.backward()
+                assert not optimizer._scalecom.pending, "six gradients are a burst"
+                assert len(optimizer._scalecom.collected) == 6
+                optimizer.step()
+        _assert_same_bits(model)
 
 
 def a_scaler_skips_an_infinite_step_on_every_rank():

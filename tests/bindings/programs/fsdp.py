@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from programs import ddp
+from programs.claims import device_at_work
 from programs.process_groups import mesh_of, over
 from torch import nn
 
@@ -171,6 +172,21 @@ def what_is_tied_is_reduced_once_and_the_plan_is_of_shards():
         net.zero_grad()
         assert torch.allclose(_language_gradients(net)["blocks.0.weight"], weight_of_all, atol=1e-6)
         del state
+
+
+def a_backward_pass_does_not_wait_for_the_device():
+    with over("scalecom"):
+        mesh = _mesh()
+        net = _sharded(ddp._Net("unwaited"), mesh["shard"])
+        hvd.register_fsdp_hook(net, mesh.get_group("replicate"), ddp._compression())
+        ddp._train(net, ddp._sgd(net), 3)
+        loss = net(torch.ones(2, 3, 8, 8)).square().mean()
+        with device_at_work():
+            loss.backward()
+        part = net.unwaited[1].weight.grad.to_local()
+        mean = part.clone()
+        dist.all_reduce(mean, dist.ReduceOp.AVG, group=mesh.get_group("replicate"))
+        assert torch.allclose(part, mean)
 
 
 def micro_batches_are_accumulated_without_reducing():

@@ -6,6 +6,7 @@ import datetime
 import pytest
 import torch
 import torch.distributed as dist
+from programs.claims import device_at_work
 from programs.process_groups import over
 
 import scalecom.torch as hvd
@@ -199,6 +200,25 @@ def a_work_waits_tells_and_gives_a_future():
             assert work.wait() and work.is_completed()
             assert tensor.eq(number * hvd.size()).all()
         assert dist.barrier(async_op=True).wait()
+
+
+def neither_a_work_nor_its_future_waits_for_the_device():
+    total = hvd.size() * (hvd.size() + 1) / 2
+    with over("scalecom"):
+        part, whole = torch.ones(1000), torch.zeros(hvd.size() * 1000)
+
+        def reduce_all(tensor):
+            work = dist.all_reduce(tensor, async_op=True)
+            dist.all_gather_into_tensor(whole, part)
+            dist.reduce_scatter_tensor(part, whole)
+            work.get_future().then(lambda done: done.value()[0].add_(1.0)).wait()
+
+        reduce_all(torch.ones(1000))  # The ways between the ranks are there.
+        tensor = torch.zeros(1000)
+        with device_at_work():
+            tensor.fill_(hvd.rank() + 1.0)
+            reduce_all(tensor)
+        assert tensor.tolist() == [total + 1.0] * 1000
 
 
 def a_wait_that_takes_too_long_is_told_and_may_be_repeated():
