@@ -194,7 +194,7 @@ void Coordinator::take_submits() {
     }
     if (timeline_.is_on()) timeline_.submit(tensor.name, tensor.times, now);
     if (tensor.signature.kind == OperationKind::join) {
-      negotiation_.join(now);
+      negotiation_.join(zeros_on(), now);
     } else {
       negotiation_.submit(TensorRequest{tensor.name, tensor.signature, tensor.splits}, now);
     }

@@ -117,6 +117,7 @@ class Coordinator final : private Interrupt, private Drivable {
   void start_batch();
   std::vector<PendingTensor*> find_tensors(const Batch& batch, const Agreement& agreement);
   void complete(std::span<PendingTensor* const> tensors);
+  DeviceKind zeros_on() const;
   PendingTensor* make_substitute(const AgreedTensor& agreed);
   void end_join(const Joined& joined);
   void fail_one(const Mismatch& mismatch);

@@ -224,7 +224,8 @@ class Negotiation {
 
   /// This rank is out of data: until Joined it submits nothing, and is taken to have submitted what
   /// all others that have not joined do (AgreedTensor::is_substitute). Not while it has joined.
-  void join(TimePoint now);
+  /// zeros_on: cuda where it can put zeros on a CUDA device too.
+  void join(DeviceKind zeros_on, TimePoint now);
 
   /// A neighbour's message. A message that does not parse ends the session with
   /// Status(internal) naming the peer.

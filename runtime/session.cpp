@@ -166,6 +166,14 @@ void SessionImpl::mark_ready(PendingTensor& tensor, const PendingTensor* before)
   tensor.ready = is_marked ? before->ready : context->record(stream);
 }
 
+void SessionImpl::take_device(int index) {
+  if (index < 0 || device_.context() != nullptr) return;
+  try {
+    device_.acquire(index);
+  } catch (const Error&) {  // What needs it is refused, and says so.
+  }
+}
+
 void SessionImpl::join() {
   const std::lock_guard lock(join_mutex_);
   if (thread_.joinable()) thread_.join();
@@ -415,7 +423,8 @@ Ticket Session::barrier() {
   return impl_->submit({kBarrierName, std::move(signature), {}, {}, nullptr});
 }
 
-Ticket Session::join() {
+Ticket Session::join(int device) {
+  impl_->take_device(device);
   TensorSignature signature;
   signature.kind = OperationKind::join;
   return impl_->submit({kJoinName, std::move(signature), {}, {}, nullptr});

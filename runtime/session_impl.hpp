@@ -58,6 +58,8 @@ class SessionImpl {
   Ticket submit(PendingTensor tensor);
   /// The same for a group with one ticket: all are submitted, or none.
   Ticket submit_group(std::vector<PendingTensor> tensors);
+  /// The CUDA device of this number is the session's, if that has none yet and there is such a one.
+  void take_device(int index);
 
   void shutdown();
   Status status() const;

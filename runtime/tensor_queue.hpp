@@ -35,7 +35,7 @@ struct PendingTensor {
   /// On a CUDA device: behind it the input may be used.
   std::shared_ptr<const DeviceEvent> ready = nullptr;
   TensorTimes times = {};
-  std::unique_ptr<std::byte[]> zeros = nullptr;  ///< of a substitute: what its views are of
+  std::shared_ptr<std::byte[]> zeros = nullptr;  ///< of a substitute: what its views are of
 };
 
 /// Work for the coordinator's thread that is not a tensor: end the session, read a residual.

@@ -295,10 +295,10 @@ int scalecom_barrier(scalecom_ticket** ticket) {
   });
 }
 
-int scalecom_join(scalecom_ticket** ticket) {
+int scalecom_join(int32_t device, scalecom_ticket** ticket) {
   return guarded([&] {
     deref(ticket, "ticket") = nullptr;
-    give_ticket(ticket, sessions().get()->join());
+    give_ticket(ticket, sessions().get()->join(device));
   });
 }
 

@@ -424,10 +424,12 @@ def barrier(process_set=None):
 
 
 def join(device=-1):
-    """This rank is out of data: scalecom.process_sets.join. device is Horovod's and changes nothing:
-    the zeros are in the host's memory."""
-    as_number(operator.index, "device", device)
-    return process_sets.join()
+    """This rank is out of data: scalecom.process_sets.join. device -1 is torch's current CUDA device,
+    if the process uses CUDA."""
+    device = as_number(operator.index, "device", device)
+    if device < 0 and torch.cuda.is_initialized():
+        device = torch.cuda.current_device()
+    return process_sets.join(device)
 
 
 def poll(handle):

@@ -136,8 +136,9 @@ SCALECOM_API int scalecom_broadcast(const char* name, const scalecom_tensor* ten
 /* Completes when every rank has submitted it. */
 SCALECOM_API int scalecom_barrier(scalecom_ticket** ticket);
 /* scalecom::Session::join(): this rank is out of data. Completes when every rank has joined;
- * scalecom_ticket_output() is then one int64, the last rank to join. */
-SCALECOM_API int scalecom_join(scalecom_ticket** ticket);
+ * scalecom_ticket_output() is then one int64, the last rank to join. device: of its zeros, a CUDA
+ * device's number, where this rank has used none yet; -1: none. */
+SCALECOM_API int scalecom_join(int32_t device, scalecom_ticket** ticket);
 
 /* All-reduces of Python's tensor objects, which are read by the DLPack exchange interface of their
  * type (what the capsule type(tensor).__dlpack_c_exchange_api__ holds): a fraction of a microsecond

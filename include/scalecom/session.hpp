@@ -186,9 +186,10 @@ class SCALECOM_API Session {
   /// compressed tensor owes is delivered meanwhile like in any step. Completes when every rank has
   /// joined; ticket.output() is then one int64, the last rank to join, the same everywhere. What
   /// cannot be taken part in fails with StatusCode::mismatch on the ranks that submitted it: a
-  /// broadcast from a rank that has joined, a tensor on a CUDA device. Process sets are sessions of
-  /// their own, and are joined by themselves.
-  Ticket join();
+  /// broadcast from a rank that has joined, a tensor on a CUDA device where this rank has none. Its
+  /// device is that of its tensors so far; else the one of the number `device`, if it is there and
+  /// not negative. Process sets are sessions of their own, and are joined by themselves.
+  Ticket join(int device = -1);
 
   /// A session of some of this one's ranks, in the order of `ranks`: with tensors, residuals,
   /// thread and connections of its own, so neither holds the other up. Null on a rank that is not

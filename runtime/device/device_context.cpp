@@ -65,6 +65,19 @@ void DeviceContext::keep_until(const DeviceEvent& event) {
   accelerator_->make_wait(results_.get(), event.event.get());
 }
 
+DeviceContext::Zeros DeviceContext::allocate_zeros(std::size_t bytes) {
+  const auto entered = accelerator_->enter();
+  Zeros zeros{allocate_result(bytes, results_.get()), nullptr};
+  accelerator_->set_zero(zeros.memory.get(), bytes, results_.get());
+  zeros.ready = record(results_.get());
+  return zeros;
+}
+
+std::shared_ptr<DeviceContext> SessionDevice::context() const {
+  const std::lock_guard lock(mutex_);
+  return context_;
+}
+
 std::shared_ptr<DeviceContext> SessionDevice::acquire(int index) {
   const std::lock_guard lock(mutex_);
   if (context_ == nullptr) context_ = std::make_shared<DeviceContext>(make_(index));

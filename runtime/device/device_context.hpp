@@ -32,6 +32,11 @@ class DeviceContext : public std::enable_shared_from_this<DeviceContext> {
   /// behind the copies that copy() has enqueued by then, and what keep_until() was given.
   std::shared_ptr<std::byte[]> allocate_result(std::size_t bytes, StreamHandle stream);
   void keep_until(const DeviceEvent& event);
+  struct Zeros {
+    std::shared_ptr<std::byte[]> memory;       ///< given back as a result's
+    std::shared_ptr<const DeviceEvent> ready;  ///< behind it they are there
+  };
+  Zeros allocate_zeros(std::size_t bytes);
   /// In the order of `stream`, from a result.
   void copy(void* destination, const std::byte* result, std::size_t bytes, StreamHandle stream);
 
@@ -58,10 +63,12 @@ class SessionDevice {
   /// Throws Error: invalid_argument for another index than the first one, unavailable as
   /// make_cuda_accelerator() does.
   std::shared_ptr<DeviceContext> acquire(int index);
+  /// What acquire() has returned first; null before.
+  std::shared_ptr<DeviceContext> context() const;
 
  private:
   const MakeAccelerator make_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::shared_ptr<DeviceContext> context_;  // Guarded by mutex_.
 };
 

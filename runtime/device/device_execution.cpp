@@ -122,11 +122,19 @@ void DeviceExecution::finish() {
     residual->set_last_use(done);
   }
   used_.clear();
-  for (const PendingTensor* tensor : work_->tensors) {
-    tensor->ticket->add_device_result(context_, done);
-  }
+  end_at(done);
   lanes_[turn_].finished = Clock::now();
   work_.reset();
+}
+
+// What the work's tensors use is free behind `end`.
+void DeviceExecution::end_at(const std::shared_ptr<const DeviceEvent>& end) {
+  bool has_zeros = false;
+  for (const PendingTensor* tensor : work_->tensors) {
+    tensor->ticket->add_device_result(context_, end);
+    has_zeros = has_zeros || tensor->zeros != nullptr;
+  }
+  if (has_zeros) context_->keep_until(*end);
 }
 
 const TensorSignature& DeviceExecution::signature(std::size_t place) const {
@@ -249,10 +257,7 @@ void DeviceExecution::abort() noexcept {
   try {
     const auto entered = context_->accelerator().enter();
     lane().return_from_wire();
-    const auto end = context_->record(lane().passes());
-    for (const PendingTensor* tensor : work_->tensors) {
-      tensor->ticket->add_device_result(context_, end);
-    }
+    end_at(context_->record(lane().passes()));
   } catch (const Error& error) {
     log_error(error.what());
   }

@@ -84,6 +84,7 @@ class DeviceExecution {
   bool take_lane();
   void begin();
   void finish();
+  void end_at(const std::shared_ptr<const DeviceEvent>& end);
   std::unique_ptr<DeviceOperation> make_operation();
   std::unique_ptr<DeviceOperation> make_dense();
   std::unique_ptr<DeviceOperation> make_sparse();

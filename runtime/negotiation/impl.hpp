@@ -28,7 +28,7 @@ class Negotiation::Impl {
   explicit Impl(NegotiationOptions options);
 
   void submit(TensorRequest request, TimePoint now);
-  void join(TimePoint now);
+  void join(DeviceKind zeros_on, TimePoint now);
   void receive(int from, const ControlMessage& message, TimePoint now);
   void lose_peer(int peer, const std::string& cause, TimePoint now);
   void end_session(Status status, TimePoint now);
@@ -56,6 +56,11 @@ class Negotiation::Impl {
     std::uint64_t frame = 0;         ///< of its last message
     std::uint64_t acknowledged = 0;  ///< cache generation that its whole subtree has reached
     int joined = 0;                  ///< its ranks that have joined
+  };
+
+  struct Join {
+    int rank = 0;
+    DeviceKind zeros_on = DeviceKind::host;
   };
 
   bool is_root() const noexcept { return options_.rank == 0; }
@@ -177,7 +182,7 @@ class Negotiation::Impl {
   // Ranks that are out of data (joining.cpp)
   void take_join(std::size_t member, Reader& reader);
   void write_joins(Writer& writer);
-  void count_join(std::size_t member, int rank);
+  void count_join(std::size_t member, const Join& join);
   void complete_without_joined();
   void refuse_if_impossible(Tensor& tensor);
   void release_joined(int last_rank);
@@ -234,10 +239,11 @@ class Negotiation::Impl {
   std::optional<Status> deferred_end_;             ///< rank 0: a shutdown, likewise
 
   // Joining
-  bool is_joined_ = false;            ///< this rank
+  std::optional<Join> own_join_;      ///< while this rank has joined
   RankSet joined_;                    ///< of the subtree, as far as they count here
   std::uint32_t joined_members_ = 0;  ///< bit per member of which all ranks have
-  std::vector<int> joins_up_;         ///< to be sent up
+  bool lacks_device_ = false;         ///< one of them can put zeros on no CUDA device
+  std::vector<Join> joins_up_;        ///< to be sent up
   bool has_joins_ = false;            ///< rank 0: has heard of one, whether or not it counts
   TimePoint last_agreement_{};        ///< rank 0: or join
   TimePoint next_join_check_{};

@@ -18,15 +18,15 @@ using negotiation::UpItem;
 
 // A schedule needs every rank's submits. What this one still has in flight is sent anew after the
 // decision, and the join behind it.
-void Negotiation::Impl::join(TimePoint now) {
+void Negotiation::Impl::join(DeviceKind zeros_on, TimePoint now) {
   if (has_ended_) return;
   now_ = now;
-  SCALECOM_ASSERT(!is_joined_, "a rank joins twice");
-  is_joined_ = true;
+  SCALECOM_ASSERT(!own_join_, "a rank joins twice");
+  own_join_ = Join{options_.rank, zeros_on};
   if (schedule_) {
     leave(fmt::format("rank {} has joined", options_.rank));
   } else {
-    count_join(0, options_.rank);
+    count_join(0, *own_join_);
   }
 }
 
@@ -35,38 +35,42 @@ void Negotiation::Impl::join(TimePoint now) {
 // below without that rank may be on its way as well.
 void Negotiation::Impl::take_join(std::size_t member, Reader& reader) {
   const Member& below = members_[member];
-  const auto rank = static_cast<int>(
+  Join join;
+  join.rank = static_cast<int>(
       reader.get_below(static_cast<std::uint64_t>(below.ranks.end), "rank that has joined"));
-  if (rank < below.ranks.first) {
-    refuse_message(fmt::format("rank {}, which has joined, is not below it", rank));
+  join.zeros_on = static_cast<DeviceKind>(reader.get_below(2, "device of its zeros"));
+  if (join.rank < below.ranks.first) {
+    refuse_message(fmt::format("rank {}, which has joined, is not below it", join.rank));
   }
-  if (!schedule_) return count_join(member, rank);
+  if (!schedule_) return count_join(member, join);
   has_joins_ = true;
-  if (!is_root()) joins_up_.push_back(rank);
+  if (!is_root()) joins_up_.push_back(join);
 }
 
 // Behind the requests: who has joined has nothing more on its way.
 void Negotiation::Impl::write_joins(Writer& writer) {
-  for (const int rank : std::exchange(joins_up_, {})) {
+  for (const Join& join : std::exchange(joins_up_, {})) {
     writer.put_varint(static_cast<std::uint64_t>(UpItem::join));
-    writer.put_varint(static_cast<std::uint64_t>(rank));
+    writer.put_varint(static_cast<std::uint64_t>(join.rank));
+    writer.put_varint(static_cast<std::uint64_t>(join.zeros_on));
   }
 }
 
-void Negotiation::Impl::count_join(std::size_t member, int rank) {
+void Negotiation::Impl::count_join(std::size_t member, const Join& join) {
   const int before = joined_.count();
-  joined_.add(RankRange{rank, rank + 1});
-  if (joined_.count() == before) refuse_message(fmt::format("rank {} joins twice", rank));
+  joined_.add(RankRange{join.rank, join.rank + 1});
+  if (joined_.count() == before) refuse_message(fmt::format("rank {} joins twice", join.rank));
+  if (join.zeros_on == DeviceKind::host) lacks_device_ = true;
   has_joins_ = true;
   last_agreement_ = now_;
   next_join_check_ = now_ + stall_look_;
   learner_.reset();
-  if (!is_root()) joins_up_.push_back(rank);
+  if (!is_root()) joins_up_.push_back(join);
   const RankRange ranks = members_[member].ranks;
   if (++members_[member].joined < ranks.end - ranks.first) return;
   joined_members_ |= std::uint32_t{1} << member;
   complete_without_joined();
-  if (is_root() && !has_ended_ && joined_members_ == all_members_) release_joined(rank);
+  if (is_root() && !has_ended_ && joined_members_ == all_members_) release_joined(join.rank);
 }
 
 void Negotiation::Impl::complete_without_joined() {
@@ -77,8 +81,8 @@ void Negotiation::Impl::complete_without_joined() {
   for (Tensor* tensor : complete) take_complete(*tensor);
 }
 
-// What a rank that has joined cannot take part in: it has nothing to broadcast, and does not know
-// on which CUDA device to put zeros. The request goes up as one that differs, its root said to be
+// What a rank that has joined cannot take part in: it has nothing to broadcast, and may not know on
+// which CUDA device to put zeros. The request goes up as one that differs, its root said to be
 // `~root`. Found by the node below which the root is, whatever is above.
 void Negotiation::Impl::refuse_if_impossible(Tensor& tensor) {
   if (tensor.common == nullptr) return;
@@ -90,7 +94,7 @@ void Negotiation::Impl::refuse_if_impossible(Tensor& tensor) {
     if (has_root && (tensor.arrived >> member & 1) == 0) lacks_root = true;
   }
   const bool is_rootless = signature.kind == OperationKind::broadcast && lacks_root;
-  if (!is_rootless && signature.device == DeviceKind::host) return;
+  if (!is_rootless && (signature.device == DeviceKind::host || !lacks_device_)) return;
   split(tensor);
   TensorSignature& refused = tensor.groups.front().signature;
   refused.root = ~refused.root;
@@ -112,8 +116,9 @@ void Negotiation::Impl::apply_joined(Reader& reader) {
     refuse_message(
         fmt::format("all ranks have joined, but below this node only {} have", describe(joined_)));
   }
-  is_joined_ = false;
+  own_join_.reset();
   has_joins_ = false;
+  lacks_device_ = false;
   joined_ = {};
   joined_members_ = 0;
   for (Member& member : members_) member.joined = 0;
@@ -123,10 +128,11 @@ void Negotiation::Impl::apply_joined(Reader& reader) {
 // A schedule starts. The requests of a rank that has joined are taken back like all others, so that
 // its join must come again behind them.
 void Negotiation::Impl::forget_joins() {
+  lacks_device_ = false;
   joined_ = {};
   joined_members_ = 0;
   for (Member& member : members_) member.joined = 0;
-  if (is_joined_) leave(fmt::format("rank {} has joined", options_.rank));
+  if (own_join_) leave(fmt::format("rank {} has joined", options_.rank));
 }
 
 std::optional<TimePoint> Negotiation::Impl::join_timer() const {

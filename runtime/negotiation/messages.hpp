@@ -15,7 +15,7 @@ enum class UpItem : std::uint64_t {
   end = 7,             ///< status: the session is to end
   leave = 8,           ///< reason: the schedule is to be left
   report = 9,          ///< least agreements that a rank of the subtree took from it, most - least
-  join = 10,           ///< rank of the subtree that has joined; behind all requests of it
+  join = 10,  ///< rank of the subtree that has joined, where its zeros are; behind its requests
 };
 inline constexpr std::uint64_t kUpItems = 11;
 

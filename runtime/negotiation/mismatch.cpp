@@ -88,9 +88,9 @@ std::string describe_refusal(const std::string& name, const TensorSignature& sig
         name, ~signature.root);
   }
   return fmt::format(
-      "tensor {}: it is on a CUDA device, and a rank has joined that has not submitted it; join() "
-      "is for tensors in the host's memory. Give every rank as many CUDA tensors, or move them to "
-      "the host's memory",
+      "tensor {}: it is on a CUDA device, and a rank has joined that has used none and does not "
+      "know where to put zeros. Give it a device, by join(device) or a CUDA tensor before, or move "
+      "the tensors to the host's memory",
       name);
 }
 

@@ -70,7 +70,7 @@ int Negotiation::Impl::member_of(int rank) const noexcept {
 void Negotiation::Impl::submit(TensorRequest request, TimePoint now) {
   if (has_ended_) return;
   now_ = now;
-  SCALECOM_ASSERT(!is_joined_, request.name + " is submitted by a rank that has joined");
+  SCALECOM_ASSERT(!own_join_, request.name + " is submitted by a rank that has joined");
   Tensor& tensor = table_.get(request.name);
   SCALECOM_ASSERT((tensor.arrived & 1) == 0, request.name + " is in flight twice");
   tensor.local_name = std::move(request.name);
@@ -255,7 +255,7 @@ void Negotiation::submit(TensorRequest request, TimePoint now) {
   impl_->submit(std::move(request), now);
 }
 
-void Negotiation::join(TimePoint now) { impl_->join(now); }
+void Negotiation::join(DeviceKind zeros_on, TimePoint now) { impl_->join(zeros_on, now); }
 
 void Negotiation::receive(int from, const ControlMessage& message, TimePoint now) {
   impl_->receive(from, message, now);

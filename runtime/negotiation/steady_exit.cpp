@@ -161,7 +161,7 @@ void Negotiation::Impl::apply_decision(Reader& reader) {
       if (scheduled.tensor->arrived != 0) arrive_again(*scheduled.tensor);
     }
   }
-  if (is_joined_) count_join(0, options_.rank);
+  if (own_join_) count_join(0, *own_join_);
   if (is_root()) order_deferred();
 }
 

@@ -109,7 +109,7 @@ void Negotiation::Impl::apply_cached_extents(Reader& reader, std::vector<AgreedT
 
 void Negotiation::Impl::check_agreed_by_number(const Tensor& tensor, bool is_entry_of_kind) const {
   const bool has_request = tensor.common == &tensor.cached;
-  if (is_entry_of_kind && (has_request || (tensor.arrived == 0 && is_joined_))) return;
+  if (is_entry_of_kind && (has_request || (tensor.arrived == 0 && own_join_))) return;
   refuse_message(
       fmt::format("tensor {} was agreed on by its cache number, but is not in flight "
                   "with the cached signature",
@@ -122,7 +122,7 @@ void Negotiation::Impl::apply_full(Reader& reader, bool is_announced, std::int64
   const bool gets_number = reader.get_below(2, "cache flag") == 1;
   step = static_cast<std::int64_t>(static_cast<std::uint64_t>(step) +
                                    static_cast<std::uint64_t>(reader.get_signed()));
-  Tensor* tensor = is_announced && is_joined_ ? &table_.get(name) : table_.find(name);
+  Tensor* tensor = is_announced && own_join_ ? &table_.get(name) : table_.find(name);
   if (is_announced) {
     TensorSignature announced = negotiation::read_signature(reader);
     if (tensor != nullptr && tensor->arrived == 0) {
@@ -164,8 +164,8 @@ std::vector<std::int64_t> Negotiation::Impl::read_first_extents(Reader& reader,
 
 // A decision finds the request of the whole subtree, or none of a subtree that has joined.
 bool Negotiation::Impl::is_expected(const Tensor& tensor) const noexcept {
-  if (tensor.arrived == 0) return is_joined_;
-  return tensor.is_sent_up && (is_joined_ || (tensor.arrived & 1) != 0);
+  if (tensor.arrived == 0) return own_join_.has_value();
+  return tensor.is_sent_up && (own_join_ || (tensor.arrived & 1) != 0);
 }
 
 void Negotiation::Impl::agree_on(Tensor& tensor, std::int64_t step,
@@ -190,7 +190,7 @@ void Negotiation::Impl::apply_mismatch(Reader& reader) {
   const std::string_view name = reader.get_string();
   const std::string_view text = reader.get_string();
   Tensor* tensor = table_.find(name);
-  if (tensor == nullptr && is_joined_) return;
+  if (tensor == nullptr && own_join_) return;
   if (tensor == nullptr || !is_expected(*tensor)) {
     refuse_message(fmt::format("tensor {} differs, but was not submitted", name));
   }

@@ -123,6 +123,12 @@ void run_all(std::uint64_t count) {
   if (count > 50) CHECK(leaves > 10);  // Joins meet steady states.
 }
 
+TensorSignature on_device() {
+  TensorSignature signature = all_reduce();
+  signature.device = DeviceKind::cuda;
+  return signature;
+}
+
 std::string refusal_of(const TensorSignature& signature) {
   World world(steady(3));
   world.join(1);
@@ -220,11 +226,42 @@ TEST_CASE("a broadcast from a rank that has joined fails where it was submitted"
                                         Contains("from the rank that joins last"));
 }
 
-TEST_CASE("a CUDA tensor fails while a rank has joined without it") {
-  TensorSignature on_device = all_reduce();
-  on_device.device = DeviceKind::cuda;
-  CHECK_THAT(refusal_of(on_device), Contains("tensor t: it is on a CUDA device, and a rank has "
-                                             "joined"));
+TEST_CASE("a CUDA tensor fails while a rank has joined that has used no CUDA device") {
+  CHECK_THAT(refusal_of(on_device()), Contains("tensor t: it is on a CUDA device, and a rank has "
+                                               "joined"));
+}
+
+TEST_CASE("ranks that have joined take part in CUDA tensors if each has a device") {
+  for (const bool is_one_without : {false, true}) {
+    // Below several nodes.
+    World world(steady(40));
+    for (int i = 0; i < 6; ++i) {
+      world.expect("w", {});
+      for (int rank = 0; rank < 40; ++rank) world.submit(rank, "w", on_device());
+      world.run(1ms);
+    }
+    for (int rank = 20; rank < 40; ++rank) {
+      const bool has_none = is_one_without && rank == 37;
+      world.join(rank, has_none ? DeviceKind::host : DeviceKind::cuda);
+    }
+    world.run(1ms);
+    world.expect("w", {.is_mismatch = is_one_without, .submitters = 20, .of_joined = on_device()});
+    for (int rank = 0; rank < 20; ++rank) world.submit(rank, "w", on_device());
+    world.run(1ms);
+    CHECK(world.completions(0) == 7);
+    CHECK(world.completions(39) == (is_one_without ? 6 : 7));
+    for (int rank = 0; rank < 20; ++rank) world.join(rank, DeviceKind::cuda);
+    world.run(1ms);
+    // Next time each may be another one.
+    world.join(3, DeviceKind::cuda);
+    world.run(1ms);
+    world.expect("w", {.submitters = 39, .of_joined = on_device()});
+    for (int rank = 0; rank < 40; ++rank) {
+      if (rank != 3) world.submit(rank, "w", on_device());
+    }
+    world.run(1ms);
+    CHECK(world.violations() == Log{});
+  }
 }
 
 TEST_CASE("a root below another node that has joined is found there") {

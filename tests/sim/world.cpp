@@ -73,11 +73,11 @@ void World::submit(int rank, const std::string& name, TensorSignature signature,
   touch(rank);
 }
 
-void World::join(int rank) {
+void World::join(int rank, DeviceKind zeros_on) {
   Rank& self = at_(rank);
   if (!self.is_alive || self.end) return;
   self.is_joined = true;
-  self.node->join(now_);
+  self.node->join(zeros_on, now_);
   touch(rank);
 }
 

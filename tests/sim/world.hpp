@@ -82,7 +82,7 @@ class World {
   void submit(int rank, const std::string& name, TensorSignature signature,
               std::vector<std::int64_t> splits = {});
   /// The rank is out of data.
-  void join(int rank);
+  void join(int rank, DeviceKind zeros_on = DeviceKind::host);
   /// Called at each rank when all have joined.
   void on_joined(std::function<void(int rank, int last_rank)> action) {
     on_joined_ = std::move(action);

@@ -98,7 +98,7 @@ def _declare(library):
                                         pointer(ticket)]),
         "scalecom_broadcast": (c_int, [c_char_p, pointer(Tensor), c_int32, pointer(ticket)]),
         "scalecom_barrier": (c_int, [pointer(ticket)]),
-        "scalecom_join": (c_int, [pointer(ticket)]),
+        "scalecom_join": (c_int, [c_int32, pointer(ticket)]),
         "scalecom_ticket_wait": (c_int, [ticket, c_double]),
         "scalecom_ticket_output": (c_int, [ticket, pointer(Tensor)]),
         "scalecom_ticket_make_wait": (c_int, [ticket, ctypes.c_void_p]),

@@ -245,14 +245,15 @@ def era(process_set):
     return process_set.name_counters
 
 
-def join():
+def join(device=-1):
     """This rank is out of data: it takes part with zeros (gathers: with no rows) in what the others
     still submit, and averages still divide by the number of all ranks. Returns when every rank has
-    joined: the last one to do so, the same everywhere. A broadcast from a rank that has joined, and a
-    CUDA tensor, fail on the ranks that submit it; so this rank's own calls do until join returns.
-    Residuals of compressed tensors are delivered meanwhile like in any step."""
+    joined: the last one to do so, the same everywhere. A broadcast from a rank that has joined fails
+    on the ranks that submit it; so this rank's own calls do until join returns. Residuals of
+    compressed tensors are delivered meanwhile like in any step. device: of this rank's zeros, for
+    CUDA tensors, where it has used no CUDA device yet; without any, those of the others fail."""
     basics.finish_dispatched()
-    ticket = _library.submit(_library.lib.scalecom_join, (), None)
+    ticket = _library.submit(_library.lib.scalecom_join, (device,), None)
     ticket.wait()
     last = ctypes.c_int64()
     ticket.copy_output(ctypes.addressof(last), None)

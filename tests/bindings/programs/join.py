@@ -90,7 +90,8 @@ def compressed_tensors_lose_nothing():
     _uneven(work, least=5)
     # The rank with most batches has received all.
     received = hvd.broadcast(received, hvd.size() - 1, name="joined.received")
-    owed = hvd.compression_state()["joined.compressed"] / hvd.compression_betas()["joined.compressed"]
+    owed = hvd.compression_state()["joined.compressed"].to(given.device)
+    owed /= hvd.compression_betas()["joined.compressed"]
     missing = hvd.allreduce(given - owed, name="joined.missing", op=hvd.Sum)
     assert torch.allclose(received, missing, rtol=1e-4, atol=1e-3), (received - missing).abs().max()
 
