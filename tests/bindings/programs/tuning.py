@@ -11,6 +11,16 @@ def show():
     return session["tuning_source"], session["tuning"]
 
 
+def reduce(device):
+    """All-reduces of 4 KiB and 4 MiB, of which NCCL's log tells the algorithms where it is asked to."""
+    hvd.init()
+    for count in (1 << 10, 1 << 20):
+        tensor = torch.ones(count, device=device)
+        assert (hvd.allreduce(tensor, name=f"tuned {count}", op=hvd.Sum) == hvd.size()).all()
+    hvd.barrier()
+    hvd.shutdown()
+
+
 def autotune(steps):
     """Steps of a few tensors, then what is in force."""
     hvd.init()
