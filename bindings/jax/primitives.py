@@ -4,7 +4,8 @@ Every call has one and the same *ordered effect*. JAX makes a chain of tokens of
 of a program, in the order in which it was traced, also into inner functions and loops, and from each
 program to the next. XLA may change the order of what does not depend on each other and start it
 together; a token is what each call needs of the one before. So the calls run one after the other,
-in the order in which Python met them.
+in the order in which Python met them. On a GPU that is the order in which they are enqueued: on one
+stream, by one thread after the other.
 """
 
 import ctypes
@@ -13,7 +14,7 @@ import typing
 
 import jax
 import numpy
-from jax._src import dispatch, effects
+from jax._src import core, dispatch, effects
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
@@ -21,6 +22,10 @@ from scalecom import _library, basics
 
 _KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "barrier",
           "identity")
+# Those whose results are made in their arguments' memory, of which XLA makes copies where it has to.
+_IN_PLACE = ("broadcast", "identity")
+# What XLA calls a platform, JAX's name of it, and the beginning of its handlers' names.
+_PLATFORMS = (("cpu", "cpu", "scalecom_jax_"), ("CUDA", "cuda", "scalecom_jax_cuda_"))
 
 
 class _Communication(effects.Effect):
@@ -41,25 +46,23 @@ for _kinds in (effects.ordered_effects, effects.lowerable_effects,
     _kinds.add_type(_Communication)
 
 
-def _forget_failed(tokens, key):
-    """Waits for a token, and drops it where its program failed."""
+def _forget(tokens, key):
+    """Waits for a token, and drops it. Returns whether its program ended well."""
     try:
-        tokens[key].block_until_ready()
+        tokens.pop(key).block_until_ready()
+        return True
     except RuntimeError:  # The program's results raise it.
-        del tokens[key]
+        return False
 
 
 def finish():
-    """Waits until the collectives are done that this thread has dispatched. Where one failed, so did all
-    that were dispatched behind it, by its token, which is dropped: a new chain begins."""
+    """Waits until the collectives are done that this thread has dispatched, and begins a new chain. Where
+    one failed, so did all that were dispatched behind it, by its token."""
     chains, programs = (dispatch.runtime_tokens.current_tokens,
                         dispatch.runtime_tokens.output_runtime_tokens)
-    if _communication not in chains:
-        return
-    _forget_failed(chains, _communication)
-    if _communication not in chains:
+    if _communication in chains and not _forget(chains, _communication):
         for device in list(programs):
-            _forget_failed(programs, device)
+            _forget(programs, device)
 
 
 basics.add_finisher(finish)
@@ -73,10 +76,10 @@ def _load():
     except OSError as error:
         raise ImportError(f"scalecom's library for JAX cannot be loaded: {error}. Install the package "
                           "again: pip install .") from error
-    for kind in _KINDS:
-        target = f"scalecom_jax_{kind}"
-        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)),
-                                    platform="cpu")
+    for platform, _, prefix in _PLATFORMS:
+        for kind in _KINDS:
+            handler = jax.ffi.pycapsule(getattr(library, f"{prefix}{kind}"))
+            jax.ffi.register_ffi_target(f"scalecom_jax_{kind}", handler, platform=platform)
     return library
 
 
@@ -123,9 +126,11 @@ def _lowering(kind):
     def lower(context, *operands, results, begins=(), **parameters):
         del begins  # Of the gradient only.
         token = context.tokens_in.get(_communication)
-        with_token = context.replace(avals_in=[jax.core.abstract_token, *context.avals_in],
-                                     avals_out=[jax.core.abstract_token, *context.avals_out])
-        call = jax.ffi.ffi_lowering(f"scalecom_jax_{kind}", has_side_effect=True)
+        with_token = context.replace(avals_in=[core.abstract_token, *context.avals_in],
+                                     avals_out=[core.abstract_token, *context.avals_out])
+        places = range(1, len(operands) + 1) if kind in _IN_PLACE else ()
+        call = jax.ffi.ffi_lowering(f"scalecom_jax_{kind}", has_side_effect=True,
+                                    operand_output_aliases={place: place for place in places})
         token, *arrays = call(with_token, token, *operands, **_attributes(**parameters))
         context.set_tokens_out(context.tokens_in.update_tokens(
             mlir.TokenSet({_communication: token})))
@@ -136,9 +141,9 @@ def _lowering(kind):
 
 def _refuse_platform(name, platform):
     def refuse(*_, **__):
-        raise NotImplementedError(f"{name} works on JAX's CPU platform only, for now, and this "
-                                  f"computation is for {platform}: set JAX_PLATFORMS=cpu, or place the "
-                                  "arrays on jax.devices('cpu')[0]")
+        raise NotImplementedError(f"{name} works on JAX's platforms CPU and CUDA, and this computation "
+                                  f"is for {platform}: set JAX_PLATFORMS=cpu, or place the arrays on "
+                                  "jax.devices('cpu')[0]")
 
     return refuse
 
@@ -168,8 +173,9 @@ def _make_primitive(kind):
                                   "depend on a shape; call it outside, on the whole batch")
 
     batching.primitive_batchers[primitive] = refuse_batch
-    mlir.register_lowering(primitive, _lowering(kind), platform="cpu")
-    for platform in ("cuda", "rocm", "tpu"):
+    for _, platform, _ in _PLATFORMS:
+        mlir.register_lowering(primitive, _lowering(kind), platform=platform)
+    for platform in ("rocm", "tpu"):
         mlir.register_lowering(primitive, _refuse_platform(kind, platform), platform=platform)
     return primitive
 

@@ -3,8 +3,8 @@
 import re
 import warnings
 
-TESTED = "0.10"
-_FIRST = _LAST = (0, 10)
+TESTED = "0.10 and 0.11"
+_FIRST, _LAST = (0, 10), (0, 11)
 
 
 def warn_of_version(version):
@@ -12,4 +12,4 @@ def warn_of_version(version):
     match = re.match(r"(\d+)\.(\d+)", version)
     if match is None or not _FIRST <= tuple(map(int, match.groups())) <= _LAST:
         warnings.warn(f"JAX {version} is here; scalecom.jax was tested with {TESTED}: if something "
-                      "fails, install that one", stacklevel=3)
+                      "fails, install one of them", stacklevel=3)

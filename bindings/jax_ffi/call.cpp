@@ -9,6 +9,11 @@ namespace {
 /// Where the oldest Call that has what is read here ends; its last part is newer.
 constexpr std::size_t kCallBytes = offsetof(Call, future);
 
+/// An error of XLA's own, to be given back.
+struct GivenError {
+  Error* error;
+};
+
 ErrorCode error_code_of(int status) {
   switch (static_cast<StatusCode>(status)) {
     case StatusCode::invalid_argument: return ErrorCode::invalid_argument;
@@ -52,8 +57,9 @@ bool answer_metadata(Call* call) {
   return false;
 }
 
-void check_version(const Call& call) {
-  if (call.api->version.major != kMajorVersion || call.struct_size < kCallBytes) {
+void check_version(const Call& call, Platform platform) {
+  const bool lacks_device = platform == Platform::cuda && call.api->struct_size < sizeof(Api);
+  if (call.api->version.major != kMajorVersion || call.struct_size < kCallBytes || lacks_device) {
     throw CallError(ErrorCode::unavailable,
                     "jaxlib's foreign function interface has version " +
                         std::to_string(call.api->version.major) + "." +
@@ -61,6 +67,20 @@ void check_version(const Call& call) {
                         ", which this version of scalecom does not know; install a jaxlib of the "
                         "range that scalecom.jax names");
   }
+}
+
+void check(Error* error) {
+  if (error != nullptr) throw GivenError{error};
+}
+
+/// The stream that XLA enqueues the program on, and its device.
+Place find_place(const Call& call, Platform platform) {
+  if (platform == Platform::host) return {};
+  StreamArguments stream{sizeof(StreamArguments), nullptr, call.context, nullptr};
+  check(call.api->get_stream(&stream));
+  DeviceArguments device{sizeof(DeviceArguments), nullptr, call.context, 0};
+  check(call.api->get_device(&device));
+  return {static_cast<std::int32_t>(DeviceKind::cuda), device.device, stream.stream};
 }
 
 Error* make_error(const Call& call, ErrorCode code, const char* message) {
@@ -76,13 +96,14 @@ void check(int status) {
   }
 }
 
-std::vector<scalecom_tensor> read_tensors(const Buffers& buffers) {
+std::vector<scalecom_tensor> read_tensors(const Buffers& buffers, const Place& place) {
   std::vector<scalecom_tensor> tensors;
   for (std::int64_t i = 0; i < buffers.size; ++i) {
     const auto& buffer = *static_cast<const Buffer*>(buffers.values[i]);
     if (buffer.type != static_cast<int>(ElementType::token)) {
       tensors.push_back({buffer.data, buffer.shape, static_cast<std::int32_t>(buffer.dimensions),
-                         dtype_of(buffer.type), 0, 0, nullptr});
+                         dtype_of(buffer.type), place.device_kind, place.device_index,
+                         place.stream});
     }
   }
   return tensors;
@@ -115,26 +136,31 @@ std::vector<const char*> read_names(const Attributes& attributes, std::size_t co
 }
 
 Tickets::~Tickets() {
-  for (scalecom_ticket* ticket : tickets_) {
-    scalecom_ticket_wait(ticket, -1.0);
-    scalecom_ticket_release(ticket);
-  }
+  while (finished_ < tickets_.size()) finish_next();
+  for (scalecom_ticket* ticket : tickets_) scalecom_ticket_release(ticket);
+}
+
+int Tickets::finish_next() {
+  const scalecom_ticket* ticket = tickets_[finished_++];
+  const int status = scalecom_ticket_wait(ticket, -1.0);
+  const int followed = scalecom_ticket_make_wait(ticket, place_.stream);
+  return status != 0 ? status : followed;
 }
 
 void Tickets::wait() {
-  for (scalecom_ticket* ticket : tickets_) {
-    check(scalecom_ticket_wait(ticket, -1.0));
-  }
+  while (finished_ < tickets_.size()) check(finish_next());
 }
 
-Error* answer(Call* call, void (*body)(const Call&)) noexcept {
+Error* answer(Call* call, Platform platform, void (*body)(const Call&, const Place&)) noexcept {
   if (answer_metadata(call)) {
     return nullptr;
   }
   try {
-    check_version(*call);
-    body(*call);
+    check_version(*call, platform);
+    body(*call, find_place(*call, platform));
     return nullptr;
+  } catch (const GivenError& given) {
+    return given.error;
   } catch (const CallError& error) {
     return make_error(*call, error.code(), error.what());
   } catch (const std::exception& error) {

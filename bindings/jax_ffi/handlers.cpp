@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <cstring>
 #include <functional>
 #include <numeric>
@@ -6,19 +5,23 @@
 #include "bindings/jax_ffi/call.hpp"
 #include "scalecom/tensor.hpp"
 
-/// The handlers that scalecom.jax registers. Each blocks its thread of XLA until the collective has
-/// completed: the thread carries the session's work on meanwhile, which is faster than to hand it
-/// over. Nothing waits for something behind it, as all calls of a program are one chain in the
-/// order of the trace (their tokens), and XLA starts a program of a thread when the one before has
-/// ended. So ranks that call alike submit in one order. Python's lock is not held and not needed.
+/// The handlers that scalecom.jax registers, for the host and for CUDA. Each blocks the thread that
+/// XLA calls it in until the collective has completed: the thread carries the session's work on
+/// meanwhile, which is faster than to hand it over. On a CUDA device that is when the collective
+/// has been enqueued, behind what XLA has enqueued on its stream; the stream goes on behind it.
+/// Nothing waits for something behind it, as all calls of a program are one chain in the order of
+/// the trace (their tokens), and XLA starts a program of a thread when the one before has ended, or
+/// has been enqueued. So ranks that call alike submit in one order. Python's lock is not held and
+/// not needed. For CUDA no handler says that its call may be kept in a command buffer: a replay
+/// would leave the ranks' agreement out.
 namespace scalecom::xla {
 namespace {
 
 /// Arguments and results of a call, one for one.
 struct Tensors {
-  explicit Tensors(const Call& call)
-      : inputs(read_tensors(call.arguments)),
-        outputs(read_tensors(call.results)),
+  Tensors(const Call& call, const Place& place)
+      : inputs(read_tensors(call.arguments, place)),
+        outputs(read_tensors(call.results, place)),
         names(read_names(call.attributes, inputs.size())) {
     if (outputs.size() != inputs.size()) {
       throw CallError(ErrorCode::internal, "the call has not a result for each argument");
@@ -70,25 +73,17 @@ std::int64_t elements_of(const scalecom_tensor& tensor) {
                          std::multiplies<>());
 }
 
-/// Nothing where XLA has given both one place.
-void copy_elements(const scalecom_tensor& from, const scalecom_tensor& to) {
-  if (to.data != from.data) {
-    const std::int64_t bytes = elements_of(to) * size_of(static_cast<DataType>(to.dtype));
-    std::memcpy(to.data, from.data, static_cast<std::size_t>(bytes));
-  }
-}
-
 /// "reductions": those of the C interface, as bytes; "counts": of how many tensors in turn each is.
-void all_reduce(const Call& call) {
+void all_reduce(const Call& call, const Place& place) {
   const UsedSet used(call);
-  const Tensors tensors(call);
+  const Tensors tensors(call, place);
   const auto reductions = read_values<scalecom_reduction>(call, "reductions");
   const auto counts = read_values<std::int64_t>(call, "counts");
   if (counts.size() != reductions.size() ||
       std::accumulate(counts.begin(), counts.end(), std::size_t{0}) != tensors.size()) {
     throw CallError(ErrorCode::internal, "the call has not a reduction for each tensor");
   }
-  Tickets tickets;
+  Tickets tickets(place);
   std::size_t first = 0;
   for (std::size_t group = 0; group < counts.size(); ++group) {
     scalecom_ticket* ticket = nullptr;
@@ -114,14 +109,15 @@ void copy_results(const Tickets& tickets, const Tensors& tensors) {
                           " were expected; was the function traced with another world size? "
                           "Call jax.clear_caches() after init()");
     }
-    check(scalecom_ticket_copy_output(tickets.at(i), tensors.outputs[i].data, nullptr));
+    check(scalecom_ticket_copy_output(tickets.at(i), tensors.outputs[i].data,
+                                      tensors.outputs[i].stream));
   }
 }
 
-void all_gather(const Call& call) {
+void all_gather(const Call& call, const Place& place) {
   const UsedSet used(call);
-  const Tensors tensors(call);
-  Tickets tickets;
+  const Tensors tensors(call, place);
+  Tickets tickets(place);
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     scalecom_ticket* ticket = nullptr;
     check(scalecom_all_gather(tensors.names[i], &tensors.inputs[i], &ticket));
@@ -132,11 +128,11 @@ void all_gather(const Call& call) {
 }
 
 /// "reductions": one, of all tensors.
-void reduce_scatter(const Call& call) {
+void reduce_scatter(const Call& call, const Place& place) {
   const UsedSet used(call);
-  const Tensors tensors(call);
+  const Tensors tensors(call, place);
   const scalecom_reduction reduction = read_values<scalecom_reduction>(call, "reductions").at(0);
-  Tickets tickets;
+  Tickets tickets(place);
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     scalecom_ticket* ticket = nullptr;
     check(scalecom_reduce_scatter(tensors.names[i], &tensors.inputs[i], reduction.op,
@@ -156,13 +152,13 @@ std::string to_text(const std::vector<std::int64_t>& numbers) {
 }
 
 /// "splits": the rows for each rank; "received_splits": those that are to come from each.
-void all_to_all(const Call& call) {
+void all_to_all(const Call& call, const Place& place) {
   const UsedSet used(call);
-  const Tensors tensors(call);
+  const Tensors tensors(call, place);
   const auto splits = read_values<std::int64_t>(call, "splits");
   const auto expected = read_values<std::int64_t>(call, "received_splits");
   const auto ranks = static_cast<std::int32_t>(splits.size());
-  Tickets tickets;
+  Tickets tickets(place);
   scalecom_ticket* ticket = nullptr;
   check(
       scalecom_all_to_all(tensors.names.at(0), &tensors.inputs[0], splits.data(), ranks, &ticket));
@@ -179,15 +175,20 @@ void all_to_all(const Call& call) {
   copy_results(tickets, tensors);
 }
 
-/// "root": the place in the process set of the rank whose arguments all get.
-void broadcast(const Call& call) {
+/// "root": the place in the process set of the rank whose arguments all get. Each result is in its
+/// argument's memory.
+void broadcast(const Call& call, const Place& place) {
   const UsedSet used(call);
-  const Tensors tensors(call);
+  const Tensors tensors(call, place);
   const auto root = static_cast<std::int32_t>(read_values<std::int64_t>(call, "root").at(0));
-  Tickets tickets;
+  Tickets tickets(place);
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const scalecom_tensor& output = tensors.outputs[i];
-    copy_elements(tensors.inputs[i], output);
+    if (output.data != tensors.inputs[i].data && elements_of(output) > 0) {
+      throw CallError(ErrorCode::internal,
+                      std::string("tensor ") + tensors.names[i] +
+                          ": XLA has given the result another memory than the argument's");
+    }
     scalecom_ticket* ticket = nullptr;
     check(scalecom_broadcast(tensors.names[i], &output, root, &ticket));
     tickets.add(ticket);
@@ -195,30 +196,27 @@ void broadcast(const Call& call) {
   tickets.wait();
 }
 
-void barrier(const Call& call) {
+void barrier(const Call& call, const Place& place) {
   const UsedSet used(call);
-  Tickets tickets;
+  Tickets tickets(place);
   scalecom_ticket* ticket = nullptr;
   check(scalecom_barrier(&ticket));
   tickets.add(ticket);
   tickets.wait();
 }
 
-/// What a call costs that does nothing: the results are the arguments.
-void identity(const Call& call) {
-  const auto inputs = read_tensors(call.arguments);
-  const auto outputs = read_tensors(call.results);
-  for (std::size_t i = 0; i < std::min(inputs.size(), outputs.size()); ++i) {
-    copy_elements(inputs[i], outputs[i]);
-  }
-}
+/// What a call costs that does nothing: the results are the arguments, in their memory.
+void identity(const Call&, const Place&) {}
 
 }  // namespace
 }  // namespace scalecom::xla
 
-#define SCALECOM_JAX_HANDLER(KIND)                                                               \
-  extern "C" SCALECOM_API scalecom::xla::Error* scalecom_jax_##KIND(scalecom::xla::Call* call) { \
-    return scalecom::xla::answer(call, scalecom::xla::KIND);                                     \
+#define SCALECOM_JAX_HANDLER(KIND)                                                                 \
+  extern "C" SCALECOM_API scalecom::xla::Error* scalecom_jax_##KIND(scalecom::xla::Call* c) {      \
+    return scalecom::xla::answer(c, scalecom::xla::Platform::host, scalecom::xla::KIND);           \
+  }                                                                                                \
+  extern "C" SCALECOM_API scalecom::xla::Error* scalecom_jax_cuda_##KIND(scalecom::xla::Call* c) { \
+    return scalecom::xla::answer(c, scalecom::xla::Platform::cuda, scalecom::xla::KIND);           \
   }
 
 SCALECOM_JAX_HANDLER(all_reduce)

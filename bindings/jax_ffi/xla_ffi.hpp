@@ -3,9 +3,9 @@
 #include <cstddef>
 #include <cstdint>
 
-/// What a handler sees of XLA's foreign function interface, laid out as its C ABI version 0.3 has
-/// it, so that nothing of jaxlib is needed to build. A test compares it with the header of the
-/// installed jaxlib. All memory belongs to XLA and lives as long as the call.
+/// What a handler sees of XLA's foreign function interface, laid out as its C ABI versions 0.3 and
+/// 0.4 have it, so that nothing of jaxlib is needed to build. A test compares it with the header of
+/// the installed jaxlib. All memory belongs to XLA and lives as long as the call.
 namespace scalecom::xla {
 
 constexpr int kMajorVersion = 0;
@@ -60,13 +60,34 @@ enum class ErrorCode : int {
   unavailable = 14,
 };
 
-/// The beginning of the table of functions; the rest is not used.
+/// What get_stream() is given, and gives: a cudaStream_t.
+struct StreamArguments {
+  std::size_t struct_size;
+  Extension* extensions;
+  void* context;  ///< of the call
+  void* stream;   ///< out
+};
+
+/// What get_device() is given, and gives: the device's number, as CUDA counts.
+struct DeviceArguments {
+  std::size_t struct_size;
+  Extension* extensions;
+  void* context;        ///< of the call
+  std::int32_t device;  ///< out
+};
+
+/// The table of functions; what is not used has no type. An error that one returns is its caller's.
 struct Api {
   std::size_t struct_size;
   Extension* extensions;
   Version version;
   const void* internal;
   Error* (*create_error)(ErrorArguments*);
+  const void* of_errors[2];
+  const void* register_handler;
+  Error* (*get_stream)(StreamArguments*);
+  const void* between[12];
+  Error* (*get_device)(DeviceArguments*);
 };
 
 /// Types of elements that scalecom knows, too.

@@ -1,6 +1,7 @@
 """scalecom.jax: its collectives on 1 to 3 ranks, its library, and what its import says."""
 
 import pathlib
+import re
 import subprocess
 
 import pytest
@@ -16,9 +17,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-@pytest.mark.parametrize("claim", names("programs.jax_collectives"))
-def test_jax(claims, ranks, claim):
-    claims.check(ranks, "programs.jax_collectives", claim)
+@pytest.mark.parametrize("module, claim", [
+    (module, claim) for module in ("programs.jax_collectives", "programs.jax_devices")
+    for claim in names(module)])
+def test_jax(claims, ranks, module, claim):
+    claims.check(ranks, module, claim)
 
 
 @pytest.mark.parametrize("claim", names("programs.jax_ends"))
@@ -28,14 +31,17 @@ def test_ends(claims, claim):
 
 LAYOUT = """
 #include <cstddef>
+#include <type_traits>
 #include "xla/ffi/api/c_api.h"
 #include "bindings/jax_ffi/xla_ffi.hpp"
 namespace ours = scalecom::xla;
+// Of the member that all structures have: its type's name is another one from version 0.4 on.
+using TheirExtension = std::remove_pointer_t<decltype(XLA_FFI_CallFrame::extension_start)>;
 #define SAME(TYPE, MEMBER, THEIRS, THEIR_MEMBER) \\
   static_assert(offsetof(ours::TYPE, MEMBER) == offsetof(THEIRS, THEIR_MEMBER)); \\
   static_assert(sizeof(ours::TYPE::MEMBER) == sizeof(THEIRS::THEIR_MEMBER))
-SAME(Extension, type, XLA_FFI_Extension_Base, type);
-SAME(Extension, next, XLA_FFI_Extension_Base, next);
+SAME(Extension, type, TheirExtension, type);
+SAME(Extension, next, TheirExtension, next);
 SAME(Version, major, XLA_FFI_Api_Version, major_version);
 SAME(Version, minor, XLA_FFI_Api_Version, minor_version);
 SAME(Metadata, version, XLA_FFI_Metadata, api_version);
@@ -46,6 +52,12 @@ SAME(ErrorArguments, message, XLA_FFI_Error_Create_Args, message);
 SAME(ErrorArguments, code, XLA_FFI_Error_Create_Args, errc);
 SAME(Api, version, XLA_FFI_Api, api_version);
 SAME(Api, create_error, XLA_FFI_Api, XLA_FFI_Error_Create);
+SAME(Api, get_stream, XLA_FFI_Api, XLA_FFI_Stream_Get);
+SAME(Api, get_device, XLA_FFI_Api, XLA_FFI_DeviceOrdinal_Get);
+SAME(StreamArguments, context, XLA_FFI_Stream_Get_Args, ctx);
+SAME(StreamArguments, stream, XLA_FFI_Stream_Get_Args, stream);
+SAME(DeviceArguments, context, XLA_FFI_DeviceOrdinal_Get_Args, ctx);
+SAME(DeviceArguments, device, XLA_FFI_DeviceOrdinal_Get_Args, device_ordinal);
 SAME(Buffer, type, XLA_FFI_Buffer, dtype);
 SAME(Buffer, data, XLA_FFI_Buffer, data);
 SAME(Buffer, dimensions, XLA_FFI_Buffer, rank);
@@ -70,7 +82,7 @@ SAME(Call, attributes, XLA_FFI_CallFrame, attrs);
 SAME(Call, future, XLA_FFI_CallFrame, future);
 static_assert(sizeof(ours::Call) == sizeof(XLA_FFI_CallFrame));
 static_assert(sizeof(ours::Buffer) == sizeof(XLA_FFI_Buffer));
-static_assert(ours::kMajorVersion == XLA_FFI_API_MAJOR && ours::kMinorVersion == XLA_FFI_API_MINOR);
+static_assert(ours::kMajorVersion == XLA_FFI_API_MAJOR && ours::kMinorVersion <= XLA_FFI_API_MINOR);
 static_assert(ours::kMetadataExtension == XLA_FFI_Extension_Metadata);
 static_assert(ours::kBuffer == XLA_FFI_ArgType_BUFFER && ours::kBuffer == XLA_FFI_RetType_BUFFER);
 static_assert(ours::kArray == XLA_FFI_AttrType_ARRAY);
@@ -115,7 +127,35 @@ def test_without_jax_the_import_says_what_to_install():
 
 def test_an_untested_version_is_named():
     result = _python("import jax; jax.__version__ = '0.4.38'\nimport scalecom.jax")
-    assert result.returncode == 0 and "tested with 0.10" in result.stderr, result.stderr
+    assert result.returncode == 0 and "tested with 0.10 and 0.11" in result.stderr, result.stderr
+
+
+def test_a_program_for_cuda_calls_the_same_names_in_one_chain():
+    """Compiled nowhere: what XLA would get for a machine with a GPU."""
+    result = _python("""
+import jax, scalecom.jax as hvd
+hvd.init()
+def step(x):
+    return hvd.broadcast(hvd.allreduce(x), 0)
+names = ("scalecom_jax_all_reduce", "scalecom_jax_broadcast")
+exported = jax.export.export(jax.jit(step), platforms=["cuda"], disabled_checks=[
+    jax.export.DisabledSafetyCheck.custom_call(name) for name in names])(jax.numpy.ones(2))
+lines = [line for line in exported.mlir_module().splitlines() if "custom_call @scalecom" in line]
+assert [name for line in lines for name in names if f"@{name}(" in line] == list(names), lines
+assert all("!stablehlo.token" in line for line in lines), lines
+assert "operand_index = 1" in lines[1] and "operand_index" not in lines[0], lines
+""")
+    assert result.returncode == 0, result.stderr
+
+
+def test_without_a_stream_a_handler_for_cuda_gives_back_what_xla_says():
+    result = _python("""
+import jax, scalecom.jax as hvd
+from scalecom.jax.primitives import _handlers
+jax.ffi.register_ffi_target("misplaced", jax.ffi.pycapsule(_handlers.scalecom_jax_cuda_barrier))
+jax.block_until_ready(jax.ffi.ffi_call("misplaced", jax.ShapeDtypeStruct((2,), "float32"))())
+""")
+    assert result.returncode == 1 and re.search("stream|GPU", result.stderr.splitlines()[-1])
 
 
 def test_without_a_session_a_call_says_so():
