@@ -47,7 +47,7 @@ INCLUDES = {
               "src/collective", "src/collective/device", "src/collective/mpi",
               "src/collective/shm", "src/compress", "src/sparse", "src/mpi_plugin", "runtime",
               "runtime/autotune", "runtime/control", "runtime/negotiation", "runtime/timeline",
-              "runtime/tuning", "bindings/tensorflow_ops/api.hpp"},
+              "runtime/tuning", "bindings/jax_ffi/xla_ffi.hpp", "bindings/tensorflow_ops/api.hpp"},
 }
 
 FILE_LINES_MAX = 500
