@@ -86,7 +86,8 @@ std::shared_ptr<DeviceContext> SessionDevice::acquire(int index) {
     throw Error(StatusCode::invalid_argument,
                 fmt::format("the tensor is on CUDA device {}, but this session works on device {}, "
                             "where its first tensor was; give each rank one device, as "
-                            "torch.cuda.set_device(local_rank) does",
+                            "torch.cuda.set_device(local_rank) or JAX's setting "
+                            "jax_cuda_visible_devices do",
                             index, mine));
   }
   return context_;
