@@ -198,12 +198,25 @@ void Coordinator::take_submits() {
     } else {
       negotiation_.submit(TensorRequest{tensor.name, tensor.signature, tensor.splits}, now);
     }
-    std::string name = tensor.name;
-    const auto [place, is_new] = pending_.try_emplace(std::move(name), std::move(tensor));
-    SCALECOM_ASSERT(is_new, place->first + " is in flight twice");
+    put_pending(std::move(tensor));
   }
   for (const CoordinatorTask& task : drained.urgent_tasks) task();
   last_activity_ = now;
+}
+
+void Coordinator::put_pending(PendingTensor&& tensor) {
+  if (spare_nodes_.empty()) {
+    std::string name = tensor.name;
+    const auto [place, is_new] = pending_.try_emplace(std::move(name), std::move(tensor));
+    SCALECOM_ASSERT(is_new, place->first + " is in flight twice");
+    return;
+  }
+  PendingTensors::node_type node = std::move(spare_nodes_.back());
+  spare_nodes_.pop_back();
+  node.key() = tensor.name;
+  node.mapped() = std::move(tensor);
+  const auto put = pending_.insert(std::move(node));
+  SCALECOM_ASSERT(put.inserted, put.position->first + " is in flight twice");
 }
 
 void Coordinator::take_control_messages() {
@@ -382,6 +395,11 @@ void Coordinator::complete(std::span<PendingTensor* const> tensors) {
   done.reserve(own.size());
   for (const PendingTensor* tensor : own) done.push_back(pending_.extract(tensor->name));
   parts_.queue->complete(own, Status());
+  for (PendingTensors::node_type& node : done) {
+    if (spare_nodes_.size() == kSpareNodesMax) break;
+    node.mapped() = {};
+    spare_nodes_.push_back(std::move(node));
+  }
 }
 
 void Coordinator::fail_one(const Mismatch& mismatch) {

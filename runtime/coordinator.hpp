@@ -39,6 +39,8 @@ struct SharedStats {
   std::atomic<std::int64_t> steady_agreements{0};
   std::atomic<std::int64_t> steady_leaves{0};
   std::atomic<std::int64_t> guard_halvings{0};
+  std::atomic<std::int64_t> device_batches{0};
+  std::atomic<std::int64_t> device_enqueue_us{0};
 
   SessionStats snapshot() const;
 };
@@ -115,6 +117,7 @@ class Coordinator final : private Interrupt, private Drivable {
   void carry_out(NegotiationEvent event);
   bool can_carry_out(const NegotiationEvent& event) const;
   void start_batch();
+  void put_pending(PendingTensor&& tensor);
   std::vector<PendingTensor*> find_tensors(const Batch& batch, const Agreement& agreement);
   void complete(std::span<PendingTensor* const> tensors);
   DeviceKind zeros_on() const;
@@ -132,6 +135,7 @@ class Coordinator final : private Interrupt, private Drivable {
   // sleeps: blocking calls in a hot loop then need no wake-up (4 to 30 us each). An idle session
   // never polls.
   static constexpr auto kPollTime = std::chrono::microseconds(50);
+  static constexpr std::size_t kSpareNodesMax = 1024;
 
   Parts parts_;
   const std::shared_ptr<DriverSeat> seat_;
@@ -140,6 +144,8 @@ class Coordinator final : private Interrupt, private Drivable {
   Timeline timeline_;
   Execution execution_;
   PendingTensors pending_;
+  /// Of completed tensors, without them: a training's next step has as many.
+  std::vector<PendingTensors::node_type> spare_nodes_;
   /// Zeros for what others submit while this rank has joined, in execution.
   std::unordered_map<const PendingTensor*, std::unique_ptr<PendingTensor>> substitutes_;
   std::unordered_map<std::string, std::int64_t> first_steps_;

@@ -18,6 +18,8 @@ SessionStats SharedStats::snapshot() const {
   stats.steady_agreements = steady_agreements;
   stats.steady_leaves = steady_leaves;
   stats.guard_halvings = guard_halvings;
+  stats.device_batches = device_batches;
+  stats.device_enqueue_us = device_enqueue_us;
   return stats;
 }
 
@@ -38,6 +40,10 @@ void Coordinator::publish_stats() {
   stats.steady_leaves = negotiation_.steady_counters().leaves;
   stats.residual_resets = execution_.residuals().reset_count();
   stats.guard_halvings = execution_.health().guard_halvings();
+  const DeviceExecution::Enqueued& enqueued = execution_.devices().enqueued();
+  stats.device_batches = enqueued.batches;
+  stats.device_enqueue_us =
+      std::chrono::duration_cast<std::chrono::microseconds>(enqueued.time).count();
 }
 
 }  // namespace scalecom

@@ -1,6 +1,7 @@
 #include "scalecom/session.hpp"
 
 #include <fmt/format.h>
+#include <pthread.h>
 
 #include <algorithm>
 #include <future>
@@ -17,6 +18,9 @@ namespace scalecom {
 namespace {
 
 constexpr const char* kBarrierName = "scalecom.barrier";
+
+// In top and debuggers; Linux takes 15 characters.
+constexpr const char* kThreadName = "scalecom";
 
 // Sizes and options of tensors whose mode is remembered.
 constexpr std::size_t kModesMax = 1 << 16;
@@ -127,6 +131,7 @@ SessionImpl::SessionImpl(SessionParts parts)
       coordinator_(coordinator_parts(parts_, device_, queue_, stats_)) {
   start_timeline_by_setting();
   thread_ = std::thread([this] { coordinator_.run(); });
+  pthread_setname_np(thread_.native_handle(), kThreadName);
 }
 
 SessionImpl::~SessionImpl() {
@@ -226,6 +231,7 @@ std::vector<ResidualInfo> SessionImpl::residuals() {
       infos.push_back({name, entry.shape, entry.next_step, entry.beta});
     }
   });
+  std::ranges::sort(infos, {}, &ResidualInfo::name);
   return infos;
 }
 

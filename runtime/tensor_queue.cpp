@@ -1,11 +1,18 @@
 #include "runtime/tensor_queue.hpp"
 
+#include <algorithm>
 #include <iterator>
 #include <utility>
 
 #include "base/error.hpp"
 
 namespace scalecom {
+namespace {
+
+// Of completed tensors: a training's next step has as many.
+constexpr std::size_t kSpareNamesMax = 1024;
+
+}  // namespace
 
 // Sequentially consistent with start_sleep(): either this thread sees the sleeper, or that one the
 // items. A signal costs a system call, and nobody needs one while a thread drives.
@@ -54,7 +61,14 @@ void TensorQueue::check_room_locked(std::size_t count, const std::string& name) 
 }
 
 void TensorQueue::put_in_flight_locked(const std::string& name) {
-  if (in_flight_.insert(name).second) return;
+  if (spare_names_.empty()) {
+    if (in_flight_.insert(name).second) return;
+  } else {
+    spare_names_.back().value() = name;
+    auto put = in_flight_.insert(std::move(spare_names_.back()));
+    spare_names_.back() = std::move(put.node);
+    if (put.inserted) return spare_names_.pop_back();
+  }
   throw Error(StatusCode::invalid_argument,
               "tensor " + name +
                   ": a tensor of this name is in flight; wait for its ticket before submitting "
@@ -121,11 +135,20 @@ void TensorQueue::complete(std::span<const PendingTensor* const> tensors, const 
   {
     const std::lock_guard lock(mutex_);
     for (const PendingTensor* tensor : tensors) {
-      in_flight_.erase(tensor->name);
+      auto name = in_flight_.extract(tensor->name);
+      if (name && spare_names_.size() < kSpareNamesMax) spare_names_.push_back(std::move(name));
       if (tensor->signature.kind == OperationKind::join) has_joined_ = false;
     }
   }
-  for (const PendingTensor* tensor : tensors) tensor->ticket->complete(status);
+  // The members of a group come together.
+  for (auto first = tensors.begin(); first != tensors.end();) {
+    const auto& ticket = (*first)->ticket;
+    const auto end = std::find_if(first, tensors.end(), [&](const PendingTensor* tensor) {
+      return tensor->ticket != ticket;
+    });
+    ticket->complete(status, static_cast<std::size_t>(end - first));
+    first = end;
+  }
 }
 
 TensorQueue::Drained TensorQueue::close(const Status& status) {

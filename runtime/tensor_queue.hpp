@@ -113,6 +113,7 @@ class TensorQueue {
   std::vector<CoordinatorTask> tasks_;
   std::vector<CoordinatorTask> urgent_tasks_;
   std::unordered_set<std::string> in_flight_;
+  std::vector<std::unordered_set<std::string>::node_type> spare_names_;
   bool has_joined_ = false;
   bool is_closed_ = false;
   Status closed_status_;

@@ -16,14 +16,15 @@ void TicketState::set_output(std::shared_ptr<std::byte[]> data, TensorView view,
 }
 
 // Whoever calls it holds a reference: a callback may give up the last one beside it.
-void TicketState::complete(Status status) {
+void TicketState::complete(Status status, std::size_t members) {
   std::vector<std::function<void()>> callbacks;
   {
     const std::lock_guard lock(mutex_);
-    SCALECOM_ASSERT(members_left_ > 0,
+    SCALECOM_ASSERT(members_left_ >= members,
                     "completed as " + status_.message() + ", now " + status.message());
     if (status_.is_ok()) status_ = std::move(status);
-    if (--members_left_ > 0) return;
+    members_left_ -= members;
+    if (members_left_ > 0) return;
     is_ready_.store(true, std::memory_order_release);
     callbacks = std::move(callbacks_);
   }

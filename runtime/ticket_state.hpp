@@ -40,9 +40,9 @@ class TicketState {
   void add_device_result(std::shared_ptr<DeviceContext> context,
                          std::shared_ptr<const DeviceEvent> done);
 
-  /// The outcome of one member: called exactly once for each. The ticket's is the first error, else
-  /// ok.
-  void complete(Status status);
+  /// The outcome of some members: each is told of exactly once. The ticket's is the first error,
+  /// else ok.
+  void complete(Status status, std::size_t members = 1);
 
   /// See Ticket.
   void on_complete(std::function<void()> callback);

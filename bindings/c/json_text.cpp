@@ -48,7 +48,9 @@ std::string to_json(const SessionStats& stats) {
                         {"residual_resets", stats.residual_resets},
                         {"steady_agreements", stats.steady_agreements},
                         {"steady_leaves", stats.steady_leaves},
-                        {"guard_halvings", stats.guard_halvings}}
+                        {"guard_halvings", stats.guard_halvings},
+                        {"device_batches", stats.device_batches},
+                        {"device_enqueue_us", stats.device_enqueue_us}}
       .dump();
 }
 

@@ -62,7 +62,7 @@ void DeviceExecution::connect(int index, const WaitContext& wait) {
 void DeviceExecution::start(const Batch& batch, const Agreement& agreement,
                             std::span<PendingTensor* const> tensors) {
   SCALECOM_ASSERT(is_connected() && is_done(), "a device batch before its turn");
-  work_.emplace(Work{batch, agreement, tensors, nullptr});
+  work_.emplace(Work{batch, agreement, tensors, Clock::now(), nullptr});
 }
 
 bool DeviceExecution::advance(const WaitContext& wait) {
@@ -87,14 +87,22 @@ bool DeviceExecution::advance(const WaitContext& wait) {
   return true;
 }
 
+// Asked once after each batch: a look at the device costs as much as an operation of it.
+bool DeviceExecution::is_free(Lane& lane) const {
+  if (lane.done != nullptr && context_->accelerator().is_done(lane.done->event.get())) {
+    lane.done.reset();
+  }
+  return lane.done == nullptr;
+}
+
 // The first that is free: their buffers are as large as what they have had.
 bool DeviceExecution::take_lane() {
-  const auto found = std::ranges::find_if(lanes_, [](const Lane& l) { return l.lane->is_free(); });
+  const auto found = std::ranges::find_if(lanes_, [this](Lane& lane) { return is_free(lane); });
   turn_ = static_cast<std::size_t>(found - lanes_.begin());
   if (found != lanes_.end()) return true;
   if (lanes_.size() == kLanesMax) return false;
   lanes_.push_back(
-      {std::make_unique<DeviceLane>(context_->accelerator(), *collectives_, wire_.get())});
+      {std::make_unique<DeviceLane>(context_->accelerator(), *collectives_, wire_.get()), {}, {}});
   return true;
 }
 
@@ -116,22 +124,29 @@ void DeviceExecution::wait_for_inputs() const {
 }
 
 void DeviceExecution::finish() {
-  lane().finish();
   const auto done = context_->record(lane().passes());
   for (const auto& residual : used_) {
     residual->set_last_use(done);
   }
   used_.clear();
   end_at(done);
-  lanes_[turn_].finished = Clock::now();
+  const TimePoint now = Clock::now();
+  lanes_[turn_].finished = now;
+  lanes_[turn_].done = done;
+  ++enqueued_.batches;
+  enqueued_.time += now - work_->started;
   work_.reset();
 }
 
 // What the work's tensors use is free behind `end`.
 void DeviceExecution::end_at(const std::shared_ptr<const DeviceEvent>& end) {
   bool has_zeros = false;
+  const TicketState* last = nullptr;
   for (const PendingTensor* tensor : work_->tensors) {
-    tensor->ticket->add_device_result(context_, end);
+    if (tensor->ticket.get() != last) {  // The members of a group come together.
+      last = tensor->ticket.get();
+      tensor->ticket->add_device_result(context_, end);
+    }
     has_zeros = has_zeros || tensor->zeros != nullptr;
   }
   if (has_zeros) context_->keep_until(*end);
@@ -220,17 +235,17 @@ float* DeviceExecution::owed_by(const PendingTensor& tensor) {
   return residual_of(entry);
 }
 
-bool DeviceExecution::is_busy() const {
+bool DeviceExecution::is_busy() {
   if (!is_connected()) return false;
   if (!is_done()) return true;
-  return std::ranges::any_of(lanes_, [](const Lane& lane) { return !lane.lane->is_free(); });
+  return std::ranges::any_of(lanes_, [this](Lane& lane) { return !is_free(lane); });
 }
 
 void DeviceExecution::check() {
   if (!is_busy()) return;
   collectives_->check();
-  for (const Lane& lane : lanes_) {
-    if (lane.lane->is_free() || Clock::now() - lane.finished < limit_) continue;
+  for (Lane& lane : lanes_) {
+    if (is_free(lane) || Clock::now() - lane.finished < limit_) continue;
     throw Error(StatusCode::timed_out,
                 fmt::format("a batch on the CUDA device has not ended {:.0f} s after it was "
                             "enqueued; a rank may hang, or SCALECOM_COLLECTIVE_TIMEOUT is too "

@@ -59,7 +59,7 @@ class DeviceExecution {
   /// SCALECOM_COLLECTIVE_TIMEOUT there.
   void check();
   /// Whether something goes on there that check() should look at.
-  bool is_busy() const;
+  bool is_busy();
 
   /// The orderly end, by all ranks once is_done(): returns when all is done on the device.
   void close(const WaitContext& wait);
@@ -69,18 +69,29 @@ class DeviceExecution {
   /// Zero before connect().
   TransportCounters counters() const;
 
+  /// Batches so far, and what they have taken of the host from start() until is_done().
+  struct Enqueued {
+    std::int64_t batches = 0;
+    Clock::duration time{};
+  };
+  const Enqueued& enqueued() const noexcept { return enqueued_; }
+
  private:
   struct Work {
     const Batch& batch;
     const Agreement& agreement;
     std::span<PendingTensor* const> tensors;
+    TimePoint started;
     std::unique_ptr<DeviceOperation> operation;
   };
   struct Lane {
     std::unique_ptr<DeviceLane> lane;
     TimePoint finished{};
+    /// Behind its last batch; null: it is known to be free.
+    std::shared_ptr<const DeviceEvent> done;
   };
 
+  bool is_free(Lane& lane) const;
   bool take_lane();
   void begin();
   void finish();
@@ -107,6 +118,7 @@ class DeviceExecution {
   std::vector<Lane> lanes_;
   std::size_t turn_ = 0;
   std::optional<Work> work_;
+  Enqueued enqueued_;
   /// The residuals that the work uses.
   std::vector<std::shared_ptr<DeviceResidual>> used_;
 };

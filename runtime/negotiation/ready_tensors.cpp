@@ -9,21 +9,21 @@ namespace scalecom::negotiation {
 
 void ReadyTensors::add(Tensor& tensor, std::int32_t priority, std::int64_t bytes, TimePoint now) {
   if (entries_.empty()) since_ = now;
-  entries_.emplace(priority, Entry{&tensor, bytes, next_place_++});
+  entries_[priority].push_back({&tensor, bytes, next_place_++});
   bytes_ += bytes;
 }
 
 std::vector<Tensor*> ReadyTensors::take(std::int64_t bytes_max) {
   SCALECOM_ASSERT(!entries_.empty(), "no tensor is ready");
   std::int64_t bytes = 0;
-  auto end = entries_.begin();
   std::vector<Entry> taken;
   do {
-    bytes += end->second.bytes;
-    taken.push_back(end->second);
-    ++end;
-  } while (end != entries_.end() && end->second.bytes <= bytes_max - bytes);
-  entries_.erase(entries_.begin(), end);
+    std::deque<Entry>& most_urgent = entries_.begin()->second;
+    bytes += most_urgent.front().bytes;
+    taken.push_back(most_urgent.front());
+    most_urgent.pop_front();
+    if (most_urgent.empty()) entries_.erase(entries_.begin());
+  } while (!entries_.empty() && entries_.begin()->second.front().bytes <= bytes_max - bytes);
   bytes_ -= bytes;
   std::sort(taken.begin(), taken.end(),
             [](const Entry& a, const Entry& b) { return a.place < b.place; });

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <vector>
@@ -34,8 +35,8 @@ class ReadyTensors {
     std::int64_t bytes = 0;
     std::uint64_t place = 0;  ///< in the order in which all became ready
   };
-  /// Equal keys stay in the order of their insertion.
-  std::multimap<std::int32_t, Entry, std::greater<>> entries_;
+  /// By priority; none is empty. In blocks: an allocation a tensor would be the most of add().
+  std::map<std::int32_t, std::deque<Entry>, std::greater<>> entries_;
   std::int64_t bytes_ = 0;
   std::uint64_t next_place_ = 0;
   TimePoint since_{};

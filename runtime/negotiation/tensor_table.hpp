@@ -3,27 +3,16 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
+#include "base/string_map.hpp"
 #include "runtime/negotiation.hpp"
 #include "runtime/negotiation/rank_set.hpp"
 
 namespace scalecom::negotiation {
-
-struct StringHash {
-  using is_transparent = void;
-  std::size_t operator()(std::string_view text) const noexcept {
-    return std::hash<std::string_view>{}(text);
-  }
-};
-
-template <class Value>
-using StringMap = std::unordered_map<std::string, Value, StringHash, std::equal_to<>>;
 
 /// Ranks that submitted a tensor with one signature.
 struct SignatureGroup {

@@ -44,7 +44,9 @@ std::vector<float> ResidualStore::Entry::copy() const {
 }
 
 ResidualStore::Entry& ResidualStore::acquire(std::string_view name, const Shape& shape) {
-  const auto [found, is_new] = entries_.try_emplace(std::string(name));
+  auto found = entries_.find(name);
+  const bool is_new = found == entries_.end();
+  if (is_new) found = entries_.try_emplace(std::string(name)).first;
   Entry& entry = found->second;
   if (!is_new && entry.shape == shape) return entry;
   if (!is_new) {

@@ -1,13 +1,12 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
-#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "base/string_map.hpp"
 #include "scalecom/tensor.hpp"
 
 namespace scalecom {
@@ -64,7 +63,7 @@ class ResidualStore {
 
   std::int64_t reset_count() const noexcept { return reset_count_; }
 
-  using Entries = std::map<std::string, Entry, std::less<>>;
+  using Entries = StringMap<Entry>;
   const Entries& entries() const noexcept { return entries_; }
 
  private:

@@ -64,9 +64,15 @@ std::size_t FakeAccelerator::blocks() const {
   return memory_.blocks();
 }
 
+std::map<std::string, int> FakeAccelerator::calls() const {
+  const Lock lock(mutex_);
+  return calls_;
+}
+
 void FakeAccelerator::push(StreamHandle stream, Operation operation) {
   require_entered();
   require_stream(stream);
+  ++calls_[operation.name];
   if (streams_.is_stream(stream)) streams_.enqueue(stream, std::move(operation));
 }
 
@@ -119,6 +125,7 @@ void FakeAccelerator::synchronize(std::chrono::seconds limit) {
 
 AcceleratorMemory FakeAccelerator::give_out(std::size_t bytes, MemoryKind kind) {
   require_entered();
+  ++calls_["allocate"];
   std::byte* const memory = memory_.allocate(bytes, kind);
   return {memory, [this](std::byte* own) { give_back(own); }};
 }
@@ -146,6 +153,7 @@ AcceleratorMemory FakeAccelerator::allocate(std::size_t bytes, StreamHandle stre
 
 void FakeAccelerator::give_back(std::byte* memory) {
   const Lock lock(mutex_);
+  ++calls_["free"];
   streams_.for_each_queued([&](const Operation& operation) {
     for (const MemoryUse& use : operation.uses) {
       require(!memory_.is_inside(use, memory), operation.name + " still uses memory that is freed");
@@ -167,6 +175,7 @@ void FakeAccelerator::give_back(std::byte* memory, StreamHandle stream) {
 StreamOwner FakeAccelerator::make_stream() {
   const Lock lock(mutex_);
   require_entered();
+  ++calls_["make_stream"];
   return {streams_.open_stream(), [this](StreamHandle stream) {
             const Lock at_end(mutex_);
             streams_.close_stream(stream);
@@ -176,6 +185,7 @@ StreamOwner FakeAccelerator::make_stream() {
 EventOwner FakeAccelerator::make_event() {
   const Lock lock(mutex_);
   require_entered();
+  ++calls_["make_event"];
   return {streams_.open_event(), [this](EventHandle event) {
             const Lock at_end(mutex_);
             streams_.close_event(event);
@@ -187,6 +197,7 @@ void FakeAccelerator::record(EventHandle event, StreamHandle stream) {
   require_entered();
   require_stream(stream);
   require_event(event);
+  ++calls_["record"];
   streams_.record(event, stream);
 }
 
@@ -195,12 +206,14 @@ void FakeAccelerator::make_wait(StreamHandle stream, EventHandle event) {
   require_entered();
   require_stream(stream);
   require_event(event);
+  ++calls_["make_wait"];
   streams_.make_wait(stream, event);
 }
 
 bool FakeAccelerator::is_done(EventHandle event) {
   const Lock lock(mutex_);
   require_event(event);
+  ++calls_["is_done"];
   advance();
   return streams_.is_done(event);
 }

@@ -35,6 +35,8 @@ class FakeAccelerator final : public Accelerator {
   void synchronize(std::chrono::seconds limit = std::chrono::seconds(60));
   /// How much memory is given out, in pieces.
   std::size_t blocks() const;
+  /// Calls so far: operations by their names, and those of Accelerator that enqueue none.
+  std::map<std::string, int> calls() const;
 
   int index() const noexcept override { return index_; }
   std::string description() const override { return "a fake accelerator"; }
@@ -83,6 +85,7 @@ class FakeAccelerator final : public Accelerator {
   FakeMemory memory_;
   FakeStreams streams_;
   std::map<std::thread::id, int> entered_;
+  std::map<std::string, int> calls_;
 };
 
 }  // namespace scalecom::test

@@ -39,6 +39,8 @@ void DeviceAllReduce::pack() {
   count_ = (bytes - DeviceLane::slot_bytes(last) + last) / size_of(dtype_);
   std::vector<CopyTensor> in;
   std::vector<CopyTensor> out;
+  in.reserve(pieces_.size());
+  out.reserve(pieces_.size());
   std::vector<StepTensor> owing;
   std::byte* slot = data_;
   for (const auto& [piece, owed, limit] : pieces_) {

@@ -13,22 +13,21 @@ constexpr std::size_t kTensorsMin = 64;
 DeviceLane::DeviceLane(Accelerator& accelerator, DeviceCollectives& collectives, StreamHandle wire)
     : accelerator_(accelerator),
       collectives_(collectives),
-      wire_(wire),
       passes_(accelerator.make_stream()),
-      handed_over_(accelerator.make_event()),
-      done_(accelerator.make_event()) {}
+      wire_(collectives.size() == 1 ? passes_.get() : wire),
+      handed_over_(accelerator.make_event()) {}
 
 void DeviceLane::go_to_wire() {
+  if (wire_ == passes()) return;
   accelerator_.record(handed_over_.get(), passes());
   accelerator_.make_wait(wire_, handed_over_.get());
 }
 
 void DeviceLane::return_from_wire() {
+  if (wire_ == passes()) return;
   accelerator_.record(handed_over_.get(), wire_);
   accelerator_.make_wait(passes(), handed_over_.get());
 }
-
-void DeviceLane::finish() { accelerator_.record(done_.get(), passes()); }
 
 std::byte* DeviceLane::acquire(Buffer buffer, std::size_t bytes) {
   Memory& memory = memory_[static_cast<std::size_t>(buffer)];

@@ -13,11 +13,11 @@ namespace scalecom {
 
 /// What a batch works with on an accelerator: a stream of its own for passes, the wire (a stream
 /// that all lanes share, for what travels), buffers and tables, which grow to the largest batch. A
-/// batch has the lane until all of it is done on the device: is_free() then. Confined to one
-/// thread, which has entered the accelerator.
+/// batch has the lane until all of it is done on the device. Confined to one thread, which has
+/// entered the accelerator.
 class DeviceLane {
  public:
-  /// Both, and the wire, outlive it.
+  /// Both, and the wire, outlive it. Of a rank alone nothing travels: its passes are its wire.
   DeviceLane(Accelerator& accelerator, DeviceCollectives& collectives, StreamHandle wire);
 
   Accelerator& accelerator() const noexcept { return accelerator_; }
@@ -28,10 +28,6 @@ class DeviceLane {
   /// What is enqueued on the wire from now on comes behind the passes so far, and the reverse.
   void go_to_wire();
   void return_from_wire();
-
-  /// The batch ends with the passes so far.
-  void finish();
-  bool is_free() const { return accelerator_.is_done(done_.get()); }
 
   /// Memory that a batch has at once, by what it holds.
   enum class Buffer : std::size_t {
@@ -81,10 +77,9 @@ class DeviceLane {
 
   Accelerator& accelerator_;
   DeviceCollectives& collectives_;
-  const StreamHandle wire_;
   StreamOwner passes_;
+  const StreamHandle wire_;
   EventOwner handed_over_;
-  EventOwner done_;
   std::array<Memory, 8> memory_;
   std::array<Grown<CopyTable>, 3> copies_;
   std::array<Grown<StepTable>, 3> steps_;

@@ -233,12 +233,13 @@ void Communicator::ensure_usable() const {
 
 void Communicator::settle(Result result, const std::string& what, const WaitContext& context) {
   WaitLoop loop(context);
+  const std::string waits_for = "NCCL: " + what;
   while (result == Result::in_progress) {
     const Result asked = api_.comm_get_async_error(comm_, &result);
     if (asked != Result::success) result = asked;
     if (result != Result::in_progress) break;
     try {
-      loop.pause("NCCL: " + what);
+      loop.pause(waits_for);
     } catch (const Error& error) {
       fail(error);
     }

@@ -1,5 +1,7 @@
 // Several threads of a rank submit and wait at once, and take turns at driving its session.
 #include <atomic>
+#include <filesystem>
+#include <fstream>
 #include <string>
 #include <thread>
 
@@ -64,6 +66,17 @@ TEST_CASE("a submit that nobody waits for is carried out, also right after a blo
     }
   });
   CHECK(late == 0);
+}
+
+TEST_CASE("a session's thread has a name, by which its processor time is found") {
+  SessionWorld world(1);
+  int named = 0;
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::string name;
+    std::getline(std::ifstream(task.path() / "comm"), name);
+    named += name == "scalecom" ? 1 : 0;
+  }
+  CHECK(named == 1);
 }
 
 TEST_CASE("a wait that gives up leaves the work to others") {
