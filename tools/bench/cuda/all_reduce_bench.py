@@ -7,6 +7,7 @@ import time
 import torch
 import torch.distributed
 
+import coordinator_bench
 import scalecom.torch as hvd
 
 SIZES = [4, 4 << 10, 64 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20, 256 << 20]
@@ -92,16 +93,19 @@ def _host_time(device, rounds):
 
 
 def measure(device, rounds, bytes_max):
-    """{"all_reduce_us": {bytes: {way: summary}}, "host_us": of a batch of 100 tensors, "library"}."""
+    """{"all_reduce_us": {bytes: {way: summary}}, "host_us": of a batch of 100 tensors, "coordinator": as
+    coordinator_bench has it}."""
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     hvd.init()
+    threads = coordinator_bench.session_threads()
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     result = {"ranks": hvd.size(), "session": hvd.info()["session"],
               "all_reduce_us": {size: _compare(size, device, rounds)
                                 for size in SIZES if size <= bytes_max},
-              "host_us": _host_time(device, rounds)}
+              "host_us": _host_time(device, rounds),
+              "coordinator": coordinator_bench.measure(device, threads, rounds, BATCH)}
     torch.distributed.destroy_process_group()
     hvd.shutdown()
     return result

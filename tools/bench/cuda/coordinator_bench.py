@@ -1,0 +1,128 @@
+"""What a batch of CUDA tensors takes of the coordinator: of its thread, from the batch's start until
+all is enqueued, and of CUDA's interface. On a CPU only the first is there."""
+
+import collections
+import json
+import pathlib
+import tempfile
+import time
+
+import torch
+import torch.profiler
+
+import scalecom.torch as hvd
+
+ELEMENTS = 10_000
+BATCHES = {"dense": None, "compressed": hvd.Compression.scalecom(rate=100)}
+# As the session names its thread.
+THREAD_NAME = "scalecom"
+TRACED_BATCHES = 5
+SPAN = "a batch of scalecom"
+# They wait for the device, or may; so does what is called ...Synchronize.
+WAITING = {"cudaMemcpy", "cudaMemcpy2D", "cudaMemset", "cudaMalloc", "cudaFree", "cudaMallocHost",
+           "cudaHostAlloc", "cudaFreeHost", "cudaMallocManaged", "cudaDeviceReset",
+           "cuMemAlloc_v2", "cuMemFree_v2"}
+
+
+def session_threads():
+    """The threads of sessions. Right after init(): others that they start inherit their name."""
+    tasks = pathlib.Path("/proc/self/task").iterdir()
+    found = [int(task.name) for task in tasks if (task / "comm").read_text().strip() == THREAD_NAME]
+    if not found:
+        raise RuntimeError(f"no thread is named {THREAD_NAME}: does this library name its sessions'?")
+    return found
+
+
+def _processor_us(threads):
+    """Microseconds of processor that these threads of the process have had."""
+    # Linux' number of another thread's clock: its complement, "per thread", "scheduled time".
+    return sum(time.clock_gettime((~thread << 3) | 6) for thread in threads) * 1e6
+
+
+def _finish_device(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _run(tensors, kind, name):
+    """One batch. This thread only looks now and then, so that the session's own carries it on."""
+    handle = hvd.grouped_allreduce_async_(tensors, name=name, op=hvd.Sum,
+                                          compression=BATCHES[kind] or hvd.Compression.none)
+    while not hvd.poll(handle):
+        time.sleep(2e-4)
+    return hvd.synchronize(handle)
+
+
+def _time(device, threads, kind, count, rounds):
+    """Means, in microseconds a batch. The thread's has up to 50 us in it, in which it looks whether
+    more comes before it sleeps."""
+    tensors = [torch.zeros(ELEMENTS, device=device) for _ in range(count)]
+    name = f"coordinator.{kind}.{count}"
+    for _ in range(3):
+        _run(tensors, kind, name)
+    _finish_device(device)
+    time.sleep(2e-3)
+    before, worked = hvd.stats(), _processor_us(threads)
+    for _ in range(rounds):
+        _run(tensors, kind, name)
+        _finish_device(device)
+        time.sleep(1e-3)
+    worked, after = _processor_us(threads) - worked, hvd.stats()
+    batches = after["device_batches"] - before["device_batches"]
+    enqueued = after["device_enqueue_us"] - before["device_enqueue_us"]
+    return {"thread_us": round(worked / rounds, 1), "device_batches": batches / rounds,
+            "enqueue_us": round(enqueued / batches, 1) if batches else None}
+
+
+def count_calls(trace):
+    """{thread: {call: times a batch}} of CUDA's interface in the batches of a Chrome trace; the
+    thread that submits is "application", all others are "coordinator" (NCCL's among them)."""
+    spans = [event for event in trace["traceEvents"]
+             if event.get("name") == SPAN and event.get("cat") == "user_annotation"]
+    counts = collections.defaultdict(collections.Counter)
+    for event in trace["traceEvents"]:
+        if event.get("cat") not in ("cuda_runtime", "cuda_driver"):
+            continue
+        for span in spans:
+            if span["ts"] <= event["ts"] <= span["ts"] + span["dur"]:
+                thread = "application" if event["tid"] == span["tid"] else "coordinator"
+                counts[thread][event["name"]] += 1
+    return {thread: {name: round(count / len(spans), 2) for name, count in sorted(names.items())}
+            for thread, names in counts.items()}
+
+
+def waiting_calls(calls):
+    """Those of count_calls() that wait for the device."""
+    return sorted({name for names in calls.values() for name in names
+                   if "Synchronize" in name or name in WAITING})
+
+
+def _trace(device, kind, count):
+    tensors = [torch.zeros(ELEMENTS, device=device) for _ in range(count)]
+    name = f"coordinator.traced.{kind}"
+    for _ in range(3):
+        _run(tensors, kind, name)
+        _finish_device(device)
+    kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=kinds) as profiler:
+        for _ in range(TRACED_BATCHES):
+            with torch.profiler.record_function(SPAN):
+                _run(tensors, kind, name)
+            _finish_device(device)
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        return count_calls(json.loads(path.read_text()))
+
+
+def measure(device, threads, rounds, count):
+    """{kind: {"batches": {tensors: times}, "calls": as count_calls() has them, "waiting"}}; calls and
+    what waits of batches of `count` tensors, on a CUDA device."""
+    result = {}
+    for kind in BATCHES:
+        result[kind] = {"batches": {tensors: _time(device, threads, kind, tensors, rounds)
+                                    for tensors in (1, count)}}
+        if device.type == "cuda":
+            calls = _trace(device, kind, count)
+            result[kind].update(calls=calls, waiting=waiting_calls(calls))
+    return result
