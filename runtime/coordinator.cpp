@@ -163,7 +163,9 @@ bool Coordinator::poll_once() {
 void Coordinator::check_devices(TimePoint now) {
   if (now < device_timer_) return;
   execution_.devices().check();
-  device_timer_ = execution_.devices().is_busy() ? now + kDevicePeriod : TimePoint::max();
+  execution_.read_device_health();
+  const bool is_busy = execution_.devices().is_busy() || !execution_.devices().samples().is_empty();
+  device_timer_ = is_busy ? now + kDevicePeriod : TimePoint::max();
 }
 
 std::size_t Coordinator::agreements_waiting() const {
@@ -335,7 +337,8 @@ bool Coordinator::can_carry_out(const NegotiationEvent& event) const {
 void Coordinator::carry_out(NegotiationEvent event) {
   if (auto* agreement = std::get_if<Agreement>(&event)) {
     settle_rates(*agreement);
-    execution_.health().apply_guards(*agreement);
+    const auto limit = std::chrono::duration<double>(parts_.config.collective_timeout_s);
+    execution_.apply_guards(*agreement, {Deadline::after(limit), this});
     agreement_ = std::make_shared<const Agreement>(std::move(*agreement));
     for (Batch& batch :
          plan_batches(*agreement_, parts_.size, fusion_tuning_.settings().threshold_bytes)) {
@@ -470,6 +473,7 @@ void Coordinator::end_devices(const Status& status) {
   if (status.code() == StatusCode::shut_down && execution_.devices().is_done()) {
     try {
       execution_.devices().close({Deadline::after(kShutdownTime), nullptr});
+      execution_.read_device_health();
       return;
     } catch (const Error& error) {
       log_error(error.what());
@@ -481,6 +485,7 @@ void Coordinator::end_devices(const Status& status) {
 void Coordinator::restore_residual(Residual residual) {
   first_steps_[residual.name] = residual.step;
   execution_.health().forget(residual.name);
+  execution_.devices().samples().forget(residual.name);
   negotiation_.restart_steps(residual.name);
   ResidualStore::Entry entry;
   entry.shape = std::move(residual.shape);

@@ -83,7 +83,10 @@ class Coordinator final : private Interrupt, private Drivable {
   /// kShutdownTime, also while a batch is in execution and when the others do not answer.
   void end_session(Status status);
   ResidualStore& residuals() noexcept { return execution_.residuals(); }
-  std::vector<CompressionHealth> health() { return execution_.health().health(); }
+  std::vector<CompressionHealth> health() {
+    execution_.read_device_health();
+    return execution_.health().health();
+  }
   /// See FusionTuning::describe().
   Config describe_config() const { return fusion_tuning_.describe(parts_.config); }
   void restore_residual(Residual residual);

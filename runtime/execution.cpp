@@ -53,7 +53,7 @@ Execution::Execution(Collectives& collectives, int rank, int size, const Config&
       parts_(collectives, rank, size),
       adasum_(collectives, size),
       health_(config, rank),
-      on_devices_(rank, size, config, residuals_, std::move(devices)) {
+      on_devices_(rank, size, config, residuals_, health_, std::move(devices)) {
   const auto threads = static_cast<int>(config.compress_threads);
   for (std::size_t i = 0; i < kBatchesMax; ++i) {
     sparse_.push_back(std::make_unique<SparseAllReduce>(collectives, rank, size,
@@ -333,6 +333,22 @@ const std::byte* Execution::take_residual_along(BatchUnderWay& work, std::size_t
   const float limit = value_limit(tensor.input.dtype, size_);
   const Delivery& delivery = work.with_residuals[place] = deliver(tensor, *residual, beta, limit);
   return delivery.input.data();
+}
+
+void Execution::apply_guards(Agreement& agreement, const WaitContext& context) {
+  read_device_health();
+  WaitLoop loop(context);
+  while (on_devices_.samples().are_awaited_by(agreement)) {
+    on_devices_.check();
+    loop.pause("the health of a CUDA tensor that has a guard");
+    read_device_health();
+  }
+  health_.apply_guards(agreement);
+}
+
+void Execution::read_device_health() {
+  const auto health = on_devices_.read_samples();
+  if (!health.empty() && timeline_.is_on()) timeline_.sample(health);
 }
 
 // Before the tensors have been given back. After NaN or Inf a step is not taken by its optimizer:

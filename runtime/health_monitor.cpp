@@ -10,8 +10,11 @@ namespace {
 // A guard judges no fewer: the standard deviation of d/k is then 9 % at most.
 constexpr std::int64_t kJudgedMin = 32;
 
-// See the class.
-constexpr std::int64_t kLeadSteps = 2;
+/// Steps from a sample to the first one that it may change.
+std::int64_t lead_of(const AgreedTensor& sampled) {
+  return sampled.signature.device == DeviceKind::host ? HealthMonitor::kLeadSteps
+                                                      : HealthMonitor::kDeviceLeadSteps;
+}
 
 /// Chunks of 1 in place of less than 2: then every element travels and no offset matters.
 std::int64_t halved(std::int64_t rate, std::int64_t halvings) {
@@ -49,11 +52,16 @@ HealthMonitor::HealthMonitor(const Config& config, int rank)
   if (rank == 0 && !config.health_file.empty()) file_.emplace(config.health_file);
 }
 
+bool HealthMonitor::must_know(const AgreedTensor& tensor, const AgreedTensor& sampled) noexcept {
+  return tensor.step >= sampled.step + lead_of(sampled) ||
+         tensor.signature.device != sampled.signature.device;
+}
+
 void HealthMonitor::apply_guards(Agreement& agreement) const {
   if (guard_halvings_ == 0) return;
   for (AgreedTensor& tensor : agreement.tensors) {
     Compression& compression = tensor.signature.compression;
-    if (compression.mode == CompressionMode::none || compression.guard <= 0.0) continue;
+    if (!is_guarded(tensor.signature)) continue;
     const auto found = entries_.find(tensor.name);
     if (found == entries_.end()) continue;
     const Entry& entry = found->second;
@@ -87,7 +95,7 @@ void HealthMonitor::judge(Entry& entry, const AgreedTensor& tensor, const Tensor
   if (distance <= compression.guard) return;
   ++entry.halvings;
   ++guard_halvings_;
-  entry.first_step = tensor.step + kLeadSteps;
+  entry.first_step = tensor.step + lead_of(tensor);
   if (rank_ != 0) return;
   log_warning(fmt::format(
       "tensor {}: of what was selected {:.3g} is not in the true top-k in step {}, more than its "

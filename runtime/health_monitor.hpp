@@ -26,6 +26,10 @@ namespace scalecom {
 ///   tensor for step s + 1, so after it has completed s. (Step s + 1 itself may be void and be
 ///   planned by a rank that is still executing s; step s + 2 cannot, since nobody completes s + 1
 ///   before every rank has begun it.)
+/// - The host is ahead of an accelerator, so a sample of step s there changes step s +
+///   kDeviceLeadSteps. Its figures may still not be there when a rank plans that step: it waits for
+///   them, which needs no other rank's host, as all have enqueued step s by then. Where the tensor
+///   has left the accelerator in between, any step waits for them: samples are judged in one order.
 /// - While a change is ahead, samples are of the former length and are not judged.
 class HealthMonitor {
  public:
@@ -37,8 +41,18 @@ class HealthMonitor {
     return period_ > 0 && (step + 1) % period_ == 0;
   }
 
+  /// Whether a guard may change the tensor's chunk length.
+  static bool is_guarded(const TensorSignature& signature) noexcept {
+    return signature.compression.mode != CompressionMode::none && signature.compression.guard > 0.0;
+  }
+  /// Whether apply_guards() needs the figures of `sampled`, an earlier step of the tensor.
+  static bool must_know(const AgreedTensor& tensor, const AgreedTensor& sampled) noexcept;
+
   /// Gives the compressed tensors the chunk lengths that their guards have come to.
   void apply_guards(Agreement& agreement) const;
+
+  static constexpr std::int64_t kLeadSteps = 2;
+  static constexpr std::int64_t kDeviceLeadSteps = 10;
 
   /// tensors[i] has health[i] in a step that will be completed; returns what is told of it.
   std::vector<CompressionHealth> record(std::span<const AgreedTensor* const> tensors,

@@ -100,13 +100,6 @@ PendingTensor pending_all_reduce(std::string name, TensorView input, TensorView 
                             "makes of them; set one of them otherwise",
                             name, options.compression.guard));
   }
-  if (options.compression.mode != CompressionMode::none && options.compression.guard > 0.0 &&
-      input.device.kind != DeviceKind::host) {
-    throw Error(StatusCode::invalid_argument,
-                fmt::format("tensor {}: compression guard is {}, but the tensor is on a CUDA "
-                            "device, where its health is not measured; leave the guard out",
-                            name, options.compression.guard));
-  }
   signature.priority = options.priority;
   const CompressionMode mode = session.mode_of(input.count(), input.dtype, options.compression);
   double beta = 0.0;

@@ -13,7 +13,8 @@ struct CompressionHealth {
   std::int64_t step = 0;
   std::int64_t elements = 0;  ///< of the tensor
   std::int64_t rate = 0;      ///< chunk length in this step
-  /// Times that the guard has halved the chunk length, at the latest two steps from this one.
+  /// Times that the guard has halved the chunk length, at the latest two steps from this one (ten
+  /// on a CUDA device).
   std::int64_t halvings = 0;
   std::int64_t sampled_chunks = 0;
   /// ||p - sent|| / ||p||, 0 to 1: on this rank, and the mean over the ranks.

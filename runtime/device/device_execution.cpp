@@ -29,12 +29,13 @@ Clock::duration limit_of(const Config& config) {
 }  // namespace
 
 DeviceExecution::DeviceExecution(int rank, int size, const Config& config, ResidualStore& residuals,
-                                 DeviceNeeds needs)
+                                 HealthMonitor& health, DeviceNeeds needs)
     : rank_(rank),
       size_(size),
       limit_(limit_of(config)),
       residuals_(residuals),
-      needs_(std::move(needs)) {}
+      needs_(std::move(needs)),
+      samples_(health) {}
 
 // What was enqueued ends first: buffers go back to CUDA, which waits for the device.
 DeviceExecution::~DeviceExecution() {
@@ -43,6 +44,7 @@ DeviceExecution::~DeviceExecution() {
   work_.reset();
   used_.clear();
   lanes_.clear();
+  samples_.clear();
   collectives_.reset();
   wire_.reset();
 }
@@ -129,6 +131,7 @@ void DeviceExecution::finish() {
     residual->set_last_use(done);
   }
   used_.clear();
+  samples_.finish(done);
   end_at(done);
   const TimePoint now = Clock::now();
   lanes_[turn_].finished = now;
@@ -190,7 +193,14 @@ std::unique_ptr<DeviceOperation> DeviceExecution::make_sparse() {
     float* const residual = residual_of(residual_for_step(residuals_, tensor, agreed));
     slots.push_back(sparse_slot(tensor, agreed, residual, size_));
   }
-  return std::make_unique<DeviceSparseAllReduce>(lane(), std::move(slots), work_->batch.sparse);
+  return std::make_unique<DeviceSparseAllReduce>(
+      lane(), std::move(slots), work_->batch.sparse,
+      samples_.begin(context_->accelerator(), work_->batch, work_->agreement));
+}
+
+std::vector<CompressionHealth> DeviceExecution::read_samples() {
+  if (samples_.is_empty()) return {};
+  return samples_.read(context_->accelerator(), size_);
 }
 
 std::shared_ptr<DeviceResidual> DeviceExecution::bring(ResidualStore::Entry& entry) const {

@@ -11,6 +11,7 @@
 #include "compress/residual_store.hpp"
 #include "runtime/device/device_context.hpp"
 #include "runtime/device/device_residual.hpp"
+#include "runtime/device/device_samples.hpp"
 #include "runtime/fusion.hpp"
 #include "runtime/tensor_queue.hpp"
 #include "scalecom/config.hpp"
@@ -37,9 +38,9 @@ class DeviceExecution {
  public:
   static constexpr std::size_t kLanesMax = 8;
 
-  /// `residuals` outlives it.
+  /// `residuals` and `health` outlive it.
   DeviceExecution(int rank, int size, const Config& config, ResidualStore& residuals,
-                  DeviceNeeds needs);
+                  HealthMonitor& health, DeviceNeeds needs);
   ~DeviceExecution();
 
   /// Before the first batch: all ranks choose their collectives together.
@@ -60,6 +61,10 @@ class DeviceExecution {
   void check();
   /// Whether something goes on there that check() should look at.
   bool is_busy();
+
+  DeviceSamples& samples() noexcept { return samples_; }
+  /// DeviceSamples::read().
+  std::vector<CompressionHealth> read_samples();
 
   /// The orderly end, by all ranks once is_done(): returns when all is done on the device.
   void close(const WaitContext& wait);
@@ -121,6 +126,7 @@ class DeviceExecution {
   Enqueued enqueued_;
   /// The residuals that the work uses.
   std::vector<std::shared_ptr<DeviceResidual>> used_;
+  DeviceSamples samples_;
 };
 
 }  // namespace scalecom

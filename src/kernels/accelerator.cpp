@@ -33,6 +33,14 @@ void check(const StepTensor& tensor) {
                               gradient.count, to_string(gradient.dtype)));
 }
 
+void check(const SampledTensor& tensor) {
+  const auto chunks = static_cast<std::int64_t>(tensor.chunks.size());
+  SCALECOM_ASSERT(tensor.chunk >= 1 && tensor.elements > (chunks - 1) * tensor.chunk &&
+                      tensor.elements <= chunks * tensor.chunk && is_floating(tensor.dtype),
+                  fmt::format("a sample of {} {} in {} chunks of {}", tensor.elements,
+                              to_string(tensor.dtype), chunks, tensor.chunk));
+}
+
 void check(const CopyTensor& tensor) {
   SCALECOM_ASSERT(tensor.count >= 0, fmt::format("{} elements", tensor.count));
   SCALECOM_ASSERT(

@@ -74,6 +74,44 @@ class StepTable {
   virtual void fill_selected(StreamHandle stream) const = 0;
 };
 
+/// One chunk of a tensor that was swept, by its first element.
+struct SampledChunk {
+  const float* memory = nullptr;
+  const std::byte* gradient = nullptr;
+  const std::uint16_t* offset = nullptr;  ///< of its selected element
+  const float* kept = nullptr;
+};
+
+/// Sampled chunks of one tensor, and what a look at them writes. All pointers are memory of the
+/// accelerator, aligned to their elements.
+struct SampledTensor {
+  DataType dtype = DataType::float32;  ///< of the gradient
+  float prescale = 1.0f;
+  float beta = 1.0f;
+  std::int64_t chunk = 1;     ///< elements of each chunk but the last, which may be short
+  std::int64_t elements = 0;  ///< of all, at least 1
+  std::span<const SampledChunk> chunks;  ///< the host's, for assign()
+  /// p of the elements, then two figures: ||p - sent|| / ||p|| (0 where p is 0) and ||m|| / ||g||
+  /// (0 where both are 0, infinite where g alone is). Sums are in float64, in any order.
+  float* compensated = nullptr;
+  float* figures = nullptr;          ///< the two once more
+  std::uint16_t* offsets = nullptr;  ///< of the chunks
+};
+
+/// Asserts what every SampleTable demands: chunks that hold the elements.
+void check(const SampledTensor& tensor);
+
+/// The tensors of a batch whose turn it is to be sampled.
+class SampleTable {
+ public:
+  virtual ~SampleTable() = default;
+
+  /// As StepTable::assign().
+  virtual void assign(std::span<const SampledTensor> tensors, StreamHandle stream) = 0;
+  /// Behind both sweeps, and before take_back() and fill_selected().
+  virtual void look(StreamHandle stream) const = 0;
+};
+
 /// destination[i] = source[i] * scale, as kernels::scale_copy(), of any dtype, aligned to its
 /// elements; the same memory is allowed.
 struct CopyTensor {
@@ -137,6 +175,9 @@ class Accelerator {
 
   virtual std::unique_ptr<StepTable> make_step_table(std::size_t tensors_max) = 0;
   virtual std::unique_ptr<CopyTable> make_copy_table(std::size_t tensors_max) = 0;
+  /// `chunks_max`: of all tensors together.
+  virtual std::unique_ptr<SampleTable> make_sample_table(std::size_t tensors_max,
+                                                         std::size_t chunks_max) = 0;
   /// kernels::widen().
   virtual void widen(float* values, const std::byte* source, DataType dtype, std::int64_t count,
                      StreamHandle stream) = 0;

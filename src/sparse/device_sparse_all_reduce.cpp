@@ -20,17 +20,20 @@ std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); 
 }  // namespace
 
 DeviceSparseAllReduce::DeviceSparseAllReduce(DeviceLane& lane, std::vector<SparseSlot> slots,
-                                             const SparsePlan& plan)
+                                             const SparsePlan& plan, DeviceHealthSample* sample)
     : lane_(lane),
       slots_(std::move(slots)),
       plan_(plan),
+      sample_(sample),
       rank_(lane.collectives().rank()),
       size_(lane.collectives().size()) {
   lay_out();
   has_averages_ = plan.mode == CompressionMode::hierarchical && lane.collectives().host_size() > 1;
   acquire_buffers();
   if (has_averages_) actions_.push_back(Action::average);
-  actions_.insert(actions_.end(), {Action::select, Action::gather, Action::fill});
+  actions_.insert(actions_.end(), {Action::select, Action::gather});
+  if (sample_ != nullptr && size_ > 1) actions_.push_back(Action::sum_sample);
+  actions_.push_back(Action::fill);
 }
 
 bool DeviceSparseAllReduce::step(const WaitContext& context) {
@@ -38,6 +41,7 @@ bool DeviceSparseAllReduce::step(const WaitContext& context) {
     case Action::average: average(context); break;
     case Action::select: select(context); break;
     case Action::gather: gather(context); break;
+    case Action::sum_sample: sample_->sum(lane_, context); break;
     case Action::fill: fill(); break;
   }
   return ++action_ < actions_.size();
@@ -182,6 +186,7 @@ void DeviceSparseAllReduce::gather(const WaitContext& context) {
     }
     lane_.table(DeviceLane::Step::gather).gather_and_sweep(lane_.passes());
   }
+  if (sample_ != nullptr) look_at_sample();
   const auto marks = static_cast<std::int64_t>(slots_.size());
   accelerator.mark(values_ + chunks_ * size_of(plan_.values), plan_.values, counts_, marks,
                    lane_.passes());
@@ -191,6 +196,15 @@ void DeviceSparseAllReduce::gather(const WaitContext& context) {
                                  DeviceCollectives::Span::all, lane_.wire(), context);
 }
 
+void DeviceSparseAllReduce::look_at_sample() {
+  std::vector<DeviceHealthSample::Part> parts;
+  for (const Part& part : parts_) {
+    parts.push_back({part.slot, part.first / slots_[part.slot].rate, part.chunks,
+                     offsets_ + part.begin, kept_ + part.begin});
+  }
+  sample_->look(lane_, slots_, parts);
+}
+
 void DeviceSparseAllReduce::fill() {
   Accelerator& accelerator = lane_.accelerator();
   if (size_ > 1) lane_.return_from_wire();
@@ -198,6 +212,7 @@ void DeviceSparseAllReduce::fill() {
     accelerator.widen(reduced_, values_, plan_.values,
                       chunks_ + static_cast<std::int64_t>(slots_.size()), lane_.passes());
   }
+  if (sample_ != nullptr) sample_->fetch(lane_, reduced_ + chunks_, slots_.size());
   std::vector<CopyTensor> scaled;
   for (const Part& part : parts_) {
     const kernels::Scale& scale = slots_[part.slot].result_scale;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "collective/device/device_all_reduce.hpp"
+#include "sparse/device_health.hpp"
 #include "sparse/sparse_all_reduce.hpp"
 
 namespace scalecom {
@@ -14,6 +15,8 @@ namespace scalecom {
 /// bit, in its vocabulary, enqueued on a lane's streams without a look of the host at any value.
 ///
 ///   passes   select | wire: all-gather of offsets | gather | wire: all-reduce of values | fill
+///
+/// A batch with a sample looks at it behind the gather, and sums it on the wire behind the values.
 ///
 /// Each tensor is cut in one shard a rank (cyclic: the leader has all of it). NaN and Inf: a mark a
 /// tensor, 1 where a rank saw them, travels behind the values in their dtype. On a marked tensor
@@ -24,8 +27,10 @@ namespace scalecom {
 /// at most; twice that for offsets of chunks above 256.
 class DeviceSparseAllReduce final : public DeviceOperation {
  public:
-  /// The slots' pointers are the accelerator's memory, aligned to their elements.
-  DeviceSparseAllReduce(DeviceLane& lane, std::vector<SparseSlot> slots, const SparsePlan& plan);
+  /// The slots' pointers are the accelerator's memory, aligned to their elements. `sample` knows
+  /// what is wanted of them; null: nothing.
+  DeviceSparseAllReduce(DeviceLane& lane, std::vector<SparseSlot> slots, const SparsePlan& plan,
+                        DeviceHealthSample* sample = nullptr);
 
   bool step(const WaitContext& context) override;
 
@@ -39,7 +44,7 @@ class DeviceSparseAllReduce final : public DeviceOperation {
     std::int64_t begin = 0;  ///< its first chunk's place in the batch
     std::int64_t chunks = 0;
   };
-  enum class Action { average, select, gather, fill };
+  enum class Action { average, select, gather, sum_sample, fill };
 
   void lay_out();
   void add_part(std::size_t slot, int shard, int shards, int leader);
@@ -47,6 +52,7 @@ class DeviceSparseAllReduce final : public DeviceOperation {
   void average(const WaitContext& context);
   void select(const WaitContext& context);
   void gather(const WaitContext& context);
+  void look_at_sample();
   void fill();
   void scale_averages();
   void assign_tables();
@@ -56,6 +62,7 @@ class DeviceSparseAllReduce final : public DeviceOperation {
   std::vector<SparseSlot> slots_;
   std::vector<DataType> result_dtypes_;  ///< a slot's own one is the average's, if there is one
   const SparsePlan plan_;
+  DeviceHealthSample* const sample_;
   const int rank_;
   const int size_;
   std::vector<Part> parts_;  ///< in the order of their leaders

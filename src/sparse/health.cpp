@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "compress/offset_codec.hpp"
+#include "kernels/sampled_element.hpp"
 #include "sparse/parts.hpp"
 
 namespace scalecom {
@@ -35,23 +36,21 @@ struct Squares {
   double memory = 0.0;
   double gradient = 0.0;
 
-  void add(double e, double p, double m, double g) {
-    error += e * e;
-    compensated += p * p;
+  void add(const kernels::SampledElement& element, double m, double g) {
+    error += element.error * element.error;
+    compensated += element.compensated * element.compensated;
     memory += m * m;
     gradient += g * g;
   }
 };
 
-/// Elements of one chunk that were not selected: p[i] <- m'[i] + (1-beta) g[i], none of it sent.
+/// Elements of one chunk that were not selected, and their p.
 void add_unsent(Squares& squares, float* p, const float* memory, const float* gradient,
                 std::size_t count, double beta) {
   for (std::size_t i = 0; i < count; ++i) {
-    const double m = memory[i];
-    const double g = gradient[i];
-    const double sum = m + (1.0 - beta) * g;
-    squares.add(sum, sum, m, g);
-    p[i] = static_cast<float>(sum);
+    const auto element = kernels::unsent_element(memory[i], gradient[i], beta);
+    squares.add(element, memory[i], gradient[i]);
+    p[i] = static_cast<float>(element.compensated);
   }
 }
 
@@ -99,11 +98,30 @@ double byte_true_rate(std::int64_t count, std::int64_t rate, DataType values) {
   return 2.0 * 4.0 * static_cast<double>(count) / sent;
 }
 
+TensorHealth health_from_sums(const LookedAt& tensor, std::span<const float> sums, int size) {
+  TensorHealth health = tensor.health;
+  const auto elements = static_cast<std::size_t>(health.sampled_elements);
+  std::vector<float> magnitudes(elements);
+  std::transform(sums.begin(), sums.begin() + static_cast<std::ptrdiff_t>(elements),
+                 magnitudes.begin(), magnitude);
+  std::vector<float> selected;
+  for (std::size_t first = 0; first < elements; first += tensor.chunk) {
+    const auto chunk =
+        std::span(magnitudes).subspan(first, std::min(tensor.chunk, elements - first));
+    selected.push_back(chunk[tensor.offsets[selected.size()]]);
+    if (selected.back() == *std::max_element(chunk.begin(), chunk.end())) ++health.best_chunks;
+  }
+  health.missed = selected.empty() ? 0 : count_missed(selected, magnitudes);
+  health.mean_relative_error = static_cast<double>(sums[elements]) / size;
+  health.mean_residual_to_gradient = static_cast<double>(sums[elements + 1]) / size;
+  return health;
+}
+
 void HealthSample::add(const SparseSlot& slot, const SparseChoice& choice, std::int64_t step) {
   const double beta = static_cast<float>(slot.beta);
   const auto prescale = static_cast<float>(slot.prescale);
-  Tensor tensor;
-  tensor.begin = values_.size();
+  LookedAt tensor;
+  const std::size_t begin = values_.size();
   tensor.chunk = static_cast<std::size_t>(slot.rate);
   Squares squares;
   for (const std::int64_t chunk : sampled_chunks(slot.count, slot.rate, step)) {
@@ -121,19 +139,17 @@ void HealthSample::add(const SparseSlot& slot, const SparseChoice& choice, std::
     const float* const memory = slot.residual + first;
     const std::size_t selected = choice.offsets[static_cast<std::size_t>(chunk)];
     add_unsent(squares, p, memory, gradient_.data(), selected, beta);
-    const double g = gradient_[selected];
-    const double swept = choice.kept[static_cast<std::size_t>(chunk)];
-    const double m = memory[selected];
-    const double sum = swept + (1.0 - beta) * g;
-    squares.add((m - (1.0 - beta) * (swept - beta * g)) / beta, sum, m, g);
-    p[selected] = static_cast<float>(sum);
+    const float kept = choice.kept[static_cast<std::size_t>(chunk)];
+    const auto element = kernels::sent_element(memory[selected], kept, gradient_[selected], beta);
+    squares.add(element, memory[selected], gradient_[selected]);
+    p[selected] = static_cast<float>(element.compensated);
     const std::size_t next = selected + 1;
     add_unsent(squares, p + next, memory + next, gradient_.data() + next, count - next, beta);
     tensor.offsets.push_back(static_cast<std::uint16_t>(selected));
   }
   TensorHealth& health = tensor.health;
   health.sampled_chunks = static_cast<std::int64_t>(tensor.offsets.size());
-  health.sampled_elements = static_cast<std::int64_t>(values_.size() - tensor.begin);
+  health.sampled_elements = static_cast<std::int64_t>(values_.size() - begin);
   health.relative_error = ratio(squares.error, squares.compensated);
   health.residual_to_gradient = ratio(squares.memory, squares.gradient);
   values_.push_back(static_cast<float>(health.relative_error));
@@ -143,22 +159,11 @@ void HealthSample::add(const SparseSlot& slot, const SparseChoice& choice, std::
 
 std::vector<TensorHealth> HealthSample::health(int size) const {
   std::vector<TensorHealth> all;
-  for (const Tensor& tensor : tensors_) {
-    TensorHealth& health = all.emplace_back(tensor.health);
-    const auto elements = static_cast<std::size_t>(health.sampled_elements);
-    const std::span<const float> sums = std::span(values_).subspan(tensor.begin, elements + 2);
-    std::vector<float> magnitudes(elements);
-    std::transform(sums.begin(), sums.end() - 2, magnitudes.begin(), magnitude);
-    std::vector<float> selected;
-    for (std::size_t first = 0; first < elements; first += tensor.chunk) {
-      const auto chunk =
-          std::span(magnitudes).subspan(first, std::min(tensor.chunk, elements - first));
-      selected.push_back(chunk[tensor.offsets[selected.size()]]);
-      if (selected.back() == *std::max_element(chunk.begin(), chunk.end())) ++health.best_chunks;
-    }
-    health.missed = selected.empty() ? 0 : count_missed(selected, magnitudes);
-    health.mean_relative_error = static_cast<double>(sums[elements]) / size;
-    health.mean_residual_to_gradient = static_cast<double>(sums[elements + 1]) / size;
+  std::size_t begin = 0;
+  for (const LookedAt& tensor : tensors_) {
+    const auto values = static_cast<std::size_t>(tensor.health.sampled_elements) + 2;
+    all.push_back(health_from_sums(tensor, std::span(values_).subspan(begin, values), size));
+    begin += values;
   }
   return all;
 }

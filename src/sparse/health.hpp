@@ -42,6 +42,17 @@ std::vector<std::int64_t> sampled_chunks(std::int64_t count, std::int64_t rate, 
 /// the same for every n and mode.
 double byte_true_rate(std::int64_t count, std::int64_t rate, DataType values);
 
+/// A tensor that a rank has looked at, with its own figures.
+struct LookedAt {
+  TensorHealth health;                 ///< all but what the other ranks know
+  std::size_t chunk = 0;               ///< C; the last chunk may be short
+  std::vector<std::uint16_t> offsets;  ///< of the sampled chunks
+};
+
+/// All of its health; `sums`, over `size` ranks, are p of the sampled elements and behind them
+/// relative error and residual to gradient.
+TensorHealth health_from_sums(const LookedAt& tensor, std::span<const float> sums, int size);
+
 /// One rank's SparseLook at a batch: add() the
 /// tensors, the same on all ranks; sum data() over the ranks; read health(). Confined to one
 /// thread; its memory grows to the largest sample.
@@ -49,10 +60,7 @@ class HealthSample {
  public:
   /// `choice` is the slot's; it is finite on all ranks. `step` is the tensor's agreed one.
   ///
-  /// Computes p, m before the step and p - sent from what the sweep has left (kernels/select.hpp):
-  /// p = m' + (1-beta) g, where m' = m + beta g is the memory, and on a selected coordinate what
-  /// was kept of it; p - sent = p elsewhere, and (memory - (1-beta) m) / beta on a selected
-  /// coordinate, by the update m <- (1-beta) m + beta (p - sent).
+  /// Computes p and p - sent from what the sweep has left (kernels/sampled_element.hpp).
   void add(const SparseSlot& slot, const SparseChoice& choice, std::int64_t step);
 
   /// float32.
@@ -61,15 +69,8 @@ class HealthSample {
   std::vector<TensorHealth> health(int size) const;
 
  private:
-  struct Tensor {
-    TensorHealth health;
-    std::size_t begin = 0;  ///< in values_: p of the chunks, then the two figures that are averaged
-    std::size_t chunk = 0;  ///< C; the last chunk may be short
-    std::vector<std::uint16_t> offsets;  ///< of the sampled chunks
-  };
-
-  std::vector<Tensor> tensors_;
-  std::vector<float> values_;
+  std::vector<LookedAt> tensors_;
+  std::vector<float> values_;  ///< of each, what health_from_sums() wants
   std::vector<float> gradient_;
 };
 

@@ -47,11 +47,12 @@ class DeviceWorld {
   /// What a rank loads as NCCL; empty: it has none.
   using LoadNccl = std::function<device::nccl::Api(FakeAccelerator&)>;
   /// Hosts: where each rank is; null: each on its own.
-  DeviceWorld(int size, std::uint64_t seed, LoadNccl load_nccl = {}, HostsWorld* hosts = nullptr)
+  DeviceWorld(int size, std::uint64_t seed, LoadNccl load_nccl = {}, HostsWorld* hosts = nullptr,
+              const Config& config = {})
       : load_nccl_(std::move(load_nccl)),
         hosts_(hosts),
         made_(static_cast<std::size_t>(size)),
-        world_(size, {}, [&](int rank, SessionParts& parts) { equip(rank, parts, seed); }) {}
+        world_(size, config, [&](int rank, SessionParts& parts) { equip(rank, parts, seed); }) {}
 
   Session& operator[](int rank) { return world_[rank]; }
   FakeAccelerator& accelerator(int rank) { return *made_[static_cast<std::size_t>(rank)].fake; }

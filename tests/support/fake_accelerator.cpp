@@ -244,6 +244,13 @@ std::unique_ptr<CopyTable> FakeAccelerator::make_copy_table(std::size_t tensors_
   return std::make_unique<FakeCopyTable>(*this, tensors_max);
 }
 
+std::unique_ptr<SampleTable> FakeAccelerator::make_sample_table(std::size_t tensors_max,
+                                                                std::size_t chunks_max) {
+  const Lock lock(mutex_);
+  require_entered();
+  return std::make_unique<FakeSampleTable>(*this, tensors_max, chunks_max);
+}
+
 void FakeAccelerator::widen(float* values, const std::byte* source, DataType dtype,
                             std::int64_t count, StreamHandle stream) {
   launch(stream, "widen", {use(values, count), use(source, count, dtype)},

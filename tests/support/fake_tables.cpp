@@ -62,6 +62,31 @@ void if_not_empty(const StepTensor& t) {
   if (t.gradient.count > 0) kPass(t);
 }
 
+std::vector<MemoryUse> sample_uses(const FakeSample& sample) {
+  const SampledTensor& t = sample.tensor;
+  const auto chunks = static_cast<std::int64_t>(sample.chunks.size());
+  std::vector<MemoryUse> uses = {
+      {t.compensated, bytes_of(t.elements + 2, DataType::float32)},
+      {t.figures, bytes_of(2, DataType::float32)},
+      {t.offsets, bytes_of(chunks, DataType::int16)},
+  };
+  for (std::int64_t i = 0; i < chunks; ++i) {
+    const SampledChunk& chunk = sample.chunks[static_cast<std::size_t>(i)];
+    const std::int64_t length = std::min(t.chunk, t.elements - i * t.chunk);
+    uses.push_back({chunk.memory, bytes_of(length, DataType::float32)});
+    uses.push_back({chunk.gradient, bytes_of(length, t.dtype)});
+    uses.push_back({chunk.offset, sizeof(*chunk.offset)});
+    uses.push_back({chunk.kept, sizeof(*chunk.kept)});
+  }
+  return uses;
+}
+
+void look_on_host(const FakeSample& sample) {
+  SampledTensor tensor = sample.tensor;
+  tensor.chunks = sample.chunks;
+  test::look_on_host(tensor);
+}
+
 void copy_on_host(const CopyTensor& t) {
   kernels::scale_copy(t.destination, t.source, t.count, t.dtype, t.scale);
 }
@@ -111,6 +136,7 @@ void FakeTable<Tensor>::launch(const char* name, std::vector<MemoryUse> (*uses)(
 
 template class FakeTable<StepTensor>;
 template class FakeTable<CopyTensor>;
+template class FakeTable<FakeSample>;
 
 void FakeStepTable::assign(std::span<const StepTensor> tensors, StreamHandle stream) {
   table_.assign(tensors, stream);
@@ -126,6 +152,27 @@ void FakeStepTable::take_back(StreamHandle stream) const {
 }
 void FakeStepTable::fill_selected(StreamHandle stream) const {
   table_.launch("fill_selected", fill_uses, if_not_empty<fill_on_host>, stream);
+}
+
+void check(const FakeSample& sample) {
+  SampledTensor tensor = sample.tensor;
+  tensor.chunks = sample.chunks;
+  scalecom::check(tensor);
+}
+
+void FakeSampleTable::assign(std::span<const SampledTensor> tensors, StreamHandle stream) {
+  std::vector<FakeSample> samples;
+  std::size_t chunks = 0;
+  for (const SampledTensor& tensor : tensors) {
+    samples.push_back({tensor, {tensor.chunks.begin(), tensor.chunks.end()}});
+    chunks += tensor.chunks.size();
+  }
+  accelerator_.require(chunks <= chunks_max_,
+                       fmt::format("{} chunks in a table for {}", chunks, chunks_max_));
+  table_.assign(samples, stream);
+}
+void FakeSampleTable::look(StreamHandle stream) const {
+  table_.launch("look", sample_uses, look_on_host, stream);
 }
 
 void FakeCopyTable::assign(std::span<const CopyTensor> tensors, StreamHandle stream) {

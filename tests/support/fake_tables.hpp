@@ -47,6 +47,26 @@ class FakeStepTable final : public StepTable {
   FakeTable<StepTensor> table_;
 };
 
+/// A sample with its chunks, which assign() is lent.
+struct FakeSample {
+  SampledTensor tensor;
+  std::vector<SampledChunk> chunks;
+};
+void check(const FakeSample& sample);
+
+class FakeSampleTable final : public SampleTable {
+ public:
+  FakeSampleTable(FakeAccelerator& accelerator, std::size_t tensors_max, std::size_t chunks_max)
+      : accelerator_(accelerator), chunks_max_(chunks_max), table_(accelerator, tensors_max) {}
+  void assign(std::span<const SampledTensor> tensors, StreamHandle stream) override;
+  void look(StreamHandle stream) const override;
+
+ private:
+  FakeAccelerator& accelerator_;
+  const std::size_t chunks_max_;
+  FakeTable<FakeSample> table_;
+};
+
 class FakeCopyTable final : public CopyTable {
  public:
   FakeCopyTable(FakeAccelerator& accelerator, std::size_t tensors_max)

@@ -1,6 +1,9 @@
 #include "tests/support/step_on_host.hpp"
 
+#include <cmath>
+
 #include "kernels/cpu/half.hpp"
+#include "kernels/sampled_element.hpp"
 
 namespace scalecom::test {
 namespace {
@@ -45,6 +48,35 @@ void fill_on_host(const StepTensor& t) {
   for (std::int64_t i = 0; i < t.gradient.count; ++i) {
     store(t.result, t.gradient.dtype, i, std::numeric_limits<float>::quiet_NaN());
   }
+}
+
+void look_on_host(const SampledTensor& t) {
+  double error = 0.0;
+  double compensated = 0.0;
+  double memory = 0.0;
+  double gradient = 0.0;
+  for (std::int64_t i = 0; i < t.elements; ++i) {
+    const SampledChunk& chunk = t.chunks[static_cast<std::size_t>(i / t.chunk)];
+    const std::int64_t place = i % t.chunk;
+    float g = 0.0f;
+    kernels::widen(&g, chunk.gradient + place * size_of(t.dtype), t.dtype, 1);
+    g *= t.prescale;
+    const float m = chunk.memory[place];
+    const auto element = place == *chunk.offset
+                             ? kernels::sent_element(m, *chunk.kept, g, static_cast<double>(t.beta))
+                             : kernels::unsent_element(m, g, static_cast<double>(t.beta));
+    error += element.error * element.error;
+    compensated += element.compensated * element.compensated;
+    memory += static_cast<double>(m) * static_cast<double>(m);
+    gradient += static_cast<double>(g) * static_cast<double>(g);
+    t.compensated[i] = static_cast<float>(element.compensated);
+  }
+  const auto ratio = [](double a, double b) {
+    return a == 0.0 ? 0.0f : static_cast<float>(std::sqrt(a / b));
+  };
+  t.figures[0] = t.compensated[t.elements] = ratio(error, compensated);
+  t.figures[1] = t.compensated[t.elements + 1] = ratio(memory, gradient);
+  for (std::size_t i = 0; i < t.chunks.size(); ++i) t.offsets[i] = *t.chunks[i].offset;
 }
 
 void mark_on_host(std::byte* marks, DataType dtype, const std::int64_t* counts,

@@ -2,14 +2,15 @@
 
 #include "kernels/accelerator.hpp"
 
-/// The passes of StepTable for one tensor in host memory, by the CPU's kernels: what every
-/// accelerator is compared with, and what the fake one runs.
+/// The passes of StepTable and SampleTable for one tensor in host memory, by the CPU's kernels:
+/// what every accelerator is compared with, and what the fake one runs.
 namespace scalecom::test {
 
 void select_on_host(const StepTensor& tensor);
 void gather_on_host(const StepTensor& tensor);
 void take_back_on_host(const StepTensor& tensor);
 void fill_on_host(const StepTensor& tensor);
+void look_on_host(const SampledTensor& tensor);
 void mark_on_host(std::byte* marks, DataType dtype, const std::int64_t* counts, std::int64_t count);
 
 }  // namespace scalecom::test

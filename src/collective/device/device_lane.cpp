@@ -60,4 +60,18 @@ StepTable& DeviceLane::assign(Step step, std::span<const StepTensor> tensors) {
   return assign(steps_[static_cast<std::size_t>(step)], tensors, &Accelerator::make_step_table);
 }
 
+SampleTable& DeviceLane::assign(std::span<const SampledTensor> tensors) {
+  std::size_t chunks = 0;
+  for (const SampledTensor& tensor : tensors) chunks += tensor.chunks.size();
+  if (sample_.table == nullptr || sample_.tensors_max < tensors.size() ||
+      sampled_chunks_max_ < chunks) {
+    sample_.tensors_max =
+        std::bit_ceil(std::max({tensors.size(), sample_.tensors_max, kTensorsMin}));
+    sampled_chunks_max_ = std::bit_ceil(std::max({chunks, sampled_chunks_max_, kTensorsMin}));
+    sample_.table = accelerator_.make_sample_table(sample_.tensors_max, sampled_chunks_max_);
+  }
+  sample_.table->assign(tensors, passes());
+  return *sample_.table;
+}
+
 }  // namespace scalecom

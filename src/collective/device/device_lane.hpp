@@ -38,7 +38,8 @@ class DeviceLane {
     values,
     kept,
     reduced,
-    counts
+    counts,
+    sample
   };
   /// Zeros at first. Only while the lane is free, for its next batch.
   std::byte* acquire(Buffer buffer, std::size_t bytes);
@@ -58,6 +59,7 @@ class DeviceLane {
   /// Only while the lane is free, once for a batch.
   CopyTable& assign(Copy copy, std::span<const CopyTensor> tensors);
   StepTable& assign(Step step, std::span<const StepTensor> tensors);
+  SampleTable& assign(std::span<const SampledTensor> tensors);
   StepTable& table(Step step) { return *steps_[static_cast<std::size_t>(step)].table; }
   CopyTable& table(Copy copy) { return *copies_[static_cast<std::size_t>(copy)].table; }
 
@@ -80,9 +82,11 @@ class DeviceLane {
   StreamOwner passes_;
   const StreamHandle wire_;
   EventOwner handed_over_;
-  std::array<Memory, 8> memory_;
+  std::array<Memory, 9> memory_;
   std::array<Grown<CopyTable>, 3> copies_;
   std::array<Grown<StepTable>, 3> steps_;
+  Grown<SampleTable> sample_;
+  std::size_t sampled_chunks_max_ = 0;
 };
 
 }  // namespace scalecom

@@ -11,6 +11,7 @@
 #include "device/cuda/memory.hpp"
 #include "device/cuda/stream.hpp"
 #include "kernels/cuda/convert.hpp"
+#include "kernels/cuda/sample.hpp"
 #include "kernels/cuda/scale.hpp"
 #include "kernels/cuda/step.hpp"
 #include "scalecom/status.hpp"
@@ -108,6 +109,10 @@ class CudaAccelerator final : public Accelerator {
   }
   std::unique_ptr<CopyTable> make_copy_table(std::size_t tensors_max) override {
     return std::make_unique<kernels::cuda::CudaCopyTable>(tensors_max);
+  }
+  std::unique_ptr<SampleTable> make_sample_table(std::size_t tensors_max,
+                                                 std::size_t chunks_max) override {
+    return std::make_unique<kernels::cuda::CudaSampleTable>(tensors_max, chunks_max);
   }
 
   void widen(float* values, const std::byte* source, DataType dtype, std::int64_t count,

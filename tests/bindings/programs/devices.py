@@ -253,6 +253,30 @@ def a_step_with_nan_is_taken_back():
             assert torch.allclose(state["void"], before, rtol=0.0, atol=2e-6)
 
 
+def health_is_the_cpus_and_a_guard_goes_by_it():
+    """Of the 100th step. A guard changes the tenth step from there, on a CPU the second."""
+    compression = hvd.Compression.scalecom(rate=10, beta=0.5, mode="sharded", guard=0.1)
+    travelled = []
+    for step in range(112):
+        generator = torch.Generator().manual_seed(10 * step + hvd.rank())
+        mine = torch.randn(2560, generator=generator, device="cpu")
+        results = [_compressed(name, mine.to(place), compression)
+                   for name, place in (("cpu health", "cpu"),
+                                       ("device health", torch.get_default_device()))]
+        travelled.append([int((result != 0).sum()) for result in results])
+        if step == 99:
+            torch.cuda.synchronize() if _is_cuda() else None
+            stats = hvd.compression_stats()
+    wanted, found = stats["cpu health"], stats["device health"]
+    assert found["step"] == wanted["step"] == 99 and found["halvings"] == wanted["halvings"] == 1
+    for figure, value in wanted.items():
+        slack = 1e-5 * abs(value) if _is_same_sum() else 0.1  # Of 32 chunks some may tie.
+        assert abs(found[figure] - value) <= slack, (figure, found, wanted)
+    first = 109 if _is_cuda() else 101
+    assert travelled[first - 1][1] == 256 and travelled[first][1] == 512, travelled[100:]
+    assert travelled[100][0] == 256 and travelled[101][0] == 512, travelled[100:]
+
+
 def residuals_are_saved_and_loaded():
     compression = hvd.Compression.scalecom(rate=10, beta=0.5)
     gradients = [torch.randn(2000) for _ in range(6)]

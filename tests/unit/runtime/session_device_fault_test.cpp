@@ -35,11 +35,6 @@ TEST_CASE("tensors on the wrong device are refused by name") {
   DeviceTensor apart(devices.accelerator(0), DataType::float32, {4});
   CHECK_THROWS_WITH(devices[0].all_reduce("w", tensor.view(), apart.view()),
                     Contains("different streams"));
-  AllReduceOptions guarded;
-  guarded.compression.mode = CompressionMode::sharded;
-  guarded.compression.guard = 0.5;
-  CHECK_THROWS_WITH(devices[0].all_reduce("w", tensor.view(), tensor.view(), guarded),
-                    Contains("guard"));
 }
 
 TEST_CASE("ranks that disagree on the device of a tensor are told so") {
