@@ -178,6 +178,9 @@ std::unique_ptr<DeviceOperation> DeviceExecution::make_dense() {
     piece.piece = {input_of(tensor), output_of(tensor), tensor.input.count(),
                    input_scale(signature(i)), output_scale(signature(i), size_)};
     piece.owed = owed_by(tensor);
+    if (piece.owed != nullptr && tensor.input.dtype == DataType::float32) {
+      piece.void_mark = used_.back()->ask_whether_void();
+    }
     piece.limit = value_limit(tensor.input.dtype, size_);
   }
   return std::make_unique<DeviceAllReduce>(lane(), std::move(pieces), work_->batch.dtype,
@@ -232,6 +235,12 @@ float* DeviceExecution::owed_by(const PendingTensor& tensor) {
   if (found == nullptr) return nullptr;
   const double beta = discount_of_delivery(tensor, *found);
   if (beta == 0.0) return nullptr;
+  const auto there = std::dynamic_pointer_cast<DeviceResidual>(found->elsewhere);
+  if (there != nullptr && !found->is_rest) there->forget_delivery();
+  if (there != nullptr && there->is_delivered()) {
+    residuals_.acquire(tensor.name, tensor.signature.shape).is_zero = true;
+    return nullptr;
+  }
   if (!found->is_rest) {
     log_info(fmt::format(
         "tensor {}: it is not compressed any more; this step delivers its residual", tensor.name));
@@ -240,8 +249,8 @@ float* DeviceExecution::owed_by(const PendingTensor& tensor) {
   if (beta != 1.0) bring(entry)->scale(1.0, beta);
   entry.beta = 1.0;
   entry.is_rest = true;
-  // What rounding leaves, goes with the next steps; of float32 it leaves nothing.
-  entry.is_zero = tensor.input.dtype == DataType::float32;
+  // What rounding leaves goes with the next steps. Of float32 it leaves nothing, but this step may
+  // turn out to be void: until it is known that it was not, each step takes along what is there.
   return residual_of(entry);
 }
 

@@ -33,10 +33,32 @@ DeviceResidual::~DeviceResidual() {
   try {
     const auto entered = context_->accelerator().enter();
     memory_.reset();
+    answer_.reset();
     copies_.reset();
   } catch (const Error& error) {  // The device is gone, and the memory with it.
     log_error(error.what());
   }
+}
+
+void DeviceResidual::set_last_use(std::shared_ptr<const DeviceEvent> event) {
+  last_use_ = std::move(event);
+  if (delivery_.is_asked && delivery_.done == nullptr) delivery_.done = last_use_;
+}
+
+float* DeviceResidual::ask_whether_void() {
+  if (delivery_.is_asked) return nullptr;
+  if (answer_ == nullptr) answer_ = context_->accelerator().allocate_pinned(sizeof(float));
+  delivery_.is_asked = true;
+  return reinterpret_cast<float*>(answer_.get());
+}
+
+bool DeviceResidual::is_delivered() {
+  if (delivery_.done == nullptr || !context_->accelerator().is_done(delivery_.done->event.get())) {
+    return false;
+  }
+  if (*reinterpret_cast<const float*>(answer_.get()) == 0.0f) return true;
+  forget_delivery();
+  return false;
 }
 
 float* DeviceResidual::data() const noexcept { return reinterpret_cast<float*>(memory_.get()); }

@@ -21,7 +21,15 @@ class DeviceResidual final : public ResidualMemory {
   float* data() const noexcept;
   /// What uses the values next comes behind it, and says so.
   const std::shared_ptr<const DeviceEvent>& last_use() const noexcept { return last_use_; }
-  void set_last_use(std::shared_ptr<const DeviceEvent> event) { last_use_ = std::move(event); }
+  void set_last_use(std::shared_ptr<const DeviceEvent> event);
+
+  /// For a dense step that leaves nothing of the values: where it says whether it was void (see
+  /// DevicePiece). Null: it need not, as an earlier one has still to say.
+  float* ask_whether_void();
+  /// Whether a step that was asked has left nothing. Those that were void are forgotten.
+  bool is_delivered();
+  /// The values are used otherwise from here on.
+  void forget_delivery() noexcept { delivery_ = {}; }
 
   std::vector<float> read() const override;
   void scale(double multiply, double divide) override;
@@ -36,6 +44,11 @@ class DeviceResidual final : public ResidualMemory {
   StreamOwner copies_;
   AcceleratorMemory memory_;
   std::shared_ptr<const DeviceEvent> last_use_;
+  struct Delivery {
+    bool is_asked = false;
+    std::shared_ptr<const DeviceEvent> done;
+  } delivery_;
+  AcceleratorMemory answer_;  ///< pinned, a float
 };
 
 }  // namespace scalecom

@@ -184,6 +184,9 @@ class Accelerator {
   /// marks[i] = counts[i] > 0 ? 1 : 0, as float32, float16 or bfloat16.
   virtual void mark(std::byte* marks, DataType dtype, const std::int64_t* counts,
                     std::int64_t count, StreamHandle stream) = 0;
+  /// *found <- *found + how many of `count` values of float32, float16 or bfloat16 are NaN or Inf.
+  virtual void count_nonfinite(std::int64_t* found, const std::byte* values, DataType dtype,
+                               std::int64_t count, StreamHandle stream) = 0;
   /// Offsets below 256, on their way and back.
   virtual void narrow_offsets(std::uint8_t* narrow, const std::uint16_t* offsets,
                               std::int64_t count, StreamHandle stream) = 0;

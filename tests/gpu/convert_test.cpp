@@ -55,6 +55,29 @@ TEST_CASE("a mark is one where something was counted, and zero elsewhere", "[lig
   }
 }
 
+TEST_CASE("values that are NaN or Inf are counted", "[light]") {
+  for (const DataType dtype : test::kFloats) {
+    for (const std::int64_t count : {0, 1, 257, 70001, 1'000'003}) {
+      for (const test::Values kind : {test::Values::normal, test::Values::nonfinite}) {
+        CAPTURE(to_string(dtype), count);
+        std::mt19937_64 generator(19);
+        Arena arena;
+        const std::size_t values = arena.add(dtype, count, 1);
+        const std::size_t found = arena.add(DataType::int64, 1, 0);
+        arena.allocate();
+        test::fill_values(arena.host(values), dtype, count, kind, generator);
+        *arena.host<std::int64_t>(found) = 5;
+        arena.upload();
+        arena.accelerator().count_nonfinite(arena.device<std::int64_t>(found), arena.device(values),
+                                            dtype, count, arena.stream());
+        test::count_nonfinite_on_host(arena.host<std::int64_t>(found), arena.host(values), dtype,
+                                      count);
+        CHECK(arena.differences() == "");
+      }
+    }
+  }
+}
+
 TEST_CASE("offsets below 256 come back from their bytes", "[light]") {
   for (const std::int64_t count : kCounts) {
     CAPTURE(count);

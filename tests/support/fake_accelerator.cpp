@@ -263,6 +263,12 @@ void FakeAccelerator::mark(std::byte* marks, DataType dtype, const std::int64_t*
          [=] { mark_on_host(marks, dtype, counts, count); });
 }
 
+void FakeAccelerator::count_nonfinite(std::int64_t* found, const std::byte* values, DataType dtype,
+                                      std::int64_t count, StreamHandle stream) {
+  launch(stream, "count_nonfinite", {use(found, 1), use(values, count, dtype)},
+         [=] { count_nonfinite_on_host(found, values, dtype, count); });
+}
+
 void FakeAccelerator::narrow_offsets(std::uint8_t* narrow, const std::uint16_t* offsets,
                                      std::int64_t count, StreamHandle stream) {
   launch(stream, "narrow_offsets", {use(narrow, count), use(offsets, count)}, [=] {

@@ -60,6 +60,8 @@ class FakeAccelerator final : public Accelerator {
              StreamHandle stream) override;
   void mark(std::byte* marks, DataType dtype, const std::int64_t* counts, std::int64_t count,
             StreamHandle stream) override;
+  void count_nonfinite(std::int64_t* found, const std::byte* values, DataType dtype,
+                       std::int64_t count, StreamHandle stream) override;
   void narrow_offsets(std::uint8_t* narrow, const std::uint16_t* offsets, std::int64_t count,
                       StreamHandle stream) override;
   void widen_offsets(std::uint16_t* offsets, const std::uint8_t* narrow, std::int64_t count,

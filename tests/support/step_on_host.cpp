@@ -79,6 +79,15 @@ void look_on_host(const SampledTensor& t) {
   for (std::size_t i = 0; i < t.chunks.size(); ++i) t.offsets[i] = *t.chunks[i].offset;
 }
 
+void count_nonfinite_on_host(std::int64_t* found, const std::byte* values, DataType dtype,
+                             std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    float value = 0.0f;
+    kernels::widen(&value, values + i * size_of(dtype), dtype, 1);
+    *found += std::isfinite(value) ? 0 : 1;
+  }
+}
+
 void mark_on_host(std::byte* marks, DataType dtype, const std::int64_t* counts,
                   std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) store(marks, dtype, i, counts[i] > 0 ? 1.0f : 0.0f);

@@ -11,6 +11,8 @@ void gather_on_host(const StepTensor& tensor);
 void take_back_on_host(const StepTensor& tensor);
 void fill_on_host(const StepTensor& tensor);
 void look_on_host(const SampledTensor& tensor);
+void count_nonfinite_on_host(std::int64_t* found, const std::byte* values, DataType dtype,
+                             std::int64_t count);
 void mark_on_host(std::byte* marks, DataType dtype, const std::int64_t* counts, std::int64_t count);
 
 }  // namespace scalecom::test

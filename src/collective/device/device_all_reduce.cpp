@@ -6,6 +6,7 @@ namespace scalecom {
 bool DeviceAllReduce::step(const WaitContext& context) {
   if (steps_++ > 0) {
     lane_.return_from_wire();
+    if (!owing_.empty()) settle_owed();
     if (!is_in_place_) lane_.table(DeviceLane::Copy::out).scale_copy(lane_.passes());
     return false;
   }
@@ -31,7 +32,8 @@ bool DeviceAllReduce::step(const WaitContext& context) {
 void DeviceAllReduce::pack() {
   const auto bytes_of = [this](const Piece& piece) { return piece.count * size_of(dtype_); };
   std::int64_t bytes = 0;
-  for (const auto& [piece, owed, limit] : pieces_) bytes += DeviceLane::slot_bytes(bytes_of(piece));
+  for (const auto& [piece, owed, void_mark, limit] : pieces_)
+    bytes += DeviceLane::slot_bytes(bytes_of(piece));
   data_ = lane_.acquire(DeviceLane::Buffer::packed, static_cast<std::size_t>(bytes));
   // Nothing behind the last: whether a piece alone is packed, as it owes, is each rank's own
   // affair.
@@ -43,7 +45,7 @@ void DeviceAllReduce::pack() {
   out.reserve(pieces_.size());
   std::vector<StepTensor> owing;
   std::byte* slot = data_;
-  for (const auto& [piece, owed, limit] : pieces_) {
+  for (const auto& [piece, owed, void_mark, limit] : pieces_) {
     if (owed == nullptr) {
       in.push_back({slot, piece.input, piece.count, dtype_, piece.before});
     } else {
@@ -62,8 +64,7 @@ void DeviceAllReduce::pack() {
   lane_.assign(DeviceLane::Copy::out, out);
 }
 
-// A compressed step whose chunks have one element sends everything. Where a sum is NaN or Inf, so
-// is what is sent, and the step is taken back: that of float32 leaves nothing in any case.
+// A compressed step whose chunks have one element sends everything.
 void DeviceAllReduce::take_owed_along(std::span<const StepTensor> owing) {
   std::size_t most = 0;
   std::size_t all = 0;
@@ -76,27 +77,39 @@ void DeviceAllReduce::take_owed_along(std::span<const StepTensor> owing) {
   auto* const offsets = lane_.acquire<std::uint16_t>(Buffer::offsets, most);
   auto* kept = lane_.acquire<float>(Buffer::kept, all);
   auto* const counts = lane_.acquire<std::int64_t>(Buffer::counts, owing.size());
-  auto* const marks = lane_.acquire<float>(Buffer::reduced, owing.size());
-  Accelerator& accelerator = lane_.accelerator();
-  accelerator.set_zero(offsets, most * sizeof *offsets, lane_.passes());
-  accelerator.set_zero(counts, owing.size() * sizeof *counts, lane_.passes());
-  std::vector<StepTensor> rows(owing.begin(), owing.end());
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    rows[i].offsets = offsets;
-    rows[i].selected.kept = kept;
-    rows[i].nonfinite = counts + i;
-    rows[i].mark = marks + i;
-    kept += rows[i].gradient.count;
+  marks_ = lane_.acquire<float>(Buffer::reduced, owing.size());
+  lane_.accelerator().set_zero(offsets, most * sizeof *offsets, lane_.passes());
+  owing_.assign(owing.begin(), owing.end());
+  for (std::size_t i = 0; i < owing_.size(); ++i) {
+    owing_[i].offsets = offsets;
+    owing_[i].selected.kept = kept;
+    owing_[i].nonfinite = counts + i;
+    owing_[i].mark = marks_ + i;
+    kept += owing_[i].gradient.count;
   }
-  const StepTable& table = lane_.assign(DeviceLane::Step::gather, rows);
-  table.gather_and_sweep(lane_.passes());
-  accelerator.mark(reinterpret_cast<std::byte*>(marks), DataType::float32, counts,
-                   static_cast<std::int64_t>(rows.size()), lane_.passes());
-  table.take_back(lane_.passes());
-  for (const StepTensor& row : rows) {
-    if (dtype_ != DataType::float32 || row.gradient.count == 0) continue;
-    const auto bytes = static_cast<std::size_t>(row.gradient.count) * sizeof(float);
-    accelerator.set_zero(row.memory, bytes, lane_.passes());
+  lane_.assign(DeviceLane::Step::gather, owing_).gather_and_sweep(lane_.passes());
+}
+
+// The sum is each piece's values after the reduction, in their place. An output may be the input,
+// so that this comes before the results.
+void DeviceAllReduce::settle_owed() {
+  Accelerator& accelerator = lane_.accelerator();
+  std::int64_t* const counts = owing_.front().nonfinite;
+  accelerator.set_zero(counts, owing_.size() * sizeof *counts, lane_.passes());
+  for (const StepTensor& row : owing_) {
+    accelerator.count_nonfinite(row.nonfinite, row.selected.values, dtype_, row.gradient.count,
+                                lane_.passes());
+  }
+  accelerator.mark(reinterpret_cast<std::byte*>(marks_), DataType::float32, counts,
+                   static_cast<std::int64_t>(owing_.size()), lane_.passes());
+  lane_.table(DeviceLane::Step::gather).take_back(lane_.passes());
+  const float* mark = marks_;
+  for (const DevicePiece& piece : pieces_) {
+    if (piece.owed == nullptr) continue;
+    if (piece.void_mark != nullptr) {
+      accelerator.copy(piece.void_mark, mark, sizeof *mark, lane_.passes());
+    }
+    ++mark;
   }
 }
 

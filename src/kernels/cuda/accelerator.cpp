@@ -127,6 +127,13 @@ class CudaAccelerator final : public Accelerator {
     cuda::check(kernels::cuda::launch_mark(marks, format_of(dtype), counts, count, stream),
                 "launching mark");
   }
+  void count_nonfinite(std::int64_t* found, const std::byte* values, DataType dtype,
+                       std::int64_t count, StreamHandle stream) override {
+    if (count == 0) return;
+    cuda::check(
+        kernels::cuda::launch_count_nonfinite(found, values, format_of(dtype), count, stream),
+        "launching count_nonfinite");
+  }
   void narrow_offsets(std::uint8_t* narrow, const std::uint16_t* offsets, std::int64_t count,
                       StreamHandle stream) override {
     if (count == 0) return;

@@ -60,7 +60,41 @@ int launch(ElementFormat format, void* to, const void* from, std::int64_t count,
   }
 }
 
+/// Few blocks: nearly always nothing is found, and then nothing is written.
+constexpr std::int64_t kCountBlocksMax = 1024;
+
+template <class Format>
+__global__ __launch_bounds__(kLanes) void run_count_nonfinite(
+    unsigned long long* found, const typename Format::Element* values, std::int64_t count) {
+  unsigned long long own = 0;
+  const std::int64_t step = std::int64_t{gridDim.x} * kLanes;
+  for (std::int64_t i = blockIdx.x * std::int64_t{kLanes} + threadIdx.x; i < count; i += step) {
+    own += absolute_bits(Format::widen(values[i])) > kLargestFinite ? 1 : 0;
+  }
+  if (own > 0) atomicAdd(found, own);
+}
+
+template <class Format>
+int count_nonfinite(std::int64_t* found, const std::byte* values, std::int64_t count,
+                    StreamHandle stream) {
+  const std::int64_t blocks = (count + kLanes - 1) / kLanes;
+  run_count_nonfinite<Format>
+      <<<static_cast<unsigned>(blocks < kCountBlocksMax ? blocks : kCountBlocksMax), kLanes, 0,
+         stream>>>(reinterpret_cast<unsigned long long*>(found),
+                   reinterpret_cast<const typename Format::Element*>(values), count);
+  return cudaGetLastError();
+}
+
 }  // namespace
+
+int launch_count_nonfinite(std::int64_t* found, const std::byte* values, ElementFormat format,
+                           std::int64_t count, StreamHandle stream) {
+  switch (format) {
+    case ElementFormat::float16: return count_nonfinite<Float16>(found, values, count, stream);
+    case ElementFormat::bfloat16: return count_nonfinite<Bfloat16>(found, values, count, stream);
+    default: return count_nonfinite<Float32>(found, values, count, stream);
+  }
+}
 
 int launch_widen(float* values, const std::byte* source, ElementFormat format, std::int64_t count,
                  StreamHandle stream) {

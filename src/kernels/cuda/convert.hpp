@@ -6,14 +6,17 @@
 #include "device/cuda/stream.hpp"
 #include "kernels/cuda/step_rows.hpp"
 
-/// One array into another, element by element. Each launches for `count` > 0 elements and returns a
-/// cudaError_t. Pointers are device memory, aligned to their elements.
+/// One array into another, element by element; and what is counted in one. Each launches for
+/// `count` > 0 elements and returns a cudaError_t. Pointers are device memory, aligned to their
+/// elements.
 namespace scalecom::kernels::cuda {
 
 int launch_widen(float* values, const std::byte* source, ElementFormat format, std::int64_t count,
                  device::cuda::StreamHandle stream);
 int launch_mark(std::byte* marks, ElementFormat format, const std::int64_t* counts,
                 std::int64_t count, device::cuda::StreamHandle stream);
+int launch_count_nonfinite(std::int64_t* found, const std::byte* values, ElementFormat format,
+                           std::int64_t count, device::cuda::StreamHandle stream);
 int launch_narrow_offsets(std::uint8_t* narrow, const std::uint16_t* offsets, std::int64_t count,
                           device::cuda::StreamHandle stream);
 int launch_widen_offsets(std::uint16_t* offsets, const std::uint8_t* narrow, std::int64_t count,
