@@ -277,6 +277,7 @@ const SessionEnd* Coordinator::find_failure() const {
 
 // While a collective waits for data.
 void Coordinator::check() {
+  if (has_ended_) return;  // Residuals may be read afterwards.
   poll_once();
   if (const SessionEnd* end = find_failure())
     throw Error(end->status.code(), end->status.message());

@@ -51,6 +51,7 @@ DeviceExecution::~DeviceExecution() {
 
 void DeviceExecution::connect(int index, const WaitContext& wait) {
   context_ = needs_.session->acquire(index);
+  interrupt_ = wait.interrupt;
   Accelerator& accelerator = context_->accelerator();
   const auto entered = accelerator.enter();
   wire_ = accelerator.make_stream();
@@ -209,8 +210,8 @@ std::vector<CompressionHealth> DeviceExecution::read_samples() {
 std::shared_ptr<DeviceResidual> DeviceExecution::bring(ResidualStore::Entry& entry) const {
   auto residual = std::dynamic_pointer_cast<DeviceResidual>(entry.elsewhere);
   if (residual == nullptr) {
-    residual =
-        std::make_shared<DeviceResidual>(context_, count_of(entry.shape), entry.values, limit_);
+    residual = std::make_shared<DeviceResidual>(context_, count_of(entry.shape), entry.values,
+                                                DeviceResidual::Bounds{limit_, interrupt_});
     entry.values = {};
     entry.elsewhere = residual;
   }
@@ -291,7 +292,9 @@ void DeviceExecution::abort() noexcept {
   try {
     const auto entered = context_->accelerator().enter();
     lane().return_from_wire();
-    end_at(context_->record(lane().passes()));
+    const auto end = context_->record(lane().passes());
+    for (const auto& residual : used_) residual->set_last_use(end);
+    end_at(end);
   } catch (const Error& error) {
     log_error(error.what());
   }

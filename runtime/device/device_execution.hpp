@@ -45,7 +45,7 @@ class DeviceExecution {
 
   /// Before the first batch: all ranks choose their collectives together.
   bool is_connected() const noexcept { return collectives_ != nullptr; }
-  /// On the device of this number.
+  /// On the device of this number. What ends the wait ends those of residuals, later on.
   void connect(int index, const WaitContext& wait);
 
   /// Takes up a batch, with is_done(); `batch`, agreement and tensors stay until it is done again.
@@ -116,6 +116,7 @@ class DeviceExecution {
   const Clock::duration limit_;
   ResidualStore& residuals_;
   const DeviceNeeds needs_;
+  Interrupt* interrupt_ = nullptr;  ///< of waits for the device
   std::shared_ptr<DeviceContext> context_;
   StreamOwner wire_;
   std::unique_ptr<DeviceCollectives> collectives_;

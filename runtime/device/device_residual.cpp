@@ -15,12 +15,14 @@ constexpr std::size_t kPinnedBytes = 4 << 20;
 }  // namespace
 
 DeviceResidual::DeviceResidual(std::shared_ptr<DeviceContext> context, std::int64_t count,
-                               const std::vector<float>& values, Clock::duration limit)
-    : context_(std::move(context)), count_(count), limit_(limit) {
+                               const std::vector<float>& values, const Bounds& bounds)
+    : context_(std::move(context)), count_(count), bounds_(bounds) {
   Accelerator& accelerator = context_->accelerator();
   copies_ = accelerator.make_stream();
   const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(float);
-  memory_ = accelerator.allocate(bytes);
+  // In the stream's order: to allocate and to free otherwise would wait for all that is on the
+  // device, which a rank that is lost may hold up.
+  memory_ = accelerator.allocate(bytes, copies_.get());
   if (values.empty()) {
     accelerator.set_zero(memory_.get(), bytes, copies_.get());
   } else {
@@ -32,7 +34,11 @@ DeviceResidual::DeviceResidual(std::shared_ptr<DeviceContext> context, std::int6
 DeviceResidual::~DeviceResidual() {
   try {
     const auto entered = context_->accelerator().enter();
+    if (last_use_ != nullptr) {
+      context_->accelerator().make_wait(copies_.get(), last_use_->event.get());
+    }
     memory_.reset();
+    if (answer_ != nullptr) wait_for(*last_use_, "what a step says of a residual that ends");
     answer_.reset();
     copies_.reset();
   } catch (const Error& error) {  // The device is gone, and the memory with it.
@@ -99,7 +105,7 @@ void DeviceResidual::scale(double multiply, double divide) {
   Accelerator& accelerator = context_->accelerator();
   const auto entered = accelerator.enter();
   accelerator.make_wait(copies_.get(), last_use_->event.get());
-  const auto table = accelerator.make_copy_table(1);
+  const auto table = accelerator.make_copy_table(1, copies_.get());
   const CopyTensor all{memory_.get(), memory_.get(), count_, DataType::float32, {multiply, divide}};
   table->assign({&all, 1}, copies_.get());
   table->scale_copy(copies_.get());
@@ -108,7 +114,7 @@ void DeviceResidual::scale(double multiply, double divide) {
 }
 
 void DeviceResidual::wait_for(const DeviceEvent& event, const char* what) const {
-  const WaitContext context{Deadline::after(limit_), nullptr};
+  const WaitContext context{Deadline::after(bounds_.limit), bounds_.interrupt};
   WaitLoop loop(context);
   while (!context_->accelerator().is_done(event.event.get())) loop.pause(what);
 }

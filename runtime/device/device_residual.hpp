@@ -12,10 +12,14 @@ namespace scalecom {
 /// A residual's values in an accelerator's memory. Confined to the coordinator's thread.
 class DeviceResidual final : public ResidualMemory {
  public:
+  /// How waits for the device end without it.
+  struct Bounds {
+    Clock::duration limit{};
+    Interrupt* interrupt = nullptr;  ///< outlives the residual
+  };
   /// Takes `values`, or zeros if there are none; on the context's own order: see last_use().
-  /// `limit` bounds the waits.
   DeviceResidual(std::shared_ptr<DeviceContext> context, std::int64_t count,
-                 const std::vector<float>& values, Clock::duration limit);
+                 const std::vector<float>& values, const Bounds& bounds);
   ~DeviceResidual() override;
 
   float* data() const noexcept;
@@ -40,7 +44,7 @@ class DeviceResidual final : public ResidualMemory {
 
   const std::shared_ptr<DeviceContext> context_;
   const std::int64_t count_;
-  const Clock::duration limit_;
+  const Bounds bounds_;
   StreamOwner copies_;
   AcceleratorMemory memory_;
   std::shared_ptr<const DeviceEvent> last_use_;

@@ -173,11 +173,16 @@ class Accelerator {
                     StreamHandle stream) = 0;
   virtual void set_zero(void* destination, std::size_t bytes, StreamHandle stream) = 0;
 
-  virtual std::unique_ptr<StepTable> make_step_table(std::size_t tensors_max) = 0;
-  virtual std::unique_ptr<CopyTable> make_copy_table(std::size_t tensors_max) = 0;
+  /// A table's memory is in the order of `stream`, which outlives it: what uses it comes behind
+  /// what is enqueued there so far, and the table's end behind all of it.
+  virtual std::unique_ptr<StepTable> make_step_table(std::size_t tensors_max,
+                                                     StreamHandle stream) = 0;
+  virtual std::unique_ptr<CopyTable> make_copy_table(std::size_t tensors_max,
+                                                     StreamHandle stream) = 0;
   /// `chunks_max`: of all tensors together.
   virtual std::unique_ptr<SampleTable> make_sample_table(std::size_t tensors_max,
-                                                         std::size_t chunks_max) = 0;
+                                                         std::size_t chunks_max,
+                                                         StreamHandle stream) = 0;
   /// kernels::widen().
   virtual void widen(float* values, const std::byte* source, DataType dtype, std::int64_t count,
                      StreamHandle stream) = 0;

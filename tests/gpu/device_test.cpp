@@ -87,7 +87,7 @@ TEST_CASE("a tensor of more than 2^31 elements is worked on to its end") {
   tensor.offsets = reinterpret_cast<std::uint16_t*>(out.get() + 8 + kSelected * 8);
   tensor.result = gradient.get();
   tensor.reduced = reinterpret_cast<const float*>(tensor.selected.values);
-  const auto table = accelerator->make_step_table(1);
+  const auto table = accelerator->make_step_table(1, stream);
   table->assign({&tensor, 1}, stream);
   table->select_and_sweep(stream);
   accelerator->copy(host.get(), tensor.selected.values + (kSelected - 1) * 4, 4, stream);

@@ -85,14 +85,14 @@ TEST_CASE("nothing is no work", "[light]") {
   const auto none_in_order = accelerator.allocate(0, nullptr);
   accelerator.copy(none.get(), none_in_order.get(), 0, nullptr);
   accelerator.set_zero(none.get(), 0, nullptr);
-  const auto steps = accelerator.make_step_table(4);
+  const auto steps = accelerator.make_step_table(4, nullptr);
   const StepTensor empty;
   steps->assign({&empty, 1}, nullptr);
   steps->select_and_sweep(nullptr);
   steps->gather_and_sweep(nullptr);
   steps->take_back(nullptr);
   steps->fill_selected(nullptr);
-  const auto copies = accelerator.make_copy_table(0);
+  const auto copies = accelerator.make_copy_table(0, nullptr);
   copies->assign({}, nullptr);
   copies->scale_copy(nullptr);
   test::finish(accelerator, nullptr);

@@ -132,7 +132,7 @@ TEST_CASE("a look at sampled chunks finds the CPU's values, offsets and figures"
       for (std::size_t i = 0; i < tensors; ++i) {
         rows.push_back(tensor_of(all[i], chunks[i], on_device));
       }
-      const auto table = arena.accelerator().make_sample_table(tensors, chunks_max);
+      const auto table = arena.accelerator().make_sample_table(tensors, chunks_max, arena.stream());
       table->assign(rows, arena.stream());
       table->look(arena.stream());
       for (const Swept& s : all) {

@@ -63,7 +63,7 @@ TEST_CASE("a table of copies equals the CPU's, scaled, not aligned to vectors, o
                          copy.dtype, copy.scale});
     }
     arena.upload();
-    const auto table = arena.accelerator().make_copy_table(tensors.size());
+    const auto table = arena.accelerator().make_copy_table(tensors.size(), arena.stream());
     table->assign(tensors, arena.stream());
     table->scale_copy(arena.stream());
     for (const Copy& copy : copies) {
@@ -83,7 +83,7 @@ TEST_CASE("a tensor is scaled in its place", "[light]") {
   arena.upload();
   const CopyTensor tensor{
       arena.device(slot), arena.device(slot), 30011, DataType::bfloat16, {1.0, 3.0}};
-  const auto table = arena.accelerator().make_copy_table(1);
+  const auto table = arena.accelerator().make_copy_table(1, arena.stream());
   table->assign({&tensor, 1}, arena.stream());
   table->scale_copy(arena.stream());
   kernels::scale_copy(arena.host(slot), arena.host(slot), 30011, DataType::bfloat16, {1.0, 3.0});
@@ -101,7 +101,7 @@ TEST_CASE("a table that is assigned anew copies the new tensors, and the same on
   arena.allocate();
   fill(arena.host(source), DataType::float32, kCount, generator);
   arena.upload();
-  const auto table = arena.accelerator().make_copy_table(2);
+  const auto table = arena.accelerator().make_copy_table(2, arena.stream());
   const auto copy = [&](const std::vector<std::size_t>& slots, const Scale& scale) {
     std::vector<CopyTensor> tensors;
     for (const std::size_t slot : slots) {

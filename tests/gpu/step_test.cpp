@@ -138,7 +138,7 @@ void for_each_world(const Body& body) {
     for (const std::size_t tensors : kTensors) {
       CAPTURE(seed, tensors);
       World world(tensors, seed * 1000 + tensors);
-      const auto table = world.arena.accelerator().make_step_table(tensors);
+      const auto table = world.arena.accelerator().make_step_table(tensors, world.arena.stream());
       table->assign(world.on_device, world.arena.stream());
       body(world, *table);
     }
@@ -219,7 +219,7 @@ TEST_CASE("no tensor is taken back where none is marked", "[light]") {
   }
   world.arena.upload();
   const auto stream = world.arena.stream();
-  const auto table = world.arena.accelerator().make_step_table(33);
+  const auto table = world.arena.accelerator().make_step_table(33, world.arena.stream());
   table->assign(world.on_device, stream);
   table->gather_and_sweep(stream);
   world.on_each(test::gather_on_host);
@@ -232,7 +232,7 @@ TEST_CASE("thousands of short tensors in a table are each found") {
     CAPTURE(seed);
     World world(2500, seed, 300);
     const auto stream = world.arena.stream();
-    const auto table = world.arena.accelerator().make_step_table(2500);
+    const auto table = world.arena.accelerator().make_step_table(2500, world.arena.stream());
     table->assign(world.on_device, stream);
     table->select_and_sweep(stream);
     table->fill_selected(stream);

@@ -232,22 +232,28 @@ void FakeAccelerator::set_zero(void* destination, std::size_t bytes, StreamHandl
   });
 }
 
-std::unique_ptr<StepTable> FakeAccelerator::make_step_table(std::size_t tensors_max) {
+std::unique_ptr<StepTable> FakeAccelerator::make_step_table(std::size_t tensors_max,
+                                                            StreamHandle stream) {
   const Lock lock(mutex_);
   require_entered();
+  require_stream(stream);
   return std::make_unique<FakeStepTable>(*this, tensors_max);
 }
 
-std::unique_ptr<CopyTable> FakeAccelerator::make_copy_table(std::size_t tensors_max) {
+std::unique_ptr<CopyTable> FakeAccelerator::make_copy_table(std::size_t tensors_max,
+                                                            StreamHandle stream) {
   const Lock lock(mutex_);
   require_entered();
+  require_stream(stream);
   return std::make_unique<FakeCopyTable>(*this, tensors_max);
 }
 
 std::unique_ptr<SampleTable> FakeAccelerator::make_sample_table(std::size_t tensors_max,
-                                                                std::size_t chunks_max) {
+                                                                std::size_t chunks_max,
+                                                                StreamHandle stream) {
   const Lock lock(mutex_);
   require_entered();
+  require_stream(stream);
   return std::make_unique<FakeSampleTable>(*this, tensors_max, chunks_max);
 }
 

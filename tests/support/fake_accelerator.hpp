@@ -52,10 +52,10 @@ class FakeAccelerator final : public Accelerator {
   bool is_done(EventHandle event) override;
   void copy(void* destination, const void* source, std::size_t bytes, StreamHandle stream) override;
   void set_zero(void* destination, std::size_t bytes, StreamHandle stream) override;
-  std::unique_ptr<StepTable> make_step_table(std::size_t tensors_max) override;
-  std::unique_ptr<CopyTable> make_copy_table(std::size_t tensors_max) override;
-  std::unique_ptr<SampleTable> make_sample_table(std::size_t tensors_max,
-                                                 std::size_t chunks_max) override;
+  std::unique_ptr<StepTable> make_step_table(std::size_t tensors_max, StreamHandle stream) override;
+  std::unique_ptr<CopyTable> make_copy_table(std::size_t tensors_max, StreamHandle stream) override;
+  std::unique_ptr<SampleTable> make_sample_table(std::size_t tensors_max, std::size_t chunks_max,
+                                                 StreamHandle stream) override;
   void widen(float* values, const std::byte* source, DataType dtype, std::int64_t count,
              StreamHandle stream) override;
   void mark(std::byte* marks, DataType dtype, const std::int64_t* counts, std::int64_t count,

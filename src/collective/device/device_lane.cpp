@@ -43,10 +43,11 @@ std::byte* DeviceLane::acquire(Buffer buffer, std::size_t bytes) {
 
 template <class Table, class Tensor>
 Table& DeviceLane::assign(Grown<Table>& grown, std::span<const Tensor> tensors,
-                          std::unique_ptr<Table> (Accelerator::*make)(std::size_t)) {
+                          std::unique_ptr<Table> (Accelerator::*make)(std::size_t, StreamHandle)) {
   if (grown.table == nullptr || grown.tensors_max < tensors.size()) {
     grown.tensors_max = std::bit_ceil(std::max(tensors.size(), kTensorsMin));
-    grown.table = (accelerator_.*make)(grown.tensors_max);
+    if (grown.table != nullptr) grown.former.push_back(std::move(grown.table));
+    grown.table = (accelerator_.*make)(grown.tensors_max, passes());
   }
   grown.table->assign(tensors, passes());
   return *grown.table;
@@ -68,7 +69,9 @@ SampleTable& DeviceLane::assign(std::span<const SampledTensor> tensors) {
     sample_.tensors_max =
         std::bit_ceil(std::max({tensors.size(), sample_.tensors_max, kTensorsMin}));
     sampled_chunks_max_ = std::bit_ceil(std::max({chunks, sampled_chunks_max_, kTensorsMin}));
-    sample_.table = accelerator_.make_sample_table(sample_.tensors_max, sampled_chunks_max_);
+    if (sample_.table != nullptr) sample_.former.push_back(std::move(sample_.table));
+    sample_.table =
+        accelerator_.make_sample_table(sample_.tensors_max, sampled_chunks_max_, passes());
   }
   sample_.table->assign(tensors, passes());
   return *sample_.table;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "collective/device/device_collectives.hpp"
 #include "kernels/accelerator.hpp"
@@ -72,10 +73,13 @@ class DeviceLane {
   struct Grown {
     std::unique_ptr<Table> table;
     std::size_t tensors_max = 0;
+    /// Smaller ones before it, together at most as large: their host memory is not freed on the
+    /// way, as that would wait for the device.
+    std::vector<std::unique_ptr<Table>> former = {};
   };
   template <class Table, class Tensor>
   Table& assign(Grown<Table>& grown, std::span<const Tensor> tensors,
-                std::unique_ptr<Table> (Accelerator::*make)(std::size_t));
+                std::unique_ptr<Table> (Accelerator::*make)(std::size_t, StreamHandle));
 
   Accelerator& accelerator_;
   DeviceCollectives& collectives_;

@@ -104,15 +104,21 @@ class CudaAccelerator final : public Accelerator {
     cuda::set_bytes(destination, 0, bytes, stream);
   }
 
-  std::unique_ptr<StepTable> make_step_table(std::size_t tensors_max) override {
-    return std::make_unique<kernels::cuda::CudaStepTable>(tensors_max);
+  std::unique_ptr<StepTable> make_step_table(std::size_t tensors_max,
+                                             StreamHandle stream) override {
+    using Table = kernels::cuda::CudaStepTable;
+    return std::make_unique<Table>(tensors_max, allocate(Table::bytes_for(tensors_max), stream));
   }
-  std::unique_ptr<CopyTable> make_copy_table(std::size_t tensors_max) override {
-    return std::make_unique<kernels::cuda::CudaCopyTable>(tensors_max);
+  std::unique_ptr<CopyTable> make_copy_table(std::size_t tensors_max,
+                                             StreamHandle stream) override {
+    using Table = kernels::cuda::CudaCopyTable;
+    return std::make_unique<Table>(tensors_max, allocate(Table::bytes_for(tensors_max), stream));
   }
-  std::unique_ptr<SampleTable> make_sample_table(std::size_t tensors_max,
-                                                 std::size_t chunks_max) override {
-    return std::make_unique<kernels::cuda::CudaSampleTable>(tensors_max, chunks_max);
+  std::unique_ptr<SampleTable> make_sample_table(std::size_t tensors_max, std::size_t chunks_max,
+                                                 StreamHandle stream) override {
+    using Table = kernels::cuda::CudaSampleTable;
+    const std::size_t bytes = Table::bytes_for(tensors_max, chunks_max);
+    return std::make_unique<Table>(bytes, allocate(bytes, stream));
   }
 
   void widen(float* values, const std::byte* source, DataType dtype, std::int64_t count,

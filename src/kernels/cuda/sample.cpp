@@ -8,11 +8,6 @@
 namespace scalecom::kernels::cuda {
 namespace {
 
-std::size_t bytes_for(std::size_t tensors_max, std::size_t chunks_max) {
-  return tensors_max * sizeof(SampleRow) + chunks_max * sizeof(SampleChunkRow) +
-         2 * StagedTable::kAlignment;
-}
-
 std::int32_t as_int32(std::int64_t value) {
   SCALECOM_ASSERT(value <= std::numeric_limits<std::int32_t>::max(), std::to_string(value));
   return static_cast<std::int32_t>(value);
@@ -20,8 +15,10 @@ std::int32_t as_int32(std::int64_t value) {
 
 }  // namespace
 
-CudaSampleTable::CudaSampleTable(std::size_t tensors_max, std::size_t chunks_max)
-    : storage_(bytes_for(tensors_max, chunks_max)) {}
+std::size_t CudaSampleTable::bytes_for(std::size_t tensors_max, std::size_t chunks_max) {
+  return tensors_max * sizeof(SampleRow) + chunks_max * sizeof(SampleChunkRow) +
+         2 * StagedTable::kAlignment;
+}
 
 void CudaSampleTable::assign(std::span<const SampledTensor> tensors, StreamHandle stream) {
   std::size_t all_chunks = 0;

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 
 #include "kernels/accelerator.hpp"
 #include "kernels/cuda/sample_rows.hpp"
@@ -14,7 +15,10 @@ namespace scalecom::kernels::cuda {
 /// bit; the figures may differ from the CPU's in the last bit, as they are sums in another order.
 class CudaSampleTable final : public SampleTable {
  public:
-  CudaSampleTable(std::size_t tensors_max, std::size_t chunks_max);
+  /// `memory` has `bytes`, of bytes_for().
+  CudaSampleTable(std::size_t bytes, AcceleratorMemory memory)
+      : storage_(bytes, std::move(memory)) {}
+  static std::size_t bytes_for(std::size_t tensors_max, std::size_t chunks_max);
 
   void assign(std::span<const SampledTensor> tensors, StreamHandle stream) override;
   void look(StreamHandle stream) const override;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "base/error.hpp"
 #include "device/cuda/error.hpp"
@@ -71,15 +72,15 @@ CopyKind kind_of(const CopyRow& row) {
   return has_words && row.scaling.step != ScaleStep::in_double ? CopyKind::plain : CopyKind::other;
 }
 
-/// All tensors may be of one kind or the other.
-std::size_t bytes_for(std::size_t tensors_max) {
+}  // namespace
+
+// All tensors may be of one kind or the other.
+std::size_t CudaCopyTable::bytes_for(std::size_t tensors_max) {
   return 2 * (tensors_max * sizeof(CopyRow) + StagedTable::kAlignment + index_bytes(tensors_max));
 }
 
-}  // namespace
-
-CudaCopyTable::CudaCopyTable(std::size_t tensors_max)
-    : storage_(bytes_for(tensors_max)), tensors_max_(tensors_max) {}
+CudaCopyTable::CudaCopyTable(std::size_t tensors_max, AcceleratorMemory memory)
+    : storage_(bytes_for(tensors_max), std::move(memory)), tensors_max_(tensors_max) {}
 
 void CudaCopyTable::assign(std::span<const CopyTensor> tensors, StreamHandle stream) {
   if (std::equal(tensors.begin(), tensors.end(), assigned_.begin(), assigned_.end())) return;

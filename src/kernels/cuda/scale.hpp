@@ -16,7 +16,9 @@ namespace scalecom::kernels::cuda {
 /// Tensors that are not aligned to 4 bytes, or are scaled in float64, take a second one.
 class CudaCopyTable final : public CopyTable {
  public:
-  explicit CudaCopyTable(std::size_t tensors_max);
+  /// `memory` has bytes_for(tensors_max).
+  CudaCopyTable(std::size_t tensors_max, AcceleratorMemory memory);
+  static std::size_t bytes_for(std::size_t tensors_max);
 
   /// Nothing is done where the tensors are the former ones.
   void assign(std::span<const CopyTensor> tensors, StreamHandle stream) override;

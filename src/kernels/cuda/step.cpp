@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "base/error.hpp"
@@ -39,18 +40,18 @@ StepRow row_of(const StepTensor& tensor) {
   return row;
 }
 
-std::size_t bytes_for(std::size_t tensors_max) {
-  return tensors_max * sizeof(StepRow) + 3 * index_bytes(tensors_max);
-}
-
 std::int64_t quotient_up(std::int64_t dividend, std::int64_t divisor) {
   return (dividend + divisor - 1) / divisor;
 }
 
 }  // namespace
 
-CudaStepTable::CudaStepTable(std::size_t tensors_max)
-    : storage_(bytes_for(tensors_max)), tensors_max_(tensors_max) {}
+std::size_t CudaStepTable::bytes_for(std::size_t tensors_max) {
+  return tensors_max * sizeof(StepRow) + 3 * index_bytes(tensors_max);
+}
+
+CudaStepTable::CudaStepTable(std::size_t tensors_max, AcceleratorMemory memory)
+    : storage_(bytes_for(tensors_max), std::move(memory)), tensors_max_(tensors_max) {}
 
 void CudaStepTable::assign(std::span<const StepTensor> tensors, StreamHandle stream) {
   if (std::equal(tensors.begin(), tensors.end(), assigned_.begin(), assigned_.end())) return;

@@ -15,7 +15,9 @@ namespace scalecom::kernels::cuda {
 /// kWarpChunkMax take a second launch in a sweep.
 class CudaStepTable final : public StepTable {
  public:
-  explicit CudaStepTable(std::size_t tensors_max);
+  /// `memory` has bytes_for(tensors_max).
+  CudaStepTable(std::size_t tensors_max, AcceleratorMemory memory);
+  static std::size_t bytes_for(std::size_t tensors_max);
 
   /// Nothing is done where the tensors are the former ones.
   void assign(std::span<const StepTensor> tensors, StreamHandle stream) override;

@@ -3,15 +3,14 @@
 #include <fmt/format.h>
 
 #include <limits>
+#include <utility>
 
 #include "base/error.hpp"
 
 namespace scalecom::kernels::cuda {
 
-StagedTable::StagedTable(std::size_t bytes)
-    : bytes_(bytes),
-      staging_(device::cuda::allocate_pinned(bytes)),
-      device_(device::cuda::allocate_device(bytes)) {}
+StagedTable::StagedTable(std::size_t bytes, AcceleratorMemory device)
+    : bytes_(bytes), staging_(device::cuda::allocate_pinned(bytes)), device_(std::move(device)) {}
 
 std::size_t StagedTable::take(std::size_t bytes) {
   const std::size_t begin = used_;

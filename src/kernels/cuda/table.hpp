@@ -6,6 +6,7 @@
 
 #include "device/cuda/memory.hpp"
 #include "device/cuda/stream.hpp"
+#include "kernels/accelerator.hpp"
 #include "kernels/cuda/step_rows.hpp"
 #include "kernels/cuda/unit_index.hpp"
 #include "scalecom/tensor.hpp"
@@ -15,7 +16,8 @@ namespace scalecom::kernels::cuda {
 /// A launch's table: written in pinned host memory, copied to the device in the stream's order.
 class StagedTable {
  public:
-  explicit StagedTable(std::size_t bytes);
+  /// `device` has `bytes`.
+  StagedTable(std::size_t bytes, AcceleratorMemory device);
 
   /// What is reserved begins at a multiple of it: a line of the device's cache.
   static constexpr std::size_t kAlignment = 128;
@@ -38,7 +40,7 @@ class StagedTable {
   std::size_t bytes_;
   std::size_t used_ = 0;
   device::cuda::PinnedMemory staging_;
-  device::cuda::DeviceMemory device_;
+  AcceleratorMemory device_;
 
   std::size_t take(std::size_t bytes);
 };

@@ -221,7 +221,7 @@ TEST_CASE("misuse is noticed") {
 TEST_CASE("a table keeps the rows that the stream has uploaded") {
   Watched w;
   const auto other = w.accelerator.make_stream();
-  const auto table = w.accelerator.make_copy_table(2);
+  const auto table = w.accelerator.make_copy_table(2, nullptr);
   const auto from = w.accelerator.allocate(16);
   const auto to = w.accelerator.allocate_pinned(16);
   const auto memory = w.accelerator.allocate(16);

@@ -75,3 +75,39 @@ TEST_CASE("a rank that is lost fails an accelerator's batch in bounded time") {
   CHECK(outcome[0].code() == StatusCode::rank_lost);
   CHECK(outcome[1].code() == StatusCode::rank_lost);
 }
+
+TEST_CASE("a residual that the device holds back is not waited for when a rank is lost") {
+  test::NcclWorld nccl;
+  Config config;
+  config.collective_timeout_s = 20.0;  // What a wait that sees no lost rank ends by.
+  DeviceWorld devices(
+      2, 2, [&](auto& accelerator) { return nccl.make_api(accelerator); }, nullptr, config);
+  std::latch both_have_it(2);
+  std::latch is_read(1);
+  std::atomic<bool> is_held = true;
+  Status outcome;
+  test::run_ranks(2, [&](int rank) {
+    test::FakeAccelerator& accelerator = devices.accelerator(rank);
+    DeviceTensor tensor(accelerator, DataType::float32, {300});
+    if (rank == 0) {
+      const auto entered = accelerator.enter();
+      accelerator.enqueue(tensor.stream(), {"held", {}, false, [&] { return !is_held; }});
+    }
+    AllReduceOptions options;
+    options.compression.mode = CompressionMode::sharded;
+    expect_ok(devices[rank].all_reduce("w", tensor.view(), tensor.view(), options).wait());
+    both_have_it.arrive_and_wait();
+    if (rank == 1) {
+      devices.lose(1);
+      return is_read.wait();
+    }
+    try {
+      devices[rank].residual("w");
+    } catch (const Error& error) {
+      outcome = error.status();
+    }
+    is_held = false;
+    is_read.count_down();
+  });
+  CHECK(outcome.code() == StatusCode::rank_lost);
+}

@@ -13,6 +13,7 @@ import scalecom.torch as hvd
 SIZES = [4, 4 << 10, 64 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20, 256 << 20]
 COMPRESSED_BYTES_MIN = 1 << 20
 BATCH = 100
+HEALTH_STEPS = 100  # SCALECOM_HEALTH_STEPS, by default.
 
 
 class _Clock:
@@ -92,9 +93,27 @@ def _host_time(device, rounds):
     return {kind: _summary(values) for kind, values in times.items()}
 
 
+def _health_cost(device):
+    """Microseconds of a step of 100 compressed tensors of 1 MB: a usual one's median, and how much
+    longer the sampled one and the two behind it take together, in which the host reads the sample; as
+    a part of a period's steps too."""
+    tensors = [torch.randn(250_000, device=device) for _ in range(BATCH)]
+    compression = hvd.Compression.scalecom(rate=100)
+    clock, times = _Clock(device), []
+    for _ in range(2 * HEALTH_STEPS + 3):
+        hvd.barrier()
+        times.append(clock.time(lambda: hvd.grouped_allreduce_(
+            tensors, name="health", op=hvd.Sum, compression=compression)))
+    usual = statistics.median(times[HEALTH_STEPS // 2:HEALTH_STEPS - 1])
+    last = 2 * HEALTH_STEPS - 1
+    more = sum(times[last:last + 3]) - 3 * usual
+    return {"step": round(usual, 1), "sampled": round(times[last], 1), "more": round(more, 1),
+            "part": round(more / (HEALTH_STEPS * usual), 4)}
+
+
 def measure(device, rounds, bytes_max):
     """{"all_reduce_us": {bytes: {way: summary}}, "host_us": of a batch of 100 tensors, "coordinator": as
-    coordinator_bench has it}."""
+    coordinator_bench has it, "health_us"}."""
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -105,7 +124,8 @@ def measure(device, rounds, bytes_max):
               "all_reduce_us": {size: _compare(size, device, rounds)
                                 for size in SIZES if size <= bytes_max},
               "host_us": _host_time(device, rounds),
-              "coordinator": coordinator_bench.measure(device, threads, rounds, BATCH)}
+              "coordinator": coordinator_bench.measure(device, threads, rounds, BATCH),
+              "health_us": _health_cost(device)}
     torch.distributed.destroy_process_group()
     hvd.shutdown()
     return result
