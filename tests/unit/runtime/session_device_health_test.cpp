@@ -1,14 +1,16 @@
 // Health figures and guards of an accelerator's tensors, against the host's.
 #include <algorithm>
 #include <cmath>
-#include <optional>
+#include <fstream>
 #include <random>
+#include <string>
 
 #include "tests/support/captured_stderr.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/device_world.hpp"
 #include "tests/support/ranks.hpp"
 #include "tests/support/seeds.hpp"
+#include "tests/support/temporary_folder.hpp"
 #include "tests/unit/device/nccl_world.hpp"
 
 using namespace scalecom;
@@ -256,4 +258,20 @@ TEST_CASE("a guard goes by samples in their order where a tensor leaves its acce
   CHECK(counts[0] == counts[1]);
   CHECK(counts[0].front() == 80);
   CHECK(counts[0].back() > 80);
+}
+
+TEST_CASE("the file has an accelerator's last sample when the session has ended") {
+  const test::TemporaryFolder folder;
+  Config config = every(2);
+  config.health_file = folder.path() + "/health.csv";
+  {
+    DeviceWorld devices(1, 3, {}, nullptr, config);
+    for (unsigned step = 0; step < 4; ++step) {
+      run_on_device(devices, 0, {normal(900, step)}, compressed(CompressionMode::cyclic, 9, 0.5));
+    }
+  }
+  std::ifstream file(config.health_file);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(file, line);) lines.push_back(line.substr(0, 5));
+  CHECK(lines == std::vector<std::string>{"step,", "1,w0,", "3,w0,"});
 }
