@@ -1,8 +1,10 @@
+#include <atomic>
 #include <latch>
 
 #include "tests/support/catch.hpp"
 #include "tests/support/device_world.hpp"
 #include "tests/support/ranks.hpp"
+#include "tests/unit/device/nccl_world.hpp"
 
 using namespace scalecom;
 using Catch::Contains;
