@@ -1,0 +1,238 @@
+"""The jobs of several ranks that tools/test-gpu starts on one GPU: claims, kills, NCCL's choices, benches."""
+
+import importlib.util
+import pathlib
+import re
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "bindings"))
+from jobs import Job  # noqa: E402
+from mps import shared_gpu  # noqa: E402
+
+LOGS = ROOT / "build" / "test-logs"
+CLAIMS = [f"programs.{name}" for name in ("devices", "device_training", "collectives", "grouped",
+                                          "grouped_gathers", "parts", "errors", "clt_k",
+                                          "optimizer", "optimizer_groups", "sparse", "adasum",
+                                          "sync_batch_norm", "ddp", "process_sets",
+                                          "process_group", "process_group_training", "policy",
+                                          "horovod_names", "join")]
+REPLICATED_CLAIMS = ["programs.fsdp"]  # On pairs of ranks: 4 have two shards, and two replicas of each.
+# Several ranks on one GPU are an error to NCCL, unless each says that it is on a host of its own.
+NCCL = {"NCCL_NET": "Socket", "NCCL_SOCKET_IFNAME": "lo", "NCCL_IB_DISABLE": "1",
+        "NCCL_MNNVL_ENABLE": "0", "NCCL_NVLS_ENABLE": "0"}
+JAX_CLAIMS = ["programs.jax_collectives", "programs.jax_devices"]
+# Ranks that share a GPU share its memory, too. Matrices are multiplied in float32, as on the CPU.
+JAX = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+       "XLA_FLAGS": "--xla_gpu_autotune_level=0", "JAX_TRACEBACK_FILTERING": "off"}
+LEAVE_S_MAX = 10.0
+# As SCALECOM_ALLREDUCE_ALGORITHM and as NCCL's log has them.
+ALGORITHMS = {"ring": "RING", "double_tree": "TREE"}
+
+
+def say(text):
+    print(f"test-gpu: {text}", file=sys.stderr, flush=True)
+
+
+def start_ranks(folder, ranks, program, arguments, collectives, environment):
+    env = {**environment, "SCALECOM_CUDA_COLLECTIVES": collectives,
+           "SCALECOM_STALL_SHUTDOWN_TIME_SECONDS": "20", **NCCL}
+    return Job(folder, ranks, program, arguments, env=env,
+               variables=lambda rank: {"NCCL_HOSTID": f"rank{rank}"})
+
+
+def modules_on(ranks, options):
+    named = [f"programs.{name}" for name in options.claims]
+    wanted = named or [*CLAIMS * (ranks < 4), *REPLICATED_CLAIMS]
+    return [module for module in wanted if module not in REPLICATED_CLAIMS or ranks % 2 == 0]
+
+
+def run_claims(report, ranks, collectives, options, environment, folder):
+    """The claims for so many ranks: the modules in one job, since torch starts slowly."""
+    label = f"{ranks} ranks, {collectives}"
+    modules = modules_on(ranks, options)
+    if not modules:
+        return
+    say(f"{', '.join(modules)}: {label}")
+    begin = time.monotonic()
+    job = start_ranks(folder, ranks, "programs.claims:check_modules",
+                      {"modules": modules, "device": options.device, "limit_s": options.limit},
+                      collectives, environment)
+    judge_claims(report, "ranks", label, job, modules, options.limit, begin)
+
+
+def judge_claims(report, name, label, job, modules, limit_s, begin):
+    """Counts what became of a job of programs.claims:check_modules that began at that time."""
+    ranks = job.ranks
+    outcome = job.outcome(limit_s + 10)
+    (LOGS / f"gpu-{name}-{label.replace(' ranks, ', '-')}.log").write_text(outcome.output)
+    part = {"seconds": round(time.monotonic() - begin, 1), "claims": 0, "failed": {}}
+    report.parts.setdefault(name, {})[label] = part
+    silent = sorted(set(range(ranks)) - set(outcome.values))
+    if silent:
+        part["failed"] = {"no verdict": {rank: outcome.errors.get(rank, outcome.output[-3000:])
+                                         for rank in silent}}
+        report.failures.append(f"ranks {silent} of {label} gave no verdict")
+        return
+    for module in modules:
+        for claim in outcome.values[0][module]:
+            problems = {rank: value[module][claim] for rank, value in outcome.values.items()
+                        if value[module].get(claim)}
+            part["claims"] += 1
+            report.count(f"{module}.{claim} on {label}", not problems)
+            if problems:
+                part["failed"][f"{module}.{claim}"] = problems
+    say(f"{label}: {part['claims']} claims, {len(part['failed'])} failed, {part['seconds']} s")
+    for claim, problems in part["failed"].items():
+        rank, problem = sorted(problems.items())[0]
+        print(f"{claim}, ranks {sorted(problems)}: {problem.strip().splitlines()[-1][:300]}")
+
+
+def jax_environment(options, environment):
+    return {**environment, **JAX, "JAX_PLATFORMS": "cpu" if options.device == "cpu" else "cuda,cpu"}
+
+
+def run_jax(report, options, environment, folder):
+    """The claims about JAX, which shares the GPU as torch does. All jobs at once: most of their time is a
+    core's that compiles."""
+    if importlib.util.find_spec("jax") is None:
+        report.skips.append("jax is not installed")
+        return
+    begin = time.monotonic()
+    jobs = []
+    for collectives in options.collectives:
+        for ranks in options.ranks:
+            modules = JAX_CLAIMS + ["programs.jax_ends"] * (ranks > 1)
+            job = start_ranks(folder, ranks, "programs.claims:check_modules",
+                              {"modules": modules, "device": None, "limit_s": options.limit},
+                              collectives, jax_environment(options, environment))
+            jobs.append((f"{ranks} ranks, {collectives}", job, modules))
+    say(f"{', '.join(JAX_CLAIMS)}, programs.jax_ends: {'; '.join(label for label, *_ in jobs)}")
+    for label, job, modules in jobs:
+        judge_claims(report, "jax", label, job, modules, options.limit, begin)
+
+
+def run_jax_bench(report, collectives, options, environment, folder):
+    label = f"2 ranks, {collectives}"
+    search = {"PYTHONPATH": f"{ROOT / 'tools' / 'bench' / 'cuda'}:{environment['PYTHONPATH']}"}
+    job = start_ranks(folder, 2, "jax_bench:measure",
+                      {"rounds": int(options.rounds), "bytes_max": options.bytes_max}, collectives,
+                      {**jax_environment(options, environment), **search})
+    outcome = job.outcome(100)
+    is_good = len(outcome.values) == 2
+    report.count(f"jax_bench, {label}", is_good)
+    if is_good:
+        report.parts.setdefault("jax_bench", {})[label] = outcome.values[0]
+        print(f"JAX on {outcome.values[0]['device']}, {label}:")
+        show_us(outcome.values[0]["call_us"])
+    else:
+        print("\n".join([*outcome.errors.values(), outcome.output[-3000:]]))
+
+
+def show_us(figures):
+    """By bytes, and by ways."""
+    for size, ways in figures.items():
+        print(f"{int(size):>12,} B  " + "  ".join(
+            f"{way} {time['median']:,.1f} ({time['low']:,.1f} to {time['high']:,.1f})"
+            for way, time in ways.items()))
+
+
+def run_kills(report, collectives, options, environment, folder):
+    """A rank of three is killed at work: the others say who, in bounded time."""
+    for work in ("all-reduce of 16 MiB", "ScaleCom steps"):
+        label = f"a killed rank in {work}, {collectives}"
+        job = start_ranks(folder, 3, "programs.kills:lose_a_rank_at_work",
+                          {"victim": 1, "work": work, "turns": 3, "delay": 0.05,
+                           "device": options.device}, collectives, environment)
+        outcome = job.outcome(60)
+        problems = [f"ranks {sorted(outcome.values)} gave a verdict: {outcome.output[-2000:]}"
+                    ] * (set(outcome.values) != {0, 2})
+        seconds = {}
+        for rank, value in outcome.values.items():
+            seconds[rank] = round(value["left_at"] - value["killed_at"], 3)
+            named = re.findall(r"rank (\d+) is lost", value["message"] or "")
+            if set(named) != {"1"} or seconds[rank] > LEAVE_S_MAX:
+                problems.append(f"rank {rank} after {seconds[rank]} s: {value['message']}")
+        say(f"{label}: {problems or seconds}")
+        report.count(label, not problems)
+        report.parts.setdefault("kills", {})[label] = {"seconds": seconds, "problems": problems}
+
+
+def run_tuner(report, options, environment, folder):
+    """NCCL's log tells of each all-reduce which algorithm it took: the one that was asked for."""
+    for ours, nccls in ALGORITHMS.items():
+        label = f"NCCL takes {ours}"
+        job = start_ranks(folder, 2, "programs.tuning:reduce", {"device": options.device}, "nccl",
+                          {**environment, "SCALECOM_ALLREDUCE_ALGORITHM": ours,
+                           "NCCL_DEBUG": "INFO", "NCCL_DEBUG_SUBSYS": "INIT,TUNING"})
+        outcome = job.outcome(60)
+        (LOGS / f"gpu-tuner-{ours}.log").write_text(outcome.output)
+        taken = re.findall(r"AllReduce: (\d+) Bytes -> Algo (\w+)", outcome.output)
+        is_whole = {str(4 << 10), str(4 << 20)} <= {size for size, _ in taken}
+        is_good = is_whole and {algorithm.upper() for _, algorithm in taken} == {nccls}
+        report.count(label, is_good and len(outcome.values) == 2)
+        report.parts.setdefault("tuner", {})[ours] = taken
+        say(f"{label}: {taken}, ranks {sorted(outcome.values)} gave a verdict")
+        if not is_good:
+            print("\n".join([*outcome.errors.values(), *(line for line in outcome.output.splitlines()
+                                                         if "uner" in line or "Algo" in line)][:40]))
+
+
+def run_rank_bench(report, ranks, collectives, options, environment, folder):
+    label = f"{ranks} ranks, {collectives}"
+    search = {"PYTHONPATH": f"{ROOT / 'tools' / 'bench' / 'cuda'}:{environment['PYTHONPATH']}"}
+    job = start_ranks(folder, ranks, "all_reduce_bench:measure",
+                      {"device": options.device, "rounds": int(options.rounds),
+                       "bytes_max": options.bytes_max}, collectives, {**environment, **search})
+    outcome = job.outcome(150)
+    is_good = len(outcome.values) == ranks
+    report.count(f"all_reduce_bench, {label}", is_good)
+    if not is_good:
+        print("\n".join([*outcome.errors.values(), outcome.output[-3000:]]))
+        return
+    value = outcome.values[0]
+    report.parts.setdefault("all_reduce_bench", {})[label] = value
+    print(f"all-reduce, us on {label} (median, quartiles):")
+    show_us(value["all_reduce_us"])
+    print(f"host, us for a batch of 100 tensors of 40 KB: {value['host_us']}")
+    print(f"health of 100 compressed tensors of 1 MB, us of a step: {value['health_us']}")
+    for kind, found in value["coordinator"].items():
+        report_coordinator(report, f"{kind}, {label}", found)
+
+
+def report_coordinator(report, label, found):
+    for tensors, times in found["batches"].items():
+        print(f"coordinator, {label}, {tensors} tensors of 40 KB, us a batch: {times}")
+    if "calls" not in found:
+        return
+    print(f"calls of CUDA a batch, {label}: {found['calls']}")
+    if not found["calls"]:
+        report.skips.append(f"the calls of a batch, {label}: torch.profiler has seen none")
+        return
+    report.count(f"no call that waits for the device, {label}: {found['waiting']}",
+                 not found["waiting"])
+
+
+def run_jobs(report, options, environment):
+    LOGS.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name, shared_gpu() as sharing:
+        folder = pathlib.Path(name)
+        shared = {**environment, **sharing}
+        report.parts["mps"] = bool(sharing)
+        if "jax" in options.only:
+            run_jax(report, options, shared, folder)
+        for collectives in options.collectives:
+            if "ranks" in options.only:
+                for ranks in options.ranks:
+                    run_claims(report, ranks, collectives, options, shared, folder)
+            if "jax-bench" in options.only and importlib.util.find_spec("jax"):
+                run_jax_bench(report, collectives, options, shared, folder)
+            if "kills" in options.only:  # By themselves: a killed process can take MPS with it.
+                run_kills(report, collectives, options, environment, folder)
+            if "tuner" in options.only and collectives == "nccl":
+                run_tuner(report, options, environment, folder)
+            if "bench" in options.only:
+                for ranks in (1, 2):
+                    run_rank_bench(report, ranks, collectives, options, shared, folder)
