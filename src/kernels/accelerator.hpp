@@ -69,7 +69,7 @@ class StepTable {
 
   virtual void select_and_sweep(StreamHandle stream) const = 0;
   virtual void gather_and_sweep(StreamHandle stream) const = 0;
-  /// restore_selected() and undo_sweep().
+  /// restore_selected() and undo_sweep(), where no fill_selected() does that.
   virtual void take_back(StreamHandle stream) const = 0;
   virtual void fill_selected(StreamHandle stream) const = 0;
 };
