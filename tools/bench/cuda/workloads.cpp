@@ -92,9 +92,16 @@ std::shared_ptr<Tensors> make_tensors(std::int64_t count) {
 
 namespace {
 
+template <class Table>
+std::shared_ptr<Table> make_table(std::size_t tensors_max) {
+  return std::make_shared<Table>(
+      tensors_max, AcceleratorMemory(allocate_device(Table::bytes_for(tensors_max)).release(),
+                                     device::cuda::FreeDevice()));
+}
+
 std::shared_ptr<CudaStepTable> table_of(const std::vector<StepTensor>& tensors) {
   const device::cuda::Stream stream;
-  auto table = std::make_shared<CudaStepTable>(tensors.size());
+  auto table = make_table<CudaStepTable>(tensors.size());
   table->assign(tensors, stream.handle());
   stream.synchronize();
   return table;
@@ -289,8 +296,7 @@ struct PackSet {
 PackSet make_pack_set(std::vector<CopyTensor> copies, const std::byte* tensors, std::byte* unpacked,
                       kernels::Scale scale) {
   const device::cuda::Stream stream;
-  PackSet set{std::make_shared<CudaCopyTable>(copies.size()),
-              std::make_shared<CudaCopyTable>(copies.size())};
+  PackSet set{make_table<CudaCopyTable>(copies.size()), make_table<CudaCopyTable>(copies.size())};
   set.pack->assign(copies, stream.handle());
   for (CopyTensor& copy : copies) {
     copy = {unpacked + (copy.source - tensors), copy.destination, copy.count, copy.dtype, scale};
@@ -343,7 +349,7 @@ void add_scaled(std::vector<Workload>& workloads, const std::shared_ptr<Tensors>
   const CopyTensor tensor{
       t->result.get(), t->spare.get(), kBytes / size_of(dtype), dtype, {1.0, 3.0}};
   const device::cuda::Stream stream;
-  const auto table = std::make_shared<CudaCopyTable>(1);
+  const auto table = make_table<CudaCopyTable>(1);
   table->assign({&tensor, 1}, stream.handle());
   stream.synchronize();
   workloads.push_back({fmt::format("one tensor of 100 MB of {}, / 3", to_string(dtype)),
