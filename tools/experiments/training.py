@@ -5,6 +5,7 @@ pinned memory of the CPU, where every method reduces them. Several trainings, of
 seeds, may go side by side, each on a stream of its own.
 """
 
+import functools
 import math
 import pathlib
 import sys
@@ -151,17 +152,21 @@ class Whole:
 
 
 class Dense:
-    """The tensors that DistributedOptimizer leaves dense when it compresses, as one group."""
+    """The tensors that DistributedOptimizer leaves dense when it compresses, as one group.
+
+    others: what is left to be compressed, by name. rates: of those, likewise.
+    """
 
     def __init__(self, run, name, compression):
         self.name = f"{name}.dense"
-        rates = {parameter: compression.rate_of(parameter, run.parameters[parameter])
-                 for parameter in run.gradients}
-        self.members = [run.gradients[parameter] for parameter, rate in rates.items()
-                        if rate is None]
-        # What is left to be compressed, by name.
-        self.others = {f"{name}.{parameter}": run.gradients[parameter].view(-1)
-                       for parameter, rate in rates.items() if rate is not None}
+        self.members, self.others, self.rates = [], {}, {}
+        for parameter, gradient in run.gradients.items():
+            rate = compression.rate_of(parameter, run.parameters[parameter])
+            if rate is None:
+                self.members.append(gradient)
+            else:
+                self.others[f"{name}.{parameter}"] = gradient.view(-1)
+                self.rates[f"{name}.{parameter}"] = rate
 
     def start(self):
         self.handle = hvd.grouped_allreduce_async_(self.members, name=self.name)
@@ -171,12 +176,17 @@ class Dense:
 
 
 class ScaleCom:
-    def __init__(self, run, name, compression):
-        self.dense, self.compression = Dense(run, name, compression), compression
+    """Each parameter at its own rate. make_compression: Compression.scalecom, without its rates."""
+
+    def __init__(self, run, name, make_compression, rate, rates):
+        self.dense = Dense(run, name, make_compression(rate=rate, rates=rates))
+        # An all-reduce knows the common rate alone: rates are by parameter, for optimizers.
+        by_rate = {each: make_compression(rate=each) for each in set(self.dense.rates.values())}
+        self.compressions = {tensor: by_rate[each] for tensor, each in self.dense.rates.items()}
 
     def start(self):
         self.dense.start()
-        self.handles = [hvd.allreduce_async_(gradient, name=name, compression=self.compression)
+        self.handles = [hvd.allreduce_async_(gradient, name=name, compression=self.compressions[name])
                         for name, gradient in self.dense.others.items()]
 
     def finish(self):
@@ -237,7 +247,8 @@ def make_rates(job, run):
             model = run.task.make_model()
         return hvd.flops_rates(model, run.task.inputs(run.batch).to("meta"))
     return {"uniform": None, "dense embedding": {"embedding.*": None, "position.*": None},
-            "dense layers": {"layers.*": None}, "mild layers": {"layers.*": 10},
+            "dense layers": {"layers.*": None},
+            "mild layers": {"layers.*norm*": None, "layers.*.bias": None, "layers.*": 10},
             "dense ends": {"lstm.weight_ih_l0": None, "out.*": None}}[job["rates"]]
 
 
@@ -251,9 +262,9 @@ def make_method(job, run, name):
         return TopK(run, name, rate)
     if method == "powersgd":
         return PowerSGD(run, rate)
-    return ScaleCom(run, name, hvd.Compression.scalecom(
-        rate=rate, beta=job["beta"], mode=method, warmup_steps=job["warmup_steps"],
-        rates=make_rates(job, run)))
+    make_compression = functools.partial(hvd.Compression.scalecom, beta=job["beta"], mode=method,
+                                         warmup_steps=job["warmup_steps"])
+    return ScaleCom(run, name, make_compression, rate, make_rates(job, run))
 
 
 class Adam:
