@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "base/error.hpp"
@@ -45,7 +44,6 @@ Scaling scaling_of(CopyFormat format, DataType dtype, const Scale& scale) {
     case ScaleMethod::multiply_in_float:
       return {ScaleStep::multiply_in_float, static_cast<float>(simple.multiply)};
     case ScaleMethod::divide_in_float:
-      if (!std::isnormal(static_cast<float>(simple.divide))) return in_double;
       return {ScaleStep::divide_in_float, static_cast<float>(simple.divide)};
     case ScaleMethod::in_double: break;
   }

@@ -12,7 +12,7 @@ enum class ScaleStep : std::int32_t { copy, multiply_in_float, divide_in_float, 
 
 struct Scaling {
   ScaleStep step = ScaleStep::copy;
-  float factor = 1.0f;  ///< of the steps in float: to multiply with, or to divide by (normal then)
+  float factor = 1.0f;  ///< of the steps in float: to multiply with, or to divide by
   double multiply = 1.0;
   double divide = 1.0;
 };
@@ -26,20 +26,13 @@ constexpr float odd_float(double value) {
   return static_cast<float>(__builtin_bit_cast(double, (bits & ~kDropped) | sticky));
 }
 
-/// value / divisor, which is neither zero nor infinite: a GPU divides zero by a subroutine.
-constexpr float quotient_of(float value, float divisor) {
-  const bool is_zero = value == 0.0f;
-  const float quotient = (is_zero ? 1.0f : value) / divisor;
-  return is_zero ? value * divisor : quotient;
-}
-
 /// `kIsWide`: a float32 element; else the result is for rounding to 16 bits.
 template <ScaleStep kStep, bool kIsWide>
 constexpr float scale_element(float value, const Scaling& scaling) {
   switch (kStep) {
     case ScaleStep::copy: return value;
     case ScaleStep::multiply_in_float: return value * scaling.factor;
-    case ScaleStep::divide_in_float: return quotient_of(value, scaling.factor);
+    case ScaleStep::divide_in_float: return value / scaling.factor;
     case ScaleStep::in_double: break;
   }
   const double exact = static_cast<double>(value) * scaling.multiply / scaling.divide;
