@@ -38,8 +38,11 @@ DeviceResidual::~DeviceResidual() {
       context_->accelerator().make_wait(copies_.get(), last_use_->event.get());
     }
     memory_.reset();
-    if (answer_ != nullptr) wait_for(*last_use_, "what a step says of a residual that ends");
+    if (answer_ != nullptr || !left_behind_.empty()) {
+      wait_for(*context_->record(copies_.get()), "a residual that ends");
+    }
     answer_.reset();
+    left_behind_.clear();
     copies_.reset();
   } catch (const Error& error) {  // The device is gone, and the memory with it.
     log_error(error.what());
@@ -90,12 +93,12 @@ std::vector<float> DeviceResidual::read() const {
   const auto bytes = std::as_writable_bytes(std::span(values));
   if (bytes.empty()) return values;
   accelerator.make_wait(copies_.get(), last_use_->event.get());
-  const AcceleratorMemory pinned =
+  const std::shared_ptr<std::byte> pinned =
       accelerator.allocate_pinned(std::min(bytes.size(), kPinnedBytes));
   for (std::size_t at = 0; at < bytes.size(); at += kPinnedBytes) {
     const std::size_t piece = std::min(kPinnedBytes, bytes.size() - at);
     accelerator.copy(pinned.get(), memory_.get() + at, piece, copies_.get());
-    wait_for(*context_->record(copies_.get()), "a residual's way from the CUDA device");
+    wait_for(*context_->record(copies_.get()), "a residual's way from the CUDA device", pinned);
     std::memcpy(bytes.data() + at, pinned.get(), piece);
   }
   return values;
@@ -105,18 +108,33 @@ void DeviceResidual::scale(double multiply, double divide) {
   Accelerator& accelerator = context_->accelerator();
   const auto entered = accelerator.enter();
   accelerator.make_wait(copies_.get(), last_use_->event.get());
-  const auto table = accelerator.make_copy_table(1, copies_.get());
+  const std::shared_ptr<CopyTable> table = accelerator.make_copy_table(1, copies_.get());
   const CopyTensor all{memory_.get(), memory_.get(), count_, DataType::float32, {multiply, divide}};
   table->assign({&all, 1}, copies_.get());
   table->scale_copy(copies_.get());
   last_use_ = context_->record(copies_.get());
-  wait_for(*last_use_, "a residual that is scaled");  // The table stays until then.
+  wait_for(*last_use_, "a residual that is scaled", table);  // The table stays until then.
 }
 
 void DeviceResidual::wait_for(const DeviceEvent& event, const char* what) const {
-  const WaitContext context{Deadline::after(bounds_.limit), bounds_.interrupt};
+  // What waits for nothing of other ranks.
+  const WaitContext context{Deadline::after(bounds_.limit), nullptr};
   WaitLoop loop(context);
   while (!context_->accelerator().is_done(event.event.get())) loop.pause(what);
+}
+
+// Behind the last use, which may wait for other ranks. `used` is kept where the wait is ended: to
+// free it would wait for the device after all.
+void DeviceResidual::wait_for(const DeviceEvent& event, const char* what,
+                              std::shared_ptr<void> used) const {
+  const WaitContext context{Deadline::after(bounds_.limit), bounds_.interrupt};
+  WaitLoop loop(context);
+  try {
+    while (!context_->accelerator().is_done(event.event.get())) loop.pause(what);
+  } catch (...) {
+    left_behind_.push_back(std::move(used));
+    throw;
+  }
 }
 
 }  // namespace scalecom

@@ -41,6 +41,7 @@ class DeviceResidual final : public ResidualMemory {
  private:
   void upload(const std::vector<float>& values);
   void wait_for(const DeviceEvent& event, const char* what) const;
+  void wait_for(const DeviceEvent& event, const char* what, std::shared_ptr<void> used) const;
 
   const std::shared_ptr<DeviceContext> context_;
   const std::int64_t count_;
@@ -53,6 +54,8 @@ class DeviceResidual final : public ResidualMemory {
     std::shared_ptr<const DeviceEvent> done;
   } delivery_;
   AcceleratorMemory answer_;  ///< pinned, a float
+  /// What the device still uses after waits that were ended.
+  mutable std::vector<std::shared_ptr<void>> left_behind_;
 };
 
 }  // namespace scalecom
