@@ -91,11 +91,10 @@ TEST_CASE("a dense batch of 100 tensors takes a handful of calls of an accelerat
 TEST_CASE("a compressed batch of 100 tensors takes few calls of an accelerator") {
   CHECK(calls_on_ranks(1, compressed()) ==
         Calls{"assign 2, fill_selected 2, make_wait 1, mark 1, record 2, select_and_sweep 1, "
-              "set_zero 1, take_back 2"});
+              "set_zero 1"});
   const std::string together =
       "assign 3, fill_selected 2, gather_and_sweep 1, make_wait 5, mark 1, narrow_offsets 1, "
-      "nccl 2, record 6, scale_copy 1, select_and_sweep 1, set_zero 1, take_back 2, "
-      "widen_offsets 1";
+      "nccl 2, record 6, scale_copy 1, select_and_sweep 1, set_zero 1, widen_offsets 1";
   CHECK(calls_on_ranks(2, compressed()) == Calls{together, together});
 }
 
