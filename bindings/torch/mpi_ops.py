@@ -425,7 +425,7 @@ def barrier(process_set=None):
 
 def join(device=-1):
     """This rank is out of data: scalecom.process_sets.join. device -1 is torch's current CUDA device,
-    if the process uses CUDA."""
+    if the process uses CUDA; where no tensor has been before, the session's device from then on."""
     device = as_number(operator.index, "device", device)
     if device < 0 and torch.cuda.is_initialized():
         device = torch.cuda.current_device()

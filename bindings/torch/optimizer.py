@@ -1,6 +1,7 @@
 """DistributedOptimizer: gradients are reduced while the backward pass goes on."""
 
 import contextlib
+import threading
 import warnings
 
 import torch
@@ -148,7 +149,9 @@ class _Settings:
                           for place, (parameter, name) in enumerate(names.items())]
         self.waiting = []  # Sparse gradients that start when the ranks have agreed on them.
         self.agreed_in = None  # The era in which they have.
-        self.collected = []  # Gradients that are submitted next.
+        # Hooks run in autograd's thread of their device: of a model on a CPU and a GPU, in two.
+        self.lock = threading.Lock()
+        self.collected = []  # Gradients that are submitted next, of one device.
         self.collected_bytes = 0
         self.stream = None  # On a CUDA device: in whose order they are ready.
         self.pending = []  # Pairs of a submit's ticket and gradients, in the order of submits.
@@ -199,18 +202,23 @@ class _Settings:
     def collect(self, gradient, wire):
         """Submits a dense gradient with those that come next, on its device and stream."""
         stream = submit.current_stream(wire)
-        is_behind = stream == self.stream  # Torch's streams know no !=.
-        if not is_behind:
-            self.submit()
-            self.stream = stream
-        gradient.wire = wire
-        self.collected.append(gradient)
-        self.collected_bytes += gradient.byte_count
-        if self.collected_bytes >= _BURST_BYTES or len(self.collected) >= _BURST_TENSORS:
-            self.submit()
+        with self.lock:
+            is_behind = stream == self.stream  # Torch's streams know no !=.
+            if not is_behind:
+                self._submit_collected()
+                self.stream = stream
+            gradient.wire = wire
+            self.collected.append(gradient)
+            self.collected_bytes += gradient.byte_count
+            if self.collected_bytes >= _BURST_BYTES or len(self.collected) >= _BURST_TENSORS:
+                self._submit_collected()
 
     def submit(self):
         """Submits what was collected."""
+        with self.lock:
+            self._submit_collected()
+
+    def _submit_collected(self):
         burst, self.collected, self.collected_bytes = self.collected, [], 0
         if burst:
             with submit.on_stream(self.stream):

@@ -408,5 +408,7 @@ def _last(works):
     """The Work of all: the completion thread and its stream go in order. The last future knows its
     device, on which who waits lets the stream wait; one of collect_all() does not."""
     futures = [work.get_future() for work in works]
+    if not futures:
+        return _Work(torch.futures.collect_all([]))
     return _Work(futures[-1].then(lambda _: list(itertools.chain.from_iterable(
         future.value() for future in futures))))

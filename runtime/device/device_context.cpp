@@ -83,12 +83,13 @@ std::shared_ptr<DeviceContext> SessionDevice::acquire(int index) {
   if (context_ == nullptr) context_ = std::make_shared<DeviceContext>(make_(index));
   const int mine = context_->accelerator().index();
   if (mine != index) {
-    throw Error(StatusCode::invalid_argument,
-                fmt::format("the tensor is on CUDA device {}, but this session works on device {}, "
-                            "where its first tensor was; give each rank one device, as "
-                            "torch.cuda.set_device(local_rank) or JAX's setting "
-                            "jax_cuda_visible_devices do",
-                            index, mine));
+    throw Error(
+        StatusCode::invalid_argument,
+        fmt::format("the tensor is on CUDA device {}, but this session works on device {}, "
+                    "where its first tensor, or its join(), was; give each rank one device, as "
+                    "torch.cuda.set_device(local_rank) or JAX's setting "
+                    "jax_cuda_visible_devices do",
+                    index, mine));
   }
   return context_;
 }
