@@ -43,18 +43,11 @@ def checked_set(process_set):
         return current()
 
 
-def _is_compiled(array):
-    """Whether it is of a function that is being compiled. Derivatives outside of jit are taken of values."""
-    while hasattr(array, "primal"):
-        array = array.primal
-    return isinstance(array, jax.core.Tracer)
-
-
 def full_name(process_set, kind, name, arrays):
     """The name that the ranks know. ValueError for one with a zero byte."""
     if name is None:
         # One at a time is in flight: outside of jit one name serves all, and is compiled once.
-        number = count_call(process_set, kind) if any(map(_is_compiled, arrays)) else "now"
+        number = count_call(process_set, kind) if any(map(primitives.is_compiled, arrays)) else "now"
         return f"{kind}.noname.{number}"
     if "\0" in str(name):
         raise ValueError(f"name is {name!r}; a name cannot hold a zero byte")

@@ -38,8 +38,8 @@ def _average(process_set, names, arrays):
                                  [primitives.Reduction(Average, 1.0, 1.0, None, len(arrays))])
 
 
-def _of_all_reduce(gradients, shapes, process_set, names, reductions):
-    del shapes
+def _of_all_reduce(gradients, shapes, process_set, names, reductions, in_place):
+    del shapes, in_place
     (reduction,) = reductions
     return primitives.all_reduce(process_set, names, gradients,
                                  [reduction._replace(count=len(gradients))])

@@ -23,6 +23,7 @@ from scalecom import _library, basics
 _KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "barrier",
           "identity")
 # Those whose results are made in their arguments' memory, of which XLA makes copies where it has to.
+# So is an all-reduce in a compiled function, where nobody else needs a gradient; alone it would be copied.
 _IN_PLACE = ("broadcast", "identity")
 # What XLA calls a platform, JAX's name of it, and the beginning of its handlers' names.
 _PLATFORMS = (("cpu", "cpu", "scalecom_jax_"), ("CUDA", "cuda", "scalecom_jax_cuda_"))
@@ -123,12 +124,12 @@ def _attributes(process_set, names=(), reductions=None, **numbers):
 
 
 def _lowering(kind):
-    def lower(context, *operands, results, begins=(), **parameters):
+    def lower(context, *operands, results, begins=(), in_place=kind in _IN_PLACE, **parameters):
         del begins  # Of the gradient only.
         token = context.tokens_in.get(_communication)
         with_token = context.replace(avals_in=[core.abstract_token, *context.avals_in],
                                      avals_out=[core.abstract_token, *context.avals_out])
-        places = range(1, len(operands) + 1) if kind in _IN_PLACE else ()
+        places = range(1, len(operands) + 1) if in_place else ()
         call = jax.ffi.ffi_lowering(f"scalecom_jax_{kind}", has_side_effect=True,
                                     operand_output_aliases={place: place for place in places})
         token, *arrays = call(with_token, token, *operands, **_attributes(**parameters))
@@ -181,9 +182,16 @@ def _make_primitive(kind):
 
 
 # Parameters of all of them: process_set; names, full ones of the arrays; results, their shapes and
-# dtypes.
+# dtypes. Of an all-reduce also in_place.
 all_reduce_p, all_gather_p, reduce_scatter_p, all_to_all_p, broadcast_p, barrier_p, identity_p = map(
     _make_primitive, _KINDS)
+
+
+def is_compiled(array):
+    """Whether it is of a function that is being compiled. Derivatives outside of jit are taken of values."""
+    while hasattr(array, "primal"):
+        array = array.primal
+    return isinstance(array, jax.core.Tracer)
 
 
 def _same(arrays):
@@ -193,7 +201,8 @@ def _same(arrays):
 def all_reduce(process_set, names, arrays, reductions):
     """The reduced arrays. reductions: a Reduction for those in turn that are one group."""
     return all_reduce_p.bind(*arrays, process_set=process_set, names=tuple(names),
-                             results=_same(arrays), reductions=tuple(reductions))
+                             results=_same(arrays), reductions=tuple(reductions),
+                             in_place=any(map(is_compiled, arrays)))
 
 
 def all_gather(process_set, names, arrays, rows, begins):

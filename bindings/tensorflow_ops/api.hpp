@@ -96,6 +96,9 @@ using InferShapes = void(TF_ShapeInferenceContext*, TF_Status*);
   X(TF_AllocateOutput,                                                                             \
     TF_Tensor*(TF_OpKernelContext*, int place, int type, const std::int64_t* dimensions,           \
                int dimensions_count, std::size_t bytes, TF_Status*))                               \
+  X(TF_ForwardInputOrAllocateOutput,                                                               \
+    TF_Tensor*(TF_OpKernelContext*, const int* candidates, int candidates_count, int place,        \
+               const std::int64_t* dimensions, int dimensions_count, int* forwarded, TF_Status*))  \
   X(TF_OpKernelContext_Failure, void(TF_OpKernelContext*, TF_Status*))                             \
   X(TF_RunAsyncOpKernelDoneCallback, void(TF_AsyncOpKernelDoneCallback*))
 

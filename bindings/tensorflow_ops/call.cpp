@@ -99,17 +99,19 @@ void Call::submit(const Node& node) {
   } catch (const std::exception& error) {
     failure_ = Failure{kInternal, error.what()};
   }
-  if (!waits_in_submit_) return;
-  for (const scalecom_ticket* ticket : tickets_) scalecom_ticket_wait(ticket, -1.0);
+  if (patience_s_ == 0) return;
+  for (const scalecom_ticket* ticket : tickets_) scalecom_ticket_wait(ticket, patience_s_);
 }
 
-Tensor& Call::add_input(int place) {
+std::unique_ptr<Tensor> Call::get_input(int place) const {
   const StatusHolder status;
   TF_Tensor* input = nullptr;
   api().TF_GetInput(context_, place, &input, status.get());
   status.check();
-  return *tensors_.emplace_back(std::make_unique<Tensor>(input));
+  return std::make_unique<Tensor>(input);
 }
+
+Tensor& Call::add_input(int place) { return *tensors_.emplace_back(get_input(place)); }
 
 Tensor& Call::add_output(int place, int type, const std::vector<std::int64_t>& shape,
                          std::size_t bytes) {
@@ -120,9 +122,23 @@ Tensor& Call::add_output(int place, int type, const std::vector<std::int64_t>& s
   return *tensors_.emplace_back(std::make_unique<Tensor>(output));
 }
 
+// Ours is a reference to the input's memory too, without which TensorFlow has to look who holds it.
+Call::Pair Call::add_pair(int from, int place) {
+  std::unique_ptr<Tensor> input = get_input(from);
+  const std::vector<std::int64_t> shape = input->shape();
+  input.reset();
+  const StatusHolder status;
+  TF_Tensor* output =
+      api().TF_ForwardInputOrAllocateOutput(context_, &from, 1, place, shape.data(),
+                                            static_cast<int>(shape.size()), nullptr, status.get());
+  status.check();
+  const Tensor& added = add_input(from);
+  return {added, *tensors_.emplace_back(std::make_unique<Tensor>(output))};
+}
+
 void Call::add_ticket(scalecom_ticket* ticket) {
   tickets_.push_back(ticket);
-  if (waits_in_submit_) return;
+  if (patience_s_ < 0) return;
   hold();
   const auto release = [](void* call) { static_cast<Call*>(call)->release(); };
   check(scalecom_ticket_on_complete(ticket, release, this));

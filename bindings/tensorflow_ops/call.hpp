@@ -110,14 +110,22 @@ class Call {
   Tensor& add_input(int place);
   Tensor& add_output(int place, int type, const std::vector<std::int64_t>& shape,
                      std::size_t bytes);
+  /// The input `from`, and an output of its type and shape: in the input's own memory where nobody
+  /// else is to see that, so that no second memory of its size goes through the caches.
+  struct Pair {
+    const Tensor& input;
+    const Tensor& output;
+  };
+  Pair add_pair(int from, int place);
   /// Takes over a ticket, of which there may be several, and waits for it too.
   void add_ticket(scalecom_ticket* ticket);
   /// It does not end before a release() more.
   void hold() { pending_.fetch_add(1); }
   void release();
-  /// The thread that submits has nothing else to do: it waits, and so carries the work on itself,
-  /// which saves two changes of threads. Before the first ticket.
-  void wait_in_submit() { waits_in_submit_ = true; }
+  /// The thread that submits waits for each ticket so long, and so carries the work on itself,
+  /// which saves two changes of threads. Negative: until the end, as where it has nothing else to
+  /// do; 0, as at first: not at all. Before the first ticket.
+  void wait_in_submit(double patience_s) { patience_s_ = patience_s; }
   const std::vector<scalecom_ticket*>& tickets() const { return tickets_; }
   Tensor& tensor(std::size_t place) { return *tensors_[place]; }
 
@@ -125,6 +133,7 @@ class Call {
   Call(const Work& work, TF_OpKernelContext* context, Done done)
       : work_(work), context_(context), done_(std::move(done)) {}
   ~Call();
+  std::unique_ptr<Tensor> get_input(int place) const;
   void submit(const Node& node);
   void end();
   void finish();
@@ -135,7 +144,7 @@ class Call {
   std::vector<std::unique_ptr<Tensor>> tensors_;
   std::vector<scalecom_ticket*> tickets_;
   std::optional<Failure> failure_;
-  bool waits_in_submit_ = false;
+  double patience_s_ = 0;
   std::atomic<std::size_t> pending_{1};  // Tickets, and the submit itself.
 };
 

@@ -12,13 +12,19 @@ constexpr int kFirstTensor = 1;
 constexpr int kIncluded = 4;
 constexpr std::int64_t kInGraph = -1;
 
+/// An all-reduce of a graph holds its thread so long at most, since the graph may have other work
+/// for it, or this rank's part in an operation that others began before; and not at all for less
+/// than so many bytes, as of those a graph can have many.
+constexpr double kPatienceS = 0.002;
+constexpr std::size_t kPatienceBytesMin = std::size_t{256} << 10;
+
 std::int64_t read_call_number(Call& call) {
   const Tensor& number = call.add_input(0);
   if (number.type() != kInt64 || !number.shape().empty()) {
     throw Failure{kInvalidArgument, "the number of the call is not an int64 scalar"};
   }
   const auto value = *static_cast<const std::int64_t*>(number.data());
-  if (value != kInGraph) call.wait_in_submit();
+  if (value != kInGraph) call.wait_in_submit(-1.0);
   return value;
 }
 
@@ -51,14 +57,17 @@ void submit_all_reduce(const Node& node, Call& call) {
                                         std::to_string(node.choices.size()) + " reductions"};
   }
   std::vector<Group> groups(node.reductions.size());
+  std::size_t bytes = 0;
   for (std::size_t i = 0; i < count; ++i) {
     const auto place = static_cast<int>(i);
-    const Tensor& input = call.add_input(place + kFirstTensor);
+    const auto [input, output] = call.add_pair(place + kFirstTensor, place);
     Group& group = groups[node.choices[node.choices.size() == 1 ? 0 : i]];
     group.names.push_back(node.name(number, i));
     group.inputs.push_back(input.view());
-    group.outputs.push_back(add_output_like(call, place, input).view());
+    group.outputs.push_back(output.view());
+    bytes += input.bytes();
   }
+  if (number == kInGraph && bytes >= kPatienceBytesMin) call.wait_in_submit(kPatienceS);
   for (std::size_t i = 0; i < groups.size(); ++i) submit_group(groups[i], node.reductions[i], call);
 }
 
@@ -111,10 +120,10 @@ void submit_broadcast(const Node& node, Call& call) {
   const UsedSet used(node);
   const std::int64_t number = read_call_number(call);
   for (int place = kFirstTensor; place < call.inputs_count(); ++place) {
-    const Tensor& input = call.add_input(place);
-    const Tensor& output = add_output_like(call, place - kFirstTensor, input);
+    const auto [input, output] = call.add_pair(place, place - kFirstTensor);
     const scalecom_tensor view = output.view();
-    if (input.bytes() > 0) std::memcpy(output.data(), input.data(), input.bytes());
+    if (input.data() != output.data() && input.bytes() > 0)
+      std::memcpy(output.data(), input.data(), input.bytes());
     const auto index = static_cast<std::size_t>(place - kFirstTensor);
     scalecom_ticket* ticket = nullptr;
     check(scalecom_broadcast(node.name(number, index).c_str(), &view, node.root, &ticket));

@@ -87,6 +87,22 @@ def arguments_of_a_program_stay_as_they_are():
     assert (mine == hvd.rank() + 1.0).all() and (kept == 2.0 * (hvd.rank() + 1.0)).all()
 
 
+def what_is_reduced_in_its_own_memory_stays_as_it_was_for_others():
+    @jax.jit
+    def step(given):
+        own, shared = given * 2, given * 3
+        sums = hvd.grouped_allreduce([own, shared, shared, given, jnp.full(7, 5.0)], op=hvd.Sum)
+        return sums, hvd.allreduce(shared * 2, op=hvd.Sum), shared, given
+
+    given = jnp.full(5000, hvd.rank() + 1.0)
+    for _ in range(2):
+        sums, doubled, shared, same = step(given)
+        for value, wanted in zip(sums, (2 * _total(), 3 * _total(), 3 * _total(), _total(), 5 * hvd.size())):
+            assert set(value.tolist()) == {wanted}
+        assert set(doubled.tolist()) == {6 * _total()}
+        assert set((shared / 3).tolist()) == set(same.tolist()) == set(given.tolist()) == {hvd.rank() + 1.0}
+
+
 def memory_is_used_again_behind_what_works_on_it():
     """A donated argument, and results that are dropped while they are made."""
     @functools.partial(jax.jit, donate_argnums=0)

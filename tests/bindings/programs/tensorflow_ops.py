@@ -100,18 +100,42 @@ def a_graph_of_a_session_reduces():
 
 def operations_that_wait_hold_no_thread():
     """The one thread that the session has submits all, in whichever order; a rank that held it in its
-    first would wait for ever for the others."""
-    graph = tf.Graph()
-    with graph.as_default():
-        places = range(8) if hvd.rank() == 0 else reversed(range(8))
-        sums = [hvd.allreduce(tf.fill([3], float(place)), op=hvd.Sum, name=f"crossed.{place}")
-                for place in places]
+    first would wait for ever for the others. Large ones hold it for a while, and let it go."""
+    places = list(range(8) if hvd.rank() == 0 else reversed(range(8)))
     options = tf.compat.v1.ConfigProto(inter_op_parallelism_threads=1,
                                        intra_op_parallelism_threads=1, use_per_session_threads=True)
-    with tf.compat.v1.Session(graph=graph, config=options) as session:
-        got = session.run(sums)
     wanted = [float(place * hvd.size()) for place in range(8)]
-    assert sorted(value[0] for value in got) == wanted
+    for extent in (3, 1 << 17):
+        with tf.Graph().as_default() as graph:
+            sums = [hvd.allreduce(tf.fill([extent], float(place)), op=hvd.Sum, name=f"crossed.{place}")
+                    for place in places]
+        with tf.compat.v1.Session(graph=graph, config=options) as session:
+            got = session.run(sums)
+        assert sorted(value[-1] for value in got) == wanted
+
+
+def a_result_in_an_inputs_memory_changes_nothing_that_others_see():
+    """An input that nobody else holds gives its memory to the result."""
+    kept = tf.Variable(tf.fill([5000], hvd.rank() + 1.0))
+    total = sum(rank + 1.0 for rank in _each())
+
+    @tf.function
+    def step(given):
+        own, shared, constant = given * 2.0, given * 3.0, tf.fill([7], 5.0)
+        sums = hvd.grouped_allreduce([own, shared, shared, given, kept, constant], op=hvd.Sum)
+        sent = hvd.broadcast(given * 4.0, 0), hvd.broadcast(kept, 0)
+        return sums, sent, (shared, given, constant)
+
+    given = tf.fill([5000], hvd.rank() + 1.0)
+    for _ in range(3):
+        sums, sent, others = step(given)
+        for value, wanted in zip(sums, (2.0, 3.0, 3.0, 1.0, 1.0)):
+            assert _equal(value, numpy.full(5000, wanted * total))
+        assert _equal(sums[5], numpy.full(7, 5.0 * hvd.size()))
+        assert _equal(sent[0], numpy.full(5000, 4.0)) and _equal(sent[1], numpy.ones(5000))
+        for value, wanted in zip((*others[:2], kept, given), (3.0, 1.0, 1.0, 1.0)):
+            assert _equal(value, numpy.full(5000, wanted * (hvd.rank() + 1.0)))
+        assert _equal(others[2], numpy.full(7, 5.0))
 
 
 def a_group_is_one_submit():
