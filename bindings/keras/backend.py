@@ -1,8 +1,7 @@
 """What Keras's back ends need each: an adapter of scalecom, and how it reduces gradients.
 
-adapter: its module, with allreduce, allgather, broadcast, Compression. reduce(gradients, names, op,
-prescale_factor, postscale_factor, compression, process_set): the reduced gradients, in their order, all
-submitted at once. `reduce` and `adapter` are all that the rest of scalecom.keras knows of a back end.
+adapter: its module, with allreduce, allgather, broadcast, Compression. Reducer: its GradientReducer. They are
+all that the rest of scalecom.keras knows of a back end.
 """
 
 import re
@@ -12,6 +11,7 @@ import keras
 
 from scalecom import elastic
 from scalecom.process_sets import global_process_set, used
+from scalecom.reducer import GradientReducer
 
 TESTED = "3.15"
 
@@ -30,41 +30,40 @@ def _load_jax():
     import scalecom.jax as adapter
     from scalecom.jax.collectives import reduce_all
 
-    def reduce(gradients, names, op, prescale_factor, postscale_factor, compression, process_set):
-        options = [compression.options_for(name, gradient.shape)
-                   for name, gradient in zip(names, gradients)]
-        return reduce_all(gradients, [f"allreduce.{name}" for name in names], op, prescale_factor,
-                          postscale_factor, compression, options, process_set)
+    class Reducer(GradientReducer):
+        def _reduce_all(self, gradients, names, op, prescale_factor, postscale_factor):
+            options = [self.compression.options_for(name, gradient.shape)
+                       for name, gradient in zip(names, gradients)]
+            return reduce_all(gradients, [f"allreduce.{name}" for name in names], op, prescale_factor,
+                              postscale_factor, self.compression, options, self.process_set)
 
-    return adapter, reduce
+    return adapter, Reducer
 
 
 def _load_torch():
     import scalecom.torch as adapter
     from scalecom.torch import submit
 
-    def reduce(gradients, names, op, prescale_factor, postscale_factor, compression, process_set):
-        with used(process_set):
-            return reduce_here(gradients, names, op, prescale_factor, postscale_factor, compression)
+    class Reducer(GradientReducer):
+        def _reduce_all(self, gradients, names, op, prescale_factor, postscale_factor):
+            started = []
+            with used(self.process_set):
+                for place, (name, gradient) in enumerate(zip(names, gradients)):
+                    wire, context = self.compression.compress(gradient.detach().contiguous())
+                    ticket = submit.all_reduce(wire, wire, name, op, prescale_factor, postscale_factor,
+                                               self.compression.options_for(name, gradient), -1 - place)
+                    started.append((ticket, wire, context))
+                for ticket, _, _ in started:
+                    ticket.wait()
+            return [self.compression.decompress(wire, context) for _, wire, context in started]
 
-    def reduce_here(gradients, names, op, prescale_factor, postscale_factor, compression):
-        started = []
-        for place, (name, gradient) in enumerate(zip(names, gradients)):
-            wire, context = compression.compress(gradient.detach().contiguous())
-            ticket = submit.all_reduce(wire, wire, name, op, prescale_factor, postscale_factor,
-                                       compression.options_for(name, gradient), -1 - place)
-            started.append((ticket, wire, context))
-        for ticket, _, _ in started:
-            ticket.wait()
-        return [compression.decompress(wire, context) for _, wire, context in started]
-
-    return adapter, reduce
+    return adapter, Reducer
 
 
 def _load_tensorflow():
     import scalecom.tensorflow as adapter
-    from scalecom.tensorflow.reducer import reduce_all
-    return adapter, reduce_all
+    from scalecom.tensorflow.reducer import Reducer
+    return adapter, Reducer
 
 
 _LOADERS = {"jax": _load_jax, "tensorflow": _load_tensorflow, "torch": _load_torch}
@@ -97,5 +96,5 @@ def check_process_set(process_set):
                          "the set only")
 
 
-adapter, reduce = _load(keras.backend.backend())
+adapter, Reducer = _load(keras.backend.backend())
 elastic_run = adapter.elastic.run if hasattr(adapter, "elastic") else elastic.run

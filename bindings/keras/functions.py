@@ -5,6 +5,7 @@ import keras
 from scalecom import arrays
 from scalecom.keras.backend import adapter
 from scalecom.keras.optimizer import DistributedOptimizer
+from scalecom.keras_optimizer import is_distributed
 from scalecom.scalecom_options import ScaleComOptions
 
 
@@ -28,10 +29,12 @@ def broadcast(value, root_rank, name=None):
 
 def broadcast_global_variables(root_rank, model):
     """Gives the weights of a built model, and its optimizer's variables, root_rank's values. States of
-    random generators stay each rank's own."""
+    random generators stay each rank's own; a step half-way is given up on all ranks."""
     variables = list(model.weights)
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None:
+        if is_distributed(optimizer):
+            optimizer.forget_step()
         variables += optimizer.variables
     values = arrays.broadcast([f"broadcast.keras.{place}" for place in range(len(variables))],
                               [keras.ops.convert_to_numpy(variable) for variable in variables],

@@ -3,9 +3,9 @@
 import tensorflow as tf
 
 from scalecom import _library, elastic
+from scalecom.accumulation import forget_steps
 from scalecom.elastic import ObjectState
 from scalecom.exceptions import HorovodInternalError
-from scalecom.tensorflow.optimizer import forget_steps
 from scalecom.variables import ModelState, VariablesState
 
 __all__ = ["ObjectState", "TensorFlowKerasState", "TensorFlowState", "run"]

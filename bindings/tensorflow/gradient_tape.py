@@ -43,8 +43,9 @@ def DistributedGradientTape(gradtape, device_dense="", device_sparse="",
     """
     wrapped = _DistributedTape.__new__(_DistributedTape)
     wrapped.__dict__ = gradtape.__dict__
-    wrapped._scalecom = Reducer(compression, sparse_as_dense, op, gradient_predivide_factor,
-                                num_groups, groups, process_set, scale_local_gradients)
+    wrapped._scalecom = Reducer(compression, op, gradient_predivide_factor,
+                                num_groups if groups is None else groups, process_set,
+                                scale_local_gradients, sparse_as_dense)
     return wrapped
 
 

@@ -5,6 +5,7 @@ import functools
 import pathlib
 import tempfile
 import types
+import warnings
 
 import keras
 import numpy
@@ -51,6 +52,12 @@ def _assert_equal_ranks(model):
     assert len(set(hvd.allgather_object(_bytes_of(model), "weights"))) == 1
 
 
+def _assert_near(model, wanted):
+    for weight, other in zip(model.weights, wanted.weights):
+        assert numpy.allclose(keras.ops.convert_to_numpy(weight), keras.ops.convert_to_numpy(other),
+                              atol=1e-4)
+
+
 def tensors_are_reduced_gathered_and_sent():
     ones = keras.ops.ones((2, 3)) * (hvd.rank() + 1.0)
     total = sum(rank + 1.0 for rank in range(hvd.size()))
@@ -65,9 +72,7 @@ def fit_is_that_of_one_rank_on_the_whole_batch():
     _fit(model, _mine(), 24 // hvd.size())
     _fit(alone, _data(), 24)
     _assert_equal_ranks(model)
-    for weight, wanted in zip(model.weights, alone.weights):
-        assert numpy.allclose(keras.ops.convert_to_numpy(weight), keras.ops.convert_to_numpy(wanted),
-                              atol=1e-4)
+    _assert_near(model, alone)
 
 
 def a_sum_is_no_average():
@@ -214,8 +219,7 @@ def a_process_set_trains_by_itself_and_local_variables_stay_own():
         _fit(model, tuple(part[chosen.rank()::chosen.size()] for part in _data()), 24 // chosen.size())
         alone = _model(keras.optimizers.SGD(0.1))
         _fit(alone, _data(), 24)
-        for weight, wanted in zip(model.weights, alone.weights):
-            assert numpy.allclose(weight.numpy(), wanted.numpy(), atol=1e-4)
+        _assert_near(model, alone)
     else:
         with pytest.raises(ValueError, match="this rank is not in"):
             hvd.DistributedOptimizer(keras.optimizers.SGD(0.1), process_set=chosen)
@@ -239,6 +243,61 @@ def a_process_set_trains_by_itself_and_local_variables_stay_own():
     assert type(refused) is kind  # Nothing of it has been changed.
 
 
+def passes_are_added_up_and_reduced_once_in_a_step():
+    sgd = functools.partial(keras.optimizers.SGD, momentum=0.9)
+    alone = _model(sgd(0.1))
+    _fit(alone, _data(), 48)
+    for rate, is_average in ((0.1, True), (0.05, False)):
+        optimizer = hvd.DistributedOptimizer(sgd(rate), backward_passes_per_step=2,
+                                             average_aggregated_gradients=is_average)
+        model = _model(optimizer)
+        before = hvd.stats()["tensors_completed"]
+        _fit(model, _mine(), 24 // hvd.size())
+        assert hvd.stats()["tensors_completed"] - before == 5 * len(model.weights)
+        assert int(keras.ops.convert_to_numpy(optimizer.iterations)) == 5
+        _assert_near(model, alone)
+        _assert_equal_ranks(model)
+
+
+def a_step_half_way_is_in_no_file_and_given_up_by_a_broadcast():
+    folder = pathlib.Path(hvd.broadcast_object(tempfile.mkdtemp(), 0, "folder"))
+    own, passes = str(folder / f"{hvd.rank()}.keras"), {"backward_passes_per_step": 4}
+    model = _model(hvd.DistributedOptimizer(keras.optimizers.Adam(0.01), **passes))
+    _fit(model, _mine(), 24 // hvd.size())
+    model.save(own)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plain, again = keras.models.load_model(own), hvd.load_model(own, **passes)
+    assert [int(keras.ops.convert_to_numpy(one.optimizer.iterations)) for one in (plain, again)] == [2, 2]
+    _fit(model, _mine(), 24 // hvd.size())  # Goes on with the two batches that were left over.
+    _fit(again, _mine(), 24 // hvd.size())
+    callback = hvd.callbacks.BroadcastGlobalVariablesCallback(0)
+    _fit(again, _mine(), 24 // hvd.size(), [callback])
+    _assert_equal_ranks(again)
+    assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == 5
+    assert int(keras.ops.convert_to_numpy(again.optimizer.iterations)) == 6
+    eager, weight = _model(hvd.DistributedOptimizer(keras.optimizers.SGD(1.0), **passes)).optimizer, (
+        keras.Variable(numpy.zeros(2, "float32"), name="eager"))
+    for _ in range(6):
+        eager.apply([keras.ops.ones(2) * (hvd.rank() + 1.0)], [weight])
+    assert numpy.allclose(keras.ops.convert_to_numpy(weight), -4 * (hvd.size() + 1) / 2)
+    hvd.barrier()
+
+
+def passes_of_keras_itself_are_told_of():
+    optimizer = functools.partial(keras.optimizers.SGD, 0.1, gradient_accumulation_steps=2)
+    for inner in (optimizer(), keras.optimizers.LossScaleOptimizer(optimizer())):
+        with pytest.raises(ValueError, match="gradient_accumulation_steps=2; give one of them"):
+            hvd.DistributedOptimizer(inner, backward_passes_per_step=2)
+    with pytest.raises(ValueError, match="backward_passes_per_step is 0"):
+        hvd.DistributedOptimizer(keras.optimizers.SGD(0.1), backward_passes_per_step=0)
+    with pytest.warns(UserWarning, match="are reduced in each batch.*backward_passes_per_step=2"):
+        model, alone = _model(hvd.DistributedOptimizer(optimizer())), _model(keras.optimizers.SGD(0.1))
+    _fit(model, _mine(), 24 // hvd.size())
+    _fit(alone, _data(), 48)
+    _assert_near(model, alone)
+
+
 def mistakes_are_refused():
     sgd = keras.optimizers.SGD
     for call, words in ((lambda: hvd.DistributedOptimizer("sgd"), "Optimizer is needed"),
@@ -255,7 +314,7 @@ def xla_is_taken_from_a_model_that_it_was_to_compile():
     if keras.backend.backend() != "tensorflow":
         return
     for callback in (hvd.callbacks.BroadcastGlobalVariablesCallback(0),
-                     hvd.elastic.UpdateBatchStateCallback(types.SimpleNamespace())):
+                     hvd.elastic.UpdateBatchStateCallback(types.SimpleNamespace(batch=0))):
         model = _model(hvd.DistributedOptimizer(keras.optimizers.SGD(0.1)))
         model.jit_compile = True
         with pytest.warns(UserWarning, match="jit_compile is False now"):
@@ -271,12 +330,17 @@ def ranks_skip_the_same_steps_of_mixed_precision():
             _fit(model, _mine(), 20)
         inner = keras.optimizers.SGD(0.01)
         model = _model(hvd.DistributedOptimizer(keras.optimizers.LossScaleOptimizer(inner)))
+        second = keras.optimizers.SGD(0.01)
+        passes = _model(hvd.DistributedOptimizer(keras.optimizers.LossScaleOptimizer(second),
+                                                 backward_passes_per_step=2))
     finally:
         keras.config.set_dtype_policy("float32")
     features, labels = _mine()
     features = features.copy()
     if hvd.rank() == 0:
         features[:20] = 1e30  # The first batch overflows on this rank alone.
-    _fit(model, (features, labels), 20, epochs=2)
-    assert int(keras.ops.convert_to_numpy(inner.iterations)) < 2 * -(-len(labels) // 20)
-    _assert_equal_ranks(model)
+    batches = 2 * -(-len(labels) // 20)
+    for one, own, steps in ((model, inner, batches), (passes, second, batches // 2)):
+        _fit(one, (features, labels), 20, epochs=2)
+        assert 0 < int(keras.ops.convert_to_numpy(own.iterations)) < steps
+        _assert_equal_ranks(one)

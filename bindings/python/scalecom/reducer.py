@@ -1,0 +1,81 @@
+"""The reduction of a step's gradients: what the tapes and optimizers of TensorFlow and Keras share."""
+
+from scalecom.process_sets import global_process_set
+from scalecom.reductions import Adasum, Average, Sum
+from scalecom.scalecom_options import ScaleComOptions, check_compression
+from scalecom.variables import check_groups, key_of, names_of
+
+
+class GradientReducer:
+    """How gradients are reduced; see DistributedOptimizer for the arguments. A framework's subclass says how
+    its tensors are. ops: those that are allowed."""
+
+    def __init__(self, compression, op=Average, predivide_factor=1.0, groups=0,
+                 process_set=global_process_set, scale_local_gradients=True, sparse_as_dense=False,
+                 ops=(Average, Sum)):
+        check_compression(compression)
+        if op not in ops:
+            raise ValueError(f"op is {op!r}; gradients are reduced by Average or Sum")
+        if op == Adasum and isinstance(compression, ScaleComOptions):
+            raise ValueError("compression is Compression.scalecom; it works with op Average and Sum, not "
+                             "with Adasum, which needs every element")
+        if predivide_factor != 1.0 and op != Average:
+            raise ValueError("gradient_predivide_factor needs op=Average")
+        check_groups(groups)
+        self.compression = compression
+        self.op = op
+        self.process_set = process_set
+        self._predivide_factor = float(predivide_factor)
+        self._scale_local_gradients = scale_local_gradients
+        self._sparse_as_dense = sparse_as_dense
+        self._local = set()
+        self._has_checked = not isinstance(compression, ScaleComOptions)
+
+    def _reduce_all(self, gradients, names, op, prescale_factor, postscale_factor):
+        """The reduced gradients, in their order, all submitted at once. What is sparse sees no factors,
+        which an average cancels."""
+        raise NotImplementedError
+
+    def _prepare(self, gradient, variable):
+        """The gradient as _reduce_all() takes it."""
+        del variable
+        return gradient
+
+    def _divide_by_size(self, gradient):
+        """The gradient by the number of ranks, also where that is another one when a graph runs."""
+        return gradient / self.process_set.size()
+
+    def register_local_var(self, variable):
+        self._local.add(key_of(variable))
+
+    def reduced_of(self, variables):
+        """Those whose gradients are not this rank's own."""
+        return [variable for variable in variables if key_of(variable) not in self._local]
+
+    def reduce(self, gradients, variables):
+        """The reduced gradients, in their order. None stays None: it is None on all ranks. Those of local
+        variables are scaled as an average has them of which one rank alone has the variable. ValueError
+        where a pattern of rates matches none of the variables."""
+        gradients, names = list(gradients), names_of(variables)
+        if not self._has_checked:
+            self.compression.check_patterns(names)
+            self._has_checked = True
+        places = []
+        for place, (gradient, variable) in enumerate(zip(gradients, variables)):
+            if gradient is None:
+                continue
+            if key_of(variable) not in self._local:
+                gradients[place] = self._prepare(gradient, variable)
+                places.append(place)
+            elif self._scale_local_gradients:
+                gradients[place] = self._divide_by_size(gradient)
+        reduced = self._reduce_all([gradients[place] for place in places],
+                                   [names[place] for place in places], self.op,
+                                   1.0 / self._predivide_factor, self._predivide_factor)
+        for place, one in zip(places, reduced):
+            gradients[place] = one
+        return gradients
+
+    def reduce_changes(self, changes, variables):
+        """The Adasum of what steps have changed of the variables (arXiv 2006.02924)."""
+        return self._reduce_all(changes, names_of(variables), Adasum, 1.0, 1.0)
