@@ -24,7 +24,7 @@ from scalecom.exceptions import (HorovodInternalError, HorovodVersionMismatchErr
 from scalecom.keras import callbacks, elastic
 from scalecom.keras.backend import adapter as _adapter
 from scalecom.keras.functions import (allgather, allreduce, broadcast, broadcast_global_variables,
-                                      load_model)
+                                      load_model, load_residuals)
 from scalecom.keras.optimizer import DistributedOptimizer
 from scalecom.process_sets import (ProcessSet, add_process_set, global_process_set, join,
                                    remove_process_set)
@@ -39,7 +39,7 @@ __all__ = [
     "Product", "Sum", "add_process_set", "allgather", "allgather_object", "allreduce", "barrier", "broadcast",
     "broadcast_global_variables", "broadcast_object", "callbacks", "ccl_built", "cross_rank",
     "cross_size", "cuda_built", "ddl_built", "elastic", "global_process_set", "gloo_built", "gloo_enabled", "info", "init",
-    "is_homogeneous", "is_initialized", "join", "load_model", "local_rank", "local_size", "mpi_built",
+    "is_homogeneous", "is_initialized", "join", "load_model", "load_residuals", "local_rank", "local_size", "mpi_built",
     "mpi_enabled", "mpi_threads_supported", "nccl_built", "rank", "remove_process_set", "rocm_built", "shutdown", "size",
     "start_timeline", "stats", "stop_timeline",
 ]

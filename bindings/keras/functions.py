@@ -2,7 +2,7 @@
 
 import keras
 
-from scalecom import arrays
+from scalecom import arrays, basics
 from scalecom.keras.backend import adapter
 from scalecom.keras.optimizer import DistributedOptimizer
 from scalecom.keras_optimizer import is_distributed
@@ -43,17 +43,37 @@ def broadcast_global_variables(root_rank, model):
         variable.assign(value)
 
 
+def load_residuals(model, filepaths):
+    """Gives a model that was loaded what the ranks of a former job, of any number, still owed.
+
+    filepaths: of all of them, as model.save() or save_weights() wrote them at one moment. Where there are as
+    many ranks now each takes up its own residuals; else all take up the mean (times the former by the present
+    number of ranks with op=Sum), which stands for the same. All ranks call it.
+    """
+    if not is_distributed(model.optimizer) or not model.optimizer.built:
+        raise ValueError("the model's optimizer is not distributed, or not built: make it "
+                         "hvd.DistributedOptimizer(...) and call optimizer.build(model.trainable_variables)")
+    model.optimizer.scalecom_residuals.load_files(list(filepaths))
+
+
 def load_model(filepath, custom_optimizers=None, custom_objects=None, **distributed):
     """keras.models.load_model(), with the model's optimizer made distributed.
 
     custom_optimizers: classes of optimizers beside Keras's own. `distributed`: arguments of
     DistributedOptimizer. With Compression.scalecom residuals are taken up, too: where they are to go on,
-    each rank saves and loads a file of its own.
+    each rank saves a file of its own, and loads it, or gives a list of the files of all ranks in the place of
+    filepath, from which any number of ranks goes on: see load_residuals().
     """
+    files = list(filepath) if isinstance(filepath, (list, tuple)) else [filepath]
+    own = files[basics.rank() % len(files)] if len(files) > 1 else files[0]
     known = {kind.__name__: kind for kind in custom_optimizers or ()}
-    model = keras.models.load_model(filepath, custom_objects={**known, **(custom_objects or {})})
+    model = keras.models.load_model(own, custom_objects={**known, **(custom_objects or {})})
     if getattr(model, "optimizer", None) is not None:
         DistributedOptimizer(model.optimizer, **distributed)
-        if isinstance(distributed.get("compression"), ScaleComOptions):
-            model.load_weights(filepath)  # Again, for what the plain optimizer has no place for.
+        if not isinstance(distributed.get("compression"), ScaleComOptions):
+            return model
+        if isinstance(filepath, (list, tuple)):
+            load_residuals(model, files)
+        else:
+            model.load_weights(own)  # Again, for what the plain optimizer has no place for.
     return model

@@ -19,6 +19,7 @@ _DTYPES = {"uint8": 0, "int8": 1, "int16": 2, "int32": 3, "int64": 4, "float16":
 residuals = Residuals(
     zeros=lambda shape: numpy.zeros(shape, numpy.float32),
     to_host=lambda array: numpy.ascontiguousarray(array, numpy.float32).reshape(numpy.shape(array)),
+    to_double=lambda array: numpy.asarray(array, numpy.float64),
     address_of=lambda array: array.ctypes.data)
 
 

@@ -56,11 +56,12 @@ class Residuals:
     """This rank's residuals as a framework's arrays.
 
     zeros(shape): a new one, float32 in the host's memory. to_host(array): the same for an array, which
-    may be itself. address_of(array): of its first element.
+    may be itself. to_double(array): as float64. address_of(array): of its first element.
     """
 
-    def __init__(self, zeros, to_host, address_of):
-        self.zeros, self._to_host, self._address_of = zeros, to_host, address_of
+    def __init__(self, zeros, to_host, to_double, address_of):
+        self.zeros, self._to_host, self._to_double = zeros, to_host, to_double
+        self._address_of = address_of
 
     def state(self):
         """{tensor name: residual} of this rank, in the tensors' shapes."""
@@ -103,6 +104,34 @@ class Residuals:
                  if name in shapes and name not in saved["residuals"]}
         self.load({**fresh, **saved["residuals"]},
                   {**dict.fromkeys(fresh, 0), **saved["steps"]}, saved.get("betas"))
+
+    def fold(self, states):
+        """The state to load on every rank of a job of another size that averages (op=Average): `states` are
+        the model_state()s that all ranks of the former job saved, one a rank.
+
+        It holds the mean m of their residuals. What the former n ranks still owed the average, the sum of
+        m_r over n beta, is what any number of ranks that hold m owe it: nothing is lost. N ranks that
+        sum (op=Sum) owe as much with m n / N. Raises ValueError where the states are not of one model and
+        moment.
+        """
+        states = list(states)
+        if not states:
+            raise ValueError("states is empty; give what each rank of the former job saved")
+        first = states[0]
+
+        def shapes_in(saved):
+            return {name: tuple(value.shape) for name, value in saved["residuals"].items()}
+
+        for rank, saved in enumerate(states):
+            for is_same, what in ((shapes_in(saved) == shapes_in(first), "has other tensors than"),
+                                  (saved["steps"] == first["steps"], "was saved at other steps than"),
+                                  (saved.get("betas") == first.get("betas"), "was saved with other betas than")):
+                if not is_same:
+                    raise ValueError(f"states[{rank}] {what} states[0]; give what the ranks of one job saved "
+                                     "at one moment")
+        return {**first, "residuals": {
+            name: self._to_host(sum(self._to_double(saved["residuals"][name]) for saved in states) / len(states))
+            for name in first["residuals"]}}
 
 
 class KeptResiduals:

@@ -1,16 +1,34 @@
 """The residuals of a Keras model in its files."""
 
+import contextlib
 import json
 import logging
+import zipfile
 
+import h5py
 import keras
 import numpy
 
 from scalecom import basics
 from scalecom.arrays import residuals
 from scalecom.process_sets import used
+from scalecom.reductions import Sum
 from scalecom.scalecom_options import ScaleComOptions
 from scalecom.variables import shapes_of
+
+
+@contextlib.contextmanager
+def _open_store(path):
+    """What save_own_variables() has written into a file of model.save() or save_weights()."""
+    with contextlib.ExitStack() as stack:
+        file = path
+        if str(path).endswith(".keras"):
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            file = stack.enter_context(archive.open("model.weights.h5"))
+        group = stack.enter_context(h5py.File(file, "r")).get("optimizer/scalecom_residuals/vars", {})
+        if "facts" not in group:
+            raise ValueError(f"{path} has no residuals: it is not of a model that Compression.scalecom trained")
+        yield group
 
 
 class SavedResiduals(keras.layers.Layer):
@@ -64,13 +82,7 @@ class SavedResiduals(keras.layers.Layer):
                 "the residuals in the file are left out, as Keras leaves out the optimizer's variables: "
                 "the optimizer is not built. Call optimizer.build(model.trainable_variables) before")
             return
-        facts = json.loads(numpy.asarray(store["facts"]).tobytes())
-        names = dict(enumerate(self._shapes()))
-        saved = {"residuals": {}, "steps": {}, "betas": {}}
-        for number, (step, beta) in facts["variables"].items():
-            name = names.get(int(number), f"variable {number}")
-            saved["residuals"][name] = numpy.asarray(store[number])
-            saved["steps"][name], saved["betas"][name] = step, beta
+        facts, saved = self._read(store)
         with used(self._reducer.process_set):
             here = basics.rank(), basics.size()
             if (facts["rank"], facts["size"]) != here:
@@ -80,6 +92,39 @@ class SavedResiduals(keras.layers.Layer):
                 saved["residuals"] = {name: numpy.zeros_like(value)
                                       for name, value in saved["residuals"].items()}
             residuals.load_model_state(saved, self._shapes())
+
+    def _read(self, store):
+        """What save_own_variables() has written: whose it is, and a model_state()."""
+        facts = json.loads(numpy.asarray(store["facts"]).tobytes())
+        names = dict(enumerate(self._shapes()))
+        saved = {"residuals": {}, "steps": {}, "betas": {}}
+        for number, (step, beta) in facts["variables"].items():
+            name = names.get(int(number), f"variable {number}")
+            saved["residuals"][name] = numpy.asarray(store[number])
+            saved["steps"][name], saved["betas"][name] = step, beta
+        return facts, saved
+
+    def load_files(self, paths):
+        """Takes up what the ranks of a former job owed, from the files of all of them: this rank's own where
+        there are as many ranks now, else the fold. ValueError where a file is missing or has no residuals."""
+        by_rank, size = {}, 0
+        for path in paths:
+            with _open_store(path) as store:
+                facts, saved = self._read(store)
+            by_rank[facts["rank"]] = saved
+            size = facts["size"]
+        if sorted(by_rank) != list(range(len(paths))) or len(paths) != size:
+            raise ValueError(f"the files are those of the ranks {sorted(by_rank)} of {size}; give one of each "
+                             "rank of one job")
+        with used(self._reducer.process_set):
+            if basics.size() == size:
+                state = by_rank[basics.rank()]
+            else:
+                state = residuals.fold(by_rank[rank] for rank in range(size))
+                scale = size / basics.size() if self._reducer.op == Sum else 1.0
+                state["residuals"] = {name: value * numpy.float32(scale)
+                                      for name, value in state["residuals"].items()}
+            residuals.load_model_state(state, self._shapes())
 
     def _begin_anew(self):
         with used(self._reducer.process_set):

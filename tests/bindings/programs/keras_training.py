@@ -13,7 +13,7 @@ import pytest
 
 import scalecom.keras as hvd
 from scalecom import basics
-from scalecom.residuals import compression_steps
+from scalecom.residuals import compression_betas, compression_steps
 from scalecom.arrays import residuals
 
 
@@ -205,6 +205,53 @@ def residuals_are_in_the_files_of_their_rank():
         again.optimizer.scalecom_residuals.load_own_variables(store)
     assert not _residual(name).any()
     # The next dense step of these names would deliver what they still owe.
+    residuals.load({name: numpy.zeros_like(value) for name, value in residuals.state().items()})
+    hvd.barrier()
+
+
+def files_of_another_number_of_ranks_are_folded():
+    folder = pathlib.Path(hvd.broadcast_object(tempfile.mkdtemp(), 0, "folder"))
+    former, name, compression = hvd.size() + 1, "net/hidden/kernel", hvd.Compression.scalecom(
+        rate=16, rates={"*hidden/kernel": 16, "*": None})
+    model = _model(hvd.DistributedOptimizer(keras.optimizers.Adam(0.01), compression=compression))
+    _fit(model, _mine(), 24 // hvd.size())
+    owed = [numpy.full((32, 64), 1.0 + rank, "float32") for rank in range(former)]
+    files = [str(folder / f"{rank}.{kind}") for kind in ("keras", "weights.h5") for rank in range(former)]
+
+    def write(rank, size):
+        residuals.load({name: owed[rank]}, {name: 17}, {name: 0.5})
+        with pytest.MonkeyPatch.context() as then:
+            then.setattr(basics, "rank", lambda: rank)
+            then.setattr(basics, "size", lambda: size)
+            model.save(files[rank])
+            model.save_weights(files[former + rank])
+
+    for rank in {hvd.rank(), former - 1} if hvd.rank() == 0 else {hvd.rank()}:
+        write(rank, former)
+    hvd.barrier()
+    for op, factor in ((hvd.Average, 1.0), (hvd.Sum, former / hvd.size())):
+        again = hvd.load_model(files[:former], compression=compression, op=op)
+        path = again.trainable_variables[0].path
+        assert numpy.allclose(_residual(path), factor * numpy.mean(range(1, former + 1)))
+        assert compression_steps()[path] == 17 and compression_betas()[path] == 0.5
+        assert _bytes_of(again) == _bytes_of(model)
+    model.load_weights(files[former + hvd.rank()])
+    assert not _residual(name).any()
+    hvd.load_residuals(model, files[former:])
+    assert numpy.allclose(_residual(name), numpy.mean(range(1, former + 1)))
+    with pytest.raises(ValueError, match=f"ranks .* of {former}; give one of each"):
+        hvd.load_residuals(model, files[:former - 1])
+    hvd.barrier()
+    write(hvd.rank(), hvd.size())
+    hvd.barrier()
+    hvd.load_residuals(model, files[former:-1])
+    assert (_residual(name) == owed[hvd.rank()]).all()
+    plain = _model(keras.optimizers.SGD(0.1))
+    plain.save(folder / f"plain{hvd.rank()}.keras")
+    with pytest.raises(ValueError, match="plain.*has no residuals"):
+        hvd.load_residuals(model, [folder / f"plain{hvd.rank()}.keras"])
+    with pytest.raises(ValueError, match="is not distributed"):
+        hvd.load_residuals(plain, files)
     residuals.load({name: numpy.zeros_like(value) for name, value in residuals.state().items()})
     hvd.barrier()
 
