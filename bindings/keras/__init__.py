@@ -28,13 +28,12 @@ from scalecom.keras.functions import (allgather, allreduce, broadcast, broadcast
 from scalecom.keras.optimizer import DistributedOptimizer
 from scalecom.process_sets import (ProcessSet, add_process_set, global_process_set, join,
                                    remove_process_set)
+from scalecom.reductions import Adasum, Average, Max, Min, Product, Sum
 
-Average, Sum, Min, Max, Product = (_adapter.Average, _adapter.Sum, _adapter.Min, _adapter.Max,
-                                   _adapter.Product)
 Compression = _adapter.Compression
 
 __all__ = [
-    "Average", "Compression", "DistributedOptimizer", "HorovodInternalError",
+    "Adasum", "Average", "Compression", "DistributedOptimizer", "HorovodInternalError",
     "HorovodVersionMismatchError", "HostsUpdatedInterrupt", "Max", "Min", "ProcessSet",
     "Product", "Sum", "add_process_set", "allgather", "allgather_object", "allreduce", "barrier", "broadcast",
     "broadcast_global_variables", "broadcast_object", "callbacks", "ccl_built", "cross_rank",

@@ -86,11 +86,8 @@ def refuse_xla(model):
 
 
 def check_process_set(process_set):
-    """Raises ValueError for what is none in use with this rank in it, NotImplementedError where the back end
-    has none."""
+    """Raises ValueError for what is none in use with this rank in it."""
     used(process_set)
-    if process_set is not global_process_set and keras.backend.backend() == "jax":
-        raise NotImplementedError("process_set is given; Keras's JAX back end reduces over all ranks only")
     if process_set is not global_process_set and not process_set.included():
         raise ValueError(f"this rank is not in {process_set}; make its optimizer distributed on ranks of "
                          "the set only")

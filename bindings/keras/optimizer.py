@@ -5,7 +5,7 @@ import keras
 from scalecom.keras import backend
 from scalecom.keras_optimizer import distribute
 from scalecom.process_sets import global_process_set
-from scalecom.reductions import Average, Sum
+from scalecom.reductions import Adasum, Average, Sum
 
 
 def DistributedOptimizer(optimizer, name=None, device_dense="", device_sparse="", compression=None,
@@ -19,8 +19,8 @@ def DistributedOptimizer(optimizer, name=None, device_dense="", device_sparse=""
     hvd.Compression.none (default), fp16, bf16 or scalecom(...), which chooses by the variable's path, as
     "sequential/dense/kernel"; files of the model have this rank's residuals, which load_weights() and
     hvd.load_model() take up. op: Average
-    (default) or Sum. gradient_predivide_factor: an average divides by it before the sum and by the rest
-    after. process_set: the ranks that are to be reduced over, all of which are in it; not on the JAX back end.
+    (default), Sum or Adasum. gradient_predivide_factor: an average divides by it before the sum and by the rest
+    after. process_set: the ranks that are to be reduced over, all of which are in it.
     register_local_var(variable): its gradient stays this rank's own, divided by the number of ranks unless
     scale_local_gradients is False. sparse_as_dense: tf.IndexedSlices are reduced as whole tensors.
     groups and num_groups are checked only: all is submitted at once anyway. The other arguments are Horovod's.
@@ -29,6 +29,10 @@ def DistributedOptimizer(optimizer, name=None, device_dense="", device_sparse=""
     one step is made with the sums, or with their averages where average_aggregated_gradients is True.
     `iterations` counts steps. What was added up for a step half-way is not in files, and neither a broadcast
     of the variables nor an elastic reset leaves it.
+
+    op Adasum reduces what steps do to the variables, and no gradients (arXiv 2006.02924): apply() takes this
+    rank's own step, and then every variable becomes what it was plus the Adasum of the ranks' changes. The
+    optimizer's state is each rank's own; Compression.scalecom is refused.
     """
     del name, device_dense, device_sparse
     if not isinstance(optimizer, keras.optimizers.Optimizer):
@@ -38,5 +42,5 @@ def DistributedOptimizer(optimizer, name=None, device_dense="", device_sparse=""
     reducer = backend.Reducer(
         backend.adapter.Compression.none if compression is None else compression,
         Average if op is None else op, gradient_predivide_factor, num_groups if groups is None else groups,
-        process_set, scale_local_gradients, sparse_as_dense, (Average, Sum))
+        process_set, scale_local_gradients, sparse_as_dense, (Average, Sum, Adasum))
     return distribute(optimizer, reducer, backward_passes_per_step, average_aggregated_gradients)

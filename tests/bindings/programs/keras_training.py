@@ -256,9 +256,40 @@ def files_of_another_number_of_ranks_are_folded():
     hvd.barrier()
 
 
+def adasum_reduces_what_a_step_does():
+    start = numpy.array([1.0, 2.0, 3.0], "float32")
+    gradient = numpy.array([1.0, -2.0, 0.5], "float32") * (hvd.rank() + 1.0) + 3.0 * hvd.rank()
+    make = functools.partial(keras.optimizers.SGD, 0.1, momentum=0.9)
+    for passes in (1, 2):
+        variable, local, alone = (keras.Variable(start, name=f"delta{passes}{kind}") for kind in "vla")
+        optimizer, plain = hvd.DistributedOptimizer(make(), op=hvd.Adasum, backward_passes_per_step=passes), make()
+        optimizer.register_local_var(local)
+        before = start
+        for _ in range(2):
+            alone.assign(before)
+            plain.apply([keras.ops.convert_to_tensor(passes * gradient)], [alone])
+            own = keras.ops.convert_to_numpy(alone)
+            wanted = before + keras.ops.convert_to_numpy(hvd.allreduce(
+                keras.ops.convert_to_tensor(own - before), op=hvd.Adasum, name="wanted"))
+            for _ in range(passes):
+                optimizer.apply([keras.ops.convert_to_tensor(gradient)] * 2, [variable, local])
+            before = keras.ops.convert_to_numpy(variable)
+            assert numpy.allclose(before, wanted, rtol=1e-5), (before, wanted)
+        assert len({value.tobytes() for value in hvd.allgather_object(before, "adasum")}) == 1
+    model, alone = _model(hvd.DistributedOptimizer(make(), op=hvd.Adasum)), _model(make())
+    starts = [keras.ops.convert_to_numpy(weight) + 0.0 for weight in model.weights]
+    for one in (model, alone):
+        _fit(one, _mine(), 240)
+    for weight, own, start in zip(model.weights, alone.weights, starts):
+        change = keras.ops.convert_to_tensor(keras.ops.convert_to_numpy(own) - start)
+        wanted = start + keras.ops.convert_to_numpy(hvd.allreduce(change, op=hvd.Adasum, name="wanted"))
+        assert numpy.allclose(keras.ops.convert_to_numpy(weight), wanted, atol=1e-6)
+    _assert_equal_ranks(model)
+    with pytest.raises(ValueError, match="needs every element"):
+        hvd.DistributedOptimizer(make(), op=hvd.Adasum, compression=hvd.Compression.scalecom(rate=4))
+
+
 def a_process_set_trains_by_itself_and_local_variables_stay_own():
-    if keras.backend.backend() == "jax":
-        return
     ranks = list(range(max(1, hvd.size() - 1)))
     chosen = hvd.add_process_set(ranks) if hvd.size() > 1 else hvd.global_process_set
     if chosen.included():
