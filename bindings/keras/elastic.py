@@ -57,15 +57,28 @@ class CommitStateCallback(_StateCallback):
         self.state.commit()
 
 
+_END_OF_EPOCH = "the end of this epoch"
+
+
 class UpdateBatchStateCallback(_StateCallback):
-    """state.batch is the number of the last batch that is done in this epoch. To leave done batches out
-    after a reset is the program's: fit() begins an epoch with what it is given."""
+    """state.batch is the number of batches that are done in this epoch. The first epoch of a fit() that begins
+    with some done makes as many fewer, at least one, where fit() knows how many an epoch has: what is left of
+    it after a reset. They are the first ones of what fit() is given; a program that leaves out by itself what was
+    seen sets state.batch to 0 before."""
+
+    def on_train_begin(self, logs=None):
+        self._done_before = self.state.batch
 
     def on_train_batch_end(self, batch, logs=None):
-        self.state.batch = batch
+        self.state.batch = self._done_before + batch + 1
+        steps = self.params.get("steps")
+        if self._done_before and steps and self.state.batch >= steps and not self.model.stop_training:
+            self.model.stop_training = _END_OF_EPOCH
 
     def on_epoch_end(self, epoch, logs=None):
-        self.state.batch = 0
+        self.state.batch = self._done_before = 0
+        if self.model.stop_training == _END_OF_EPOCH:  # No other callback means to stop.
+            self.model.stop_training = False
 
 
 class UpdateEpochStateCallback(_StateCallback):

@@ -289,6 +289,42 @@ def adasum_reduces_what_a_step_does():
         hvd.DistributedOptimizer(make(), op=hvd.Adasum, compression=hvd.Compression.scalecom(rate=4))
 
 
+class _Batches(keras.callbacks.Callback):
+    """What state.batch was after each batch, epoch by epoch."""
+
+    def __init__(self, state):
+        super().__init__()
+        self._state, self.seen = state, []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.seen.append([])
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen[-1].append(self._state.batch)
+
+
+class _Stop(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = True
+
+
+def an_epoch_that_was_begun_is_made_to_its_end():
+    state = types.SimpleNamespace(batch=7)
+    update, batches = hvd.elastic.UpdateBatchStateCallback(state), _Batches(state)
+    model = _model(hvd.DistributedOptimizer(keras.optimizers.SGD(0.1)))
+    _fit(model, _mine(), 24 // hvd.size(), [update, batches], epochs=3)
+    whole = list(range(1, 11))
+    assert batches.seen == [[8, 9, 10], whole, whole], batches.seen
+    for order in ([update, _Stop()], [_Stop(), update]):  # Another's wish to stop holds.
+        state.batch, batches.seen = 9, []
+        _fit(model, _mine(), 24 // hvd.size(), [*order, batches], epochs=3)
+        assert batches.seen == [[10]] and state.batch == 0
+    state.batch, batches.seen = 12, []  # Of fewer ranks with more batches in an epoch.
+    _fit(model, _mine(), 24 // hvd.size(), [update, batches], epochs=2)
+    assert batches.seen == [[13], whole]
+    _assert_equal_ranks(model)
+
+
 def a_process_set_trains_by_itself_and_local_variables_stay_own():
     ranks = list(range(max(1, hvd.size() - 1)))
     chosen = hvd.add_process_set(ranks) if hvd.size() > 1 else hvd.global_process_set

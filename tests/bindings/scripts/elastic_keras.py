@@ -70,8 +70,8 @@ def main():
     def train(state):
         write(begins=state.step, residual=residual_sum(), batch=state.batch)
         while state.step < options["steps"]:
-            left = BATCHES - state.step % BATCHES
-            state.model.fit(numpy.tile(inputs, (left, 1)), numpy.tile(targets, left), shuffle=False,
+            state.batch %= BATCHES  # A commit may lie between the last batch and the end of its epoch.
+            state.model.fit(numpy.tile(inputs, (BATCHES, 1)), numpy.tile(targets, BATCHES), shuffle=False,
                             batch_size=SAMPLES, verbose=0, callbacks=callbacks)
 
     train(state)
