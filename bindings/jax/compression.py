@@ -4,25 +4,8 @@ import math
 
 import jax.numpy as jnp
 
-from scalecom.scalecom_options import (CastCompressor, NoneCompressor, ScaleComOptions,
-                                       check_compression)
-
-
-class _CastCompressor(CastCompressor):
-    wide = (jnp.float32, jnp.float64)
-    cast = staticmethod(jnp.astype)
-
-
-class FP16Compressor(_CastCompressor):
-    """float32 and float64 travel as float16."""
-
-    wire_dtype = jnp.float16
-
-
-class BF16Compressor(_CastCompressor):
-    """float32 and float64 travel as bfloat16."""
-
-    wire_dtype = jnp.bfloat16
+from scalecom.scalecom_options import (NoneCompressor, ScaleComOptions, check_compression,
+                                       choices_of)
 
 
 class ScaleComCompressor(ScaleComOptions, NoneCompressor):
@@ -32,14 +15,8 @@ class ScaleComCompressor(ScaleComOptions, NoneCompressor):
         return self.options_by_size(name, len(shape), math.prod(shape))
 
 
+Compression = choices_of(jnp, jnp.astype, ScaleComCompressor)
+FP16Compressor, BF16Compressor = Compression.fp16, Compression.bf16
+
 __all__ = ["BF16Compressor", "Compression", "FP16Compressor", "NoneCompressor", "ScaleComCompressor",
            "check_compression"]
-
-
-class Compression:
-    """The choices for `compression=`."""
-
-    none = NoneCompressor
-    fp16 = FP16Compressor
-    bf16 = BF16Compressor
-    scalecom = ScaleComCompressor

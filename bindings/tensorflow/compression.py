@@ -2,25 +2,8 @@
 
 import tensorflow as tf
 
-from scalecom.scalecom_options import (CastCompressor, NoneCompressor, ScaleComOptions,
-                                       check_compression)
-
-
-class _CastCompressor(CastCompressor):
-    wide = (tf.float32, tf.float64)
-    cast = staticmethod(tf.cast)
-
-
-class FP16Compressor(_CastCompressor):
-    """float32 and float64 travel as float16."""
-
-    wire_dtype = tf.float16
-
-
-class BF16Compressor(_CastCompressor):
-    """float32 and float64 travel as bfloat16."""
-
-    wire_dtype = tf.bfloat16
+from scalecom.scalecom_options import (NoneCompressor, ScaleComOptions, check_compression,
+                                       choices_of)
 
 
 class ScaleComCompressor(ScaleComOptions, NoneCompressor):
@@ -30,14 +13,8 @@ class ScaleComCompressor(ScaleComOptions, NoneCompressor):
         return self.options_by_size(name, len(shape), shape.num_elements() or 0)
 
 
+Compression = choices_of(tf, tf.cast, ScaleComCompressor)
+FP16Compressor, BF16Compressor = Compression.fp16, Compression.bf16
+
 __all__ = ["BF16Compressor", "Compression", "FP16Compressor", "NoneCompressor", "ScaleComCompressor",
            "check_compression"]
-
-
-class Compression:
-    """The choices for `compression=`."""
-
-    none = NoneCompressor
-    fp16 = FP16Compressor
-    bf16 = BF16Compressor
-    scalecom = ScaleComCompressor

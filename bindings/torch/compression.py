@@ -2,25 +2,8 @@
 
 import torch
 
-from scalecom.scalecom_options import (CastCompressor, NoneCompressor, ScaleComOptions,
-                                       check_compression)
-
-
-class _CastCompressor(CastCompressor):
-    wide = (torch.float32, torch.float64)
-    cast = staticmethod(torch.Tensor.to)
-
-
-class FP16Compressor(_CastCompressor):
-    """float32 and float64 travel as float16."""
-
-    wire_dtype = torch.float16
-
-
-class BF16Compressor(_CastCompressor):
-    """float32 and float64 travel as bfloat16."""
-
-    wire_dtype = torch.bfloat16
+from scalecom.scalecom_options import (NoneCompressor, ScaleComOptions, check_compression,
+                                       choices_of)
 
 
 class ScaleComCompressor(ScaleComOptions, NoneCompressor):
@@ -38,14 +21,8 @@ class ScaleComCompressor(ScaleComOptions, NoneCompressor):
         return self.options_by_size(name, parameter.dim(), parameter.numel())
 
 
+Compression = choices_of(torch, torch.Tensor.to, ScaleComCompressor)
+FP16Compressor, BF16Compressor = Compression.fp16, Compression.bf16
+
 __all__ = ["BF16Compressor", "Compression", "FP16Compressor", "NoneCompressor", "ScaleComCompressor",
            "check_compression"]
-
-
-class Compression:
-    """The choices for `compression=`."""
-
-    none = NoneCompressor
-    fp16 = FP16Compressor
-    bf16 = BF16Compressor
-    scalecom = ScaleComCompressor

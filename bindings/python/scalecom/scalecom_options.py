@@ -133,6 +133,22 @@ class CastCompressor(NoneCompressor):
         return tensor if context is None else cls.cast(tensor, context)
 
 
+def choices_of(framework, cast, scalecom):
+    """An adapter's Compression. framework: its module, which has the dtypes. cast(tensor, dtype). scalecom: its
+    ScaleComOptions."""
+
+    def casting(name, dtype):
+        return type(f"{name}Compressor", (CastCompressor,), {
+            "__doc__": f"float32 and float64 travel as {dtype}.", "__module__": scalecom.__module__,
+            "cast": staticmethod(cast), "wide": (framework.float32, framework.float64),
+            "wire_dtype": getattr(framework, dtype)})
+
+    return type("Compression", (), {
+        "__doc__": "The choices for `compression=`.", "__module__": scalecom.__module__,
+        "none": NoneCompressor, "fp16": casting("FP16", "float16"), "bf16": casting("BF16", "bfloat16"),
+        "scalecom": scalecom})
+
+
 def check_compression(compression):
     """Raises ValueError for what `compression=` does not take."""
     is_class = isinstance(compression, type)
