@@ -113,10 +113,10 @@ def test_a_graph_of_version_1_broadcasts_without_eager_execution(tmp_path):
               "with tf.compat.v1.Session() as session:\n"
               "    session.run(tf.compat.v1.global_variables_initializer())\n"
               "    session.run(sent)\n"
-              "    print('value', session.run(variable))\n"
+              "    print(f'value {session.run(variable)}')  # In one write: ranks share the pipe.\n"
               "hook = hvd.BroadcastGlobalVariablesHook(0)\n"
               "with tf.compat.v1.train.MonitoredSession(hooks=[hook]) as session:\n"
-              "    print('hooked', session.run(variable))\n"
+              "    print(f'hooked {session.run(variable)}')\n"
               "from scalecom.tensorflow import operations\n"
               "assert operations.problem is None, operations.problem\n")
     status, output = run_limited([*mpirun_command(2), sys.executable, "-c", script], 90,
