@@ -7,6 +7,7 @@ from scalecom.keras.backend import adapter
 from scalecom.keras.optimizer import DistributedOptimizer
 from scalecom.keras_optimizer import is_distributed
 from scalecom.scalecom_options import ScaleComOptions
+from scalecom.variables import build_optimizer, variables_of
 
 
 def allreduce(value, name=None, average=None, prescale_factor=1.0, postscale_factor=1.0, op=None,
@@ -33,9 +34,10 @@ def broadcast_global_variables(root_rank, model):
     variables = list(model.weights)
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None:
-        if is_distributed(optimizer):
+        build_optimizer(optimizer, model.trainable_variables)
+        if hasattr(optimizer, "forget_step"):
             optimizer.forget_step()
-        variables += optimizer.variables
+        variables += variables_of(optimizer)
     values = arrays.broadcast([f"broadcast.keras.{place}" for place in range(len(variables))],
                               [keras.ops.convert_to_numpy(variable) for variable in variables],
                               root_rank)

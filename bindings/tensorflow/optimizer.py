@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from scalecom.keras_optimizer import distribute
 from scalecom.process_sets import global_process_set
+from scalecom.tensorflow import legacy
 from scalecom.tensorflow.compression import Compression
 from scalecom.tensorflow.mpi_ops import Adasum, Average, Sum
 from scalecom.tensorflow.reducer import Reducer
@@ -27,11 +28,11 @@ def DistributedOptimizer(optimizer, name=None, use_locking=False, device_dense="
                          backward_passes_per_step=1, op=Average, gradient_predivide_factor=1.0,
                          average_aggregated_gradients=False, num_groups=0, groups=None,
                          process_set=global_process_set, scale_local_gradients=True):
-    """Makes a Keras 3 optimizer reduce the gradients in apply(), or a tf.compat.v1.train.Optimizer in
-    compute_gradients(), and returns it.
+    """Makes a Keras 3 optimizer reduce the gradients in apply(), one of the legacy tf-keras in
+    apply_gradients(), or a tf.compat.v1.train.Optimizer in compute_gradients(), and returns it.
 
-    It stays an instance of its class, with its state. Files of a model with a
-    Keras optimizer have this rank's residuals: load_weights() takes them up.
+    It stays an instance of its class, with its state. Files of a model with a Keras 3 optimizer have this
+    rank's residuals: load_weights() takes them up.
     backward_passes_per_step: as many calls of apply() add their gradients up, then one step is made
     with the sums, or with their averages where average_aggregated_gradients is True. The other
     arguments are those of DistributedGradientTape; name and use_locking are Horovod's. Do not reduce
@@ -42,15 +43,17 @@ def DistributedOptimizer(optimizer, name=None, use_locking=False, device_dense="
     Adasum of the ranks' changes. The optimizer's state is each rank's own; sparse_as_dense and groups have
     no effect; Compression.scalecom is refused.
     """
-    is_keras = callable(getattr(optimizer, "apply", None)) and hasattr(optimizer, "build")
+    is_legacy = legacy.is_legacy(optimizer)
+    is_keras = is_legacy or callable(getattr(optimizer, "apply", None)) and hasattr(optimizer, "build")
     reducer = Reducer(compression, op, gradient_predivide_factor,
                       num_groups if groups is None else groups, process_set, scale_local_gradients,
                       sparse_as_dense, (Average, Sum, Adasum) if is_keras else (Average, Sum))
     if is_keras:
-        return distribute(optimizer, reducer, backward_passes_per_step, average_aggregated_gradients)
+        return (legacy.distribute if is_legacy else distribute)(
+            optimizer, reducer, backward_passes_per_step, average_aggregated_gradients)
     if not isinstance(optimizer, tf.compat.v1.train.Optimizer):
-        raise ValueError(f"optimizer is {type(optimizer).__name__}; allowed are Keras 3 optimizers and "
-                         "tf.compat.v1.train.Optimizer")
+        raise ValueError(f"optimizer is {type(optimizer).__name__}; allowed are Keras 3 optimizers, those of "
+                         "tf-keras and tf.compat.v1.train.Optimizer")
     if backward_passes_per_step != 1:
         raise NotImplementedError("backward_passes_per_step needs a Keras optimizer; a "
                                   "tf.compat.v1.train.Optimizer takes 1")

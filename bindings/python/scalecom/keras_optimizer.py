@@ -18,6 +18,26 @@ def _outside_of_graphs():
     return tf.init_scope()
 
 
+def take_step(reducer, gradients, variables, apply_own):
+    """Makes a step with reduced gradients by the optimizer's apply_own(gradients); with op Adasum by this rank's
+    own ones, and each variable becomes what it was plus the Adasum of the ranks' changes."""
+    if reducer.op != Adasum:
+        apply_own(reducer.reduce(gradients, variables))
+        return
+    shared = reducer.reduced_of(variables)
+    starts = [keras.ops.copy(variable) for variable in shared]
+    apply_own(gradients)
+    for variable, value in zip(shared, _reduced(reducer, starts, shared, shared)):
+        variable.assign(value)
+
+
+def _reduced(reducer, starts, ends, variables):
+    """The variables' values after the Adasum of the ranks' steps, from starts to ends."""
+    changes = reducer.reduce_changes(
+        [keras.ops.subtract(end, start) for start, end in zip(starts, ends)], variables)
+    return [start + change for start, change in zip(starts, changes)]
+
+
 class _Mixin(NotInsideLossScale):
     """Overrides of an optimizer whose class it is mixed into."""
 
@@ -79,21 +99,9 @@ class _Mixin(NotInsideLossScale):
             grads, variables, lambda gradients: self._take_step(gradients, variables))
 
     def _take_step(self, grads, variables):
-        reducer = self._scalecom
+        apply_own = super().apply
         with self._as_plain():
-            if reducer.op != Adasum:
-                return super().apply(reducer.reduce(grads, variables), variables)
-            shared = reducer.reduced_of(variables)
-            starts = [keras.ops.copy(variable) for variable in shared]
-            super().apply(grads, variables)
-            for variable, value in zip(shared, self._reduced(starts, shared, shared)):
-                variable.assign(value)
-
-    def _reduced(self, starts, ends, variables):
-        """The variables' values after the Adasum of the ranks' steps, from starts to ends."""
-        changes = self._scalecom.reduce_changes(
-            [keras.ops.subtract(end, start) for start, end in zip(starts, ends)], variables)
-        return [start + change for start, change in zip(starts, changes)]
+            take_step(self._scalecom, grads, variables, lambda gradients: apply_own(gradients, variables))
 
     def stateless_apply(self, optimizer_variables, grads, trainable_variables):
         """As the optimizer's, with gradients that are reduced over all ranks."""
@@ -120,9 +128,8 @@ class _Mixin(NotInsideLossScale):
         if is_delta and not is_plain:
             shared = set(map(id, reducer.reduced_of(variables)))
             places = [place for place, one in enumerate(variables) if id(one) in shared]
-            values = self._reduced([trainable_variables[place] for place in places],
-                                   [ends[place] for place in places],
-                                   [variables[place] for place in places])
+            values = _reduced(reducer, [trainable_variables[place] for place in places],
+                              [ends[place] for place in places], [variables[place] for place in places])
             for place, value in zip(places, values):
                 ends[place] = value
         return ends, optimizer_variables

@@ -58,6 +58,20 @@ def shapes_of(optimizer):
     return {name: tuple(variable.shape) for name, variable in zip(names_of(variables), variables)}
 
 
+def variables_of(optimizer):
+    """A Keras optimizer's; of the legacy tf-keras they may be a method."""
+    variables = optimizer.variables
+    return list(variables() if callable(variables) else variables)
+
+
+def build_optimizer(optimizer, trainable):
+    """Makes its variables, of these trainable ones, where that has not been done."""
+    if not getattr(optimizer, "built", False):
+        # tf-keras has no `built`, and lets it be done again.
+        make = getattr(optimizer, "_create_all_weights", None) or optimizer.build
+        make(list(trainable))
+
+
 class VariablesState(ObjectState):
     """Variables by their values, the residuals of this rank that have their names, and other attributes by
     copies. _read(variable) gives the value as an array; _write(variable, array). `own`: further variables,
@@ -151,16 +165,17 @@ class ModelState(VariablesState):
         if self._reducer and self._reducer.process_set is not global_process_set:
             raise ValueError(f"the optimizer is of {self._reducer.process_set}, which ends with a change "
                              "of ranks; an elastic state takes those of all ranks")
-        if not optimizer.built:
-            optimizer.build(model.trainable_variables)
+        build_optimizer(optimizer, model.trainable_variables)
         self.model, self.optimizer = model, optimizer
         self._is_average = not self._reducer or self._reducer.op == Average
-        shared = [*model.weights, *optimizer.variables]
+        shared = [*model.weights, *variables_of(optimizer)]
         keys = set(map(id, shared))
         super().__init__(shared, [one for one in model.variables if id(one) not in keys], **kwargs)
 
     def _names(self):
-        return set(shapes_of(self.optimizer))
+        if hasattr(self.optimizer, "_trainable_variables"):
+            return set(shapes_of(self.optimizer))
+        return set(names_of(self.model.trainable_variables))
 
     def _write_all(self):
         if hasattr(self.model, "jax_state_sync"):

@@ -1,4 +1,5 @@
-"""scalecom.keras by the name that Horovod's users know it, for Keras 3 on its TensorFlow back end."""
+"""scalecom.keras by the name that Horovod's users know it: for Keras 3 on its TensorFlow back end, and for the
+legacy tf-keras where TF_USE_LEGACY_KERAS=1 is set."""
 
 import keras as _keras
 
@@ -8,4 +9,9 @@ if _keras.backend.backend() != "tensorflow":
 
 from scalecom.keras import *  # noqa: E402, F401, F403
 from scalecom.keras import __all__  # noqa: E402, F401
-from scalecom.tensorflow.keras import callbacks, elastic  # noqa: E402, F401
+import scalecom.tensorflow.keras.callbacks as callbacks  # noqa: E402, F401 (not that of scalecom.keras)
+import scalecom.tensorflow.keras.elastic as elastic  # noqa: E402, F401
+from scalecom.tensorflow.keras import legacy  # noqa: E402
+
+if legacy.IS_USED:
+    from scalecom.tensorflow.keras.legacy import DistributedOptimizer, load_model  # noqa: F401

@@ -1,3 +1,7 @@
-"""Those of scalecom.keras."""
+"""Those of scalecom.keras, for the Keras that tf.keras is."""
 
-from scalecom.keras.callbacks import *  # noqa: F401, F403
+from scalecom.tensorflow.keras.legacy import FIT
+
+globals().update(FIT)
+
+__all__ = list(FIT)

@@ -1,3 +1,7 @@
-"""That of scalecom.keras."""
+"""That of scalecom.keras, for the Keras that tf.keras is."""
 
-from scalecom.keras.elastic import *  # noqa: F401, F403
+from scalecom.tensorflow.keras.legacy import ELASTIC
+
+globals().update(ELASTIC)
+
+__all__ = list(ELASTIC)

@@ -390,6 +390,10 @@ def a_step_half_way_is_in_no_file_and_given_up_by_a_broadcast():
     _assert_equal_ranks(again)
     assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == 5
     assert int(keras.ops.convert_to_numpy(again.optimizer.iterations)) == 6
+    for _ in range(2):
+        model.load_weights(own)
+        _fit(model, _mine(), 24 // hvd.size())
+        assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == 4
     eager, weight = _model(hvd.DistributedOptimizer(keras.optimizers.SGD(1.0), **passes)).optimizer, (
         keras.Variable(numpy.zeros(2, "float32"), name="eager"))
     for _ in range(6):

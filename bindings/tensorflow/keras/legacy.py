@@ -1,0 +1,36 @@
+"""scalecom.tensorflow.keras for the legacy tf-keras, which tf.keras is where TF_USE_LEGACY_KERAS=1 is set."""
+
+import tensorflow as tf
+
+from scalecom.keras import callbacks as fit
+from scalecom.keras import elastic
+from scalecom.tensorflow.optimizer import DistributedOptimizer
+
+IS_USED = tf.keras.Model.__module__.startswith("tf_keras")
+
+
+def callback(kind):
+    """A callback of Keras 3 as one of tf-keras, which asks it some things more."""
+    if not IS_USED:
+        return kind
+    return type(kind.__name__, (kind, tf.keras.callbacks.Callback), {
+        "__doc__": kind.__doc__, "__module__": "scalecom.tensorflow.keras.callbacks",
+        "_chief_worker_only": None, "_supports_tf_logs": False})
+
+
+FIT = {name: callback(getattr(fit, name)) for name in fit.__all__}
+ELASTIC = {name: callback(getattr(elastic, name)) if name.endswith("Callback") else getattr(elastic, name)
+           for name in elastic.__all__}
+
+
+def load_model(filepath, custom_optimizers=None, custom_objects=None, **distributed):
+    """tf.keras.models.load_model() of tf-keras, with the model's optimizer made distributed.
+
+    custom_optimizers: classes of optimizers beside Keras's own. `distributed`: arguments of
+    DistributedOptimizer. Files of tf-keras have no residuals.
+    """
+    known = {kind.__name__: kind for kind in custom_optimizers or ()}
+    model = tf.keras.models.load_model(filepath, custom_objects={**known, **(custom_objects or {})})
+    if getattr(model, "optimizer", None) is not None:
+        DistributedOptimizer(model.optimizer, **distributed)
+    return model
