@@ -23,11 +23,11 @@ from scalecom.exceptions import (HorovodInternalError, HorovodVersionMismatchErr
                                  HostsUpdatedInterrupt)
 from scalecom.keras import callbacks, elastic
 from scalecom.keras.backend import adapter as _adapter
+from scalecom.keras.backend import join
 from scalecom.keras.functions import (allgather, allreduce, broadcast, broadcast_global_variables,
                                       load_model, load_residuals)
 from scalecom.keras.optimizer import DistributedOptimizer
-from scalecom.process_sets import (ProcessSet, add_process_set, global_process_set, join,
-                                   remove_process_set)
+from scalecom.process_sets import ProcessSet, add_process_set, global_process_set, remove_process_set
 from scalecom.reductions import Adasum, Average, Max, Min, Product, Sum
 
 Compression = _adapter.Compression

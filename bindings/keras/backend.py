@@ -9,7 +9,7 @@ import warnings
 
 import keras
 
-from scalecom import elastic
+from scalecom import elastic, process_sets
 from scalecom.process_sets import global_process_set, used
 from scalecom.reducer import GradientReducer
 
@@ -94,4 +94,5 @@ def check_process_set(process_set):
 
 
 adapter, Reducer = _load(keras.backend.backend())
+join = adapter.join if keras.backend.backend() == "torch" else process_sets.join  # torch's knows the device.
 elastic_run = adapter.elastic.run if hasattr(adapter, "elastic") else elastic.run

@@ -7,6 +7,8 @@
         state.model.fit(..., epochs=epochs - state.epoch, callbacks=[
             hvd.elastic.UpdateEpochStateCallback(state), hvd.elastic.UpdateBatchStateCallback(state),
             hvd.elastic.CommitStateCallback(state, batches_per_commit=10)])
+
+    train(state)  # run() calls it again after a reset, and after the rest of an epoch that a reset interrupted.
 """
 
 import keras
@@ -64,10 +66,15 @@ class UpdateBatchStateCallback(_StateCallback):
     """state.batch is the number of batches that are done in this epoch. The first epoch of a fit() that begins
     with some done makes as many fewer, at least one, where fit() knows how many an epoch has: what is left of
     it after a reset. They are the first ones of what fit() is given; a program that leaves out by itself what was
-    seen sets state.batch to 0 before."""
+    seen sets state.batch to 0 before.
+
+    fit() ends with such an epoch, as Keras cannot begin another one behind it. Where it was to make more,
+    hvd.elastic.run calls its function again, which gives fit() the epochs that are left by state.epoch."""
 
     def on_train_begin(self, logs=None):
         self._done_before = self.state.batch
+        self._epochs_done = 0
+        self.state.is_cut_short = False
 
     def on_train_batch_end(self, batch, logs=None):
         self.state.batch = self._done_before + batch + 1
@@ -77,8 +84,11 @@ class UpdateBatchStateCallback(_StateCallback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.state.batch = self._done_before = 0
+        self._epochs_done = epoch + 1
+
+    def on_train_end(self, logs=None):
         if self.model.stop_training == _END_OF_EPOCH:  # No other callback means to stop.
-            self.model.stop_training = False
+            self.state.is_cut_short = self._epochs_done < self.params["epochs"]
 
 
 class UpdateEpochStateCallback(_StateCallback):

@@ -2,10 +2,11 @@
 
 import keras
 
-from scalecom import arrays, basics
+from scalecom import arrays
 from scalecom.keras.backend import adapter
 from scalecom.keras.optimizer import DistributedOptimizer
 from scalecom.keras_optimizer import is_distributed
+from scalecom.process_sets import global_process_set
 from scalecom.scalecom_options import ScaleComOptions
 from scalecom.variables import build_optimizer, variables_of
 
@@ -67,7 +68,8 @@ def load_model(filepath, custom_optimizers=None, custom_objects=None, **distribu
     filepath, from which any number of ranks goes on: see load_residuals().
     """
     files = list(filepath) if isinstance(filepath, (list, tuple)) else [filepath]
-    own = files[basics.rank() % len(files)] if len(files) > 1 else files[0]
+    rank = distributed.get("process_set", global_process_set).rank() if len(files) > 1 else 0
+    own = files[(rank or 0) % len(files)]
     known = {kind.__name__: kind for kind in custom_optimizers or ()}
     model = keras.models.load_model(own, custom_objects={**known, **(custom_objects or {})})
     if getattr(model, "optimizer", None) is not None:

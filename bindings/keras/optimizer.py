@@ -27,12 +27,17 @@ def DistributedOptimizer(optimizer, name=None, device_dense="", device_sparse=""
 
     backward_passes_per_step: the gradients of as many batches are added up on this rank, then reduced, and
     one step is made with the sums, or with their averages where average_aggregated_gradients is True.
-    `iterations` counts steps. What was added up for a step half-way is not in files, and neither a broadcast
-    of the variables nor an elastic reset leaves it.
+    `iterations` counts steps. What was added up for a step half-way is not in files; load_weights(),
+    broadcast_global_variables() and an elastic reset give it up. On JAX it is in optimizer.variables, where a
+    step has it as arguments: do not copy these from rank to rank by other means. A graph of TensorFlow's makes
+    its steps of the gradients that it or an earlier one has, as zeros where no batch had them.
 
     op Adasum reduces what steps do to the variables, and no gradients (arXiv 2006.02924): apply() takes this
-    rank's own step, and then every variable becomes what it was plus the Adasum of the ranks' changes. The
-    optimizer's state is each rank's own; Compression.scalecom is refused.
+    rank's own step, and then every variable becomes what it was plus the Adasum of the ranks' changes, within
+    its constraint. The optimizer's state is each rank's own; Compression.scalecom and use_ema are refused.
+
+    An optimizer that is distributed already stays as it is where the settings are the same, but for groups, and
+    is refused with others.
     """
     del name, device_dense, device_sparse
     if not isinstance(optimizer, keras.optimizers.Optimizer):

@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from scalecom.accumulation import Accumulation, check_passes
-from scalecom.keras_optimizer import take_step
+from scalecom.accumulation import Accumulation, check_again, check_passes
+from scalecom.keras_optimizer import check_adasum, take_step
 
 
 def is_legacy(optimizer):
@@ -28,16 +28,14 @@ class _Mixin:
         gradients, variables = map(list, zip(*grads_and_vars))
         apply_own, accumulation = super().apply_gradients, self._scalecom_accumulation
 
-        def step(own):
-            take_step(self._scalecom, own, variables,
-                      lambda taken: apply_own(list(zip(taken, variables)), *arguments, **named))
+        def step(own, of):
+            take_step(self._scalecom, own, of, lambda taken: apply_own(list(zip(taken, of)), *arguments, **named))
 
         if accumulation is None:
-            step(gradients)
+            step(gradients, variables)
         else:
-            if not accumulation.variables:
-                with tf.init_scope():
-                    accumulation.build(variables)
+            with tf.init_scope():
+                accumulation.build(variables)
             accumulation.add(gradients, variables, step)
         return self.iterations
 
@@ -45,8 +43,10 @@ class _Mixin:
 def distribute(optimizer, reducer, passes, is_average):
     """Makes an optimizer of tf-keras reduce the gradients, and returns it; see DistributedOptimizer."""
     if isinstance(optimizer, _Mixin):
-        raise ValueError("optimizer is distributed already")
+        check_again(optimizer, reducer, passes, is_average)
+        return optimizer
     check_passes(optimizer, passes)
+    check_adasum(optimizer, reducer)
     kind = type(optimizer)
     # A saved model names the class and its module: they are to lead to the optimizer's own.
     optimizer.__class__ = type(kind)(kind.__name__, (_Mixin, kind), {"__module__": kind.__module__})

@@ -40,8 +40,11 @@ def DistributedOptimizer(optimizer, name=None, use_locking=False, device_dense="
 
     op Adasum, of Keras optimizers, reduces what steps do to the variables, and no gradients (arXiv
     2006.02924): apply() takes this rank's own step, and then every variable becomes what it was plus the
-    Adasum of the ranks' changes. The optimizer's state is each rank's own; sparse_as_dense and groups have
-    no effect; Compression.scalecom is refused.
+    Adasum of the ranks' changes, within its constraint. The optimizer's state is each rank's own;
+    sparse_as_dense and groups have no effect; Compression.scalecom and use_ema are refused.
+
+    An optimizer that is distributed already stays as it is where the settings are the same, but for groups, and
+    is refused with others.
     """
     is_legacy = legacy.is_legacy(optimizer)
     is_keras = is_legacy or callable(getattr(optimizer, "apply", None)) and hasattr(optimizer, "build")
@@ -57,6 +60,11 @@ def DistributedOptimizer(optimizer, name=None, use_locking=False, device_dense="
     if backward_passes_per_step != 1:
         raise NotImplementedError("backward_passes_per_step needs a Keras optimizer; a "
                                   "tf.compat.v1.train.Optimizer takes 1")
+    if isinstance(optimizer, _V1Mixin):
+        if not reducer.is_like(optimizer._scalecom):
+            raise ValueError("optimizer is distributed already, with other settings; give DistributedOptimizer "
+                             "the same ones, or another optimizer")
+        return optimizer
     kind = type(optimizer)
     optimizer.__class__ = type(kind.__name__, (_V1Mixin, kind), {"__module__": kind.__module__})
     optimizer._scalecom = reducer

@@ -15,9 +15,10 @@ BACKENDS = ("jax", "tensorflow", "torch")
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_every_claim_about_fit_holds(launch, backend, ranks):
+@pytest.mark.parametrize("module", ["training", "steps"])
+def test_every_claim_about_fit_holds(launch, module, backend, ranks):
     verdicts = launch(ranks, "programs.claims:check_all", timeout=240,
-                      arguments={"module": "programs.keras_training"},
+                      arguments={"module": f"programs.keras_{module}"},
                       env={"KERAS_BACKEND": backend, "SCALECOM_STALL_SHUTDOWN_TIME_SECONDS": "40"})
     problems = [f"rank {rank}, {claim}:\n{problem}" for rank, verdict in enumerate(verdicts)
                 for claim, problem in verdict.items() if problem]

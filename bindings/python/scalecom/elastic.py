@@ -13,8 +13,11 @@ IDLE_RESETS_MAX = 10
 class State:
     """What training goes on from after a reset; save(), restore() and sync() are a subclass's.
 
-    bcast_object(value, root_rank, name) and get_rank() are a framework's.
+    bcast_object(value, root_rank, name) and get_rank() are a framework's. is_cut_short: the function that run()
+    has called returns before its work is done, and is to be called again.
     """
+
+    is_cut_short = False
 
     def __init__(self, bcast_object, get_rank):
         self._bcast_object = bcast_object
@@ -141,6 +144,14 @@ def _sync(state):
         driver.tell_state()
 
 
+def _call(func, state, *args, **kwargs):
+    while True:
+        state.is_cut_short = False
+        result = func(state, *args, **kwargs)
+        if not state.is_cut_short:
+            return result
+
+
 def run(func, find_failure=find_failure):
     """Decorates func(state, ...): calls it again, from the last commit, after each loss of a rank.
 
@@ -164,7 +175,7 @@ def run(func, find_failure=find_failure):
                 if needs_reset:
                     _reset(state)
                 _sync(state)
-                return func(state, *args, **kwargs)
+                return _call(func, state, *args, **kwargs)
             except HostsUpdatedInterrupt:
                 _keep(state, find_failure)
             except Exception as error:

@@ -5,7 +5,7 @@ import warnings
 
 import keras
 
-from scalecom.accumulation import Accumulation, check_passes, steps_of_keras
+from scalecom.accumulation import Accumulation, check_again, check_passes, steps_of_keras
 from scalecom.loss_scale import NotInsideLossScale
 from scalecom.reductions import Adasum
 from scalecom.saved_residuals import SavedResiduals
@@ -18,6 +18,13 @@ def _outside_of_graphs():
     return tf.init_scope()
 
 
+def check_adasum(optimizer, reducer):
+    """Raises ValueError for what goes wrong with an Adasum of steps."""
+    if reducer.op == Adasum and getattr(getattr(optimizer, "inner_optimizer", optimizer), "use_ema", False):
+        raise ValueError("use_ema is True and op is Adasum: the moving average would be of this rank's own steps, "
+                         "and not of those that all take; give use_ema=False")
+
+
 def take_step(reducer, gradients, variables, apply_own):
     """Makes a step with reduced gradients by the optimizer's apply_own(gradients); with op Adasum by this rank's
     own ones, and each variable becomes what it was plus the Adasum of the ranks' changes."""
@@ -26,16 +33,18 @@ def take_step(reducer, gradients, variables, apply_own):
         return
     shared = reducer.reduced_of(variables)
     starts = [keras.ops.copy(variable) for variable in shared]
-    apply_own(gradients)
+    apply_own(reducer.scale_local(gradients, variables))
     for variable, value in zip(shared, _reduced(reducer, starts, shared, shared)):
         variable.assign(value)
 
 
 def _reduced(reducer, starts, ends, variables):
-    """The variables' values after the Adasum of the ranks' steps, from starts to ends."""
+    """The variables' values after the Adasum of the ranks' steps, from starts to ends. Between two values that
+    a constraint allows, on different ranks, there may be one that it does not."""
     changes = reducer.reduce_changes(
         [keras.ops.subtract(end, start) for start, end in zip(starts, ends)], variables)
-    return [start + change for start, change in zip(starts, changes)]
+    constraints = [getattr(variable, "constraint", None) or (lambda value: value) for variable in variables]
+    return [constraint(start + change) for constraint, start, change in zip(constraints, starts, changes)]
 
 
 class _Mixin(NotInsideLossScale):
@@ -62,10 +71,12 @@ class _Mixin(NotInsideLossScale):
 
     @property
     def variables(self):
-        """The optimizer's, and what was accumulated for a step."""
+        """The optimizer's; on JAX, where a step has them as arguments, also what was accumulated for one."""
         own = super().variables
         accumulation = self._scalecom_accumulation
-        return own if accumulation is None or self._scalecom_is_plain else own + accumulation.variables
+        if accumulation is None or self._scalecom_is_plain or keras.backend.backend() != "jax":
+            return own
+        return own + accumulation.variables
 
     def build(self, variables):
         super().build(variables)
@@ -95,8 +106,7 @@ class _Mixin(NotInsideLossScale):
         if not self.built:
             with _outside_of_graphs():
                 self.build(variables)
-        return self._scalecom_accumulation.add(
-            grads, variables, lambda gradients: self._take_step(gradients, variables))
+        return self._scalecom_accumulation.add(grads, variables, self._take_step)
 
     def _take_step(self, grads, variables):
         apply_own = super().apply
@@ -108,6 +118,9 @@ class _Mixin(NotInsideLossScale):
         accumulation = self._scalecom_accumulation
         if accumulation is None or not self.built or self._scalecom_is_plain:
             return self._take_stateless_step(optimizer_variables, list(grads), trainable_variables)
+        if keras.backend.backend() != "jax":
+            raise NotImplementedError("stateless_apply with backward_passes_per_step above 1 needs Keras's JAX back "
+                                      "end; call apply()")
         own = len(optimizer_variables) - len(accumulation.variables)
         plain, values = list(optimizer_variables[:own]), optimizer_variables[own:]
         before = list(trainable_variables), plain
@@ -120,8 +133,8 @@ class _Mixin(NotInsideLossScale):
         # A LossScaleOptimizer's does not come to apply().
         reducer, variables = self._scalecom, self._trainable_variables
         is_plain, is_delta = self._scalecom_is_plain, reducer.op == Adasum
-        if self.built and not is_plain and not is_delta:
-            grads = reducer.reduce(grads, variables)
+        if self.built and not is_plain:
+            grads = (reducer.scale_local if is_delta else reducer.reduce)(grads, variables)
         with self._as_plain():
             ends, optimizer_variables = super().stateless_apply(optimizer_variables, grads,
                                                                 trainable_variables)
@@ -150,10 +163,13 @@ def is_distributed(optimizer):
 
 def distribute(optimizer, reducer, passes, is_average):
     """Makes a Keras optimizer reduce the gradients by a GradientReducer, and returns it; see
-    scalecom.keras.DistributedOptimizer. passes: of backward, in a step."""
+    scalecom.keras.DistributedOptimizer. passes: of backward, in a step. One that does so already stays as it
+    is."""
     if is_distributed(optimizer):
-        raise ValueError("optimizer is distributed already")
+        check_again(optimizer, reducer, passes, is_average)
+        return optimizer
     check_passes(optimizer, passes)
+    check_adasum(optimizer, reducer)
     if steps_of_keras(optimizer):
         warnings.warn(
             f"gradient_accumulation_steps is {steps_of_keras(optimizer)}; gradients are reduced in each batch "

@@ -6,6 +6,9 @@ from scalecom.scalecom_options import ScaleComOptions, check_compression
 from scalecom.variables import check_groups, key_of, names_of
 
 
+_NAMES = {Average: "Average", Sum: "Sum", Adasum: "Adasum"}
+
+
 class GradientReducer:
     """How gradients are reduced; see DistributedOptimizer for the arguments. A framework's subclass says how
     its tensors are. ops: those that are allowed."""
@@ -15,7 +18,7 @@ class GradientReducer:
                  ops=(Average, Sum)):
         check_compression(compression)
         if op not in ops:
-            raise ValueError(f"op is {op!r}; gradients are reduced by Average or Sum")
+            raise ValueError(f"op is {op!r}; allowed are {', '.join(_NAMES[one] for one in ops)}")
         if op == Adasum and isinstance(compression, ScaleComOptions):
             raise ValueError("compression is Compression.scalecom; it works with op Average and Sum, not "
                              "with Adasum, which needs every element")
@@ -45,6 +48,17 @@ class GradientReducer:
         """The gradient by the number of ranks, also where that is another one when a graph runs."""
         return gradient / self.process_set.size()
 
+    def is_like(self, other):
+        """Whether they reduce alike; variables that are registered as local ones are not looked at."""
+        return self._settings() == other._settings()
+
+    def _settings(self):
+        choice = self.compression
+        if isinstance(choice, ScaleComOptions):
+            choice = {name: value for name, value in vars(choice).items() if name != "_options"}
+        return (choice, self.op, self.process_set, self._predivide_factor, self._scale_local_gradients,
+                self._sparse_as_dense)
+
     def register_local_var(self, variable):
         self._local.add(key_of(variable))
 
@@ -52,23 +66,27 @@ class GradientReducer:
         """Those whose gradients are not this rank's own."""
         return [variable for variable in variables if key_of(variable) not in self._local]
 
+    def scale_local(self, gradients, variables):
+        """The gradients, those of local variables as an average has them of which one rank alone has the
+        variable: divided by the number of ranks, unless that is not wanted."""
+        if not self._scale_local_gradients:
+            return list(gradients)
+        return [gradient if gradient is None or key_of(variable) not in self._local
+                else self._divide_by_size(gradient) for gradient, variable in zip(gradients, variables)]
+
     def reduce(self, gradients, variables):
-        """The reduced gradients, in their order. None stays None: it is None on all ranks. Those of local
-        variables are scaled as an average has them of which one rank alone has the variable. ValueError
-        where a pattern of rates matches none of the variables."""
-        gradients, names = list(gradients), names_of(variables)
+        """The reduced gradients, in their order; those of local variables as scale_local() has them. None
+        stays None: it is None on all ranks. ValueError where a pattern of rates matches none of the
+        variables."""
+        gradients, names = self.scale_local(gradients, variables), names_of(variables)
         if not self._has_checked:
             self.compression.check_patterns(names)
             self._has_checked = True
         places = []
         for place, (gradient, variable) in enumerate(zip(gradients, variables)):
-            if gradient is None:
-                continue
-            if key_of(variable) not in self._local:
+            if gradient is not None and key_of(variable) not in self._local:
                 gradients[place] = self._prepare(gradient, variable)
                 places.append(place)
-            elif self._scale_local_gradients:
-                gradients[place] = self._divide_by_size(gradient)
         reduced = self._reduce_all([gradients[place] for place in places],
                                    [names[place] for place in places], self.op,
                                    1.0 / self._predivide_factor, self._predivide_factor)

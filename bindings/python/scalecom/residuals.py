@@ -109,29 +109,28 @@ class Residuals:
         """The state to load on every rank of a job of another size that averages (op=Average): `states` are
         the model_state()s that all ranks of the former job saved, one a rank.
 
-        It holds the mean m of their residuals. What the former n ranks still owed the average, the sum of
+        `states` are looked at one by one, and may be a generator. It holds the mean m of their residuals. What the former n ranks still owed the average, the sum of
         m_r over n beta, is what any number of ranks that hold m owe it: nothing is lost. N ranks that
         sum (op=Sum) owe as much with m n / N. Raises ValueError where the states are not of one model and
         moment.
         """
-        states = list(states)
-        if not states:
-            raise ValueError("states is empty; give what each rank of the former job saved")
-        first = states[0]
-
-        def shapes_in(saved):
-            return {name: tuple(value.shape) for name, value in saved["residuals"].items()}
-
-        for rank, saved in enumerate(states):
-            for is_same, what in ((shapes_in(saved) == shapes_in(first), "has other tensors than"),
+        first, totals, count = None, {}, 0
+        for saved in states:
+            shapes = {name: tuple(value.shape) for name, value in saved["residuals"].items()}
+            if first is None:
+                first, first_shapes = {**saved, "residuals": {}}, shapes
+            for is_same, what in ((shapes == first_shapes, "has other tensors than"),
                                   (saved["steps"] == first["steps"], "was saved at other steps than"),
                                   (saved.get("betas") == first.get("betas"), "was saved with other betas than")):
                 if not is_same:
-                    raise ValueError(f"states[{rank}] {what} states[0]; give what the ranks of one job saved "
+                    raise ValueError(f"states[{count}] {what} states[0]; give what the ranks of one job saved "
                                      "at one moment")
-        return {**first, "residuals": {
-            name: self._to_host(sum(self._to_double(saved["residuals"][name]) for saved in states) / len(states))
-            for name in first["residuals"]}}
+            totals = {name: totals.get(name, 0.0) + self._to_double(value)
+                      for name, value in saved["residuals"].items()}
+            count += 1
+        if first is None:
+            raise ValueError("states is empty; give what each rank of the former job saved")
+        return {**first, "residuals": {name: self._to_host(total / count) for name, total in totals.items()}}
 
 
 class KeptResiduals:

@@ -27,8 +27,14 @@ def _open_store(path):
             file = stack.enter_context(archive.open("model.weights.h5"))
         group = stack.enter_context(h5py.File(file, "r")).get("optimizer/scalecom_residuals/vars", {})
         if "facts" not in group:
-            raise ValueError(f"{path} has no residuals: it is not of a model that Compression.scalecom trained")
+            raise ValueError(f"{path} has no residuals: its model's optimizer had no Compression.scalecom. "
+                             "Load one of the files alone")
         yield group
+
+
+def _facts_in(store):
+    """Whose the residuals are, and the step and beta of each."""
+    return json.loads(numpy.asarray(store["facts"]).tobytes())
 
 
 class SavedResiduals(keras.layers.Layer):
@@ -57,7 +63,7 @@ class SavedResiduals(keras.layers.Layer):
         with used(self._reducer.process_set):
             saved = residuals.model_state(set(self._shapes()))
             place = {"rank": basics.rank(), "size": basics.size()}
-        if not saved["residuals"]:
+        if not saved["residuals"] and not isinstance(self._reducer.compression, ScaleComOptions):
             return
         # By place: the paths of a model's variables are others once it comes from a file.
         facts = {number: [saved["steps"][name], saved["betas"][name]]
@@ -77,15 +83,15 @@ class SavedResiduals(keras.layers.Layer):
         if "facts" not in store.keys():
             self._begin_anew()
             return
-        if not self._shapes():
+        facts, saved = self._read(store)
+        if not self._shapes() and saved["residuals"]:
             logging.getLogger("scalecom").warning(
                 "the residuals in the file are left out, as Keras leaves out the optimizer's variables: "
                 "the optimizer is not built. Call optimizer.build(model.trainable_variables) before")
             return
-        facts, saved = self._read(store)
         with used(self._reducer.process_set):
             here = basics.rank(), basics.size()
-            if (facts["rank"], facts["size"]) != here:
+            if (facts["rank"], facts["size"]) != here and saved["residuals"]:
                 logging.getLogger("scalecom").warning(
                     "the residuals in the file are those of rank %d of %d; rank %d of %d begins with zero: "
                     "let each rank save and load a file of its own", facts["rank"], facts["size"], *here)
@@ -95,7 +101,7 @@ class SavedResiduals(keras.layers.Layer):
 
     def _read(self, store):
         """What save_own_variables() has written: whose it is, and a model_state()."""
-        facts = json.loads(numpy.asarray(store["facts"]).tobytes())
+        facts = _facts_in(store)
         names = dict(enumerate(self._shapes()))
         saved = {"residuals": {}, "steps": {}, "betas": {}}
         for number, (step, beta) in facts["variables"].items():
@@ -104,23 +110,33 @@ class SavedResiduals(keras.layers.Layer):
             saved["steps"][name], saved["betas"][name] = step, beta
         return facts, saved
 
+    def _state_in(self, path):
+        with _open_store(path) as store:
+            return self._read(store)[1]
+
     def load_files(self, paths):
         """Takes up what the ranks of a former job owed, from the files of all of them: this rank's own where
-        there are as many ranks now, else the fold. ValueError where a file is missing or has no residuals."""
-        by_rank, size = {}, 0
+        there are as many ranks now, else the fold. ValueError where a file is missing or has no residuals, or
+        they are not of one moment. One file after the other is in memory."""
+        facts = {}
         for path in paths:
             with _open_store(path) as store:
-                facts, saved = self._read(store)
-            by_rank[facts["rank"]] = saved
-            size = facts["size"]
-        if sorted(by_rank) != list(range(len(paths))) or len(paths) != size:
-            raise ValueError(f"the files are those of the ranks {sorted(by_rank)} of {size}; give one of each "
-                             "rank of one job")
+                facts[path] = _facts_in(store)
+        size = len(paths)
+        path_of = {one["rank"]: path for path, one in facts.items()}
+        sizes = sorted({one["size"] for one in facts.values()})
+        if sorted(path_of) != list(range(size)) or sizes != [size]:
+            raise ValueError(f"the files are those of the ranks {sorted(path_of)} of "
+                             f"{', '.join(map(str, sizes))}; give one of each rank of one job")
+        for path, one in facts.items():
+            if one["variables"] != facts[paths[0]]["variables"]:
+                raise ValueError(f"{path} was saved at other steps, or with other betas, than {paths[0]}; give "
+                                 "files that the ranks of one job saved at one moment")
         with used(self._reducer.process_set):
             if basics.size() == size:
-                state = by_rank[basics.rank()]
+                state = self._state_in(path_of[basics.rank()])
             else:
-                state = residuals.fold(by_rank[rank] for rank in range(size))
+                state = residuals.fold(self._state_in(path_of[rank]) for rank in range(size))
                 scale = size / basics.size() if self._reducer.op == Sum else 1.0
                 state["residuals"] = {name: value * numpy.float32(scale)
                                       for name, value in state["residuals"].items()}

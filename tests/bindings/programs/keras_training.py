@@ -12,7 +12,8 @@ import numpy
 import pytest
 
 import scalecom.keras as hvd
-from scalecom import basics
+from scalecom import basics, process_sets
+from scalecom.keras import backend
 from scalecom.residuals import compression_betas, compression_steps
 from scalecom.arrays import residuals
 
@@ -218,8 +219,8 @@ def files_of_another_number_of_ranks_are_folded():
     owed = [numpy.full((32, 64), 1.0 + rank, "float32") for rank in range(former)]
     files = [str(folder / f"{rank}.{kind}") for kind in ("keras", "weights.h5") for rank in range(former)]
 
-    def write(rank, size):
-        residuals.load({name: owed[rank]}, {name: 17}, {name: 0.5})
+    def write(rank, size, step=17):
+        residuals.load({name: owed[rank]}, {name: step}, {name: 0.5})
         with pytest.MonkeyPatch.context() as then:
             then.setattr(basics, "rank", lambda: rank)
             then.setattr(basics, "size", lambda: size)
@@ -242,10 +243,26 @@ def files_of_another_number_of_ranks_are_folded():
     with pytest.raises(ValueError, match=f"ranks .* of {former}; give one of each"):
         hvd.load_residuals(model, files[:former - 1])
     hvd.barrier()
-    write(hvd.rank(), hvd.size())
-    hvd.barrier()
+    for step in (17 + hvd.rank(), 17):
+        write(hvd.rank(), hvd.size(), step)
+        hvd.barrier()
+        if hvd.allgather_object(step, "step")[-1] > 17:
+            with pytest.raises(ValueError, match="saved at other steps"):
+                hvd.load_residuals(model, files[former:-1])
+        hvd.barrier()
+    with pytest.raises(ValueError, match=f"of {hvd.size()}, {former}; give one of each"):
+        hvd.load_residuals(model, files[former:])
     hvd.load_residuals(model, files[former:-1])
     assert (_residual(name) == owed[hvd.rank()]).all()
+    early = _model(hvd.DistributedOptimizer(keras.optimizers.Adam(0.01), compression=compression))
+    early.optimizer.build(early.trainable_variables)
+    residuals.load_model_state({"residuals": {}, "steps": {}}, {name: (32, 64)})
+    early.save(folder / f"early{hvd.rank()}.keras")
+    hvd.barrier()
+    again = hvd.load_model([str(folder / f"early{rank}.keras") for rank in range(hvd.size())], compression=compression)
+    assert not any(value.any() for value in residuals.state().values())
+    _fit(again, _mine(), 24 // hvd.size())
+    _assert_equal_ranks(again)
     plain = _model(keras.optimizers.SGD(0.1))
     plain.save(folder / f"plain{hvd.rank()}.keras")
     with pytest.raises(ValueError, match="plain.*has no residuals"):
@@ -254,75 +271,6 @@ def files_of_another_number_of_ranks_are_folded():
         hvd.load_residuals(plain, files)
     residuals.load({name: numpy.zeros_like(value) for name, value in residuals.state().items()})
     hvd.barrier()
-
-
-def adasum_reduces_what_a_step_does():
-    start = numpy.array([1.0, 2.0, 3.0], "float32")
-    gradient = numpy.array([1.0, -2.0, 0.5], "float32") * (hvd.rank() + 1.0) + 3.0 * hvd.rank()
-    make = functools.partial(keras.optimizers.SGD, 0.1, momentum=0.9)
-    for passes in (1, 2):
-        variable, local, alone = (keras.Variable(start, name=f"delta{passes}{kind}") for kind in "vla")
-        optimizer, plain = hvd.DistributedOptimizer(make(), op=hvd.Adasum, backward_passes_per_step=passes), make()
-        optimizer.register_local_var(local)
-        before = start
-        for _ in range(2):
-            alone.assign(before)
-            plain.apply([keras.ops.convert_to_tensor(passes * gradient)], [alone])
-            own = keras.ops.convert_to_numpy(alone)
-            wanted = before + keras.ops.convert_to_numpy(hvd.allreduce(
-                keras.ops.convert_to_tensor(own - before), op=hvd.Adasum, name="wanted"))
-            for _ in range(passes):
-                optimizer.apply([keras.ops.convert_to_tensor(gradient)] * 2, [variable, local])
-            before = keras.ops.convert_to_numpy(variable)
-            assert numpy.allclose(before, wanted, rtol=1e-5), (before, wanted)
-        assert len({value.tobytes() for value in hvd.allgather_object(before, "adasum")}) == 1
-    model, alone = _model(hvd.DistributedOptimizer(make(), op=hvd.Adasum)), _model(make())
-    starts = [keras.ops.convert_to_numpy(weight) + 0.0 for weight in model.weights]
-    for one in (model, alone):
-        _fit(one, _mine(), 240)
-    for weight, own, start in zip(model.weights, alone.weights, starts):
-        change = keras.ops.convert_to_tensor(keras.ops.convert_to_numpy(own) - start)
-        wanted = start + keras.ops.convert_to_numpy(hvd.allreduce(change, op=hvd.Adasum, name="wanted"))
-        assert numpy.allclose(keras.ops.convert_to_numpy(weight), wanted, atol=1e-6)
-    _assert_equal_ranks(model)
-    with pytest.raises(ValueError, match="needs every element"):
-        hvd.DistributedOptimizer(make(), op=hvd.Adasum, compression=hvd.Compression.scalecom(rate=4))
-
-
-class _Batches(keras.callbacks.Callback):
-    """What state.batch was after each batch, epoch by epoch."""
-
-    def __init__(self, state):
-        super().__init__()
-        self._state, self.seen = state, []
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.seen.append([])
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.seen[-1].append(self._state.batch)
-
-
-class _Stop(keras.callbacks.Callback):
-    def on_epoch_end(self, epoch, logs=None):
-        self.model.stop_training = True
-
-
-def an_epoch_that_was_begun_is_made_to_its_end():
-    state = types.SimpleNamespace(batch=7)
-    update, batches = hvd.elastic.UpdateBatchStateCallback(state), _Batches(state)
-    model = _model(hvd.DistributedOptimizer(keras.optimizers.SGD(0.1)))
-    _fit(model, _mine(), 24 // hvd.size(), [update, batches], epochs=3)
-    whole = list(range(1, 11))
-    assert batches.seen == [[8, 9, 10], whole, whole], batches.seen
-    for order in ([update, _Stop()], [_Stop(), update]):  # Another's wish to stop holds.
-        state.batch, batches.seen = 9, []
-        _fit(model, _mine(), 24 // hvd.size(), [*order, batches], epochs=3)
-        assert batches.seen == [[10]] and state.batch == 0
-    state.batch, batches.seen = 12, []  # Of fewer ranks with more batches in an epoch.
-    _fit(model, _mine(), 24 // hvd.size(), [update, batches], epochs=2)
-    assert batches.seen == [[13], whole]
-    _assert_equal_ranks(model)
 
 
 def a_process_set_trains_by_itself_and_local_variables_stay_own():
@@ -357,75 +305,38 @@ def a_process_set_trains_by_itself_and_local_variables_stay_own():
     assert type(refused) is kind  # Nothing of it has been changed.
 
 
-def passes_are_added_up_and_reduced_once_in_a_step():
-    sgd = functools.partial(keras.optimizers.SGD, momentum=0.9)
-    alone = _model(sgd(0.1))
-    _fit(alone, _data(), 48)
-    for rate, is_average in ((0.1, True), (0.05, False)):
-        optimizer = hvd.DistributedOptimizer(sgd(rate), backward_passes_per_step=2,
-                                             average_aggregated_gradients=is_average)
-        model = _model(optimizer)
-        before = hvd.stats()["tensors_completed"]
-        _fit(model, _mine(), 24 // hvd.size())
-        assert hvd.stats()["tensors_completed"] - before == 5 * len(model.weights)
-        assert int(keras.ops.convert_to_numpy(optimizer.iterations)) == 5
-        _assert_near(model, alone)
-        _assert_equal_ranks(model)
-
-
-def a_step_half_way_is_in_no_file_and_given_up_by_a_broadcast():
-    folder = pathlib.Path(hvd.broadcast_object(tempfile.mkdtemp(), 0, "folder"))
-    own, passes = str(folder / f"{hvd.rank()}.keras"), {"backward_passes_per_step": 4}
-    model = _model(hvd.DistributedOptimizer(keras.optimizers.Adam(0.01), **passes))
-    _fit(model, _mine(), 24 // hvd.size())
-    model.save(own)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        plain, again = keras.models.load_model(own), hvd.load_model(own, **passes)
-    assert [int(keras.ops.convert_to_numpy(one.optimizer.iterations)) for one in (plain, again)] == [2, 2]
-    _fit(model, _mine(), 24 // hvd.size())  # Goes on with the two batches that were left over.
-    _fit(again, _mine(), 24 // hvd.size())
-    callback = hvd.callbacks.BroadcastGlobalVariablesCallback(0)
-    _fit(again, _mine(), 24 // hvd.size(), [callback])
-    _assert_equal_ranks(again)
-    assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == 5
-    assert int(keras.ops.convert_to_numpy(again.optimizer.iterations)) == 6
-    for _ in range(2):
-        model.load_weights(own)
-        _fit(model, _mine(), 24 // hvd.size())
-        assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == 4
-    eager, weight = _model(hvd.DistributedOptimizer(keras.optimizers.SGD(1.0), **passes)).optimizer, (
-        keras.Variable(numpy.zeros(2, "float32"), name="eager"))
-    for _ in range(6):
-        eager.apply([keras.ops.ones(2) * (hvd.rank() + 1.0)], [weight])
-    assert numpy.allclose(keras.ops.convert_to_numpy(weight), -4 * (hvd.size() + 1) / 2)
-    hvd.barrier()
-
-
-def passes_of_keras_itself_are_told_of():
-    optimizer = functools.partial(keras.optimizers.SGD, 0.1, gradient_accumulation_steps=2)
-    for inner in (optimizer(), keras.optimizers.LossScaleOptimizer(optimizer())):
-        with pytest.raises(ValueError, match="gradient_accumulation_steps=2; give one of them"):
-            hvd.DistributedOptimizer(inner, backward_passes_per_step=2)
-    with pytest.raises(ValueError, match="backward_passes_per_step is 0"):
-        hvd.DistributedOptimizer(keras.optimizers.SGD(0.1), backward_passes_per_step=0)
-    with pytest.warns(UserWarning, match="are reduced in each batch.*backward_passes_per_step=2"):
-        model, alone = _model(hvd.DistributedOptimizer(optimizer())), _model(keras.optimizers.SGD(0.1))
-    _fit(model, _mine(), 24 // hvd.size())
-    _fit(alone, _data(), 48)
-    _assert_near(model, alone)
-
-
 def mistakes_are_refused():
     sgd = keras.optimizers.SGD
     for call, words in ((lambda: hvd.DistributedOptimizer("sgd"), "Optimizer is needed"),
-                        (lambda: hvd.DistributedOptimizer(hvd.DistributedOptimizer(sgd())), "already"),
-                        (lambda: hvd.DistributedOptimizer(sgd(), op=hvd.Max), "Average or Sum"),
+                        (lambda: hvd.DistributedOptimizer(hvd.DistributedOptimizer(sgd()), op=hvd.Sum), "already"),
+                        (lambda: hvd.DistributedOptimizer(sgd(), op=hvd.Max), "allowed are Average, Sum, Adasum"),
                         (lambda: hvd.DistributedOptimizer(sgd(), compression=4), "compression is 4"),
                         (lambda: hvd.DistributedOptimizer(sgd(), op=hvd.Sum,
                                                           gradient_predivide_factor=2.0), "needs op")):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+def an_optimizer_may_be_made_distributed_once_more():
+    for settings in ({}, {"compression": hvd.Compression.scalecom(rate=4)}, {"backward_passes_per_step": 2}):
+        optimizer = hvd.DistributedOptimizer(keras.optimizers.SGD(0.1), **settings)
+        if settings:
+            with pytest.raises(ValueError, match="distributed already, with other settings"):
+                hvd.DistributedOptimizer(optimizer)
+            if "compression" in settings:
+                settings = {"compression": hvd.Compression.scalecom(rate=4)}
+        kind = type(optimizer)
+        assert hvd.DistributedOptimizer(optimizer, **settings) is optimizer and type(optimizer) is kind
+    model, alone = _model(hvd.DistributedOptimizer(hvd.DistributedOptimizer(keras.optimizers.SGD(0.1), op=hvd.Sum),
+                                                   op=hvd.Sum)), _model(keras.optimizers.SGD(0.1 * hvd.size()))
+    _fit(model, _mine(), 24 // hvd.size())
+    _fit(alone, _data(), 24)
+    _assert_near(model, alone)
+
+
+def join_knows_the_device_of_torch():
+    assert (hvd.join is backend.adapter.join) == (keras.backend.backend() == "torch") or (
+        hvd.join is backend.adapter.join is process_sets.join)
 
 
 def xla_is_taken_from_a_model_that_it_was_to_compile():

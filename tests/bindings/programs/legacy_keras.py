@@ -68,7 +68,7 @@ def fit_is_that_of_one_rank_on_the_whole_batch():
             _assert_near(model, alone)
             _assert_equal_ranks(model)
     with pytest.raises(ValueError, match="distributed already"):
-        hvd.DistributedOptimizer(model.optimizer)
+        hvd.DistributedOptimizer(model.optimizer, op=hvd.Sum)
 
 
 def adasum_reduces_what_a_step_does():
@@ -108,7 +108,7 @@ def callbacks_do_what_those_of_keras_3_do():
     again = hvd.load_model(str(folder / "best.keras"))
     _assert_near(again, model)
     with pytest.raises(ValueError, match="distributed already"):
-        hvd.DistributedOptimizer(again.optimizer)
+        hvd.DistributedOptimizer(again.optimizer, op=hvd.Sum)
     hvd.barrier()
 
 
@@ -120,9 +120,11 @@ def an_elastic_state_has_the_model_and_the_optimizer():
         _assert_equal_ranks(model)
         seen = _Logs()
         seen.on_train_batch_end = lambda batch, logs=None: seen.logs.append(state.batch)
-        _fit(model, 12 // hvd.size(), [hvd.elastic.UpdateBatchStateCallback(state), seen,
-                                       hvd.elastic.UpdateEpochStateCallback(state),
-                                       hvd.elastic.CommitStateCallback(state, 100)], epochs=2)
+        for is_cut_short in (True, False):
+            _fit(model, 12 // hvd.size(), [hvd.elastic.UpdateBatchStateCallback(state), seen,
+                                           hvd.elastic.UpdateEpochStateCallback(state),
+                                           hvd.elastic.CommitStateCallback(state, 100)], epochs=2 - state.epoch)
+            assert state.is_cut_short == is_cut_short
         assert [batch for batch in seen.logs if isinstance(batch, int)] == [9, 10, *range(1, 11)], seen.logs
         assert state.epoch == 2 and state.batch == 0
         kept = model.get_weights()

@@ -173,7 +173,7 @@ def adasum_reduces_what_a_step_does():
             step()
             assert numpy.allclose(variable.numpy(), wanted.numpy(), rtol=1e-6)
             assert _equal(variable, hvd.broadcast(tf.identity(variable.value), 0, name=f"root{number}"))
-    with pytest.raises(ValueError, match="Average or Sum"):
+    with pytest.raises(ValueError, match="op is 2; allowed are Average, Sum$"):
         hvd.DistributedOptimizer(tf.compat.v1.train.GradientDescentOptimizer(0.5), op=hvd.Adasum)
     with pytest.raises(ValueError, match="needs every element"):
         hvd.DistributedOptimizer(keras.optimizers.SGD(0.1), op=hvd.Adasum,
@@ -253,5 +253,8 @@ def an_optimizer_of_the_first_version_reduces():
             session.run(tf.compat.v1.global_variables_initializer())
             session.run(train)
             assert numpy.allclose(session.run(variable), 1.0 - 0.5 * _total() / hvd.size())
+        assert hvd.DistributedOptimizer(optimizer) is optimizer
+        with pytest.raises(ValueError, match="distributed already, with other settings"):
+            hvd.DistributedOptimizer(optimizer, op=hvd.Sum)
     with pytest.raises(ValueError, match="allowed are Keras 3"):
         hvd.DistributedOptimizer("sgd")
