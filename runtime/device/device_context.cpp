@@ -3,16 +3,41 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "base/error.hpp"
+#include "base/log.hpp"
+#include "base/wait.hpp"
 
 namespace scalecom {
+namespace {
+
+constexpr auto kEndTime = std::chrono::seconds(2);
+
+}  // namespace
 
 DeviceContext::DeviceContext(std::unique_ptr<Accelerator> accelerator)
     : accelerator_(std::move(accelerator)) {
   const auto entered = accelerator_->enter();
   results_ = accelerator_->make_stream();
+  pinned_ = std::make_unique<PinnedPool>(*accelerator_);
+}
+
+DeviceContext::~DeviceContext() {
+  try {
+    const auto entered = accelerator_->enter();
+    const WaitContext context{Deadline::after(kEndTime), nullptr};
+    WaitLoop loop(context);
+    for (const Table& table : tables_) {
+      while (!accelerator_->is_done(table.used.get())) loop.pause("the last use of a table");
+    }
+    tables_.clear();
+    pinned_.reset();
+  } catch (const Error& error) {  // They stay: what cannot be seen to be done may be in use.
+    log_warning(error.what());
+    for (Table& table : tables_) table.table.release();
+  }
 }
 
 // Numbered under the lock: of two threads that record on one stream, the later has the higher one.
@@ -58,6 +83,26 @@ void DeviceContext::copy(void* destination, const std::byte* result, std::size_t
   const auto entered = accelerator_->enter();
   accelerator_->copy(destination, result, bytes, stream);
   keep_until(*record(stream));
+}
+
+void DeviceContext::scale_copy(const CopyTensor& tensor, StreamHandle stream) {
+  const auto entered = accelerator_->enter();
+  const std::lock_guard lock(mutex_);
+  Table& table = idle_table(stream);
+  table.table->assign({&tensor, 1}, stream);
+  table.table->scale_copy(stream);
+  accelerator_->record(table.used.get(), stream);
+}
+
+// With the lock held.
+DeviceContext::Table& DeviceContext::idle_table(StreamHandle stream) {
+  const auto found = std::ranges::find_if(
+      tables_, [this](const Table& table) { return accelerator_->is_done(table.used.get()); });
+  if (found != tables_.end()) return *found;
+  Table table{accelerator_->make_copy_table(1, results_.get()), accelerator_->make_event()};
+  accelerator_->record(table.used.get(), results_.get());
+  accelerator_->make_wait(stream, table.used.get());
+  return tables_.emplace_back(std::move(table));
 }
 
 void DeviceContext::keep_until(const DeviceEvent& event) {

@@ -7,7 +7,7 @@
 #include <mutex>
 #include <vector>
 
-#include "kernels/accelerator.hpp"
+#include "kernels/pinned_pool.hpp"
 
 namespace scalecom {
 
@@ -23,8 +23,10 @@ struct DeviceEvent {
 class DeviceContext : public std::enable_shared_from_this<DeviceContext> {
  public:
   explicit DeviceContext(std::unique_ptr<Accelerator> accelerator);
+  ~DeviceContext();
 
   Accelerator& accelerator() const noexcept { return *accelerator_; }
+  PinnedPool& pinned() const noexcept { return *pinned_; }
 
   std::shared_ptr<const DeviceEvent> record(StreamHandle stream);
 
@@ -40,16 +42,28 @@ class DeviceContext : public std::enable_shared_from_this<DeviceContext> {
   /// In the order of `stream`, from a result.
   void copy(void* destination, const std::byte* result, std::size_t bytes, StreamHandle stream);
 
+  /// In the order of `stream`: one tensor of the accelerator's memory.
+  void scale_copy(const CopyTensor& tensor, StreamHandle stream);
+
  private:
+  struct Table {
+    std::unique_ptr<CopyTable> table;
+    EventOwner used;  ///< behind its last use
+  };
+
   void give_back(DeviceEvent* event);
+  Table& idle_table(StreamHandle stream);
 
   const std::unique_ptr<Accelerator> accelerator_;
   /// In whose order results are allocated and given back.
   StreamOwner results_;
+  std::unique_ptr<PinnedPool> pinned_;
   std::mutex mutex_;
   // Guarded by mutex_.
   std::vector<std::unique_ptr<DeviceEvent>> idle_;
   std::uint64_t recorded_ = 0;
+  /// Of one tensor each; kept, as their end waits for the device.
+  std::vector<Table> tables_;
 };
 
 /// Where a session's accelerator comes from: tests give theirs.

@@ -37,14 +37,15 @@ DeviceExecution::DeviceExecution(int rank, int size, const Config& config, Resid
       needs_(std::move(needs)),
       samples_(health) {}
 
-// What was enqueued ends first: buffers go back to CUDA, which waits for the device.
+// What was enqueued ends first: buffers go back to CUDA, which waits for the device. Samples give
+// pinned memory back in the order of their lanes.
 DeviceExecution::~DeviceExecution() {
   if (context_ == nullptr) return;
   const auto entered = context_->accelerator().enter();
   work_.reset();
   used_.clear();
-  lanes_.clear();
   samples_.clear();
+  lanes_.clear();
   collectives_.reset();
   wire_.reset();
 }
@@ -199,7 +200,7 @@ std::unique_ptr<DeviceOperation> DeviceExecution::make_sparse() {
   }
   return std::make_unique<DeviceSparseAllReduce>(
       lane(), std::move(slots), work_->batch.sparse,
-      samples_.begin(context_->accelerator(), work_->batch, work_->agreement));
+      samples_.begin(context_->pinned(), work_->batch, work_->agreement));
 }
 
 std::vector<CompressionHealth> DeviceExecution::read_samples() {
@@ -286,8 +287,10 @@ void DeviceExecution::close(const WaitContext& wait) {
 }
 
 // The passes of a batch that is given up may still be on their way: its tickets know until when.
+// Nothing is read of samples any more: what was aborted has no results.
 void DeviceExecution::abort() noexcept {
   if (collectives_ != nullptr) collectives_->abort();
+  samples_.clear();
   if (!work_ || work_->operation == nullptr) return;
   try {
     const auto entered = context_->accelerator().enter();

@@ -31,6 +31,7 @@ DeviceResidual::DeviceResidual(std::shared_ptr<DeviceContext> context, std::int6
   last_use_ = context_->record(copies_.get());
 }
 
+// Nothing waits: all goes back in the order of the copies.
 DeviceResidual::~DeviceResidual() {
   try {
     const auto entered = context_->accelerator().enter();
@@ -38,11 +39,7 @@ DeviceResidual::~DeviceResidual() {
       context_->accelerator().make_wait(copies_.get(), last_use_->event.get());
     }
     memory_.reset();
-    if (answer_ != nullptr || !left_behind_.empty()) {
-      wait_for(*context_->record(copies_.get()), "a residual that ends");
-    }
     answer_.reset();
-    left_behind_.clear();
     copies_.reset();
   } catch (const Error& error) {  // The device is gone, and the memory with it.
     log_error(error.what());
@@ -56,7 +53,7 @@ void DeviceResidual::set_last_use(std::shared_ptr<const DeviceEvent> event) {
 
 float* DeviceResidual::ask_whether_void() {
   if (delivery_.is_asked) return nullptr;
-  if (answer_ == nullptr) answer_ = context_->accelerator().allocate_pinned(sizeof(float));
+  if (answer_ == nullptr) answer_ = context_->pinned().allocate(sizeof(float), copies_.get());
   delivery_.is_asked = true;
   return reinterpret_cast<float*>(answer_.get());
 }
@@ -72,17 +69,22 @@ bool DeviceResidual::is_delivered() {
 
 float* DeviceResidual::data() const noexcept { return reinterpret_cast<float*>(memory_.get()); }
 
+// In the order of the copies.
+AcceleratorMemory DeviceResidual::staging() const {
+  const std::size_t bytes = static_cast<std::size_t>(count_) * sizeof(float);
+  return context_->pinned().allocate(std::min(bytes, kPinnedBytes), copies_.get());
+}
+
 void DeviceResidual::upload(const std::vector<float>& values) {
   SCALECOM_ASSERT(static_cast<std::int64_t>(values.size()) == count_, "residual of another length");
-  Accelerator& accelerator = context_->accelerator();
   const auto bytes = std::as_bytes(std::span(values));
-  const AcceleratorMemory pinned =
-      accelerator.allocate_pinned(std::min(bytes.size(), kPinnedBytes));
+  const AcceleratorMemory pinned = staging();
   for (std::size_t at = 0; at < bytes.size(); at += kPinnedBytes) {
     const std::size_t piece = std::min(kPinnedBytes, bytes.size() - at);
     std::memcpy(pinned.get(), bytes.data() + at, piece);
-    accelerator.copy(memory_.get() + at, pinned.get(), piece, copies_.get());
-    wait_for(*context_->record(copies_.get()), "a residual's way to the CUDA device");
+    context_->accelerator().copy(memory_.get() + at, pinned.get(), piece, copies_.get());
+    // For nothing of other ranks.
+    wait_for_copies("a residual's way to the CUDA device", nullptr);
   }
 }
 
@@ -93,12 +95,12 @@ std::vector<float> DeviceResidual::read() const {
   const auto bytes = std::as_writable_bytes(std::span(values));
   if (bytes.empty()) return values;
   accelerator.make_wait(copies_.get(), last_use_->event.get());
-  const std::shared_ptr<std::byte> pinned =
-      accelerator.allocate_pinned(std::min(bytes.size(), kPinnedBytes));
+  const AcceleratorMemory pinned = staging();
   for (std::size_t at = 0; at < bytes.size(); at += kPinnedBytes) {
     const std::size_t piece = std::min(kPinnedBytes, bytes.size() - at);
     accelerator.copy(pinned.get(), memory_.get() + at, piece, copies_.get());
-    wait_for(*context_->record(copies_.get()), "a residual's way from the CUDA device", pinned);
+    // Behind the last use, which may wait for other ranks.
+    wait_for_copies("a residual's way from the CUDA device", bounds_.interrupt);
     std::memcpy(bytes.data() + at, pinned.get(), piece);
   }
   return values;
@@ -108,33 +110,16 @@ void DeviceResidual::scale(double multiply, double divide) {
   Accelerator& accelerator = context_->accelerator();
   const auto entered = accelerator.enter();
   accelerator.make_wait(copies_.get(), last_use_->event.get());
-  const std::shared_ptr<CopyTable> table = accelerator.make_copy_table(1, copies_.get());
-  const CopyTensor all{memory_.get(), memory_.get(), count_, DataType::float32, {multiply, divide}};
-  table->assign({&all, 1}, copies_.get());
-  table->scale_copy(copies_.get());
+  context_->scale_copy(
+      {memory_.get(), memory_.get(), count_, DataType::float32, {multiply, divide}}, copies_.get());
   last_use_ = context_->record(copies_.get());
-  wait_for(*last_use_, "a residual that is scaled", table);  // The table stays until then.
 }
 
-void DeviceResidual::wait_for(const DeviceEvent& event, const char* what) const {
-  // What waits for nothing of other ranks.
-  const WaitContext context{Deadline::after(bounds_.limit), nullptr};
+void DeviceResidual::wait_for_copies(const char* what, Interrupt* interrupt) const {
+  const auto end = context_->record(copies_.get());
+  const WaitContext context{Deadline::after(bounds_.limit), interrupt};
   WaitLoop loop(context);
-  while (!context_->accelerator().is_done(event.event.get())) loop.pause(what);
-}
-
-// Behind the last use, which may wait for other ranks. `used` is kept where the wait is ended: to
-// free it would wait for the device after all.
-void DeviceResidual::wait_for(const DeviceEvent& event, const char* what,
-                              std::shared_ptr<void> used) const {
-  const WaitContext context{Deadline::after(bounds_.limit), bounds_.interrupt};
-  WaitLoop loop(context);
-  try {
-    while (!context_->accelerator().is_done(event.event.get())) loop.pause(what);
-  } catch (...) {
-    left_behind_.push_back(std::move(used));
-    throw;
-  }
+  while (!context_->accelerator().is_done(end->event.get())) loop.pause(what);
 }
 
 }  // namespace scalecom

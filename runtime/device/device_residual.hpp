@@ -40,8 +40,8 @@ class DeviceResidual final : public ResidualMemory {
 
  private:
   void upload(const std::vector<float>& values);
-  void wait_for(const DeviceEvent& event, const char* what) const;
-  void wait_for(const DeviceEvent& event, const char* what, std::shared_ptr<void> used) const;
+  AcceleratorMemory staging() const;
+  void wait_for_copies(const char* what, Interrupt* interrupt) const;
 
   const std::shared_ptr<DeviceContext> context_;
   const std::int64_t count_;
@@ -54,8 +54,6 @@ class DeviceResidual final : public ResidualMemory {
     std::shared_ptr<const DeviceEvent> done;
   } delivery_;
   AcceleratorMemory answer_;  ///< pinned, a float
-  /// What the device still uses after waits that were ended.
-  mutable std::vector<std::shared_ptr<void>> left_behind_;
 };
 
 }  // namespace scalecom

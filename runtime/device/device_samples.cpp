@@ -5,7 +5,7 @@
 
 namespace scalecom {
 
-DeviceHealthSample* DeviceSamples::begin(Accelerator& accelerator, const Batch& batch,
+DeviceHealthSample* DeviceSamples::begin(PinnedPool& pinned, const Batch& batch,
                                          const Agreement& agreement) {
   std::vector<DeviceHealthSample::Wanted> wanted;
   std::vector<AgreedTensor> tensors;
@@ -16,7 +16,7 @@ DeviceHealthSample* DeviceSamples::begin(Accelerator& accelerator, const Batch& 
     tensors.push_back(tensor);
   }
   if (wanted.empty()) return nullptr;
-  if (idle_.empty()) idle_.push_back(std::make_unique<DeviceHealthSample>(accelerator));
+  if (idle_.empty()) idle_.push_back(std::make_unique<DeviceHealthSample>(pinned));
   Sample& sample = under_way_.emplace_back();
   sample.health = std::move(idle_.back());
   idle_.pop_back();

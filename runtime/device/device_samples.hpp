@@ -22,8 +22,7 @@ class DeviceSamples {
   explicit DeviceSamples(HealthMonitor& health) : health_(health) {}
 
   /// What a ScaleCom batch that begins is to look at; null: nothing of it is sampled in this step.
-  DeviceHealthSample* begin(Accelerator& accelerator, const Batch& batch,
-                            const Agreement& agreement);
+  DeviceHealthSample* begin(PinnedPool& pinned, const Batch& batch, const Agreement& agreement);
   /// All of the batch begun last is enqueued; it is done behind `done`.
   void finish(std::shared_ptr<const DeviceEvent> done);
 
@@ -35,7 +34,7 @@ class DeviceSamples {
   /// None is on its way.
   bool is_empty() const noexcept { return under_way_.empty(); }
 
-  /// All are given up, and what they hold of the accelerator.
+  /// All are given up, and what they hold of the accelerator. The lanes they are of outlive it.
   void clear();
   /// The tensor starts anew: samples of it are thrown away.
   void forget(const std::string& name);

@@ -1,14 +1,11 @@
 #include "sparse/device_health.hpp"
 
 #include <algorithm>
-#include <bit>
 
 #include "base/error.hpp"
 
 namespace scalecom {
 namespace {
-
-constexpr std::size_t kPinnedBytesMin = 64 << 10;
 
 std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
 
@@ -87,16 +84,13 @@ void DeviceHealthSample::sum(DeviceLane& lane, const WaitContext& context) {
 }
 
 void DeviceHealthSample::fetch(DeviceLane& lane, const float* marks, std::size_t slots) {
-  const std::size_t bytes = marks_begin() + slots * sizeof(float);
-  if (pinned_bytes_ < bytes) {
-    pinned_bytes_ = std::bit_ceil(std::max(bytes, kPinnedBytesMin));
-    pinned_ = accelerator_.allocate_pinned(pinned_bytes_);
-  }
-  accelerator_.copy(pinned_.get(), block_, marks_begin(), lane.passes());
-  accelerator_.copy(pinned_.get() + marks_begin(), marks, slots * sizeof(float), lane.passes());
+  Accelerator& accelerator = pool_.accelerator();
+  pinned_ = pool_.allocate(marks_begin() + slots * sizeof(float), lane.passes());
+  accelerator.copy(pinned_.get(), block_, marks_begin(), lane.passes());
+  accelerator.copy(pinned_.get() + marks_begin(), marks, slots * sizeof(float), lane.passes());
 }
 
-std::vector<std::optional<TensorHealth>> DeviceHealthSample::health(int size) const {
+std::vector<std::optional<TensorHealth>> DeviceHealthSample::health(int size) {
   std::vector<std::optional<TensorHealth>> all;
   const auto* const marks = pinned<float>(marks_begin());
   for (std::size_t i = 0; i < wanted_.size(); ++i) {
@@ -117,6 +111,7 @@ std::vector<std::optional<TensorHealth>> DeviceHealthSample::health(int size) co
     const std::span<const float> sums(pinned<float>(0) + tensor.begin, tensor.elements + 2);
     *health = health_from_sums(looked, sums, size);
   }
+  pinned_.reset();
   return all;
 }
 

@@ -7,18 +7,18 @@
 #include <vector>
 
 #include "collective/device/device_lane.hpp"
-#include "kernels/accelerator.hpp"
+#include "kernels/pinned_pool.hpp"
 #include "sparse/health.hpp"
 
 namespace scalecom {
 
 /// What HealthSample is, of a batch in an accelerator's memory: enqueued on the batch's lane, and
 /// read by the host when all of it is done there. Vocabulary: health.hpp. To be used again for
-/// another batch when it has been read. Confined to one thread, which has entered the accelerator
-/// for all but health().
+/// another batch when it has been read. The lane outlives it. Confined to one thread, which has
+/// entered the accelerator for all but health().
 class DeviceHealthSample {
  public:
-  explicit DeviceHealthSample(Accelerator& accelerator) : accelerator_(accelerator) {}
+  explicit DeviceHealthSample(PinnedPool& pinned) : pool_(pinned) {}
 
   /// A slot of a batch, and the agreed step of its tensor.
   struct Wanted {
@@ -43,8 +43,9 @@ class DeviceHealthSample {
   /// Behind the sum. `marks` has one of each slot: not zero where its step is void.
   void fetch(DeviceLane& lane, const float* marks, std::size_t slots);
 
-  /// By what was wanted, once all is done on the device; none of a step that is void.
-  std::vector<std::optional<TensorHealth>> health(int size) const;
+  /// By what was wanted, once for a batch, when all is done on the device; none of a step that is
+  /// void.
+  std::vector<std::optional<TensorHealth>> health(int size);
 
  private:
   struct Tensor {
@@ -69,14 +70,13 @@ class DeviceHealthSample {
     return reinterpret_cast<const T*>(pinned_.get() + begin);
   }
 
-  Accelerator& accelerator_;
+  PinnedPool& pool_;
   std::vector<Wanted> wanted_;
   std::vector<Tensor> tensors_;  ///< as wanted_
   std::size_t values_ = 0;
   std::size_t chunks_ = 0;
   std::byte* block_ = nullptr;
-  AcceleratorMemory pinned_;
-  std::size_t pinned_bytes_ = 0;
+  AcceleratorMemory pinned_;  ///< from fetch() until health()
 };
 
 }  // namespace scalecom

@@ -106,18 +106,24 @@ void FakeAccelerator::advance() {
 }
 
 void FakeAccelerator::synchronize(std::chrono::seconds limit) {
+  wait_for_streams([this] { return streams_.is_idle(); }, limit,
+                   fmt::format("streams stand still for {} s", limit.count()));
+}
+
+void FakeAccelerator::wait_for_streams(const std::function<bool()>& is_over,
+                                       std::chrono::seconds limit, const std::string& misuse) {
   const auto end = std::chrono::steady_clock::now() + limit;
   while (true) {
     bool has_run = false;
     {
       const Lock lock(mutex_);
-      if (streams_.is_idle()) return;
+      if (is_over()) return;
       has_run = run_one();
     }
     if (has_run) continue;
     if (std::chrono::steady_clock::now() > end) {
       const Lock lock(mutex_);
-      return require(false, fmt::format("streams stand still for {} s", limit.count()));
+      return require(false, misuse);
     }
     std::this_thread::yield();
   }
@@ -141,7 +147,20 @@ AcceleratorMemory FakeAccelerator::allocate_pinned(std::size_t bytes) {
   const Lock lock(mutex_);
   auto memory = give_out(bytes, MemoryKind::pinned);
   memory_.make_ready(memory.get());
-  return memory;
+  ++calls_["allocate_pinned"];
+  return {memory.release(), [this](std::byte* own) {
+            std::function<bool()> is_over;
+            {
+              const Lock at_end(mutex_);
+              require_unused(own);
+              is_over = streams_.end_of_queues();
+              ++calls_[is_over() ? "free_pinned" : "free_pinned that waits"];
+            }
+            wait_for_streams(
+                is_over, kFreeTime,
+                "pinned memory is freed while the streams stand still: that never ends");
+            give_back(own);
+          }};
 }
 
 AcceleratorMemory FakeAccelerator::allocate(std::size_t bytes, StreamHandle stream) {
@@ -154,12 +173,16 @@ AcceleratorMemory FakeAccelerator::allocate(std::size_t bytes, StreamHandle stre
 void FakeAccelerator::give_back(std::byte* memory) {
   const Lock lock(mutex_);
   ++calls_["free"];
+  require_unused(memory);
+  memory_.give_back(memory);
+}
+
+void FakeAccelerator::require_unused(const std::byte* memory) const {
   streams_.for_each_queued([&](const Operation& operation) {
     for (const MemoryUse& use : operation.uses) {
       require(!memory_.is_inside(use, memory), operation.name + " still uses memory that is freed");
     }
   });
-  memory_.give_back(memory);
 }
 
 void FakeAccelerator::give_back(std::byte* memory, StreamHandle stream) {

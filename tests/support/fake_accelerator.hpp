@@ -19,11 +19,14 @@ namespace scalecom::test {
 ///
 /// What would be undefined on a device is *misuse*: an operation on memory that the accelerator has
 /// not given out, or not yet, or no more; pinned memory in a kernel; freeing memory that queued
-/// operations use; assign() to a table in use; a call without enter(); handles that are gone. It
+/// operations use; freeing pinned memory, which waits for all that is enqueued as CUDA does, while
+/// that stands still; assign() to a table in use; a call without enter(); handles that are gone. It
 /// ends the process, or goes to the test's own function, which is called with the lock held.
 class FakeAccelerator final : public Accelerator {
  public:
   using Misuse = std::function<void(const std::string&)>;
+  /// What a free of pinned memory waits for the streams before it is misuse.
+  static constexpr std::chrono::seconds kFreeTime{20};
   explicit FakeAccelerator(std::uint64_t seed, int index = 0, Misuse on_misuse = {});
 
   /// An operation of the test's own, in the stream's order. It returns whether it is done, and is
@@ -77,8 +80,11 @@ class FakeAccelerator final : public Accelerator {
   void push(StreamHandle stream, Operation operation);
   AcceleratorMemory give_out(std::size_t bytes, MemoryKind kind);
   void give_back(std::byte* memory);
+  void wait_for_streams(const std::function<bool()>& is_over, std::chrono::seconds limit,
+                        const std::string& misuse);
   void give_back(std::byte* memory, StreamHandle stream);
   bool run_one();
+  void require_unused(const std::byte* memory) const;
   void require_entered() const;
   void require_stream(StreamHandle stream) const;
   void require_event(EventHandle event) const;

@@ -77,6 +77,12 @@ bool FakeStreams::is_idle() const {
                      [](const auto& stream) { return stream->queue.empty(); });
 }
 
+std::function<bool()> FakeStreams::end_of_queues() const {
+  std::vector<Place> places;
+  for (const auto& stream : all()) places.push_back({stream, stream->enqueued});
+  return [places] { return std::ranges::all_of(places, &Place::is_reached); };
+}
+
 int FakeStreams::draw_operations() {
   // Nothing, a few, or nearly all of what a batch enqueues.
   const auto most = std::uint64_t{1} << (generator_() % 6);

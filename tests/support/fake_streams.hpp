@@ -46,6 +46,8 @@ class FakeStreams {
   /// true: that one is done. False: none was.
   bool run_next(const std::function<bool(const Operation&)>& run);
   bool is_idle() const;
+  /// Whether all is done that is enqueued when this is called.
+  std::function<bool()> end_of_queues() const;
   /// How many operations are to run before the next question is answered: often none.
   int draw_operations();
   void for_each_queued(const std::function<void(const Operation&)>& body) const;

@@ -14,7 +14,7 @@ set_target_properties(unit_nccl PROPERTIES ENABLE_EXPORTS ON)
 target_compile_definitions(unit_nccl PRIVATE SCALECOM_FAKE_NCCL="$<TARGET_FILE:fake_nccl>")
 add_dependencies(unit_nccl fake_nccl)
 scalecom_test(NAME unit_fake_accelerator LABELS unit
-  SOURCES device/fake_accelerator_test.cpp
+  SOURCES device/fake_accelerator_test.cpp device/pinned_pool_test.cpp
   LIBRARIES scalecom_fake_accelerator)
 scalecom_test(NAME unit_device_collectives LABELS unit TIMEOUT 300
   SOURCES device/staged_collectives_test.cpp device/nccl_collectives_test.cpp

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 #include "base/error.hpp"
@@ -240,8 +241,9 @@ bool StagedCollectives::begin_turns() {
     const auto entered = accelerator_.enter();
     Turn turn = operation->make_turn(operation->begun++);
     if (block->capacity < turn.bytes) {
-      block->memory = nullptr;
-      block->capacity = std::max(turn.bytes, options_.block_bytes);
+      // Not freed on the way: that would wait for the device, which a lost rank may hold up.
+      if (block->memory != nullptr) block->former.push_back(std::move(block->memory));
+      block->capacity = std::bit_ceil(std::max(turn.bytes, options_.block_bytes));
       block->memory = accelerator_.allocate_pinned(block->capacity);
     }
     // The stream for copies is not to wait for this operation's memory any sooner: turns of those

@@ -102,6 +102,7 @@ class StagedCollectives final : public DeviceCollectives {
   struct Block {
     AcceleratorMemory memory;
     std::size_t capacity = 0;
+    std::vector<AcceleratorMemory> former = {};  ///< smaller ones before it
     EventOwner copied_in;
     EventOwner copied_out;
     bool is_idle = true;

@@ -37,6 +37,7 @@ class NcclWorld {
     std::map<int, std::uint64_t> sent = {};
     std::map<int, std::uint64_t> received = {};
     std::function<bool()> connect = {};  ///< until it is true the communicator is in progress
+    bool is_aborted = false;             ///< then what is enqueued ends as it is
   };
   using Keys = std::vector<std::string>;
 
@@ -58,7 +59,12 @@ class NcclWorld {
     std::size_t bytes_to = 0;
     std::function<Bytes(const std::vector<Bytes>&)> combine;  ///< what it needs, to the result
   };
-  device::nccl::Result enqueue(FakeAccelerator& accelerator, StreamHandle stream, Call call);
+  device::nccl::Result enqueue(FakeAccelerator& accelerator, const Comm& comm, StreamHandle stream,
+                               Call call);
+  bool is_aborted(const Comm& comm) {
+    const std::lock_guard lock(mutex_);
+    return comm.is_aborted;
+  }
   static Keys keys_of(const Comm& comm, std::uint64_t call);
 
   std::mutex mutex_;
@@ -95,23 +101,24 @@ inline NcclWorld::Keys NcclWorld::keys_of(const Comm& comm, std::uint64_t call) 
   return keys;
 }
 
-inline device::nccl::Result NcclWorld::enqueue(FakeAccelerator& accelerator, StreamHandle stream,
-                                               Call call) {
+inline device::nccl::Result NcclWorld::enqueue(FakeAccelerator& accelerator, const Comm& comm,
+                                               StreamHandle stream, Call call) {
   const std::vector<MemoryUse> uses{{call.from, call.bytes_from}, {call.to, call.bytes_to}};
-  accelerator.enqueue(stream, {"nccl", uses, false, [this, call, has_given = false]() mutable {
-                                 if (call.key && !has_given) {
-                                   const auto* from = static_cast<const std::byte*>(call.from);
-                                   put(*call.key, Bytes(from, from + call.bytes_from));
-                                   has_given = true;
-                                 }
-                                 const auto found = take(call.needs);
-                                 if (!found) return false;
-                                 if (call.to == nullptr) return true;
-                                 const Bytes result = call.combine(*found);
-                                 std::copy(result.begin(), result.end(),
-                                           static_cast<std::byte*>(call.to));
-                                 return true;
-                               }});
+  accelerator.enqueue(stream,
+                      {"nccl", uses, false, [this, &comm, call, has_given = false]() mutable {
+                         if (is_aborted(comm)) return true;
+                         if (call.key && !has_given) {
+                           const auto* from = static_cast<const std::byte*>(call.from);
+                           put(*call.key, Bytes(from, from + call.bytes_from));
+                           has_given = true;
+                         }
+                         const auto found = take(call.needs);
+                         if (!found) return false;
+                         if (call.to == nullptr) return true;
+                         const Bytes result = call.combine(*found);
+                         std::copy(result.begin(), result.end(), static_cast<std::byte*>(call.to));
+                         return true;
+                       }});
   return device::nccl::Result::success;
 }
 
@@ -172,7 +179,7 @@ inline void NcclWorld::add_reductions(device::nccl::Api& api, FakeAccelerator& a
     Comm& comm = comm_of(handle);
     const Keys keys = keys_of(comm, comm.calls++);
     const std::size_t bytes = bytes_of(count, type);
-    return enqueue(accelerator, stream,
+    return enqueue(accelerator, comm, stream,
                    {keys[static_cast<std::size_t>(comm.rank)], from, bytes, keys, to, bytes,
                     [=](const auto& all) { return combine_all(all, dtype_of(type), op); }});
   };
@@ -183,7 +190,7 @@ inline void NcclWorld::add_reductions(device::nccl::Api& api, FakeAccelerator& a
     const Keys keys = keys_of(comm, comm.calls++);
     const auto rank = static_cast<std::size_t>(comm.rank);
     const std::size_t part = bytes_of(count, type);
-    return enqueue(accelerator, stream,
+    return enqueue(accelerator, comm, stream,
                    {keys[rank], from, part * keys.size(), keys, to, part, [=](const auto& all) {
                       const Bytes whole = combine_all(all, dtype_of(type), op);
                       const auto begin = whole.begin() + static_cast<std::ptrdiff_t>(rank * part);
@@ -197,7 +204,7 @@ inline void NcclWorld::add_reductions(device::nccl::Api& api, FakeAccelerator& a
     const Keys keys = keys_of(comm, comm.calls++);
     const bool is_root = comm.rank == root;
     const std::size_t bytes = bytes_of(count, type);
-    return enqueue(accelerator, stream,
+    return enqueue(accelerator, comm, stream,
                    {keys[static_cast<std::size_t>(comm.rank)], from, bytes, is_root ? keys : Keys{},
                     is_root ? to : nullptr, is_root ? bytes : 0,
                     [=](const auto& all) { return combine_all(all, dtype_of(type), op); }});
@@ -213,7 +220,7 @@ inline void NcclWorld::add_movements(device::nccl::Api& api, FakeAccelerator& ac
     const std::string key = keys_of(comm, comm.calls++)[static_cast<std::size_t>(root)];
     const bool is_root = comm.rank == root;
     const std::size_t bytes = bytes_of(count, type);
-    return enqueue(accelerator, stream,
+    return enqueue(accelerator, comm, stream,
                    {is_root ? std::optional(key) : std::nullopt,
                     from,
                     is_root ? bytes : 0,
@@ -228,7 +235,7 @@ inline void NcclWorld::add_movements(device::nccl::Api& api, FakeAccelerator& ac
     Comm& comm = comm_of(handle);
     const Keys keys = keys_of(comm, comm.calls++);
     const std::size_t bytes = bytes_of(count, type);
-    return enqueue(accelerator, stream,
+    return enqueue(accelerator, comm, stream,
                    {keys[static_cast<std::size_t>(comm.rank)], from, bytes, keys, to,
                     bytes * static_cast<std::size_t>(comm.size), [](const auto& all) {
                       Bytes joined;
@@ -243,7 +250,8 @@ inline void NcclWorld::add_movements(device::nccl::Api& api, FakeAccelerator& ac
     Comm& comm = comm_of(handle);
     const auto key =
         fmt::format("{} from {} to {} {}", comm.name, comm.rank, peer, comm.sent[peer]++);
-    return enqueue(accelerator, stream, {key, from, bytes_of(count, type), {}, nullptr, 0, {}});
+    return enqueue(accelerator, comm, stream,
+                   {key, from, bytes_of(count, type), {}, nullptr, 0, {}});
   };
   api.receive = [=, this, &accelerator](void* to, std::size_t count, ElementType type, int peer,
                                         CommHandle handle, StreamHandle stream) {
@@ -251,7 +259,7 @@ inline void NcclWorld::add_movements(device::nccl::Api& api, FakeAccelerator& ac
     const auto key =
         fmt::format("{} from {} to {} {}", comm.name, peer, comm.rank, comm.received[peer]++);
     return enqueue(
-        accelerator, stream,
+        accelerator, comm, stream,
         {std::nullopt, nullptr, 0, {key}, to, bytes_of(count, type), [](const auto& all) {
            return all.front();
          }});
@@ -289,7 +297,11 @@ inline device::nccl::Api NcclWorld::make_api(FakeAccelerator& accelerator) {
   };
   api.comm_finalize = [](CommHandle) { return Result::success; };
   api.comm_destroy = [](CommHandle) { return Result::success; };
-  api.comm_abort = [](CommHandle) { return Result::success; };
+  api.comm_abort = [this](CommHandle handle) {
+    const std::lock_guard lock(mutex_);
+    comm_of(handle).is_aborted = true;
+    return Result::success;
+  };
   api.get_error_string = [](Result) { return "an error"; };
   api.get_last_error = [](CommHandle) { return ""; };
   api.group_start = [] { return Result::success; };

@@ -121,3 +121,51 @@ TEST_CASE("a residual that the device holds back is not waited for when a rank i
   });
   CHECK(outcome.code() == StatusCode::rank_lost);
 }
+
+TEST_CASE("a collective that waits for a lost rank holds up neither a read nor the session's end") {
+  test::NcclWorld nccl;
+  Config config;
+  config.collective_timeout_s = 20.0;
+  config.health_steps = 1;
+  DeviceWorld devices(
+      2, 2, [&](auto& accelerator) { return nccl.make_api(accelerator); }, nullptr, config);
+  int copies = 0;
+  std::latch both_have_it(2);
+  std::latch has_ended(1);
+  std::atomic<bool> is_held = true;
+  Status outcome;
+  std::size_t figures = 0;
+  test::run_ranks(2, [&](int rank) {
+    test::FakeAccelerator& accelerator = devices.accelerator(rank);
+    DeviceTensor tensor(accelerator, DataType::float32, {300});
+    if (rank == 1) {  // Never comes to its part of the collective.
+      const auto entered = accelerator.enter();
+      accelerator.enqueue(tensor.stream(), {"held", {}, false, [&] { return !is_held; }});
+    }
+    AllReduceOptions options;
+    options.compression.mode = CompressionMode::sharded;
+    expect_ok(devices[rank].all_reduce("w", tensor.view(), tensor.view(), options).wait());
+    if (rank == 0) copies = accelerator.calls()["copy"];
+    both_have_it.arrive_and_wait();
+    if (rank == 1) {
+      const Deadline deadline = Deadline::after(std::chrono::seconds(10));
+      while (devices.accelerator(0).calls()["copy"] == copies && !deadline.has_passed()) {
+        std::this_thread::yield();
+      }
+      devices.lose(1);
+      has_ended.wait();
+      is_held = false;
+      return;
+    }
+    try {
+      devices[rank].residual("w");
+    } catch (const Error& error) {
+      outcome = error.status();
+    }
+    accelerator.synchronize();  // Only the abort ends the collective.
+    figures = devices[rank].compression_health().size();
+    has_ended.count_down();
+  });
+  CHECK(outcome.code() == StatusCode::rank_lost);
+  CHECK(figures == 0);  // Of a batch that was aborted there are none.
+}

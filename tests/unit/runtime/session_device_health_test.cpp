@@ -1,7 +1,9 @@
 // Health figures and guards of an accelerator's tensors, against the host's.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <fstream>
+#include <latch>
 #include <random>
 #include <string>
 
@@ -274,4 +276,38 @@ TEST_CASE("the file has an accelerator's last sample when the session has ended"
   std::vector<std::string> lines;
   for (std::string line; std::getline(file, line);) lines.push_back(line.substr(0, 5));
   CHECK(lines == std::vector<std::string>{"step,", "1,w0,", "3,w0,"});
+}
+
+TEST_CASE("a larger sample than those before is enqueued behind a collective that goes on") {
+  test::NcclWorld nccl;
+  DeviceWorld devices(
+      2, 4, [&](auto& accelerator) { return nccl.make_api(accelerator); }, nullptr, every(1));
+  std::latch both_have_it(2);
+  std::atomic<bool> is_held = true;
+  std::vector<std::size_t> figures(2);
+  std::vector<int> allocated(2);
+  test::run_ranks(2, [&](int rank) {
+    const auto r = static_cast<std::size_t>(rank);
+    test::FakeAccelerator& accelerator = devices.accelerator(rank);
+    run_on_device(devices, rank, {normal(300, 1)}, compressed(CompressionMode::sharded, 10, 0.5));
+    devices[rank].compression_health();
+    DeviceTensor large(accelerator, DataType::float32, {100'000});
+    const std::vector<float> values = normal(100'000, 2);
+    large.write(std::as_bytes(std::span(values)));
+    const auto before = accelerator.calls();
+    if (rank == 1) {
+      const auto entered = accelerator.enter();
+      accelerator.enqueue(large.stream(), {"held", {}, false, [&] { return !is_held; }});
+    }
+    const Ticket ticket = devices[rank].all_reduce("large", large.view(), large.view(),
+                                                   compressed(CompressionMode::sharded, 2000, 0.5));
+    expect_ok(ticket.wait());
+    allocated[r] = accelerator.calls()["allocate_pinned"] - before.at("allocate_pinned");
+    both_have_it.arrive_and_wait();
+    is_held = false;
+    large.read(ticket);
+    figures[r] = devices[rank].compression_health().size();
+  });
+  CHECK(figures == std::vector<std::size_t>{2, 2});
+  CHECK(allocated == std::vector<int>{0, 0});
 }
