@@ -76,8 +76,9 @@ std::vector<CompressionHealth> HealthMonitor::record(std::span<const AgreedTenso
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     Entry& entry = entries_[tensors[i]->name];
     judge(entry, *tensors[i], health[i]);
-    entry.last = health_of(*tensors[i], health[i], entry.halvings);
-    lines.push_back(entry.last);
+    lines.push_back(health_of(*tensors[i], health[i], entry.halvings));
+    // A device's figures may come after those of a later step on the host.
+    if (lines.back().step >= entry.last.step) entry.last = lines.back();
   }
   if (file_) file_->append(lines);
   return lines;

@@ -168,3 +168,12 @@ TEST_CASE("a file that cannot be written names the variable and the cause") {
       Contains("SCALECOM_HEALTH_FILE=/nowhere/at/all.csv") && Contains("No such file"));
   CHECK_NOTHROW(HealthMonitor(config, 1));
 }
+
+TEST_CASE("figures of an earlier step that come late are told, and are not the last") {
+  HealthMonitor monitor(every(1), 0);
+  record(monitor, agreed(7, 100), missing(1, 10));
+  record(monitor, agreed(6, 100), missing(2, 10));
+  CHECK(monitor.health().at(0).step == 7);
+  record(monitor, agreed(8, 100), missing(3, 10));
+  CHECK(monitor.health().at(0).step == 8);
+}
