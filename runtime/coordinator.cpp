@@ -17,13 +17,6 @@ namespace {
 // How long a failed collective waits for the control plane to name the lost rank.
 constexpr auto kCauseTime = std::chrono::seconds(1);
 
-// How long a rank waits for others once the session is to end: for their consent, and for data of
-// what was agreed on before, as long as none moves.
-constexpr auto kShutdownTime = std::chrono::seconds(5);
-
-// How often a device that has something of this session is looked at.
-constexpr auto kDevicePeriod = std::chrono::milliseconds(20);
-
 NegotiationOptions negotiation_options(const Coordinator::Parts& parts) {
   const Config& config = parts.config;
   NegotiationOptions options;
@@ -131,7 +124,7 @@ bool Coordinator::work(const std::function<bool()>& is_enough) {
         if (is_enough()) return false;
       }
       if (is_idle && requested_end_at_.has_passed()) {
-        events_.push_back(*requested_end_);
+        finish(requested_end_->status);
       } else if (is_idle) {
         return true;
       }
@@ -154,18 +147,9 @@ bool Coordinator::poll_once() {
   negotiation_.advance(now);
   flush_negotiation();
   check_devices(now);
-  const bool has_work = !events_.empty() || !tasks_.empty();
+  const bool has_work = (!events_.empty() && !awaits_figures_) || !tasks_.empty();
   if (has_work) last_activity_ = now;
   return has_work;
-}
-
-// What has been enqueued may still fail there.
-void Coordinator::check_devices(TimePoint now) {
-  if (now < device_timer_) return;
-  execution_.devices().check();
-  execution_.read_device_health();
-  const bool is_busy = execution_.devices().is_busy() || !execution_.devices().samples().is_empty();
-  device_timer_ = is_busy ? now + kDevicePeriod : TimePoint::max();
 }
 
 std::size_t Coordinator::agreements_waiting() const {
@@ -308,10 +292,12 @@ bool Coordinator::carry_on(const std::function<bool()>& is_enough) {
   } else if (under_way > 0) {
     const bool may_start_more = batches_.empty() && events_.empty() && tasks_.empty();
     const bool may_start_next = !batches_.empty() && tasks_.empty();
+    const bool awaits_figures = awaits_figures_;
     execution_.progress([&] {
       return execution_.under_way() < under_way || is_enough() ||
              (may_start_more && (!events_.empty() || !tasks_.empty())) ||
-             (may_start_next && execution_.can_start(batches_.front()));
+             (may_start_next && execution_.can_start(batches_.front())) ||
+             (awaits_figures && !awaits_figures_);
     });
     poll_once();
   } else {
@@ -323,7 +309,7 @@ bool Coordinator::carry_on(const std::function<bool()>& is_enough) {
 // A shutdown, and the end of a join, are ordered behind what was agreed on before. So are tensors
 // of which a rank that has joined has no call: who submits calls a tensor again when it is
 // complete, and residuals and health go by that.
-bool Coordinator::can_carry_out(const NegotiationEvent& event) const {
+bool Coordinator::can_carry_out(const NegotiationEvent& event) {
   const auto* end = std::get_if<SessionEnd>(&event);
   const bool is_shutdown = end != nullptr && end->status.code() == StatusCode::shut_down;
   const auto* agreement = std::get_if<Agreement>(&event);
@@ -332,14 +318,14 @@ bool Coordinator::can_carry_out(const NegotiationEvent& event) const {
       std::any_of(agreement->tensors.begin(), agreement->tensors.end(),
                   [](const AgreedTensor& tensor) { return tensor.is_substitute; });
   const bool needs_order = is_shutdown || has_substitutes || std::holds_alternative<Joined>(event);
-  return !needs_order || execution_.under_way() == 0;
+  if (needs_order && execution_.under_way() > 0) return false;
+  return agreement == nullptr || !lacks_figures(*agreement);
 }
 
 void Coordinator::carry_out(NegotiationEvent event) {
   if (auto* agreement = std::get_if<Agreement>(&event)) {
     settle_rates(*agreement);
-    const auto limit = std::chrono::duration<double>(parts_.config.collective_timeout_s);
-    execution_.apply_guards(*agreement, {Deadline::after(limit), this});
+    execution_.health().apply_guards(*agreement);
     agreement_ = std::make_shared<const Agreement>(std::move(*agreement));
     for (Batch& batch :
          plan_batches(*agreement_, parts_.size, fusion_tuning_.settings().threshold_bytes)) {
@@ -364,7 +350,7 @@ void Coordinator::start_batch() {
   const bool is_on_device = batch.device == DeviceKind::cuda;
   execution_.start(std::move(batch), agreement_, std::move(tensors),
                    {Deadline::after(limit), this});
-  if (is_on_device) device_timer_ = std::min(device_timer_, Clock::now() + kDevicePeriod);
+  if (is_on_device) look_at_devices_within(kDevicePeriod);
 }
 
 std::vector<PendingTensor*> Coordinator::find_tensors(const Batch& batch,
@@ -466,21 +452,6 @@ void Coordinator::finish(const Status& cause) {
   for (CoordinatorTask& task : left.tasks) tasks_.push_back(std::move(task));
   run_tasks();  // A session that is over needs no urgent ones: they would end it.
   parts_.channel->close();
-}
-
-// Other ranks need what was enqueued here before an orderly end.
-void Coordinator::end_devices(const Status& status) {
-  // A batch that is half-way has nothing orderly about it.
-  if (status.code() == StatusCode::shut_down && execution_.devices().is_done()) {
-    try {
-      execution_.devices().close({Deadline::after(kShutdownTime), nullptr});
-      execution_.read_device_health();
-      return;
-    } catch (const Error& error) {
-      log_error(error.what());
-    }
-  }
-  execution_.devices().abort();
 }
 
 void Coordinator::restore_residual(Residual residual) {

@@ -118,7 +118,8 @@ class Coordinator final : private Interrupt, private Drivable {
   void tell_times(const NegotiationEvent& event);
   void tell_unfinished();
   void carry_out(NegotiationEvent event);
-  bool can_carry_out(const NegotiationEvent& event) const;
+  bool can_carry_out(const NegotiationEvent& event);
+  bool lacks_figures(const Agreement& agreement);
   void start_batch();
   void put_pending(PendingTensor&& tensor);
   std::vector<PendingTensor*> find_tensors(const Batch& batch, const Agreement& agreement);
@@ -132,6 +133,7 @@ class Coordinator final : private Interrupt, private Drivable {
   void finish(const Status& cause);
   void publish_stats();
   void check_devices(TimePoint now);
+  void look_at_devices_within(Clock::duration period);
   void end_devices(const Status& status);
 
   // After work a thread keeps looking this long, giving the core away in between, before it
@@ -139,6 +141,11 @@ class Coordinator final : private Interrupt, private Drivable {
   // never polls.
   static constexpr auto kPollTime = std::chrono::microseconds(50);
   static constexpr std::size_t kSpareNodesMax = 1024;
+  // How long a rank waits for others once the session is to end: for their consent, and for data of
+  // what was agreed on before, as long as none moves.
+  static constexpr auto kShutdownTime = std::chrono::seconds(5);
+  // How often a device that has something of this session is looked at.
+  static constexpr auto kDevicePeriod = std::chrono::milliseconds(20);
 
   Parts parts_;
   const std::shared_ptr<DriverSeat> seat_;
@@ -164,6 +171,8 @@ class Coordinator final : private Interrupt, private Drivable {
   TimePoint last_activity_{};
   /// While a CUDA device has something of this session: when to look at it again.
   TimePoint device_timer_ = TimePoint::max();
+  /// The first of events_ is an agreement that lacks_figures().
+  bool awaits_figures_ = false;
   /// When the session's thread wakes by itself.
   TimePoint session_thread_timer_{};
   std::atomic<bool> has_ended_{false};

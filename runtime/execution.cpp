@@ -335,17 +335,6 @@ const std::byte* Execution::take_residual_along(BatchUnderWay& work, std::size_t
   return delivery.input.data();
 }
 
-void Execution::apply_guards(Agreement& agreement, const WaitContext& context) {
-  read_device_health();
-  WaitLoop loop(context);
-  while (on_devices_.samples().are_awaited_by(agreement)) {
-    on_devices_.check();
-    loop.pause("the health of a CUDA tensor that has a guard");
-    read_device_health();
-  }
-  health_.apply_guards(agreement);
-}
-
 void Execution::read_device_health() {
   const auto health = on_devices_.read_samples();
   if (!health.empty() && timeline_.is_on()) timeline_.sample(health);

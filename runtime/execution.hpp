@@ -70,9 +70,6 @@ class Execution {
 
   ResidualStore& residuals() noexcept { return residuals_; }
   HealthMonitor& health() noexcept { return health_; }
-  /// HealthMonitor's, once all figures are there that it needs; rarely waits, and for a device
-  /// only.
-  void apply_guards(Agreement& agreement, const WaitContext& context);
   /// Gives HealthMonitor what has come of devices since.
   void read_device_health();
   DeviceExecution& devices() noexcept { return on_devices_; }

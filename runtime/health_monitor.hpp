@@ -27,9 +27,11 @@ namespace scalecom {
 ///   planned by a rank that is still executing s; step s + 2 cannot, since nobody completes s + 1
 ///   before every rank has begun it.)
 /// - The host is ahead of an accelerator, so a sample of step s there changes step s +
-///   kDeviceLeadSteps. Its figures may still not be there when a rank plans that step: it waits for
-///   them, which needs no other rank's host, as all have enqueued step s by then. Where the tensor
-///   has left the accelerator in between, any step waits for them: samples are judged in one order.
+///   kDeviceLeadSteps. Its figures may still not be there when a rank is to plan that step: the
+///   step waits for them. What was agreed on before must go on meanwhile: a rank that has joined
+///   may have to finish that before it enqueues step s, without which there are no figures. Where
+///   the tensor has left the accelerator in between, any step waits for them: samples are judged in
+///   one order.
 /// - While a change is ahead, samples are of the former length and are not judged.
 class HealthMonitor {
  public:

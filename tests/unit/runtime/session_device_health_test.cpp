@@ -262,6 +262,52 @@ TEST_CASE("a guard goes by samples in their order where a tensor leaves its acce
   CHECK(counts[0].back() > 80);
 }
 
+TEST_CASE("what is under way goes on while a guard waits for an accelerator's figures") {
+  for (const bool has_joined : {false, true}) {
+    CAPTURE(has_joined);
+    constexpr int kSize = 2;
+    Config config = every(1);
+    config.fusion_threshold_bytes = 1;  // An agreement a tensor.
+    config.collective_timeout_s = 20.0;
+    test::NcclWorld nccl;
+    DeviceWorld devices(
+        kSize, 21, [&](auto& accelerator) { return nccl.make_api(accelerator); }, nullptr, config);
+    std::atomic<bool> is_open{has_joined};
+    const AllReduceOptions options = compressed(CompressionMode::sharded, 100, 1.0, 0.2);
+    AllReduceOptions plain;
+    plain.op = ReduceOp::sum;
+    test::run_ranks(kSize, [&](int rank) {
+      Session& session = devices[rank];
+      run_on_device(devices, rank, {normal(1000, 1)}, options);
+      if (rank == 1 && has_joined) return expect_ok(session.join(rank).wait());
+      // So long that the step in host memory is agreed on before it is done.
+      std::vector<float> host(std::size_t{1} << 22);
+      DeviceTensor tensor(devices.accelerator(rank), DataType::float32, {1000});
+      std::vector<float> next = normal(1000, 2);
+      tensor.write(std::as_bytes(std::span(next)));
+      {
+        test::FakeAccelerator& accelerator = devices.accelerator(rank);
+        const auto entered = accelerator.enter();
+        accelerator.enqueue(tensor.stream(), {"gate", {}, false, [&] { return is_open.load(); }});
+      }
+      std::vector<Ticket> tickets;
+      tickets.push_back(
+          session.all_reduce("host", test::view_of(host), test::view_of(host), plain));
+      const Ticket on_device =
+          session.all_reduce(name_of(0), tensor.view(), tensor.view(), options);
+      expect_ok(on_device.wait());
+      tickets.push_back(
+          session.all_reduce(name_of(0), test::view_of(next), test::view_of(next), options));
+      expect_ok(tickets[0].wait());
+      is_open = true;
+      expect_ok(tickets[1].wait());
+      tensor.read(on_device);
+      if (has_joined) expect_ok(session.join(rank).wait());
+    });
+    CHECK(is_open);
+  }
+}
+
 TEST_CASE("the file has an accelerator's last sample when the session has ended") {
   const test::TemporaryFolder folder;
   Config config = every(2);
