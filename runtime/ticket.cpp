@@ -81,10 +81,7 @@ void TicketState::add_device_result(std::shared_ptr<DeviceContext> context,
                                     std::shared_ptr<const DeviceEvent> done) {
   const std::lock_guard lock(mutex_);
   device_ = std::move(context);
-  // The members of a group come batch by batch.
-  if (device_results_.empty() || device_results_.back() != done) {
-    device_results_.push_back(std::move(done));
-  }
+  device_results_.push_back(std::move(done));
 }
 
 void TicketState::make_wait(StreamHandle stream) const {

@@ -7,9 +7,14 @@
 
 namespace scalecom::negotiation {
 
+bool ReadyTensors::is_behind(const Entry& a, const Entry& b) noexcept {
+  return a.priority != b.priority ? a.priority < b.priority : a.place > b.place;
+}
+
 void ReadyTensors::add(Tensor& tensor, std::int32_t priority, std::int64_t bytes, TimePoint now) {
   if (entries_.empty()) since_ = now;
-  entries_[priority].push_back({&tensor, bytes, next_place_++});
+  entries_.push_back({&tensor, bytes, priority, next_place_++});
+  std::push_heap(entries_.begin(), entries_.end(), is_behind);
   bytes_ += bytes;
 }
 
@@ -18,12 +23,11 @@ std::vector<Tensor*> ReadyTensors::take(std::int64_t bytes_max) {
   std::int64_t bytes = 0;
   std::vector<Entry> taken;
   do {
-    std::deque<Entry>& most_urgent = entries_.begin()->second;
-    bytes += most_urgent.front().bytes;
-    taken.push_back(most_urgent.front());
-    most_urgent.pop_front();
-    if (most_urgent.empty()) entries_.erase(entries_.begin());
-  } while (!entries_.empty() && entries_.begin()->second.front().bytes <= bytes_max - bytes);
+    bytes += entries_.front().bytes;
+    taken.push_back(entries_.front());
+    std::pop_heap(entries_.begin(), entries_.end(), is_behind);
+    entries_.pop_back();
+  } while (!entries_.empty() && entries_.front().bytes <= bytes_max - bytes);
   bytes_ -= bytes;
   std::sort(taken.begin(), taken.end(),
             [](const Entry& a, const Entry& b) { return a.place < b.place; });

@@ -1,9 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
-#include <functional>
-#include <map>
 #include <vector>
 
 #include "base/deadline.hpp"
@@ -13,7 +10,7 @@ namespace scalecom::negotiation {
 
 /// Rank 0: the tensors that every rank has submitted and that no agreement has yet. Which of them
 /// go next is decided by their priority and, where that is equal, by the order in which they became
-/// ready. Adding one takes logarithmic work.
+/// ready. Adding one, and taking one out, is logarithmic work.
 class ReadyTensors {
  public:
   /// `bytes` are what it adds to a fused buffer.
@@ -33,10 +30,13 @@ class ReadyTensors {
   struct Entry {
     Tensor* tensor = nullptr;
     std::int64_t bytes = 0;
+    std::int32_t priority = 0;
     std::uint64_t place = 0;  ///< in the order in which all became ready
   };
-  /// By priority; none is empty. In blocks: an allocation a tensor would be the most of add().
-  std::map<std::int32_t, std::deque<Entry>, std::greater<>> entries_;
+  static bool is_behind(const Entry& a, const Entry& b) noexcept;
+
+  /// A heap, the most urgent one first: an allocation a tensor would be the most of add().
+  std::vector<Entry> entries_;
   std::int64_t bytes_ = 0;
   std::uint64_t next_place_ = 0;
   TimePoint since_{};
