@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "compress/offset_codec.hpp"
-#include "sparse/sparse_all_reduce.hpp"
 
 namespace scalecom {
 namespace {
@@ -24,6 +23,7 @@ class Step {
         dense_bytes_(count * size_of(dtype)),
         value_bytes_(selected_ * size_of(compression.values) + 1),
         offset_bytes_(encoded_bytes(count, compression.rate)),
+        round_(costs.round_elements),
         batch_(std::max(count, std::min(round_, costs.fusion_threshold_bytes / size_of(dtype)))) {}
 
   std::int64_t selected() const noexcept { return selected_; }
@@ -84,21 +84,22 @@ class Step {
   const std::int64_t dense_bytes_;
   const std::int64_t value_bytes_;
   const std::int64_t offset_bytes_;
-  const std::int64_t round_ = SparseOptions{}.round_elements;
+  const std::int64_t round_;
   const std::int64_t batch_;  ///< elements of as many such tensors as travel together
 };
 
 std::string reason_of(const CompressionExplanation& explanation, const Compression& compression,
-                      const Step& step, int ranks) {
+                      const Step& step, const PlanCosts& costs) {
   if (compression.mode == CompressionMode::none) return "it is not compressed";
   std::string reason =
-      ranks == 1
+      costs.ranks == 1
           ? "auto: one rank sends nothing"
           : fmt::format(
                 "auto: dense takes {:.1f} us, sharded {:.1f} us, of which its passes "
                 "over memory take {:.1f} us",
                 explanation.alternatives.front().time_us, explanation.alternatives.back().time_us,
                 1e6 * step.passes_s(CompressionMode::sharded));
+  if (!costs.why_dense.empty()) reason = "auto: dense, as " + costs.why_dense;
   if (compression.mode != CompressionMode::automatic) {
     reason = fmt::format("the mode is {}", to_string(compression.mode));
   }
@@ -133,6 +134,7 @@ CompressionExplanation plan_compression(std::int64_t count, DataType dtype,
   }
   if (compression.mode == CompressionMode::automatic) {
     const bool is_sparse_faster =
+        costs.why_dense.empty() &&
         explanation.alternatives.back().time_us < explanation.alternatives.front().time_us;
     explanation.mode = is_sparse_faster ? CompressionMode::sharded : CompressionMode::none;
   }
@@ -142,7 +144,7 @@ CompressionExplanation plan_compression(std::int64_t count, DataType dtype,
   const bool is_dense = explanation.mode == CompressionMode::none;
   explanation.rate = is_dense ? 1 : compression.rate;
   explanation.selected = is_dense ? count : step.selected();
-  explanation.reason = reason_of(explanation, compression, step, costs.ranks);
+  explanation.reason = reason_of(explanation, compression, step, costs);
   return explanation;
 }
 

@@ -2,9 +2,11 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 
 #include "collective/cost_model.hpp"
 #include "scalecom/explanation.hpp"
+#include "sparse/sparse_all_reduce.hpp"
 
 namespace scalecom {
 
@@ -14,6 +16,10 @@ struct PlanCosts {
   std::int64_t fusion_threshold_bytes = 0;
   bool overlaps = false;  ///< exchanges go on while a rank computes: those between hosts
   KernelCosts kernels;
+  /// A tensor goes in rounds of so many elements, where it does (SparseOptions).
+  std::int64_t round_elements = SparseOptions{}.round_elements;
+  /// Why automatic is dense whatever the times; empty: it is what takes less.
+  std::string why_dense = {};
   std::function<double(std::int64_t bytes)> all_reduce_time_s;
 };
 

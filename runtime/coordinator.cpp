@@ -324,13 +324,7 @@ bool Coordinator::can_carry_out(const NegotiationEvent& event) {
 
 void Coordinator::carry_out(NegotiationEvent event) {
   if (auto* agreement = std::get_if<Agreement>(&event)) {
-    settle_rates(*agreement);
-    execution_.health().apply_guards(*agreement);
-    agreement_ = std::make_shared<const Agreement>(std::move(*agreement));
-    for (Batch& batch :
-         plan_batches(*agreement_, parts_.size, fusion_tuning_.settings().threshold_bytes)) {
-      batches_.push_back(std::move(batch));
-    }
+    plan(std::move(*agreement));
   } else if (const auto* mismatch = std::get_if<Mismatch>(&event)) {
     fail_one(*mismatch);
   } else if (const auto* joined = std::get_if<Joined>(&event)) {

@@ -5,6 +5,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <unordered_map>
@@ -45,6 +46,11 @@ struct SharedStats {
   SessionStats snapshot() const;
 };
 
+/// What automatic is for a CUDA tensor, alike on all ranks; null as long as nobody has measured the
+/// devices.
+using ChooseMode = std::function<std::optional<CompressionMode>(std::int64_t count, DataType dtype,
+                                                                const Compression& compression)>;
+
 /// A session's work: drains the queue, negotiates, plans, executes, completes. While batches are
 /// under way it goes on with all of that, so that the next one is agreed on and packed by the time
 /// they are over.
@@ -68,6 +74,7 @@ class Coordinator final : private Interrupt, private Drivable {
     TensorQueue* queue = nullptr;
     SharedStats* stats = nullptr;
     DeviceNeeds devices = {};
+    ChooseMode choose_mode = {};
   };
   explicit Coordinator(Parts parts);
 
@@ -118,6 +125,8 @@ class Coordinator final : private Interrupt, private Drivable {
   void tell_times(const NegotiationEvent& event);
   void tell_unfinished();
   void carry_out(NegotiationEvent event);
+  void plan(Agreement agreement);
+  bool settle_modes(Agreement& agreement);
   bool can_carry_out(const NegotiationEvent& event);
   bool lacks_figures(const Agreement& agreement);
   void start_batch();

@@ -82,6 +82,7 @@ void Execution::start(Batch batch, std::shared_ptr<const Agreement> agreement,
 
 bool Execution::goes_in_steps(const Batch& batch) const noexcept {
   if (batch.kind == BatchKind::barrier) return true;
+  if (batch.measures_device) return false;
   const bool is_started_alone =
       batch.device == DeviceKind::cuda ? on_devices_.is_connected() : has_steps(batch.kind);
   return is_started_alone && collectives_.goes_in_steps();
@@ -302,6 +303,7 @@ void Execution::start_on_device(BatchUnderWay& work) {
     if (!on_devices_.is_connected()) {
       on_devices_.connect(work.tensors.front()->input.device.index, work.context);
     }
+    if (work.batch.measures_device) on_devices_.measure(collectives_, work.context);
     on_devices_.start(work.batch, *work.agreement, work.tensors);
   } catch (const Error& error) {
     fail(work, error);

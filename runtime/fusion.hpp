@@ -32,7 +32,9 @@ struct Batch {
   SparsePlan sparse;                   ///< sparse_all_reduce; its leader is step mod world size
   int root = 0;                        ///< broadcast
   std::int64_t bytes = 0;              ///< what the fused buffer holds
-  std::vector<std::size_t> tensors;    ///< places in Agreement::tensors, in that order
+  /// Before it, all ranks measure their devices: only what is on one, and once in a session.
+  bool measures_device = false;
+  std::vector<std::size_t> tensors;  ///< places in Agreement::tensors, in that order
 };
 
 /// Gives each compressed tensor the rate of its step (Compression::ramp_steps). Once for an

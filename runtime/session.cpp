@@ -9,9 +9,7 @@
 
 #include "base/error.hpp"
 #include "base/log.hpp"
-#include "collective/selector.hpp"
 #include "runtime/arguments.hpp"
-#include "runtime/compression_plan.hpp"
 #include "runtime/session_impl.hpp"
 
 namespace scalecom {
@@ -21,9 +19,6 @@ constexpr const char* kBarrierName = "scalecom.barrier";
 
 // In top and debuggers; Linux takes 15 characters.
 constexpr const char* kThreadName = "scalecom";
-
-// Sizes and options of tensors whose mode is remembered.
-constexpr std::size_t kModesMax = 1 << 16;
 
 // In place of a path: one that start_timeline() names later.
 constexpr const char* kDynamicTimeline = "DYNAMIC";
@@ -37,18 +32,8 @@ std::string timeline_path(std::string path, int rank) {
   return path;
 }
 
-CompressionMode mode_by_setting(const std::string& setting) {
-  if (setting == "auto") return CompressionMode::automatic;
-  if (setting == "hierarchical") return CompressionMode::hierarchical;
-  return setting == "cyclic" ? CompressionMode::cyclic : CompressionMode::sharded;
-}
-
-bool has_several_hosts(const Topology& topology) {
-  return std::ranges::adjacent_find(topology.hosts, std::not_equal_to()) != topology.hosts.end();
-}
-
 Coordinator::Parts coordinator_parts(SessionParts& parts, SessionDevice& device, TensorQueue& queue,
-                                     SharedStats& stats) {
+                                     SharedStats& stats, ChooseMode choose_mode) {
   return {.rank = parts.topology.rank,
           .size = parts.topology.size,
           .scope = parts.scope,
@@ -58,9 +43,11 @@ Coordinator::Parts coordinator_parts(SessionParts& parts, SessionDevice& device,
           .channel = parts.channel.get(),
           .queue = &queue,
           .stats = &stats,
-          .devices = {&device, [&parts](Accelerator& accelerator, const WaitContext& context) {
+          .devices = {&device,
+                      [&parts](Accelerator& accelerator, const WaitContext& context) {
                         return parts.make_device_collectives(accelerator, parts, context);
-                      }}};
+                      }},
+          .choose_mode = std::move(choose_mode)};
 }
 
 TensorSignature signature_of(OperationKind kind, const TensorView& tensor) {
@@ -101,7 +88,7 @@ PendingTensor pending_all_reduce(std::string name, TensorView input, TensorView 
                             name, options.compression.guard));
   }
   signature.priority = options.priority;
-  const CompressionMode mode = session.mode_of(input.count(), input.dtype, options.compression);
+  const CompressionMode mode = session.mode_of(input, options.compression);
   double beta = 0.0;
   if (mode != CompressionMode::none) {
     signature.compression = options.compression;
@@ -121,7 +108,11 @@ SessionImpl::SessionImpl(SessionParts parts)
     : parts_(std::move(parts)),
       device_(parts_.make_accelerator),
       queue_(parts_.config.queue_capacity),
-      coordinator_(coordinator_parts(parts_, device_, queue_, stats_)) {
+      coordinator_(coordinator_parts(
+          parts_, device_, queue_, stats_,
+          [this](std::int64_t count, DataType dtype, const Compression& compression) {
+            return mode_on_device(count, dtype, compression);
+          })) {
   start_timeline_by_setting();
   thread_ = std::thread([this] { coordinator_.run(); });
   pthread_setname_np(thread_.native_handle(), kThreadName);
@@ -315,44 +306,6 @@ void SessionImpl::stop_timeline() {
   timeline_path_.clear();
 }
 
-CompressionExplanation SessionImpl::explain_compression(std::int64_t count, DataType dtype,
-                                                        Compression compression) const {
-  if (compression.mode == CompressionMode::by_setting) {
-    compression.mode = mode_by_setting(parts_.config.mode);
-  }
-  const PlanCosts costs{
-      .ranks = parts_.topology.size,
-      .fusion_threshold_bytes = parts_.config.fusion_threshold_bytes,
-      .overlaps = has_several_hosts(parts_.topology),
-      .kernels = parts_.tuning.kernels,
-      .all_reduce_time_s = [this](std::int64_t bytes) { return all_reduce_time_s(bytes); }};
-  return plan_compression(count, dtype, compression, costs);
-}
-
-// What is carried out; by the model alone where that has no figures, as MPI's own.
-double SessionImpl::all_reduce_time_s(std::int64_t bytes) const {
-  for (const auto& alternative : explain_all_reduce(bytes).alternatives) {
-    if (alternative.is_chosen) return 1e-6 * alternative.time_us;
-  }
-  const LinkCosts& link = parts_.tuning.between_hosts;
-  const int ranks = parts_.topology.size;
-  return scalecom::all_reduce_time_s(select_all_reduce(bytes, ranks, "auto", link), bytes, ranks,
-                                     link);
-}
-
-CompressionMode SessionImpl::mode_of(std::int64_t count, DataType dtype,
-                                     const Compression& compression) {
-  CompressionMode mode = compression.mode;
-  if (mode == CompressionMode::by_setting) mode = mode_by_setting(parts_.config.mode);
-  if (mode != CompressionMode::automatic) return mode;
-  const std::lock_guard lock(modes_mutex_);
-  if (modes_.size() >= kModesMax) modes_.clear();
-  const auto [place, is_new] =
-      modes_.try_emplace({count, dtype, compression.rate, compression.values});
-  if (is_new) place->second = explain_compression(count, dtype, compression).mode;
-  return place->second;
-}
-
 std::unique_ptr<Session> Session::connect(const Config& config) {
   return std::make_unique<Session>(std::make_unique<SessionImpl>(connect_session(config)));
 }
@@ -451,7 +404,8 @@ AllReduceExplanation Session::explain_all_reduce(std::int64_t bytes) const {
 }
 
 CompressionExplanation Session::explain_compression(std::int64_t count, DataType dtype,
-                                                    const Compression& compression) const {
+                                                    const Compression& compression,
+                                                    DeviceKind device) const {
   AllReduceOptions options;
   options.compression = compression;
   check_compression("to be explained", dtype, options);
@@ -459,7 +413,7 @@ CompressionExplanation Session::explain_compression(std::int64_t count, DataType
     throw Error(StatusCode::invalid_argument,
                 fmt::format("count is {}; it must be 0 or more", count));
   }
-  return impl_->explain_compression(count, dtype, compression);
+  return impl_->explain_compression(count, dtype, compression, device);
 }
 
 Config Session::config() const { return impl_->current_config(); }

@@ -10,6 +10,7 @@
 
 #include "collective/collectives.hpp"
 #include "collective/tuning.hpp"
+#include "runtime/compression_plan.hpp"
 #include "runtime/control/control_channel.hpp"
 #include "runtime/control/host_segment.hpp"
 #include "runtime/coordinator.hpp"
@@ -80,9 +81,13 @@ class SessionImpl {
     return parts_.collectives->explain_all_reduce(bytes);
   }
   CompressionExplanation explain_compression(std::int64_t count, DataType dtype,
-                                             Compression compression) const;
-  /// What a tensor's compression amounts to: none, cyclic or sharded. Any thread.
-  CompressionMode mode_of(std::int64_t count, DataType dtype, const Compression& compression);
+                                             Compression compression, DeviceKind device) const;
+  /// What a tensor's compression amounts to: none, cyclic or sharded, or automatic for a CUDA
+  /// tensor, about which the coordinator decides. Any thread.
+  CompressionMode mode_of(const TensorView& tensor, const Compression& compression);
+  /// Coordinator::Parts::choose_mode.
+  std::optional<CompressionMode> mode_on_device(std::int64_t count, DataType dtype,
+                                                const Compression& compression);
   SessionStats stats() const { return stats_.snapshot(); }
 
  private:
@@ -98,6 +103,9 @@ class SessionImpl {
   void join();
   void mark_ready(PendingTensor& tensor, const PendingTensor* before);
   double all_reduce_time_s(std::int64_t bytes) const;
+  PlanCosts plan_costs(DeviceKind device) const;
+  CompressionMode automatic_mode(std::int64_t count, DataType dtype, const Compression& compression,
+                                 DeviceKind device);
 
   SessionParts parts_;
   SessionDevice device_;
@@ -105,8 +113,9 @@ class SessionImpl {
   SharedStats stats_;
   Coordinator coordinator_;
   std::mutex modes_mutex_;
-  /// Of automatic ones, by elements, dtype, rate and dtype of values.
-  std::map<std::tuple<std::int64_t, DataType, std::int64_t, DataType>, CompressionMode> modes_;
+  /// Of automatic ones, by elements, dtype, rate, dtype of values and device.
+  std::map<std::tuple<std::int64_t, DataType, std::int64_t, DataType, DeviceKind>, CompressionMode>
+      modes_;
   std::mutex timeline_mutex_;
   /// As it was given, of the one that runs; empty: none. Also where this rank does not write it.
   std::string timeline_path_;

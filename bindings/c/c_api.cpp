@@ -399,11 +399,12 @@ int scalecom_compression_stats(char** json) {
   });
 }
 
-int scalecom_explain_compression(int64_t count, int32_t dtype,
+int scalecom_explain_compression(int64_t count, int32_t dtype, int32_t device_kind,
                                  const scalecom_compression* compression, char** json) {
   return guarded([&] {
     const auto explanation = sessions().get()->explain_compression(
-        count, static_cast<scalecom::DataType>(dtype), to_compression(compression));
+        count, static_cast<scalecom::DataType>(dtype), to_compression(compression),
+        static_cast<scalecom::DeviceKind>(device_kind));
     deref(json, "json") = to_c_string(scalecom::to_json(explanation));
   });
 }

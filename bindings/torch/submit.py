@@ -19,7 +19,7 @@ from scalecom._library import lib
 DTYPES = {torch.uint8: 0, torch.int8: 1, torch.int16: 2, torch.int32: 3, torch.int64: 4,
            torch.float16: 5, torch.float32: 6, torch.float64: 7, torch.bool: 8,
            torch.bfloat16: 9}
-_DEVICE_KINDS = {"cpu": 0, "cuda": 1}
+DEVICE_KINDS = {"cpu": 0, "cuda": 1}
 
 # None: this torch has none.
 _EXCHANGE = _library.exchange_of(torch.Tensor)
@@ -83,7 +83,7 @@ def view(tensor):
     if dtype is None:
         raise ValueError(f"dtype {tensor.dtype} is not supported; allowed are "
                          f"{', '.join(str(known) for known in DTYPES)}")
-    kind = _DEVICE_KINDS.get(tensor.device.type)
+    kind = DEVICE_KINDS.get(tensor.device.type)
     if kind is None:
         raise ValueError(f"the tensor is on {tensor.device}; scalecom works on CPU and CUDA "
                          "tensors: call cpu() or cuda() first")

@@ -208,8 +208,8 @@ SCALECOM_API int scalecom_residual_restore(const char* name, const int64_t* shap
 SCALECOM_API int scalecom_compression_stats(char** json);
 
 /* JSON object with the members of scalecom::CompressionExplanation, modes as text: what happens to
- * a tensor of `count` elements, and why. */
-SCALECOM_API int scalecom_explain_compression(int64_t count, int32_t dtype,
+ * a tensor of `count` elements on such a device, and why. */
+SCALECOM_API int scalecom_explain_compression(int64_t count, int32_t dtype, int32_t device_kind,
                                               const scalecom_compression* compression, char** json);
 
 /* scalecom::Session::start_timeline(): fails before init, while a timeline runs, and where this

@@ -24,8 +24,8 @@ enum class CompressionMode : std::int32_t {
   /// host that share its memory take the average of their gradients there, densely, and have the
   /// same residual afterwards; sharded where none do.
   hierarchical = 4,
-  /// none or sharded, whichever finishes earlier by what was measured at init: see
-  /// Session::explain_compression(). Decided by size and options alone, alike in every step.
+  /// none or sharded, whichever finishes earlier by what was measured at init, or of CUDA devices
+  /// with their first such tensors: Session::explain_compression(). By size and options alone.
   automatic = 5,
 };
 

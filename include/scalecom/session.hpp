@@ -243,10 +243,11 @@ class SCALECOM_API Session {
   /// How all_reduce() carries out `bytes`, and what the alternatives would take.
   AllReduceExplanation explain_all_reduce(std::int64_t bytes) const;
 
-  /// What `compression` does with a tensor of `count` elements of `dtype`, and why. Throws
-  /// Error(invalid_argument) for what all_reduce() would refuse.
+  /// What `compression` does with a tensor of `count` elements of `dtype` on such a device, and
+  /// why. Throws Error(invalid_argument) for what all_reduce() would refuse.
   CompressionExplanation explain_compression(std::int64_t count, DataType dtype,
-                                             const Compression& compression) const;
+                                             const Compression& compression,
+                                             DeviceKind device = DeviceKind::host) const;
 
   /// What it was connected with, and what autotune has changed since, with that as the source.
   Config config() const;

@@ -123,6 +123,16 @@ std::shared_ptr<DeviceContext> SessionDevice::context() const {
   return context_;
 }
 
+std::shared_ptr<const DeviceCosts> SessionDevice::costs() const {
+  const std::lock_guard lock(mutex_);
+  return costs_;
+}
+
+void SessionDevice::set_costs(const DeviceCosts& costs) {
+  const std::lock_guard lock(mutex_);
+  costs_ = std::make_shared<const DeviceCosts>(costs);
+}
+
 std::shared_ptr<DeviceContext> SessionDevice::acquire(int index) {
   const std::lock_guard lock(mutex_);
   if (context_ == nullptr) context_ = std::make_shared<DeviceContext>(make_(index));

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/pinned_pool.hpp"
+#include "runtime/device/device_costs.hpp"
 
 namespace scalecom {
 
@@ -80,10 +81,16 @@ class SessionDevice {
   /// What acquire() has returned first; null before.
   std::shared_ptr<DeviceContext> context() const;
 
+  /// What it takes for its work, once that is measured: null before.
+  std::shared_ptr<const DeviceCosts> costs() const;
+  void set_costs(const DeviceCosts& costs);
+
  private:
   const MakeAccelerator make_;
   mutable std::mutex mutex_;
-  std::shared_ptr<DeviceContext> context_;  // Guarded by mutex_.
+  // Guarded by mutex_.
+  std::shared_ptr<DeviceContext> context_;
+  std::shared_ptr<const DeviceCosts> costs_;
 };
 
 }  // namespace scalecom

@@ -9,6 +9,7 @@
 
 #include "base/error.hpp"
 #include "base/log.hpp"
+#include "runtime/device/device_costs.hpp"
 #include "runtime/device/device_exchange.hpp"
 #include "runtime/residual_delivery.hpp"
 #include "runtime/sparse_slot.hpp"
@@ -61,6 +62,18 @@ void DeviceExecution::connect(int index, const WaitContext& wait) {
     log_info(fmt::format("CUDA tensors: {}, {}", accelerator.description(),
                          collectives_->description()));
   }
+}
+
+void DeviceExecution::measure(Collectives& host, const WaitContext& wait) {
+  const auto entered = context_->accelerator().enter();
+  WaitLoop loop(wait);
+  while (!take_lane()) {
+    check();
+    loop.pause("batches on the CUDA device, before it is measured");
+  }
+  const DeviceCosts costs = measure_device_costs(lane(), host, wait);
+  needs_.session->set_costs(costs);
+  if (rank_ == 0) log_info("CUDA tensors: " + describe(costs));
 }
 
 void DeviceExecution::start(const Batch& batch, const Agreement& agreement,

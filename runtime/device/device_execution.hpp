@@ -47,6 +47,9 @@ class DeviceExecution {
   bool is_connected() const noexcept { return collectives_ != nullptr; }
   /// On the device of this number. What ends the wait ends those of residuals, later on.
   void connect(int index, const WaitContext& wait);
+  /// Once connected, by all ranks with nothing under way, there or in `host`: measures what the
+  /// device takes and tells the session.
+  void measure(Collectives& host, const WaitContext& wait);
 
   /// Takes up a batch, with is_done(); `batch`, agreement and tensors stay until it is done again.
   void start(const Batch& batch, const Agreement& agreement,

@@ -19,10 +19,11 @@ void put(negotiation::Writer& writer, DownItem item) {
   writer.put_varint(static_cast<std::uint64_t>(item));
 }
 
-// What the tensor adds to a fused buffer in this step.
+// What the tensor adds to a fused buffer in this step, at most where it is not known yet.
 std::int64_t fused_bytes(const TensorSignature& signature, std::int64_t step) {
   const std::int64_t count = count_of(signature.shape);
-  if (!is_sparse(signature, step)) return count * size_of(signature.dtype);
+  const bool is_open = signature.compression.mode == CompressionMode::automatic;
+  if (is_open || !is_sparse(signature, step)) return count * size_of(signature.dtype);
   const std::int64_t rate = std::max<std::int64_t>(rate_at(signature.compression, step), 1);
   return (count / rate + 1) * size_of(signature.compression.values);
 }

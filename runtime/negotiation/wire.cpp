@@ -131,7 +131,7 @@ TensorSignature read_signature(Reader& reader) {
   signature.root = read_int32(reader, "root");
   signature.prescale = reader.get_double();
   signature.postscale = reader.get_double();
-  signature.compression.mode = read_enum(reader, CompressionMode::hierarchical, "compression mode");
+  signature.compression.mode = read_enum(reader, CompressionMode::automatic, "compression mode");
   signature.compression.rate = reader.get_signed();
   signature.compression.beta = reader.get_double();
   signature.compression.warmup_steps = reader.get_signed();

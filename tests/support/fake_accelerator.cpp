@@ -132,8 +132,14 @@ void FakeAccelerator::wait_for_streams(const std::function<bool()>& is_over,
 AcceleratorMemory FakeAccelerator::give_out(std::size_t bytes, MemoryKind kind) {
   require_entered();
   ++calls_["allocate"];
+  if (bytes > largest_piece_) throw Error(StatusCode::unavailable, "the fake is out of memory");
   std::byte* const memory = memory_.allocate(bytes, kind);
   return {memory, [this](std::byte* own) { give_back(own); }};
+}
+
+void FakeAccelerator::set_largest_piece(std::size_t bytes) {
+  const Lock lock(mutex_);
+  largest_piece_ = bytes;
 }
 
 AcceleratorMemory FakeAccelerator::allocate(std::size_t bytes) {

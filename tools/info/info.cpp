@@ -81,7 +81,8 @@ json explain(std::int64_t count, const PlanOptions& plan) {
                                          0};
   char* text = nullptr;
   const auto dtype = static_cast<std::int32_t>(scalecom::DataType::float32);
-  if (scalecom_explain_compression(count, dtype, &compression, &text) != 0) {
+  const auto device = static_cast<std::int32_t>(scalecom::DeviceKind::host);
+  if (scalecom_explain_compression(count, dtype, device, &compression, &text) != 0) {
     throw scalecom::Error(scalecom::StatusCode::invalid_argument, scalecom_last_error());
   }
   json explanation = json::parse(text);
@@ -91,8 +92,8 @@ json explain(std::int64_t count, const PlanOptions& plan) {
 
 void print_plan(const json& plan, const json& info) {
   const json& session = info["session"];
-  std::printf("# float32 tensors on %d ranks; figures: %s\n", session["size"].get<int>(),
-              session["tuning_source"].get<std::string>().c_str());
+  std::printf("# float32 tensors in the memory of %d ranks' hosts; figures: %s\n",
+              session["size"].get<int>(), session["tuning_source"].get<std::string>().c_str());
   std::printf("%12s  %-8s  %6s  %10s  %10s  %10s  %12s  %12s  %s\n", "elements", "chosen", "rate",
               "dense us", "cyclic us", "sharded us", "dense bytes", "bytes sent", "why");
   for (const json& row : plan) {

@@ -28,7 +28,7 @@ class ScaleComOptions:
     mode: "cyclic", rank (step mod size) selects; "sharded", every rank selects for one shard, which
     changes with the step; "hierarchical", the same on the average over the ranks of a host, so
     that hosts are the workers; "auto", sharded or dense, whichever finishes earlier by what was measured
-    at init (hvd.compression_plan() tells); None, what SCALECOM_MODE says. values: what travels is
+    at init, for CUDA tensors with the first of them, which are dense (hvd.compression_plan() tells); None, what SCALECOM_MODE says. values: what travels is
     "float32", "float16" or "bfloat16"; what rounding takes away stays in the residual. guard:
     largest d/k, above 0 and at most 1, that a sampled step may show (hvd.compression_stats()); past
     it the tensor's chunks are halved, down to 1, where every element travels. None: no guard.

@@ -277,6 +277,24 @@ def health_is_the_cpus_and_a_guard_goes_by_it():
     assert travelled[100][0] == 256 and travelled[101][0] == 512, travelled[100:]
 
 
+def auto_decides_by_what_was_measured_on_the_device():
+    """Alike on all ranks. What comes before the measurement is dense."""
+    count = 4_000_000
+    compression = hvd.Compression.scalecom(rate=100, mode="auto")
+    parameter = torch.nn.Parameter(torch.zeros(count))
+    before, = hvd.compression_plan([("auto", parameter)], compression)
+    travelled = [int((hvd.allreduce(torch.ones(count), name="auto", compression=compression) != 0).sum())
+                 for _ in range(3)]
+    row, = hvd.compression_plan([("auto", parameter)], compression)
+    print(f"before: {before['reason']}; now: {row['mode']}: {row['reason']}")
+    assert len(set(map(str, hvd.allgather_object(row)))) == 1
+    if hvd.size() > 1:
+        assert "dense takes" in row["reason"], row
+    wanted = count if row["mode"] == "dense" else count // 100
+    first = count if "are measured with the first" in before["reason"] else wanted
+    assert travelled == [first, wanted, wanted], row
+
+
 def residuals_are_saved_and_loaded():
     compression = hvd.Compression.scalecom(rate=10, beta=0.5)
     gradients = [torch.randn(2000) for _ in range(6)]

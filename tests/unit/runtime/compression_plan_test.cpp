@@ -1,5 +1,7 @@
 #include "runtime/compression_plan.hpp"
 
+#include <limits>
+
 #include "tests/support/catch.hpp"
 
 using namespace scalecom;
@@ -141,4 +143,25 @@ TEST_CASE("one rank never compresses by itself, and a named mode is what it says
   CHECK(dense.alternatives.size() == 1);
   CHECK(plan_compression(0, DataType::float32, automatic(), costs_of(1e6, 0)).mode ==
         CompressionMode::none);
+}
+
+TEST_CASE("without rounds a tensor's latency is shared by all that travels with it") {
+  PlanCosts costs = costs_of(1e9, 1 << 28);
+  const auto in_rounds = plan_compression(kCount, DataType::float32, automatic(), costs);
+  costs.round_elements = std::numeric_limits<std::int64_t>::max();
+  const auto whole = plan_compression(kCount, DataType::float32, automatic(), costs);
+  // 64 million elements and a latency of 1 ms, of which a million has its share.
+  CHECK(find(whole, CompressionMode::none).time_us == Approx(4e3 + 1e3 / 67.108864));
+  CHECK(find(in_rounds, CompressionMode::none).time_us == Approx(4e3 + 1e3 / 4.194304));
+}
+
+TEST_CASE("auto is dense where nothing was measured, and says so") {
+  PlanCosts costs = costs_of(1e8);
+  costs.why_dense = "nobody has looked";
+  const auto explanation = plan_compression(kCount, DataType::float32, automatic(), costs);
+  CHECK(explanation.mode == CompressionMode::none);
+  CHECK_THAT(explanation.reason, Contains("auto: dense, as nobody has looked"));
+  const Compression asked_for{CompressionMode::sharded, 100, 1.0, 0};
+  CHECK(plan_compression(kCount, DataType::float32, asked_for, costs).mode ==
+        CompressionMode::sharded);
 }
