@@ -279,11 +279,11 @@ def health_is_the_cpus_and_a_guard_goes_by_it():
 
 def auto_decides_by_what_was_measured_on_the_device():
     """Alike on all ranks. What comes before the measurement is dense."""
-    count = 4_000_000
+    count, shape = 4_000_000, (2000, 2000)
     compression = hvd.Compression.scalecom(rate=100, mode="auto")
-    parameter = torch.nn.Parameter(torch.zeros(count))
+    parameter = torch.nn.Parameter(torch.zeros(shape))
     before, = hvd.compression_plan([("auto", parameter)], compression)
-    travelled = [int((hvd.allreduce(torch.ones(count), name="auto", compression=compression) != 0).sum())
+    travelled = [int((hvd.allreduce(torch.ones(shape), name="auto", compression=compression) != 0).sum())
                  for _ in range(3)]
     row, = hvd.compression_plan([("auto", parameter)], compression)
     print(f"before: {before['reason']}; now: {row['mode']}: {row['reason']}")
