@@ -44,7 +44,8 @@ def _wire_part(name, parameter):
                          "the model is only replicated")
     shape = list(parameter.shape)
     shape[placement.dim] = -(-shape[placement.dim] // mesh.size())
-    return torch.empty(shape, dtype=parameter.dtype, device="meta", requires_grad=True)
+    one = torch.empty((), dtype=parameter.dtype, device=parameter.device)
+    return one.expand(shape).requires_grad_()
 
 
 class FSDPState(HookState):

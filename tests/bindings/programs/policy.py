@@ -242,6 +242,9 @@ def auto_does_what_its_plan_says():
     compression = hvd.Compression.scalecom(rates={"0.*": 100, "1.*": 1}, mode="auto")
     optimizer = hvd.DistributedOptimizer(torch.optim.SGD(layers.parameters(), 0.0),
                                          layers.named_parameters(), compression=compression)
+    # A CUDA device is measured with the first.
+    hvd.allreduce(torch.ones(64, 64), name="measured",
+                  compression=hvd.Compression.scalecom(rate=100, mode="auto"))
     plan = {row["name"]: row for row in hvd.compression_plan()}
     # At rate 1 all values travel, and offsets besides.
     assert plan["1.weight"]["mode"] == "dense"
