@@ -15,8 +15,8 @@ from mps import shared_gpu  # noqa: E402
 LOGS = ROOT / "build" / "test-logs"
 CLAIMS = [f"programs.{name}" for name in ("devices", "device_training", "collectives", "grouped",
                                           "grouped_gathers", "parts", "errors", "clt_k",
-                                          "optimizer", "optimizer_groups", "sparse", "adasum",
-                                          "sync_batch_norm", "ddp", "process_sets",
+                                          "optimizer", "optimizer_groups", "optimizer_styles",
+                                          "sparse", "adasum", "sync_batch_norm", "ddp", "process_sets",
                                           "process_group", "process_group_training", "policy",
                                           "horovod_names", "join")]
 REPLICATED_CLAIMS = ["programs.fsdp"]  # On pairs of ranks: 4 have two shards, and two replicas of each.
