@@ -114,21 +114,30 @@ def run_jax(report, options, environment, folder):
         judge_claims(report, "jax", label, job, modules, options.limit, begin)
 
 
-def run_jax_bench(report, collectives, options, environment, folder):
-    label = f"2 ranks, {collectives}"
+def run_bench(report, name, ranks, collectives, options, environment, folder, limit_s,
+              **arguments):
+    """(label, what rank 0 measured with {name}:measure of tools/bench/cuda, or None if it failed)."""
+    label = f"{ranks} ranks, {collectives}"
     search = {"PYTHONPATH": f"{ROOT / 'tools' / 'bench' / 'cuda'}:{environment['PYTHONPATH']}"}
-    job = start_ranks(folder, 2, "jax_bench:measure",
-                      {"rounds": int(options.rounds), "bytes_max": options.bytes_max}, collectives,
-                      {**jax_environment(options, environment), **search})
-    outcome = job.outcome(100)
-    is_good = len(outcome.values) == 2
-    report.count(f"jax_bench, {label}", is_good)
-    if is_good:
-        report.parts.setdefault("jax_bench", {})[label] = outcome.values[0]
-        print(f"JAX on {outcome.values[0]['device']}, {label}:")
-        show_us(outcome.values[0]["call_us"])
-    else:
+    job = start_ranks(folder, ranks, f"{name}:measure",
+                      {"rounds": int(options.rounds), "bytes_max": options.bytes_max, **arguments},
+                      collectives, {**environment, **search})
+    outcome = job.outcome(limit_s)
+    is_good = len(outcome.values) == ranks
+    report.count(f"{name}, {label}", is_good)
+    if not is_good:
         print("\n".join([*outcome.errors.values(), outcome.output[-3000:]]))
+        return label, None
+    report.parts.setdefault(name, {})[label] = outcome.values[0]
+    return label, outcome.values[0]
+
+
+def run_jax_bench(report, collectives, options, environment, folder):
+    label, value = run_bench(report, "jax_bench", 2, collectives, options,
+                             jax_environment(options, environment), folder, limit_s=100)
+    if value:
+        print(f"JAX on {value['device']}, {label}:")
+        show_us(value["call_us"])
 
 
 def show_us(figures):
@@ -181,19 +190,10 @@ def run_tuner(report, options, environment, folder):
 
 
 def run_rank_bench(report, ranks, collectives, options, environment, folder):
-    label = f"{ranks} ranks, {collectives}"
-    search = {"PYTHONPATH": f"{ROOT / 'tools' / 'bench' / 'cuda'}:{environment['PYTHONPATH']}"}
-    job = start_ranks(folder, ranks, "all_reduce_bench:measure",
-                      {"device": options.device, "rounds": int(options.rounds),
-                       "bytes_max": options.bytes_max}, collectives, {**environment, **search})
-    outcome = job.outcome(150)
-    is_good = len(outcome.values) == ranks
-    report.count(f"all_reduce_bench, {label}", is_good)
-    if not is_good:
-        print("\n".join([*outcome.errors.values(), outcome.output[-3000:]]))
+    label, value = run_bench(report, "all_reduce_bench", ranks, collectives, options, environment, folder,
+                             limit_s=150, device=options.device)
+    if not value:
         return
-    value = outcome.values[0]
-    report.parts.setdefault("all_reduce_bench", {})[label] = value
     print(f"all-reduce, us on {label} (median, quartiles):")
     show_us(value["all_reduce_us"])
     print(f"host, us for a batch of 100 tensors of 40 KB: {value['host_us']}")

@@ -13,6 +13,7 @@
 #include "collective/device/alone.hpp"
 #include "collective/device/nccl_collectives.hpp"
 #include "collective/device/staged_collectives.hpp"
+#include "runtime/device/gather_records.hpp"
 #include "runtime/settings.hpp"
 #include "scalecom/status.hpp"
 
@@ -49,14 +50,10 @@ DeviceFacts from_record(const Record& record) {
 
 std::vector<DeviceFacts> share(const DeviceFacts& mine, Collectives& host, std::size_t size,
                                const WaitContext& context) {
-  std::vector<Record> records(size);
-  records[static_cast<std::size_t>(host.rank())] = to_record(mine);
-  const std::vector<std::int64_t> bytes(size, static_cast<std::int64_t>(kRecordBytes));
-  const auto all = std::as_writable_bytes(std::span(records));
-  const auto own = all.subspan(static_cast<std::size_t>(host.rank()) * kRecordBytes, kRecordBytes);
-  host.all_gather(own, all, bytes, context);
   std::vector<DeviceFacts> facts;
-  for (const Record& record : records) facts.push_back(from_record(record));
+  for (const Record& record : gather_records(to_record(mine), host, size, context)) {
+    facts.push_back(from_record(record));
+  }
   return facts;
 }
 

@@ -8,12 +8,12 @@
 #include <functional>
 #include <limits>
 #include <optional>
-#include <span>
 #include <vector>
 
 #include "base/error.hpp"
 #include "base/log.hpp"
 #include "collective/device/device_all_reduce.hpp"
+#include "runtime/device/gather_records.hpp"
 
 namespace scalecom {
 namespace {
@@ -168,16 +168,9 @@ class Bench {
   StepTensor tensor_;
 };
 
-Times slowest(const Times& mine, int size, Collectives& host, const WaitContext& context) {
-  std::vector<Times> all(static_cast<std::size_t>(size));
-  all[static_cast<std::size_t>(host.rank())] = mine;
-  const std::vector<std::int64_t> bytes(all.size(), sizeof(Times));
-  const auto everywhere = std::as_writable_bytes(std::span(all));
-  host.all_gather(
-      everywhere.subspan(static_cast<std::size_t>(host.rank()) * sizeof(Times), sizeof(Times)),
-      everywhere, bytes, context);
+Times slowest(const Times& mine, std::size_t size, Collectives& host, const WaitContext& context) {
   Times times = mine;
-  for (const Times& one : all) {
+  for (const Times& one : gather_records(mine, host, size, context)) {
     for (std::size_t i = 0; i < times.size(); ++i) times[i] = std::max(times[i], one[i]);
   }
   return times;
@@ -212,7 +205,7 @@ std::string describe(const DeviceCosts& costs) {
 }
 
 DeviceCosts measure_device_costs(DeviceLane& lane, Collectives& host, const WaitContext& context) {
-  const int size = lane.collectives().size();
+  const auto size = static_cast<std::size_t>(lane.collectives().size());
   std::optional<Bench> bench;
   Times passes{kNever, kNever, kNever};
   try {

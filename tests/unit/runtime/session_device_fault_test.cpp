@@ -18,6 +18,16 @@ void expect_ok(const Status& status) {
   if (!status.is_ok()) throw Error(status.code(), status.message());
 }
 
+// Rank 1, while rank 0 waits for a copy beyond the first `copies`: what is asked of a session that
+// has failed sees no lost rank any more.
+void lose_while_read(DeviceWorld& devices, int copies) {
+  const Deadline deadline = Deadline::after(std::chrono::seconds(10));
+  while (devices.accelerator(0).calls()["copy"] == copies && !deadline.has_passed()) {
+    std::this_thread::yield();
+  }
+  devices.lose(1);
+}
+
 }  // namespace
 
 TEST_CASE("tensors on the wrong device are refused by name") {
@@ -103,12 +113,7 @@ TEST_CASE("a residual that the device holds back is not waited for when a rank i
     if (rank == 0) copies = accelerator.calls()["copy"];
     both_have_it.arrive_and_wait();
     if (rank == 1) {
-      // While rank 0 waits: what is asked of a session that has failed sees no lost rank any more.
-      const Deadline deadline = Deadline::after(std::chrono::seconds(10));
-      while (devices.accelerator(0).calls()["copy"] == copies && !deadline.has_passed()) {
-        std::this_thread::yield();
-      }
-      devices.lose(1);
+      lose_while_read(devices, copies);
       return is_read.wait();
     }
     try {
@@ -148,11 +153,7 @@ TEST_CASE("a collective that waits for a lost rank holds up neither a read nor t
     if (rank == 0) copies = accelerator.calls()["copy"];
     both_have_it.arrive_and_wait();
     if (rank == 1) {
-      const Deadline deadline = Deadline::after(std::chrono::seconds(10));
-      while (devices.accelerator(0).calls()["copy"] == copies && !deadline.has_passed()) {
-        std::this_thread::yield();
-      }
-      devices.lose(1);
+      lose_while_read(devices, copies);
       has_ended.wait();
       is_held = false;
       return;
