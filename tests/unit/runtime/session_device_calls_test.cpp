@@ -12,15 +12,12 @@
 using namespace scalecom;
 using test::DeviceTensor;
 using test::DeviceWorld;
+using test::expect_ok;
 
 namespace {
 
 constexpr int kTensors = 100;
 constexpr std::int64_t kCount = 256;
-
-void expect_ok(const Status& status) {
-  if (!status.is_ok()) throw Error(status.code(), status.message());
-}
 
 // Tensors of one stream.
 std::vector<GroupMember> cut(const TensorView& all) {

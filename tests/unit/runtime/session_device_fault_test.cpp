@@ -11,12 +11,9 @@ using namespace scalecom;
 using Catch::Contains;
 using test::DeviceTensor;
 using test::DeviceWorld;
+using test::expect_ok;
 
 namespace {
-
-void expect_ok(const Status& status) {
-  if (!status.is_ok()) throw Error(status.code(), status.message());
-}
 
 // Rank 1, while rank 0 waits for a copy beyond the first `copies`: what is asked of a session that
 // has failed sees no lost rank any more.

@@ -18,6 +18,7 @@
 using namespace scalecom;
 using test::DeviceTensor;
 using test::DeviceWorld;
+using test::expect_ok;
 using test::SessionWorld;
 
 namespace {
@@ -42,10 +43,6 @@ std::vector<float> opposed(std::size_t count, int rank, unsigned step) {
   const std::vector<float> noise = normal(count, 2 * step + 1);
   for (std::size_t i = 0; i < count; ++i) values[i] += rank % 2 == 0 ? noise[i] : -noise[i];
   return values;
-}
-
-void expect_ok(const Status& status) {
-  if (!status.is_ok()) throw Error(status.code(), status.message());
 }
 
 AllReduceOptions compressed(CompressionMode mode, std::int64_t rate, double beta,

@@ -14,16 +14,13 @@ using namespace scalecom;
 using Catch::Contains;
 using test::DeviceTensor;
 using test::DeviceWorld;
+using test::expect_ok;
 using test::SessionWorld;
 
 namespace {
 
 constexpr int kSize = 3;
 using Values = std::vector<float>;
-
-void expect_ok(const Status& status) {
-  if (!status.is_ok()) throw Error(status.code(), status.message());
-}
 
 AllReduceOptions all_reduce_options(bool is_compressed) {
   AllReduceOptions options;

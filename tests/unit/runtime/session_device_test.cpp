@@ -17,15 +17,12 @@ using Catch::Contains;
 using test::DeviceTensor;
 using test::DeviceWorld;
 using test::exact_values;
+using test::expect_ok;
 using test::SessionWorld;
 
 namespace {
 
 using Bytes = std::vector<std::byte>;
-
-void expect_ok(const Status& status) {
-  if (!status.is_ok()) throw Error(status.code(), status.message());
-}
 
 struct Member {
   std::string name;

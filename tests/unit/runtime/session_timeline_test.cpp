@@ -14,16 +14,13 @@
 
 using namespace scalecom;
 using Catch::Contains;
+using test::expect_ok;
 using test::ReadTimeline;
 using test::SessionWorld;
 using test::view_of;
 using Names = std::vector<std::string>;
 
 namespace {
-
-void expect_ok(const Status& status) {
-  if (!status.is_ok()) throw std::runtime_error(status.message());
-}
 
 void reduce(Session& session, const std::string& name, const AllReduceOptions& options = {},
             std::size_t count = 1000) {
