@@ -1,6 +1,7 @@
 // Ranks that are out of data while others go on with tensors of their accelerators.
-#include <cstring>
+#include <algorithm>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -83,7 +84,7 @@ Values run_on_device(Session& session, test::FakeAccelerator& accelerator, int k
   }
   const std::vector<std::byte> bytes = (output ? *output : tensor).read(ticket);
   Values result(bytes.size() / sizeof(float));
-  std::memcpy(result.data(), bytes.data(), bytes.size());
+  std::ranges::copy(bytes, std::as_writable_bytes(std::span(result)).begin());
   return result;
 }
 
