@@ -5,7 +5,7 @@ import weakref
 from scalecom import _library
 from scalecom.process_sets import used
 from scalecom.torch.compression import ScaleComCompressor
-from scalecom.torch.submit import DEVICE_KINDS, DTYPES
+from scalecom.torch.submit import DEVICE_KINDS, DTYPES, device_kind
 
 # What reduces gradients in this process.
 _reducers = weakref.WeakKeyDictionary()
@@ -45,7 +45,8 @@ def compression_plan(named_parameters=None, compression=None):
     process, of the last one for the shards, with padding; else for named_parameters with `compression`, as DistributedOptimizer takes them, before anything is
     trained. name, elements; mode: "dense", "cyclic" or "sharded"; rate, None where it is dense;
     dense_us and sparse_us: the tensor's share of its batch by the cost model and the figures measured
-    at init, for a CUDA parameter with the first CUDA tensors of mode "auto"; sparse_us None where compression was not asked for; dense_bytes and bytes_sent: by a
+    at init, for a CUDA parameter with the first CUDA tensors of mode "auto" (one on the meta device
+    counts as in host memory); sparse_us None where compression was not asked for; dense_bytes and bytes_sent: by a
     rank in a step; reason in words. Rates and modes are those after warm-up and ramp. The same on
     every rank. After init() only.
     """
@@ -75,8 +76,10 @@ def _row(name, parameter, compression):
     if dtype not in DTYPES:
         raise ValueError(f"parameter {name}: dtype {dtype} is not supported; allowed are "
                          f"{', '.join(map(str, DTYPES))}")
+    # A model that is planned before it is built has no device yet.
+    kind = DEVICE_KINDS["cpu"] if parameter.is_meta else device_kind(parameter)
     explanation = _library.read_json(_library.lib.scalecom_explain_compression, parameter.numel(),
-                                     DTYPES[dtype], DEVICE_KINDS[parameter.device.type],
+                                     DTYPES[dtype], kind,
                                      options or _library.CompressionOptions())
     ways = {way["mode"]: way for way in explanation["alternatives"]}
     chosen = ways[explanation["mode"]]

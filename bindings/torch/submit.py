@@ -83,14 +83,20 @@ def view(tensor):
     if dtype is None:
         raise ValueError(f"dtype {tensor.dtype} is not supported; allowed are "
                          f"{', '.join(str(known) for known in DTYPES)}")
-    kind = DEVICE_KINDS.get(tensor.device.type)
-    if kind is None:
-        raise ValueError(f"the tensor is on {tensor.device}; scalecom works on CPU and CUDA "
-                         "tensors: call cpu() or cuda() first")
+    kind = device_kind(tensor)
     dimensions = tensor.dim()
     shape = (ctypes.c_int64 * dimensions)(*tensor.shape)
     return _library.Tensor(tensor.data_ptr(), shape, dimensions, dtype, kind,
                            tensor.device.index or 0, stream_of(tensor))
+
+
+def device_kind(tensor):
+    """The kind of the tensor's device as the C interface counts; ValueError where it has none."""
+    kind = DEVICE_KINDS.get(tensor.device.type)
+    if kind is None:
+        raise ValueError(f"the tensor is on {tensor.device}; scalecom works on CPU and CUDA "
+                         "tensors: call cpu() or cuda() first")
+    return kind
 
 
 def stream_of(tensor):

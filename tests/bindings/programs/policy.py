@@ -1,5 +1,6 @@
 """Claims about choosing rates. Each function is called on every rank of a job, in this order."""
 
+import copy
 import gc
 import json
 import pathlib
@@ -214,6 +215,9 @@ def a_plan_explains_every_parameter():
     text = str(plan).splitlines()
     assert text[0].split()[:3] == ["parameter", "elements", "mode"] and len(text) == 8
     assert text[-1].split()[:3] == ["all", "6", "80,603"]
+    not_built = copy.deepcopy(layers).to("meta")
+    assert [row["bytes_sent"] for row in hvd.compression_plan(not_built.named_parameters(), compression)] == [
+        row["bytes_sent"] for row in plan]
     with pytest.raises(ValueError, match="'3.' of rates matches no parameter"):
         hvd.compression_plan(layers.named_parameters(), hvd.Compression.scalecom(rates={"3*": 1}))
     with pytest.raises(ValueError, match="go together"):
