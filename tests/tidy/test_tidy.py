@@ -16,8 +16,9 @@ FILES = [path for path in TRACKED if (ROOT / path).is_file()]
 CPP = [path for path in FILES if path.endswith((".cpp", ".hpp", ".h", ".cu", ".cuh"))]
 SCRIPTS = ("tools/quickstart", "tools/test", "tools/test-gpu", "tools/bench/cuda/topk",
            "tools/bench/figures", "tools/bench/peers", "tools/experiments/accuracy",
-           "tools/experiments/autotune", "tools/experiments/build_up", "tools/experiments/similarity",
-           "tools/experiments/step_time", "tools/netlab/netlab")
+           "tools/experiments/autotune", "tools/experiments/break_even", "tools/experiments/build_up",
+           "tools/experiments/build_up_time", "tools/experiments/similarity", "tools/experiments/step_time",
+           "tools/netlab/netlab")
 PYTHON = [path for path in FILES if path.endswith(".py") or path in SCRIPTS]
 
 
