@@ -102,6 +102,17 @@ PendingTensor pending_all_reduce(std::string name, TensorView input, TensorView 
   return tensor;
 }
 
+PendingTensor pending_all_gather(const std::string& name, const TensorView& input) {
+  check_all_gather(name, input);
+  return {name, signature_of(OperationKind::all_gather, input), input, {}, nullptr};
+}
+
+PendingTensor pending_reduce_scatter(const std::string& name, const TensorView& input,
+                                     const ReduceOptions& options) {
+  check_reduce_scatter(name, input, options);
+  return {name, signature_of(OperationKind::reduce_scatter, input, options), input, {}, nullptr};
+}
+
 }  // namespace
 
 SessionImpl::SessionImpl(SessionParts parts)
@@ -134,14 +145,29 @@ Ticket SessionImpl::submit(PendingTensor tensor) {
 
 Ticket SessionImpl::submit_group(std::vector<PendingTensor> tensors) {
   const auto state = std::make_shared<TicketState>(coordinator_.seat(), tensors.size());
+  for (PendingTensor& tensor : tensors) tensor.ticket = state;
+  push_group(std::move(tensors));
+  return Ticket(state);
+}
+
+std::vector<Ticket> SessionImpl::submit_each(std::vector<PendingTensor> tensors) {
+  std::vector<Ticket> tickets;
+  tickets.reserve(tensors.size());
+  for (PendingTensor& tensor : tensors) {
+    tensor.ticket = std::make_shared<TicketState>(coordinator_.seat());
+    tickets.push_back(Ticket(tensor.ticket));
+  }
+  push_group(std::move(tensors));
+  return tickets;
+}
+
+void SessionImpl::push_group(std::vector<PendingTensor> tensors) {
   const PendingTensor* before = nullptr;
   for (PendingTensor& tensor : tensors) {
-    tensor.ticket = state;
     mark_ready(tensor, before);
     before = &tensor;
   }
   queue_.push_group(std::move(tensors));
-  return Ticket(state);
 }
 
 // Members of a group come one after the other on their streams.
@@ -341,15 +367,29 @@ Ticket Session::all_reduce_group(std::vector<GroupMember> members,
 }
 
 Ticket Session::all_gather(const std::string& name, const TensorView& input) {
-  check_all_gather(name, input);
-  return impl_->submit({name, signature_of(OperationKind::all_gather, input), input, {}, nullptr});
+  return impl_->submit(pending_all_gather(name, input));
+}
+
+std::vector<Ticket> Session::all_gather_group(const std::vector<NamedInput>& inputs) {
+  std::vector<PendingTensor> tensors;
+  tensors.reserve(inputs.size());
+  for (const auto& [name, input] : inputs) tensors.push_back(pending_all_gather(name, input));
+  return impl_->submit_each(std::move(tensors));
 }
 
 Ticket Session::reduce_scatter(const std::string& name, const TensorView& input,
                                const ReduceOptions& options) {
-  check_reduce_scatter(name, input, options);
-  return impl_->submit(
-      {name, signature_of(OperationKind::reduce_scatter, input, options), input, {}, nullptr});
+  return impl_->submit(pending_reduce_scatter(name, input, options));
+}
+
+std::vector<Ticket> Session::reduce_scatter_group(const std::vector<NamedInput>& inputs,
+                                                  const ReduceOptions& options) {
+  std::vector<PendingTensor> tensors;
+  tensors.reserve(inputs.size());
+  for (const auto& [name, input] : inputs) {
+    tensors.push_back(pending_reduce_scatter(name, input, options));
+  }
+  return impl_->submit_each(std::move(tensors));
 }
 
 Ticket Session::all_to_all(const std::string& name, const TensorView& input,

@@ -59,6 +59,8 @@ class SessionImpl {
   Ticket submit(PendingTensor tensor);
   /// The same for a group with one ticket: all are submitted, or none.
   Ticket submit_group(std::vector<PendingTensor> tensors);
+  /// The same with a ticket for each, in their order.
+  std::vector<Ticket> submit_each(std::vector<PendingTensor> tensors);
   /// The CUDA device of this number is the session's, if that has none yet and there is such a one.
   void take_device(int index);
 
@@ -101,6 +103,7 @@ class SessionImpl {
   std::unique_ptr<TimelineWriter> open_timeline(const std::string& path, const std::string& origin);
   void start_timeline_by_setting();
   void join();
+  void push_group(std::vector<PendingTensor> tensors);
   void mark_ready(PendingTensor& tensor, const PendingTensor* before);
   double all_reduce_time_s(std::int64_t bytes) const;
   PlanCosts plan_costs(DeviceKind device) const;

@@ -98,6 +98,29 @@ void give_ticket(scalecom_ticket** place, scalecom::Ticket ticket) {
   *place = new scalecom_ticket{std::move(ticket), {}};
 }
 
+std::vector<scalecom::NamedInput> to_inputs(const char* const* names, const scalecom_tensor* inputs,
+                                            int64_t count) {
+  if (count < 0 || (count > 0 && (names == nullptr || inputs == nullptr))) {
+    throw Error(StatusCode::invalid_argument,
+                "names or inputs is NULL or count is " + std::to_string(count));
+  }
+  std::vector<scalecom::NamedInput> result;
+  result.reserve(static_cast<std::size_t>(count));
+  for (int64_t i = 0; i < count; ++i) {
+    result.push_back({to_name(names[i]), to_view(&inputs[i], "input")});
+  }
+  return result;
+}
+
+// The places are set when all tickets are there.
+void give_tickets(scalecom_ticket** places, std::vector<scalecom::Ticket> tickets) {
+  std::vector<std::unique_ptr<scalecom_ticket>> made;
+  for (scalecom::Ticket& ticket : tickets) {
+    made.push_back(std::make_unique<scalecom_ticket>(std::move(ticket), scalecom::TensorView{}));
+  }
+  for (std::unique_ptr<scalecom_ticket>& ticket : made) *places++ = ticket.release();
+}
+
 template <class Submit>
 scalecom_ticket* submit_objects(Submit&& submit) noexcept {
   scalecom_ticket* ticket = nullptr;
@@ -256,12 +279,31 @@ int scalecom_all_gather(const char* name, const scalecom_tensor* input, scalecom
   });
 }
 
+int scalecom_all_gather_group(const char* const* names, const scalecom_tensor* inputs,
+                              int64_t count, scalecom_ticket** tickets) {
+  return guarded([&] {
+    if (count > 0) deref(tickets, "tickets");
+    give_tickets(tickets, sessions().get()->all_gather_group(to_inputs(names, inputs, count)));
+  });
+}
+
 int scalecom_reduce_scatter(const char* name, const scalecom_tensor* input, int32_t op,
                             double prescale, double postscale, scalecom_ticket** ticket) {
   return guarded([&] {
     deref(ticket, "ticket") = nullptr;
     give_ticket(ticket, sessions().get()->reduce_scatter(to_name(name), to_view(input, "input"),
                                                          to_options(op, prescale, postscale)));
+  });
+}
+
+int scalecom_reduce_scatter_group(const char* const* names, const scalecom_tensor* inputs,
+                                  int64_t count, int32_t op, double prescale, double postscale,
+                                  scalecom_ticket** tickets) {
+  return guarded([&] {
+    if (count > 0) deref(tickets, "tickets");
+    give_tickets(tickets,
+                 sessions().get()->reduce_scatter_group(to_inputs(names, inputs, count),
+                                                        to_options(op, prescale, postscale)));
   });
 }
 

@@ -3,14 +3,14 @@
 The member at place i of a group is the tensor `name`.i: it is negotiated, fused and compressed as if
 it had been given to allreduce(), allgather() or reducescatter() under that name. A handle's result is
 the list of the members' results. It completes when all members have; HorovodInternalError is that of
-the first that failed. Where one member's argument is wrong, no member is submitted. All-reduces are
-one submit: all or none also where a name is in flight or the queue is full; of all-gathers and
-reduce-scatters, those before such a member stay submitted.
+the first that failed. A group is one submit, all or none: where a member's argument is wrong, its
+name in flight or the queue full, no member is submitted.
 """
 
 import torch
 
 from scalecom import basics
+from scalecom._library import lib
 from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import current, used
 from scalecom.torch import mpi_ops, submit
@@ -146,14 +146,9 @@ class Tickets:
             raise first_error
 
 
-def _submit_each(kind, name, tensors, submit_one):
-    """A handle of submit_one(full name, tensor) for each of the tensors, which are good."""
-    members = list(zip(submit.member_names(kind, name, len(tensors)), tensors))
-    # The longest name first: one that is too long is refused before any is submitted.
-    parts = [submit_one(full, tensor) for full, tensor in reversed(members)][::-1]
-    tickets = [ticket for ticket, _ in parts]
+def _register_each(tickets, finishes):
     return register(Tickets(tickets), None,
-                    lambda _: [finish(ticket) for ticket, finish in parts])
+                    lambda _: [finish(ticket) for ticket, finish in zip(tickets, finishes)])
 
 
 def _check_member(tensor, verb):
@@ -168,7 +163,9 @@ def grouped_allgather_async(tensors, name=None, process_set=None):
         tensors = [tensor.detach() for tensor in _checked_list(tensors)]
         for tensor in tensors:
             _check_member(tensor, "gathered")
-        return _submit_each("allgather", name, tensors, mpi_ops.submit_allgather)
+        names = submit.member_names("allgather", name, len(tensors))
+        tickets = submit.submit_each(lib.scalecom_all_gather_group, names, tensors)
+        return _register_each(tickets, list(map(mpi_ops.copier, tensors)))
 
 
 class _GroupedAllgather(torch.autograd.Function):
@@ -217,9 +214,12 @@ def grouped_reducescatter_async(tensors, name=None, op=Average, process_set=None
             if tensor.dtype == torch.bool and is_changed:
                 raise ValueError("bool can be neither averaged nor scaled; use Sum, Max, Min or "
                                  "Product, or cast it")
-        return _submit_each("reducescatter", name, tensors,
-                            lambda full, tensor: mpi_ops.submit_reducescatter(
-                                full, tensor, op, prescale_factor, postscale_factor, compression))
+        parts = [mpi_ops.scatter_wire(tensor, compression) for tensor in tensors]
+        names = submit.member_names("reducescatter", name, len(tensors))
+        arguments = mpi_ops.scatter_arguments(op, prescale_factor, postscale_factor)
+        tickets = submit.submit_each(lib.scalecom_reduce_scatter_group, names,
+                                     [wire for wire, _ in parts], arguments)
+        return _register_each(tickets, [finish for _, finish in parts])
 
 
 class _GroupedReducescatter(torch.autograd.Function):

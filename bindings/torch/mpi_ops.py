@@ -182,19 +182,13 @@ def allgather_async(tensor, name=None, process_set=None):
     """Starts a concatenation of the ranks' tensors along the first dimension, which may differ."""
     with used(process_set):
         tensor = checked(tensor).detach()
-        ticket, finish = submit_allgather(full_name("allgather", name), tensor)
-        return register(ticket, None, finish)
+        ticket = submit.submit(lib.scalecom_all_gather,
+                               (full_name("allgather", name), view(tensor)), tensor)
+        return register(ticket, None, copier(tensor))
 
 
-def submit_allgather(full, tensor):
-    """The ticket of an all-gather of a tensor without gradient under a full name, and what makes its
-    result from that."""
-    ticket = submit.submit(lib.scalecom_all_gather, (full, view(tensor)), tensor)
-    return ticket, _copier(tensor)
-
-
-def _copier(tensor):
-    # What the ticket owns ends with it.
+def copier(tensor):
+    """What makes a result like `tensor`, of rows of its own, from the ticket, which owns them."""
     def copy(done):
         result = torch.empty(done.output_shape(), dtype=tensor.dtype, device=tensor.device)
         done.copy_output(result.data_ptr(), submit.stream_of(result))
@@ -235,9 +229,10 @@ def reducescatter_async(tensor, name=None, op=Average, process_set=None, prescal
     with used(process_set):
         op = choose_op(None, op)
         check_uniform(compression)
-        ticket, finish = submit_reducescatter(full_name("reducescatter", name), checked(tensor), op,
-                                              prescale_factor, postscale_factor, compression)
-        return register(ticket, None, finish)
+        wire, finish = scatter_wire(checked(tensor), compression)
+        arguments = (full_name("reducescatter", name), view(wire),
+                     *scatter_arguments(op, prescale_factor, postscale_factor))
+        return register(submit.submit(lib.scalecom_reduce_scatter, arguments, wire), None, finish)
 
 
 def check_uniform(compression):
@@ -249,15 +244,17 @@ def check_uniform(compression):
         raise ValueError("compression is Compression.scalecom; it works with allreduce only")
 
 
-def submit_reducescatter(full, tensor, op, prescale_factor, postscale_factor, compression):
-    """As submit_allgather, of a reduce-scatter."""
-    compressed, context = compression.compress(tensor.detach())
-    arguments = (full, view(compressed), op,
-                 as_number(float, "prescale_factor", prescale_factor),
-                 as_number(float, "postscale_factor", postscale_factor))
-    ticket = submit.submit(lib.scalecom_reduce_scatter, arguments, compressed)
-    copy = _copier(compressed)
-    return ticket, lambda done: compression.decompress(copy(done), context)
+def scatter_wire(tensor, compression):
+    """What of a tensor is reduced, and what makes its result from the ticket."""
+    wire, context = compression.compress(tensor.detach())
+    copy = copier(wire)
+    return wire, lambda done: compression.decompress(copy(done), context)
+
+
+def scatter_arguments(op, prescale_factor, postscale_factor):
+    """The C interface's, behind the tensors."""
+    return (op, as_number(float, "prescale_factor", prescale_factor),
+            as_number(float, "postscale_factor", postscale_factor))
 
 
 def reducescatter_gradient_factor(op, prescale_factor, postscale_factor):
@@ -317,7 +314,7 @@ def alltoall_async(tensor, splits=None, name=None, process_set=None):
         arguments = (full_name("alltoall", name), view(tensor),
                      (ctypes.c_int64 * len(numbers))(*numbers), len(numbers))
         ticket = submit.submit(lib.scalecom_all_to_all, arguments, tensor)
-        copy = _copier(tensor)
+        copy = copier(tensor)
         if splits is None:
             return register(ticket, None, copy)
         is_short = isinstance(splits, torch.Tensor) and splits.dtype == torch.int32

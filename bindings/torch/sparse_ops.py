@@ -7,11 +7,13 @@ each sparse dimension; it pays as long as the ranks together store few.
 import torch
 
 from scalecom import basics
+from scalecom._library import lib
 from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import used
 from scalecom.torch import submit
 from scalecom.torch.grouped_ops import Tickets
-from scalecom.torch.mpi_ops import Average, Sum, register, submit_allgather, synchronize
+from scalecom.torch.mpi_ops import Average, Sum, copier, register, synchronize
+from scalecom.torch.submit import submit_each
 
 _WIDE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
@@ -41,13 +43,13 @@ def submit_sparse(full, tensor, op):
     # No index is negative: what is, is a rank's row that tells the others the tensor's size.
     sizes = torch.tensor([tensor.shape[:tensor.sparse_dim()]], device=values.device)
     rows = torch.cat([-1 - sizes, tensor._indices().t()])
-    # The values first: what is refused is refused before anything is submitted.
-    parts = [submit_allgather(full + b".values", values), submit_allgather(full + b".indices", rows)]
-
+    parts = [values, rows]
+    tickets = submit_each(lib.scalecom_all_gather_group, [full + b".values", full + b".indices"], parts)
+    copies = list(map(copier, parts))
     ranks = basics.size()
 
     def finish(_):
-        all_values, all_rows = (make(ticket) for ticket, make in parts)
+        all_values, all_rows = (copy(ticket) for copy, ticket in zip(copies, tickets))
         is_size = all_rows[:, 0] < 0
         sizes = (-1 - all_rows[is_size]).tolist()
         if any(size != sizes[0] for size in sizes):
@@ -56,7 +58,7 @@ def submit_sparse(full, tensor, op):
                 ", ".join(f"{size} on rank {rank}" for rank, size in enumerate(sizes)))
         return _combine(all_rows[~is_size].t(), all_values, tensor, op, ranks)
 
-    return Tickets([ticket for ticket, _ in parts]), finish
+    return Tickets(tickets), finish
 
 
 def _combine(indices, values, tensor, op, ranks):

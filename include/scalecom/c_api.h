@@ -119,11 +119,20 @@ SCALECOM_API int scalecom_all_reduce_group(const char* const* names, const scale
 /* Concatenates along the first dimension; the result is scalecom_ticket_output(). */
 SCALECOM_API int scalecom_all_gather(const char* name, const scalecom_tensor* input,
                                      scalecom_ticket** ticket);
+/* The same for `count` tensors, tickets[i] for inputs[i] under names[i]. All are submitted, or
+ * none: then no ticket is set. */
+SCALECOM_API int scalecom_all_gather_group(const char* const* names, const scalecom_tensor* inputs,
+                                           int64_t count, scalecom_ticket** tickets);
 /* Reduces and cuts the first dimension between the ranks; the result, this rank's part, is
  * scalecom_ticket_output(). */
 SCALECOM_API int scalecom_reduce_scatter(const char* name, const scalecom_tensor* input, int32_t op,
                                          double prescale, double postscale,
                                          scalecom_ticket** ticket);
+/* The same for `count` tensors, as scalecom_all_gather_group(). */
+SCALECOM_API int scalecom_reduce_scatter_group(const char* const* names,
+                                               const scalecom_tensor* inputs, int64_t count,
+                                               int32_t op, double prescale, double postscale,
+                                               scalecom_ticket** tickets);
 /* Gives splits[p] rows of the first dimension to rank p; `count` splits, or none (NULL and 0) for
  * equal parts. The result is scalecom_ticket_output(), and where its rows came from
  * scalecom_ticket_received_splits(). `splits` is not used after the call. */

@@ -60,6 +60,12 @@ struct GroupMember {
   std::optional<AllReduceOptions> options = {};  ///< where they are not the group's
 };
 
+/// A tensor of a group whose results are its tickets' own.
+struct NamedInput {
+  std::string name;
+  TensorView input;
+};
+
 /// What a session has done so far, counted and not computed. Since init, on this rank.
 struct SessionStats {
   std::int64_t data_bytes_sent = 0;  ///< payload handed to the transport
@@ -164,12 +170,20 @@ class SCALECOM_API Session {
   /// the other extents must agree. The result is ticket.output().
   Ticket all_gather(const std::string& name, const TensorView& input);
 
+  /// all_gather() of each input, at the cost of little more than one submit, with a ticket for
+  /// each, in their order. All are submitted, or none.
+  std::vector<Ticket> all_gather_group(const std::vector<NamedInput>& inputs);
+
   /// Reduces the ranks' inputs, which have one shape, and gives each rank its part: the first
   /// dimension is cut in rank order, as evenly as can be, and the first ranks get the rows that
   /// are left over. The result is ticket.output(); it has no rows for some where there are fewer
   /// than ranks.
   Ticket reduce_scatter(const std::string& name, const TensorView& input,
                         const ReduceOptions& options = {});
+
+  /// reduce_scatter() of each input, as all_gather_group().
+  std::vector<Ticket> reduce_scatter_group(const std::vector<NamedInput>& inputs,
+                                           const ReduceOptions& options = {});
 
   /// Gives splits[p] rows of `input` to rank p, in rank order: the first dimension may differ
   /// between ranks, the other extents must agree. Without splits all parts are equal, and the

@@ -144,6 +144,22 @@ def wrong_options_are_refused():
             call([torch.ones(3)], process_set=object())
 
 
+def a_member_in_flight_refuses_the_group_and_frees_the_others():
+    for kind, start, call in (("g", hvd.allgather_async, hvd.grouped_allgather),
+                              ("s", hvd.reducescatter_async, hvd.grouped_reducescatter)):
+        tensors, handle = [torch.ones(hvd.size())] * 3, None
+        if hvd.rank() == 0 and hvd.size() > 1:
+            handle = start(tensors[1], name=f"busy {kind}.1")
+            with pytest.raises(ValueError, match=f"busy {kind}.1.*in flight"):
+                call(tensors, name=f"busy {kind}")
+        hvd.barrier()
+        hvd.synchronize(start(tensors[1], name=f"busy {kind}.1") if handle is None else handle)
+        # What a refused group had left of itself would be met by these.
+        others = [hvd.synchronize(start(torch.full((hvd.size(),), 2.0), name=f"busy {kind}.{place}"))
+                  for place in (0, 2)]
+        assert all((other == 2.0).all() for other in others)
+
+
 def the_first_error_wins_and_the_other_members_complete():
     if hvd.size() == 1:
         return

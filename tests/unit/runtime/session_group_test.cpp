@@ -1,4 +1,5 @@
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/support/catch.hpp"
@@ -135,6 +136,47 @@ TEST_CASE("a group with a wrong member submits nothing") {
   }
   CHECK(world[0].all_reduce_group(members_of(tensors)).wait_for(kLimit).is_ok());
   CHECK(world[0].stats().tensors_completed == 3);
+}
+
+TEST_CASE("groups of all-gathers and reduce-scatters have a ticket for each member") {
+  SessionWorld world(2);
+  std::vector<std::vector<float>> tensors{{1.0f, 2.0f}, {3.0f, 4.0f, 5.0f, 6.0f}};
+  std::vector<NamedInput> inputs{{"one", view_of(tensors[0])}, {"two", view_of(tensors[1])}};
+  std::vector<Ticket> tickets[2];
+  for (int rank = 0; rank < 2; ++rank) {
+    tickets[rank] = world[rank].all_gather_group(inputs);
+    for (Ticket& ticket : world[rank].reduce_scatter_group(
+             {{"three", view_of(tensors[0])}, {"four", view_of(tensors[1])}}, sum())) {
+      tickets[rank].push_back(std::move(ticket));
+    }
+  }
+  const std::vector<std::vector<float>> want{
+      {1, 2, 1, 2}, {3, 4, 5, 6, 3, 4, 5, 6}, {4}, {10, 12}};  // What rank 1 gets.
+  for (std::size_t i = 0; i < want.size(); ++i) {
+    CHECK(tickets[0][i].wait_for(kLimit).is_ok());
+    REQUIRE(tickets[1][i].wait_for(kLimit).is_ok());
+    const TensorView output = tickets[1][i].output();
+    const auto* values = static_cast<const float*>(output.data);
+    CHECK(std::vector<float>(values, values + output.count()) == want[i]);
+  }
+}
+
+TEST_CASE("of a group of all-gathers or reduce-scatters with a wrong member nothing is submitted") {
+  SessionWorld world(1);
+  std::vector<float> values{1.0f};
+  const TensorView good = view_of(values);
+  TensorView bad = good;
+  bad.data = nullptr;
+  const Ticket first = world[0].all_gather("a", good);
+  CHECK(first.wait_for(kLimit).is_ok());
+  CHECK_THROWS_WITH(world[0].all_gather_group({{"a", good}, {"b", bad}}), Contains("b"));
+  CHECK_THROWS_WITH(world[0].all_gather_group({{"a", good}, {"b", good}, {"a", good}}),
+                    Contains("a") && Contains("in flight"));
+  CHECK_THROWS_WITH(world[0].reduce_scatter_group({{"a", good}, {"b", bad}}, sum()), Contains("b"));
+  CHECK_THROWS_WITH(world[0].reduce_scatter_group({{"b", good}, {"b", good}}, sum()),
+                    Contains("b") && Contains("in flight"));
+  CHECK(world[0].all_gather_group({}).empty());
+  CHECK(world[0].stats().tensors_completed == 1);
 }
 
 TEST_CASE("a group without members is complete") {
