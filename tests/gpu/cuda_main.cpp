@@ -1,10 +1,9 @@
 // Exits with 77, and says why, where there is no device.
-#define CATCH_CONFIG_RUNNER
 #include <cstdio>
 
 #include "device/cuda/error.hpp"
 #include "tests/gpu/accelerators.hpp"
-#include "tests/support/catch.hpp"
+#include "tests/support/run_cases.hpp"
 
 namespace scalecom::test {
 
@@ -18,5 +17,5 @@ int main(int argc, char** argv) {
     std::printf("skipped: %s\n", reason);
     return 77;
   }
-  return Catch::Session().run(argc, argv);
+  return scalecom::test::run_cases(argc, argv);
 }

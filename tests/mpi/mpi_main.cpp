@@ -1,8 +1,7 @@
 // Every rank runs the same cases; the job fails when one of them does.
-#define CATCH_CONFIG_RUNNER
 #include "mpi_plugin/make_mpi_backend.hpp"
 #include "tests/mpi/world.hpp"
-#include "tests/support/catch.hpp"
+#include "tests/support/run_cases.hpp"
 
 namespace scalecom::test {
 
@@ -15,5 +14,5 @@ MpiBackend& mpi_world() {
 
 int main(int argc, char** argv) {
   scalecom::test::mpi_world();
-  return Catch::Session().run(argc, argv);
+  return scalecom::test::run_cases(argc, argv);
 }

@@ -1,3 +1,5 @@
+#include "tests/support/run_cases.hpp"
+
 #if __has_include(<catch2/catch_session.hpp>)
 #include <catch2/catch_session.hpp>
 #else
@@ -5,4 +7,8 @@
 #include <catch2/catch.hpp>
 #endif
 
-int main(int argc, char** argv) { return Catch::Session().run(argc, argv); }
+namespace scalecom::test {
+
+int run_cases(int argc, char** argv) { return Catch::Session().run(argc, argv); }
+
+}  // namespace scalecom::test

@@ -59,7 +59,7 @@ CONDITIONALS = {
     "src/base/wait.cpp": "the processor's pause instruction",
     "src/kernels/cpu/": "Highway compiles these files once for each instruction set",
     "tests/support/catch.hpp": "Catch2 version 2 or 3",
-    "tests/support/catch_main.cpp": "Catch2 version 2 or 3",
+    "tests/support/run_cases.cpp": "Catch2 version 2 or 3",
 }
 
 # Where a thread may sleep for a time, and why.
