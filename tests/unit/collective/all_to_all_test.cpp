@@ -1,9 +1,11 @@
+#include <algorithm>
 #include <numeric>
 
 #include "base/error.hpp"
 #include "collective/message_collectives.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/ranks.hpp"
+#include "tests/support/repeat.hpp"
 #include "transport/loopback/loopback_transport.hpp"
 
 using namespace scalecom;
@@ -24,9 +26,13 @@ std::int64_t nothing(int, int) { return 0; }
 
 // Different for every pair, and along the part.
 void append_part(Bytes& bytes, int from, int to, std::int64_t size) {
-  for (std::int64_t i = 0; i < size; ++i) {
-    bytes.push_back(static_cast<std::byte>((i * 31 + from * 101 + to * 59) % 251));
+  Bytes part(static_cast<std::size_t>(size));
+  for (std::int64_t i = 0; i < std::min<std::int64_t>(size, 251); ++i) {
+    part[static_cast<std::size_t>(i)] =
+        static_cast<std::byte>((i * 31 + from * 101 + to * 59) % 251);
   }
+  test::repeat(part, 251);
+  bytes.insert(bytes.end(), part.begin(), part.end());
 }
 
 struct RankParts {

@@ -1,9 +1,11 @@
+#include <algorithm>
 #include <numeric>
 
 #include "collective/algorithms.hpp"
 #include "collective/message_collectives.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/ranks.hpp"
+#include "tests/support/repeat.hpp"
 #include "transport/loopback/loopback_transport.hpp"
 
 using namespace scalecom;
@@ -16,9 +18,10 @@ WaitContext patience() { return {Deadline::after(std::chrono::seconds(60)), null
 
 Bytes pattern(int rank, std::size_t size) {
   Bytes bytes(size);
-  for (std::size_t i = 0; i < size; ++i) {
+  for (std::size_t i = 0; i < std::min<std::size_t>(size, 251); ++i) {
     bytes[i] = static_cast<std::byte>((i * 31 + static_cast<std::size_t>(rank) * 101) % 251);
   }
+  test::repeat(bytes, 251);
   return bytes;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstddef>
@@ -11,6 +12,7 @@
 #include "base/wait.hpp"
 #include "kernels/reduce.hpp"
 #include "scalecom/tensor.hpp"
+#include "tests/support/repeat.hpp"
 
 namespace scalecom::test {
 
@@ -18,11 +20,12 @@ using Bytes = std::vector<std::byte>;
 
 inline WaitContext patience() { return {Deadline::after(std::chrono::seconds(60)), nullptr}; }
 
-/// A rank's input: small random numbers, valid for any dtype (0 or 1 for bool).
+/// A rank's input: small random numbers, valid for any dtype (0 or 1 for bool), again and again.
 inline Bytes input_of(int rank, std::int64_t count, DataType dtype) {
   std::mt19937 generator(static_cast<unsigned>(rank + 1) * 2654435761u);
   Bytes bytes(static_cast<std::size_t>(count * size_of(dtype)));
-  for (std::int64_t i = 0; i < count; ++i) {
+  constexpr std::int64_t kPeriod = 1021;
+  for (std::int64_t i = 0; i < std::min(count, kPeriod); ++i) {
     const auto draw = static_cast<int>(generator() % 5) + 1;
     std::byte* place = bytes.data() + i * size_of(dtype);
     const auto put = [place](auto value) { std::memcpy(place, &value, sizeof value); };
@@ -42,6 +45,7 @@ inline Bytes input_of(int rank, std::int64_t count, DataType dtype) {
       case DataType::boolean: put(static_cast<std::uint8_t>(draw % 2)); break;
     }
   }
+  repeat(bytes, static_cast<std::size_t>(kPeriod * size_of(dtype)));
   return bytes;
 }
 

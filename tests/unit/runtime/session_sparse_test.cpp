@@ -4,6 +4,7 @@
 
 #include "tests/support/catch.hpp"
 #include "tests/support/ranks.hpp"
+#include "tests/support/repeat.hpp"
 #include "tests/support/session_world.hpp"
 
 using namespace scalecom;
@@ -103,6 +104,7 @@ TEST_CASE("the runtime's ScaleCom steps follow the float64 reference: leaders, v
 
 TEST_CASE("more threads give the same bits, and what they count") {
   constexpr std::size_t kCount = 5'000'011;
+  constexpr std::size_t kPeriod = 65521;
   std::vector<std::vector<float>> results;
   std::vector<std::vector<float>> residuals;
   for (const int threads : {1, 3}) {
@@ -112,8 +114,9 @@ TEST_CASE("more threads give the same bits, and what they count") {
     results.emplace_back();
     residuals.emplace_back();
     test::run_ranks(2, [&](int rank) {
-      std::vector<float> values = gradient(rank, 1, 65521);
-      for (std::size_t i = 65521; values.size() < kCount; ++i) values.push_back(values[i - 65521]);
+      std::vector<float> values = gradient(rank, 1, kPeriod);
+      values.resize(kCount);
+      test::repeat(values, kPeriod);
       for (int step = 0; step < 2; ++step) {
         AllReduceOptions options = scalecom_options(100, 0.3);
         options.compression.mode = step == 0 ? CompressionMode::cyclic : CompressionMode::sharded;
