@@ -26,7 +26,9 @@ function(scalecom_test)
   target_include_directories(${arg_NAME} PRIVATE ${PROJECT_SOURCE_DIR})
   target_link_libraries(${arg_NAME} PRIVATE ${arg_LIBRARIES} scalecom_test_main scalecom_warnings)
   add_test(NAME ${arg_NAME} COMMAND ${arg_NAME} "~[slow]")
-  set_tests_properties(${arg_NAME} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "${arg_LABELS}")
+  # Long ones start first, so that no core is idle at the end.
+  set_tests_properties(${arg_NAME} PROPERTIES TIMEOUT ${arg_TIMEOUT} COST ${arg_TIMEOUT}
+                                              LABELS "${arg_LABELS}")
   if(arg_HAS_SLOW)
     add_test(NAME ${arg_NAME}_slow COMMAND ${arg_NAME} "[slow]")
     set_tests_properties(${arg_NAME}_slow PROPERTIES TIMEOUT ${arg_SLOW_TIMEOUT} LABELS slow)
