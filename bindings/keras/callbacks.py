@@ -8,26 +8,45 @@ import numpy
 from scalecom import arrays, basics
 from scalecom.keras.backend import refuse_xla
 from scalecom.keras.functions import broadcast_global_variables
-from scalecom.reductions import Average
+from scalecom.reductions import Average, Min
+from scalecom.variables import is_built_throughout
 
 __all__ = ["BestModelCheckpoint", "BroadcastGlobalVariablesCallback", "LearningRateScheduleCallback",
            "LearningRateWarmupCallback", "MetricAverageCallback"]
 
 
 class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
-    """Gives the model and its optimizer root_rank's values when training begins. `device` is
-    Horovod's."""
+    """Gives the model and its optimizer root_rank's values when training begins: before the first batch where
+    the model is built on every rank, else after it, which has built it. Horovod does the latter always.
+    local_variables, one or a list, stay each rank's own, but for the optimizer's variables for them.
+    `device` is Horovod's."""
 
-    def __init__(self, root_rank, device=""):
+    def __init__(self, root_rank, device="", local_variables=None):
         super().__init__()
         self._root_rank = root_rank
+        self._has_sent = True
+        local = [] if local_variables is None else local_variables
+        self._local = [local] if hasattr(local, "assign") else list(local)
+
+    def register_local_var(self, var):
+        """This variable stays each rank's own."""
+        self._local.append(var)
 
     def set_model(self, model):
         super().set_model(model)
         refuse_xla(model)  # fit() makes its function before on_train_begin.
 
     def on_train_begin(self, logs=None):
-        broadcast_global_variables(self._root_rank, self.model)
+        mine = numpy.array([is_built_throughout(self.model)], "int32")
+        # One rank may have its model from a file, the others have theirs to be built.
+        self._has_sent = bool(arrays.all_reduce("allreduce.keras.is_built", mine, Min)[0])
+        if self._has_sent:
+            broadcast_global_variables(self._root_rank, self.model, self._local)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not self._has_sent:
+            self._has_sent = True
+            broadcast_global_variables(self._root_rank, self.model, self._local)
 
 
 class MetricAverageCallback(keras.callbacks.Callback):

@@ -8,7 +8,7 @@ from scalecom.keras.optimizer import DistributedOptimizer
 from scalecom.keras_optimizer import is_distributed
 from scalecom.process_sets import global_process_set
 from scalecom.scalecom_options import ScaleComOptions
-from scalecom.variables import build_optimizer, variables_of
+from scalecom.variables import build_optimizer, key_of, variables_of
 
 
 def allreduce(value, name=None, average=None, prescale_factor=1.0, postscale_factor=1.0, op=None,
@@ -29,10 +29,16 @@ def broadcast(value, root_rank, name=None):
     return adapter.broadcast(value, root_rank, name=name)
 
 
-def broadcast_global_variables(root_rank, model):
-    """Gives the weights of a built model, and its optimizer's variables, root_rank's values. States of
-    random generators stay each rank's own; a step half-way is given up on all ranks."""
-    variables = list(model.weights)
+def broadcast_global_variables(root_rank, model, local_variables=()):
+    """Gives the weights of a built model, and its optimizer's variables, root_rank's values. local_variables,
+    and states of random generators, stay each rank's own; a step half-way is given up on all ranks."""
+    if not model.built:
+        raise ValueError("the model is not built, so it has no weights yet; call model.build(input_shape) first, or "
+                         "give fit() a BroadcastGlobalVariablesCallback, which waits for the first batch")
+    if hasattr(model, "jax_state_sync"):
+        model.jax_state_sync()  # Between two batches the state is not in the variables.
+    own = set(map(key_of, local_variables))
+    variables = [weight for weight in model.weights if key_of(weight) not in own]
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None:
         build_optimizer(optimizer, model.trainable_variables)

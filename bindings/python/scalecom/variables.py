@@ -64,6 +64,11 @@ def variables_of(optimizer):
     return list(variables() if callable(variables) else variables)
 
 
+def is_built_throughout(model):
+    """Whether a Keras model and all of its layers have their variables."""
+    return all(layer.built for layer in model._flatten_layers())
+
+
 def build_optimizer(optimizer, trainable):
     """Makes its variables, of these trainable ones, where that has not been done."""
     if not getattr(optimizer, "built", False):

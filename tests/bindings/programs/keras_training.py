@@ -18,10 +18,10 @@ from scalecom.residuals import compression_betas, compression_steps
 from scalecom.arrays import residuals
 
 
-def _model(optimizer, seed=0):
+def _model(optimizer, seed=0, own=None):
     keras.utils.set_random_seed(seed)
-    model = keras.Sequential([keras.Input((32,)), keras.layers.Dense(64, activation="relu", name="hidden"),
-                              keras.layers.Dense(4, name="head")], name="net")
+    model = own or keras.Sequential([keras.Input((32,)), keras.layers.Dense(64, activation="relu", name="hidden"),
+                                     keras.layers.Dense(4, name="head")], name="net")
     model.compile(optimizer=optimizer, metrics=["accuracy"],
                   loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     return model
@@ -99,12 +99,41 @@ def scalecom_trains_and_keeps_the_ranks_equal():
             hvd.Compression.scalecom(rates={"nowhere": 4})))), _mine(), 24 // hvd.size())
 
 
+class _Own(keras.Model):
+    """A model whose layers get their shapes from its first batch, and of which one is never called."""
+
+    def __init__(self):
+        super().__init__(name="own")
+        self.inner, self.unused = keras.layers.Dense(4), keras.layers.Dense(2)
+
+    def call(self, inputs):
+        return self.inner(inputs)
+
+
 def the_callback_gives_all_ranks_the_weights_of_the_root():
-    model = _model(hvd.DistributedOptimizer(keras.optimizers.Adam(0.01 * (hvd.rank() + 1))),
-                   seed=hvd.rank())
-    _fit(model, _mine(), 24 // hvd.size(), [hvd.callbacks.BroadcastGlobalVariablesCallback(0)])
-    _assert_equal_ranks(model)
-    assert float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)) == numpy.float32(0.01)
+    # A model from a file is built, on one rank perhaps; TensorFlow alone has the rest to be built by fit().
+    sequential = keras.Sequential([keras.layers.Dense(4)])
+    with pytest.raises(ValueError, match="is not built"):
+        hvd.broadcast_global_variables(0, sequential)
+    if hvd.rank() == 0:
+        sequential.build((None, 32))
+    for own in (None, _Own(), *([sequential] if keras.backend.backend() == "tensorflow" else [])):
+        optimizer = hvd.DistributedOptimizer(keras.optimizers.Adam(0.01 * (hvd.rank() + 1)))
+        model = _model(optimizer, seed=hvd.rank(), own=own)
+        _fit(model, _mine(), 24 // hvd.size(), [hvd.callbacks.BroadcastGlobalVariablesCallback(0)])
+        _assert_equal_ranks(model)
+        assert float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)) == numpy.float32(0.01)
+
+
+def local_variables_stay_each_ranks_own():
+    model = _model(keras.optimizers.SGD(0.0), seed=hvd.rank())
+    own = model.layers[0].kernel
+    mine, callback = keras.ops.convert_to_numpy(own), hvd.callbacks.BroadcastGlobalVariablesCallback(0, "", own)
+    callback.register_local_var(model.layers[0].bias)
+    _fit(model, _mine(), 24 // hvd.size(), [callback])
+    assert (keras.ops.convert_to_numpy(own) == mine).all()
+    assert len({keras.ops.convert_to_numpy(own).tobytes()
+                for own in hvd.allgather_object(keras.ops.convert_to_numpy(model.layers[1].kernel))}) == 1
 
 
 class _Rates(keras.callbacks.Callback):

@@ -101,6 +101,11 @@ def callbacks_do_what_those_of_keras_3_do():
         for mine, average in zip(before.logs, seen.logs):
             assert numpy.isclose(average["loss"], numpy.mean(hvd.allgather_object(mine["loss"], "loss")))
         assert numpy.isclose(seen.logs[1]["lr"], 0.05)
+        tf.keras.utils.set_random_seed(hvd.rank())
+        unbuilt = tf.keras.Sequential([tf.keras.layers.Dense(1)])
+        unbuilt.compile(optimizer=hvd.DistributedOptimizer(kind(0.01, momentum=0.5)), loss="mse")
+        _fit(unbuilt, 12 // hvd.size(), [hvd.callbacks.BroadcastGlobalVariablesCallback(0)])
+        _assert_equal_ranks(unbuilt)
     folder = pathlib.Path(hvd.broadcast_object(tempfile.mkdtemp(), 0, "folder"))
     best = hvd.callbacks.BestModelCheckpoint(str(folder / "best.keras"), monitor="loss")
     _fit(model, 12 // hvd.size(), [hvd.callbacks.MetricAverageCallback(), best])
