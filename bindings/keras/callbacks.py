@@ -138,12 +138,25 @@ class LearningRateWarmupCallback(LearningRateScheduleCallback):
 
 class BestModelCheckpoint(keras.callbacks.ModelCheckpoint):
     """Saves the model whenever `monitor` is better than before; rank 0 does it, for all. Behind
-    MetricAverageCallback it goes by the ranks' average."""
+    MetricAverageCallback it goes by the ranks' average. Without a filepath here, `filepath` of the callback has to
+    be set before fit(). save_freq: "epoch", or a number of batches."""
 
-    def __init__(self, filepath, monitor="val_loss", verbose=0, mode="auto",
-                 save_weights_only=False):
-        super().__init__(filepath, monitor=monitor, verbose=verbose, save_best_only=True,
-                         save_weights_only=save_weights_only, mode=mode, save_freq="epoch")
+    def __init__(self, filepath=None, monitor="val_loss", verbose=0, mode="auto",
+                 save_weights_only=False, save_freq="epoch"):
+        super().__init__("none.weights.h5" if filepath is None else filepath, monitor=monitor, verbose=verbose,
+                         save_best_only=True, save_weights_only=save_weights_only, mode=mode, save_freq=save_freq)
+        if filepath is None:
+            self.filepath = None
+
+    def on_train_begin(self, logs=None):
+        if self.filepath is None:
+            raise ValueError("filepath is None; give BestModelCheckpoint(filepath=...), or set callback.filepath "
+                             "before fit()")
+        super().on_train_begin(logs)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if basics.rank() == 0:
+            super().on_train_batch_end(batch, logs)
 
     def on_epoch_end(self, epoch, logs=None):
         if basics.rank() == 0:

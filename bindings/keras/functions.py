@@ -7,26 +7,38 @@ from scalecom.keras.backend import adapter
 from scalecom.keras.optimizer import DistributedOptimizer
 from scalecom.keras_optimizer import is_distributed
 from scalecom.process_sets import global_process_set
+from scalecom.reductions import Average
 from scalecom.scalecom_options import ScaleComOptions
 from scalecom.variables import build_optimizer, key_of, variables_of
 
 
+def _tensor(value):
+    """As the adapter takes it: torch's takes tensors alone."""
+    is_to_be_made = keras.backend.backend() == "torch" and not keras.ops.is_tensor(value)
+    return keras.ops.convert_to_tensor(value) if is_to_be_made else value
+
+
 def allreduce(value, name=None, average=None, prescale_factor=1.0, postscale_factor=1.0, op=None,
               compression=None):
-    """The reduction of a tensor of the back end over all ranks: Average by default."""
-    return adapter.allreduce(value, average=average, name=name, op=op, prescale_factor=prescale_factor,
+    """The reduction of a value over all ranks, as a tensor of the back end: Average by default."""
+    return adapter.allreduce(_tensor(value), average=average, name=name, op=op, prescale_factor=prescale_factor,
                              postscale_factor=postscale_factor,
                              compression=adapter.Compression.none if compression is None else compression)
 
 
 def allgather(value, name=None):
-    """The ranks' tensors, concatenated along the first dimension."""
-    return adapter.allgather(value, name=name)
+    """The ranks' values, concatenated along the first dimension."""
+    return adapter.allgather(_tensor(value), name=name)
 
 
 def broadcast(value, root_rank, name=None):
-    """root_rank's tensor."""
-    return adapter.broadcast(value, root_rank, name=name)
+    """root_rank's value."""
+    return adapter.broadcast(_tensor(value), root_rank, name=name)
+
+
+def reducescatter(value, name=None, op=Average):
+    """This rank's rows of the reduction of a value over all ranks, by Average or Sum."""
+    return adapter.reducescatter(_tensor(value), name=name, op=op)
 
 
 def broadcast_global_variables(root_rank, model, local_variables=()):

@@ -49,3 +49,13 @@ def DistributedOptimizer(optimizer, name=None, device_dense="", device_sparse=""
         Average if op is None else op, gradient_predivide_factor, num_groups if groups is None else groups,
         process_set, scale_local_gradients, sparse_as_dense, (Average, Sum, Adasum))
     return distribute(optimizer, reducer, backward_passes_per_step, average_aggregated_gradients)
+
+
+def PartialDistributedOptimizer(optimizer, name=None, device_dense="", device_sparse="", compression=None,
+                                sparse_as_dense=False, gradient_predivide_factor=1.0, op=None, groups=None,
+                                process_set=global_process_set, local_layers=None, scale_local_gradients=True):
+    """As DistributedOptimizer; the gradients of the layers `local_layers`, one or a list, stay this rank's own."""
+    distributed = DistributedOptimizer(optimizer, name, device_dense, device_sparse, compression, sparse_as_dense,
+                                       gradient_predivide_factor, op, 0, groups, process_set, scale_local_gradients)
+    distributed._scalecom.register_local_layers(local_layers)
+    return distributed

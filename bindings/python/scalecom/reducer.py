@@ -32,6 +32,7 @@ class GradientReducer:
         self._scale_local_gradients = scale_local_gradients
         self._sparse_as_dense = sparse_as_dense
         self._local = set()
+        self._local_layers = []
         self._has_checked = not isinstance(compression, ScaleComOptions)
 
     def _reduce_all(self, gradients, names, op, prescale_factor, postscale_factor):
@@ -62,16 +63,31 @@ class GradientReducer:
     def register_local_var(self, variable):
         self._local.add(key_of(variable))
 
+    def register_local_layers(self, layers):
+        """The gradients of what a Keras layer or several train stay this rank's own, also where they are to be
+        built yet."""
+        layers = [] if layers is None else [layers] if hasattr(layers, "trainable_weights") else list(layers)
+        others = [layer for layer in layers if not hasattr(layer, "trainable_weights")]
+        if others:
+            raise ValueError(f"local_layers has {others[0]!r}; allowed are Keras layers")
+        self._local_layers += layers
+
+    def _local_keys(self):
+        return self._local.union(key_of(variable) for layer in self._local_layers
+                                 for variable in layer.trainable_weights)
+
     def reduced_of(self, variables):
         """Those whose gradients are not this rank's own."""
-        return [variable for variable in variables if key_of(variable) not in self._local]
+        local = self._local_keys()
+        return [variable for variable in variables if key_of(variable) not in local]
 
     def scale_local(self, gradients, variables):
         """The gradients, those of local variables as an average has them of which one rank alone has the
         variable: divided by the number of ranks, unless that is not wanted."""
         if not self._scale_local_gradients:
             return list(gradients)
-        return [gradient if gradient is None or key_of(variable) not in self._local
+        local = self._local_keys()
+        return [gradient if gradient is None or key_of(variable) not in local
                 else self._divide_by_size(gradient) for gradient, variable in zip(gradients, variables)]
 
     def reduce(self, gradients, variables):
@@ -82,9 +98,9 @@ class GradientReducer:
         if not self._has_checked:
             self.compression.check_patterns(names)
             self._has_checked = True
-        places = []
+        places, local = [], self._local_keys()
         for place, (gradient, variable) in enumerate(zip(gradients, variables)):
-            if gradient is not None and key_of(variable) not in self._local:
+            if gradient is not None and key_of(variable) not in local:
                 gradients[place] = self._prepare(gradient, variable)
                 places.append(place)
         reduced = self._reduce_all([gradients[place] for place in places],

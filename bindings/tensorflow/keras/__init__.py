@@ -14,4 +14,5 @@ import scalecom.tensorflow.keras.elastic as elastic  # noqa: E402, F401
 from scalecom.tensorflow.keras import legacy  # noqa: E402
 
 if legacy.IS_USED:
-    from scalecom.tensorflow.keras.legacy import DistributedOptimizer, load_model  # noqa: F401
+    from scalecom.tensorflow.keras.legacy import (DistributedOptimizer, PartialDistributedOptimizer,  # noqa: F401
+                                                  load_model)

@@ -23,6 +23,13 @@ ELASTIC = {name: callback(getattr(elastic, name)) if name.endswith("Callback") e
            for name in elastic.__all__}
 
 
+def PartialDistributedOptimizer(optimizer, *arguments, local_layers=None, **named):
+    """As DistributedOptimizer; the gradients of the layers `local_layers`, one or a list, stay this rank's own."""
+    distributed = DistributedOptimizer(optimizer, *arguments, **named)
+    distributed._scalecom.register_local_layers(local_layers)
+    return distributed
+
+
 def load_model(filepath, custom_optimizers=None, custom_objects=None, **distributed):
     """tf.keras.models.load_model() of tf-keras, with the model's optimizer made distributed.
 

@@ -65,6 +65,12 @@ def tensors_are_reduced_gathered_and_sent():
     assert float(hvd.allreduce(ones, name="a", op=hvd.Sum)[0, 0]) == total
     assert tuple(hvd.allgather(ones, name="b").shape) == (2 * hvd.size(), 3)
     assert float(hvd.broadcast(ones, hvd.size() - 1, name="c")[1, 2]) == hvd.size()
+    rows = hvd.reducescatter(numpy.ones((2 * hvd.size(), 3), "float32"), "d", hvd.Sum)
+    assert tuple(rows.shape) == (2, 3) and float(rows[1, 2]) == hvd.size()
+    for value in (hvd.rank() + 1.0, numpy.float32(hvd.rank() + 1), numpy.full((), hvd.rank() + 1.0, "float32")):
+        assert float(hvd.allreduce(value, name="e", op=hvd.Sum)) == total
+    assert keras.ops.is_tensor(hvd.allgather([[1.0, 2.0]], name="f")) and float(
+        hvd.broadcast([3.0 * hvd.rank()], 0, name="g")[0]) == 0.0
 
 
 def fit_is_that_of_one_rank_on_the_whole_batch():
@@ -170,9 +176,15 @@ def a_model_is_saved_as_with_the_plain_optimizer_and_distributed_again():
     assert isinstance(optimizer, keras.optimizers.Adam)
     assert optimizer.get_config() == keras.optimizers.Adam(0.01, name=plain.name).get_config()
     model = _model(optimizer)
-    best = hvd.callbacks.BestModelCheckpoint(str(folder / "best.keras"), monitor="loss")
-    _fit(model, _mine(), 24 // hvd.size(), [hvd.callbacks.MetricAverageCallback(), best])
+    best = hvd.callbacks.BestModelCheckpoint(monitor="loss")
+    with pytest.raises(ValueError, match="filepath is None"):
+        _fit(model, _mine(), 24 // hvd.size(), [best])
+    best.filepath = str(folder / "best.keras")
+    often = hvd.callbacks.BestModelCheckpoint(str(folder / "{batch}.weights.h5"), "loss", save_weights_only=True,
+                                              save_freq=8)
+    _fit(model, _mine(), 24 // hvd.size(), [hvd.callbacks.MetricAverageCallback(), best, often])
     hvd.barrier()
+    assert [file.name for file in folder.glob("*.h5")] == ["8.weights.h5"]
     loaded = keras.models.load_model(folder / "best.keras")
     assert not hasattr(loaded.optimizer, "_scalecom") and isinstance(loaded.optimizer,
                                                                      keras.optimizers.Adam)
@@ -327,6 +339,14 @@ def a_process_set_trains_by_itself_and_local_variables_stay_own():
         optimizer.apply([mine, mine + 0.0], [shared, own])
         assert numpy.allclose(shared.numpy(), -(hvd.size() + 1) / 2)
         assert numpy.allclose(own.numpy(), -(hvd.rank() + 1) / (hvd.size() if is_scaled else 1))
+        layer = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
+        partial = hvd.PartialDistributedOptimizer(keras.optimizers.SGD(1.0), local_layers=[layer],
+                                                  scale_local_gradients=is_scaled)
+        layer.build((None, 2))  # Only now.
+        mine = keras.ops.ones(2) * (hvd.rank() + 1.0)  # torch's were reduced in place.
+        partial.apply([mine[:, None] + 0.0, mine], [layer.kernel, shared])
+        assert numpy.allclose(shared.numpy(), -(hvd.size() + 1))
+        assert numpy.allclose(layer.kernel.numpy(), -(hvd.rank() + 1) / (hvd.size() if is_scaled else 1))
     refused = keras.optimizers.SGD(1.0)
     kind = type(refused)
     with pytest.raises(ValueError, match="one group only"):

@@ -69,6 +69,12 @@ def fit_is_that_of_one_rank_on_the_whole_batch():
             _assert_equal_ranks(model)
     with pytest.raises(ValueError, match="distributed already"):
         hvd.DistributedOptimizer(model.optimizer, op=hvd.Sum)
+    layer = tf.keras.layers.Dense(1)
+    layer.build((None, 2))
+    before, mine = layer.bias.numpy(), tf.ones(1) * (hvd.rank() + 1.0)
+    hvd.PartialDistributedOptimizer(make(), local_layers=layer, scale_local_gradients=False).apply_gradients(
+        [(mine, layer.bias)])
+    assert numpy.allclose(layer.bias.numpy(), before - 0.05 * mine.numpy())
 
 
 def adasum_reduces_what_a_step_does():
