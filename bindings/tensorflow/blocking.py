@@ -1,8 +1,9 @@
 """The operations of libscalecom_tensorflow.so as Python functions that wait: for a TensorFlow that does
 not take kernels over its C interface. Their arguments are the operations' inputs and attributes.
 
-In a graph they run by tf.numpy_function, on one of TensorFlow's threads, and what goes wrong there is
-an UnknownError, with the text alone; eagerly errors are those of the operations.
+In a graph they run by tf.numpy_function, on one of TensorFlow's threads, and all that goes wrong between
+ranks is an UnknownError, with the text alone, as TensorFlow keeps no other kind; eagerly errors are those of
+the operations.
 """
 
 import ctypes

@@ -15,14 +15,23 @@ class _DistributedTape(tf.GradientTape):
         """The gradient of this variable stays this rank's own."""
         self._scalecom.register_local_var(var)
 
-    def gradient(self, target, sources, output_gradients=None, use_local_sources=False,
-                 **arguments):
-        """As of tf.GradientTape, reduced over all ranks; use_local_sources: as they are."""
-        gradients = super().gradient(target, sources, output_gradients, **arguments)
-        if use_local_sources:
-            return gradients
-        flat = self._scalecom.reduce(tf.nest.flatten(gradients), tf.nest.flatten(sources))
+    register_local_source = register_local_var  # Horovod's name.
+
+    def gradient(self, target, sources, output_gradients=None, use_generic_names=False, **arguments):
+        """As of tf.GradientTape, reduced over all ranks. use_generic_names: gradients are known by their places
+        among the sources, as grad_0, where the ranks give their variables other names."""
+        gradients = tf.nest.flatten(super().gradient(target, sources, output_gradients, **arguments))
+        names = [f"grad_{place}" for place in range(len(gradients))] if use_generic_names else None
+        flat = self._scalecom.reduce(gradients, tf.nest.flatten(sources), names)
         return tf.nest.pack_sequence_as(sources, flat)
+
+    def get_local_and_global_gradients(self, target, sources, output_gradients=None, use_generic_names=False):
+        """gradient() as two lists of (source, gradient): those that are this rank's own, and the others."""
+        gradients = self.gradient(target, sources, output_gradients, use_generic_names)
+        shared = {id(source) for source in self._scalecom.reduced_of(sources)}
+        pairs = list(zip(sources, gradients))
+        return ([pair for pair in pairs if id(pair[0]) not in shared],
+                [pair for pair in pairs if id(pair[0]) in shared])
 
 
 def DistributedGradientTape(gradtape, device_dense="", device_sparse="",
@@ -59,8 +68,5 @@ def PartialDistributedGradientTape(gradtape, device_dense="", device_sparse="",
     tape = DistributedGradientTape(gradtape, device_dense, device_sparse, compression,
                                    sparse_as_dense, op, gradient_predivide_factor, num_groups,
                                    groups, process_set, scale_local_gradients)
-    layers = [] if local_layers is None else tf.nest.flatten(local_layers)
-    for layer in layers:
-        for variable in layer.trainable_weights:
-            tape.register_local_var(variable)
+    tape._scalecom.register_local_layers(local_layers)
     return tape

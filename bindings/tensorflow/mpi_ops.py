@@ -8,7 +8,8 @@ is a rank of the job in each of them.
 Errors when an operation runs: FailedPreconditionError on every rank where the ranks disagree (shape,
 dtype, op, root), and before init(); InvalidArgumentError for what is wrong on this rank alone;
 UnavailableError where a rank is lost, AbortedError where the session ends. ValueError at the call for
-Python's arguments. device_dense and device_sparse are Horovod's; the operations are the CPU's.
+Python's arguments. device_dense and device_sparse are Horovod's; the operations are the CPU's. So is
+ignore_name_scope: a name is what it is here.
 """
 
 import operator
@@ -27,13 +28,22 @@ from scalecom.tensorflow.operations import describe_reduction, name_group, name_
 
 def _tensor(value):
     # For what is one already TensorFlow takes microseconds to find that out.
-    return value if isinstance(value, tf.Tensor) else tf.convert_to_tensor(value)
+    if isinstance(value, tf.Tensor):
+        return value
+    if isinstance(value, tf.IndexedSlices):
+        raise NotImplementedError("tf.IndexedSlices are taken by allreduce and grouped_allreduce only: call "
+                                  "tf.convert_to_tensor() first")
+    return tf.convert_to_tensor(value)
+
+
+def _as_list(tensors):
+    if isinstance(tensors, (tf.Tensor, tf.Variable, tf.IndexedSlices)):
+        raise ValueError("tensors is one tensor; a list of tensors is needed")
+    return list(tensors)
 
 
 def _converted(tensors):
-    if isinstance(tensors, (tf.Tensor, tf.Variable)):
-        raise ValueError("tensors is one tensor; a list of tensors is needed")
-    return [_tensor(tensor) for tensor in tensors]
+    return [_tensor(tensor) for tensor in _as_list(tensors)]
 
 
 def _options_of(compression, name, need):
@@ -51,7 +61,7 @@ def check_uniform(compression):
 
 def allreduce(tensor, average=None, device_dense="", device_sparse="",
               compression=Compression.none, op=None, prescale_factor=1.0, postscale_factor=1.0,
-              name=None, process_set=global_process_set, *, priority=0):
+              name=None, process_set=global_process_set, ignore_name_scope=False, *, priority=0):
     """The reduction of `tensor` over all ranks.
 
     op: Average (default), Sum, Adasum (of floating-point tensors), Min, Max or Product. Each rank's values are multiplied by
@@ -93,6 +103,23 @@ def reduce_slices(slices, names, op, factor, process_set):
             for one, values, indices in zip(slices, parts[::2], parts[1::2])]
 
 
+def reduce_mixed(tensors, names, op, factor, process_set, reduce_dense):
+    """The reductions, in their order: what reduce_dense(places) returns for those that are dense, and
+    reduce_slices() for those that are not. names: one for each, or None."""
+    results = list(tensors)
+    sparse = [place for place, tensor in enumerate(tensors) if isinstance(tensor, tf.IndexedSlices)]
+    dense = [place for place in range(len(results)) if place not in set(sparse)] if sparse else range(len(results))
+    if dense:
+        for place, one in zip(dense, reduce_dense(dense)):
+            results[place] = one
+    if sparse:
+        reduced = reduce_slices([tensors[place] for place in sparse], [names[place] for place in sparse], op,
+                                factor, process_set)
+        for place, one in zip(sparse, reduced):
+            results[place] = one
+    return results
+
+
 def _scaled(values, factor):
     """Integers as in other reductions: in double precision, and what is behind the point cut off."""
     if isinstance(factor, float) and factor == 1.0:
@@ -104,29 +131,31 @@ def _scaled(values, factor):
 
 def grouped_allreduce(tensors, average=None, device_dense="", device_sparse="",
                       compression=Compression.none, op=None, prescale_factor=1.0,
-                      postscale_factor=1.0, process_set=global_process_set, name=None, *,
-                      priority=0):
-    """The reductions of `tensors` over all ranks, as a list: one submit, all or none. The arguments
-    are those of allreduce and hold for every tensor; shapes and dtypes may differ. The member at place
-    i is the tensor `name`.i."""
+                      postscale_factor=1.0, process_set=global_process_set, ignore_name_scope=False,
+                      name=None, *, priority=0):
+    """The reductions of `tensors` over all ranks, as a list: one submit, all or none, and one of an
+    all-gather for what is tf.IndexedSlices. The arguments are those of allreduce and hold for every tensor;
+    shapes and dtypes may differ. The member at place i is the tensor `name`.i."""
     op = choose_op(average, op)
     options = _options_of(compression, name, "a group needs a name: the residuals are")
-    if any(isinstance(tensor, tf.IndexedSlices) for tensor in tensors):
-        raise NotImplementedError("grouped_allreduce takes no tf.IndexedSlices: call allreduce for "
-                                  "them, or tf.convert_to_tensor() first")
-    tensors = _converted(tensors)
-    if not tensors:
-        return []
-    wires, contexts = zip(*map(compression.compress, tensors))
-    reduced = operations.all_reduce(
-        list(wires), name_group("allreduce", name, process_set), process_set,
-        [describe_reduction(op, prescale_factor, postscale_factor, options, priority)])
-    return list(map(compression.decompress, reduced, contexts))
+    tensors = _as_list(tensors)
+
+    def reduce_dense(places):
+        wires, contexts = zip(*(compression.compress(_tensor(tensors[place])) for place in places))
+        is_all = name is None or len(places) == len(tensors)
+        names = (name_group("allreduce", name, process_set) if is_all else
+                 operations.Names(f"allreduce.{name}", [f".{place}" for place in places]))
+        reduced = operations.all_reduce(
+            list(wires), names, process_set,
+            [describe_reduction(op, prescale_factor, postscale_factor, options, priority)])
+        return map(compression.decompress, reduced, contexts)
+
+    names = [None if name is None else f"{name}.{place}" for place in range(len(tensors))]
+    return reduce_mixed(tensors, names, op, prescale_factor * postscale_factor, process_set, reduce_dense)
 
 
 def allgather(tensor, name=None, ignore_name_scope=False, process_set=global_process_set):
-    """The ranks' tensors, concatenated along the first dimension, which may differ.
-    ignore_name_scope is Horovod's: a name is what it is here."""
+    """The ranks' tensors, concatenated along the first dimension, which may differ."""
     gathered, = operations.all_gather([_tensor(tensor)],
                                       name_one("allgather", name, process_set), process_set)
     return gathered
@@ -181,22 +210,23 @@ def alltoall(tensor, splits=None, name=None, ignore_name_scope=False,
     Without them every rank gets as many rows, and the first dimension must be a multiple of the
     world size.
     """
-    numbers = tf.zeros([0], tf.int64) if splits is None else tf.cast(splits, tf.int64)
+    numbers = tf.zeros([0], tf.int64) if splits is None else tf.convert_to_tensor(splits)
+    if not numbers.dtype.is_integer:
+        raise ValueError(f"splits is {splits!r}; it must be whole numbers, one for each rank")
+    numbers = tf.cast(numbers, tf.int64)
     received, received_splits = operations.all_to_all(
         _tensor(tensor), numbers, name_one("alltoall", name, process_set), process_set)
     return received if splits is None else (received, tf.cast(received_splits, tf.int32))
 
 
 def reducescatter(tensor, device_dense="", compression=Compression.none, op=Average, name=None,
-                  process_set=global_process_set, prescale_factor=1.0, postscale_factor=1.0):
+                  process_set=global_process_set, ignore_name_scope=False, prescale_factor=1.0,
+                  postscale_factor=1.0):
     """This rank's part of the reduction of `tensor` over all ranks.
 
     The first dimension is cut in rank order as evenly as can be; the first ranks get the rows that
     are left over. op, prescale_factor and postscale_factor as in allreduce.
     """
-    if isinstance(tensor, tf.IndexedSlices):
-        raise NotImplementedError("reducescatter takes no tf.IndexedSlices: call "
-                                  "tf.convert_to_tensor() first")
     return _reduce_scatter([tensor], name_one("reducescatter", name, process_set), compression, op,
                            process_set, prescale_factor, postscale_factor)[0]
 

@@ -12,27 +12,18 @@ def reduce_all(gradients, names, op, prescale_factor, postscale_factor, compress
                process_set=global_process_set):
     """The reduced gradients, in their order: one submit for the dense ones, however many they are, and
     an all-gather for the IndexedSlices, without the factors."""
-    reduced = list(gradients)
-    sparse = [place for place, gradient in enumerate(gradients)
-              if isinstance(gradient, tf.IndexedSlices)]
-    dense = [place for place in range(len(gradients)) if place not in set(sparse)]
-    if dense:
-        wires, contexts = zip(*(compression.compress(gradients[place]) for place in dense))
+    def reduce_dense(places):
+        wires, contexts = zip(*(compression.compress(gradients[place]) for place in places))
         reductions = [describe_reduction(op, prescale_factor, postscale_factor,
                                          compression.options_for(names[place],
                                                                  gradients[place].shape))
-                      for place in dense]
+                      for place in places]
         results = operations.all_reduce(
-            list(wires), operations.Names("allreduce.", [names[place] for place in dense]),
+            list(wires), operations.Names("allreduce.", [names[place] for place in places]),
             process_set, reductions)
-        for place, one, context in zip(dense, results, contexts):
-            reduced[place] = compression.decompress(one, context)
-    if sparse:
-        results = mpi_ops.reduce_slices([gradients[place] for place in sparse],
-                                        [names[place] for place in sparse], op, 1.0, process_set)
-        for place, one in zip(sparse, results):
-            reduced[place] = one
-    return reduced
+        return map(compression.decompress, results, contexts)
+
+    return mpi_ops.reduce_mixed(gradients, names, op, 1.0, process_set, reduce_dense)
 
 
 class Reducer(GradientReducer):

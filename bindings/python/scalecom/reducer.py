@@ -90,11 +90,11 @@ class GradientReducer:
         return [gradient if gradient is None or key_of(variable) not in local
                 else self._divide_by_size(gradient) for gradient, variable in zip(gradients, variables)]
 
-    def reduce(self, gradients, variables):
+    def reduce(self, gradients, variables, names=None):
         """The reduced gradients, in their order; those of local variables as scale_local() has them. None
-        stays None: it is None on all ranks. ValueError where a pattern of rates matches none of the
-        variables."""
-        gradients, names = self.scale_local(gradients, variables), names_of(variables)
+        stays None: it is None on all ranks. names: the variables' where not given. ValueError where a pattern of
+        rates matches none of them."""
+        gradients, names = self.scale_local(gradients, variables), names or names_of(variables)
         if not self._has_checked:
             self.compression.check_patterns(names)
             self._has_checked = True

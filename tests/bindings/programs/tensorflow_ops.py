@@ -261,6 +261,9 @@ def rows_are_exchanged():
     rows, received = hvd.alltoall(tf.fill([sum(splits)], rank), splits)
     assert received.dtype == tf.int32 and _equal(received, [one + 1 for one in _each()])
     assert _equal(rows, numpy.repeat(numpy.arange(size), numpy.arange(1, size + 1)))
+    for wrong in ([1.5] * size, [1.0] * size, []):
+        with pytest.raises(ValueError, match="must be whole numbers, one for each rank"):
+            hvd.alltoall(tf.ones([size]), wrong)
 
 
 def parts_of_the_reduction_are_scattered():
@@ -288,10 +291,16 @@ def sparse_slices_are_gathered():
         assert numpy.allclose(dense, wanted / (hvd.size() if op == hvd.Average else 1), rtol=1e-6)
     with pytest.raises(NotImplementedError, match="IndexedSlices"):
         hvd.allreduce(slices, op=hvd.Max)
-    with pytest.raises(NotImplementedError, match="IndexedSlices"):
-        hvd.grouped_allreduce([slices])
-    with pytest.raises(NotImplementedError, match="IndexedSlices"):
-        hvd.reducescatter(slices)
+    for name in (None, "mixed"):
+        one, sparse, two = hvd.grouped_allreduce([tf.ones(2), slices, tf.ones([])], op=hvd.Sum, name=name)
+        assert _equal(one, [hvd.size()] * 2) and two.numpy() == hvd.size()
+        assert isinstance(sparse, tf.IndexedSlices) and _equal(tf.convert_to_tensor(sparse), wanted)
+    for refused in (lambda: hvd.grouped_allreduce([tf.ones(2), slices], op=hvd.Max), lambda: hvd.reducescatter(slices),
+                    lambda: hvd.grouped_reducescatter([slices]), lambda: hvd.allgather(slices),
+                    lambda: hvd.grouped_allgather([slices]), lambda: hvd.broadcast(slices, 0),
+                    lambda: hvd.alltoall(slices)):
+        with pytest.raises(NotImplementedError, match="IndexedSlices"):
+            refused()
 
 
 def facts_are_read_when_they_run():

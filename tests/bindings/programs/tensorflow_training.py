@@ -107,6 +107,18 @@ def local_variables_keep_their_gradients():
     assert _equal(gradients[2], [mine] * 2)
 
 
+def gradients_may_be_known_by_their_places():
+    variables = [tf.Variable(tf.ones([2]), name=f"{name}_of_rank_{hvd.rank()}") for name in ("shared", "own")]
+    with hvd.DistributedGradientTape(tf.GradientTape(persistent=True), scale_local_gradients=False) as tape:
+        loss = _loss(variables)
+    tape.register_local_source(variables[1])
+    average = _total() / hvd.size()
+    assert numpy.allclose(tape.gradient(loss, variables, use_generic_names=True)[0], average, rtol=1e-6)
+    (own,), (shared,) = tape.get_local_and_global_gradients(loss, variables, use_generic_names=True)
+    assert own[0] is variables[1] and _equal(own[1], [hvd.rank() + 1.0] * 2)
+    assert shared[0] is variables[0] and numpy.allclose(shared[1], average, rtol=1e-6)
+
+
 def scalecom_sends_little_and_owes_the_rest():
     variable = tf.Variable(tf.zeros([64, 64]), name="compressed")
     compression = hvd.Compression.scalecom(64, rates={"compressed": 64, "*": None})
