@@ -8,8 +8,8 @@ A name identifies a tensor across ranks. Inside jit it is fixed when the functio
 calls are numbered in the order in which they are traced, so each call of the compiled function
 uses the same names. Outside, calls without a name are matched by their order.
 
-What was dispatched behind a collective that failed fails with it. A call outside of jit waits for what was
-dispatched before it and, whether that failed or not, is submitted: so all ranks go on at the same call.
+What needs the result of a collective that failed fails with it. A call outside of jit is submitted whether
+what was dispatched before it failed or not: so all ranks go on at the same call.
 
 process_set: the ranks that take part and whose number an average divides by; all by default. A root
 is a rank of the job in each of them. Inside jit it is fixed when the function is traced.

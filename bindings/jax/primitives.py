@@ -1,11 +1,11 @@
 """The primitives that bring JAX's arrays into libscalecom, as calls of XLA's foreign function interface.
 
 Every call has one and the same *ordered effect*. JAX makes a chain of tokens of it through all calls
-of a program, in the order in which it was traced, also into inner functions and loops, and from each
-program to the next. XLA may change the order of what does not depend on each other and start it
-together; a token is what each call needs of the one before. So the calls run one after the other,
-in the order in which Python met them. On a GPU that is the order in which they are enqueued: on one
-stream, by one thread after the other.
+of a program, in the order in which it was traced, also into inner functions and loops. XLA may change the
+order of what does not depend on each other and start it together; a token is what each call needs of the
+one before. So the calls run one after the other, in the order in which Python met them, and so do programs:
+scalecom.jax.programs. On a GPU that is the order in which they are enqueued: on one stream, by one thread
+after the other.
 """
 
 import ctypes
@@ -19,6 +19,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
 from scalecom import _library, basics
+from scalecom.jax import programs
 
 _KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "barrier",
           "identity")
@@ -43,8 +44,10 @@ class _Communication(effects.Effect):
 
 _communication = _Communication()
 for _kinds in (effects.ordered_effects, effects.lowerable_effects,
-               effects.control_flow_allowed_effects, effects.custom_derivatives_allowed_effects):
+               effects.control_flow_allowed_effects, effects.custom_derivatives_allowed_effects,
+               effects.remat_allowed_effects):
     _kinds.add_type(_Communication)
+programs.keep_chains_inside(_communication)
 
 
 def _forget(tokens, key):
@@ -56,14 +59,20 @@ def _forget(tokens, key):
         return False
 
 
-def finish():
-    """Waits until the collectives are done that this thread has dispatched, and begins a new chain. Where
-    one failed, so did all that were dispatched behind it, by its token."""
-    chains, programs = (dispatch.runtime_tokens.current_tokens,
+def begin_chain():
+    """Waits for the chain of tokens that goes through this thread's programs, if one does, and begins a new one.
+    Where a collective of it failed, so did all that were dispatched behind it, by its token."""
+    chains, outcomes = (dispatch.runtime_tokens.current_tokens,
                         dispatch.runtime_tokens.output_runtime_tokens)
     if _communication in chains and not _forget(chains, _communication):
-        for device in list(programs):
-            _forget(programs, device)
+        for device in list(outcomes):
+            _forget(outcomes, device)
+
+
+def finish():
+    """Waits until the collectives are done that this thread has dispatched."""
+    begin_chain()
+    programs.wait_for_dispatched()
 
 
 basics.add_finisher(finish)
@@ -164,7 +173,7 @@ def _make_primitive(kind):
 
     @primitive.def_impl
     def run(*arrays, **parameters):
-        finish()  # On all ranks alike a failure ends here, not where each learns of it.
+        begin_chain()  # On all ranks alike a failure ends here, not where each learns of it.
         with jax.disable_jit(False):  # A handler is called by compiled programs alone.
             return bind(*arrays, parameters=tuple(parameters.items()),
                         number=parameters["process_set"].process_set_id)

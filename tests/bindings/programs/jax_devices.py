@@ -1,14 +1,17 @@
-"""Claims about scalecom.jax on a GPU: the order of work there, and that it computes what the CPU does. Each
-function is called on every rank, in this order. On the CPU, which has no streams, they hold too."""
+"""Claims about scalecom.jax on a GPU: the order of work there, and that it computes what the CPU does; and about how
+programs are dispatched. Each function is called on every rank, in this order. On the CPU, which has no streams, they
+hold too."""
 
 import functools
 import os
+import sys
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy
 import pytest
+from jax.experimental import io_callback
 
 import scalecom.jax as hvd
 
@@ -101,6 +104,64 @@ def what_is_reduced_in_its_own_memory_stays_as_it_was_for_others():
             assert set(value.tolist()) == {wanted}
         assert set(doubled.tolist()) == {6 * _total()}
         assert set((shared / 3).tolist()) == set(same.tolist()) == set(given.tolist()) == {hvd.rank() + 1.0}
+
+
+def _python_functions_of(call):
+    called = set()
+    sys.setprofile(lambda frame, event, _: called.add(frame.f_code.co_name) if event == "call" else None)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return called
+
+
+def without_a_gpu_python_takes_no_part_in_the_call_of_a_compiled_program():
+    table = numpy.arange(5000.0, dtype=numpy.float32)
+
+    @functools.partial(jax.jit, donate_argnums=2)
+    def step(x, unused, old):
+        total = hvd.allreduce(x + table, name="inside", op=hvd.Sum)
+        return total, x, old + hvd.allreduce(total, name="inside", op=hvd.Max)
+
+    mine = jnp.full(5000, hvd.rank() + 1.0)
+    old = [jnp.ones(5000) for _ in range(3)]
+    step(mine, None, old[0])
+    assert ("cache_miss" in _python_functions_of(lambda: step(mine, None, old[1]))) == _is_gpu()
+    total, same, new = step(mine, mine, old[2])
+    assert (total == _total() + hvd.size() * table).all() and (new == total + 1).all()
+    assert (same == mine).all() and all(one.is_deleted() for one in old)
+
+
+def a_program_with_effects_of_others_has_them():
+    seen = []
+
+    @jax.jit
+    def step(x):
+        total = hvd.allreduce(x, name="seen", op=hvd.Sum)
+        io_callback(lambda value: seen.append(float(value[0])), None, total, ordered=True)
+        return hvd.allreduce(total, name="seen", op=hvd.Max)
+
+    for place in range(3):
+        step(jnp.full(2, place + hvd.rank() + 1.0))
+    jax.effects_barrier()
+    assert seen == [_total() + place * hvd.size() for place in range(3)]
+
+
+def a_checkpoint_repeats_no_collective():
+    def gradient_of(layer):
+        return jax.jit(jax.grad(lambda w: layer(w, layer(w, jnp.arange(3.0) + hvd.rank())).sum()))
+
+    def layer(weights, x):
+        return jnp.tanh(hvd.allreduce(weights @ x, name="layer"))
+
+    weights = jnp.arange(9.0).reshape(3, 3) / 10.0
+    wanted = gradient_of(layer)(weights)
+    checkpointed = gradient_of(jax.checkpoint(layer))
+    checkpointed(weights).block_until_ready()
+    before = hvd.stats()["tensors_completed"]
+    assert jnp.allclose(checkpointed(weights), wanted, rtol=1e-5)
+    assert hvd.stats()["tensors_completed"] - before == 4  # Two forward, two back.
 
 
 def memory_is_used_again_behind_what_works_on_it():
