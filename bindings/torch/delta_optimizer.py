@@ -5,18 +5,7 @@ import torch
 from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import used
 from scalecom.torch import mpi_ops
-
-
-def check_passes(passes):
-    if passes < 1:
-        raise ValueError(f"backward_passes_per_step is {passes}; it must be 1 or more")
-
-
-def refuse_pass(name, passes):
-    """Of a gradient that has had its backward passes."""
-    raise AssertionError(
-        f"the gradient of {name} was computed more than {passes} times before step(); set "
-        "backward_passes_per_step to the number of backward passes between two steps")
+from scalecom.torch.parameters import check_passes, hook, refuse_pass, takes_part
 
 
 class DeltaSettings:
@@ -30,6 +19,12 @@ class DeltaSettings:
         self.passes = passes
         self.process_set = process_set
         self.passes_done = {}  # By parameter.
+        self.add(names)
+
+    def add(self, parameters):
+        """These, which `names` has, are reduced from now on."""
+        for parameter in parameters:
+            hook(parameter, self.count_pass)
 
     def count_pass(self, parameter):
         """The backward pass has accumulated its gradient: the parameter's hook."""
@@ -42,10 +37,13 @@ class DeltaSettings:
 class DeltaMixin:
     """Overrides of an optimizer whose class it is mixed into; see DistributedOptimizer."""
 
-    def _attach(self, settings):
-        self._scalecom = settings
-        for parameter in settings.names:
-            parameter.register_post_accumulate_grad_hook(settings.count_pass)
+    def add_param_group(self, param_group):
+        """As torch's, after wrapping too: on all ranks alike."""
+        super().add_param_group(param_group)
+        self._adopt()
+
+    def _adopt(self):
+        self._scalecom.add(self._scalecom.names.adopt(self.param_groups))
 
     def synchronize(self):
         """Does nothing: gradients stay this rank's own."""
@@ -71,15 +69,18 @@ class DeltaMixin:
         """Takes this rank's step, and replaces what it does to the parameters by its Adasum over
         the ranks. After a HorovodInternalError the parameters are undefined."""
         settings = self._scalecom
-        starts = [parameter.detach().clone() for parameter in settings.names]
+        self._adopt()  # What has come past add_param_group().
+        names = {parameter: name for parameter, name in settings.names.items()
+                 if takes_part(parameter)}
+        starts = [parameter.detach().clone() for parameter in names]
         loss = super().step(closure)
         settings.passes_done.clear()
         with torch.no_grad(), used(settings.process_set):
-            self._reduce(starts)
+            self._reduce(names, starts)
         return loss
 
-    def _reduce(self, starts):
-        names, handles = self._scalecom.names, []
+    def _reduce(self, names, starts):
+        handles = []
         for place, ((parameter, name), start) in enumerate(zip(names.items(), starts)):
             delta = (parameter - start).contiguous()
             handles.append(mpi_ops.allreduce_async_(

@@ -6,11 +6,14 @@ import warnings
 
 import torch
 
+from scalecom import _library
 from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import era, global_process_set, used
 from scalecom.torch import mpi_ops, plan, sparse_ops, state, submit
 from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
-from scalecom.torch.delta_optimizer import DeltaMixin, DeltaSettings, check_passes, refuse_pass
+from scalecom.torch.delta_optimizer import DeltaMixin, DeltaSettings
+from scalecom.torch.parameters import (ParameterNames, check_optimizer, check_passes,
+                                       check_predivide_factor, groups_of, hook, refuse_pass, takes_part)
 
 
 # Gradients are submitted together as soon as they have so many bytes, or are so many: a submit costs
@@ -23,8 +26,8 @@ class _Gradient:
     """A parameter's gradient on its way through a step."""
 
     __slots__ = ("parameter", "name", "full_name", "byte_count", "settings", "priority",
-                 "passes_left", "group", "wire", "reduction", "context", "sparse_dims",
-                 "make_sparse")
+                 "passes_left", "group", "wire", "reduction", "context", "agreed_in",
+                 "sparse_dims", "make_sparse")
 
     def __init__(self, parameter, name, priority, settings):
         self.parameter = parameter
@@ -38,7 +41,8 @@ class _Gradient:
         self.wire = None  # What travels, while it is being reduced.
         self.reduction = None
         self.context = None
-        self.sparse_dims = 0  # As all ranks reduce it, once they have agreed; 0 is dense.
+        self.agreed_in = None  # The era in which the ranks have agreed on the next.
+        self.sparse_dims = 0  # As all ranks reduce it; 0 is dense.
         self.make_sparse = None  # Makes the reduced one from the ticket.
 
     def count_pass(self, _):
@@ -49,21 +53,24 @@ class _Gradient:
         if self.group is None:
             if self.passes_left == 0:
                 self.start()
-        elif all(gradient.passes_left == 0 for gradient in self.group):
-            for gradient in self.group:
+            return
+        trained = [gradient for gradient in self.group if gradient.parameter.requires_grad]
+        if all(gradient.passes_left == 0 for gradient in trained):
+            for gradient in trained:
                 gradient.start()
             self.settings.submit()
 
-    def kind(self):
-        """(its sparse dimensions, whether it is dense) as this rank has it; (0, 0): it has none."""
-        gradient = self.parameter.grad
-        if gradient is None:
-            return 0, 0
-        return (gradient.sparse_dim(), 0) if gradient.is_sparse else (0, 1)
+    def takes_part(self):
+        return takes_part(self.parameter)
 
-    def agree(self, sparse_dims, is_dense):
-        """kind() over all ranks: dense on any rank is dense on all."""
-        self.sparse_dims = 0 if is_dense else sparse_dims
+    def kind(self):
+        """As this rank has it: its sparse dimensions, whether it is dense, neither where there is none;
+        whether it takes part in steps, or is left out."""
+        gradient = self.parameter.grad
+        part = int(self.takes_part())
+        if gradient is None:
+            return 0, 0, part, 1 - part
+        return (gradient.sparse_dim(), 0, 1, 0) if gradient.is_sparse else (0, 1, 1, 0)
 
     def _ready(self):
         """The parameter's gradient, as all ranks reduce it from here on."""
@@ -93,7 +100,7 @@ class _Gradient:
     def start(self):
         settings = self.settings
         gradient = self.parameter.grad
-        if gradient is not None and gradient.is_sparse and not settings.has_agreed():
+        if gradient is not None and gradient.is_sparse and not settings.has_agreed(self):
             settings.waiting.append(self)
             return
         wire = self._ready()
@@ -145,10 +152,9 @@ class _Settings:
         self.process_set = process_set
         # What the forward pass needs first has the highest priority, and all are below what is
         # submitted beside the gradients: somebody may wait for that.
-        self.gradients = [_Gradient(parameter, name, -1 - place, self)
-                          for place, (parameter, name) in enumerate(names.items())]
+        self.gradients = []
+        self.add(names)
         self.waiting = []  # Sparse gradients that start when the ranks have agreed on them.
-        self.agreed_in = None  # The era in which they have.
         # Hooks run in autograd's thread of their device: of a model on a CPU and a GPU, in two.
         self.lock = threading.Lock()
         self.collected = []  # Gradients that are submitted next, of one device.
@@ -157,8 +163,14 @@ class _Settings:
         self.pending = []  # Pairs of a submit's ticket and gradients, in the order of submits.
         self.is_synchronized = False
         self.should_synchronize = True
-        self.hooks = []
         self.grouped = []  # Gradients that may have to wait for others.
+
+    def add(self, parameters):
+        """These, which `names` has, are reduced from now on."""
+        for parameter in parameters:
+            gradient = _Gradient(parameter, self.names[parameter], -1 - len(self.gradients), self)
+            self.gradients.append(gradient)
+            hook(parameter, gradient.count_pass)
 
     def join(self, groups):
         """The gradients of each of these lists of parameters start together."""
@@ -169,25 +181,36 @@ class _Settings:
             for gradient in members:
                 gradient.group = members
 
-    def has_agreed(self):
-        """Whether the ranks know which gradients are sparse."""
-        return self.sparse_as_dense or self.agreed_in is self._era()
+    def has_agreed(self, gradient):
+        """Whether the ranks know if it is sparse."""
+        return self.sparse_as_dense or gradient.agreed_in is self._era()
 
     def _era(self):
         return era(self.process_set or global_process_set)
 
     def agree(self):
-        """In the first step, of a session and after a join, the ranks find out which gradients are
-        sparse: one that has none does not see it. A blocking reduction of two numbers for each."""
-        if self.has_agreed() or not self.gradients:
+        """In the first step, of a session, after a join and of what is unfrozen or new, the ranks find out
+        which gradients are sparse: one that has none does not see it; dense on any rank is dense on all. A
+        blocking reduction of four numbers for each."""
+        now = self._era()
+        if self.sparse_as_dense or all(gradient.agreed_in is now or not gradient.takes_part()
+                                       for gradient in self.gradients):
             return
         kinds = torch.tensor([gradient.kind() for gradient in self.gradients], dtype=torch.int32,
                              device="cpu")
         agreed = mpi_ops.allreduce(kinds, name=f"gradient_kinds.{self.gradients[0].name}",
-                                   op=mpi_ops.Max, process_set=self.process_set)
-        for gradient, kind in zip(self.gradients, agreed.tolist()):
-            gradient.agree(*kind)
-        self.agreed_in = self._era()
+                                   op=mpi_ops.Max, process_set=self.process_set).tolist()
+        torn = [gradient.name for gradient, (_, _, part, left_out) in zip(self.gradients, agreed)
+                if part and left_out]
+        if torn:
+            raise HorovodInternalError(
+                f"{', '.join(torn[:5])}: trained on some ranks and frozen (requires_grad is False) on "
+                "others; freeze and unfreeze a parameter on all ranks before the same step",
+                code=_library.MISMATCH)
+        for gradient, (sparse_dims, is_dense, part, _) in zip(self.gradients, agreed):
+            if part and gradient.agreed_in is not now:
+                gradient.sparse_dims = 0 if is_dense else sparse_dims
+                gradient.agreed_in = now
 
     def start_all(self):
         """Starts every gradient that the backward pass has not started."""
@@ -195,7 +218,7 @@ class _Settings:
         self.agree()
         self.waiting.clear()
         for gradient in self.gradients:
-            if gradient.wire is None:
+            if gradient.wire is None and gradient.takes_part():
                 gradient.start()
         self.submit()
 
@@ -267,10 +290,9 @@ class _Settings:
         self.waiting.clear()
         self.collected.clear()
         self.collected_bytes = 0
-        self.agreed_in = None
         for gradient in self.gradients:
             gradient.forget()
-            gradient.sparse_dims = 0  # Ranks that have come do not know what was agreed.
+            gradient.agreed_in, gradient.sparse_dims = None, 0  # Who has come does not know it.
 
     def is_reducing(self):
         """Gradients are on their way, or wait for others of their group."""
@@ -278,17 +300,21 @@ class _Settings:
             gradient.passes_left == 0 for gradient in self.grouped)
 
     def named_parameters(self):
-        return [(name, parameter) for parameter, name in self.names.items()]
+        return [(name, parameter) for parameter, name in self.names.items()
+                if parameter.requires_grad]
 
 
 class _DistributedMixin:
     """Overrides of an optimizer whose class it is mixed into; see DistributedOptimizer."""
 
-    def _attach(self, settings):
-        self._scalecom = settings
-        for gradient in settings.gradients:
-            settings.hooks.append(
-                gradient.parameter.register_post_accumulate_grad_hook(gradient.count_pass))
+    def add_param_group(self, param_group):
+        """As torch's, after wrapping too: on all ranks alike. Parameters that named_parameters lacked are
+        named by their places."""
+        super().add_param_group(param_group)
+        self._adopt()
+
+    def _adopt(self):
+        self._scalecom.add(self._scalecom.names.adopt(self.param_groups))
 
     def synchronize(self):
         """Waits until every gradient is the reduced one. step() does it, unless inside
@@ -298,6 +324,7 @@ class _DistributedMixin:
         it says that the ranks differ in their gradients, what they have submitted stays so.
         """
         settings = self._scalecom
+        self._adopt()  # What has come past add_param_group().
         try:
             settings.start_all()
         except HorovodInternalError:
@@ -385,53 +412,6 @@ class _DistributedMixin:
                 state.load_model_state(saved, shapes)
 
 
-def _names_of(optimizer, named_parameters):
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if named_parameters is None:
-        pairs = [(f"parameter.{group}.{place}", parameter)
-                 for group, content in enumerate(optimizer.param_groups)
-                 for place, parameter in enumerate(content["params"])]
-    else:
-        pairs = list(named_parameters)
-        if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
-            raise ValueError("named_parameters must be pairs of name and parameter, as from "
-                             "model.named_parameters()")
-    names = {parameter: name for name, parameter in pairs}
-    duplicates = sorted({name for name, _ in pairs
-                         if sum(other == name for other, _ in pairs) > 1}) if len(
-                             {name for name, _ in pairs}) < len(pairs) else []
-    if duplicates:
-        raise ValueError(f"named_parameters has names more than once: {', '.join(duplicates)}; "
-                         "each parameter needs a name of its own")
-    missing = [place for place, parameter in enumerate(parameters) if parameter not in names]
-    if missing:
-        raise ValueError(f"named_parameters lacks the optimizer's parameters at places "
-                         f"{missing[:10]}; give the names of all of them")
-    reduced = {parameter for parameter in parameters if parameter.requires_grad}
-    return {parameter: name for parameter, name in names.items() if parameter in reduced}
-
-
-def _groups_of(parameters, groups):
-    """Lists of parameters, from such lists or from a number of groups."""
-    if isinstance(groups, int) and groups >= 0:
-        count = min(groups, len(parameters))
-        bounds = [len(parameters) * number // count for number in range(count + 1)] if count else []
-        return [parameters[begin:end] for begin, end in zip(bounds, bounds[1:])]
-    if not (isinstance(groups, (list, tuple))
-            and all(isinstance(group, (list, tuple)) for group in groups)
-            and all(isinstance(one, torch.Tensor) for group in groups for one in group)):
-        raise ValueError(f"groups is {groups!r}; allowed are a number of groups, 0 or more, and a "
-                         "list of lists of parameters")
-    grouped = [parameter for group in groups for parameter in group]
-    if len(set(grouped)) < len(grouped):
-        raise ValueError("groups has a parameter more than once; it can be in one group only")
-    strangers = [one for one in set(grouped) - set(parameters) if one.requires_grad]
-    if strangers:
-        raise ValueError(f"groups has {len(strangers)} parameters that the optimizer has not; leave "
-                         "them out")
-    return groups
-
-
 def DistributedOptimizer(optimizer, named_parameters=None, compression=Compression.none,
                          backward_passes_per_step=1, op=mpi_ops.Average,
                          gradient_predivide_factor=1.0, num_groups=0, groups=None,
@@ -448,7 +428,8 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     goes on with them.
 
     named_parameters: model.named_parameters(), in one order on every rank; names identify gradients
-    across ranks and key the residuals. op: Average, Sum or Adasum (below). gradient_predivide_factor f: gradients
+    across ranks and key the residuals. Parameters may be frozen and unfrozen, and come by
+    add_param_group(), on all ranks before the same step. op: Average, Sum or Adasum (below). gradient_predivide_factor f: gradients
     are divided by f before the sum and multiplied by f after the average. Sparse gradients stay so
     and travel uncompressed by sparse_allreduce_async, unless sparse_as_dense is True. The first step
     decides for all: where any rank has a dense gradient, or none has one, a parameter's are dense from
@@ -465,32 +446,35 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     effect; Compression.scalecom is refused.
     """
     used(process_set)
+    check_optimizer(optimizer)
     check_compression(compression)
     if op not in (mpi_ops.Average, mpi_ops.Sum, mpi_ops.Adasum):
         raise ValueError(f"op is {op}; a DistributedOptimizer takes Average or Sum, or Adasum")
     check_passes(backward_passes_per_step)
+    check_predivide_factor(gradient_predivide_factor)
     if gradient_predivide_factor != 1.0 and op != mpi_ops.Average:
         raise ValueError("gradient_predivide_factor needs op=Average")
-    names = _names_of(optimizer, named_parameters)
+    names = ParameterNames(optimizer, named_parameters)
     if isinstance(compression, ScaleComCompressor):
         if op == mpi_ops.Adasum:
             raise ValueError("compression is Compression.scalecom; it works with op Average and Sum, "
                              "not with Adasum, which needs every element")
         compression.check_patterns(list(names.values()))
-    lists = _groups_of(list(names), num_groups if groups is None else groups)
+    lists = groups_of(names, num_groups if groups is None else groups)
     base = optimizer.__class__
     mixin = DeltaMixin if op == mpi_ops.Adasum else _DistributedMixin
     wrapped_class = type(base.__name__, (mixin, base), {})
     wrapped = wrapped_class.__new__(wrapped_class)
     wrapped.__dict__ = optimizer.__dict__
     if process_set is not None and not process_set.included():
-        names, process_set = {}, None
+        names.leave_out()
+        process_set = None
     if op == mpi_ops.Adasum:
-        wrapped._attach(DeltaSettings(names, compression, backward_passes_per_step, process_set))
+        wrapped._scalecom = DeltaSettings(names, compression, backward_passes_per_step, process_set)
         return wrapped
     settings = _Settings(names, compression, op, backward_passes_per_step,
                          gradient_predivide_factor, sparse_as_dense, process_set)
     settings.join(lists)
-    wrapped._attach(settings)
+    wrapped._scalecom = settings
     plan.watch(wrapped, lambda one: one._scalecom)
     return wrapped

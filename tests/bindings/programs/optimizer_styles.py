@@ -1,6 +1,7 @@
 """Claims about what compilers and trainers on top of torch do with DistributedOptimizer. Each function is
 called on every rank, in this order."""
 
+import pytest
 import torch
 from programs.optimizer import (_assert_same_bits, _assert_same_model, _backward, _batches, _mine, _model,
                                 _train, _train_alone, _wrap)
@@ -76,3 +77,117 @@ def two_optimizers_take_turns_by_hand():
     model = _train_in_turns(*_halves(), distributed, _mine)
     _assert_same_model(model, _train_in_turns(*_halves(), plain, lambda batch: batch))
     _assert_same_bits(model)
+
+
+def _fine_tune(wrap, part_of, add):
+    """The head alone, then all with the first layer thawed, then all without the last layer's bias."""
+    model = _model()
+    parts = [model[0].requires_grad_(False), model[2], model[4]]
+    first, *others = (list(part.parameters()) for part in parts)
+    optimizer = wrap(torch.optim.SGD(sum(others, [] if add else first), lr=0.05, momentum=0.9), model)
+    for step, batch in enumerate(_batches(9)):
+        if step == 3:
+            parts[0].requires_grad_(True)
+            if add == "append":
+                optimizer.param_groups[0]["params"] += first
+            elif add:
+                optimizer.add_param_group({"params": first, "lr": 0.03})
+        if step == 6:
+            parts[2].bias.requires_grad_(False)
+        optimizer.zero_grad()
+        _backward(model, part_of(batch))
+        optimizer.step()
+    return model
+
+
+def what_is_thawed_frozen_or_added_later_trains_as_with_one_process():
+    def named(model):
+        return {"named_parameters": model.named_parameters()}
+
+    for add, more in ((False, named), ("group", named), ("append", named),
+                      ("group", lambda model: {}),
+                      (False, lambda model: {**named(model), "num_groups": 2}),
+                      (False, lambda model: {**named(model), "groups": [list(model.parameters())]})):
+        model = _fine_tune(lambda optimizer, model: hvd.DistributedOptimizer(optimizer, **more(model)),
+                           _mine, add)
+        _assert_same_model(model, _fine_tune(lambda optimizer, model: optimizer, lambda batch: batch, add))
+        _assert_same_bits(model)
+
+
+def what_is_thawed_or_added_later_starts_in_the_backward_pass():
+    model = _model()
+    late = nn.Linear(4, 4).double()
+    model[0].requires_grad_(False)
+    optimizer = _wrap(model, groups=[list(model[0].parameters())], op=hvd.Sum)
+    optimizer.add_param_group({"params": late.parameters()})
+    model[0].requires_grad_(True)
+    _backward(nn.Sequential(model, late), _mine(_batches(1)[0]))
+    settings = optimizer._scalecom
+    assert [gradient.name for gradient in settings.gradients if gradient.wire is None] == []
+    assert [gradient.name for gradient in settings.gradients][-2:] == ["parameter.1.0", "parameter.1.1"]
+    optimizer.step()
+    with pytest.raises(AssertionError, match="parameter.1.[01] was computed more than 1 times"):
+        for _ in range(2):
+            late(torch.ones(1, 4).double()).sum().backward()
+    optimizer.step()
+
+
+def a_sparse_gradient_that_is_thawed_stays_sparse():
+    torch.manual_seed(2)
+    table, layer = nn.Embedding(6, 3, sparse=True), nn.Linear(3, 1)
+    model = nn.Sequential(table.requires_grad_(False), layer)
+    optimizer = _wrap(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    for step in range(4):
+        table.requires_grad_(step > 1)
+        optimizer.zero_grad()
+        model(torch.tensor([hvd.rank() % 6])).sum().backward()
+        optimizer.synchronize()
+        assert step < 2 or table.weight.grad.is_sparse
+        with optimizer.skip_synchronize():
+            optimizer.step()
+    _assert_same_bits(model)
+
+
+def adasum_takes_what_is_thawed_or_added_later():
+    model, late = _model(), nn.Linear(4, 4).double()
+    model[0].requires_grad_(False)
+    before = model[0].weight.detach().clone()
+    optimizer = _wrap(model, op=hvd.Adasum)
+    for step in range(2):
+        optimizer.zero_grad()
+        _backward(nn.Sequential(model, late), _mine(_batches(1)[0]))
+        optimizer.step()
+        assert torch.equal(before, model[0].weight) == (step == 0)
+        model[0].requires_grad_(True)
+        if step == 0:
+            optimizer.add_param_group({"params": late.parameters()})
+    _assert_same_bits(nn.Sequential(model, late))
+
+
+def parameters_that_only_some_ranks_freeze_are_named():
+    if hvd.size() == 1:
+        return
+    model = _model()
+    model[2].requires_grad_(hvd.rank() != 0)
+    optimizer = _wrap(model)
+    _backward(model, _mine(_batches(1)[0]))
+    with pytest.raises(hvd.HorovodInternalError, match="2.weight, 2.bias: trained on some ranks and frozen"):
+        optimizer.step()
+    hvd.barrier()
+    hvd.shutdown()
+    hvd.init()
+
+
+def what_cannot_be_wrapped_is_refused():
+    model = _model()
+    wrapped = _wrap(model)
+    stranger = nn.Parameter(torch.ones(2), requires_grad=False)
+    for wrong, message, given in (
+            (wrapped, "SGD, is wrapped already", {}), (model, "optimizer is a Sequential", {}),
+            *((None, "gradient_predivide_factor is", {"gradient_predivide_factor": value})
+              for value in (0, "a", -1.0, float("inf"))),
+            *((None, "backward_passes_per_step is", {"backward_passes_per_step": value})
+              for value in (1.5, "a", None, 0)),
+            (None, "groups has 1 parameters", {"groups": [[model[0].weight, stranger]]})):
+        with pytest.raises(ValueError, match=message):
+            _wrap(model, optimizer=wrong, **given)
