@@ -10,6 +10,6 @@ def test_process_sets(claims, ranks, claim):
     claims.check(ranks, "programs.process_sets", claim)
 
 
-def test_init_takes_mpi4pys_world_and_no_other_communicator(launch):
+def test_init_takes_communicators_and_lists_of_ranks(launch):
     pytest.importorskip("mpi4py")
     launch(2, "programs.communicators:init_by_communicators")

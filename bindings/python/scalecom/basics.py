@@ -5,7 +5,7 @@ import ctypes
 import functools
 import os
 
-from scalecom import _library, worker
+from scalecom import _library, communicators, worker
 from scalecom._library import lib
 from scalecom.exceptions import HorovodInternalError
 
@@ -16,8 +16,9 @@ def init(comm=None, process_sets=None):
 
     Under mpirun or torchrun all of its processes are the job, and so are processes with RANK,
     WORLD_SIZE, MASTER_ADDR and MASTER_PORT; under scalecomrun --elastic it meets the others that
-    are there now; otherwise this process alone. `comm`: None, the list of all ranks, or an mpi4py
-    communicator that has all of them in the job's order. `process_sets`: a list of ProcessSet, which
+    are there now; otherwise this process alone. `comm`: None, or the ranks that are to be the job, in
+    this order, which alone call init(): a list of those that mpirun started, or an mpi4py communicator. Some of
+    the ranks need mpi4py, and go over TCP and shared memory. `process_sets`: a list of ProcessSet, which
     are added, on every rank alike; "dynamic" adds none, and as many may be added later with it as
     without, and none are allowed under scalecomrun --elastic.
     Raises ValueError when the ranks cannot be connected or the environment is wrong; the message
@@ -31,11 +32,17 @@ def init(comm=None, process_sets=None):
     was_initialized = is_initialized()
     if not was_initialized:
         finish_dispatched()
-    code = lib.scalecom_init() if was_initialized else worker.join(lib.scalecom_init)
+        if (variables := communicators.place_by(comm)) and worker.find_driver() is not None:
+            raise ValueError("comm has not all ranks; a job of scalecomrun --elastic has those that are "
+                             "there: leave comm out")
+        with communicators.environment(variables or {}):
+            code = worker.join(lib.scalecom_init)
+    else:
+        code = lib.scalecom_init()
     if code != _library.OK:
         raise ValueError(_library.last_error())
     try:
-        _check_comm(comm)
+        communicators.check_session(comm, rank(), size())
         if not was_initialized:
             for process_set in sets:
                 _process_sets().add_process_set(process_set)
@@ -59,24 +66,6 @@ def _checked_sets(process_sets):
         return list(process_sets)
     raise ValueError(f"process_sets is {process_sets!r}; allowed are None, a list of ProcessSet and "
                      '"dynamic"')
-
-
-def _check_comm(comm):
-    if comm is None:
-        return
-    if isinstance(comm, (list, tuple)):
-        if comm and sorted(comm) != list(range(size())):
-            raise ValueError(f"comm is {list(comm)}; this version of scalecom needs all ranks of "
-                             "the job in it")
-    elif hasattr(comm, "Get_rank") and hasattr(comm, "Get_size"):
-        place, ranks = comm.Get_rank(), comm.Get_size()
-        if (place, ranks) != (rank(), size()):
-            raise ValueError(f"comm has this process as rank {place} of {ranks}, which is rank "
-                             f"{rank()} of {size()} in the job; this version of scalecom needs all "
-                             "ranks in their order: give MPI.COMM_WORLD, or leave it out")
-    else:
-        raise ValueError(f"comm is {type(comm).__name__}; allowed are None, the list of all ranks "
-                         "and an mpi4py communicator of them")
 
 
 @functools.lru_cache(maxsize=None)  # Once for each process.
