@@ -106,6 +106,9 @@ class _ModelKeeper:
         """Gives rank 0's to all ranks; it is not saved yet."""
         broadcast_parameters(self.value.state_dict(), root_rank=0)
 
+    def sync_own(self):
+        """Where all ranks have it already."""
+
     def reset(self):
         pass
 
@@ -142,6 +145,9 @@ class _OptimizerKeeper(_ModelKeeper):
 
     def sync(self):
         share_optimizer_state(self.value, root_rank=0)
+        self.sync_own()
+
+    def sync_own(self):
         names = self._names()
         if names and self.value._scalecom.op != mpi_ops.Adasum:
             self._kept.sync(names, self.value._scalecom.op == mpi_ops.Average)
@@ -179,6 +185,9 @@ class _SamplerKeeper(_ModelKeeper):
         processed = set().union(*(one["processed_indices"] for one in as_of
                                   if one["epoch"] == epoch))
         self.value.load_state_dict({"epoch": epoch, "processed_indices": processed})
+
+    def sync_own(self):
+        self.sync()
 
 
 _KEEPERS = ((torch.nn.Module, _ModelKeeper), (torch.optim.Optimizer, _OptimizerKeeper),
@@ -239,6 +248,9 @@ class TorchState(ObjectState):
         copies = self._each("copied")
         super().sync()
         self._keep(copies, is_sync=True)
+
+    def sync_own(self):
+        self._each("sync_own")
 
     def reset(self):
         self._each("reset")

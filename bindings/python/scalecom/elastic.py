@@ -1,10 +1,13 @@
 """Elastic training for any framework: the loop that goes on without lost ranks, and its state."""
 
+import array
 import copy
+import ctypes
 import functools
 
 from scalecom import _library, basics, worker
 from scalecom.exceptions import HorovodInternalError, HostsUpdatedInterrupt
+from scalecom.reductions import Min
 
 # Further resets without a commit in between are a program's error, not bad luck.
 IDLE_RESETS_MAX = 10
@@ -60,6 +63,10 @@ class State:
 
     def sync(self):
         raise NotImplementedError
+
+    def sync_own(self):
+        """In the place of sync() where all ranks have the state: only what each has of its own, which
+        goes with a session or depends on the number of ranks."""
 
     def reset(self):
         pass
@@ -138,8 +145,22 @@ def _reset(state):
     state.on_reset()
 
 
-def _sync(state):
-    state.sync()
+def _all_may(skip):
+    """Whether it is so on all ranks; who has come has not got the state."""
+    if not basics.is_initialized():
+        return skip
+    flag = array.array("f", [skip])
+    view = _library.Tensor(flag.buffer_info()[0], (ctypes.c_int64 * 1)(1), 1, _library.FLOAT32)
+    arguments = (b"elastic.skip_sync", ctypes.byref(view), ctypes.byref(view), Min, 1.0, 1.0, None, 0)
+    _library.submit(_library.lib.scalecom_all_reduce, arguments, flag).wait()
+    return bool(flag[0])
+
+
+def _sync(state, skip):
+    if _all_may(skip):
+        state.sync_own()
+    else:
+        state.sync()
     if driver := worker.find_driver():
         driver.tell_state()
 
@@ -157,7 +178,8 @@ def run(func, find_failure=find_failure):
 
     Before each call state.sync() gives all ranks the state of rank 0, which has been there longest.
     Where func raises HorovodInternalError, the state is restored; where it raises
-    HostsUpdatedInterrupt, as commit() does, it is kept; then the session is shut down and the ranks
+    HostsUpdatedInterrupt, as commit() does, it is kept, and with skip_sync=True on all ranks not
+    synchronised where nobody has come, but for residuals and samplers; then the session is shut down and the ranks
     that are there meet anew. Ranks that disagree (shape, dtype, op...) are an error of the program:
     it is raised. So is a lost rank where no driver (scalecomrun --elastic) started this process, and
     HorovodInternalError for more than 10 resets without a commit between them. find_failure: for
@@ -167,20 +189,23 @@ def run(func, find_failure=find_failure):
     @functools.wraps(func)
     def wrapper(state, *args, **kwargs):
         idle_resets = 0
-        needs_reset = False
+        needs_reset = may_skip = False
         while True:
             commits = state._commits
             reason = None
             try:
                 if needs_reset:
                     _reset(state)
-                _sync(state)
+                _sync(state, may_skip)
+                may_skip = False
                 return _call(func, state, *args, **kwargs)
-            except HostsUpdatedInterrupt:
+            except HostsUpdatedInterrupt as update:
                 _keep(state, find_failure)
+                may_skip = bool(update.skip_sync)
             except Exception as error:
                 _check_recoverable(error, find_failure(error), worker.find_driver())
                 reason = error
+                may_skip = False
                 state.restore()
             idle_resets = idle_resets + 1 if state._commits == commits else 0
             if idle_resets > IDLE_RESETS_MAX:

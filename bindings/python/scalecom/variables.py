@@ -142,11 +142,14 @@ class VariablesState(ObjectState):
         values = self._read_all()
         values[:self._shared] = arrays.broadcast(
             [f"broadcast.elastic.{place}" for place in range(self._shared)], values[:self._shared], 0)
-        self._kept.sync(self._names(), self._is_average)
+        self.sync_own()
         owed = self._read_residuals()
         super().sync()
         self._keep(values, owed)
         self._write_all()
+
+    def sync_own(self):
+        self._kept.sync(self._names(), self._is_average)
 
 
 class ModelState(VariablesState):

@@ -73,3 +73,29 @@ def variables_are_put_back_behind_env():
     with env(KEPT="inside", ADDED="inside", PATH=None):
         assert os.environ["KEPT"] == os.environ["ADDED"] == "inside" and "PATH" in os.environ
     assert os.environ.pop("KEPT") == "before" and "ADDED" not in os.environ
+
+
+def a_state_that_all_ranks_have_is_not_synchronised_again():
+    layer = torch.nn.Linear(40, 40, bias=False)
+    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(layer.parameters(), lr=0.1), layer.named_parameters(),
+                                         compression=hvd.Compression.scalecom(rate=10))
+    state = hvd.elastic.TorchState(layer, optimizer, sampler=hvd.elastic.ElasticSampler(range(8)), own=0)
+    seen, owed = [], []
+
+    @hvd.elastic.run
+    def train(state):
+        seen.append(state.own)
+        if len(seen) > 3:
+            return
+        state.own = 10 * len(seen) + hvd.rank()
+        layer(torch.ones(1, 40) * (hvd.rank() + 1)).sum().backward()
+        optimizer.step()
+        state.sampler.record_batch(0, 1)
+        owed.append(hvd.compression_state()["weight"])
+        # In the last one, one rank alone would skip it.
+        raise hvd.HostsUpdatedInterrupt(len(seen) == 1 or len(seen) == 3 and hvd.rank() == 0)
+
+    train(state)
+    assert seen == [0, 10 + hvd.rank(), 20, 30], seen
+    assert torch.equal(hvd.compression_state()["weight"], owed[-1])
+    assert len(state.sampler.processed_indices) == min(8, 3 * hvd.size())
