@@ -3,7 +3,7 @@
 import numpy
 import tensorflow as tf
 
-from scalecom import pickling
+from scalecom import basics, pickling
 from scalecom.process_sets import global_process_set
 from scalecom.tensorflow import mpi_ops, operations
 
@@ -41,10 +41,6 @@ class BroadcastGlobalVariablesHook(tf.compat.v1.train.SessionRunHook):
         session.run(self._broadcast)
 
 
-def _to_bytes(value):
-    return numpy.frombuffer(pickling.dumps(value), numpy.uint8)
-
-
 def _check_eager(function, session):
     if session is not None or not tf.executing_eagerly():
         raise NotImplementedError(f"{function} works eagerly only: call it outside of tf.function and "
@@ -52,17 +48,18 @@ def _check_eager(function, session):
 
 
 def broadcast_object(obj, root_rank=0, session=None, name=None, process_set=global_process_set):
-    """root_rank's object, on every rank; it is pickled."""
+    """root_rank's object, on every rank; it is pickled: ValueError on all ranks where it cannot be."""
     _check_eager("broadcast_object", session)
     name = name or "any"
     is_root = operations.rank_in(process_set) == mpi_ops.place_of(root_rank, process_set)
-    values = _to_bytes(obj) if is_root else numpy.empty(0, numpy.uint8)
+    packed = pickling.pack(obj, root_rank) if is_root else b""
+    values = numpy.frombuffer(packed, numpy.uint8)
     size = mpi_ops.broadcast(tf.constant(len(values), tf.int64), root_rank, f"{name}.object_size",
                              process_set=process_set)
     if not is_root:
         values = numpy.empty(int(size), numpy.uint8)
     values = mpi_ops.broadcast(values, root_rank, f"{name}.object", process_set=process_set)
-    return obj if is_root else pickling.loads(values.numpy().tobytes())
+    return pickling.sent(obj, packed) if is_root else pickling.unpack(values.numpy().tobytes())
 
 
 def broadcast_object_fn(root_rank=0, session=None, name=None, process_set=global_process_set):
@@ -71,12 +68,13 @@ def broadcast_object_fn(root_rank=0, session=None, name=None, process_set=global
 
 
 def allgather_object(obj, session=None, name=None, process_set=global_process_set):
-    """The objects of all ranks in rank order; they are pickled."""
+    """The objects of all ranks in rank order; they are pickled: ValueError on all ranks where one
+    cannot be."""
     _check_eager("allgather_object", session)
     name = name or "any"
-    values = _to_bytes(obj)
+    values = numpy.frombuffer(pickling.pack(obj, basics.rank()), numpy.uint8)
     sizes = mpi_ops.allgather(tf.constant([len(values)], tf.int64), f"{name}.object_size",
                               process_set=process_set)
     everything = mpi_ops.allgather(values, f"{name}.object", process_set=process_set).numpy()
     parts = numpy.split(everything, numpy.cumsum(sizes.numpy())[:-1])
-    return [pickling.loads(part.tobytes()) for part in parts]
+    return [pickling.unpack(part.tobytes()) for part in parts]

@@ -36,35 +36,37 @@ def broadcast_parameters(params, root_rank):
             target.copy_(buffer)
 
 
-def _to_bytes(value):
-    return torch.frombuffer(bytearray(pickling.dumps(value)), dtype=torch.uint8)
+def _tensor_of(packed):
+    return torch.frombuffer(bytearray(packed), dtype=torch.uint8)
 
 
-def _from_bytes(values):
-    return pickling.loads(values.numpy().tobytes())
+def _unpack(values):
+    return pickling.unpack(values.numpy().tobytes())
 
 
 def broadcast_object(obj, root_rank=0, name=None, process_set=None):
-    """root_rank's object, on every rank; it is pickled."""
+    """root_rank's object, on every rank; it is pickled: ValueError on all ranks where it cannot be."""
     name = name or "any"
     is_root = basics.rank() == root_rank
-    values = _to_bytes(obj) if is_root else torch.empty(0, dtype=torch.uint8, device="cpu")
+    packed = pickling.pack(obj, root_rank) if is_root else b""
+    values = _tensor_of(packed) if is_root else torch.empty(0, dtype=torch.uint8, device="cpu")
     size = torch.tensor([values.numel()], device="cpu")
     mpi_ops.broadcast_(size, root_rank, f"{name}.object_size", process_set)
     if not is_root:
         values = torch.empty(int(size), dtype=torch.uint8, device="cpu")
     mpi_ops.broadcast_(values, root_rank, f"{name}.object", process_set)
-    return obj if is_root else _from_bytes(values)
+    return pickling.sent(obj, packed) if is_root else _unpack(values)
 
 
 def allgather_object(obj, name=None, process_set=None):
-    """The objects of all ranks in rank order; they are pickled."""
+    """The objects of all ranks in rank order; they are pickled: ValueError on all ranks where one
+    cannot be."""
     name = name or "any"
-    values = _to_bytes(obj)
+    values = _tensor_of(pickling.pack(obj, basics.rank()))
     size = torch.tensor([values.numel()], device="cpu")
     sizes = mpi_ops.allgather(size, f"{name}.object_size", process_set)
     everything = mpi_ops.allgather(values, f"{name}.object", process_set)
-    return [_from_bytes(part) for part in everything.split(sizes.tolist())]
+    return [_unpack(part) for part in everything.split(sizes.tolist())]
 
 
 class _TensorPlace:

@@ -67,21 +67,22 @@ def checked_root(root_rank):
 
 
 def allgather_object(obj, name=None):
-    """The objects of all ranks in rank order; they are pickled."""
+    """The objects of all ranks in rank order; they are pickled: ValueError on all ranks where one
+    cannot be."""
     name = f"allgather.{name or 'any'}.object"
-    mine = numpy.frombuffer(pickling.dumps(obj), numpy.uint8)
+    mine = numpy.frombuffer(pickling.pack(obj, basics.rank()), numpy.uint8)
     sizes = all_gather(f"{name}_size", numpy.array([mine.size]))
     parts = numpy.split(all_gather(name, mine), numpy.cumsum(sizes)[:-1])
-    return [pickling.loads(part.tobytes()) for part in parts]
+    return [pickling.unpack(part.tobytes()) for part in parts]
 
 
 def broadcast_object(obj, root_rank=0, name=None):
-    """root_rank's object, on every rank; it is pickled."""
+    """root_rank's object, on every rank; it is pickled: ValueError on all ranks where it cannot be."""
     is_root = basics.rank() == checked_root(root_rank)
     # Only the root gives something: the gather knows its size by itself.
-    mine = numpy.frombuffer(pickling.dumps(obj) if is_root else b"", numpy.uint8)
-    everything = all_gather(f"broadcast.{name or 'any'}.object", mine)
-    return obj if is_root else pickling.loads(everything.tobytes())
+    packed = pickling.pack(obj, root_rank) if is_root else b""
+    everything = all_gather(f"broadcast.{name or 'any'}.object", numpy.frombuffer(packed, numpy.uint8))
+    return pickling.sent(obj, packed) if is_root else pickling.unpack(everything.tobytes())
 
 
 def barrier():

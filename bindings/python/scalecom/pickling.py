@@ -12,3 +12,39 @@ TAKES_FUNCTIONS = _pickler is not pickle
 
 dumps = _pickler.dumps
 loads = pickle.loads
+
+
+class _Refusal:
+    """Travels in the place of an object that cannot be pickled, so that no rank waits for it."""
+
+    def __init__(self, text):
+        self.text = text
+
+
+class _PackedRefusal(bytes):
+    pass
+
+
+def pack(value, rank):
+    """This rank's object in bytes; where it cannot be pickled, what makes unpack() raise ValueError on
+    every rank."""
+    try:
+        return dumps(value)
+    except Exception as error:
+        remedy = "leave out what cannot" if TAKES_FUNCTIONS else (
+            "install cloudpickle, which takes lambdas and local functions, on all ranks, or leave it out")
+        return _PackedRefusal(pickle.dumps(_Refusal(
+            f"the object of rank {rank}, a {type(value).__name__}, cannot be pickled "
+            f"({type(error).__name__}: {error}); {remedy}")))
+
+
+def unpack(packed):
+    value = loads(packed)
+    if isinstance(value, _Refusal):
+        raise ValueError(value.text)
+    return value
+
+
+def sent(value, packed):
+    """The value, which pack() made that of, on the rank that gave it."""
+    return unpack(packed) if isinstance(packed, _PackedRefusal) else value

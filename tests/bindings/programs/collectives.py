@@ -2,11 +2,14 @@
 
 import gc
 import threading
+import warnings
 
 import pytest
 import torch
 
 import scalecom.torch as hvd
+from scalecom import arrays
+from scalecom.torch.versions import TESTED, warn_of_version
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
@@ -282,6 +285,23 @@ def objects_travel():
     mine = {"rank": hvd.rank(), "text": "x" * hvd.rank(), "none": None}
     assert hvd.broadcast_object(mine, root)["rank"] == root
     assert [item["rank"] for item in hvd.allgather_object(mine)] == list(_each())
+
+
+def an_object_that_cannot_be_pickled_is_an_error_on_all_ranks():
+    root = hvd.size() - 1
+    for module in (hvd, arrays):
+        for give in (module.broadcast_object, lambda one, _: module.allgather_object(one)):
+            with pytest.raises(ValueError, match=f"object of rank {root}, a lock, cannot be pickled"):
+                give(threading.Lock() if hvd.rank() == root else 1, root)
+
+
+def an_untested_torch_is_warned_of():
+    with pytest.warns(UserWarning, match=f"PyTorch 3.0.1 is here.*{TESTED}"):
+        warn_of_version("3.0.1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for version in ("2.1.0", "2.11.0+cu130", torch.__version__):
+            warn_of_version(version)
 
 
 def parameters_become_the_roots():

@@ -346,6 +346,9 @@ def objects_travel():
     assert hvd.broadcast_object(mine, hvd.size() - 1)["rank"] == hvd.size() - 1
     assert hvd.broadcast_object_fn(0)([hvd.rank()]) == [0]
     assert [one["rank"] for one in hvd.allgather_object(mine)] == list(_each())
+    for give in (hvd.broadcast_object, hvd.allgather_object):
+        with pytest.raises(ValueError, match="object of rank 0, a lock, cannot be pickled"):
+            give(1 if hvd.rank() else threading.Lock())
     with pytest.raises(NotImplementedError, match="eagerly"):
         tf.function(lambda: hvd.broadcast_object(1))()
 
