@@ -13,6 +13,7 @@ from scalecom.jax.collectives import (Average, Sum, as_array, checked_set, full_
 from scalecom.jax.compression import Compression, ScaleComCompressor, check_compression
 from scalecom.process_sets import used
 from scalecom.residuals import check_residuals
+from scalecom.scalecom_options import gradient_options
 
 
 def _optax():
@@ -121,7 +122,7 @@ def distributed(compression=Compression.none, op=Average, gradient_predivide_fac
         names = _names_of(paths)
         gradients = [as_array(gradient) for _, gradient in paths]
         ranks = checked_set(process_set)
-        options = [compression.options_for(name, gradient.shape)
+        options = [gradient_options(compression, name, gradient.shape)
                    for name, gradient in zip(names, gradients)]
         full = [full_name(ranks, "allreduce", name, gradients) for name in names]
         reduced = reduce_all(gradients, full, op, 1.0 / gradient_predivide_factor, gradient_predivide_factor,

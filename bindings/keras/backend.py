@@ -12,6 +12,7 @@ import keras
 from scalecom import elastic, process_sets
 from scalecom.process_sets import global_process_set, used
 from scalecom.reducer import GradientReducer
+from scalecom.scalecom_options import gradient_options
 
 TESTED = "3.15"
 
@@ -32,7 +33,7 @@ def _load_jax():
 
     class Reducer(GradientReducer):
         def _reduce_all(self, gradients, names, op, prescale_factor, postscale_factor):
-            options = [self.compression.options_for(name, gradient.shape)
+            options = [gradient_options(self.compression, name, gradient.shape)
                        for name, gradient in zip(names, gradients)]
             return reduce_all(gradients, [f"allreduce.{name}" for name in names], op, prescale_factor,
                               postscale_factor, self.compression, options, self.process_set)
@@ -51,7 +52,8 @@ def _load_torch():
                 for place, (name, gradient) in enumerate(zip(names, gradients)):
                     wire, context = self.compression.compress(gradient.detach().contiguous())
                     ticket = submit.all_reduce(wire, wire, name, op, prescale_factor, postscale_factor,
-                                               self.compression.options_for(name, gradient), -1 - place)
+                                               gradient_options(self.compression, name, gradient),
+                                               -1 - place)
                     started.append((ticket, wire, context))
                 for ticket, _, _ in started:
                     ticket.wait()

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from scalecom.process_sets import global_process_set
 from scalecom.reducer import GradientReducer
+from scalecom.scalecom_options import gradient_options
 from scalecom.tensorflow import mpi_ops, operations
 from scalecom.tensorflow.operations import describe_reduction
 
@@ -15,8 +16,8 @@ def reduce_all(gradients, names, op, prescale_factor, postscale_factor, compress
     def reduce_dense(places):
         wires, contexts = zip(*(compression.compress(gradients[place]) for place in places))
         reductions = [describe_reduction(op, prescale_factor, postscale_factor,
-                                         compression.options_for(names[place],
-                                                                 gradients[place].shape))
+                                         gradient_options(compression, names[place],
+                                                          gradients[place].shape))
                       for place in places]
         results = operations.all_reduce(
             list(wires), operations.Names("allreduce.", [names[place] for place in places]),

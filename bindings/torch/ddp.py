@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from scalecom import basics
 from scalecom.process_sets import used
+from scalecom.scalecom_options import gradient_options
 from scalecom.torch import completion, mpi_ops, plan, state, submit
 from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
 from scalecom.torch.process_group import ScaleComProcessGroup
@@ -43,8 +44,8 @@ class HookState:
             self.compression.check_patterns(list(names))
         # What the next forward pass needs first goes first, as in DistributedOptimizer.
         self._gradients = {
-            parameter: (self.name + name, self.compression.options_for(name, self._part_of(parameter)),
-                        -1 - place)
+            parameter: (self.name + name, gradient_options(self.compression, name,
+                                                          self._part_of(parameter)), -1 - place)
             for place, (name, parameter) in enumerate(names.items())}
         plan.watch(self, lambda one: one)
 

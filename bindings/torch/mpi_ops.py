@@ -89,7 +89,7 @@ def compress(tensor, in_place, compression):
         result = compression.decompress(reduced, context)
         if not in_place:
             return result
-        if wire is not source:
+        if result is not source:
             source.copy_(result)
         return tensor
 

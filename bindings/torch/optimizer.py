@@ -9,6 +9,7 @@ import torch
 from scalecom import _library
 from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import era, global_process_set, used
+from scalecom.scalecom_options import gradient_options
 from scalecom.torch import mpi_ops, plan, sparse_ops, state, submit
 from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
 from scalecom.torch.delta_optimizer import DeltaMixin, DeltaSettings
@@ -109,7 +110,7 @@ class _Gradient:
             return
         options = None
         if settings.compression is not Compression.none:
-            options = settings.compression.options_for(self.name, self.parameter)
+            options = gradient_options(settings.compression, self.name, self.parameter)
             wire, self.context = settings.compression.compress(wire)
         self.reduction = submit.reduction_of(settings.op, settings.prescale_factor,
                                              settings.postscale_factor, options, self.priority)
@@ -128,9 +129,10 @@ class _Gradient:
         """After the wait for the ticket of its submit."""
         if self.make_sparse is not None:
             self.parameter.grad = self.make_sparse(ticket)
-        elif self.context is not None:
-            self.parameter.grad.copy_(
-                self.settings.compression.decompress(self.wire, self.context))
+        elif self.settings.compression is not Compression.none:
+            reduced = self.settings.compression.decompress(self.wire, self.context)
+            if reduced is not self.parameter.grad:
+                self.parameter.grad.copy_(reduced)
 
     def forget(self):
         self.passes_left = self.settings.passes

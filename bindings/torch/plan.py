@@ -4,6 +4,7 @@ import weakref
 
 from scalecom import _library
 from scalecom.process_sets import used
+from scalecom.scalecom_options import gradient_options
 from scalecom.torch.compression import ScaleComCompressor
 from scalecom.torch.submit import DEVICE_KINDS, DTYPES, device_kind
 
@@ -69,7 +70,7 @@ def compression_plan(named_parameters=None, compression=None):
 
 
 def _row(name, parameter, compression):
-    options, asked = compression.options_for(name, parameter), "compression is not ScaleCom"
+    options, asked = gradient_options(compression, name, parameter), "compression is not ScaleCom"
     if isinstance(compression, ScaleComCompressor):
         asked = compression.choice_of(name, parameter)[1]
     dtype = compression.compress(parameter.detach().new_empty(0))[0].dtype

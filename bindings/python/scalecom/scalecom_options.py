@@ -110,11 +110,6 @@ class NoneCompressor:
     def decompress(tensor, context):
         return tensor
 
-    @staticmethod
-    def options_for(name, of):
-        """The C options for a parameter's gradient, or None. of: what the adapter tells its size by."""
-        return None
-
 
 class CastCompressor(NoneCompressor):
     """Tensors of the dtypes `wide` travel as `wire_dtype`, by the adapter's cast(tensor, dtype)."""
@@ -151,14 +146,17 @@ def choices_of(framework, cast, scalecom):
 
 def check_compression(compression):
     """Raises ValueError for what `compression=` does not take."""
-    is_class = isinstance(compression, type)
-    is_allowed = (issubclass(compression, NoneCompressor) and
-                  not issubclass(compression, ScaleComOptions) if is_class
-                  else isinstance(compression, NoneCompressor))
-    if not is_allowed:
+    has_both = all(callable(getattr(compression, name, None)) for name in ("compress", "decompress"))
+    if not has_both or isinstance(compression, type) and issubclass(compression, ScaleComOptions):
         raise ValueError(f"compression is {compression!r}; allowed are Compression.none, "
-                         "Compression.fp16, Compression.bf16 and Compression.scalecom(...), with "
-                         "its parentheses")
+                         "Compression.fp16, Compression.bf16, Compression.scalecom(...), with its "
+                         "parentheses, and what has compress(tensor) and decompress(tensor, context)")
+
+
+def gradient_options(compression, name, of):
+    """The C options of a checked compression for a parameter's gradient, or None. of: what the adapter
+    tells its size by."""
+    return compression.options_for(name, of) if isinstance(compression, ScaleComOptions) else None
 
 
 def options_of(compression, name, need):

@@ -191,3 +191,27 @@ def what_cannot_be_wrapped_is_refused():
             (None, "groups has 1 parameters", {"groups": [[model[0].weight, stranger]]})):
         with pytest.raises(ValueError, match=message):
             _wrap(model, optimizer=wrong, **given)
+
+
+class _Halves:
+    """A compressor of one's own, as Horovod takes them: two methods and no more."""
+
+    @staticmethod
+    def compress(tensor):
+        return tensor.mul_(0.5), None
+
+    @staticmethod
+    def decompress(tensor, context):
+        return tensor * 2.0
+
+
+def a_compressor_of_ones_own_needs_two_methods():
+    model = _model()
+    _train(model, _wrap(model, compression=_Halves), _batches(10))
+    _assert_same_model(model, _train_alone(10))
+    for compression in (_Halves, _Halves()):
+        for reduce in (hvd.allreduce, hvd.allreduce_):
+            assert reduce(torch.ones(3), op=hvd.Sum, compression=compression).tolist() == [hvd.size()] * 3
+    assert [row["mode"] for row in hvd.compression_plan(model.float().named_parameters(), _Halves)] == ["dense"] * 6
+    with pytest.raises(ValueError, match="compression is <object .*compress.tensor. and decompress"):
+        hvd.allreduce(torch.ones(3), compression=object())
