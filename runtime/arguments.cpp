@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -252,11 +253,21 @@ void check_broadcast(const std::string& name, const TensorView& tensor, int root
 void check_residual(const Residual& residual) {
   check_name(residual.name);
   const std::int64_t count = count_of(residual.shape);
-  if (static_cast<std::int64_t>(residual.values.size()) != count || residual.step < 0) {
+  const auto size = static_cast<std::int64_t>(residual.values.size());
+  if ((size != count && size != 0) || residual.step < 0) {
+    refuse(
+        residual.name,
+        fmt::format("its residual has {} values for shape {} and step {}; {} values, or none for "
+                    "zeros, and a step of 0 or more are needed",
+                    size, to_string(residual.shape), residual.step, count));
+  }
+  if (const auto bad =
+          std::ranges::count_if(residual.values, [](float value) { return !std::isfinite(value); });
+      bad > 0) {
     refuse(residual.name,
-           fmt::format("its residual has {} values for shape {} and step {}; {} values and a step "
-                       "of 0 or more are needed",
-                       residual.values.size(), to_string(residual.shape), residual.step, count));
+           fmt::format("its residual has {} values of {} that are NaN or Inf, and would never be "
+                       "delivered; restore finite ones, or zeros",
+                       bad, size));
   }
   if (!(residual.beta >= 0.0 && residual.beta <= 1.0)) {
     refuse(residual.name,

@@ -458,8 +458,9 @@ void Coordinator::restore_residual(Residual residual) {
   entry.values = std::move(residual.values);
   entry.next_step = residual.step;
   entry.beta = residual.beta;
-  entry.is_zero = false;
+  entry.is_zero = std::ranges::all_of(entry.values, [](float value) { return value == 0.0f; });
   execution_.residuals().restore(residual.name, std::move(entry));
+  publish_stats();
 }
 
 }  // namespace scalecom

@@ -430,7 +430,7 @@ int scalecom_residual_restore(const char* name, const int64_t* shape, int32_t di
   return guarded([&] {
     scalecom::Residual residual{to_name(name), to_shape(shape, dimensions), step, {}, beta};
     const int64_t count = scalecom::count_of(residual.shape);
-    if (count > 0) residual.values.assign(&deref(values, "values"), values + count);
+    if (values != nullptr) residual.values.assign(values, values + count);
     sessions().get()->restore_residuals({std::move(residual)});
   });
 }

@@ -12,7 +12,6 @@ from scalecom.jax.collectives import (Average, Sum, as_array, checked_set, full_
                                       reduce_all)
 from scalecom.jax.compression import Compression, ScaleComCompressor, check_compression
 from scalecom.process_sets import used
-from scalecom.residuals import check_residuals
 from scalecom.scalecom_options import gradient_options
 
 
@@ -74,19 +73,19 @@ def state_with_residuals(state, process_set=None):
 
 def restore_residuals(state, process_set=None):
     """Makes this rank's residuals and steps those in a state of state_with_residuals(), and returns the state
-    to go on with, without them. ValueError where it has none, or those of another model."""
-    for node in filter(_is_ours, jax.tree_util.tree_leaves(state, is_leaf=_is_ours)):
-        if node.shapes and not node.residuals:
-            raise ValueError("state holds no residuals; save what state_with_residuals(state) returns")
-        check_residuals(node.residuals, dict(node.shapes))
-
-    def take(node):
-        residuals.load_model_state({"residuals": node.residuals, "steps": node.steps,
-                                    "betas": node.betas}, dict(node.shapes))
-        return DistributedState(node.shapes)
-
+    to go on with, without them. ValueError, and nothing is changed, where it has none, or those of another model."""
+    basics.finish_dispatched()
     with used(process_set):
-        return _change_ours(state, take)
+        loads = []  # All are looked at before the first is taken.
+        for node in filter(_is_ours, jax.tree_util.tree_leaves(state, is_leaf=_is_ours)):
+            if node.shapes and not node.residuals:
+                raise ValueError("state holds no residuals; save what state_with_residuals(state) returns")
+            loads.append(residuals.prepare_model_state(
+                {"residuals": node.residuals, "steps": node.steps, "betas": node.betas},
+                dict(node.shapes)))
+        for load in loads:
+            load()
+        return _change_ours(state, lambda node: DistributedState(node.shapes))
 
 
 def distributed(compression=Compression.none, op=Average, gradient_predivide_factor=1.0,

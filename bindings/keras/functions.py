@@ -9,7 +9,7 @@ from scalecom.keras_optimizer import is_distributed
 from scalecom.process_sets import global_process_set
 from scalecom.reductions import Average
 from scalecom.scalecom_options import ScaleComOptions
-from scalecom.variables import build_optimizer, key_of, variables_of
+from scalecom.variables import build_optimizer, key_of, shapes_of, variables_of
 
 
 def _tensor(value):
@@ -43,7 +43,8 @@ def reducescatter(value, name=None, op=Average):
 
 def broadcast_global_variables(root_rank, model, local_variables=()):
     """Gives the weights of a built model, and its optimizer's variables, root_rank's values. local_variables,
-    and states of random generators, stay each rank's own; a step half-way is given up on all ranks."""
+    and states of random generators, stay each rank's own; a step half-way is given up on all ranks. Residuals go on at
+    root_rank's steps: where a rank's are of others they begin with zero, and a warning says so."""
     if not model.built:
         raise ValueError("the model is not built, so it has no weights yet; call model.build(input_shape) first, or "
                          "give fit() a BroadcastGlobalVariablesCallback, which waits for the first batch")
@@ -62,6 +63,10 @@ def broadcast_global_variables(root_rank, model, local_variables=()):
                               root_rank)
     for variable, value in zip(variables, values):
         variable.assign(value)
+    if is_distributed(optimizer):
+        ranks = optimizer._scalecom.process_set
+        arrays.residuals.share_steps(shapes_of(optimizer) if ranks.included() else {}, ranks, root_rank,
+                                     arrays.broadcast_object)
 
 
 def load_residuals(model, filepaths):

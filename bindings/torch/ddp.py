@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from scalecom import basics
 from scalecom.process_sets import used
+from scalecom.residuals import check_parts
 from scalecom.scalecom_options import gradient_options
 from scalecom.torch import completion, mpi_ops, plan, state, submit
 from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
@@ -31,22 +32,49 @@ class HookState:
         check_compression(compression)
         if op not in (mpi_ops.Average, mpi_ops.Sum):
             raise ValueError(f"op is {op}; a hook takes Average or Sum")
-        self.compression = compression
+        self._compression = compression
         self.op = op
         self.name = name
         self.process_set = None
         self._gradients = None  # parameter -> (name, C options or None, priority)
 
-    def _take(self, names, process_set):
-        """names: {name in the model: parameter}."""
-        self.process_set = process_set
-        if isinstance(self.compression, ScaleComCompressor):
-            self.compression.check_patterns(list(names))
+    @property
+    def compression(self):
+        """How gradients are compressed. It may be assigned between two steps, on every rank before the
+        same one: what is owed goes along."""
+        return self._compression
+
+    @compression.setter
+    def compression(self, compression):
+        self._check(compression)
+        if self._gradients is not None:
+            self._gradients = self._ways(compression, {
+                name[len(self.name):]: parameter
+                for parameter, (name, _, _) in self._gradients.items()})
+        self._compression = compression
+
+    def _check(self, compression):
+        """Raises ValueError for what it does not work with."""
+        check_compression(compression)
+
+    def _ways(self, compression, names):
+        """parameter -> (name, C options or None, priority), of {name in the model: parameter}."""
+        if isinstance(compression, ScaleComCompressor):
+            compression.check_patterns(list(names))
         # What the next forward pass needs first goes first, as in DistributedOptimizer.
-        self._gradients = {
-            parameter: (self.name + name, gradient_options(self.compression, name,
-                                                          self._part_of(parameter)), -1 - place)
-            for place, (name, parameter) in enumerate(names.items())}
+        return {parameter: (self.name + name, gradient_options(compression, name, self._part_of(parameter)),
+                            -1 - place)
+                for place, (name, parameter) in enumerate(names.items())}
+
+    def _take(self, names, process_set, saved=None):
+        """names: {name in the model: parameter}. saved: a state_dict() to go on from. Nothing is
+        changed where this raises."""
+        gradients = self._ways(self._compression, names)
+        with used(process_set):
+            load = (lambda: None) if saved is None else state.prepare_model_state(
+                saved, self._shapes_of(gradients))
+            self.process_set, self._gradients = process_set, gradients
+            load()
         plan.watch(self, lambda one: one)
 
     def _part_of(self, parameter):
@@ -56,6 +84,9 @@ class HookState:
     def _shape_of(self, parameter):
         """Of its gradient as it travels."""
         return tuple(parameter.shape)
+
+    def _shapes_of(self, gradients):
+        return {name: self._shape_of(parameter) for parameter, (name, _, _) in gradients.items()}
 
     def named_parameters(self):
         """Of the attached model, as the patterns of rates know them: the part that is reduced here of
@@ -69,11 +100,10 @@ class HookState:
             return state.model_state({name for name, _, _ in self._gradients.values()})
 
     def load_state_dict(self, saved):
-        """Replaces residuals and steps; nothing where they are another model's (ValueError)."""
-        shapes = {name: self._shape_of(parameter)
-                  for parameter, (name, _, _) in self._gradients.items()}
+        """Replaces residuals and steps; nothing where they are another model's (ValueError). Of another
+        rank, or number of ranks, they start with zero, and a warning says so."""
         with used(self.process_set):
-            state.load_model_state(saved, shapes)
+            state.load_model_state(saved, self._shapes_of(self._gradients))
 
     def start(self, gradients, places):
         """Starts to reduce the gradients in place; finish() ends what this returns. places: (name,
@@ -94,6 +124,12 @@ class HookState:
         return parts
 
 
+def _check_unused(finds_unused, compression):
+    if finds_unused and isinstance(compression, ScaleComCompressor):
+        raise ValueError("find_unused_parameters is set: what ScaleCom delivers to a parameter that no "
+                         "rank used would be thrown away; leave it out, or use Compression.none")
+
+
 class DDPState(HookState):
     """What ddp_hook works with: the first argument of register_comm_hook().
 
@@ -110,20 +146,23 @@ class DDPState(HookState):
         self.attach(model)
 
     def attach(self, model):
-        """Names the parameters of `model`, a module or its DistributedDataParallel."""
+        """Names the parameters of `model`, a module or its DistributedDataParallel. Where it raises, what
+        was unpickled is as before."""
+        if not isinstance(model, torch.nn.Module):
+            raise ValueError(f"model is {model!r}; a torch.nn.Module or its DistributedDataParallel is "
+                             "needed")
         is_wrapped = isinstance(model, torch.nn.parallel.DistributedDataParallel)
         module = model.module if is_wrapped else model
-        if isinstance(self.compression, ScaleComCompressor) and is_wrapped and (
-                model.find_unused_parameters):
-            raise ValueError("find_unused_parameters is set: what ScaleCom delivers to a "
-                             "parameter that no rank used would be thrown away; leave it out, "
-                             "or use Compression.none")
+        finds_unused = is_wrapped and model.find_unused_parameters
+        _check_unused(finds_unused, self.compression)
         self._take({name: parameter for name, parameter in module.named_parameters()
                     if parameter.requires_grad},
-                   process_set_of(model.process_group) if is_wrapped else None)
-        if self._saved is not None:
-            self.load_state_dict(self._saved)
-            self._saved = None
+                   process_set_of(model.process_group) if is_wrapped else None, self._saved)
+        self._finds_unused, self._saved = finds_unused, None
+
+    def _check(self, compression):
+        super()._check(compression)
+        _check_unused(self._finds_unused, compression)
 
     def gradient_of(self, parameter):
         """(name, C options, priority)"""
@@ -139,6 +178,7 @@ class DDPState(HookState):
 
     def load_state_dict(self, saved):
         if self._gradients is None:
+            check_parts(saved, "the saved state")
             self._saved = saved
         else:
             super().load_state_dict(saved)
@@ -148,10 +188,10 @@ class DDPState(HookState):
                 "saved": self.state_dict()}
 
     def __setstate__(self, pickled):
-        self.compression, self.op = pickled["compression"], pickled["op"]
+        self._compression, self.op = pickled["compression"], pickled["op"]
         self.name = pickled["name"]
         self.process_set = self._gradients = None
-        self._saved = pickled["saved"]
+        self._finds_unused, self._saved = False, pickled["saved"]
 
 
 def process_set_of(group):

@@ -3,7 +3,7 @@
 import torch
 
 from scalecom import basics, pickling
-from scalecom.torch import mpi_ops
+from scalecom.torch import mpi_ops, state
 
 
 def _named_tensors(params):
@@ -118,13 +118,19 @@ def _fill_gradients(optimizer, model):
 
 
 def broadcast_optimizer_state(optimizer, root_rank, model=None):
-    """Gives every rank root_rank's optimizer state. Residuals stay each rank's own.
+    """Gives every rank root_rank's optimizer state, and the steps of its residuals, which stay each rank's own:
+    where a rank's are of other steps, as where root_rank alone has loaded a checkpoint, they begin with
+    zero, and a warning says so.
 
     As with Horovod, parameters of an optimizer that has no state yet get a gradient of zeros where they
     have none, unless they are of an embedding of `model` whose gradients are sparse.
     """
     _fill_gradients(optimizer, model)
     share_optimizer_state(optimizer, root_rank)
+    settings = getattr(optimizer, "_scalecom", None)
+    if settings is not None and settings.op != mpi_ops.Adasum:
+        shapes = {name: tuple(parameter.shape) for parameter, name in settings.names.items()}
+        state.residuals.share_steps(shapes, settings.process_set, root_rank, broadcast_object)
 
 
 def share_optimizer_state(optimizer, root_rank):

@@ -401,17 +401,19 @@ class _DistributedMixin:
         return saved
 
     def load_state_dict(self, state_dict):
+        """The other way round; what has no "scalecom", as of a plain optimizer, leaves residuals as they
+        are. ValueError, and nothing is changed, for residuals of another model or broken ones."""
         state_dict = dict(state_dict)
-        saved = state_dict.pop("scalecom", None)
         shapes = {name: tuple(parameter.shape) for parameter, name in self._scalecom.names.items()}
-        if not shapes:  # This rank is not in the process set.
-            saved = None
-        if saved is not None:
-            state.check_residuals(saved["residuals"], shapes)
-        super().load_state_dict(state_dict)
-        if saved is not None:
-            with used(self._scalecom.process_set):
-                state.load_model_state(saved, shapes)
+        with used(self._scalecom.process_set):
+            load = None
+            if "scalecom" in state_dict:
+                saved = state_dict.pop("scalecom")
+                if shapes:  # Else this rank is not in the process set.
+                    load = state.prepare_model_state(saved, shapes)
+            super().load_state_dict(state_dict)
+            if load is not None:
+                load()
 
 
 def DistributedOptimizer(optimizer, named_parameters=None, compression=Compression.none,

@@ -44,7 +44,7 @@ def compression_plan(named_parameters=None, compression=None):
 
     Without arguments for every DistributedOptimizer, DDPState and FSDPState that lives in this
     process, of the last one for the shards, with padding; else for named_parameters with `compression`, as DistributedOptimizer takes them, before anything is
-    trained. name, elements; mode: "dense", "cyclic" or "sharded"; rate, None where it is dense;
+    trained. name, elements; mode: "dense", "cyclic", "sharded" or "hierarchical"; rate, None where it is dense;
     dense_us and sparse_us: the tensor's share of its batch by the cost model and the figures measured
     at init, for a CUDA parameter with the first CUDA tensors of mode "auto" (one on the meta device
     counts as in host memory); sparse_us None where compression was not asked for; dense_bytes and bytes_sent: by a

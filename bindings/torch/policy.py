@@ -100,6 +100,8 @@ def _without(library):
 
 
 def _trained(model):
+    if not isinstance(model, torch.nn.Module):
+        raise ValueError(f"model is {model!r}; a torch.nn.Module is needed")
     return {name: parameter for name, parameter in model.named_parameters()
             if parameter.requires_grad}
 

@@ -77,7 +77,8 @@ struct SessionStats {
   std::int64_t tensors_negotiated_from_cache = 0;
   std::int64_t compressed_tensors = 0;
   std::int64_t nonfinite_tensors = 0;  ///< compressed tensors that went dense because of NaN or Inf
-  std::int64_t residual_resets = 0;    ///< residuals dropped because the tensor's shape changed
+  /// Residuals dropped because the tensor's shape changed, or because what was restored had none.
+  std::int64_t residual_resets = 0;
   std::int64_t steady_agreements = 0;  ///< carried out without negotiation
   std::int64_t steady_leaves = 0;      ///< returns to negotiation from that
   std::int64_t guard_halvings = 0;     ///< times that a guard raised a tensor's density
@@ -236,8 +237,10 @@ class SCALECOM_API Session {
   /// A copy of one. Throws Error(invalid_argument) when there is none of this name.
   Residual residual(const std::string& name) const;
 
-  /// Replaces (or creates) residuals; others keep theirs. Call it on every rank, with no
-  /// compressed tensor of these names in flight.
+  /// Replaces (or creates) residuals; others keep theirs. One without values is of zeros; zeros in
+  /// the place of a residual drop what it owed, which SessionStats::residual_resets counts. Throws
+  /// Error(invalid_argument), and replaces none, where one has other values than its shape needs, or
+  /// NaN or Inf. Call it on every rank, with no compressed tensor of these names in flight.
   void restore_residuals(std::vector<Residual> residuals);
 
   /// The last sampled figures of each compressed tensor, ordered by name; empty as long as none was

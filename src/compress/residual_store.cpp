@@ -68,9 +68,16 @@ const ResidualStore::Entry* ResidualStore::find(std::string_view name) const {
 }
 
 void ResidualStore::restore(std::string_view name, Entry entry) {
-  SCALECOM_ASSERT(static_cast<std::int64_t>(entry.values.size()) == count_of(entry.shape),
+  SCALECOM_ASSERT((entry.is_zero && entry.values.empty()) ||
+                      static_cast<std::int64_t>(entry.values.size()) == count_of(entry.shape),
                   fmt::format("{}: {} values for the shape ({})", name, entry.values.size(),
                               fmt::join(entry.shape, ", ")));
+  if (const Entry* former = find(name); former != nullptr && !former->is_zero && entry.is_zero) {
+    ++reset_count_;
+    log_warning(fmt::format(
+        "tensor {}: what was restored has no residual of it; the one from before is dropped",
+        name));
+  }
   entries_.insert_or_assign(std::string(name), std::move(entry));
 }
 

@@ -58,7 +58,8 @@ class ResidualStore {
   /// The existing one, or null.
   const Entry* find(std::string_view name) const;
 
-  /// Replaces or creates. values.size() must be count_of(shape).
+  /// Replaces or creates. values.size() must be count_of(shape), or 0 where is_zero. Zeros in the
+  /// place of others drop these: it counts a reset and logs it.
   void restore(std::string_view name, Entry entry);
 
   std::int64_t reset_count() const noexcept { return reset_count_; }

@@ -2,11 +2,13 @@
 // source.
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <iostream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,7 +23,8 @@ using nlohmann::json;
 struct PlanOptions {
   std::vector<std::int64_t> counts;
   std::int64_t rate = 100;
-  scalecom::CompressionMode mode = scalecom::CompressionMode::automatic;
+  /// What SCALECOM_MODE says where that is set, else auto.
+  std::optional<scalecom::CompressionMode> mode;
 };
 
 struct Options {
@@ -71,8 +74,16 @@ void print_text(const json& info) {
   print_settings(info["settings"]);
 }
 
-json explain(std::int64_t count, const PlanOptions& plan) {
-  const scalecom_compression compression{static_cast<std::int32_t>(plan.mode),
+scalecom::CompressionMode mode_of(const PlanOptions& plan, const json& info) {
+  if (plan.mode) return *plan.mode;
+  const bool is_set = std::ranges::any_of(info["settings"], [](const json& setting) {
+    return setting["variable"] == "SCALECOM_MODE" && setting["source"] != "default";
+  });
+  return is_set ? scalecom::CompressionMode::by_setting : scalecom::CompressionMode::automatic;
+}
+
+json explain(std::int64_t count, const PlanOptions& plan, scalecom::CompressionMode mode) {
+  const scalecom_compression compression{static_cast<std::int32_t>(mode),
                                          plan.rate,
                                          1.0,
                                          0,
@@ -92,17 +103,21 @@ json explain(std::int64_t count, const PlanOptions& plan) {
 
 void print_plan(const json& plan, const json& info) {
   const json& session = info["session"];
-  std::printf("# float32 tensors in the memory of %d ranks' hosts; figures: %s\n",
-              session["size"].get<int>(), session["tuning_source"].get<std::string>().c_str());
-  std::printf("%12s  %-8s  %6s  %10s  %10s  %10s  %12s  %12s  %s\n", "elements", "chosen", "rate",
-              "dense us", "cyclic us", "sharded us", "dense bytes", "bytes sent", "why");
+  const int ranks = session["size"].get<int>();
+  std::printf("# float32 tensors in the host's memory, %d rank%s; figures: %s\n", ranks,
+              ranks == 1 ? "" : "s", session["tuning_source"].get<std::string>().c_str());
+  // A mode that was not asked for is not among the alternatives: cyclic, then hierarchical or
+  // sharded.
+  const auto third = plan.front()["alternatives"][2]["mode"].get<std::string>() + " us";
+  std::printf("%12s  %-12s  %6s  %10s  %10s  %15s  %12s  %12s  %s\n", "elements", "chosen", "rate",
+              "dense us", "cyclic us", third.c_str(), "dense bytes", "bytes sent", "why");
   for (const json& row : plan) {
     const json& ways = row["alternatives"];
     double sent = 0.0;
     for (const json& way : ways) {
       if (way["is_chosen"].get<bool>()) sent = way["bytes_sent"].get<double>();
     }
-    std::printf("%12lld  %-8s  %6lld  %10.1f  %10.1f  %10.1f  %12.0f  %12.0f  %s\n",
+    std::printf("%12lld  %-12s  %6lld  %10.1f  %10.1f  %15.1f  %12.0f  %12.0f  %s\n",
                 static_cast<long long>(row["count"].get<std::int64_t>()),
                 row["mode"].get<std::string>().c_str(),
                 static_cast<long long>(row["rate"].get<std::int64_t>()),
@@ -115,8 +130,9 @@ void print_plan(const json& plan, const json& info) {
 void show(const json& info, const Options& options) {
   if (!options.plan.counts.empty()) {
     json plan = json::array();
+    const scalecom::CompressionMode mode = mode_of(options.plan, info);
     for (const std::int64_t count : options.plan.counts) {
-      plan.push_back(explain(count, options.plan));
+      plan.push_back(explain(count, options.plan, mode));
     }
     if (options.is_json) {
       std::cout << plan.dump(2) << "\n";
@@ -153,11 +169,22 @@ int main(int argc, char** argv) {
   Options options;
   app.add_flag("--json", options.is_json, "Print JSON");
   app.add_flag("--settings-markdown", options.is_markdown, "Print docs/configuration.md");
+  const CLI::Validator is_count(
+      [](std::string& text) {
+        constexpr std::size_t kDigitsMax = 18;
+        const bool is_number = !text.empty() && text.size() <= kDigitsMax &&
+                               text.find_first_not_of("0123456789") == std::string::npos;
+        return is_number
+                   ? std::string()
+                   : "'" + text + "' is no number of elements; allowed are whole numbers of " +
+                         "0 or more, with commas between them";
+      },
+      "COUNT");
   app.add_option("--plan", options.plan.counts,
                  "Elements of float32 tensors, comma-separated: explains for each whether it is "
                  "compressed on these ranks, and why")
       ->delimiter(',')
-      ->check(CLI::NonNegativeNumber);
+      ->check(is_count);
   app.add_option("--rate", options.plan.rate, "Of the plan")
       ->check(CLI::Range(1, 65'536))
       ->capture_default_str();
@@ -166,7 +193,9 @@ int main(int argc, char** argv) {
       {"cyclic", CompressionMode::cyclic},
       {"sharded", CompressionMode::sharded},
       {"hierarchical", CompressionMode::hierarchical}};
-  app.add_option("--mode", options.plan.mode, "Of the plan: auto, cyclic or sharded")
+  app.add_option("--mode", options.plan.mode,
+                 "Of the plan: auto, cyclic, sharded or hierarchical; by default as SCALECOM_MODE "
+                 "says, auto where it is not set")
       ->transform(CLI::CheckedTransformer(modes));
   CLI11_PARSE(app, argc, argv);
   if (options.is_markdown) {

@@ -14,12 +14,15 @@ from scalecom.residuals import Residuals
 
 _DTYPES = {"uint8": 0, "int8": 1, "int16": 2, "int32": 3, "int64": 4, "float16": 5, "float32": 6,
            "float64": 7, "bool": 8, "bfloat16": 9}
+_FLOATS = ("float16", "float32", "float64", "bfloat16")
 
 # Those of the process set in use.
 residuals = Residuals(
     zeros=lambda shape: numpy.zeros(shape, numpy.float32),
+    is_array=lambda value: getattr(getattr(value, "dtype", None), "name", None) in _FLOATS,
     to_host=lambda array: numpy.ascontiguousarray(array, numpy.float32).reshape(numpy.shape(array)),
     to_double=lambda array: numpy.asarray(array, numpy.float64),
+    count_nonfinite=lambda array: int(array.size - numpy.isfinite(array).sum()),
     address_of=lambda array: array.ctypes.data)
 
 

@@ -6,11 +6,16 @@ What is read and loaded are arrays of a framework: Residuals knows how to make t
 import ctypes
 import logging
 import math
+import operator
+import reprlib
+from collections.abc import Mapping
 
 from scalecom import _library, basics
 from scalecom._library import lib
+from scalecom.process_sets import used
 
 _PREFIX = "allreduce."
+_NAME_BYTES_MAX = 4096 - len(_PREFIX)
 
 
 def infos():
@@ -43,25 +48,55 @@ def compression_stats():
             for entry in _library.read_json(lib.scalecom_compression_stats)}
 
 
-def check_residuals(residuals, shapes):
-    """Raises ValueError unless every residual has the shape that `shapes` gives its name."""
-    for name, residual in residuals.items():
-        if shapes.get(name) != tuple(residual.shape):
-            raise ValueError(f"the saved residual of {name} has shape {tuple(residual.shape)}; "
-                             f"the parameter's is {shapes.get(name, 'unknown here')}: is this "
-                             "the checkpoint of another model?")
+def check_parts(saved, what, parts=("residuals", "steps")):
+    """Raises ValueError unless it is made as a model_state() is."""
+    if not isinstance(saved, Mapping) or any(part not in saved for part in parts):
+        raise ValueError(f"{what} is {reprlib.repr(saved)}; a dict with {' and '.join(map(repr, parts))} is needed, "
+                         "as it was saved (under \"scalecom\" in an optimizer's state_dict())")
+    for part in ("residuals", "steps", "betas"):
+        if not isinstance(saved.get(part, {}), Mapping):
+            raise ValueError(f"{part!r} of {what} is {reprlib.repr(saved[part])}; a dict by tensor name is needed")
+
+
+def _check_name(name):
+    if not isinstance(name, str) or not name or "\0" in name or len(name.encode()) > _NAME_BYTES_MAX:
+        raise ValueError(f"a saved residual has the name {reprlib.repr(name)}; a tensor's name is a text of 1 to "
+                         f"{_NAME_BYTES_MAX} bytes without a zero byte")
+
+
+def _checked_step(name, step):
+    try:
+        number = operator.index(step)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**62:
+        raise ValueError(f"the saved step of {name} is {reprlib.repr(step)}; it must be a whole number of 0 or more")
+    return number
+
+
+def _checked_beta(name, beta):
+    try:
+        number = float(beta)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0.0 <= number <= 1.0:
+        raise ValueError(f"the saved beta of {name} is {reprlib.repr(beta)}; allowed are numbers above 0 and at "
+                         "most 1, and 0 where it is not known")
+    return number
 
 
 class Residuals:
     """This rank's residuals as a framework's arrays.
 
-    zeros(shape): a new one, float32 in the host's memory. to_host(array): the same for an array, which
-    may be itself. to_double(array): as float64. address_of(array): of its first element.
+    zeros(shape): a new one, float32 in the host's memory. is_array(value): whether it is an array of
+    floating-point numbers. to_host(array): the same as one of zeros(), which may be itself. to_double(array): as
+    float64. count_nonfinite(array): of NaN and Inf in one of the host's. address_of(array): of its first element.
     """
 
-    def __init__(self, zeros, to_host, to_double, address_of):
-        self.zeros, self._to_host, self._to_double = zeros, to_host, to_double
-        self._address_of = address_of
+    def __init__(self, zeros, is_array, to_host, to_double, count_nonfinite, address_of):
+        self.zeros, self._is_array = zeros, is_array
+        self._to_host, self._to_double = to_host, to_double
+        self._count_nonfinite, self._address_of = count_nonfinite, address_of
 
     def state(self):
         """{tensor name: residual} of this rank, in the tensors' shapes."""
@@ -78,32 +113,111 @@ class Residuals:
         Call it on every rank, with no compressed tensor in flight. `steps`: compression_steps() of the
         same moment; where a name is missing, its step count goes on, from 0 for a new name. The ranks'
         counts must agree. `betas`: compression_betas() of the same moment; where a name is missing, the
-        beta that it goes on with is taken for that of its residual.
+        beta that it goes on with is taken for that of its residual. ValueError for what is no residual, is
+        not finite, or has another shape than the session's tensor of this name: none is replaced then.
         """
-        current = compression_steps()
-        for name, residual in state.items():
-            values = self._to_host(residual)
-            shape = (ctypes.c_int64 * len(values.shape))(*values.shape)
-            step = (steps or {}).get(name, current.get(name, 0))
+        saved = {"residuals": state, "steps": {} if steps is None else steps, "betas": {} if betas is None else betas}
+        check_parts(saved, "what is to be loaded")
+        current = infos()
+        self._restore(self._checked(
+            saved, {name: entry["step"] for name, entry in current.items()},
+            lambda name, shape: tuple(current[name]["shape"]) if name in current else shape,
+            "the session's tensor has"))
+
+    def _checked(self, saved, steps, shape_of, owner):
+        """(name, shape, residual in the host's memory, step, beta) of each. steps: where none is saved. shape_of(name,
+        the saved shape): the right one. owner: who has it, in words."""
+        saved_steps, saved_betas = ({name: check(name, value) for name, value in saved.get(part, {}).items()}
+                                    for part, check in (("steps", _checked_step), ("betas", _checked_beta)))
+        checked = []
+        for name, residual in saved["residuals"].items():
+            _check_name(name)
+            values = self._checked_values(name, residual)
+            shape = tuple(residual.shape)
+            if shape_of(name, shape) != shape:
+                raise ValueError(f"the saved residual of {name} has shape {shape}; {owner} "
+                                 f"{shape_of(name, shape)}: is this the checkpoint of another model?")
+            checked.append((name, shape, values, saved_steps.get(name, steps.get(name, 0)),
+                            saved_betas.get(name, 0.0)))
+        return checked
+
+    def _checked_values(self, name, residual):
+        if not self._is_array(residual):
+            dtype = getattr(residual, "dtype", None)
+            raise ValueError(f"the saved residual of {name} is "
+                             f"{reprlib.repr(residual) if dtype is None else f'of dtype {dtype}'}; an array of "
+                             "floating-point numbers is needed, of this framework")
+        values = self._to_host(residual)
+        bad = self._count_nonfinite(values)
+        if bad:
+            raise ValueError(f"the saved residual of {name} has {bad} values of {math.prod(residual.shape)} that are "
+                             "NaN or Inf, and would never be delivered; load another checkpoint, or leave out what "
+                             "it has of residuals")
+        return values
+
+    def _restore(self, checked):
+        for name, shape, values, step, beta in checked:
+            # Without values it is of zeros.
+            address = None if values is None else self._address_of(values)
             _library.check(lib.scalecom_residual_restore(
-                (_PREFIX + name).encode(), shape, len(values.shape), self._address_of(values), step,
-                (betas or {}).get(name, 0.0)))
+                (_PREFIX + name).encode(), (ctypes.c_int64 * len(shape))(*shape), len(shape), address, step, beta))
 
     def model_state(self, names):
-        """{"residuals", "steps", "betas"} of those names, for a checkpoint."""
+        """{"residuals", "steps", "betas", "rank", "size"} of those names, for a checkpoint."""
         parts = {"residuals": self.state(), "steps": compression_steps(),
                  "betas": compression_betas()}
-        return {part: {name: value for name, value in of_all.items() if name in names}
-                for part, of_all in parts.items()}
+        return {**{part: {name: value for name, value in of_all.items() if name in names}
+                   for part, of_all in parts.items()}, "rank": basics.rank(), "size": basics.size()}
 
     def load_model_state(self, saved, shapes):
         """Makes residuals and steps of the names in `shapes` those of a model_state(): a name that it
-        lacks starts anew. Nothing is changed where check_residuals() refuses."""
-        check_residuals(saved["residuals"], shapes)
-        fresh = {name: self.zeros(entry["shape"]) for name, entry in infos().items()
-                 if name in shapes and name not in saved["residuals"]}
-        self.load({**fresh, **saved["residuals"]},
-                  {**dict.fromkeys(fresh, 0), **saved["steps"]}, saved.get("betas"))
+        lacks starts anew. Where it was saved by another rank, or one of another number of ranks, residuals
+        start with zero, and a warning says so. ValueError, and nothing is changed, where it is not a model's
+        of these shapes, or not finite."""
+        self.prepare_model_state(saved, shapes)()
+
+    def prepare_model_state(self, saved, shapes):
+        """load_model_state() in two parts: raises its errors, and returns what then does it."""
+        check_parts(saved, "the saved state")
+        checked = self._checked(saved, {}, lambda name, _: shapes.get(name, "unknown here"), "the parameter's is")
+        fresh = [(name, tuple(entry["shape"]), None, _checked_step(name, saved["steps"].get(name, 0)), 0.0)
+                 for name, entry in infos().items() if name in shapes and name not in saved["residuals"]]
+        place = saved.get("rank", basics.rank()), saved.get("size", basics.size())
+        here = basics.rank(), basics.size()
+        is_others = bool(checked) and place != here
+        if is_others:
+            checked = [(name, shape, None, step, beta) for name, shape, _, step, beta in checked]
+
+        def load():
+            if is_others:
+                logging.getLogger("scalecom").warning(
+                    "the saved residuals are those of rank %s of %s; rank %d of %d begins with zero, and what was "
+                    "owed is lost: let each rank save and load its own, and fold those of another number of ranks "
+                    "(docs/howto/checkpoints.md)", *place, *here)
+            self._restore(fresh + checked)
+
+        return load
+
+    def share_steps(self, shapes, process_set, root_rank, broadcast_object):
+        """Makes the residuals of the names in `shapes` go on at root_rank's steps: a rank whose own are of other
+        steps, as where root_rank alone has loaded a checkpoint, begins with zero, and a warning says so. All ranks
+        call it; a rank outside of process_set has no shapes. broadcast_object: the framework's."""
+        with used(process_set if shapes else None):
+            own = self.model_state(shapes) if shapes else None
+        roots = broadcast_object(own and {**own, "residuals": {
+            name: tuple(value.shape) for name, value in own["residuals"].items()}}, root_rank, "residual_steps")
+        if not own or not roots or not (own["residuals"] or roots["residuals"]):
+            return
+        if own["steps"] != roots["steps"]:
+            logging.getLogger("scalecom").warning(
+                "the optimizer goes on at the steps of rank %d; residuals of rank %d are of others, so they begin with "
+                "zero, and what was owed is lost: let each rank load a file of its own "
+                "(docs/howto/checkpoints.md)", root_rank, basics.rank())
+            own = {"residuals": {name: self.zeros(shape) for name, shape in roots["residuals"].items()},
+                   "steps": roots["steps"], "betas": roots["betas"]}
+        # Also where they are the same: the root may have restored them, which begins to count anew.
+        with used(process_set):
+            self.load_model_state(own, shapes)
 
     def fold(self, states):
         """The state to load on every rank of a job of another size that averages (op=Average): `states` are
@@ -114,8 +228,11 @@ class Residuals:
         sum (op=Sum) owe as much with m n / N. Raises ValueError where the states are not of one model and
         moment.
         """
-        first, totals, count = None, {}, 0
+        first, totals, count, places = None, {}, 0, []
         for saved in states:
+            check_parts(saved, f"states[{count}]")
+            for name, value in saved["residuals"].items():
+                self._checked_values(f"{name} in states[{count}]", value)
             shapes = {name: tuple(value.shape) for name, value in saved["residuals"].items()}
             if first is None:
                 first, first_shapes = {**saved, "residuals": {}}, shapes
@@ -127,10 +244,17 @@ class Residuals:
                                      "at one moment")
             totals = {name: totals.get(name, 0.0) + self._to_double(value)
                       for name, value in saved["residuals"].items()}
+            places.append((saved.get("rank"), saved.get("size")))
             count += 1
         if first is None:
             raise ValueError("states is empty; give what each rank of the former job saved")
-        return {**first, "residuals": {name: self._to_host(total / count) for name, total in totals.items()}}
+        if set(places) != {(None, None)} and sorted(places, key=str) != sorted(
+                ((rank, count) for rank in range(count)), key=str):
+            raise ValueError("states are those of the ranks " +
+                             ", ".join(f"{rank} of {size}" for rank, size in places) +
+                             "; give one of each rank of one job")
+        folded = {**first, "residuals": {name: self._to_host(total / count) for name, total in totals.items()}}
+        return {part: value for part, value in folded.items() if part not in ("rank", "size")}
 
 
 class KeptResiduals:

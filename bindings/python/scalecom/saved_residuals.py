@@ -45,7 +45,7 @@ class SavedResiduals(keras.layers.Layer):
     hvd.load_model() take them up. A file of another rank, or of another number of ranks, gives the steps
     and residuals of zero; one without residuals lets them begin anew; before init(), outside of the
     process set and where the optimizer is not built they are left out; a warning says each. ValueError where a residual is not of the variable's
-    shape: none is changed then.
+    shape, or not finite: none is changed then.
     """
 
     def __init__(self, optimizer, reducer):
@@ -62,13 +62,13 @@ class SavedResiduals(keras.layers.Layer):
             return
         with used(self._reducer.process_set):
             saved = residuals.model_state(set(self._shapes()))
-            place = {"rank": basics.rank(), "size": basics.size()}
         if not saved["residuals"] and not isinstance(self._reducer.compression, ScaleComOptions):
             return
         # By place: the paths of a model's variables are others once it comes from a file.
         facts = {number: [saved["steps"][name], saved["betas"][name]]
                  for number, name in enumerate(self._shapes()) if name in saved["residuals"]}
-        store["facts"] = numpy.frombuffer(json.dumps({**place, "variables": facts}).encode(), numpy.uint8)
+        store["facts"] = numpy.frombuffer(json.dumps(
+            {"rank": saved["rank"], "size": saved["size"], "variables": facts}).encode(), numpy.uint8)
         for number, name in enumerate(self._shapes()):
             if number in facts:
                 store[str(number)] = saved["residuals"][name]
@@ -83,36 +83,33 @@ class SavedResiduals(keras.layers.Layer):
         if "facts" not in store.keys():
             self._begin_anew()
             return
-        facts, saved = self._read(store)
+        saved = self._read(store)
         if not self._shapes() and saved["residuals"]:
             logging.getLogger("scalecom").warning(
                 "the residuals in the file are left out, as Keras leaves out the optimizer's variables: "
                 "the optimizer is not built. Call optimizer.build(model.trainable_variables) before")
             return
         with used(self._reducer.process_set):
-            here = basics.rank(), basics.size()
-            if (facts["rank"], facts["size"]) != here and saved["residuals"]:
-                logging.getLogger("scalecom").warning(
-                    "the residuals in the file are those of rank %d of %d; rank %d of %d begins with zero: "
-                    "let each rank save and load a file of its own", facts["rank"], facts["size"], *here)
-                saved["residuals"] = {name: numpy.zeros_like(value)
-                                      for name, value in saved["residuals"].items()}
-            residuals.load_model_state(saved, self._shapes())
+            try:
+                residuals.load_model_state(saved, self._shapes())
+            except ValueError as error:  # Keras comes here last.
+                raise ValueError(f"{error} (Residuals are as before; the weights are the file's already: load "
+                                 "those of another one before training goes on)") from error
 
     def _read(self, store):
-        """What save_own_variables() has written: whose it is, and a model_state()."""
+        """What save_own_variables() has written, as a model_state()."""
         facts = _facts_in(store)
         names = dict(enumerate(self._shapes()))
-        saved = {"residuals": {}, "steps": {}, "betas": {}}
+        saved = {"residuals": {}, "steps": {}, "betas": {}, "rank": facts["rank"], "size": facts["size"]}
         for number, (step, beta) in facts["variables"].items():
             name = names.get(int(number), f"variable {number}")
             saved["residuals"][name] = numpy.asarray(store[number])
             saved["steps"][name], saved["betas"][name] = step, beta
-        return facts, saved
+        return saved
 
     def _state_in(self, path):
         with _open_store(path) as store:
-            return self._read(store)[1]
+            return self._read(store)
 
     def load_files(self, paths):
         """Takes up what the ranks of a former job owed, from the files of all of them: this rank's own where

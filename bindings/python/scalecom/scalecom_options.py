@@ -2,6 +2,7 @@
 
 import fnmatch
 import numbers
+import types
 
 from scalecom._library import CompressionOptions
 from scalecom.rates import check_patterns, checked_rate, checked_rates, is_whole
@@ -13,7 +14,7 @@ MIN_ELEMENTS = 1024
 
 
 def check_choice(name, value, allowed):
-    if value not in allowed:
+    if not any(value is one or (isinstance(value, str) and value == one) for one in allowed):
         raise ValueError(f"{name} is {value!r}; allowed are {', '.join(map(repr, allowed))}")
 
 
@@ -37,6 +38,8 @@ class ScaleComOptions:
     dense. `rates` overrides rate and that rule by parameter name: {"fc*.weight": 400,
     "conv1.*": None}; patterns as in fnmatch, the first that matches counts, None is dense. It may be
     the path of a JSON file with such an object; hvd.flops_rates() and hvd.budget_rates() make one.
+
+    It cannot be changed; assign a new one to what has it, as optimizer.compression, between two steps.
     """
 
     def __init__(self, rate=100, beta=1.0, warmup_steps=0, mode=None, rates=None,
@@ -51,16 +54,22 @@ class ScaleComOptions:
                                  f"{2**31 - 1}")
         if guard is not None and not (isinstance(guard, numbers.Real) and 0.0 < guard <= 1.0):
             raise ValueError(f"guard is {guard}; it must be above 0 and at most 1, or None")
-        self.rate = checked_rate(rate)
-        self.beta = float(beta)
-        self.warmup_steps = int(warmup_steps)
-        self.ramp_steps = int(ramp_steps)
-        self.mode = mode
-        self.values = values
-        self.guard = guard
-        self.min_elements = min_elements
-        self.rates = checked_rates(rates)
-        self._options = {}
+        if not is_whole(min_elements) or min_elements < 0:
+            raise ValueError(f"min_elements is {min_elements!r}; allowed are whole numbers of 0 or more")
+        self.__dict__.update(
+            rate=checked_rate(rate), beta=float(beta), warmup_steps=int(warmup_steps),
+            ramp_steps=int(ramp_steps), mode=mode, values=values, guard=guard,
+            min_elements=int(min_elements), rates=checked_rates(rates), _options={})
+
+    def __setattr__(self, name, value):
+        raise AttributeError(
+            f"{name} of Compression.scalecom(...) cannot be changed, because steps may be under way with it; assign "
+            f"a new one to what has it: optimizer.compression = hvd.Compression.scalecom({name}={value!r}, ...)")
+
+    @property
+    def rates(self):
+        """By pattern, to read."""
+        return types.MappingProxyType(self.__dict__["rates"])
 
     def options(self, rate=None):
         """The C options for one tensor, made once for each rate."""
@@ -77,7 +86,7 @@ class ScaleComOptions:
             if fnmatch.fnmatchcase(name, pattern):
                 return rate, f"rates says so for {pattern!r}"
         if dimensions < 2:
-            return None, f"it has {dimensions} dimensions, fewer than 2"
+            return None, f"it has {dimensions} dimension{'s' if dimensions == 0 else ''}, fewer than 2"
         if elements < self.min_elements:
             return None, f"it has fewer than {self.min_elements} elements"
         return self.rate, "no pattern matches: rate"
@@ -94,7 +103,7 @@ class ScaleComOptions:
     def __repr__(self):
         return (f"Compression.scalecom(rate={self.rate}, beta={self.beta}, "
                 f"warmup_steps={self.warmup_steps}, ramp_steps={self.ramp_steps}, "
-                f"mode={self.mode!r}, values={self.values!r}, rates={self.rates}, "
+                f"mode={self.mode!r}, values={self.values!r}, rates={dict(self.rates)}, "
                 f"guard={self.guard})")
 
 

@@ -6,6 +6,8 @@ rank r leads the chunks that begin in shard (r + t) mod n of the elements. Hiera
 is the average over the ranks of a host, and all ranks are on one here.
 """
 
+import copy
+
 import numpy
 import pytest
 import torch
@@ -231,6 +233,93 @@ def a_restored_residual_may_go_on_with_another_beta():
     delivered = hvd.allreduce(torch.zeros(6, 10), name="of a beta",
                               compression=hvd.Compression.scalecom(rate=1, beta=1.0))
     assert torch.allclose(delivered, owed, rtol=1e-5, atol=1e-6)
+
+
+def what_cannot_be_restored_changes_nothing():
+    for name in ("kept", "changed"):
+        hvd.allreduce(torch.randn(6, 10), name=name, compression=hvd.Compression.scalecom(rate=5))
+    saved, counts, betas = hvd.compression_state(), hvd.compression_steps(), hvd.compression_betas()
+    changed = saved["changed"]
+    bad = changed.clone()
+    bad[1, 2:4] = float("nan")
+    for given, steps, beta, message in (
+            (torch.zeros(3, 3), 1, 1.0, r"residual of changed has shape \(3, 3\); the session's .*\(6, 10\)"),
+            (bad, 1, 1.0, "residual of changed has 2 values of 60 that are NaN or Inf"),
+            (bad.nan_to_num().int(), 1, 1.0, "residual of changed is of dtype torch.int32; an array of floating"),
+            ([1.0, 2.0], 1, 1.0, r"residual of changed is \[1.0, 2.0\]; an array"),
+            (changed, -1, 1.0, "step of changed is -1; it must be a whole number of 0 or more"),
+            (changed, "x", 1.0, "step of changed is 'x'"),
+            (changed, 1, -2.0, "beta of changed is -2.0; allowed are"),
+            (changed, 1, float("nan"), "beta of changed is nan")):
+        with pytest.raises(ValueError, match=message):
+            hvd.load_compression_state({"kept": saved["kept"] * 3, "changed": given},
+                                       {**counts, "kept": 9, "changed": steps}, {"changed": beta})
+    for state, message in (({"kept": saved["kept"] * 3, "": changed}, "has the name ''; .* text of 1 to"),
+                           (None, "is None; a dict"), ({3: changed}, "has the name 3")):
+        with pytest.raises(ValueError, match=message):
+            hvd.load_compression_state(state)
+    found = hvd.compression_state()
+    assert all(torch.equal(value, saved[name]) for name, value in found.items())
+    assert (hvd.compression_steps(), hvd.compression_betas()) == (counts, betas)
+
+
+def states_that_do_not_belong_together_are_not_folded():
+    one = {"residuals": {"w": torch.zeros(4)}, "steps": {"w": 7}}
+    places = [{**one, "rank": rank, "size": 2} for rank in (0, 1)]
+    assert "rank" not in hvd.fold_compression_states(places[::-1])
+    for states, message in (([places[0]] * 2, "ranks 0 of 2, 0 of 2; give one of each"),
+                            (places[:1], "ranks 0 of 2; give"), ([one, places[0]], "None of None, 0 of 2"),
+                            ([{"scalecom": one}], r"states\[0\] is .*'scalecom'.*a dict with 'residuals'")):
+        with pytest.raises(ValueError, match=message):
+            hvd.fold_compression_states(states)
+    with pytest.raises(ValueError, match="other betas"):
+        hvd.fold_compression_states([{**one, "betas": {"w": 0.1}}, {**one, "betas": {"w": 1.0}}])
+    with pytest.raises(ValueError, match="states is empty"):
+        hvd.fold_compression_states([])
+    with pytest.raises(ValueError, match=r"states\[1\] has other tensors"):
+        hvd.fold_compression_states([one, {"residuals": {"w": torch.zeros(5)}, "steps": {"w": 7}}])
+    with pytest.raises(ValueError, match=r"states\[1\] was saved at other steps"):
+        hvd.fold_compression_states([one, {**one, "steps": {"w": 8}}])
+
+
+def a_checkpoint_of_another_place_gives_the_steps_alone():
+    layer = torch.nn.Linear(64, 64, bias=False)
+    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(layer.parameters(), 0.01), [("resumed", layer.weight)],
+                                         compression=hvd.Compression.scalecom(rate=8))
+
+    def step():
+        optimizer.zero_grad()
+        layer(torch.full((4, 64), 1.0 + hvd.rank())).square().sum().backward()
+        optimizer.step()
+
+    def owed():
+        return hvd.compression_state()["resumed"]
+
+    step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    step()
+    former = owed()
+    if hvd.rank() == 0:  # Horovod's usual way.
+        optimizer.load_state_dict(saved)
+    hvd.broadcast_optimizer_state(optimizer, root_rank=0)
+    assert hvd.compression_steps()["resumed"] == 1
+    assert torch.equal(owed(), saved["scalecom"]["residuals"]["resumed"] if hvd.rank() == 0 else torch.zeros_like(former))
+    step()
+    former = owed()
+    if hvd.rank() == 0:  # At the steps that the others are at as well.
+        optimizer.load_state_dict(optimizer.state_dict())
+    hvd.broadcast_optimizer_state(optimizer, root_rank=0)
+    assert torch.equal(owed(), former)
+    step()
+    for change in ({"size": hvd.size() + 1}, {"rank": hvd.rank() + 1}, {"residuals": {}, "steps": {}}):
+        step()
+        resets = hvd.stats()["residual_resets"]
+        saved = optimizer.state_dict()
+        saved["scalecom"].update(change)
+        optimizer.load_state_dict(saved)
+        assert not owed().any() and hvd.stats()["residual_resets"] == resets + 1
+        assert hvd.compression_steps()["resumed"] == saved["scalecom"]["steps"].get("resumed", 0)
+    step()
 
 
 def another_shape_starts_a_new_residual():

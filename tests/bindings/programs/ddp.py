@@ -167,6 +167,32 @@ def a_state_from_before_the_first_step_takes_residuals_and_steps_back():
         assert hvd.compression_steps()["rolled.1.weight"] == 0
 
 
+def another_compression_takes_effect_at_the_next_step_and_nothing_is_lost():
+    with _process_group():
+        net = nn.Linear(64, 64, bias=False)
+        model = DistributedDataParallel(net)
+        state = hvd.DDPState(model, hvd.Compression.scalecom(rate=64, beta=0.5), name="policy.")
+        model.register_comm_hook(state, hvd.ddp_hook)
+        given, got = torch.zeros(2, 64, 64, dtype=torch.float64)
+        for step, (compression, selected) in enumerate((
+                (None, 64), (hvd.Compression.scalecom(rate=8, beta=0.1), 512), (hvd.Compression.none, 4096),
+                (hvd.Compression.scalecom(rates={"weight": 16}), 256))):
+            if compression is not None:
+                state.compression = compression
+            generator = torch.Generator().manual_seed(10 * step + hvd.rank())
+            gradient = torch.randn(64, 64, generator=generator, device="cpu").to(net.weight.device)
+            net.weight.grad = None
+            (model(torch.eye(64)) * gradient.t()).sum().backward()
+            assert (net.weight.grad != 0).sum() == selected, step
+            given += gradient.double()
+            got += net.weight.grad.double()
+        owed = hvd.compression_state()["policy.weight"].to(given)
+        assert torch.allclose(got, hvd.allreduce(given - owed), atol=1e-5)
+        with pytest.raises(ValueError, match="'nowhere' of rates matches no parameter"):
+            state.compression = hvd.Compression.scalecom(rates={"nowhere": 2})
+        assert "16" in repr(state.compression)
+
+
 def a_reduction_that_fails_ends_the_backward_pass_with_its_text():
     if hvd.size() == 1:
         return
@@ -200,6 +226,8 @@ def a_pickled_state_goes_on_where_it_stopped():
         resumed = pickle.loads(pickle.dumps(pickle.loads(saved)))
         with pytest.raises(ValueError, match="call attach"):
             resumed.gradient_of(None)
+        with pytest.raises(ValueError, match="unknown here: is this the checkpoint of another model"):
+            resumed.attach(_Net("another"))  # And it has all that it had.
         resumed.attach(model)
         model = DistributedDataParallel(stopped, bucket_cap_mb=0.02)
         model.register_comm_hook(resumed, hvd.ddp_hook)
@@ -220,8 +248,14 @@ def wrong_use_is_refused_with_what_to_do():
     state = hvd.DDPState(net)
     with pytest.raises(ValueError, match=r"shape \(2,\) is not of the model"):
         state.gradient_of(torch.zeros(2))
-    with pytest.raises(ValueError, match="wrong.0.weight has shape .5,.*another model"):
-        state.load_state_dict({"residuals": {"wrong.0.weight": torch.zeros(5)}, "steps": {}})
+    other = {"residuals": {"wrong.1.weight": torch.ones(50, 288), "wrong.0.weight": torch.zeros(5)}, "steps": {}}
+    for broken, message in ((other, "wrong.0.weight has shape .5,.*another model"),
+                            ({}, "saved state is {}; a dict with 'residuals' and 'steps'")):
+        with pytest.raises(ValueError, match=message):
+            state.load_state_dict(broken)
+        assert "wrong.1.weight" not in hvd.compression_state()
+    with pytest.raises(ValueError, match="model is None; a torch.nn.Module"):
+        hvd.DDPState(None)
     with _process_group():
         net = nn.Embedding(10, 2, sparse=True)
         model = DistributedDataParallel(net)

@@ -159,7 +159,8 @@ def what_is_tied_is_reduced_once_and_the_plan_is_of_shards():
         assert found.keys() == wanted.keys()
         assert all(torch.allclose(found[name], wanted[name], atol=1e-6) for name in found)
         for min_elements, rate in ((1024 // shards, 4), (1024 // shards + 1, None)):
-            compression.min_elements = min_elements
+            compression = hvd.Compression.scalecom(rate=4, rates={"embedding.*": None},
+                                                   min_elements=min_elements)
             state = hvd.register_fsdp_hook(net, mesh.get_group("replicate"), compression,
                                            name=f"at {min_elements}.")
             gc.collect()  # Of the states of groups that have ended.

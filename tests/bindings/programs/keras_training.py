@@ -243,9 +243,18 @@ def residuals_are_in_the_files_of_their_rank():
         early.setattr(basics, "rank", None)
         again.optimizer.scalecom_residuals.load_own_variables({**store, "0": numpy.ones(3, "float32")})
     store["0"] = numpy.ones(3, "float32")
-    with pytest.raises(ValueError, match="hidden/kernel has shape .3,."):
+    with pytest.raises(ValueError, match="hidden/kernel has shape .3,.*Residuals are as before; the weights are"):
         again.optimizer.scalecom_residuals.load_own_variables(store)
-    assert not _residual(name).any()
+    store["0"] = numpy.full(at_save.shape, numpy.inf, "float32")
+    with pytest.raises(ValueError, match="hidden/kernel has 2048 values of 2048 that are NaN or Inf"):
+        again.optimizer.scalecom_residuals.load_own_variables(store)
+    assert not _residual(name).any() and compression_steps()[name] == 0
+    # As where rank 0 alone loads a file, and the callback gives it to all.
+    residuals.load({name: at_save}, {name: step if hvd.rank() == 0 else 1})
+    hvd.broadcast_global_variables(0, again)
+    assert compression_steps()[name] == step
+    assert (_residual(name) == at_save).all() == (hvd.rank() == 0)
+    hvd.barrier()
     # The next dense step of these names would deliver what they still owe.
     residuals.load({name: numpy.zeros_like(value) for name, value in residuals.state().items()})
     hvd.barrier()

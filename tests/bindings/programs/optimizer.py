@@ -379,18 +379,6 @@ def residuals_of_another_number_of_ranks_are_delivered_in_full():
     assert hvd.compression_steps()["w"] == 67
 
 
-def states_that_do_not_belong_together_are_not_folded():
-    one = {"residuals": {"w": torch.zeros(4)}, "steps": {"w": 7}}
-    with pytest.raises(ValueError, match="other betas"):
-        hvd.fold_compression_states([{**one, "betas": {"w": 0.1}}, {**one, "betas": {"w": 1.0}}])
-    with pytest.raises(ValueError, match="states is empty"):
-        hvd.fold_compression_states([])
-    with pytest.raises(ValueError, match=r"states\[1\] has other tensors"):
-        hvd.fold_compression_states([one, {"residuals": {"w": torch.zeros(5)}, "steps": {"w": 7}}])
-    with pytest.raises(ValueError, match=r"states\[1\] was saved at other steps"):
-        hvd.fold_compression_states([one, {**one, "steps": {"w": 8}}])
-
-
 def training_goes_on_from_a_checkpoint_bit_by_bit():
     """Residuals and steps are in state_dict(); a new session loads them."""
     batches = _batches(12, torch.float32)
@@ -422,13 +410,36 @@ def a_plain_state_dict_loads_too():
 
 
 def a_checkpoint_of_another_model_is_refused():
+    """Or one that is broken; and nothing is changed by it."""
     model = _model(torch.float32)
     optimizer = _wrap(model, hvd.Compression.scalecom(rate=20, min_elements=100))
     _train(model, optimizer, _batches(1, torch.float32))
-    saved = optimizer.state_dict()
-    saved["scalecom"]["residuals"]["2.weight"] = torch.zeros(3, 3)
-    with pytest.raises(ValueError, match="2.weight has shape \\(3, 3\\)"):
-        optimizer.load_state_dict(saved)
+    before = copy.deepcopy(optimizer.state_dict())
+    for part, value, message in (
+            ("residuals", {"0.weight": torch.zeros(40, 12), "2.weight": torch.zeros(3, 3)},
+             "2.weight has shape \\(3, 3\\); the parameter's is \\(30, 40\\): is this"),
+            ("residuals", {"3.weight": torch.zeros(3, 3)}, "3.weight .*unknown here"),
+            ("steps", {"2.weight": -5}, "step of 2.weight is -5"),
+            ("betas", {"2.weight": 2}, "beta of 2.weight is 2"),
+            ("steps", None, "'steps' of the saved state is None"),
+            (None, None, "the saved state is None; a dict with 'residuals' and 'steps'"),
+            (None, {}, "the saved state is {}")):
+        saved = copy.deepcopy(before)
+        for one in saved["state"].values():
+            one["momentum_buffer"] += 1.0
+        saved["scalecom"]["residuals"]["0.weight"] += 1.0
+        if part is None:
+            saved["scalecom"] = value
+        else:
+            saved["scalecom"][part] = value
+        with pytest.raises(ValueError, match=message):
+            optimizer.load_state_dict(saved)
+        now = optimizer.state_dict()
+        assert all(torch.equal(one["momentum_buffer"], now["state"][place]["momentum_buffer"])
+                   for place, one in before["state"].items())
+        for name, residual in before["scalecom"]["residuals"].items():
+            assert torch.equal(residual, now["scalecom"]["residuals"][name])
+        assert now["scalecom"]["steps"] == before["scalecom"]["steps"]
 
 
 def it_is_an_optimizer_of_its_class():

@@ -4,6 +4,7 @@ import copy
 import gc
 import json
 import pathlib
+import pickle
 import tempfile
 
 import pytest
@@ -292,6 +293,63 @@ def going_dense_delivers_what_is_owed():
     assert not hvd.compression_state()["going dense"].any()
 
 
+def another_compression_takes_effect_at_the_next_step_and_nothing_is_lost():
+    layer = nn.Linear(64, 64, bias=False)
+    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(layer.parameters(), 0.1), [("changing", layer.weight)],
+                                         compression=hvd.Compression.scalecom(rate=64, beta=0.5))
+    given, got = torch.zeros(2, 64, 64, dtype=torch.float64)
+    for step, (compression, selected) in enumerate((
+            (None, 64), (hvd.Compression.scalecom(rate=8, beta=0.1, mode="cyclic"), 512), (hvd.Compression.none, 4096),
+            (hvd.Compression.scalecom(rates={"changing": 16}), 256))):
+        if compression is not None:
+            optimizer.compression = compression
+        gradient = torch.randn(64, 64, generator=torch.Generator().manual_seed(10 * step + hvd.rank()),
+                               device="cpu").to(layer.weight.device)
+        optimizer.zero_grad()
+        (layer.weight * gradient).sum().backward()
+        if step == 1:
+            with pytest.raises(AssertionError, match="compression .* between backward.. and step"):
+                optimizer.compression = hvd.Compression.none
+        optimizer.step()
+        assert (layer.weight.grad != 0).sum() == selected, step
+        given += gradient.double()
+        got += layer.weight.grad.double()
+    owed = hvd.compression_state()["changing"].to(given)
+    assert torch.allclose(got, hvd.allreduce(given - owed), atol=1e-5)
+    for wrong, message in ((7, "compression is 7; allowed are"),
+                           (hvd.Compression.scalecom(rates={"nowhere": 2}), "'nowhere' of rates matches no")):
+        with pytest.raises(ValueError, match=message):
+            optimizer.compression = wrong
+    assert "16" in repr(optimizer.compression)
+
+
+def who_wraps_parameters_again_takes_them_over():
+    layer, compression = nn.Linear(64, 64, bias=False), hvd.Compression.scalecom(rate=8)
+
+    def wrap():
+        return hvd.DistributedOptimizer(torch.optim.SGD(layer.parameters(), 0.1), [("taken", layer.weight)],
+                                        compression=compression)
+
+    def step(optimizer):
+        optimizer.zero_grad()
+        layer(torch.ones(2, 64)).square().sum().backward()
+        optimizer.step()
+
+    first = wrap()
+    step(first)
+    second = wrap()
+    step(second)
+    assert hvd.compression_steps()["taken"] == 2 and [row["name"] for row in hvd.compression_plan()].count("taken") == 1
+    with pytest.raises(AssertionError, match="parameters of this DistributedOptimizer were taken over"):
+        first.step()
+    del first, second  # No gradient is reduced from here on.
+    layer.weight.grad = None
+    layer(torch.ones(2, 64) * hvd.rank()).square().sum().backward()
+    layer(torch.ones(2, 64)).square().sum().backward()
+    step(wrap())
+    assert hvd.compression_steps()["taken"] == 3
+
+
 def _file_of_rates(text):
     with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
         file.write(text)
@@ -323,6 +381,23 @@ def an_error_in_a_file_of_rates_names_file_place_and_what_is_allowed():
             hvd.Compression.scalecom(rates=_file_of_rates(text))
     with pytest.raises(ValueError, match="cannot be read.*absent.json"):
         hvd.Compression.scalecom(rates="absent.json")
+
+
+def wrong_choices_are_refused_at_once_and_none_can_be_changed():
+    for wrong, part in (({"min_elements": "x"}, "min_elements is 'x'; allowed are whole numbers"),
+                        ({"min_elements": -1}, "min_elements is -1"), ({"min_elements": None}, "min_elements is None"),
+                        ({"mode": []}, r"mode is \[\]; allowed are 'cyclic'"), ({"values": 6}, "values is 6; allowed")):
+        with pytest.raises(ValueError, match=part):
+            hvd.Compression.scalecom(**wrong)
+    compression = pickle.loads(pickle.dumps(hvd.Compression.scalecom(rate=64, rates={"fc*": 3})))
+    for name in ("rate", "beta", "mode", "values", "guard", "warmup_steps", "rates"):
+        with pytest.raises(AttributeError, match=f"^{name} of .*assign a new one.*optimizer.compression = "):
+            setattr(compression, name, getattr(compression, name))
+    with pytest.raises(TypeError):
+        compression.rates["fc*"] = 4
+    assert compression.options().rate == 64 and compression.rates == {"fc*": 3}
+    with pytest.raises(ValueError, match="model is None; a torch.nn.Module is needed"):
+        hvd.flops_rates(None)
 
 
 def wrong_rates_are_refused_by_name():

@@ -268,7 +268,19 @@ TEST_CASE("a session restored from another's residuals continues step for step")
   Residual wrong = saved[0];
   wrong.beta = 1.5;
   CHECK_THROWS_WITH(second[0].restore_residuals({wrong}), Contains("beta 1.5"));
+  Residual endless = saved[0];
+  endless.values[3] = std::numeric_limits<float>::quiet_NaN();
+  endless.values[4] = std::numeric_limits<float>::infinity();
+  Residual good = saved[0];
+  good.values.assign(kCount, 1.0f);
+  CHECK_THROWS_WITH(second[0].restore_residuals({good, endless}),
+                    Contains("tensor w") && Contains("2 values of 500") && Contains("NaN"));
   CHECK_THROWS_WITH(second[0].residual("nobody"), Contains("nobody"));
+  CHECK(second[0].residual("w").values != good.values);
+  CHECK(second[0].stats().residual_resets == 0);
+  second[0].restore_residuals({{"w", {static_cast<std::int64_t>(kCount)}, 0, {}}});
+  CHECK(second[0].residual("w").values == std::vector<float>(kCount, 0.0f));
+  CHECK(second[0].stats().residual_resets == 1);
 }
 
 TEST_CASE("NaN on a rank that does not lead shows where dense all-reduce would show it") {
