@@ -5,16 +5,17 @@ import torch
 from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import used
 from scalecom.torch import mpi_ops
-from scalecom.torch.parameters import check_passes, hook, refuse_pass, takes_part
+from scalecom.torch.optimizer_state import CompressionMixin
+from scalecom.torch.parameters import Hooks, check_passes, refuse_pass, takes_part
 
 
-class DeltaSettings:
+class DeltaSettings(Hooks):
     """What the wrapped optimizer was asked for, and its backward passes since the last step."""
 
     op = mpi_ops.Adasum
 
     def __init__(self, names, compression, passes, process_set):
-        self.names = names  # parameter -> name, in the order of named_parameters
+        super().__init__(names)
         self.compression = compression
         self.passes = passes
         self.process_set = process_set
@@ -24,7 +25,7 @@ class DeltaSettings:
     def add(self, parameters):
         """These, which `names` has, are reduced from now on."""
         for parameter in parameters:
-            hook(parameter, self.count_pass)
+            self.hook(parameter, self.count_pass)
 
     def count_pass(self, parameter):
         """The backward pass has accumulated its gradient: the parameter's hook."""
@@ -34,7 +35,7 @@ class DeltaSettings:
         self.passes_done[parameter] = done
 
 
-class DeltaMixin:
+class DeltaMixin(CompressionMixin):
     """Overrides of an optimizer whose class it is mixed into; see DistributedOptimizer."""
 
     def add_param_group(self, param_group):
@@ -69,6 +70,7 @@ class DeltaMixin:
         """Takes this rank's step, and replaces what it does to the parameters by its Adasum over
         the ranks. After a HorovodInternalError the parameters are undefined."""
         settings = self._scalecom
+        settings.check_hooked()
         self._adopt()  # What has come past add_param_group().
         names = {parameter: name for parameter, name in settings.names.items()
                  if takes_part(parameter)}

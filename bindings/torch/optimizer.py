@@ -10,11 +10,13 @@ from scalecom import _library
 from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import era, global_process_set, used
 from scalecom.scalecom_options import gradient_options
-from scalecom.torch import mpi_ops, plan, sparse_ops, state, submit
-from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
+from scalecom.torch import mpi_ops, plan, sparse_ops, submit
+from scalecom.torch.compression import Compression
 from scalecom.torch.delta_optimizer import DeltaMixin, DeltaSettings
-from scalecom.torch.parameters import (ParameterNames, check_optimizer, check_passes,
-                                       check_predivide_factor, groups_of, hook, refuse_pass, takes_part)
+from scalecom.torch.optimizer_state import CompressionMixin, StateMixin, check_use
+from scalecom.torch.parameters import (Hooks, ParameterNames, check_optimizer, check_passes,
+                                       check_predivide_factor, groups_of, refuse_pass, release_at_end,
+                                       take_over, takes_part)
 
 
 # Gradients are submitted together as soon as they have so many bytes, or are so many: a submit costs
@@ -139,12 +141,12 @@ class _Gradient:
         self.wire = self.context = self.make_sparse = None
 
 
-class _Settings:
+class _Settings(Hooks):
     """What the wrapped optimizer was asked for, and its work in progress."""
 
     def __init__(self, names, compression, op, passes, predivide_factor, sparse_as_dense,
                  process_set):
-        self.names = names  # parameter -> name, in the order of named_parameters
+        super().__init__(names)
         self.compression = compression
         self.op = op
         self.passes = passes
@@ -172,7 +174,7 @@ class _Settings:
         for parameter in parameters:
             gradient = _Gradient(parameter, self.names[parameter], -1 - len(self.gradients), self)
             self.gradients.append(gradient)
-            hook(parameter, gradient.count_pass)
+            self.hook(parameter, gradient.count_pass)
 
     def join(self, groups):
         """The gradients of each of these lists of parameters start together."""
@@ -306,7 +308,7 @@ class _Settings:
                 if parameter.requires_grad]
 
 
-class _DistributedMixin:
+class _DistributedMixin(StateMixin, CompressionMixin):
     """Overrides of an optimizer whose class it is mixed into; see DistributedOptimizer."""
 
     def add_param_group(self, param_group):
@@ -326,6 +328,7 @@ class _DistributedMixin:
         it says that the ranks differ in their gradients, what they have submitted stays so.
         """
         settings = self._scalecom
+        settings.check_hooked()
         self._adopt()  # What has come past add_param_group().
         try:
             settings.start_all()
@@ -360,6 +363,7 @@ class _DistributedMixin:
         are reduced too, each before the optimizer sees its gradients; each has to give every rank a
         gradient of at least one parameter."""
         settings = self._scalecom
+        settings.check_hooked()
         if closure is None or settings.is_reducing():
             self._synchronize_for_step()
         settings.is_synchronized = False
@@ -392,29 +396,6 @@ class _DistributedMixin:
                                  "gradients are being reduced; call step() or synchronize() first")
         return super().zero_grad(*args, **kwargs)
 
-    def state_dict(self):
-        """The optimizer's state, and under "scalecom" this rank's residuals and steps."""
-        saved = super().state_dict()
-        names = set(self._scalecom.names.values())
-        with used(self._scalecom.process_set):
-            saved["scalecom"] = state.model_state(names)
-        return saved
-
-    def load_state_dict(self, state_dict):
-        """The other way round; what has no "scalecom", as of a plain optimizer, leaves residuals as they
-        are. ValueError, and nothing is changed, for residuals of another model or broken ones."""
-        state_dict = dict(state_dict)
-        shapes = {name: tuple(parameter.shape) for parameter, name in self._scalecom.names.items()}
-        with used(self._scalecom.process_set):
-            load = None
-            if "scalecom" in state_dict:
-                saved = state_dict.pop("scalecom")
-                if shapes:  # Else this rank is not in the process set.
-                    load = state.prepare_model_state(saved, shapes)
-            super().load_state_dict(state_dict)
-            if load is not None:
-                load()
-
 
 def DistributedOptimizer(optimizer, named_parameters=None, compression=Compression.none,
                          backward_passes_per_step=1, op=mpi_ops.Average,
@@ -429,7 +410,8 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     instance of the optimizer's class that shares its state, with synchronize(), skip_synchronize(),
     set_backward_passes_per_step(), and residuals in state_dict(). Residuals belong to names and
     live as long as the session: a second model whose parameters have the same names and shapes
-    goes on with them.
+    goes on with them. `compression` may be assigned between two steps. A later DistributedOptimizer of the
+    same parameters takes them over; hooks in them go with the wrapper that made them.
 
     named_parameters: model.named_parameters(), in one order on every rank; names identify gradients
     across ranks and key the residuals. Parameters may be frozen and unfrozen, and come by
@@ -451,7 +433,6 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     """
     used(process_set)
     check_optimizer(optimizer)
-    check_compression(compression)
     if op not in (mpi_ops.Average, mpi_ops.Sum, mpi_ops.Adasum):
         raise ValueError(f"op is {op}; a DistributedOptimizer takes Average or Sum, or Adasum")
     check_passes(backward_passes_per_step)
@@ -459,11 +440,7 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     if gradient_predivide_factor != 1.0 and op != mpi_ops.Average:
         raise ValueError("gradient_predivide_factor needs op=Average")
     names = ParameterNames(optimizer, named_parameters)
-    if isinstance(compression, ScaleComCompressor):
-        if op == mpi_ops.Adasum:
-            raise ValueError("compression is Compression.scalecom; it works with op Average and Sum, "
-                             "not with Adasum, which needs every element")
-        compression.check_patterns(list(names.values()))
+    check_use(compression, op, names)
     lists = groups_of(names, num_groups if groups is None else groups)
     base = optimizer.__class__
     mixin = DeltaMixin if op == mpi_ops.Adasum else _DistributedMixin
@@ -473,12 +450,14 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     if process_set is not None and not process_set.included():
         names.leave_out()
         process_set = None
+    for former in take_over(names):
+        plan.forget(former)
     if op == mpi_ops.Adasum:
         wrapped._scalecom = DeltaSettings(names, compression, backward_passes_per_step, process_set)
-        return wrapped
-    settings = _Settings(names, compression, op, backward_passes_per_step,
-                         gradient_predivide_factor, sparse_as_dense, process_set)
-    settings.join(lists)
-    wrapped._scalecom = settings
-    plan.watch(wrapped, lambda one: one._scalecom)
+    else:
+        wrapped._scalecom = _Settings(names, compression, op, backward_passes_per_step,
+                                      gradient_predivide_factor, sparse_as_dense, process_set)
+        wrapped._scalecom.join(lists)
+        plan.watch(wrapped, lambda one: one._scalecom)
+    release_at_end(wrapped)
     return wrapped

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import weakref
 
 import torch
 
@@ -53,17 +54,64 @@ def takes_part(parameter):
     return parameter.requires_grad or parameter.grad is not None
 
 
-def hook(parameter, count_pass):
-    """Calls count_pass(parameter) when a backward pass has accumulated its gradient, now or once it
-    is unfrozen."""
-    if not (parameter.is_floating_point() or parameter.is_complex()):
-        return  # It never has one.
-    is_trained = parameter.requires_grad
-    try:
-        parameter.requires_grad_(True)  # Torch takes a hook for no other, and keeps it afterwards.
-        parameter.register_post_accumulate_grad_hook(count_pass)
-    finally:
-        parameter.requires_grad_(is_trained)
+class Hooks:
+    """Those of a DistributedOptimizer in its parameters: as long as it lives, and until a later one takes
+    parameters of it over."""
+
+    def __init__(self, names):
+        self.names = names
+        self._handles = []
+        self.is_released = False
+
+    def hook(self, parameter, count_pass):
+        """Calls count_pass(parameter) when a backward pass has accumulated its gradient, now or once it
+        is unfrozen."""
+        if not (parameter.is_floating_point() or parameter.is_complex()):
+            return  # It never has one.
+        is_trained = parameter.requires_grad
+        try:
+            parameter.requires_grad_(True)  # Torch takes a hook for no other, and keeps it afterwards.
+            self._handles.append(parameter.register_post_accumulate_grad_hook(count_pass))
+        finally:
+            parameter.requires_grad_(is_trained)
+
+    def is_reducing(self):
+        """Whether something of a step is on its way."""
+        return False
+
+    def release(self):
+        """Gradients are not looked at any more."""
+        self.is_released = True
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def check_hooked(self):
+        if self.is_released:
+            raise AssertionError("parameters of this DistributedOptimizer were taken over by a later one, which "
+                                 "reduces their gradients; step that one, and give each parameter to one alone")
+
+
+# Optimizers with hooks in their parameters.
+_hooking = weakref.WeakSet()
+
+
+def take_over(names):
+    """Releases the parameters in `names` from the optimizers that were made of them before; returns these."""
+    former = [one for one in list(_hooking)
+              if not one._scalecom.is_released and not one._scalecom.names.keys().isdisjoint(names)]
+    if any(one._scalecom.is_reducing() for one in former):
+        raise AssertionError("another DistributedOptimizer is reducing gradients of these parameters; call its step() "
+                             "or synchronize() first")
+    for one in former:
+        one._scalecom.release()
+    return former
+
+
+def release_at_end(optimizer):
+    """Its hooks go with it."""
+    _hooking.add(optimizer)
+    weakref.finalize(optimizer, optimizer._scalecom.release).atexit = False
 
 
 def _by_place(groups):
@@ -114,9 +162,11 @@ def check_optimizer(optimizer):
     if not hasattr(optimizer, "param_groups"):
         raise ValueError(f"optimizer is a {type(optimizer).__name__}; a torch.optim.Optimizer is "
                          "needed")
-    if "_scalecom" in optimizer.__dict__:
+    former = optimizer.__dict__.get("_scalecom")
+    if former is not None and not former.is_released:
         raise ValueError(f"optimizer, {type(optimizer).__name__}, is wrapped already; its gradients "
-                         "would be reduced twice: wrap a new one, or go on with the first wrapper")
+                         "would be reduced twice: go on with the first wrapper, whose `compression` may be "
+                         "assigned, or wrap a new one")
 
 
 def check_passes(passes):

@@ -18,28 +18,35 @@ def watch(reducer, describe):
     _reducers[reducer] = describe
 
 
+def forget(reducer):
+    """compression_plan() covers it no more."""
+    _reducers.pop(reducer, None)
+
+
 class CompressionPlan(list):
     """Rows of compression_plan(); print() shows a table."""
 
     _COLUMNS = (("parameter", "name", "<", "{}"), ("elements", "elements", ">", "{:,}"),
+                ("FLOPs", "flops", ">", "{:,.0f}"),
                 ("mode", "mode", "<", "{}"), ("rate", "rate", ">", "{}"),
                 ("dense us", "dense_us", ">", "{:.1f}"), ("sparse us", "sparse_us", ">", "{:.1f}"),
                 ("dense bytes", "dense_bytes", ">", "{:,}"), ("bytes sent", "bytes_sent", ">", "{:,}"),
                 ("why", "reason", "<", "{}"))
 
     def __str__(self):
-        total = {"name": f"all {len(self)}", "mode": "", "rate": "", "reason": ""}
+        total = {"name": f"all {len(self)}", "mode": "", "rate": "", "reason": "", "flops": None}
+        columns = [column for column in self._COLUMNS if column[1] != "flops" or any("flops" in row for row in self)]
         for key in ("elements", "dense_us", "sparse_us", "dense_bytes", "bytes_sent"):
             total[key] = sum(row[key] or 0 for row in self)
-        lines = [[title for title, _, _, _ in self._COLUMNS]]
+        lines = [[title for title, _, _, _ in columns]]
         lines += [["" if row[key] is None else form.format(row[key])
-                   for _, key, _, form in self._COLUMNS] for row in [*self, total]]
+                   for _, key, _, form in columns] for row in [*self, total]]
         widths = [max(map(len, column)) for column in zip(*lines)]
         return "\n".join("  ".join(f"{cell:{side}{width}}" for cell, width, (_, _, side, _)
-                                   in zip(line, widths, self._COLUMNS)).rstrip() for line in lines)
+                                   in zip(line, widths, columns)).rstrip() for line in lines)
 
 
-def compression_plan(named_parameters=None, compression=None):
+def compression_plan(named_parameters=None, compression=None, flops=None):
     """What happens to each parameter's gradient, and why: a list of dicts to read or to print.
 
     Without arguments for every DistributedOptimizer, DDPState and FSDPState that lives in this
@@ -48,7 +55,8 @@ def compression_plan(named_parameters=None, compression=None):
     dense_us and sparse_us: the tensor's share of its batch by the cost model and the figures measured
     at init, for a CUDA parameter with the first CUDA tensors of mode "auto" (one on the meta device
     counts as in host memory); sparse_us None where compression was not asked for; dense_bytes and bytes_sent: by a
-    rank in a step; reason in words. Rates and modes are those after warm-up and ramp. The same on
+    rank in a step; reason in words. flops: what flops_per_gradient() gives; the plan then has each parameter's
+    FLOPs a gradient element, too. Rates and modes are those after warm-up and ramp. The same on
     every rank. After init() only.
     """
     if (named_parameters is None) != (compression is None):
@@ -60,12 +68,13 @@ def compression_plan(named_parameters=None, compression=None):
             compression.check_patterns([name for name, _ in pairs])
         plan += [_row(name, parameter, compression) for name, parameter in pairs
                  if parameter.requires_grad]
-        return plan
-    for reducer, describe in list(_reducers.items()):
+    for reducer, describe in () if compression is not None else list(_reducers.items()):
         described = describe(reducer)
         with used(described.process_set):
             plan += [_row(name, parameter, described.compression)
                      for name, parameter in described.named_parameters()]
+    for row in plan if flops is not None else ():
+        row["flops"] = flops.get(row["name"])
     return plan
 
 

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from scalecom import basics
-from scalecom.scalecom_options import MIN_ELEMENTS, VALUES, check_choice
-from scalecom.rates import RATE_MAX
+from scalecom.rates import RATE_MAX, check_choice
+from scalecom.scalecom_options import MIN_ELEMENTS, VALUES
 
 # Chen et al., NeurIPS 2020: the rate for a layer of at least so many FLOPs a gradient element, where
 # a rank's batch has 32 samples.

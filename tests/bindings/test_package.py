@@ -104,9 +104,11 @@ def test_nccl_is_told_of_the_tuner_where_an_algorithm_is_named(given):
 @pytest.mark.parametrize("ranks", [0, 2])
 def test_info_explains_what_is_compressed(ranks):
     command = [*(mpirun_command(ranks) if ranks else []), str(BIN / "scalecom-info"), "--plan"]
-    status, output = run_limited([*command, "1000,1000000", "--rate", "50", "--mode", "cyclic"], 60,
-                                 env=rank_environment())
+    # The mode is that of the setting, where there is one.
+    status, output = run_limited([*command, "1000,1000000", "--rate", "50"], 60,
+                                 env=rank_environment({"SCALECOM_MODE": "cyclic"}))
     assert status == 0, output
+    assert f"host's memory, {'2 ranks' if ranks else '1 rank'}; figures" in output, output
     rows = [line.split()[:3] for line in output.splitlines() if "the mode is cyclic" in line]
     assert rows == [["1000", "cyclic", "50"], ["1000000", "cyclic", "50"]], output
     status, output = run_limited([*command, "1000000", "--json"], 60, env=rank_environment())
@@ -115,7 +117,7 @@ def test_info_explains_what_is_compressed(ranks):
     assert sum(way["is_chosen"] for way in plan[0]["alternatives"]) == 1
 
 
-@pytest.mark.parametrize("wrong, part", [("--plan=-5", "-5"), ("--plan=many", "many"),
+@pytest.mark.parametrize("wrong, part", [("--plan=-5", "-5"), ("--plan=many", "'many' is no number of elements"),
                                          ("--rate=0", "--rate"), ("--mode=sharp", "sharp")])
 def test_info_names_a_wrong_plan(wrong, part):
     status, output = run_limited([BIN / "scalecom-info", wrong], 60, env=rank_environment())

@@ -1,4 +1,4 @@
-"""Rates by parameter name: a dict, or a file of one."""
+"""Rates, and modes, by parameter name: a dict, or a file of one."""
 
 import fnmatch
 import json
@@ -7,6 +7,9 @@ import numbers
 import os
 
 RATE_MAX = 65536
+
+# As the C interface counts them.
+MODES = {"cyclic": 1, "sharded": 2, None: 3, "hierarchical": 4, "auto": 5}
 
 _ALLOWED = f"allowed are whole numbers from 1 to {RATE_MAX}"
 
@@ -23,9 +26,27 @@ def checked_rate(rate):
     return int(rate)
 
 
+def check_choice(name, value, allowed):
+    """Raises ValueError for what is none of these texts, or None."""
+    if not any(value is one or (isinstance(value, str) and value == one) for one in allowed):
+        raise ValueError(f"{name} is {value!r}; allowed are {', '.join(map(repr, allowed))}")
+
+
+def _checked_way(way):
+    """A rate, {"rate": of that, "mode": of MODES}, or None."""
+    if isinstance(way, tuple):  # An object of a file.
+        way = dict(way)
+    if not isinstance(way, dict):
+        return None if way is None else checked_rate(way)
+    if set(way) != {"rate", "mode"}:
+        raise ValueError(f'it is {way!r}; {_ALLOWED}, and {{"rate": one of these, "mode": a mode}}')
+    check_choice("mode", way["mode"], MODES)
+    return {"rate": checked_rate(way["rate"]), "mode": way["mode"]}
+
+
 def checked_rates(rates):
     """Rates by pattern, from a dict or the path of a JSON file that holds one object. Values are
-    rates, or None (null) for dense. ValueError names what is wrong, and in which file."""
+    rates, {"rate": ..., "mode": ...}, or None (null) for dense. ValueError names what is wrong, and in which file."""
     if rates is None:
         return {}
     if isinstance(rates, (str, os.PathLike)):
@@ -65,7 +86,7 @@ def _checked(pairs, where):
             raise ValueError(f"{where}the pattern {pattern!r} of rates is there twice; the first that "
                              "matches counts, so leave one out")
         try:
-            checked[pattern] = None if rate is None else checked_rate(rate)
+            checked[pattern] = _checked_way(rate)
         except ValueError as error:
             raise ValueError(f"{where}the pattern {pattern!r} of rates: {error}, or None "
                              "(null in a file) for dense") from None

@@ -48,11 +48,11 @@ def compression_stats():
             for entry in _library.read_json(lib.scalecom_compression_stats)}
 
 
-def check_parts(saved, what, parts=("residuals", "steps")):
+def check_parts(saved, what):
     """Raises ValueError unless it is made as a model_state() is."""
-    if not isinstance(saved, Mapping) or any(part not in saved for part in parts):
-        raise ValueError(f"{what} is {reprlib.repr(saved)}; a dict with {' and '.join(map(repr, parts))} is needed, "
-                         "as it was saved (under \"scalecom\" in an optimizer's state_dict())")
+    if not isinstance(saved, Mapping) or "residuals" not in saved or "steps" not in saved:
+        raise ValueError(f"{what} is {reprlib.repr(saved)}; a dict with 'residuals' and 'steps' is needed, as it was "
+                         "saved (under \"scalecom\" in an optimizer's state_dict())")
     for part in ("residuals", "steps", "betas"):
         if not isinstance(saved.get(part, {}), Mapping):
             raise ValueError(f"{part!r} of {what} is {reprlib.repr(saved[part])}; a dict by tensor name is needed")

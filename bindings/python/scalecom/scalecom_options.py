@@ -5,17 +5,11 @@ import numbers
 import types
 
 from scalecom._library import CompressionOptions
-from scalecom.rates import check_patterns, checked_rate, checked_rates, is_whole
+from scalecom.rates import MODES, check_choice, check_patterns, checked_rate, checked_rates, is_whole
 
-_MODES = {"cyclic": 1, "sharded": 2, None: 3, "hierarchical": 4, "auto": 5}
 VALUES = {"float32": 6, "float16": 5, "bfloat16": 9}
 
 MIN_ELEMENTS = 1024
-
-
-def check_choice(name, value, allowed):
-    if not any(value is one or (isinstance(value, str) and value == one) for one in allowed):
-        raise ValueError(f"{name} is {value!r}; allowed are {', '.join(map(repr, allowed))}")
 
 
 class ScaleComOptions:
@@ -36,7 +30,8 @@ class ScaleComOptions:
 
     In DistributedOptimizer, one-dimensional parameters and those of fewer than `min_elements` stay
     dense. `rates` overrides rate and that rule by parameter name: {"fc*.weight": 400,
-    "conv1.*": None}; patterns as in fnmatch, the first that matches counts, None is dense. It may be
+    "conv1.*": None, "words.*": {"rate": 50, "mode": "cyclic"}}; patterns as in fnmatch, the first that matches
+    counts, None is dense, a rate alone goes by `mode`. It may be
     the path of a JSON file with such an object; hvd.flops_rates() and hvd.budget_rates() make one.
 
     It cannot be changed; assign a new one to what has it, as optimizer.compression, between two steps.
@@ -44,7 +39,7 @@ class ScaleComOptions:
 
     def __init__(self, rate=100, beta=1.0, warmup_steps=0, mode=None, rates=None,
                  min_elements=MIN_ELEMENTS, values="float32", guard=None, ramp_steps=0):
-        check_choice("mode", mode, _MODES)
+        check_choice("mode", mode, MODES)
         check_choice("values", values, VALUES)
         if not isinstance(beta, numbers.Real) or not 0.0 < beta <= 1.0:
             raise ValueError(f"beta is {beta}; it must be above 0 and at most 1")
@@ -69,32 +64,39 @@ class ScaleComOptions:
     @property
     def rates(self):
         """By pattern, to read."""
-        return types.MappingProxyType(self.__dict__["rates"])
+        return types.MappingProxyType({pattern: types.MappingProxyType(way) if isinstance(way, dict) else way
+                                       for pattern, way in self.__dict__["rates"].items()})
 
-    def options(self, rate=None):
-        """The C options for one tensor, made once for each rate."""
-        rate = self.rate if rate is None else rate
-        if rate not in self._options:
-            self._options[rate] = CompressionOptions(_MODES[self.mode], rate, self.beta,
-                                                     self.warmup_steps, VALUES[self.values],
-                                                     self.guard or 0.0, self.ramp_steps)
-        return self._options[rate]
+    def options(self, rate=None, mode=None):
+        """The C options for one tensor, made once for each rate and mode. None: as asked for in general."""
+        way = self.rate if rate is None else rate, self.mode if mode is None else mode
+        if way not in self._options:
+            self._options[way] = CompressionOptions(MODES[way[1]], way[0], self.beta,
+                                                    self.warmup_steps, VALUES[self.values],
+                                                    self.guard or 0.0, self.ramp_steps)
+        return self._options[way]
+
+    def _way_for(self, name, dimensions, elements):
+        """(rate, None for dense; mode, None as in general; why, in words) for a parameter's gradient."""
+        for pattern, way in self.__dict__["rates"].items():
+            if fnmatch.fnmatchcase(name, pattern):
+                of_pattern = way if isinstance(way, dict) else {"rate": way, "mode": None}
+                return of_pattern["rate"], of_pattern["mode"], f"rates says so for {pattern!r}"
+        if dimensions < 2:
+            return None, None, f"it has {dimensions} dimension{'s' if dimensions == 0 else ''}, fewer than 2"
+        if elements < self.min_elements:
+            return None, None, f"it has fewer than {self.min_elements} elements"
+        return self.rate, None, "no pattern matches: rate"
 
     def choice_for(self, name, dimensions, elements):
         """The rate for the gradient of a parameter, None for dense; and why, in words."""
-        for pattern, rate in self.rates.items():
-            if fnmatch.fnmatchcase(name, pattern):
-                return rate, f"rates says so for {pattern!r}"
-        if dimensions < 2:
-            return None, f"it has {dimensions} dimension{'s' if dimensions == 0 else ''}, fewer than 2"
-        if elements < self.min_elements:
-            return None, f"it has fewer than {self.min_elements} elements"
-        return self.rate, "no pattern matches: rate"
+        rate, _, reason = self._way_for(name, dimensions, elements)
+        return rate, reason
 
     def options_by_size(self, name, dimensions, elements):
         """The C options for the gradient of a parameter, None for dense."""
-        rate, _ = self.choice_for(name, dimensions, elements)
-        return None if rate is None else self.options(rate)
+        rate, mode, _ = self._way_for(name, dimensions, elements)
+        return None if rate is None else self.options(rate, mode)
 
     def check_patterns(self, names):
         """Raises ValueError for a pattern of `rates` that matches no parameter."""
@@ -103,7 +105,7 @@ class ScaleComOptions:
     def __repr__(self):
         return (f"Compression.scalecom(rate={self.rate}, beta={self.beta}, "
                 f"warmup_steps={self.warmup_steps}, ramp_steps={self.ramp_steps}, "
-                f"mode={self.mode!r}, values={self.values!r}, rates={dict(self.rates)}, "
+                f"mode={self.mode!r}, values={self.values!r}, rates={self.__dict__['rates']}, "
                 f"guard={self.guard})")
 
 

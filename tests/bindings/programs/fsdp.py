@@ -158,12 +158,11 @@ def what_is_tied_is_reduced_once_and_the_plan_is_of_shards():
         assert torch.allclose(weight[is_delivered], weight_of_all[is_delivered], atol=1e-6)
         assert found.keys() == wanted.keys()
         assert all(torch.allclose(found[name], wanted[name], atol=1e-6) for name in found)
+        state = hvd.register_fsdp_hook(net, mesh.get_group("replicate"), compression, name="again.")
+        gc.collect()  # Of the states of groups that have ended.
         for min_elements, rate in ((1024 // shards, 4), (1024 // shards + 1, None)):
-            compression = hvd.Compression.scalecom(rate=4, rates={"embedding.*": None},
-                                                   min_elements=min_elements)
-            state = hvd.register_fsdp_hook(net, mesh.get_group("replicate"), compression,
-                                           name=f"at {min_elements}.")
-            gc.collect()  # Of the states of groups that have ended.
+            state.compression = hvd.Compression.scalecom(rate=4, rates={"embedding.*": None},
+                                                         min_elements=min_elements)
             plan = {row["name"]: row for row in hvd.compression_plan()}
             assert {name: (row["elements"], row["rate"]) for name, row in plan.items()} == {
                 "embedding.weight": (-(-21 // shards) * 32, None),

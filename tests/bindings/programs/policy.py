@@ -216,6 +216,9 @@ def a_plan_explains_every_parameter():
     text = str(plan).splitlines()
     assert text[0].split()[:3] == ["parameter", "elements", "mode"] and len(text) == 8
     assert text[-1].split()[:3] == ["all", "6", "80,603"]
+    figures = hvd.flops_per_gradient(layers, torch.ones(320, 300))
+    text = str(hvd.compression_plan(layers.named_parameters(), compression, figures)).splitlines()
+    assert text[0].split()[2] == "FLOPs" and text[1].split()[:3] == ["0.weight", "60,000", "20"]
     not_built = copy.deepcopy(layers).to("meta")
     assert [row["bytes_sent"] for row in hvd.compression_plan(not_built.named_parameters(), compression)] == [
         row["bytes_sent"] for row in plan]
@@ -357,7 +360,7 @@ def _file_of_rates(text):
 
 
 def rates_come_from_a_file():
-    rates = {"fc*.weight": 400, "conv1.*": None, "*": 25}
+    rates = {"fc*.weight": 400, "conv1.*": None, "words": {"rate": 50, "mode": "cyclic"}, "*": 25}
     path = _file_of_rates(json.dumps(rates))
     for name in (path, str(path)):
         compression = hvd.Compression.scalecom(rates=name)
@@ -365,6 +368,8 @@ def rates_come_from_a_file():
     layer = nn.Linear(100, 100)
     assert compression.rate_of("fc1.weight", layer.weight) == 400
     assert compression.rate_of("conv1.weight", layer.weight) is None
+    assert compression.rate_of("words", layer.weight) == 50
+    assert [compression.options_for(name, layer.weight).mode for name in ("fc1.weight", "words")] == [3, 1]
 
 
 def an_error_in_a_file_of_rates_names_file_place_and_what_is_allowed():
@@ -375,7 +380,8 @@ def an_error_in_a_file_of_rates_names_file_place_and_what_is_allowed():
                        ('{"a": 0}', "json: the pattern 'a'.*rate is 0; allowed are .*1 to 65536.*null"),
                        ('{"a": "x"}', "the pattern 'a'.*rate is 'x'"),
                        ('{"a": true}', "the pattern 'a'.*rate is True"),
-                       ('{"a": {"b": 1}}', "the pattern 'a'"),
+                       ('{"a": {"rate": 1}}', "the pattern 'a' of rates: it is .*whole numbers.*\"mode\": a mode"),
+                       ('{"a": {"rate": 2, "mode": "x"}}', "pattern 'a' of rates: mode is 'x'; allowed are 'cyclic'"),
                        ('{"a": NaN}', "the pattern 'a'.*rate is nan")]:
         with pytest.raises(ValueError, match=part):
             hvd.Compression.scalecom(rates=_file_of_rates(text))

@@ -1,0 +1,65 @@
+"""What of a DistributedOptimizer is saved, and what may change between two steps."""
+
+from scalecom.process_sets import used
+from scalecom.reductions import Adasum
+from scalecom.torch import state
+from scalecom.torch.compression import ScaleComCompressor, check_compression
+
+
+def check_use(compression, op, names):
+    """Raises ValueError for a compression that gradients of these names cannot be reduced with."""
+    check_compression(compression)
+    if not isinstance(compression, ScaleComCompressor):
+        return
+    if op == Adasum:
+        raise ValueError("compression is Compression.scalecom; it works with op Average and Sum, "
+                         "not with Adasum, which needs every element")
+    if names:  # Else this rank is not in the process set.
+        compression.check_patterns(list(names.values()))
+
+
+class CompressionMixin:
+    """Overrides of an optimizer whose class it is mixed into; see DistributedOptimizer."""
+
+    @property
+    def compression(self):
+        """How gradients are compressed. It may be assigned between two steps, on every rank before the
+        same one: it holds from that step on, and what is owed goes along."""
+        return self._scalecom.compression
+
+    @compression.setter
+    def compression(self, compression):
+        settings = self._scalecom
+        check_use(compression, settings.op, settings.names)
+        if settings.is_reducing():
+            raise AssertionError("compression was assigned between backward() and step(), while gradients "
+                                 "are being reduced; call step() or synchronize() first")
+        settings.compression = compression
+
+
+class StateMixin:
+    """The same."""
+
+    def state_dict(self):
+        """The optimizer's state, and under "scalecom" this rank's residuals and steps."""
+        saved = super().state_dict()
+        names = set(self._scalecom.names.values())
+        with used(self._scalecom.process_set):
+            saved["scalecom"] = state.model_state(names)
+        return saved
+
+    def load_state_dict(self, state_dict):
+        """The other way round; what has no "scalecom", as of a plain optimizer, leaves residuals as they
+        are. ValueError, and nothing is changed, for residuals of another model or broken ones."""
+        state_dict = dict(state_dict)
+        settings = self._scalecom
+        shapes = {name: tuple(parameter.shape) for parameter, name in settings.names.items()}
+        with used(settings.process_set):
+            load = None
+            if "scalecom" in state_dict:
+                saved = state_dict.pop("scalecom")
+                if shapes:  # Else this rank is not in the process set.
+                    load = state.prepare_model_state(saved, shapes)
+            super().load_state_dict(state_dict)
+            if load is not None:
+                load()
