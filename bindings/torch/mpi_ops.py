@@ -306,41 +306,45 @@ def _split_numbers(splits):
                          "rank") from None
 
 
+def _submit_alltoall(tensor, splits, name):
+    """A ticket, and what makes (rows, received_splits) of it, without splits too."""
+    tensor = checked(tensor).detach()
+    numbers = [] if splits is None else _split_numbers(splits)
+    arguments = (full_name("alltoall", name), view(tensor),
+                 (ctypes.c_int64 * len(numbers))(*numbers), len(numbers))
+    ticket = submit.submit(lib.scalecom_all_to_all, arguments, tensor)
+    copy = copier(tensor)
+    is_short = isinstance(splits, torch.Tensor) and splits.dtype == torch.int32
+    dtype, ranks = torch.int32 if is_short else torch.int64, basics.size()
+    return ticket, lambda done: (
+        copy(done), torch.tensor(done.received_splits(ranks), dtype=dtype, device="cpu"))
+
+
 def alltoall_async(tensor, splits=None, name=None, process_set=None):
     """Starts an exchange of rows between all ranks; see alltoall."""
     with used(process_set):
-        tensor = checked(tensor).detach()
-        numbers = [] if splits is None else _split_numbers(splits)
-        arguments = (full_name("alltoall", name), view(tensor),
-                     (ctypes.c_int64 * len(numbers))(*numbers), len(numbers))
-        ticket = submit.submit(lib.scalecom_all_to_all, arguments, tensor)
-        copy = copier(tensor)
-        if splits is None:
-            return register(ticket, None, copy)
-        is_short = isinstance(splits, torch.Tensor) and splits.dtype == torch.int32
-        dtype, ranks = torch.int32 if is_short else torch.int64, basics.size()
-        return register(ticket, None, lambda done: (
-            copy(done), torch.tensor(done.received_splits(ranks), dtype=dtype, device="cpu")))
+        ticket, finish = _submit_alltoall(tensor, splits, name)
+        return register(ticket, None, finish if splits is not None else lambda done: finish(done)[0])
 
 
 class _Alltoall(torch.autograd.Function):
-    """The gradients of the rows go back to where these came from."""
+    """The gradients of the rows go back to where these came from: the ranks may have had more rows or
+    fewer than this one, without splits too."""
 
     @staticmethod
     def forward(ctx, tensor, splits, name):
         ctx.process_set = current()
+        ticket, finish = _submit_alltoall(tensor, splits, name)
+        result, ctx.received = synchronize(register(ticket, None, finish))
         if splits is None:
-            ctx.received = None
-            return synchronize(alltoall_async(tensor, None, name))
-        result, ctx.received = synchronize(alltoall_async(tensor, splits, name))
+            return result
         ctx.mark_non_differentiable(ctx.received)
         return result, ctx.received
 
     @staticmethod
     def backward(ctx, gradient, *_):
         with used(ctx.process_set):
-            back = alltoall(gradient.contiguous(), ctx.received)
-            return back if ctx.received is None else back[0], None, None
+            return alltoall(gradient.contiguous(), ctx.received)[0], None, None
 
 
 def alltoall(tensor, splits=None, name=None, process_set=None):
