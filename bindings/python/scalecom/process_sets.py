@@ -27,12 +27,13 @@ class ProcessSet:
     """Some of the job's ranks, given as a list or as an mpi4py communicator.
 
     process_set_id: 0 for global_process_set, 1 or more from add_process_set() or init() on, None for
-    a set that is not in use. Raises ValueError unless the ranks are different whole numbers, 0 or
-    more.
+    a set that is not in use. mpi_comm: the communicator that it was given as, or None. Raises
+    ValueError unless the ranks are different whole numbers, 0 or more.
     """
 
     def __init__(self, ranks):
-        if hasattr(ranks, "Get_group"):
+        self.mpi_comm = ranks if hasattr(ranks, "Get_group") else None
+        if self.mpi_comm is not None:
             ranks = _ranks_of(ranks)
         if isinstance(ranks, (str, bytes)) or not hasattr(ranks, "__iter__"):
             raise ValueError(f"ranks is {type(ranks).__name__}; a list of ranks or an mpi4py "
@@ -105,6 +106,27 @@ def add_process_set(process_set):
     _library.check(lib.scalecom_process_set_add((ctypes.c_int32 * len(ranks))(*ranks), len(ranks),
                                                 ctypes.byref(number)))
     return _take(process_set, number.value, _added)
+
+
+def with_those_of_other_ranks(sets):
+    """These sets for init(), and in the place of one that is an mpi4py communicator those too that other
+    ranks have there: a communicator that was split is another one on each of its parts. In each place
+    the sets are in the order of their first ranks. Every rank of the job calls it."""
+    if all(one.mpi_comm is None for one in sets):
+        return sets
+    from scalecom import arrays  # It needs numpy.
+    everyone = arrays.allgather_object([one.ranks for one in sets], "process_sets")
+    if len({len(theirs) for theirs in everyone}) > 1:
+        raise ValueError(f"process_sets has {[len(theirs) for theirs in everyone]} sets on ranks 0 to "
+                         f"{len(everyone) - 1}; every rank gives as many")
+    joint = []
+    for place, mine in enumerate(sets):
+        if mine.mpi_comm is None:
+            joint.append(mine)
+        else:
+            joint += [mine if list(ranks) == mine.ranks else ProcessSet(ranks)
+                      for ranks in sorted({tuple(theirs[place]) for theirs in everyone})]
+    return joint
 
 
 def remove_process_set(process_set):
@@ -216,6 +238,11 @@ def used(process_set):
         raise ValueError(f"process_set is {process_set}, which is not in use; call "
                          "add_process_set() on every rank first")
     return _Use(process_set)
+
+
+def ranks_by_number():
+    """The ranks of each set in use that all ranks know, by process_set_id."""
+    return {one.process_set_id: one.ranks for one in (global_process_set, *_added)}
 
 
 def find_process_set(number):

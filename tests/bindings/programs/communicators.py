@@ -7,6 +7,7 @@ import torch
 from mpi4py import MPI
 
 import scalecom.torch as hvd
+from scalecom.process_sets import ranks_by_number
 
 
 def init_by_communicators():
@@ -41,4 +42,22 @@ def init_by_communicators():
     hvd.init(comm=world)
     assert (hvd.rank(), hvd.size()) == (world.rank, world.size) and hvd.mpi_enabled()
     assert hvd.allreduce(torch.ones(1), op=hvd.Sum) == world.size
+    assert hvd.global_process_set.mpi_comm is world
+    hvd.shutdown()
+
+
+def init_by_parts_of_a_communicator():
+    world = MPI.COMM_WORLD
+    part = world.Split(world.rank % 2, world.rank)
+    mine, first = hvd.ProcessSet(part), hvd.ProcessSet([0])
+    with pytest.raises(ValueError, match="every rank gives as many"):
+        hvd.init(process_sets=[mine, first][:1 + world.rank % 2])
+    hvd.init(world, process_sets=[mine, first])
+    place = world.rank % 2
+    assert (mine.process_set_id, first.process_set_id) == (1 + place, 3)
+    assert mine.mpi_comm is part and first.mpi_comm is None
+    assert mine.ranks == list(range(place, world.size, 2))
+    ranks = hvd.allgather(torch.tensor([world.rank]), process_set=mine)
+    assert ranks.tolist() == mine.ranks
+    assert ranks_by_number() == {0: list(range(world.size)), 1: [0, 2], 2: [1], 3: [0]}
     hvd.shutdown()
