@@ -30,7 +30,7 @@ class _Gradient:
 
     __slots__ = ("parameter", "name", "full_name", "byte_count", "settings", "priority",
                  "passes_left", "group", "wire", "reduction", "context", "agreed_in",
-                 "sparse_dims", "make_sparse")
+                 "sparse_dims", "make_sparse", "sparse_after")
 
     def __init__(self, parameter, name, priority, settings):
         self.parameter = parameter
@@ -47,6 +47,7 @@ class _Gradient:
         self.agreed_in = None  # The era in which the ranks have agreed on the next.
         self.sparse_dims = 0  # As all ranks reduce it; 0 is dense.
         self.make_sparse = None  # Makes the reduced one from the ticket.
+        self.sparse_after = None  # Sparse dimensions of one that is dense only as it travels.
 
     def count_pass(self, _):
         """The backward pass has accumulated it: the parameter's hook."""
@@ -83,6 +84,7 @@ class _Gradient:
             # Others may have one: every rank takes part in every parameter.
             gradient = self._zeros()
         if gradient.is_sparse and gradient.sparse_dim() != dims:
+            self.sparse_after = gradient.sparse_dim() if self.settings.sparse_as_dense else None
             gradient = gradient.to_dense()
         if dims and not gradient.is_sparse:
             gradient = gradient.to_sparse(dims)
@@ -135,10 +137,12 @@ class _Gradient:
             reduced = self.settings.compression.decompress(self.wire, self.context)
             if reduced is not self.parameter.grad:
                 self.parameter.grad.copy_(reduced)
+        if self.sparse_after is not None:
+            self.parameter.grad = self.parameter.grad.to_sparse(self.sparse_after)
 
     def forget(self):
         self.passes_left = self.settings.passes
-        self.wire = self.context = self.make_sparse = None
+        self.wire = self.context = self.make_sparse = self.sparse_after = None
 
 
 class _Settings(Hooks):
@@ -415,15 +419,15 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
 
     named_parameters: model.named_parameters(), in one order on every rank; names identify gradients
     across ranks and key the residuals. Parameters may be frozen and unfrozen, and come by
-    add_param_group(), on all ranks before the same step. op: Average, Sum or Adasum (below). gradient_predivide_factor f: gradients
-    are divided by f before the sum and multiplied by f after the average. Sparse gradients stay so
-    and travel uncompressed by sparse_allreduce_async, unless sparse_as_dense is True. The first step
-    decides for all: where any rank has a dense gradient, or none has one, a parameter's are dense from
-    then on. groups: lists of parameters
-    whose gradients start together, when all of a list are accumulated (those in no list start alone),
-    or the number of such lists to cut named_parameters into; num_groups is its former name. Each
-    gradient keeps its name and its compression. process_set: the ranks whose gradients are reduced;
-    on a rank that is not in it the gradients stay as they are.
+    add_param_group(), on all ranks before the same step. op: Average, Sum or Adasum (below).
+    gradient_predivide_factor f: gradients are divided by f before the sum and multiplied by f after
+    the average. Sparse gradients stay so and travel uncompressed by sparse_allreduce_async, or
+    where sparse_as_dense is True as dense ones. Without it the first step decides for all: where
+    any rank has a dense gradient, or none has one, a parameter's are dense from then on. groups:
+    lists of parameters whose gradients start together, when all of a list are accumulated (those in
+    no list start alone), or the number of such lists to cut named_parameters into; num_groups is
+    its former name. Each gradient keeps its name and its compression. process_set: the ranks whose
+    gradients are reduced; on a rank that is not in it the gradients stay as they are.
 
     op Adasum reduces what steps do to the parameters, and no gradients (arXiv 2006.02924): step()
     takes this rank's own step, and then every parameter becomes what it was plus the Adasum of the
@@ -459,5 +463,6 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
                                       gradient_predivide_factor, sparse_as_dense, process_set)
         wrapped._scalecom.join(lists)
         plan.watch(wrapped, lambda one: one._scalecom)
+    wrapped._parameter_names = names  # So Horovod has it.
     release_at_end(wrapped)
     return wrapped
