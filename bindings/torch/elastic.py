@@ -32,6 +32,7 @@ class ElasticSampler(torch.utils.data.Sampler):
         self.epoch = 0
         self.processed_indices = set()
         self.reset()
+        self.indices = self._share  # Of the last iteration that began.
 
     def set_epoch(self, epoch):
         """Begins an epoch: nothing of it has been processed."""
@@ -47,7 +48,7 @@ class ElasticSampler(torch.utils.data.Sampler):
         self.processed_indices.update(indices)
 
     def get_indices(self, batch_idx, batch_size):
-        """The indices of a batch since the last reset()."""
+        """The indices of a batch of the last iteration that began; a reset() counts from the next."""
         return self.indices[batch_idx * batch_size:(batch_idx + 1) * batch_size]
 
     @property
@@ -75,9 +76,10 @@ class ElasticSampler(torch.utils.data.Sampler):
         if self.shuffle:
             random.Random(f"{self.seed}.{self.epoch}").shuffle(order)
         order = [order[place % len(order)] for place in range(self.total_size)]
-        self.indices = order[self.rank::self.num_replicas]
+        self._share = order[self.rank::self.num_replicas]
 
     def __iter__(self):
+        self.indices = self._share
         return iter(list(self.indices))
 
     def __len__(self):

@@ -112,6 +112,17 @@ def test_what_rank_0_has_not_committed_comes_again(as_rank, monkeypatch, behind)
         assert sampler.processed_indices == first | second
 
 
+def test_batches_keep_their_numbers_until_the_next_iteration(as_rank):
+    sampler, = samplers(as_rank, 1, 8)
+    going = list(sampler)
+    sampler.record_batch(0, 2)
+    sampler.load_state_dict(sampler.state_dict())
+    sampler.record_batch(1, 2)
+    assert sampler.processed_indices == set(going[:4])
+    sampler.reset()
+    assert set(sampler) == set(going[4:]) and set(sampler.get_indices(0, 4)) == set(going[4:])
+
+
 def test_the_last_batch_may_be_smaller(as_rank):
     sampler, = samplers(as_rank, 1, 10)
     sampler.record_batch(2, 4)
