@@ -8,17 +8,25 @@ import torch
 
 import scalecom.horovod
 import scalecom.torch as hvd
+from programs import horovod_api
 
 
 def horovod_torch_is_scalecom_torch():
     scalecom.horovod.install()
     served = importlib.import_module("horovod.torch")
     operations = importlib.import_module("horovod.torch.mpi_ops")
-    for name in hvd.__all__:
+    assert served.elastic.run is hvd.elastic.run and served.elastic.sampler.ElasticSampler is (
+        hvd.elastic.ElasticSampler)
+    for name in set(hvd.__all__) - {"elastic"}:  # A package in Horovod.
         assert getattr(served, name) is getattr(hvd, name), name
         assert getattr(operations, name) is getattr(hvd, name), name
     assert served.allreduce(torch.ones(3), name="served", op=served.Sum).tolist() == [
         hvd.size()] * 3
+
+
+def every_public_name_of_horovods_torch_is_there():
+    scalecom.horovod.install()
+    assert horovod_api.missing(horovod_api.COMMON) == []
 
 
 def names_that_are_missing_import_and_say_so_when_called():
@@ -40,6 +48,12 @@ def horovods_helpers_work():
     assert util.is_iterable([]) and not util.is_iterable(3)
     assert util.extension_available("torch") and not util.extension_available("mxnet")
     assert util.mpi_built() == hvd.mpi_built()
+    assert [util.is_version_greater_equal_than(one, "2.11.0") for one in ("2.11.0+cu130", "2.9.1", "3.0.0rc1")
+            ] == [True, False, True]
+    choose = util.get_average_backwards_compatibility_fun(hvd)
+    assert (choose(None, None), choose(None, False), choose(hvd.Max, None)) == (hvd.Average, hvd.Sum, hvd.Max)
+    with pytest.raises(ValueError, match="average"):
+        choose(hvd.Sum, True)
     with pytest.raises(ImportError, match="horovod.mxnet"):
         util.check_extension("horovod.mxnet", "HOROVOD_WITH_MXNET", __file__, "mpi_lib")
     session = importlib.import_module("horovod.common.basics").HorovodBasics(__file__, "mpi_lib")

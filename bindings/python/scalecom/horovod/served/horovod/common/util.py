@@ -1,14 +1,18 @@
 """Served by scalecom: the helpers of Horovod that scripts use."""
 
 import contextlib
+import functools
 import os
+import re
 
-from scalecom import basics
+from scalecom import basics, reductions
+
+EXTENSIONS = ["tensorflow", "torch"]  # The frameworks whose adapters are served.
 
 
 def extension_available(ext_base_name, verbose=False):
     """Whether a framework's adapter is served."""
-    return ext_base_name in ("torch", "tensorflow")
+    return ext_base_name in EXTENSIONS
 
 
 def check_extension(ext_name, ext_env_var, pkg_path, *args):
@@ -63,6 +67,37 @@ def env(**kwargs):
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def get_average_backwards_compatibility_fun(reduce_ops):
+    """What makes one op of a call's op and average. reduce_ops does not matter: every framework shares
+    the ops."""
+    return lambda op, average: reductions.choose_op(average, op)
+
+
+handle_average_backwards_compatibility = get_average_backwards_compatibility_fun(reductions)
+
+
+def check_installed_version(name, version, exception=None):
+    """Does nothing: one build of scalecom serves every version of a framework."""
+
+
+def is_version_greater_equal_than(ver, target):
+    """Whether a version is a target, "major.minor.patch", or later; what is behind does not count."""
+    if not isinstance(ver, str) or not isinstance(target, str) or len(target.split(".")) != 3:
+        raise ValueError(f"ver is {ver!r} and target {target!r}; texts are needed, the latter of the form "
+                         "major.minor.patch")
+    numbers = [tuple(map(int, (re.findall(r"\d+", one) + ["0", "0", "0"])[:3])) for one in (ver, target)]
+    return numbers[0] >= numbers[1]
+
+
+def support_non_legacy_keras_optimizers(k):
+    """Whether a Keras has the optimizers of 2.11 and later."""
+    return is_version_greater_equal_than(k.__version__, "2.11.0")
+
+
+def _cache(f):
+    return functools.lru_cache(maxsize=None)(f)
 
 
 def num_rank_is_power_2(num_rank):

@@ -1,5 +1,23 @@
 """Served by scalecom."""
 
+import functools
+
+import tensorflow as tf
+
+
+def _executing_eagerly():
+    return tf.executing_eagerly()
+
+
+def _make_subgraph(f):
+    return tf.function(f)
+
+
+def _cache(f):
+    """f, called once for the same arguments, eagerly and in a graph."""
+    kept = functools.lru_cache(maxsize=None)(lambda is_eager, *args: f(*args))
+    return lambda *args: kept(_executing_eagerly(), *args)
+
 
 def vars_to_refs(variables):
     """What can be a key in the place of variables: a tuple for a list of them."""

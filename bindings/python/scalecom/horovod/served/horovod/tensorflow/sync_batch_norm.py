@@ -1,0 +1,5 @@
+"""Served by scalecom."""
+
+from scalecom.tensorflow import SyncBatchNormalization
+
+__all__ = ["SyncBatchNormalization"]

@@ -1,0 +1,5 @@
+"""Served by scalecom."""
+
+from scalecom.torch.elastic import TorchState
+
+__all__ = ["TorchState"]
