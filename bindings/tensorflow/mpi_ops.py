@@ -12,6 +12,7 @@ Python's arguments. device_dense and device_sparse are Horovod's; the operations
 ignore_name_scope: a name is what it is here.
 """
 
+import functools
 import operator
 
 import tensorflow as tf
@@ -51,6 +52,21 @@ def _options_of(compression, name, need):
     return scalecom_options.options_of(compression, name, need)
 
 
+@functools.lru_cache(maxsize=1 << 12, typed=True)
+def _checked_once(average, op, compression, name, prescale_factor, postscale_factor, priority):
+    op = choose_op(average, op)
+    options = _options_of(compression, name, "a tensor needs a name: its residual is")
+    return [describe_reduction(op, prescale_factor, postscale_factor, options, priority)]
+
+
+def _reduction_of(*arguments):
+    """The reduction of an allreduce, as an operation takes it: in a loop calls have the same arguments."""
+    try:
+        return _checked_once(*arguments)
+    except TypeError:  # What has no hash is wrong, and the check says so.
+        return _checked_once.__wrapped__(*arguments)
+
+
 def check_uniform(compression):
     """Raises ValueError unless `compression` treats all elements alike, as all but all-reduces
     need it."""
@@ -70,16 +86,13 @@ def allreduce(tensor, average=None, device_dense="", device_sparse="",
     Compression.scalecom(...) one run is one step of ScaleCom for the tensor of this name. priority:
     among tensors that all ranks have submitted, those of a higher one go first.
     """
-    op = choose_op(average, op)
     if isinstance(tensor, tf.IndexedSlices):
         check_compression(compression)
-        return reduce_slices([tensor], [name], op, prescale_factor * postscale_factor,
+        return reduce_slices([tensor], [name], choose_op(average, op), prescale_factor * postscale_factor,
                              process_set)[0]
-    options = _options_of(compression, name, "a tensor needs a name: its residual is")
+    reductions = _reduction_of(average, op, compression, name, prescale_factor, postscale_factor, priority)
     wire, context = compression.compress(_tensor(tensor))
-    reduced, = operations.all_reduce(
-        [wire], name_one("allreduce", name, process_set), process_set,
-        [describe_reduction(op, prescale_factor, postscale_factor, options, priority)])
+    reduced, = operations.all_reduce([wire], name_one("allreduce", name, process_set), process_set, reductions)
     return compression.decompress(reduced, context)
 
 

@@ -73,6 +73,7 @@ def _chosen():
     return blocking, why_not
 
 
+@functools.lru_cache(maxsize=None)
 def _operations():
     with _choice_lock:
         return _chosen()[0]
@@ -85,44 +86,44 @@ def __getattr__(name):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+_IN_GRAPH, _EAGERLY = -1, -2
+
+
 class Names:
     """The names that the ranks know of an operation's tensors: the prefix, a point and the number of
     the call where that is 0 or more, and a suffix for each tensor; without suffixes a point and the
-    tensor's place. call is -1 in a graph; eagerly, where the caller waits anyway, -2 without a number."""
+    tensor's place. call is -1 in a graph; eagerly, where the caller waits anyway, -2 without a number.
+    Immutable."""
 
     def __init__(self, prefix, suffixes=(), call=None):
         if "\0" in prefix + "".join(suffixes):
             raise ValueError(f"name is {prefix + ''.join(suffixes)!r}; a name cannot hold a zero byte")
         self.prefix = prefix
         self.suffixes = list(suffixes)
-        self.call = call if call is not None else -2 if tf.executing_eagerly() else -1
+        self.call = call if call is not None else _EAGERLY if tf.executing_eagerly() else _IN_GRAPH
 
 
-_ONE = [""]
+_made_once = functools.lru_cache(maxsize=1 << 12)(Names)
 
 
-def name_one(kind, name, process_set):
-    """The Names of an operation on one tensor."""
-    return _name(kind, name, _ONE, process_set)
-
-
-def name_group(kind, name, process_set):
-    """The Names of an operation on several tensors: `name`.0, `name`.1 and so on."""
-    return _name(kind, name, (), process_set)
-
-
-def _name(kind, name, suffixes, process_set):
+def _name(suffixes, kind, name, process_set):
     """With a name: that. Else in a graph that of the operation there, which is the same on all ranks
     where they make the same graph; eagerly the number of the call."""
     _number_of(process_set)
+    is_eager = tf.executing_eagerly()
     if name is not None:
-        return Names(f"{kind}.{name}", suffixes)
-    if tf.executing_eagerly():
+        return _made_once(f"{kind}.{name}", suffixes, _EAGERLY if is_eager else _IN_GRAPH)
+    if is_eager:
         return Names(f"{kind}.noname", suffixes, process_sets.count_call(process_set, kind))
     graph = tf.compat.v1.get_default_graph()
     # Graphs of gradients have a number at the end, which need not be the same on all ranks.
     function = re.sub(r"_\d+$", "", getattr(graph, "name", "graph"))
     return Names(f"{kind}.{function}/{graph.unique_name(kind)}", suffixes)
+
+
+# Of (kind, name, process_set), the Names of an operation: on one tensor; on several, `name`.0, `name`.1 and so on.
+name_one = functools.partial(_name, ("",))
+name_group = functools.partial(_name, ())
 
 
 def check_compiler():
@@ -149,12 +150,15 @@ def describe_reduction(op, prescale_factor=1.0, postscale_factor=1.0, options=No
 
 
 def _run(operation, tensors, names, process_set, **attributes):
-    check_compiler()
+    if names.call == _IN_GRAPH:
+        check_compiler()
     return operation(call=names.call, tensors=tensors, prefix=names.prefix, suffixes=names.suffixes,
                      process_set=_number_of(process_set), **attributes)
 
 
 def _number_of(process_set):
+    if process_set is process_sets.global_process_set:
+        return 0
     if not isinstance(process_set, process_sets.ProcessSet):
         raise ValueError(f"process_set is {process_set!r}; allowed are global_process_set and what "
                          "add_process_set() returned")
@@ -167,7 +171,11 @@ def _number_of(process_set):
 def all_reduce(tensors, names, process_set, reductions):
     """The reductions of `tensors`, as a list: one submit. reductions: a description for each tensor,
     or one for all of them."""
-    return _run(_operations().scalecom_all_reduce, tensors, names, process_set, reductions=reductions)
+    if names.call == _IN_GRAPH:
+        check_compiler()
+    return _operations().scalecom_all_reduce(
+        call=names.call, tensors=tensors, prefix=names.prefix, suffixes=names.suffixes,
+        process_set=_number_of(process_set), reductions=reductions)
 
 
 def all_gather(tensors, names, process_set):

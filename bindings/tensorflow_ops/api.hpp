@@ -81,6 +81,7 @@ using InferShapes = void(TF_ShapeInferenceContext*, TF_Status*);
                                                 ComputeAsync*, DeleteKernel*))                     \
   X(TF_RegisterKernelBuilder, void(const char* name, TF_KernelBuilder*, TF_Status*))               \
   X(TF_OpKernelConstruction_Failure, void(TF_OpKernelConstruction*, TF_Status*))                   \
+  X(TF_OpKernelConstruction_HasAttr, bool(TF_OpKernelConstruction*, const char* name, TF_Status*)) \
   X(TF_OpKernelConstruction_GetAttrSize,                                                           \
     void(TF_OpKernelConstruction*, const char* name, std::int32_t* list_size,                      \
          std::int32_t* total_size, TF_Status*))                                                    \

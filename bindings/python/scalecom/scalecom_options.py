@@ -157,6 +157,8 @@ def choices_of(framework, cast, scalecom):
 
 def check_compression(compression):
     """Raises ValueError for what `compression=` does not take."""
+    if compression is NoneCompressor:
+        return
     has_both = all(callable(getattr(compression, name, None)) for name in ("compress", "decompress"))
     if not has_both or isinstance(compression, type) and issubclass(compression, ScaleComOptions):
         raise ValueError(f"compression is {compression!r}; allowed are Compression.none, "
