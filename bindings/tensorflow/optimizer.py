@@ -18,9 +18,29 @@ class _V1Mixin:
         self._scalecom.register_local_var(var)
 
     def compute_gradients(self, *arguments, **named):
-        """As the optimizer's, reduced over all ranks."""
+        """As the optimizer's, reduced over all ranks; with op Adasum this rank's own."""
         gradients, variables = zip(*super().compute_gradients(*arguments, **named))
-        return list(zip(self._scalecom.reduce(gradients, variables), variables))
+        reducer = self._scalecom
+        reduce = reducer.scale_local if reducer.op == Adasum else reducer.reduce
+        return list(zip(reduce(gradients, variables), variables))
+
+    def apply_gradients(self, grads_and_vars, global_step=None, name=None):
+        """As the optimizer's; with op Adasum each variable becomes what it was plus the Adasum of the ranks'
+        changes."""
+        reducer, apply_own = self._scalecom, super().apply_gradients
+        if reducer.op != Adasum:
+            return apply_own(grads_and_vars, global_step, name)
+        pairs = list(grads_and_vars)
+        shared = reducer.reduced_of(variable for gradient, variable in pairs if gradient is not None)
+        # A reading may be the variable's memory.
+        starts = [tf.raw_ops.DeepCopy(x=variable.read_value()) for variable in shared]
+        with tf.control_dependencies(starts):
+            applied = apply_own(pairs, global_step)
+        with tf.control_dependencies([] if tf.executing_eagerly() else [applied]):
+            changes = reducer.reduce_changes(
+                [variable.read_value() - start for variable, start in zip(shared, starts)], shared)
+            return tf.group(*(variable.assign(start + change)
+                              for variable, start, change in zip(shared, starts, changes)), name=name)
 
 
 def DistributedOptimizer(optimizer, name=None, use_locking=False, device_dense="",
@@ -38,9 +58,9 @@ def DistributedOptimizer(optimizer, name=None, use_locking=False, device_dense="
     arguments are those of DistributedGradientTape; name and use_locking are Horovod's. Do not reduce
     twice: use either a tape or an optimizer that is distributed.
 
-    op Adasum, of Keras optimizers, reduces what steps do to the variables, and no gradients (arXiv
-    2006.02924): apply() takes this rank's own step, and then every variable becomes what it was plus the
-    Adasum of the ranks' changes, within its constraint. The optimizer's state is each rank's own;
+    op Adasum reduces what steps do to the variables, and no gradients (arXiv 2006.02924): apply(), of v1
+    apply_gradients(), takes this rank's own step, and then every variable becomes what it was plus the
+    Adasum of the ranks' changes, of Keras within its constraint. The optimizer's state is each rank's own;
     sparse_as_dense and groups have no effect; Compression.scalecom and use_ema are refused.
 
     An optimizer that is distributed already stays as it is where the settings are the same, but for groups, and
@@ -50,7 +70,7 @@ def DistributedOptimizer(optimizer, name=None, use_locking=False, device_dense="
     is_keras = is_legacy or callable(getattr(optimizer, "apply", None)) and hasattr(optimizer, "build")
     reducer = Reducer(compression, op, gradient_predivide_factor,
                       num_groups if groups is None else groups, process_set, scale_local_gradients,
-                      sparse_as_dense, (Average, Sum, Adasum) if is_keras else (Average, Sum))
+                      sparse_as_dense, (Average, Sum, Adasum))
     if is_keras:
         return (legacy.distribute if is_legacy else distribute)(
             optimizer, reducer, backward_passes_per_step, average_aggregated_gradients)

@@ -185,11 +185,33 @@ def adasum_reduces_what_a_step_does():
             step()
             assert numpy.allclose(variable.numpy(), wanted.numpy(), rtol=1e-6)
             assert _equal(variable, hvd.broadcast(tf.identity(variable.value), 0, name=f"root{number}"))
-    with pytest.raises(ValueError, match="op is 2; allowed are Average, Sum$"):
-        hvd.DistributedOptimizer(tf.compat.v1.train.GradientDescentOptimizer(0.5), op=hvd.Adasum)
     with pytest.raises(ValueError, match="needs every element"):
         hvd.DistributedOptimizer(keras.optimizers.SGD(0.1), op=hvd.Adasum,
                                  compression=hvd.Compression.scalecom(rate=4))
+
+
+def adasum_of_a_v1_optimizer_reduces_what_a_step_does():
+    rank = hvd.rank()
+    gradient = numpy.float32([1.0, -2.0, 0.5]) * (rank + 1.0) + 3.0 * rank
+    start = numpy.float32([1.0, 2.0, 3.0])
+    wanted = start.copy()
+    for _ in range(2):
+        wanted += hvd.allreduce(tf.constant(-0.1 * gradient), op=hvd.Adasum, name="wanted.v1").numpy()
+    make = lambda: hvd.DistributedOptimizer(tf.compat.v1.train.GradientDescentOptimizer(0.1), op=hvd.Adasum)
+    for is_resource in (True, False):
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            variable = tf.compat.v1.get_variable(f"delta.{is_resource}", initializer=start, use_resource=is_resource)
+            steps = tf.compat.v1.train.get_or_create_global_step()
+            step = make().minimize(tf.reduce_sum(variable * gradient), global_step=steps)
+            session.run(tf.compat.v1.global_variables_initializer())
+            for _ in range(2):
+                session.run(step)
+            assert numpy.allclose(session.run(variable), wanted, atol=1e-5), (is_resource, session.run(variable), wanted)
+            assert session.run(steps) == 2
+    variable, optimizer = tf.Variable(start, name="delta.eager"), make()
+    for _ in range(2):
+        optimizer.apply_gradients([(gradient, variable)])
+    assert numpy.allclose(variable, wanted, atol=1e-5)
 
 
 def passes_are_added_up_before_a_step():
