@@ -82,11 +82,12 @@ def load_residuals(model, filepaths):
     model.optimizer.scalecom_residuals.load_files(list(filepaths))
 
 
-def load_model(filepath, custom_optimizers=None, custom_objects=None, **distributed):
+def load_model(filepath, custom_optimizers=None, custom_objects=None, compression=None, legacy_opts=False,
+               **distributed):
     """keras.models.load_model(), with the model's optimizer made distributed.
 
-    custom_optimizers: classes of optimizers beside Keras's own. `distributed`: arguments of
-    DistributedOptimizer. With Compression.scalecom residuals are taken up, too: where they are to go on,
+    custom_optimizers: classes of optimizers beside Keras's own. compression and `distributed`: arguments of
+    DistributedOptimizer. legacy_opts is Horovod's. With Compression.scalecom residuals are taken up, too: where they are to go on,
     each rank saves a file of its own, and loads it, or gives a list of the files of all ranks in the place of
     filepath, from which any number of ranks goes on: see load_residuals().
     """
@@ -96,8 +97,8 @@ def load_model(filepath, custom_optimizers=None, custom_objects=None, **distribu
     known = {kind.__name__: kind for kind in custom_optimizers or ()}
     model = keras.models.load_model(own, custom_objects={**known, **(custom_objects or {})})
     if getattr(model, "optimizer", None) is not None:
-        DistributedOptimizer(model.optimizer, **distributed)
-        if not isinstance(distributed.get("compression"), ScaleComOptions):
+        DistributedOptimizer(model.optimizer, compression=compression, **distributed)
+        if not isinstance(compression, ScaleComOptions):
             return model
         if isinstance(filepath, (list, tuple)):
             load_residuals(model, files)

@@ -15,7 +15,9 @@ class _DistributedTape(tf.GradientTape):
         """The gradient of this variable stays this rank's own."""
         self._scalecom.register_local_var(var)
 
-    register_local_source = register_local_var  # Horovod's name.
+    def register_local_source(self, source):
+        """register_local_var() by Horovod's name."""
+        self.register_local_var(source)
 
     def gradient(self, target, sources, output_gradients=None, use_generic_names=False, **arguments):
         """As of tf.GradientTape, reduced over all ranks. use_generic_names: gradients are known by their places

@@ -15,9 +15,12 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
     Batches may differ in size between ranks and be empty; a mask counts as in Keras. All ranks call it
     in training in the same order: an all-reduce of channels + 1 numbers and one of channels numbers.
     Otherwise nothing is exchanged. process_set: the ranks that take part; it is not in the config.
+    fused is Horovod's, and must be False.
     """
 
-    def __init__(self, *arguments, process_set=global_process_set, **named):
+    def __init__(self, *arguments, process_set=global_process_set, fused=False, **named):
+        if fused:
+            raise ValueError(f"fused is {fused!r}; it must be False: the fused operation sees one rank's batch alone")
         super().__init__(*arguments, **named)
         self._process_set = process_set
 

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from scalecom.keras import callbacks as fit
 from scalecom.keras import elastic
+from scalecom.tensorflow.compression import Compression
 from scalecom.tensorflow.optimizer import DistributedOptimizer
 
 IS_USED = tf.keras.Model.__module__.startswith("tf_keras")
@@ -30,14 +31,15 @@ def PartialDistributedOptimizer(optimizer, *arguments, local_layers=None, **name
     return distributed
 
 
-def load_model(filepath, custom_optimizers=None, custom_objects=None, **distributed):
+def load_model(filepath, custom_optimizers=None, custom_objects=None, compression=Compression.none,
+               legacy_opts=False, **distributed):
     """tf.keras.models.load_model() of tf-keras, with the model's optimizer made distributed.
 
-    custom_optimizers: classes of optimizers beside Keras's own. `distributed`: arguments of
-    DistributedOptimizer. Files of tf-keras have no residuals.
+    custom_optimizers: classes of optimizers beside Keras's own. compression and `distributed`: arguments of
+    DistributedOptimizer. legacy_opts is Horovod's. Files of tf-keras have no residuals.
     """
     known = {kind.__name__: kind for kind in custom_optimizers or ()}
     model = tf.keras.models.load_model(filepath, custom_objects={**known, **(custom_objects or {})})
     if getattr(model, "optimizer", None) is not None:
-        DistributedOptimizer(model.optimizer, **distributed)
+        DistributedOptimizer(model.optimizer, compression=compression, **distributed)
     return model

@@ -12,6 +12,7 @@ import numpy
 import pytest
 
 import scalecom.keras as hvd
+from programs import horovod_surface
 from scalecom import basics, process_sets
 from scalecom.keras import backend
 from scalecom.residuals import compression_betas, compression_steps
@@ -71,6 +72,11 @@ def tensors_are_reduced_gathered_and_sent():
         assert float(hvd.allreduce(value, name="e", op=hvd.Sum)) == total
     assert keras.ops.is_tensor(hvd.allgather([[1.0, 2.0]], name="f")) and float(
         hvd.broadcast([3.0 * hvd.rank()], 0, name="g")[0]) == 0.0
+
+
+def horovods_names_are_here():
+    problems = horovod_surface.problems_of(hvd, "horovod.keras", horovod_surface.KERAS)
+    assert not problems, problems
 
 
 def fit_is_that_of_one_rank_on_the_whole_batch():

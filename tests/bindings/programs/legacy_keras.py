@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import scalecom.tensorflow.keras as hvd
+from programs import horovod_surface
 
 optimizers = tf.keras.optimizers
 KINDS = (optimizers.SGD, optimizers.legacy.SGD)
@@ -50,6 +51,11 @@ def it_is_the_legacy_keras():
     assert tf.keras.Model.__module__.startswith("tf_keras")
     for kind in (hvd.callbacks.MetricAverageCallback, hvd.elastic.CommitStateCallback):
         assert issubclass(kind, tf.keras.callbacks.Callback)
+
+
+def horovods_names_are_here():
+    problems = horovod_surface.problems_of(hvd, "horovod.tensorflow.keras", horovod_surface.TENSORFLOW_KERAS)
+    assert not problems, problems
 
 
 def fit_is_that_of_one_rank_on_the_whole_batch():

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 import scalecom.tensorflow as hvd
+from programs import horovod_surface
 
 
 def _equal(one, other):
@@ -117,6 +118,13 @@ def gradients_may_be_known_by_their_places():
     (own,), (shared,) = tape.get_local_and_global_gradients(loss, variables, use_generic_names=True)
     assert own[0] is variables[1] and _equal(own[1], [hvd.rank() + 1.0] * 2)
     assert shared[0] is variables[0] and numpy.allclose(shared[1], average, rtol=1e-6)
+
+
+def horovods_names_are_here():
+    tape = hvd.DistributedGradientTape(tf.GradientTape())
+    problems = [*horovod_surface.problems_of(hvd, "horovod.tensorflow", horovod_surface.TENSORFLOW),
+                *horovod_surface.problems_of(tape, "tape", horovod_surface.TAPE)]
+    assert not problems, problems
 
 
 def scalecom_sends_little_and_owes_the_rest():
