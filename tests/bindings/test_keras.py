@@ -52,8 +52,10 @@ def test_a_back_end_that_is_not_installed_is_named():
     assert result.returncode == 1 and "set KERAS_BACKEND" in result.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("backend, compression", [("jax", "scalecom"), ("torch", "none"),
-                                                   ("tensorflow", "scalecom")])
+@pytest.mark.parametrize("backend, compression", [
+    ("jax", "scalecom"), ("torch", "none"), ("tensorflow", "scalecom"),
+    *(pytest.param(*one, marks=pytest.mark.slow)
+      for one in (("jax", "none"), ("torch", "scalecom"), ("tensorflow", "none")))])
 def test_the_example_trains_and_keeps_the_ranks_equal(run_example, backend, compression):
     figures = run_example(2, "keras_fashion_mnist.py", "--compression", compression, "--epochs", "1",
                           "--steps", "60", env={"KERAS_BACKEND": backend})
