@@ -1,6 +1,8 @@
+#include <algorithm>
 #include <cstring>
 #include <functional>
 #include <numeric>
+#include <string_view>
 
 #include "bindings/jax_ffi/call.hpp"
 #include "scalecom/tensor.hpp"
@@ -114,6 +116,24 @@ void copy_results(const Tickets& tickets, const Tensors& tensors) {
   }
 }
 
+/// Waits for gathers, of which scalecom.jax gives each array a first dimension of its own: errors
+/// have the shapes without it, as the user gave them.
+void wait_for_gathers(Tickets& tickets, const Tensors& tensors) {
+  try {
+    tickets.wait();
+  } catch (const CallError& error) {
+    const bool is_own = std::all_of(
+        tensors.inputs.begin(), tensors.inputs.end(),
+        [](const scalecom_tensor& input) { return input.dimensions > 0 && input.shape[0] == 1; });
+    std::string text = error.what();
+    constexpr std::string_view kOwn = "[any, ";
+    for (auto at = text.find(kOwn); is_own && at != std::string::npos; at = text.find(kOwn, at)) {
+      text.replace(at, kOwn.size(), "[");
+    }
+    throw CallError(error.code(), text);
+  }
+}
+
 void all_gather(const Call& call, const Place& place) {
   const UsedSet used(call);
   const Tensors tensors(call, place);
@@ -123,7 +143,7 @@ void all_gather(const Call& call, const Place& place) {
     check(scalecom_all_gather(tensors.names[i], &tensors.inputs[i], &ticket));
     tickets.add(ticket);
   }
-  tickets.wait();
+  wait_for_gathers(tickets, tensors);
   copy_results(tickets, tensors);
 }
 
