@@ -38,7 +38,16 @@ bool parse_real(const std::string& text, double min, double max, double& value) 
   return true;
 }
 
-bool parse_flag(const std::string& text, bool& value) {
+// Words may be written in capitals: horovodrun writes log levels so.
+std::string lower_case(std::string text) {
+  for (char& letter : text) {
+    if (letter >= 'A' && letter <= 'Z') letter = static_cast<char>(letter - 'A' + 'a');
+  }
+  return text;
+}
+
+bool parse_flag(const std::string& word, bool& value) {
+  const std::string text = lower_case(word);
   if (text != "0" && text != "1" && text != "true" && text != "false") return false;
   value = text == "1" || text == "true";
   return true;
@@ -83,7 +92,8 @@ Setting choice(std::string name, std::string Config::*member, std::vector<std::s
           "",
           fmt::format("{}", fmt::join(allowed, ", ")),
           std::move(description),
-          [=](Config& config, const std::string& text) {
+          [=](Config& config, const std::string& word) {
+            const std::string text = lower_case(word);
             if (std::find(allowed.begin(), allowed.end(), text) == allowed.end()) return false;
             config.*member = text;
             return true;
@@ -112,7 +122,7 @@ Setting cycle_time() {
       "Longest time a batch that is not full waits for tensors known to be on their way. Nothing "
       "waits when all known tensors are in.",
       [](Config& config, const std::string& text) {
-        if (text == "adaptive") {
+        if (lower_case(text) == "adaptive") {
           config.cycle_time_ms = -1.0;
           return true;
         }

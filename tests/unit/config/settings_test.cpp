@@ -76,6 +76,20 @@ TEST_CASE("each kind of setting is parsed") {
   CHECK(Config::from_environment().cycle_time_ms < 0);
 }
 
+TEST_CASE("words may be written in capitals, as horovodrun writes log levels") {
+  const Variable level("HOROVOD_LOG_LEVEL", GENERATE("WARNING", "Warning", "warning"));
+  const Variable algorithm("SCALECOM_ALLREDUCE_ALGORITHM", "Ring");
+  const Variable tune("SCALECOM_TUNE", "OFF");
+  const Variable stall("SCALECOM_STALL_CHECK_DISABLE", "True");
+  const Variable cycle("SCALECOM_CYCLE_TIME", "ADAPTIVE");
+  const Config config = Config::from_environment();
+  CHECK(parse_log_level(config.log_level) == LogLevel::warning);
+  CHECK(config.allreduce_algorithm == "ring");
+  CHECK(config.tune == "off");
+  CHECK(config.stall_check_disable);
+  CHECK(config.cycle_time_ms < 0);
+}
+
 TEST_CASE("a value that is not allowed names the variable, the value and what is allowed") {
   const auto [variable, value, allowed] = GENERATE(table<std::string, std::string, std::string>(
       {{"SCALECOM_FUSION_THRESHOLD", "64MB", "0 to"},
