@@ -36,14 +36,13 @@ def _future_now(finish, value, device):
     return future.then(functools.partial(_value_or_error, errors))
 
 
-class _Completion:
+class Completion:
     """A thread that waits in the order of the submits. It sleeps in the library, without the
     interpreter's lock. On a CUDA device it has a stream of its own, which waits there."""
 
     def __init__(self):
-        self._pending = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._thread = None
+        self._thread, self._pending = None, None
         self._streams = {}  # by device
 
     def future_of(self, finish, value, device):
@@ -51,18 +50,27 @@ class _Completion:
         returned, or the error that it raised. Any thread may call it."""
         if threading.current_thread() is self._thread:
             return _future_now(finish, value, device)  # A callback: it would wait for itself.
+        future, errors = new_future(device), []
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="scalecom-completion",
-                                                daemon=True)
+                self._pending = queue.SimpleQueue()
+                self._thread = threading.Thread(target=self._run, args=(self._pending,),
+                                                name="scalecom-completion", daemon=True)
                 self._thread.start()
-        future, errors = new_future(device), []
-        self._pending.put((finish, value, device, errors, future))
+            self._pending.put((finish, value, device, errors, future))
         return future.then(functools.partial(_value_or_error, errors))
 
-    def _run(self):
-        while True:
-            finish, value, device, errors, future = self._pending.get()
+    def close(self):
+        """Ends the thread behind what it has been given. What comes later gets another one."""
+        with self._lock:
+            if self._thread is not None:
+                self._pending.put(None)
+                self._thread = None
+
+    def _run(self, pending):
+        while (item := pending.get()) is not None:
+            finish, value, device, errors, future = item
+            del item
             try:
                 with self._stream_of(device):
                     _complete(finish, value, errors, future)
@@ -79,4 +87,4 @@ class _Completion:
         return torch.cuda.stream(self._streams[device])
 
 
-future_of = _Completion().future_of
+future_of = Completion().future_of

@@ -1,8 +1,9 @@
 """The process group of torch.distributed's backend "scalecom"; see scalecom.torch.distributed.
 
 Collectives of torch.distributed have no names. A group numbers them, so every rank must call the same
-ones in the same order; where ranks do not, the error names what differs. Tensors may lie in any way:
-those that are not contiguous travel as copies.
+ones in the same order; where ranks do not, the error names what differs. The numbers start again, so
+that a loop's names are known from its last rounds. Tensors may lie in any way: those that are not
+contiguous travel as copies.
 """
 
 import ctypes
@@ -13,6 +14,7 @@ import threading
 
 import torch
 import torch.distributed as dist
+from torch._C._dynamo import eval_frame
 
 from scalecom import _library
 from scalecom._library import lib
@@ -24,6 +26,9 @@ _OPS = {dist.ReduceOp.RedOpType.SUM: mpi_ops.Sum, dist.ReduceOp.RedOpType.AVG: m
         dist.ReduceOp.RedOpType.PRODUCT: mpi_ops.Product, dist.ReduceOp.RedOpType.MIN: mpi_ops.Min,
         dist.ReduceOp.RedOpType.MAX: mpi_ops.Max}
 _FOREVER = datetime.timedelta(0)
+# A group has as many names. A loop of 1 to 8 collectives, or of any number that divides it, meets the
+# same operation again under each, as the cache and the steady state need it. More in flight wait.
+_NAMES = 840
 
 
 def _op_of(opts):
@@ -129,9 +134,50 @@ class _Work(dist.Work):
         return self._future.value()
 
 
-# torch calls the group from C++, too, where Dynamo, while it traces a model, would take the method for the
-# model's code. (torch.compiler.disable would import Dynamo at once, which takes seconds.)
-_eager = torch._disable_dynamo
+class _DoneWork(_Work):
+    """Of a collective that is over. Nobody may ask for its future, which takes time to make."""
+
+    def __init__(self, outputs, device):
+        super().__init__(None)
+        self._outputs, self._device = outputs, device
+
+    def wait(self, timeout=_FOREVER):
+        return True
+
+    def get_future(self):
+        if self._future is None:
+            self._future = completion.new_future(self._device)
+            self._future.set_result(self._outputs)
+        return self._future
+
+    def is_completed(self):
+        return True
+
+    def exception(self):
+        return None
+
+    def result(self):
+        return self._outputs
+
+
+def _settle(ticket):
+    """Waits for an operation; what has become of it is told to who has its Work."""
+    try:
+        ticket.wait()
+    except HorovodInternalError:
+        pass
+
+
+def _eager(method):
+    """torch calls the group from C++, too, where Dynamo, while it traces a model, would take the method
+    for the model's code. Its frames are none of Dynamo's, hence. torch.compiler.disable says so too, but
+    imports Dynamo at the first call, which takes a second."""
+    if hasattr(eval_frame, "set_code_exec_strategy"):
+        skip = eval_frame._FrameAction.SKIP
+        eval_frame.set_code_exec_strategy(method.__code__, eval_frame._FrameExecStrategy(skip, skip))
+        method._torchdynamo_disable = True
+        return method
+    return torch._disable_dynamo(method)
 
 
 class ScaleComProcessGroup(dist.ProcessGroup):
@@ -148,8 +194,10 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         self._rank, self._size = rank, size
         self._name, self._at_end = name.encode(), at_end
         self.process_set = process_set
+        self._completion = completion.Completion()
         self._lock = threading.Lock()
         self._number = 0
+        self._in_flight = {}  # Tickets by number.
 
     def getBackendName(self):
         return "scalecom"
@@ -161,50 +209,58 @@ class ScaleComProcessGroup(dist.ProcessGroup):
     def shutdown(self):
         at_end, self._at_end = self._at_end, lambda: None
         at_end()
+        self._completion.close()
 
     abort = shutdown
 
     # A number is used up when its collective has been submitted: a rank that was refused may repeat.
     def _submit(self, start):
-        """The ticket that start(name) returns."""
+        """(what start(name) returns, the collective's number)."""
         with self._lock, used(self.process_set):
-            ticket = start(submit.FullName(b"torch.%s.%d" % (self._name, self._number)))
+            number = self._number
+            if (namesake := self._in_flight.get(number - _NAMES)) is not None:
+                _settle(namesake)
+            ticket = start(submit.FullName(b"torch.%s.%d" % (self._name, number % _NAMES)))
+            self._in_flight[number] = ticket
             self._number += 1
-        return ticket
+        return ticket, number
 
-    def _submit_exchange(self, function, tensor, *arguments):
-        return self._submit(lambda name: submit.submit(
-            function, (name, submit.view(tensor), *arguments), tensor))
+    def _run(self, start, finish, outputs, opts, device=None):
+        """The Work of the collective that start(name) submits, of which finish(ticket) makes the
+        result. device: that of the input where there are no outputs here."""
+        ticket, number = self._submit(start)
 
-    def _work(self, ticket, finish, outputs, opts, device=None):
-        """The Work of a collective, which finish() ends when its ticket is complete. device: that of
-        the input where there are no outputs here."""
         def end():
-            ticket.wait()
-            finish()
+            try:
+                ticket.wait()
+            finally:
+                del self._in_flight[number]
+            finish(ticket)
             for output in outputs:
                 if output.is_cuda:  # Its memory is another stream's than this, which has written it.
                     output.record_stream(torch.cuda.current_stream(output.device))
 
         device = outputs[0].device if outputs else device or torch.device("cpu")
         if getattr(opts, "asyncOp", True):
-            return _Work(completion.future_of(end, outputs, device))
+            return _Work(self._completion.future_of(end, outputs, device))
         end()
-        future = completion.new_future(device)
-        future.set_result(outputs)
-        return _Work(future)
+        return _DoneWork(outputs, device)
+
+    def _run_exchange(self, function, tensor, arguments, finish, outputs, opts):
+        return self._run(lambda name: submit.submit(function, (name, submit.view(tensor), *arguments),
+                                                    tensor),
+                         finish, outputs, opts, tensor.device)
 
     def _in_place(self, tensors, start, opts):
         """The Work of what start(name, contiguous tensors) does in place."""
         wires = [_contiguous(tensor) for tensor in tensors]
-        ticket = self._submit(lambda name: start(name, wires))
 
-        def finish():
+        def finish(_):
             for tensor, wire in zip(tensors, wires):
                 if wire is not tensor:
                     tensor.copy_(wire)
 
-        return self._work(ticket, finish, tensors, opts)
+        return self._run(lambda name: start(name, wires), finish, tensors, opts)
 
     @_eager
     def allreduce(self, tensors, opts=None):
@@ -235,17 +291,17 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         op, tensor = _op_of(opts), _only(tensors, "tensors")
         wire = _contiguous(tensor)
         reduced = torch.empty_like(wire)
-        ticket = self._submit(lambda name: submit.all_reduce(wire, reduced, name, op, 1.0, 1.0,
-                                                             None, 0))
         is_root = self._rank == opts.rootRank
-        return self._work(ticket, lambda: tensor.copy_(reduced) if is_root else None, [tensor],
-                          opts)
+        return self._run(
+            lambda name: submit.all_reduce(wire, reduced, name, op, 1.0, 1.0, None, 0),
+            lambda _: tensor.copy_(reduced) if is_root else None, [tensor], opts)
 
     def _gather(self, targets, source, opts, rows=1):
         """An all-gather of equal parts, or of those that differ (rows: the elements)."""
-        ticket = self._submit_exchange(lib.scalecom_all_gather, _contiguous(source).view(rows, -1)
-                                       if source.numel() else source.new_empty(_empty(rows)))
-        return self._work(ticket, lambda: _deliver(ticket, targets), targets, opts)
+        parts = (_contiguous(source).view(rows, -1) if source.numel() else
+                 source.new_empty(_empty(rows)))
+        return self._run_exchange(lib.scalecom_all_gather, parts, (),
+                                  lambda ticket: _deliver(ticket, targets), targets, opts)
 
     @_eager
     def allgather(self, output_lists, inputs, opts=None):
@@ -283,8 +339,8 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         _check_elements([output] * self._size, source.numel(), source,
                         "each rank's part of the reduce-scatter")
         wire = _contiguous(source.detach()).view(self._size, output.numel())
-        ticket = self._submit_exchange(lib.scalecom_reduce_scatter, wire, op, 1.0, 1.0)
-        return self._work(ticket, lambda: _deliver(ticket, [output]), [output], opts)
+        return self._run_exchange(lib.scalecom_reduce_scatter, wire, (op, 1.0, 1.0),
+                                  lambda ticket: _deliver(ticket, [output]), [output], opts)
 
     @_eager
     def reduce_scatter_single_coalesced(self, outputs, sources, opts=None):
@@ -305,9 +361,8 @@ class ScaleComProcessGroup(dist.ProcessGroup):
     def _exchange(self, targets, rows, sent, received, opts):
         """An all-to-all: rank p gets sent[p] of `rows`, and received[p] come from it."""
         splits = (ctypes.c_int64 * self._size)(*sent)
-        ticket = self._submit_exchange(lib.scalecom_all_to_all, rows, splits, self._size)
 
-        def finish():
+        def finish(ticket):
             came = ticket.received_splits(self._size)
             if came != received:
                 raise HorovodInternalError(f"the ranks sent {came} rows to rank {self._rank}, which "
@@ -316,7 +371,8 @@ class ScaleComProcessGroup(dist.ProcessGroup):
             if targets:
                 _deliver(ticket, targets)
 
-        return self._work(ticket, finish, targets, opts, rows.device)
+        return self._run_exchange(lib.scalecom_all_to_all, rows, (splits, self._size), finish, targets,
+                                  opts)
 
     @_eager
     def gather(self, output_lists, inputs, opts=None):
@@ -381,9 +437,8 @@ class ScaleComProcessGroup(dist.ProcessGroup):
     @_eager
     def barrier(self, opts=None):
         # By a number like all others: those of several groups and threads are not to meet.
-        ticket = self._submit_exchange(lib.scalecom_all_gather,
-                                       torch.zeros(1, dtype=torch.uint8, device="cpu"))
-        return self._work(ticket, lambda: None, [], opts)
+        here = torch.zeros(1, dtype=torch.uint8, device="cpu")
+        return self._run_exchange(lib.scalecom_all_gather, here, (), lambda _: None, [], opts)
 
     def send(self, tensors, rank, tag):
         raise NotImplementedError(

@@ -11,7 +11,7 @@ from programs.process_groups import over
 
 import scalecom.torch as hvd
 from scalecom import process_sets
-from scalecom.torch import distributed
+from scalecom.torch import distributed, process_group
 
 OPS = (dist.ReduceOp.SUM, dist.ReduceOp.PRODUCT, dist.ReduceOp.MIN, dist.ReduceOp.MAX)
 
@@ -369,6 +369,29 @@ def gathered_parts_may_be_empty():
         dist.all_gather(parts, torch.full((sizes[hvd.rank()],), float(hvd.rank())))
         assert [part.tolist() for part in parts] == [
             [rank] * size for rank, size in enumerate(sizes)]
+
+
+def names_come_again_when_what_had_them_is_over():
+    with over("scalecom"):
+        tensors = [torch.full((1,), float(number)) for number in range(2 * process_group._NAMES + 9)]
+        works = [dist.all_reduce(tensor, async_op=True) for tensor in tensors]
+        for number, (work, tensor) in enumerate(zip(works, tensors)):
+            work.wait()
+            assert tensor.item() == number * hvd.size()
+
+
+def a_group_does_not_wait_for_another_groups_future():
+    if hvd.size() == 1:
+        return
+    with over("scalecom"):
+        first, second = torch.ones(2), torch.ones(2)
+        other = dist.new_group()
+        late = dist.all_reduce(first, async_op=True) if hvd.rank() == 0 else None
+        dist.all_reduce(second, group=other, async_op=True).get_future().wait()
+        assert second.tolist() == [hvd.size()] * 2 and (late is None or not late.is_completed())
+        hvd.barrier()
+        (late or dist.all_reduce(first, async_op=True)).wait()
+        assert first.tolist() == [hvd.size()] * 2
 
 
 def a_group_that_lacks_a_rank_is_an_error_in_time():
