@@ -36,6 +36,14 @@ def _future_now(finish, value, device):
     return future.then(functools.partial(_value_or_error, errors))
 
 
+def future_in_thread(finish, value, device):
+    """As Completion.future_of(), by a thread that waits for this one alone."""
+    future, errors = new_future(device), []
+    threading.Thread(target=_complete, args=(finish, value, errors, future),
+                     name="scalecom-future", daemon=True).start()
+    return future.then(functools.partial(_value_or_error, errors))
+
+
 class Completion:
     """A thread that waits in the order of the submits. It sleeps in the library, without the
     interpreter's lock. On a CUDA device it has a stream of its own, which waits there."""

@@ -12,14 +12,18 @@ another order, is a process set, which its ranks connect by torch's store.
 import datetime
 import socket
 import threading
+import time
 
 import torch.distributed as dist
 
-from scalecom import basics, process_sets
+from scalecom import _library, basics, process_sets
 from scalecom.torch import functions, mpi_ops
+from scalecom.torch.point_to_point import PointToPoint
 from scalecom.torch.process_group import ScaleComProcessGroup
 
 _TIMEOUT = datetime.timedelta(minutes=5)
+# How long a wait for a rank at the store lasts until it is looked whether that rank is still there.
+_LOOK_S = 0.5
 
 
 class _Membership:
@@ -63,8 +67,52 @@ class _StoreExchange:
         keys = [f"scalecom/{self._round}/{place}" for place in range(self._size)]
         self._round += 1
         self._store.set(keys[self._place], mine)
-        self._store.wait(keys, datetime.timedelta(seconds=limit_s))
+        self._wait(keys, limit_s)
         return [self._store.get(key) for key in keys]
+
+    def _wait(self, keys, limit_s):
+        self._store.wait(keys, datetime.timedelta(seconds=limit_s))
+
+
+class _PatientExchange(_StoreExchange):
+    """Of ranks that need not come soon: it ends when is_wanted() becomes False, or the job fails."""
+
+    def __init__(self, store, place, size, is_wanted):
+        super().__init__(store, place, size)
+        self._is_wanted = is_wanted
+
+    def _wait(self, keys, limit_s):
+        end = time.monotonic() + limit_s
+        while True:
+            begin = time.monotonic()
+            look_s = min(_LOOK_S, end - begin)
+            try:
+                return super()._wait(keys, look_s)
+            except dist.DistStoreError:
+                if time.monotonic() < begin + look_s:
+                    raise  # No time-out.
+            if not self._is_wanted():
+                raise RuntimeError("the group was destroyed before the two ranks had met")
+            if _library.lib.scalecom_session_status() != _library.OK:
+                raise RuntimeError(_library.last_error())
+            if time.monotonic() >= end:
+                raise dist.DistStoreError(f"the two ranks did not meet within {limit_s:g} s: the other "
+                                          "one has called neither send() nor recv() with this one")
+
+
+def _connector(ranks, options):
+    """What makes the process set of two ranks of a group, which the others know nothing of."""
+    def connect(places, is_wanted):
+        if not hasattr(options.store, "clone"):
+            raise NotImplementedError("send() and recv() need torch 2.8 or later; update it, or make a group "
+                                      "for them with torch.distributed.new_group(backend=\"gloo\")")
+        # A wait at a store keeps its other users out.
+        store = dist.PrefixStore(f"pair/{places[0]}/{places[1]}", options.store.clone())
+        exchange = _PatientExchange(store, places.index(options.group_rank), 2, is_wanted)
+        exchange(b"", options.timeout.total_seconds())
+        return process_sets.connect_process_set([ranks[place] for place in places], exchange)
+
+    return connect
 
 
 def _process_set_of(ranks, options):
@@ -93,8 +141,11 @@ def _create(options, _):
         process_sets.leave_process_set(process_set)
         _membership.leave()
 
+    everyone = ranks or list(range(basics.size()))
+    messages = PointToPoint(everyone, options.group_rank, _connector(everyone, options),
+                            options.timeout)
     return ScaleComProcessGroup(options.group_id, options.group_rank, options.group_size,
-                                process_set, end)
+                                process_set, messages, end)
 
 
 def _rendezvous(url, timeout=_TIMEOUT, **_):

@@ -186,14 +186,16 @@ class ScaleComProcessGroup(dist.ProcessGroup):
     Every method submits and returns a Work; where its options say that the caller waits anyhow, it
     does so itself. ValueError at once for what is wrong on this rank, a RuntimeError with the
     runtime's text for what goes wrong between ranks. The runtime's own limits hold, not the group's
-    timeout.
+    timeout, but for messages of two ranks.
     """
 
-    def __init__(self, name, rank, size, process_set, at_end=lambda: None):
+    def __init__(self, name, rank, size, process_set, messages, at_end=lambda: None):
+        """messages: the PointToPoint of this rank."""
         super().__init__(rank, size)
         self._rank, self._size = rank, size
         self._name, self._at_end = name.encode(), at_end
         self.process_set = process_set
+        self._messages = messages
         self._completion = completion.Completion()
         self._lock = threading.Lock()
         self._number = 0
@@ -208,6 +210,7 @@ class ScaleComProcessGroup(dist.ProcessGroup):
 
     def shutdown(self):
         at_end, self._at_end = self._at_end, lambda: None
+        self._messages.close()
         at_end()
         self._completion.close()
 
@@ -440,12 +443,18 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         here = torch.zeros(1, dtype=torch.uint8, device="cpu")
         return self._run_exchange(lib.scalecom_all_gather, here, (), lambda _: None, [], opts)
 
-    def send(self, tensors, rank, tag):
-        raise NotImplementedError(
-            "the scalecom backend has no point-to-point operations; make a group for them with "
-            "torch.distributed.new_group(backend=\"gloo\"), or use all_to_all_single")
+    @_eager
+    def send(self, tensors, peer, tag):
+        return self._messages.send(_only(tensors, "tensors"), peer, tag)
 
-    recv = recv_anysource = send
+    @_eager
+    def recv(self, tensors, peer, tag):
+        return self._messages.receive(_only(tensors, "tensors"), peer, tag)
+
+    def recv_anysource(self, tensors, tag):
+        raise NotImplementedError(
+            "recv() has no src, and the scalecom backend receives from a rank that is named: give src; or "
+            "make a group that can with torch.distributed.new_group(backend=\"gloo\")")
 
     # As torch calls them before 2.12.
     _allgather_base = all_gather_single

@@ -6,6 +6,7 @@ import sys
 import pytest
 from jobs import HERE, Outcome, environment, run_limited
 from programs.claims import names
+from test_ends import RECOVERY
 
 MODULES = ("programs.process_group", "programs.process_group_training")
 
@@ -31,5 +32,10 @@ def test_ranks_that_are_not_the_jobs_are_refused(launch):
         assert "says rank" in message and "scalecom://" in message
 
 
-def test_a_mesh_of_two_dimensions(launch):
-    assert launch(4, "programs.process_groups:mesh_of_two_dimensions_shards_and_replicates") == [True] * 4
+def test_four_ranks_have_a_mesh_and_messages_and_are_told_of_the_one_that_dies(launch_unchecked):
+    outcome = launch_unchecked(
+        4, "programs.process_groups:meshes_and_messages_of_four_ranks_and_one_that_dies",
+        options=RECOVERY)
+    assert set(outcome.values) == {0, 1, 2}, (outcome.errors, outcome.output)
+    for message in outcome.values.values():
+        assert message.startswith("recv from rank 3 with tag 0: rank 3 is lost"), message

@@ -9,6 +9,7 @@ import collections
 import ctypes
 import json
 import pathlib
+import time
 
 from scalecom.exceptions import HorovodInternalError
 
@@ -208,12 +209,18 @@ class Ticket:
     def is_ready(self):
         return quick.scalecom_ticket_is_ready(self._pointer) == 1
 
-    def wait(self):
-        """Sleeps until completion. Looks up twice a second, so that ctrl-C works."""
+    def wait(self, deadline=None):
+        """Sleeps until completion. Looks up twice a second, so that ctrl-C works. TimeoutError when
+        time.monotonic() has reached the deadline; the operation goes on."""
+        limit_s = 0.5
         while True:
-            code = lib.scalecom_ticket_wait(self._pointer, 0.5)
+            if deadline is not None:
+                limit_s = max(0.0, min(0.5, deadline - time.monotonic()))
+            code = lib.scalecom_ticket_wait(self._pointer, limit_s)
             if code != TIMED_OUT or self.is_ready():
                 break
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError
         if code == TIMED_OUT:  # It completed just now, or it failed with a time-out of its own.
             code = lib.scalecom_ticket_wait(self._pointer, -1.0)
         self._is_complete = True

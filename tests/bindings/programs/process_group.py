@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from programs.claims import device_at_work
-from programs.process_groups import over
+from programs.process_groups import exchange_with_all, over
 
 import scalecom.torch as hvd
 from scalecom import process_sets
@@ -298,9 +298,10 @@ def wrong_arguments_are_refused_with_what_to_do():
                  "output splits are .*needed are")):
             with pytest.raises(ValueError, match=message):
                 call()
-        if size > 1:
-            with pytest.raises(NotImplementedError, match="no point-to-point.*gloo"):
-                dist.send(torch.ones(1), (hvd.rank() + 1) % size)
+        with pytest.raises(NotImplementedError, match="recv.. has no src.*give src.*gloo"):
+            dist.recv(torch.ones(1))
+        with pytest.raises(ValueError, match=f"rank {hvd.rank()} sends to .*itself.*copy_"):
+            dist.isend(torch.ones(1), hvd.rank())
         tensor = torch.ones(2)
         dist.all_reduce(tensor)  # What was refused took no number.
         assert tensor.tolist() == [size] * 2
@@ -339,6 +340,7 @@ def groups_of_fewer_ranks_and_of_another_order_work_beside_the_whole():
         gloo = dist.new_group([size - 2, size - 1], backend="gloo")
         if rank >= size - 2:
             _use_pair(last_two, [size - 2, size - 1])
+            exchange_with_all(last_two)
             with torch.device("cpu"):
                 _use_pair(gloo, [size - 2, size - 1])
         dist.all_reduce(tensor)
@@ -403,6 +405,11 @@ def a_group_that_lacks_a_rank_is_an_error_in_time():
             exchange = distributed._StoreExchange(place, 0, 2)
             with pytest.raises(dist.DistStoreError):
                 process_sets.connect_process_set([0, 1], lambda mine, _: exchange(mine, 0.2))
+            for is_wanted, message in ((True, "did not meet within 0.2 s"), (False, "was destroyed")):
+                exchange = distributed._PatientExchange(dist.PrefixStore("pair", place), 0, 2,
+                                                        lambda: is_wanted)
+                with pytest.raises(RuntimeError, match=message):
+                    exchange(b"", 0.2 if is_wanted else 20.0)
         hvd.barrier()
 
 

@@ -1,11 +1,13 @@
-"""Claims about training over torch.distributed's backend "scalecom". Each function is called on every
-rank, in this order."""
+"""Claims about training, and about messages of two ranks, over torch.distributed's backend "scalecom".
+Each function is called on every rank, in this order."""
+
+import datetime
 
 import pytest
 import torch
 import torch.distributed as dist
 from programs import ddp
-from programs.process_groups import mesh_of, over
+from programs.process_groups import exchange_with_all, mesh_of, over
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -123,6 +125,114 @@ def a_mesh_gives_distributed_tensors():
         tensor = distribute_tensor(whole, mesh, [Shard(0)])
         assert torch.equal(tensor.full_tensor(), whole)
         assert tensor.sum().full_tensor().item() == whole.sum().item()
+
+
+def _neighbours():
+    return (hvd.rank() + 1) % hvd.size(), (hvd.rank() - 1) % hvd.size()
+
+
+def messages_arrive_whatever_the_tensors():
+    if hvd.size() == 1:
+        return
+    behind, before = _neighbours()
+    with over("scalecom"):
+        exchange_with_all()
+        for dtype in (torch.float64, torch.bfloat16, torch.int64, torch.bool, torch.complex64):
+            for shape in ((), (0, 2), (70, 1000)):
+                sent, came = torch.ones(shape).mul(hvd.rank()).to(dtype), torch.zeros(shape).to(dtype)
+                for work in dist.batch_isend_irecv([dist.P2POp(dist.isend, sent, behind),
+                                                    dist.P2POp(dist.irecv, came, before)]):
+                    work.wait()
+                assert torch.equal(came, torch.ones(shape).mul(before).to(dtype))
+        came = torch.zeros(3, 2)
+        work = dist.irecv(came.t()[:1], before)
+        dist.isend(torch.full((6,), float(hvd.rank()))[::2], behind).get_future().wait()
+        assert work.get_future().wait()[0].tolist() == [[before] * 3]
+        assert came.tolist() == [[before, 0.0]] * 3 and work.source_rank() == before
+        if hvd.rank() == 0:
+            dist.send_object_list([{"from": 0}], 1)
+        elif hvd.rank() == 1:
+            told = [None]
+            dist.recv_object_list(told, 0)
+            assert told == [{"from": 0}]
+
+
+def messages_need_neither_the_other_ranks_nor_what_is_in_flight():
+    if hvd.size() == 1:
+        return
+    with over("scalecom"):
+        tensor = torch.ones(2)
+        if hvd.rank() == 0:
+            work = dist.all_reduce(tensor, async_op=True)
+            unmatched = dist.irecv(torch.zeros(1), 1, tag=3)
+            dist.send(torch.full((5,), 3.0), 1)
+            assert not work.is_completed() and not unmatched.is_completed()
+            dist.send(torch.zeros(0), 1)
+            work.wait()
+            unmatched.wait()
+        else:
+            if hvd.rank() == 1:
+                came = torch.zeros(5)
+                assert dist.recv(came, 0) == 0 and came.tolist() == [3.0] * 5
+                dist.recv(torch.zeros(0), 0)
+                dist.send(torch.zeros(1), 0, tag=3)
+            dist.all_reduce(tensor)
+        assert tensor.tolist() == [hvd.size()] * 2
+
+
+def what_two_ranks_say_of_a_message_differently_is_told_to_both():
+    if hvd.size() == 1:
+        return
+    with over("scalecom"):
+        for mine, wrong in ((torch.ones(4), "shape differs.*4. on rank 0; .5. on rank 1"),
+                            (torch.ones(5, dtype=torch.int32), "dtype differs between ranks")):
+            if hvd.rank() == 0:
+                with pytest.raises(RuntimeError, match=f"send to rank 1 with tag 0: .*{wrong}"):
+                    dist.send(mine, 1)
+            elif hvd.rank() == 1:
+                with pytest.raises(RuntimeError, match=f"recv from rank 0 with tag 0: .*{wrong}"):
+                    dist.recv(torch.ones(5), 0)
+        if hvd.rank() == 0:
+            dist.send(torch.ones(5), 1)  # The two go on.
+        elif hvd.rank() == 1:
+            dist.recv(torch.ones(5), 0)
+
+
+def a_message_without_a_counterpart_is_told_in_time():
+    if hvd.size() == 1:
+        return
+    with over("scalecom"):
+        groups = dist.group.WORLD._messages
+        groups._timeout = datetime.timedelta(milliseconds=200)
+        if hvd.rank() == 0:  # The two have not met yet.
+            with pytest.raises(RuntimeError, match="send to rank 1 with tag 5: rank 1 has not called recv"):
+                dist.send(torch.ones(1), 1, tag=5)
+        elif hvd.rank() == 1:
+            with pytest.raises(RuntimeError, match="rank 0 has not called send.. to rank 1 .* again"):
+                dist.recv(torch.ones(1), 0)
+        hvd.barrier()
+
+
+def a_pipeline_of_all_ranks_trains_as_the_whole_model():
+    from torch.distributed import pipelining
+    if hvd.size() == 1:
+        return
+    torch.manual_seed(7)
+    layers = [nn.Sequential(nn.Linear(6, 6), nn.Tanh()) for _ in range(hvd.size())]
+    inputs, targets = torch.randn(8, 6), torch.randn(8, 6)
+    lossed = nn.MSELoss()
+    lossed(nn.Sequential(*layers)(inputs), targets).backward()
+    own = layers[hvd.rank()]
+    wanted = [parameter.grad.clone() for parameter in own.parameters()]
+    with over("scalecom"):
+        for schedule_of in (pipelining.ScheduleGPipe, pipelining.Schedule1F1B):
+            own.zero_grad()
+            stage = pipelining.PipelineStage(own, hvd.rank(), hvd.size(), inputs.device)
+            schedule = schedule_of(stage, n_microbatches=4, loss_fn=lossed)
+            is_last = hvd.rank() == hvd.size() - 1
+            schedule.step(*[inputs] * (hvd.rank() == 0), target=targets if is_last else None)
+            for parameter, gradient in zip(own.parameters(), wanted):
+                assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
 
 
 def a_compiled_model_trains_as_it_is():

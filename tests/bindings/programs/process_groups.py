@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 
 import torch
 import torch.distributed as dist
@@ -23,6 +24,27 @@ def over(backend):
 def mesh_of(*sizes, **named):
     """Of the default device's type."""
     return dist.device_mesh.init_device_mesh(torch.get_default_device().type, sizes, **named)
+
+
+def exchange_with_all(group=None):
+    """Three messages of each of two tags to every other rank and from it, at once, and in the opposite
+    order of tags on the two sides."""
+    size, rank = dist.get_world_size(group), dist.get_rank(group)
+    peers, works, came = [peer for peer in range(size) if peer != rank], [], []
+    for peer in peers:
+        for tag in (7, 0):
+            for number in range(3):
+                values = torch.arange(4.0) + 1000 * rank + 100 * tag + 10 * number
+                works.append(dist.isend(values, group=group, group_dst=peer, tag=tag))
+        for tag in (0, 7):
+            for number in range(3):
+                came.append((peer, tag, number, torch.zeros(4)))
+                works.append(dist.irecv(came[-1][3], group=group, group_src=peer, tag=tag))
+    for work in works:
+        assert work.wait() and work.is_completed() and work.is_success()
+    for peer, tag, number, tensor in came:
+        begin = 1000 * peer + 100 * tag + 10 * number
+        assert tensor.tolist() == [begin + place for place in range(4)], (peer, tag, number, tensor)
 
 
 def sum_of_ranks():
@@ -58,3 +80,17 @@ def mesh_of_two_dimensions_shards_and_replicates():
         net(torch.full((1, 8), hvd.rank() + 1.0)).sum().backward()
         torch.optim.SGD(net.parameters(), lr=0.1).step()
         return torch.allclose(net.weight.full_tensor(), wanted)
+
+
+def meshes_and_messages_of_four_ranks_and_one_that_dies():
+    """What the last rank's death, while the others receive from it, tells each of them."""
+    assert mesh_of_two_dimensions_shards_and_replicates()
+    dist.init_process_group("scalecom", init_method="scalecom://")
+    exchange_with_all()
+    hvd.barrier()
+    if hvd.rank() == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        dist.recv(torch.zeros(4), 3)
+    except hvd.HorovodInternalError as error:
+        return str(error)
