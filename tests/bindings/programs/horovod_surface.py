@@ -96,17 +96,9 @@ TENSORFLOW_KERAS = {
                             "average_aggregated_gradients num_groups groups process_set scale_local_gradients",
 }
 
-# Names that are not there, with the reason; they are Horovod's own tools, which its package happens to show.
-ABSENT = {
-    "check_extension": "of horovod.common.util, served from there",
-    "split_list": "of horovod.common.util, served from there",
-    "gpu_available": "tensors of a GPU need no choice of the caller's",
-    "handle_average_backwards_compatibility": "of what average= once was",
-    "check_num_rank_power_of_2": "Adasum takes any number of ranks",
-    "LocalGradientAggregationHelper": "passes are added up inside of the optimizers",
-    "vars_to_refs": "of horovod.tensorflow.util, served from there",
-    "refs_to_vars": "of horovod.tensorflow.util, served from there",
-}
+# Horovod's own tools, which its package happens to show: the served horovod.tensorflow has them, scalecom's not.
+ABSENT = ("check_extension split_list gpu_available handle_average_backwards_compatibility check_num_rank_power_of_2 "
+          "LocalGradientAggregationHelper vars_to_refs refs_to_vars").split()
 
 # Arguments that are there in another order, or are not enough.
 OTHERWISE = {
