@@ -239,8 +239,8 @@ class SCALECOM_API Session {
 
   /// Replaces (or creates) residuals; others keep theirs. One without values is of zeros; zeros in
   /// the place of a residual drop what it owed, which SessionStats::residual_resets counts. Throws
-  /// Error(invalid_argument), and replaces none, where one has other values than its shape needs, or
-  /// NaN or Inf. Call it on every rank, with no compressed tensor of these names in flight.
+  /// Error(invalid_argument), and replaces none, where one has other values than its shape needs,
+  /// or NaN or Inf. Call it on every rank, with no compressed tensor of these names in flight.
   void restore_residuals(std::vector<Residual> residuals);
 
   /// The last sampled figures of each compressed tensor, ordered by name; empty as long as none was
