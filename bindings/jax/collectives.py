@@ -60,7 +60,8 @@ def _member_names(full, count):
 
 def as_array(tensor):
     """ValueError for a dtype that does not travel."""
-    array = jnp.asarray(tensor)
+    # For what is one already JAX takes microseconds to find that out.
+    array = tensor if isinstance(tensor, jax.Array) else jnp.asarray(tensor)
     if array.dtype not in _DTYPES:
         raise ValueError(f"dtype {array.dtype} is not supported; allowed are "
                          f"{', '.join(map(str, _DTYPES))}")
