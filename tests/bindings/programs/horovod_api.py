@@ -17,7 +17,7 @@ _TENSORFLOW = _OPS + """ allgather grouped_allgather broadcast broadcast_ alltoa
     check_num_rank_power_of_2"""
 _OBJECTS = "broadcast_variables broadcast_object broadcast_object_fn allgather_object broadcast_global_variables"
 _KERAS = _BASICS + """ Compression DistributedOptimizer PartialDistributedOptimizer broadcast_global_variables
-    allreduce allgather broadcast load_model callbacks elastic"""
+    allreduce allgather broadcast reducescatter load_model callbacks elastic"""
 _CALLBACKS = """BroadcastGlobalVariablesCallback MetricAverageCallback LearningRateScheduleCallback
     LearningRateWarmupCallback BestModelCheckpoint"""
 _KERAS_ELASTIC = "KerasState run CommitStateCallback UpdateBatchStateCallback UpdateEpochStateCallback"
@@ -67,8 +67,6 @@ TENSORFLOW = {
 # What Horovod's own build, and its own states, use: docs/howto/migrate-from-horovod.md has them.
 LEFT_OUT = {"get_ext_suffix", "get_extension_full_path", "StateHandler", "ModelStateHandler",
             "OptimizerStateHandler", "SamplerStateHandler", "get_handler_registry", "set_handler_registry"}
-# Of Keras, and not there yet.
-LEFT_OUT |= {"PartialDistributedOptimizer"}
 
 
 def missing(modules):
