@@ -10,7 +10,7 @@ import warnings
 import keras
 
 from scalecom import elastic, process_sets
-from scalecom.process_sets import global_process_set, used
+from scalecom.process_sets import used
 from scalecom.reducer import GradientReducer
 from scalecom.scalecom_options import gradient_options
 
@@ -85,14 +85,6 @@ def refuse_xla(model):
         model.jit_compile = False
         warnings.warn("the model was to be compiled by XLA, which cannot compile scalecom's operations: "
                       "jit_compile is False now; say so in compile(jit_compile=False)", stacklevel=2)
-
-
-def check_process_set(process_set):
-    """Raises ValueError for what is none in use with this rank in it."""
-    used(process_set)
-    if process_set is not global_process_set and not process_set.included():
-        raise ValueError(f"this rank is not in {process_set}; make its optimizer distributed on ranks of "
-                         "the set only")
 
 
 adapter, Reducer = _load(keras.backend.backend())

@@ -20,7 +20,7 @@ def DistributedOptimizer(optimizer, name=None, device_dense="", device_sparse=""
     "sequential/dense/kernel"; files of the model have this rank's residuals, which load_weights() and
     hvd.load_model() take up. op: Average
     (default), Sum or Adasum. gradient_predivide_factor: an average divides by it before the sum and by the rest
-    after. process_set: the ranks that are to be reduced over, all of which are in it.
+    after. process_set: the ranks that are reduced over; on a rank outside of it gradients stay as they are.
     register_local_var(variable): its gradient stays this rank's own, divided by the number of ranks unless
     scale_local_gradients is False. sparse_as_dense: tf.IndexedSlices are reduced as whole tensors.
     groups and num_groups are checked only: all is submitted at once anyway. The other arguments are Horovod's.
@@ -43,7 +43,6 @@ def DistributedOptimizer(optimizer, name=None, device_dense="", device_sparse=""
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise ValueError(f"optimizer is {type(optimizer).__name__}; a keras.optimizers.Optimizer is "
                          "needed")
-    backend.check_process_set(process_set)
     reducer = backend.Reducer(
         backend.adapter.Compression.none if compression is None else compression,
         Average if op is None else op, gradient_predivide_factor, num_groups if groups is None else groups,

@@ -1,11 +1,10 @@
 """Variables and Python objects, the same on every rank."""
 
-import numpy
 import tensorflow as tf
 
-from scalecom import basics, pickling
-from scalecom.process_sets import global_process_set
-from scalecom.tensorflow import mpi_ops, operations
+from scalecom import arrays
+from scalecom.process_sets import global_process_set, used
+from scalecom.tensorflow import mpi_ops
 
 
 def broadcast_variables(variables, root_rank, process_set=global_process_set, inplace=False):
@@ -41,25 +40,17 @@ class BroadcastGlobalVariablesHook(tf.compat.v1.train.SessionRunHook):
         session.run(self._broadcast)
 
 
-def _check_eager(function, session):
-    if session is not None or not tf.executing_eagerly():
-        raise NotImplementedError(f"{function} works eagerly only: call it outside of tf.function and "
-                                  "without a session")
+def _refuse_function(name):
+    if tf.inside_function():
+        raise NotImplementedError(f"{name} is done at once, which a tf.function cannot: call it outside")
 
 
 def broadcast_object(obj, root_rank=0, session=None, name=None, process_set=global_process_set):
-    """root_rank's object, on every rank; it is pickled: ValueError on all ranks where it cannot be."""
-    _check_eager("broadcast_object", session)
-    name = name or "any"
-    is_root = operations.rank_in(process_set) == mpi_ops.place_of(root_rank, process_set)
-    packed = pickling.pack(obj, root_rank) if is_root else b""
-    values = numpy.frombuffer(packed, numpy.uint8)
-    size = mpi_ops.broadcast(tf.constant(len(values), tf.int64), root_rank, f"{name}.object_size",
-                             process_set=process_set)
-    if not is_root:
-        values = numpy.empty(int(size), numpy.uint8)
-    values = mpi_ops.broadcast(values, root_rank, f"{name}.object", process_set=process_set)
-    return pickling.sent(obj, packed) if is_root else pickling.unpack(values.numpy().tobytes())
+    """root_rank's object, on every rank; it is pickled: ValueError on all ranks where it cannot be. It is done
+    at once, also while a graph of tf.compat.v1 is made or a session runs one. `session` is Horovod's."""
+    _refuse_function("broadcast_object")
+    with used(process_set):
+        return arrays.broadcast_object(obj, mpi_ops.place_of(root_rank, process_set), name)
 
 
 def broadcast_object_fn(root_rank=0, session=None, name=None, process_set=global_process_set):
@@ -68,13 +59,7 @@ def broadcast_object_fn(root_rank=0, session=None, name=None, process_set=global
 
 
 def allgather_object(obj, session=None, name=None, process_set=global_process_set):
-    """The objects of all ranks in rank order; they are pickled: ValueError on all ranks where one
-    cannot be."""
-    _check_eager("allgather_object", session)
-    name = name or "any"
-    values = numpy.frombuffer(pickling.pack(obj, basics.rank()), numpy.uint8)
-    sizes = mpi_ops.allgather(tf.constant([len(values)], tf.int64), f"{name}.object_size",
-                              process_set=process_set)
-    everything = mpi_ops.allgather(values, f"{name}.object", process_set=process_set).numpy()
-    parts = numpy.split(everything, numpy.cumsum(sizes.numpy())[:-1])
-    return [pickling.unpack(part.tobytes()) for part in parts]
+    """The objects of all ranks in rank order, as broadcast_object has them."""
+    _refuse_function("allgather_object")
+    with used(process_set):
+        return arrays.allgather_object(obj, name)

@@ -84,7 +84,8 @@ def _of_broadcast(op, *gradients):
     """The averaged gradients on the root, zero elsewhere."""
     process_set = _set_of(op)
     reduced = _all_reduced(_dense(gradients, op.outputs), process_set, _AVERAGE)
-    is_root = operations.rank_when_run(process_set) == op.get_attr("root")
+    # Not ==, which in a graph of tf.compat.v1 asks whether they are one tensor.
+    is_root = tf.equal(operations.rank_when_run(process_set), op.get_attr("root"))
     return [None, *(tf.where(is_root, gradient, tf.zeros_like(gradient)) for gradient in reduced)]
 
 

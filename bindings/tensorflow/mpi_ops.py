@@ -17,9 +17,10 @@ import operator
 
 import tensorflow as tf
 
-from scalecom import scalecom_options
+from scalecom import basics, scalecom_options
 from scalecom.process_sets import global_process_set
 from scalecom.process_sets import join as _join
+from scalecom.process_sets import ranks_by_number
 from scalecom.reductions import Adasum, Average, Max, Min, Product, Sum, choose_op
 from scalecom.tensorflow import gradients as gradients
 from scalecom.tensorflow import operations
@@ -291,8 +292,11 @@ def local_size_op(name=None):
 
 
 def size_op(process_set_id=0, name=None):
-    """The number of ranks in a process set when it runs, as an int32 tensor. Run it in ranks of the
-    set only."""
+    """The number of ranks in a process set when it runs, as an int32 tensor; on a rank outside of
+    the set, when it is called."""
+    ranks = ranks_by_number().get(process_set_id) if process_set_id else None
+    if ranks is not None and basics.rank() not in ranks:
+        return tf.constant(len(ranks), tf.int32, name=name or "size")
     return operations.fact(operations.SIZE, process_set_id, name)
 
 

@@ -178,10 +178,21 @@ def all_reduce(tensors, names, process_set, reductions):
         process_set=_number_of(process_set), reductions=reductions)
 
 
+def _moved(tensors):
+    """As they travel where nothing is computed: the library has no uint16, whose bits int16 has too."""
+    return [tf.bitcast(tensor, tf.int16) if tensor.dtype == tf.uint16 else tensor
+            for tensor in tensors]
+
+
+def _arrived(results, tensors):
+    return [tf.bitcast(result, tf.uint16) if tensor.dtype == tf.uint16 else result
+            for result, tensor in zip(results, tensors)]
+
+
 def all_gather(tensors, names, process_set):
     """For each tensor those of the ranks, one behind the other, as a list."""
-    gathered = _run(_operations().scalecom_all_gather, tensors, names, process_set)
-    return _with_shapes(gathered, tensors)
+    gathered = _run(_operations().scalecom_all_gather, _moved(tensors), names, process_set)
+    return _arrived(_with_shapes(gathered, tensors), tensors)
 
 
 def reduce_scatter(tensors, names, process_set, reduction):
@@ -202,16 +213,18 @@ def _with_shapes(results, tensors):
 
 def broadcast(tensors, names, process_set, root):
     """The tensors of the rank at the place `root` of the process set, as a list."""
-    return _run(_operations().scalecom_broadcast, tensors, names, process_set, root=root)
+    return _arrived(_run(_operations().scalecom_broadcast, _moved(tensors), names, process_set,
+                         root=root), tensors)
 
 
 def all_to_all(rows, splits, names, process_set):
     """The rows that the ranks gave to this one, and how many each gave, as int64."""
     check_compiler()
+    moved, = _moved([rows])
     received, received_splits = _operations().scalecom_all_to_all(
-        call=names.call, rows=rows, splits=splits, prefix=names.prefix, suffixes=names.suffixes,
+        call=names.call, rows=moved, splits=splits, prefix=names.prefix, suffixes=names.suffixes,
         process_set=_number_of(process_set))
-    _with_shapes([received], [rows])
+    received, = _arrived(_with_shapes([received], [rows]), [rows])
     return received, received_splits
 
 

@@ -1,6 +1,6 @@
 """The reduction of a step's gradients: what the tapes and optimizers of TensorFlow and Keras share."""
 
-from scalecom.process_sets import global_process_set
+from scalecom.process_sets import global_process_set, used
 from scalecom.reductions import Adasum, Average, Sum
 from scalecom.scalecom_options import ScaleComOptions, check_compression
 from scalecom.variables import check_groups, key_of, names_of
@@ -25,6 +25,7 @@ class GradientReducer:
         if predivide_factor != 1.0 and op != Average:
             raise ValueError("gradient_predivide_factor needs op=Average")
         check_groups(groups)
+        used(process_set)  # Raises ValueError for what is none in use.
         self.compression = compression
         self.op = op
         self.process_set = process_set
@@ -60,6 +61,9 @@ class GradientReducer:
         return (choice, self.op, self.process_set, self._predivide_factor, self._scale_local_gradients,
                 self._sparse_as_dense)
 
+    def _takes_part(self):
+        return self.process_set is global_process_set or self.process_set.included() is not False
+
     def register_local_var(self, variable):
         self._local.add(key_of(variable))
 
@@ -83,8 +87,9 @@ class GradientReducer:
 
     def scale_local(self, gradients, variables):
         """The gradients, those of local variables as an average has them of which one rank alone has the
-        variable: divided by the number of ranks, unless that is not wanted."""
-        if not self._scale_local_gradients:
+        variable: divided by the number of ranks, unless that is not wanted. On a rank outside of the process set
+        all stay as they are, here and below."""
+        if not self._scale_local_gradients or not self._takes_part():
             return list(gradients)
         local = self._local_keys()
         return [gradient if gradient is None or key_of(variable) not in local
@@ -94,6 +99,8 @@ class GradientReducer:
         """The reduced gradients, in their order; those of local variables as scale_local() has them. None
         stays None: it is None on all ranks. names: the variables' where not given. ValueError where a pattern of
         rates matches none of them."""
+        if not self._takes_part():
+            return list(gradients)
         gradients, names = self.scale_local(gradients, variables), names or names_of(variables)
         if not self._has_checked:
             self.compression.check_patterns(names)
@@ -112,4 +119,6 @@ class GradientReducer:
 
     def reduce_changes(self, changes, variables):
         """The Adasum of what steps have changed of the variables (arXiv 2006.02924)."""
+        if not self._takes_part():
+            return list(changes)
         return self._reduce_all(changes, names_of(variables), Adasum, 1.0, 1.0)

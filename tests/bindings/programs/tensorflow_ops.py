@@ -90,10 +90,14 @@ def a_graph_of_a_session_reduces():
         fed = tf.compat.v1.placeholder(tf.float32, [None])
         sums = [hvd.allreduce(fed + place, op=hvd.Sum) for place in range(5)]
         rank = hvd.rank_op()
+        slope, = tf.gradients(hvd.broadcast(fed, hvd.size() - 1), fed)
+        assert hvd.broadcast_object(hvd.rank(), hvd.size() - 1) == hvd.size() - 1
+        assert hvd.allgather_object(hvd.rank()) == list(_each())
     with tf.compat.v1.Session(graph=graph) as session:
         for _ in range(3):
-            got, mine = session.run([sums, rank], {fed: [1.0, 2.0]})
+            got, mine, own = session.run([sums, rank, slope], {fed: [1.0, 2.0]})
             assert mine == hvd.rank()
+            assert _equal(own, [float(mine == hvd.size() - 1)] * 2)
             for place, value in enumerate(got):
                 assert _equal(value, [(1.0 + place) * hvd.size(), (2.0 + place) * hvd.size()])
 
@@ -266,6 +270,19 @@ def rows_are_exchanged():
             hvd.alltoall(tf.ones([size]), wrong)
 
 
+def unsigned_shorts_travel():
+    mine = tf.constant([65535 - hvd.rank()] * hvd.size(), tf.uint16)
+    wanted = [65535 - rank for rank in _each()]
+    for run in (lambda call: call(), lambda call: tf.function(call)()):
+        gathered = run(lambda: hvd.allgather(mine[:1]))
+        exchanged = run(lambda: hvd.alltoall(mine))
+        assert gathered.dtype == exchanged.dtype == tf.uint16
+        assert _equal(gathered, wanted) and _equal(exchanged, wanted)
+        assert _equal(run(lambda: hvd.broadcast(mine, 0)), [65535] * hvd.size())
+    with pytest.raises(tf.errors.InvalidArgumentError, match="type 17 is not supported"):
+        hvd.allreduce(mine)
+
+
 def parts_of_the_reduction_are_scattered():
     size, rank = hvd.size(), hvd.rank()
     mine = tf.reshape(tf.range(2.0 * (2 * size + 1)), [2 * size + 1, 2])
@@ -321,15 +338,19 @@ def process_sets_have_operations_of_their_own():
     some = hvd.add_process_set([0, hvd.size() - 1])
     try:
         assert hvd.process_set_included_op(some.process_set_id).numpy() == some.included()
+        assert hvd.size_op(some.process_set_id).numpy() == 2
         if not some.included():
             with pytest.raises(tf.errors.InvalidArgumentError):
                 hvd.allreduce(tf.ones(2), process_set=some)
+            own = tf.Variable(3.0)
+            with hvd.DistributedGradientTape(tf.GradientTape(), process_set=some) as tape:
+                square = own * own
+            assert _equal(tape.gradient(square, own), 6.0)
             return
         mine = tf.constant([float(some.rank())])
         assert _equal(hvd.allreduce(mine, process_set=some), [0.5])
         assert _equal(tf.function(lambda one: hvd.allgather(one, process_set=some))(mine), [0, 1])
         assert _equal(hvd.broadcast(mine, some.ranks[1], process_set=some), [1.0])
-        assert hvd.size_op(some.process_set_id).numpy() == 2
         assert hvd.allgather_object(some.rank(), process_set=some) == [0, 1]
         with tf.GradientTape() as tape:
             tape.watch(mine)
@@ -349,7 +370,7 @@ def objects_travel():
     for give in (hvd.broadcast_object, hvd.allgather_object):
         with pytest.raises(ValueError, match="object of rank 0, a lock, cannot be pickled"):
             give(1 if hvd.rank() else threading.Lock())
-    with pytest.raises(NotImplementedError, match="eagerly"):
+    with pytest.raises(NotImplementedError, match="tf.function cannot"):
         tf.function(lambda: hvd.broadcast_object(1))()
 
 
