@@ -58,6 +58,11 @@ def horovods_helpers_work():
         util.check_extension("horovod.mxnet", "HOROVOD_WITH_MXNET", __file__, "mpi_lib")
     session = importlib.import_module("horovod.common.basics").HorovodBasics(__file__, "mpi_lib")
     assert (session.rank(), session.size()) == (hvd.rank(), hvd.size())
+    session = importlib.import_module("horovod.torch.mpi_ops")._basics
+    added = hvd.add_process_set([0]) if hvd.size() > 1 else hvd.global_process_set
+    assert session._get_process_set_ids_and_ranks() == {0: list(range(hvd.size())),
+                                                        added.process_set_id: [0]}
+    hvd.remove_process_set(added)
     environment = importlib.import_module("horovod.runner.common.util.env")
     assert environment.get_env_rank_and_size() == (hvd.rank(), hvd.size())
     threads = importlib.import_module("horovod.runner.util.threads")

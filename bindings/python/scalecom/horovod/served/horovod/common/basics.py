@@ -1,6 +1,6 @@
 """Served by scalecom: its session of this process, as an object."""
 
-from scalecom import basics
+from scalecom import basics, process_sets
 
 
 class HorovodBasics:
@@ -12,3 +12,7 @@ class HorovodBasics:
 
     def __getattr__(self, name):
         return getattr(basics, name)
+
+    @staticmethod
+    def _get_process_set_ids_and_ranks():
+        return process_sets.ranks_by_number()

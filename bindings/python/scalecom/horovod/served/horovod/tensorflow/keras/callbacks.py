@@ -1,3 +1,3 @@
 """Served by scalecom."""
 
-from scalecom.keras.callbacks import *  # noqa: F401, F403
+from scalecom.tensorflow.keras.callbacks import *  # noqa: F401, F403

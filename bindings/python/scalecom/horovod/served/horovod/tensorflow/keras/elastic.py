@@ -1,3 +1,3 @@
 """Served by scalecom."""
 
-from scalecom.keras.elastic import *  # noqa: F401, F403
+from scalecom.tensorflow.keras.elastic import *  # noqa: F401, F403
