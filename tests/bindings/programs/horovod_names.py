@@ -109,6 +109,7 @@ def a_state_that_all_ranks_have_is_not_synchronised_again():
         state.own = 10 * len(seen) + hvd.rank()
         layer(torch.ones(1, 40) * (hvd.rank() + 1)).sum().backward()
         optimizer.step()
+        iter(state.sampler)  # As a loader begins.
         state.sampler.record_batch(0, 1)
         owed.append(hvd.compression_state()["weight"])
         # In the last one, one rank alone would skip it.
