@@ -22,8 +22,7 @@ from scalecom.torch.point_to_point import PointToPoint
 from scalecom.torch.process_group import ScaleComProcessGroup
 
 _TIMEOUT = datetime.timedelta(minutes=5)
-# How long a wait for a rank at the store lasts until it is looked whether that rank is still there.
-_LOOK_S = 0.5
+_LOOK_S = 0.05  # The longest time from a look at a store for a rank to the next.
 
 
 class _Membership:
@@ -75,40 +74,35 @@ class _StoreExchange:
 
 
 class _PatientExchange(_StoreExchange):
-    """Of ranks that need not come soon: it ends when is_wanted() becomes False, or the job fails."""
+    """Of ranks that need not come soon: it ends when `closing`, a threading.Event, is set, or the job
+    fails. It looks again and again: a wait at a TCPStore that takes too long writes to the log."""
 
-    def __init__(self, store, place, size, is_wanted):
+    def __init__(self, store, place, size, closing):
         super().__init__(store, place, size)
-        self._is_wanted = is_wanted
+        self._closing = closing
 
     def _wait(self, keys, limit_s):
-        end = time.monotonic() + limit_s
-        while True:
-            begin = time.monotonic()
-            look_s = min(_LOOK_S, end - begin)
-            try:
-                return super()._wait(keys, look_s)
-            except dist.DistStoreError:
-                if time.monotonic() < begin + look_s:
-                    raise  # No time-out.
-            if not self._is_wanted():
+        end, look_s = time.monotonic() + limit_s, 0.001
+        while not self._store.check(keys):
+            if self._closing.wait(look_s):
                 raise RuntimeError("the group was destroyed before the two ranks had met")
             if _library.lib.scalecom_session_status() != _library.OK:
                 raise RuntimeError(_library.last_error())
             if time.monotonic() >= end:
                 raise dist.DistStoreError(f"the two ranks did not meet within {limit_s:g} s: the other "
                                           "one has called neither send() nor recv() with this one")
+            look_s = min(2 * look_s, _LOOK_S)
 
 
 def _connector(ranks, options):
     """What makes the process set of two ranks of a group, which the others know nothing of."""
-    def connect(places, is_wanted):
+    def connect(places, closing):
         if not hasattr(options.store, "clone"):
             raise NotImplementedError("send() and recv() need torch 2.8 or later; update it, or make a group "
                                       "for them with torch.distributed.new_group(backend=\"gloo\")")
-        # A wait at a store keeps its other users out.
+        # Who uses a store keeps its other users out.
         store = dist.PrefixStore(f"pair/{places[0]}/{places[1]}", options.store.clone())
-        exchange = _PatientExchange(store, places.index(options.group_rank), 2, is_wanted)
+        exchange = _PatientExchange(store, places.index(options.group_rank), 2, closing)
         exchange(b"", options.timeout.total_seconds())
         return process_sets.connect_process_set([ranks[place] for place in places], exchange)
 

@@ -128,7 +128,7 @@ class _Pair:
     """This rank and another one of the group. Any thread may call it."""
 
     def __init__(self, places, ranks, own_place, connect, timeout):
-        """places, ranks: of the two, in the group and in the job. connect(places, is_wanted) gives their
+        """places, ranks: of the two, in the group and in the job. connect(places, closing) gives their
         process set."""
         self.timeout = timeout
         self.is_settled = threading.Event()  # Messages that were begun before it have a ticket.
@@ -139,7 +139,7 @@ class _Pair:
         self._early = []
         self._counts = {}
         self._process_set, self._problem = None, None
-        self._is_closing = False
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scalecom-pair", daemon=True)
         self._thread.start()
 
@@ -178,7 +178,7 @@ class _Pair:
 
     def _run(self):
         try:
-            process_set = self._connect(self._places, lambda: not self._is_closing)
+            process_set = self._connect(self._places, self._closing)
         except Exception as problem:
             self._settle(None, problem)
         else:
@@ -187,7 +187,7 @@ class _Pair:
     def _settle(self, process_set, problem):
         with self._lock:
             self._process_set, self._problem = process_set, problem
-            if self._is_closing and process_set is not None:
+            if self._closing.is_set() and process_set is not None:
                 leave_process_set(process_set)  # close() may be over.
             for message, name, source in self._early:
                 try:
@@ -201,7 +201,7 @@ class _Pair:
 
     def close(self):
         """Ends it, and what is in flight in it, for both."""
-        self._is_closing = True
+        self._closing.set()
         self._thread.join(_CLOSE_LIMIT_S)
         with self._lock:
             if self._process_set is not None:
@@ -212,9 +212,9 @@ class PointToPoint:
     """The messages of this rank in a group. Any thread may call it."""
 
     def __init__(self, ranks, place, connect, timeout):
-        """ranks: the job's, in the group's order; place: this one's. connect(places, is_wanted): the
-        process set of the ranks at two places, made by both; it gives up soon after is_wanted() has
-        become False. timeout: how long a message waits for its counterpart."""
+        """ranks: the job's, in the group's order; place: this one's. connect(places, closing): the
+        process set of the ranks at two places, made by both; it gives up when `closing`, a
+        threading.Event, is set. timeout: how long a message waits for its counterpart."""
         self._ranks, self._place = ranks, place
         self._connect, self._timeout = connect, timeout
         self._lock = threading.Lock()
