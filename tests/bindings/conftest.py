@@ -83,7 +83,7 @@ class Claims:
         if key not in self.outcomes:
             self.outcomes[key] = run_ranks(
                 self.folder, ranks, "programs.claims:check_all",
-                arguments={"module": module}, timeout=120,
+                arguments={"module": module}, timeout=180,
                 env={"SCALECOM_STALL_SHUTDOWN_TIME_SECONDS": "20"})
         verdicts = self.outcomes[key].check()
         problems = [f"rank {rank}:\n{verdict[claim]}" for rank, verdict in enumerate(verdicts)
