@@ -203,19 +203,25 @@ void SessionImpl::run_urgently(const CoordinatorTask& task) {
 }
 
 void SessionImpl::run_by(bool (TensorQueue::*push)(CoordinatorTask), const CoordinatorTask& task) {
-  auto done = std::make_shared<std::promise<void>>();
-  std::future<void> is_done = done->get_future();
+  auto done = std::make_shared<std::promise<Status>>();
+  std::future<Status> outcome = done->get_future();
   const bool is_pushed = (queue_.*push)([&task, done] {
     try {
       task();
-      done->set_value();
+      done->set_value(Status());
+    } catch (const Error& error) {  // As a value: no thread has the other's exception.
+      done->set_value(error.status());
     } catch (...) {
       done->set_exception(std::current_exception());
     }
   });
   done.reset();  // The task alone has it: one that is dropped at the session's end breaks it.
   try {
-    if (is_pushed) return is_done.get();
+    if (is_pushed) {
+      const Status status = outcome.get();
+      if (!status.is_ok()) throw Error(status.code(), status.message());
+      return;
+    }
   } catch (const std::future_error&) {
   }
   join();  // The queue is closed, so the thread is on its last steps.
