@@ -71,6 +71,7 @@ def main():
     @hvd.elastic.run
     def train(state):
         begin = state.step
+        iter(state.sampler)  # As a loader begins.
         journal.write(begins=begin, residual=residual_sum())
         while state.step < options["steps"]:
             state.optimizer.zero_grad()
