@@ -13,6 +13,7 @@ from scalecom import elastic, process_sets
 from scalecom.process_sets import used
 from scalecom.reducer import GradientReducer
 from scalecom.scalecom_options import gradient_options
+from scalecom.versions import warn_outside
 
 TESTED = "3.15"
 
@@ -22,9 +23,8 @@ def check_version(version):
     match = re.match(r"(\d+)\.(\d+)", version)
     if match is not None and int(match.group(1)) < 3:
         raise ImportError(f"Keras {version} is here; scalecom.keras needs Keras 3: pip install keras")
-    if match is None or match.group() != TESTED:
-        warnings.warn(f"Keras {version} is here; scalecom.keras was tested with {TESTED}: if something "
-                      "fails, install that one", stacklevel=3)
+    warn_outside((3, 15), (3, 15), version, "Keras",
+                 f"scalecom.keras was tested with {TESTED}: if something fails, install that one")
 
 
 def _load_jax():
