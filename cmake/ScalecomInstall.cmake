@@ -5,7 +5,13 @@ set(config_dir lib/cmake/scalecom)
 
 # A component is a package of cmake/ScalecomPackage.cmake: what needs an MPI is apart from what does not.
 set(CMAKE_INSTALL_DEFAULT_COMPONENT_NAME scalecom)
-install(TARGETS scalecom EXPORT scalecomTargets LIBRARY DESTINATION lib)
+install(TARGETS scalecom EXPORT scalecomTargets RUNTIME_DEPENDENCY_SET scalecom_dependencies
+        LIBRARY DESTINATION lib)
+if(SKBUILD)
+  # pip installs no Highway. OpenSSL is left to the system, which mends it and where Python has it from.
+  install(RUNTIME_DEPENDENCY_SET scalecom_dependencies PRE_INCLUDE_REGEXES "^libhwy\\."
+          PRE_EXCLUDE_REGEXES ".*" DESTINATION lib)
+endif()
 install(TARGETS scalecom_jax scalecom_tensorflow LIBRARY DESTINATION lib)
 if(SCALECOM_HAS_MPI)
   install(TARGETS scalecom_mpi LIBRARY DESTINATION lib COMPONENT mpi)

@@ -152,8 +152,8 @@ def _load():
         return _declare(ctypes.CDLL(path)), _declare_quick(ctypes.PyDLL(path))
     except OSError as error:
         raise ImportError(f"scalecom's library cannot be loaded: {error}. "
-                          "Install the Debian packages libhwy1 and libssl3 or their "
-                          "counterparts where it names one of them, else scalecom again: "
+                          "Install OpenSSL 3 (the Debian package libssl3) where it names libcrypto, "
+                          "else scalecom again: "
                           "pip install .") from error
 
 
