@@ -123,13 +123,13 @@ def reduce_mixed(tensors, names, op, factor, process_set, reduce_dense):
     results = list(tensors)
     sparse = [place for place, tensor in enumerate(tensors) if isinstance(tensor, tf.IndexedSlices)]
     dense = [place for place in range(len(results)) if place not in set(sparse)] if sparse else range(len(results))
-    if dense:
-        for place, one in zip(dense, reduce_dense(dense)):
-            results[place] = one
-    if sparse:
+    if sparse:  # First, as they refuse an op before anything is submitted.
         reduced = reduce_slices([tensors[place] for place in sparse], [names[place] for place in sparse], op,
                                 factor, process_set)
         for place, one in zip(sparse, reduced):
+            results[place] = one
+    if dense:
+        for place, one in zip(dense, reduce_dense(dense)):
             results[place] = one
     return results
 

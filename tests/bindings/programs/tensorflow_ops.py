@@ -312,10 +312,11 @@ def sparse_slices_are_gathered():
         one, sparse, two = hvd.grouped_allreduce([tf.ones(2), slices, tf.ones([])], op=hvd.Sum, name=name)
         assert _equal(one, [hvd.size()] * 2) and two.numpy() == hvd.size()
         assert isinstance(sparse, tf.IndexedSlices) and _equal(tf.convert_to_tensor(sparse), wanted)
-    for refused in (lambda: hvd.grouped_allreduce([tf.ones(2), slices], op=hvd.Max), lambda: hvd.reducescatter(slices),
-                    lambda: hvd.grouped_reducescatter([slices]), lambda: hvd.allgather(slices),
-                    lambda: hvd.grouped_allgather([slices]), lambda: hvd.broadcast(slices, 0),
-                    lambda: hvd.alltoall(slices)):
+    for refused in (lambda: hvd.grouped_allreduce([tf.ones(2), slices], op=hvd.Max),
+                    lambda: hvd.grouped_allreduce([tf.ones(2, tf.int32), slices], op=hvd.Adasum),
+                    lambda: hvd.reducescatter(slices), lambda: hvd.grouped_reducescatter([slices]),
+                    lambda: hvd.allgather(slices), lambda: hvd.grouped_allgather([slices]),
+                    lambda: hvd.broadcast(slices, 0), lambda: hvd.alltoall(slices)):
         with pytest.raises(NotImplementedError, match="IndexedSlices"):
             refused()
 
