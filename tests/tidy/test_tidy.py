@@ -17,7 +17,8 @@ CPP = [path for path in FILES if path.endswith((".cpp", ".hpp", ".h", ".cu", ".c
 SCRIPTS = ("tools/quickstart", "tools/test", "tools/test-gpu", "tools/bench/cuda/topk",
            "tools/bench/figures", "tools/bench/peers", "tools/experiments/accuracy",
            "tools/experiments/autotune", "tools/experiments/break_even", "tools/experiments/build_up",
-           "tools/experiments/build_up_time", "tools/experiments/similarity", "tools/experiments/step_time",
+           "tools/experiments/build_up_time", "tools/experiments/phases", "tools/experiments/similarity",
+           "tools/experiments/step_time",
            "tools/netlab/netlab")
 PYTHON = [path for path in FILES if path.endswith(".py") or path in SCRIPTS]
 
