@@ -140,8 +140,14 @@ Tickets::~Tickets() {
   for (scalecom_ticket* ticket : tickets_) scalecom_ticket_release(ticket);
 }
 
+scalecom_ticket** Tickets::add(std::size_t count) {
+  tickets_.resize(tickets_.size() + count);
+  return tickets_.data() + tickets_.size() - count;
+}
+
 int Tickets::finish_next() {
   const scalecom_ticket* ticket = tickets_[finished_++];
+  if (ticket == nullptr) return 0;
   const int status = scalecom_ticket_wait(ticket, -1.0);
   const int followed = scalecom_ticket_make_wait(ticket, place_.stream);
   return status != 0 ? status : followed;

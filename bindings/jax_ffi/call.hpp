@@ -56,7 +56,9 @@ class Tickets {
   Tickets& operator=(const Tickets&) = delete;
   ~Tickets();
 
-  void add(scalecom_ticket* ticket) { tickets_.push_back(ticket); }
+  /// Room for `count` more tickets, until the next add(), for a function of the C interface that
+  /// submits. What it leaves null has not been submitted.
+  scalecom_ticket** add(std::size_t count = 1);
   scalecom_ticket* at(std::size_t number) const { return tickets_[number]; }
   /// Returns when all have completed, which on a CUDA device is before their results are there:
   /// what the call's stream is given afterwards comes behind them. The session bounds the time.

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstring>
 #include <functional>
+#include <iterator>
 #include <numeric>
 #include <string_view>
 
@@ -88,11 +89,9 @@ void all_reduce(const Call& call, const Place& place) {
   Tickets tickets(place);
   std::size_t first = 0;
   for (std::size_t group = 0; group < counts.size(); ++group) {
-    scalecom_ticket* ticket = nullptr;
     check(scalecom_all_reduce_group(tensors.names.data() + first, tensors.inputs.data() + first,
                                     tensors.outputs.data() + first, counts[group],
-                                    &reductions[group], &ticket));
-    tickets.add(ticket);
+                                    &reductions[group], tickets.add()));
     first += static_cast<std::size_t>(counts[group]);
   }
   tickets.wait();
@@ -138,11 +137,8 @@ void all_gather(const Call& call, const Place& place) {
   const UsedSet used(call);
   const Tensors tensors(call, place);
   Tickets tickets(place);
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    scalecom_ticket* ticket = nullptr;
-    check(scalecom_all_gather(tensors.names[i], &tensors.inputs[i], &ticket));
-    tickets.add(ticket);
-  }
+  check(scalecom_all_gather_group(tensors.names.data(), tensors.inputs.data(),
+                                  std::ssize(tensors.inputs), tickets.add(tensors.size())));
   wait_for_gathers(tickets, tensors);
   copy_results(tickets, tensors);
 }
@@ -153,12 +149,9 @@ void reduce_scatter(const Call& call, const Place& place) {
   const Tensors tensors(call, place);
   const scalecom_reduction reduction = read_values<scalecom_reduction>(call, "reductions").at(0);
   Tickets tickets(place);
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    scalecom_ticket* ticket = nullptr;
-    check(scalecom_reduce_scatter(tensors.names[i], &tensors.inputs[i], reduction.op,
-                                  reduction.prescale, reduction.postscale, &ticket));
-    tickets.add(ticket);
-  }
+  check(scalecom_reduce_scatter_group(tensors.names.data(), tensors.inputs.data(),
+                                      std::ssize(tensors.inputs), reduction.op, reduction.prescale,
+                                      reduction.postscale, tickets.add(tensors.size())));
   tickets.wait();
   copy_results(tickets, tensors);
 }
@@ -179,13 +172,11 @@ void all_to_all(const Call& call, const Place& place) {
   const auto expected = read_values<std::int64_t>(call, "received_splits");
   const auto ranks = static_cast<std::int32_t>(splits.size());
   Tickets tickets(place);
-  scalecom_ticket* ticket = nullptr;
-  check(
-      scalecom_all_to_all(tensors.names.at(0), &tensors.inputs[0], splits.data(), ranks, &ticket));
-  tickets.add(ticket);
+  check(scalecom_all_to_all(tensors.names.at(0), &tensors.inputs[0], splits.data(), ranks,
+                            tickets.add()));
   tickets.wait();
   std::vector<std::int64_t> received(expected.size());
-  check(scalecom_ticket_received_splits(ticket, received.data(),
+  check(scalecom_ticket_received_splits(tickets.at(0), received.data(),
                                         static_cast<std::int32_t>(received.size())));
   if (received != expected) {
     throw CallError(ErrorCode::invalid_argument,
@@ -209,9 +200,7 @@ void broadcast(const Call& call, const Place& place) {
                       std::string("tensor ") + tensors.names[i] +
                           ": XLA has given the result another memory than the argument's");
     }
-    scalecom_ticket* ticket = nullptr;
-    check(scalecom_broadcast(tensors.names[i], &output, root, &ticket));
-    tickets.add(ticket);
+    check(scalecom_broadcast(tensors.names[i], &output, root, tickets.add()));
   }
   tickets.wait();
 }
@@ -219,9 +208,7 @@ void broadcast(const Call& call, const Place& place) {
 void barrier(const Call& call, const Place& place) {
   const UsedSet used(call);
   Tickets tickets(place);
-  scalecom_ticket* ticket = nullptr;
-  check(scalecom_barrier(&ticket));
-  tickets.add(ticket);
+  check(scalecom_barrier(tickets.add()));
   tickets.wait();
 }
 

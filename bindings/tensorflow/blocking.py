@@ -127,14 +127,13 @@ def scalecom_all_reduce(call, tensors, prefix, suffixes, process_set, reductions
 
 
 def _run_each(kind, function, tensors, names, process_set, attributes, more=()):
-    """An operation that submits each tensor by itself and makes its own results."""
+    """An operation whose C function takes a group and makes its own results."""
     prefix, suffixes, call = names
 
     def compute(arrays):
         full = _full_names(prefix, suffixes, call, len(arrays))
         with process_sets.used(process_sets.find_process_set(process_set)):
-            tickets = [_library.submit(function, (name, _view(array), *more), array)
-                       for name, array in zip(full, arrays)]
+            tickets = _library.submit_each(function, full, map(_view, arrays), more, arrays)
             _wait_for(tickets)
             return [_output_of(ticket, array) for ticket, array in zip(tickets, arrays)]
 
@@ -144,13 +143,13 @@ def _run_each(kind, function, tensors, names, process_set, attributes, more=()):
 
 
 def scalecom_all_gather(call, tensors, prefix, suffixes, process_set):
-    return _run_each("ScalecomAllGather", lib.scalecom_all_gather, tensors,
+    return _run_each("ScalecomAllGather", lib.scalecom_all_gather_group, tensors,
                      (prefix, suffixes, call), process_set, {})
 
 
 def scalecom_reduce_scatter(call, tensors, prefix, suffixes, process_set, reductions):
     reduction = _reduction(reductions[0])
-    return _run_each("ScalecomReduceScatter", lib.scalecom_reduce_scatter, tensors,
+    return _run_each("ScalecomReduceScatter", lib.scalecom_reduce_scatter_group, tensors,
                      (prefix, suffixes, call), process_set, {"reductions": reductions},
                      (reduction.op, reduction.prescale, reduction.postscale))
 

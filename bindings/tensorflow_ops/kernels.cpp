@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <thread>
+#include <utility>
 
 #include "scalecom/scalecom.hpp"
 
@@ -33,18 +34,28 @@ Tensor& add_output_like(Call& call, int place, const Tensor& tensor) {
   return call.add_output(place, tensor.type(), tensor.shape(), tensor.bytes());
 }
 
-// What is reduced in one way, as the C interface takes it.
+// Tensors that are submitted together, as the C interface takes them: all of them, or none.
 struct Group {
+  void add(std::string name, const Tensor& input) {
+    names.push_back(std::move(name));
+    inputs.push_back(input.view());
+  }
+  std::int64_t count() const { return static_cast<std::int64_t>(inputs.size()); }
+  // Borrowed.
+  std::vector<const char*> read_names() const {
+    std::vector<const char*> addresses;
+    for (const std::string& name : names) addresses.push_back(name.c_str());
+    return addresses;
+  }
+
   std::vector<std::string> names;
   std::vector<scalecom_tensor> inputs, outputs;
 };
 
 void submit_group(const Group& group, const scalecom_reduction& reduction, Call& call) {
-  std::vector<const char*> names;
-  for (const std::string& name : group.names) names.push_back(name.c_str());
   scalecom_ticket* ticket = nullptr;
-  check(scalecom_all_reduce_group(names.data(), group.inputs.data(), group.outputs.data(),
-                                  static_cast<std::int64_t>(names.size()), &reduction, &ticket));
+  check(scalecom_all_reduce_group(group.read_names().data(), group.inputs.data(),
+                                  group.outputs.data(), group.count(), &reduction, &ticket));
   call.add_ticket(ticket);
 }
 
@@ -62,8 +73,7 @@ void submit_all_reduce(const Node& node, Call& call) {
     const auto place = static_cast<int>(i);
     const auto [input, output] = call.add_pair(place + kFirstTensor, place);
     Group& group = groups[node.choices[node.choices.size() == 1 ? 0 : i]];
-    group.names.push_back(node.name(number, i));
-    group.inputs.push_back(input.view());
+    group.add(node.name(number, i), input);
     group.outputs.push_back(output.view());
     bytes += input.bytes();
   }
@@ -71,30 +81,32 @@ void submit_all_reduce(const Node& node, Call& call) {
   for (std::size_t i = 0; i < groups.size(); ++i) submit_group(groups[i], node.reductions[i], call);
 }
 
-void submit_all_gather(const Node& node, Call& call) {
+// submit: a function of the C interface that takes names, inputs and their count, and gives each a
+// ticket.
+template <class Submit>
+void submit_each(const Node& node, Call& call, Submit submit) {
   const UsedSet used(node);
   const std::int64_t number = read_call_number(call);
+  Group group;
   for (int place = kFirstTensor; place < call.inputs_count(); ++place) {
-    const scalecom_tensor input = call.add_input(place).view();
     const auto index = static_cast<std::size_t>(place - kFirstTensor);
-    scalecom_ticket* ticket = nullptr;
-    check(scalecom_all_gather(node.name(number, index).c_str(), &input, &ticket));
-    call.add_ticket(ticket);
+    group.add(node.name(number, index), call.add_input(place));
   }
+  std::vector<scalecom_ticket*> tickets(group.inputs.size());
+  check(submit(group.read_names().data(), group.inputs.data(), group.count(), tickets.data()));
+  for (scalecom_ticket* ticket : tickets) call.add_ticket(ticket);
+}
+
+void submit_all_gather(const Node& node, Call& call) {
+  submit_each(node, call, scalecom_all_gather_group);
 }
 
 void submit_reduce_scatter(const Node& node, Call& call) {
-  const UsedSet used(node);
-  const scalecom_reduction reduction = node.reductions.at(0);
-  const std::int64_t number = read_call_number(call);
-  for (int place = kFirstTensor; place < call.inputs_count(); ++place) {
-    const scalecom_tensor input = call.add_input(place).view();
-    const auto index = static_cast<std::size_t>(place - kFirstTensor);
-    scalecom_ticket* ticket = nullptr;
-    check(scalecom_reduce_scatter(node.name(number, index).c_str(), &input, reduction.op,
-                                  reduction.prescale, reduction.postscale, &ticket));
-    call.add_ticket(ticket);
-  }
+  submit_each(node, call, [&](auto names, auto inputs, auto count, auto tickets) {
+    const scalecom_reduction& reduction = node.reductions.at(0);
+    return scalecom_reduce_scatter_group(names, inputs, count, reduction.op, reduction.prescale,
+                                         reduction.postscale, tickets);
+  });
 }
 
 // As TensorFlow is to have it: with the type of the input that is at its place.

@@ -236,12 +236,8 @@ def all_reduce_group(tensors, outputs, name, op, prescale_factor, postscale_fact
 def submit_each(function, names, tensors, arguments=()):
     """Submits each tensor under its full name by a C function that takes a group, all or none;
     returns their tickets."""
-    count = len(tensors)
-    tickets = (ctypes.c_void_p * count)()
-    _library.check(function((ctypes.c_char_p * count)(*names),
-                            (_library.Tensor * count)(*map(view, tensors)), count, *arguments, tickets))
-    return [_ticket_type(tensor)(ctypes.c_void_p(pointer), tensor)
-            for pointer, tensor in zip(tickets, tensors)]
+    return _library.submit_each(function, names, map(view, tensors), arguments, tensors,
+                                lambda pointer, tensor: _ticket_type(tensor)(pointer, tensor))
 
 
 def all_reduce_burst(tensors, names, reductions):

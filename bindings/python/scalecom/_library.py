@@ -281,6 +281,15 @@ def submit(function, arguments, keep, ticket=Ticket):
     return ticket(pointer, keep)
 
 
+def submit_each(function, names, views, arguments, keep, ticket=Ticket):
+    """As submit(), by a C function that takes a group: all of it, or nothing, is submitted. names, views and
+    keep have one for each tensor; returns their tickets."""
+    count = len(names)
+    pointers = (ctypes.c_void_p * count)()
+    check(function((ctypes.c_char_p * count)(*names), (Tensor * count)(*views), count, *arguments, pointers))
+    return [ticket(ctypes.c_void_p(pointer), one) for pointer, one in zip(pointers, keep)]
+
+
 def exchange_of(tensor_type):
     """Address of the DLPack exchange interface of a framework's tensors; None without one."""
     capsule = getattr(tensor_type, "__dlpack_c_exchange_api__", None)

@@ -1,11 +1,14 @@
 """Claims about what scalecom.jax has dispatched when something fails or ends; on more than one rank. Its
 programs take a while, so that they run behind Python."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 import scalecom.jax as hvd
+from scalecom.jax import primitives
 
 
 def _slowed(x):
@@ -55,6 +58,19 @@ def what_is_behind_a_failure_runs():
         assert _step(jnp.ones(2)).tolist() == behind().tolist() == [1.0, 1.0]
         _check_raises(failed)
         jax.effects_barrier()
+
+
+def a_bad_member_is_refused_and_nothing_is_submitted():
+    good, flags = jnp.ones((hvd.size(), 2)), jnp.ones((hvd.size(), 2), bool)
+    same_names = functools.partial(primitives.all_gather, hvd.global_process_set, ["refused.0", "refused.1", "refused.1"],
+                                   rows=[hvd.size() ** 2] * 3, begins=[0] * 3)
+    before = hvd.stats()["tensors_completed"]
+    for call, member, problem in ((functools.partial(hvd.grouped_reducescatter, name="refused"), flags, "bool"),
+                                  (same_names, good, "in flight")):
+        with pytest.raises(jax.errors.JaxRuntimeError, match=rf"refused\.1: .*{problem}"):
+            jax.block_until_ready(call([good, member, good]))
+    assert hvd.allreduce(jnp.ones(2), op=hvd.Sum).tolist() == [hvd.size()] * 2
+    assert hvd.stats()["tensors_completed"] == before + 1
 
 
 def a_failure_ends_with_its_session():

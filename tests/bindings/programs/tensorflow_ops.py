@@ -469,11 +469,14 @@ def a_rank_without_data_joins():
         tf.function(hvd.join)()
 
 
-def a_group_that_is_refused_half_way_harms_nothing():
-    """What was submitted before goes on with its memory."""
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        hvd.grouped_allgather([tf.ones([1000, 10]), tf.constant(1.0)], name="half")
+def a_bad_member_is_refused_and_nothing_is_submitted():
+    good, before = tf.ones([1000, 10]), hvd.stats()["tensors_completed"]
+    for call, bad in ((hvd.grouped_allgather, tf.constant(1.0)), (hvd.grouped_reducescatter, tf.constant([True]))):
+        for run in (call, tf.function(call)):
+            with pytest.raises(tf.errors.OpError, match=r"refused\.1: .*(scalar|bool)"):
+                run([good, bad, good], name="refused")
     assert _equal(hvd.allreduce(tf.ones(3), op=hvd.Sum), [hvd.size()] * 3)
+    assert hvd.stats()["tensors_completed"] == before + 1
 
 
 def objects_of_other_types_travel():
