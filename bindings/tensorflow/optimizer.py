@@ -2,10 +2,12 @@
 
 import tensorflow as tf
 
+from scalecom.accumulation import check_again, check_passes
 from scalecom.keras_optimizer import distribute
 from scalecom.process_sets import global_process_set
 from scalecom.tensorflow import legacy
 from scalecom.tensorflow.compression import Compression
+from scalecom.tensorflow.graph_accumulation import GraphAccumulation
 from scalecom.tensorflow.mpi_ops import Adasum, Average, Sum
 from scalecom.tensorflow.reducer import Reducer
 
@@ -18,19 +20,27 @@ class _V1Mixin:
         self._scalecom.register_local_var(var)
 
     def compute_gradients(self, *arguments, **named):
-        """As the optimizer's, reduced over all ranks; with op Adasum this rank's own."""
+        """As the optimizer's, reduced over all ranks; with op Adasum this rank's own. With several backward
+        passes per step, in those before its last, the sums of this rank's so far."""
         gradients, variables = zip(*super().compute_gradients(*arguments, **named))
-        reducer = self._scalecom
+        reducer, accumulation = self._scalecom, self._scalecom_accumulation
         reduce = reducer.scale_local if reducer.op == Adasum else reducer.reduce
-        return list(zip(reduce(gradients, variables), variables))
+        reduced = reduce(gradients, variables) if accumulation is None else accumulation.add(
+            gradients, variables, reduce)
+        return list(zip(reduced, variables))
 
     def apply_gradients(self, grads_and_vars, global_step=None, name=None):
         """As the optimizer's; with op Adasum each variable becomes what it was plus the Adasum of the ranks'
-        changes."""
+        changes. With several backward passes per step, in those before its last only global_step is counted."""
+        pairs, accumulation = list(grads_and_vars), self._scalecom_accumulation
+        if accumulation is None:
+            return self._take_step(pairs, global_step, name)
+        return accumulation.end_pass(pairs, lambda: self._take_step(pairs, global_step), global_step, name)
+
+    def _take_step(self, pairs, global_step, name=None):
         reducer, apply_own = self._scalecom, super().apply_gradients
         if reducer.op != Adasum:
-            return apply_own(grads_and_vars, global_step, name)
-        pairs = list(grads_and_vars)
+            return apply_own(pairs, global_step, name)
         shared = reducer.reduced_of(variable for gradient, variable in pairs if gradient is not None)
         # A reading may be the variable's memory.
         starts = [tf.raw_ops.DeepCopy(x=variable.read_value()) for variable in shared]
@@ -54,7 +64,9 @@ def DistributedOptimizer(optimizer, name=None, use_locking=False, device_dense="
     It stays an instance of its class, with its state. Files of a model with a Keras 3 optimizer have this
     rank's residuals: load_weights() takes them up.
     backward_passes_per_step: as many calls of apply() add their gradients up, then one step is made
-    with the sums, or with their averages where average_aggregated_gradients is True. The other
+    with the sums, or with their averages where average_aggregated_gradients is True. Of v1, as many runs of
+    what apply_gradients() returned, in a graph of tf.compat.v1 alone; the sums are local variables, global_step
+    counts each run, and tf.IndexedSlices need sparse_as_dense. The other
     arguments are those of DistributedGradientTape; name and use_locking are Horovod's. Do not reduce
     twice: use either a tape or an optimizer that is distributed.
 
@@ -77,15 +89,14 @@ def DistributedOptimizer(optimizer, name=None, use_locking=False, device_dense="
     if not isinstance(optimizer, tf.compat.v1.train.Optimizer):
         raise ValueError(f"optimizer is {type(optimizer).__name__}; allowed are Keras 3 optimizers, those of "
                          "tf-keras and tf.compat.v1.train.Optimizer")
-    if backward_passes_per_step != 1:
-        raise NotImplementedError("backward_passes_per_step needs a Keras optimizer; a "
-                                  "tf.compat.v1.train.Optimizer takes 1")
     if isinstance(optimizer, _V1Mixin):
-        if not reducer.is_like(optimizer._scalecom):
-            raise ValueError("optimizer is distributed already, with other settings; give DistributedOptimizer "
-                             "the same ones, or another optimizer")
+        check_again(optimizer, reducer, backward_passes_per_step, average_aggregated_gradients)
         return optimizer
+    check_passes(optimizer, backward_passes_per_step)
     kind = type(optimizer)
     optimizer.__class__ = type(kind.__name__, (_V1Mixin, kind), {"__module__": kind.__module__})
     optimizer._scalecom = reducer
+    optimizer._scalecom_accumulation = GraphAccumulation(
+        backward_passes_per_step, average_aggregated_gradients,
+        sparse_as_dense) if backward_passes_per_step > 1 else None
     return optimizer

@@ -205,17 +205,18 @@ def adasum_of_a_v1_optimizer_reduces_what_a_step_does():
     wanted = start.copy()
     for _ in range(2):
         wanted += hvd.allreduce(tf.constant(-0.1 * gradient), op=hvd.Adasum, name="wanted.v1").numpy()
-    make = lambda: hvd.DistributedOptimizer(tf.compat.v1.train.GradientDescentOptimizer(0.1), op=hvd.Adasum)
-    for is_resource in (True, False):
+    make = lambda passes=1: hvd.DistributedOptimizer(tf.compat.v1.train.GradientDescentOptimizer(0.1 / passes),
+                                                     op=hvd.Adasum, backward_passes_per_step=passes)
+    for is_resource, passes in ((True, 1), (False, 1), (True, 2)):
         with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-            variable = tf.compat.v1.get_variable(f"delta.{is_resource}", initializer=start, use_resource=is_resource)
+            variable = tf.compat.v1.get_variable(f"delta.{is_resource}.{passes}", initializer=start, use_resource=is_resource)
             steps = tf.compat.v1.train.get_or_create_global_step()
-            step = make().minimize(tf.reduce_sum(variable * gradient), global_step=steps)
-            session.run(tf.compat.v1.global_variables_initializer())
-            for _ in range(2):
+            step = make(passes).minimize(tf.reduce_sum(variable * gradient), global_step=steps)
+            session.run([tf.compat.v1.global_variables_initializer(), tf.compat.v1.local_variables_initializer()])
+            for _ in range(2 * passes):
                 session.run(step)
             assert numpy.allclose(session.run(variable), wanted, atol=1e-5), (is_resource, session.run(variable), wanted)
-            assert session.run(steps) == 2
+            assert session.run(steps) == 2 * passes
     variable, optimizer = tf.Variable(start, name="delta.eager"), make()
     for _ in range(2):
         optimizer.apply_gradients([(gradient, variable)])
@@ -238,6 +239,62 @@ def passes_are_added_up_before_a_step():
         assert _equal(other, [1.0, 1.0])
         assert hvd.stats()["tensors_completed"] == before + 2
         assert int(optimizer.iterations) == 2
+
+
+def _passes_of_v1(is_average, is_resource):
+    """Three make a step; the gradients of the pass `number` are so many times this rank's number from 1 on."""
+    v1 = tf.compat.v1
+    weight = v1.get_variable("weight", initializer=tf.ones([3]), use_resource=is_resource)
+    table = v1.get_variable("table", initializer=tf.ones([2, 2]), use_resource=is_resource)
+    unused = v1.get_variable("unused", initializer=tf.ones([2]), use_resource=is_resource)
+    steps, number = v1.train.get_or_create_global_step(), v1.placeholder(tf.float32, [])
+    optimizer = hvd.DistributedOptimizer(
+        v1.train.MomentumOptimizer(0.5, 0.0), backward_passes_per_step=3, average_aggregated_gradients=is_average,
+        sparse_as_dense=True)
+    loss = number * _loss([weight, tf.gather(table, [1])])
+    pairs = [(None if gradient is None else gradient * 1.0, variable)
+             for gradient, variable in optimizer.compute_gradients(loss, [weight, unused, table])]
+    run = optimizer.apply_gradients(pairs, global_step=steps, name="run")
+    assert "accumulation" not in str(v1.global_variables())
+    assert v1.get_collection(v1.GraphKeys.TRAIN_OP) == [run]
+    with v1.Session() as session:
+        session.run([v1.global_variables_initializer(), v1.local_variables_initializer()])
+        before, wanted = hvd.stats()["tensors_completed"], 1.0
+        for count in range(1, 8):
+            session.run(run, {number: count})
+            if count % 3 == 0:
+                wanted -= 0.5 * (3 * count - 3) * _total() / hvd.size() / (3 if is_average else 1)
+            values = session.run([weight, table, unused, steps])
+            assert numpy.allclose(values[0], wanted) and numpy.allclose(values[1], [[1.0], [wanted]]), (count, values)
+            assert _equal(values[2], [1.0, 1.0]) and values[3] == count
+        assert hvd.stats()["tensors_completed"] == before + 4
+
+
+def passes_of_a_v1_optimizer_are_added_up_before_a_step():
+    v1 = tf.compat.v1
+    for is_average in (False, True):
+        with tf.Graph().as_default():
+            _passes_of_v1(is_average, is_resource=True)
+    v1.disable_control_flow_v2()
+    try:
+        with tf.Graph().as_default():
+            _passes_of_v1(is_average=True, is_resource=False)
+    finally:
+        v1.enable_control_flow_v2()
+    make = lambda: hvd.DistributedOptimizer(v1.train.GradientDescentOptimizer(0.5), backward_passes_per_step=2)
+    with tf.Graph().as_default():
+        table = v1.get_variable("table", initializer=tf.ones([2, 2]))
+        with pytest.raises(ValueError, match="gradient of table.* is tf.IndexedSlices.* give sparse_as_dense=True"):
+            make().minimize(tf.reduce_sum(tf.gather(table, [1])))
+        with pytest.raises(ValueError, match="No gradients provided"):
+            make().minimize(tf.ones([]), var_list=[table])
+        with pytest.raises(ValueError, match="pairs of table:0, which are not of one compute_gradients"):
+            make().apply_gradients([(tf.ones([2, 2]), table)])
+        with pytest.raises(ValueError, match="distributed already, with other settings"):
+            hvd.DistributedOptimizer(make(), backward_passes_per_step=3)
+    variable = tf.Variable([1.0])
+    with pytest.raises(ValueError, match="needs a graph of tf.compat.v1"):
+        make().minimize(lambda: variable * variable, var_list=[variable])
 
 
 def a_model_trains_with_the_same_weights_everywhere():
