@@ -1,6 +1,7 @@
 // The only place that reads the environment.
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <array>
 #include <charconv>
@@ -55,6 +56,14 @@ std::string read_text(const char* variable) {
 }
 
 }  // namespace
+
+std::vector<std::string> environment_names() {
+  std::vector<std::string> names;
+  for (char** entry = environ; entry != nullptr && *entry != nullptr; ++entry) {
+    names.emplace_back(*entry, std::strcspn(*entry, "="));
+  }
+  return names;
+}
 
 bool nccl_may_share_a_gpu(bool has_switch) {
   return read_variable("NCCL_HOSTID") != nullptr ||

@@ -240,6 +240,12 @@ SessionParts connect_launched(const Config& config) {
   return connect_alone(config);
 }
 
+// By one rank of each host, which may have an environment of its own.
+void warn_of_settings(const Config& config) {
+  for (const std::string& warning : settings_without_effect(config)) log_warning(warning);
+  for (const std::string& warning : misspelt_settings(environment_names())) log_warning(warning);
+}
+
 // What does not depend on how the ranks were connected.
 void complete(SessionParts& parts) {
   parts.make_accelerator = make_cuda_accelerator;
@@ -261,7 +267,7 @@ void complete(SessionParts& parts) {
 SessionParts connect_session(const Config& config) {
   SessionParts parts = connect_launched(config);
   complete(parts);
-  for (const std::string& warning : settings_without_effect(config)) log_warning(warning);
+  if (parts.topology.local_rank == 0) warn_of_settings(config);
   if (!parts.report.shared_memory.empty() && parts.topology.rank == 0) {
     log_warning("ranks of one host do not share memory, so messages carry their data: " +
                 parts.report.shared_memory);

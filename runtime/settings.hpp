@@ -32,6 +32,14 @@ const std::vector<Setting>& settings_table();
 /// A sentence for each variable that is set but has no effect.
 std::vector<std::string> settings_without_effect(const Config& config);
 
+/// Names of the variables that are set.
+std::vector<std::string> environment_names();
+
+/// A sentence for each of these variables that is meant for a setting and is none: SCALECOM_<name>
+/// without a row in the table, and HOROVOD_<name> that is a row's but for a typing error or two.
+/// (Horovod has variables that scalecom does not know.)
+std::vector<std::string> misspelt_settings(const std::vector<std::string>& variables);
+
 /// The settings that must agree, as text for the other ranks.
 std::string agreement_fingerprint(const Config& config);
 /// Given the fingerprints of all ranks, by rank: empty when they agree, else an error that names

@@ -57,7 +57,7 @@ struct SCALECOM_API Config {
   std::string timeline;
   /// ... with a mark for each agreement.
   bool timeline_mark_cycles = false;
-  /// What the collectives choose by is measured at init: off, quick (0.3 s) or full (2 s).
+  /// What the collectives choose by is measured at init: off, quick (up to 1 s) or full (2 s).
   std::string tune = "quick";
   /// Where measured figures are kept; empty: nowhere. from_environment(): $XDG_CACHE_HOME/scalecom
   /// or
@@ -83,8 +83,8 @@ struct SCALECOM_API Config {
   /// trace, debug, info, warning, error, fatal, off.
   std::string log_level = "warning";
 
-  /// Where each value came from ("environment SCALECOM_X" ...), by variable name without prefix;
-  /// absent: the default.
+  /// Where each value came from ("SCALECOM_X", "HOROVOD_X", "autotune"), by variable name without
+  /// prefix; absent: the default.
   std::map<std::string, std::string> sources;
 
   /// Reads SCALECOM_X, then HOROVOD_X. Throws Error(invalid_argument) naming the variable, its

@@ -40,11 +40,12 @@ def test_scalecoms_variables_come_before_horovods(launch):
     assert settings["SCALECOM_FUSION_THRESHOLD"][1] == "default"
 
 
-def test_settings_without_effect_are_said(launch_unchecked):
-    outcome = launch_unchecked(0, "programs.ends:exit_without_shutdown",
-                               env={"HOROVOD_THREAD_AFFINITY": "1,2"})
+def test_settings_without_effect_and_misspelt_ones_are_said_once_a_host(launch_unchecked):
+    outcome = launch_unchecked(2, "programs.ends:show_settings",
+                               env={"HOROVOD_THREAD_AFFINITY": "1,2", "SCALECOM_MDOE": "cyclic"})
     outcome.check()
-    assert "HOROVOD_THREAD_AFFINITY is set, but has no effect" in outcome.output
+    for text in ("HOROVOD_THREAD_AFFINITY is set, but has no effect", "SCALECOM_MODE is one"):
+        assert outcome.output.count(text) == 1, outcome.output
 
 
 def test_the_second_start_finds_what_the_first_one_measured_and_all_ranks_have_it(tmp_path, launch):

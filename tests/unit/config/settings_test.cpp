@@ -118,6 +118,23 @@ TEST_CASE("Horovod's variables without effect are checked, accepted and warned a
   CHECK_THAT(warnings[0], Contains("HOROVOD_THREAD_AFFINITY") && Contains("no effect"));
 }
 
+TEST_CASE("a variable that is no setting is named, with the setting that it is near to") {
+  const auto meant = [](const std::string& variable) {
+    const auto warnings = misspelt_settings({"PATH", variable});
+    return warnings.empty() ? std::string("none") : warnings.front();
+  };
+  CHECK_THAT(meant("SCALECOM_MDOE"),
+             Contains("SCALECOM_MDOE is set") && Contains("SCALECOM_MODE is one"));
+  CHECK_THAT(meant("HOROVOD_FUSION_TRESHOLD"), Contains("HOROVOD_FUSION_THRESHOLD is one"));
+  CHECK_THAT(meant("SCALECOM_COMPRESSION"), Contains("no such setting; scalecom-info shows"));
+  // Horovod's own, and scalecom's that are no settings.
+  const std::string other =
+      GENERATE("HOROVOD_RANK", "HOROVOD_GLOO_TIMEOUT_SECONDS", "HOROVOD_CPU_OPERATIONS",
+               "HOROVOD_LOG_HIDE_TIME", "HOROVOD_ELASTIC", "HOROVOD_CCL_CACHE", "SCALECOM_ROOT",
+               "SCALECOM_ELASTIC_SECRET", "SCALECOM_MODE", "HOROVOD_CYCLE_TIME", "SCALECOM");
+  CHECK(meant(other) == "none");
+}
+
 TEST_CASE("settings that differ between ranks are named with their values and ranks") {
   Config one;
   Config two;
