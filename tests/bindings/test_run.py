@@ -118,7 +118,7 @@ def test_a_hostfile_is_read_in_both_forms(fake, tmp_path):
 @pytest.mark.parametrize("arguments, message", [
     (("-np", "2"), "there is no command"),
     (("python3", "x.py"), "-np is missing"),
-    (("-np", "0", "python3"), "0 is not allowed; allowed: a number, 1 or more"),
+    (("-np", "0", "python3"), "0 is not allowed; allowed: 1 to 9999999"),
     (("-np", "2", "no-such-program"), "no-such-program cannot be run"),
     (("-np", "2", "--frobnicate", "python3"), "unrecognized arguments: --frobnicate"),
     (("-np", "3", "-H", "one:1,two:1", "python3"), "-np is 3, and the hosts have 2 slots"),
@@ -131,6 +131,10 @@ def test_a_hostfile_is_read_in_both_forms(fake, tmp_path):
     (("-np", "2", "--launcher", "local", "-H", "one:2", "python3"), "the hosts have one;"),
     (("-np", "2", "--launcher-args=-v", "python3"), "--launcher-args are for mpirun or srun"),
     (("-np", "2", "--launcher", "pigeon", "python3"), "'pigeon'"),
+    (("-np", "2", "-p", "2222", "python3"), "-p is of horovodrun and not of scalecomrun; give the host its Port"),
+    (("-np", "2", "--fusion-threshold-mb", "32", "python3"), "set the variable"),
+    (("-np", "2", "train.py"), "; take python train.py"),
+    (("-np", "2", "--min-np", "3", "python3"), "--min-np is 3, -np 2 and --max-np 2; each must be at least"),
     (("-np", "2", "--host-timeout", "5", "python3"), "--host-timeout is for elastic jobs; give"),
 ])
 def test_wrong_arguments_are_named_with_the_remedy(arguments, message):

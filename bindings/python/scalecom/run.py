@@ -22,6 +22,21 @@ MPI; inside a Slurm allocation by srun; on several hosts by mpirun."""
 
 
 _REMOTE_SHELL = "ssh -o BatchMode=yes -o ConnectTimeout=10"
+# Options of horovodrun that are not here, and what to do.
+_OF_HOROVODRUN = {
+    ("-p", "--ssh-port"): "give the host its Port in ~/.ssh/config",
+    ("-i", "--ssh-identity-file"): "give the host its IdentityFile in ~/.ssh/config",
+    ("--network-interfaces", "--network-interface"): "leave it out: the route to the other hosts decides",
+    ("--output-filename",): "redirect the output; --prefix-output shows whose a line is",
+    ("--start-timeout",): "set SCALECOM_CONNECT_TIMEOUT",
+    ("--mpi-args",): "take --launcher-args",
+    ("--mpi",): "take --launcher mpirun",
+    ("--gloo",): "take --launcher local, which is the default on one host",
+    ("--jsrun",): "start the ranks by jsrun itself",
+    ("--config-file", "--fusion-threshold-mb", "--cycle-time-ms", "--cache-capacity", "--log-level",
+     "--timeline-filename", "--timeline-mark-cycles", "--autotune", "--autotune-log-file",
+     "--no-stall-check", "--stall-check-warning-time-seconds", "--stall-check-shutdown-time-seconds"):
+        "set the variable (scalecom-info shows all of them)"}
 # What would have no effect elsewhere.
 _ELASTIC_ONLY = ("slots_per_host", "elastic_timeout", "reset_limit", "slot_failures", "remote_shell",
                  "own_address", "host_timeout", "blacklist_cooldown_range")
@@ -29,7 +44,7 @@ _ELASTIC_ONLY = ("slots_per_host", "elastic_timeout", "reset_limit", "slot_failu
 
 def _positive(text):
     if not re.fullmatch(r"\d{1,7}", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not allowed; allowed: a number, 1 or more")
+        raise argparse.ArgumentTypeError(f"{text} is not allowed; allowed: 1 to 9999999")
     return int(text)
 
 
@@ -37,6 +52,13 @@ def _variable(text):
     if not re.fullmatch(r"[A-Za-z_]\w*(=.*)?", text, re.DOTALL):
         raise argparse.ArgumentTypeError(f"{text!r} is not allowed; allowed: NAME and NAME=value")
     return text
+
+
+class _Refusal(argparse.Action):
+    """Ends with what takes the place of an option of horovodrun."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        parser.error(f"{option_string} is of horovodrun and not of scalecomrun; {self.const}")
 
 
 def _make_parser():
@@ -64,6 +86,8 @@ def _make_parser():
     add("--verbose", action="store_true", help="print it, and run it")
     add("-v", "--version", action="version", version=f"scalecom {_library.version()}")
     add("-cb", "--check-build", action="store_true", help="tell what was built and what loads")
+    for names, remedy in _OF_HOROVODRUN.items():
+        add(*names, action=_Refusal, nargs=0, const=remedy, help=argparse.SUPPRESS)
     add("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="what each rank runs")
     return parser
 
@@ -119,7 +143,7 @@ def _make_limits(options):
                            options.elastic_timeout, options.reset_limit, options.slot_failures)
     if not limits.ranks_min <= options.ranks <= limits.ranks_max:
         raise ValueError(f"--min-np is {limits.ranks_min}, -np {options.ranks} and --max-np "
-                         f"{limits.ranks_max}; they must not fall in this order")
+                         f"{limits.ranks_max}; each must be at least as large as the one before")
     return limits
 
 
@@ -185,7 +209,8 @@ def _command_of(options):
     if not command:
         raise ValueError("there is no command; give what each rank runs, such as python train.py")
     if shutil.which(command[0]) is None:
-        raise ValueError(f"{command[0]} cannot be run: it is no program on the PATH")
+        remedy = f"; take python {command[0]}" if command[0].endswith(".py") else ""
+        raise ValueError(f"{command[0]} cannot be run: it is no program on the PATH{remedy}")
     return command
 
 
