@@ -82,7 +82,21 @@ def test_the_installation_check_works(ranks):
     command = mpirun_command(ranks) if ranks else []
     status, output = run_limited([*command, sys.executable, "-m", "scalecom.check"], 60,
                                  env=rank_environment())
-    assert status == 0 and f"works: {max(ranks, 1)} ranks" in output, output
+    assert status == 0 and f"works: {f'{ranks} ranks' if ranks else '1 rank'} over" in output, output
+
+
+def test_the_installation_check_says_what_is_wrong_in_one_line():
+    result = subprocess.run([sys.executable, "-m", "scalecom.check"], capture_output=True, text=True,
+                            timeout=60, env=rank_environment({"SCALECOM_MODE": "shraded"}))
+    assert result.returncode == 1 and result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.startswith("scalecom.check: SCALECOM_MODE=shraded is not allowed; allowed: cyclic,")
+
+
+def test_info_is_a_table_for_people():
+    status, output = run_limited([BIN / "scalecom-info"], 60, env=rank_environment())
+    assert status == 0
+    for row in ("SCALECOM_STALL_SHUTDOWN_TIME_SECONDS +0 s +.default.", "SCALECOM_TIMELINE +not set +.default."):
+        assert re.search(row, output), output
 
 
 def test_info_tells_builds_and_settings():

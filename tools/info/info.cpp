@@ -43,8 +43,11 @@ json read_info() {
   return info;
 }
 
+// Wider than every setting's name.
+constexpr int kNameWidth = 42;
+
 void print_row(const std::string& name, const std::string& value) {
-  std::cout << "  " << std::left << std::setw(34) << name << value << "\n";
+  std::cout << "  " << std::left << std::setw(kNameWidth) << name << value << "\n";
 }
 
 void print_section(const std::string& title, const json& object) {
@@ -59,7 +62,8 @@ void print_settings(const json& settings) {
   for (const json& setting : settings) {
     if (!setting["has_effect"].get<bool>() && setting["source"] == "default") continue;
     const std::string unit = setting["unit"];
-    print_row(setting["variable"], setting["value"].get<std::string>() +
+    const std::string value = setting["value"];
+    print_row(setting["variable"], (value.empty() ? "not set" : value) +
                                        (unit.empty() ? "" : " " + unit) + "  [" +
                                        setting["source"].get<std::string>() + "]");
   }
