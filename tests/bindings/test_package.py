@@ -143,10 +143,19 @@ def test_info_explains_what_is_compressed(ranks):
 
 
 @pytest.mark.parametrize("wrong, part", [("--plan=-5", "-5"), ("--plan=many", "'many' is no number of elements"),
-                                         ("--rate=0", "--rate"), ("--mode=sharp", "sharp")])
+                                         ("--rate=0", "--rate"), ("--mode=sharp", "'sharp' is not allowed; allowed: auto, cyclic")])
 def test_info_names_a_wrong_plan(wrong, part):
     status, output = run_limited([BIN / "scalecom-info", wrong], 60, env=rank_environment())
     assert status != 0 and part in output, output
+
+
+@pytest.mark.parametrize("wrong, part", [
+    ("--minbytes=0", "Value 0 not in range 1 to"), ("--datatype=quad", "'quad' is not allowed; allowed: bfloat16, double"),
+    ("--maxbytes=3", "4 is more than --maxbytes, 3"), ("broadcast --root=5", "--root is 5; allowed: 0 to 0"),
+    ("scalecom --datatype=int32", "scalecom is timed on float"), ("scalecom --op=sum", "timed as an average")])
+def test_bench_names_wrong_options(wrong, part):
+    status, output = run_limited([BIN / "scalecom-bench", *wrong.split()], 60, env=rank_environment())
+    assert status != 0 and part in output and max(map(len, output.splitlines())) < 200, output
 
 
 def test_bench_runs():

@@ -52,8 +52,8 @@ int run(const Options& options) {
   const Topology& topology = session->topology();
   if (options.operation == "broadcast" && options.root >= topology.size) {
     throw Error(StatusCode::invalid_argument, "--root is " + std::to_string(options.root) +
-                                                  "; there are " + std::to_string(topology.size) +
-                                                  " ranks");
+                                                  "; allowed: 0 to " +
+                                                  std::to_string(topology.size - 1));
   }
   bool is_right = true;
   json report = run_chosen(*session, options, is_right);

@@ -3,6 +3,8 @@
 #include <CLI/CLI.hpp>
 #include <map>
 
+#include "tools/allowed.hpp"
+
 namespace scalecom::bench {
 namespace {
 
@@ -26,13 +28,14 @@ void add_sizes(CLI::App& app, Options& options) {
   const CLI::AsSizeValue units(false);
   app.add_option("-b,--minbytes", options.min_bytes, "Smallest size, such as 8 or 64K")
       ->transform(units)
-      ->check(CLI::PositiveNumber);
+      ->check(tools::whole_from(1));
   app.add_option("-e,--maxbytes", options.max_bytes, "Largest size")
       ->transform(units)
-      ->check(CLI::PositiveNumber);
+      ->check(tools::whole_from(1));
   app.add_option("-i,--stepbytes", options.step_bytes,
                  "Step between sizes; without it, --stepfactor")
-      ->transform(units);
+      ->transform(units)
+      ->check(tools::whole_from(1));
   app.add_option("-f,--stepfactor", options.factor, "Factor between sizes")
       ->check(CLI::Range(1.01, 1e6));
 }
@@ -40,15 +43,15 @@ void add_sizes(CLI::App& app, Options& options) {
 void add_modes(CLI::App& app, Options& options) {
   app.add_option("--latency", options.latency_calls,
                  "Instead: this many blocking calls on the smallest size, with percentiles")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1, 1'000'000'000));
   app.add_option("--burst", options.burst_tensors,
                  "Instead: this many tensors of --burst-bytes submitted together")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1, 1'000'000));
   app.add_option("--burst-bytes", options.burst_bytes, "Bytes of a burst's tensor")
       ->transform(CLI::AsSizeValue(false));
   app.add_option("--idle", options.idle_s,
                  "Instead: CPU time that an idle session takes in S seconds")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(0.001, 86400.0));
   app.add_flag(
          "--peers", options.with_peers,
          "Instead: all-reduces of each size by scalecom and by MPI, in blocks that take turns")
@@ -59,7 +62,7 @@ void add_modes(CLI::App& app, Options& options) {
          "and what the alternatives would take by the cost model; nothing is timed")
       ->excludes("--latency", "--burst", "--idle", "--peers");
   app.add_option("--blocks", options.blocks, "--peers: blocks of calls for each library")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1, 1'000'000));
 }
 
 // A session chooses for large sizes too, which take no time to explain.
@@ -86,6 +89,22 @@ void check_peers(const Options& options) {
   }
 }
 
+// What would be measured otherwise than the table says, or not at all.
+void check_sizes_and_types(const CLI::App& app, const Options& options) {
+  if (options.min_bytes > options.max_bytes) {
+    throw CLI::ValidationError("--minbytes", std::to_string(options.min_bytes) +
+                                                 " is more than --maxbytes, " +
+                                                 std::to_string(options.max_bytes));
+  }
+  if (options.operation == "scalecom" && options.dtype != DataType::float32) {
+    throw CLI::ValidationError("--datatype",
+                               "scalecom is timed on float; --values says what travels");
+  }
+  if (options.operation == "scalecom" && app.count("--op") > 0) {
+    throw CLI::ValidationError("--op", "scalecom is timed as an average; leave it out");
+  }
+}
+
 }  // namespace
 
 Options parse_options(int argc, char** argv) {
@@ -99,28 +118,27 @@ Options parse_options(int argc, char** argv) {
       ->capture_default_str();
   add_sizes(app, options);
   app.add_option("-n,--iters", options.iterations, "Timed calls a size")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1, 1'000'000'000));
   app.add_option("-w,--warmup_iters", options.warmup, "Calls before them")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(0, 1'000'000'000));
   app.add_option("-c,--check", options.check, "Check the results: 0 or 1");
-  app.add_option("-d,--datatype", options.dtype, "Element type")
-      ->transform(CLI::CheckedTransformer(kTypes, CLI::ignore_case));
-  app.add_option("-o,--op", options.op, "Reduction")
-      ->transform(CLI::CheckedTransformer(kOps, CLI::ignore_case));
-  app.add_option("-r,--root", options.root, "Root of a broadcast")->check(CLI::NonNegativeNumber);
+  app.add_option("-d,--datatype", options.dtype, "Element type")->transform(tools::one_of(kTypes));
+  app.add_option("-o,--op", options.op, "Reduction")->transform(tools::one_of(kOps));
+  app.add_option("-r,--root", options.root, "Root of a broadcast")->check(CLI::Range(0, 1 << 20));
   app.add_option("-J,--json", options.json_path, "Write the results to this file, too");
   app.add_option("--rate", options.rate, "scalecom: elements in a chunk")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{65536}));
   app.add_option("--beta", options.beta, "scalecom: the low-pass filter's discount");
   app.add_option("--mode", options.mode, "scalecom: who selects; without it SCALECOM_MODE")
-      ->transform(CLI::CheckedTransformer(kModes, CLI::ignore_case));
+      ->transform(tools::one_of(kModes));
   app.add_option("--values", options.values, "scalecom: type of the values that travel")
-      ->transform(CLI::CheckedTransformer(kValueTypes, CLI::ignore_case));
+      ->transform(tools::one_of(kValueTypes));
   add_modes(app, options);
   try {
     app.parse(argc, argv);
     check_peers(options);
     if (options.explains) set_explained_sizes(app, options);
+    check_sizes_and_types(app, options);
   } catch (const CLI::ParseError& error) {
     std::exit(app.exit(error));
   }

@@ -14,6 +14,7 @@
 
 #include "scalecom/c_api.h"
 #include "scalecom/scalecom.hpp"
+#include "tools/allowed.hpp"
 
 namespace {
 
@@ -200,7 +201,7 @@ int main(int argc, char** argv) {
   app.add_option("--mode", options.plan.mode,
                  "Of the plan: auto, cyclic, sharded or hierarchical; by default as SCALECOM_MODE "
                  "says, auto where it is not set")
-      ->transform(CLI::CheckedTransformer(modes));
+      ->transform(scalecom::tools::one_of(modes));
   CLI11_PARSE(app, argc, argv);
   if (options.is_markdown) {
     std::cout << scalecom::settings_markdown();
