@@ -148,6 +148,13 @@ def test_a_script_finds_itself_as_python_has_it(target, safe, tmp_path):
 def test_a_script_that_is_not_there_is_named(tmp_path):
     status, output = run_python(["-m", "scalecom.horovod", "absent.py"], tmp_path)
     assert status == 2 and "absent.py" in output, output
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "__init__.py").write_text("import absent_one")
+    for module in ("absent", "absent.part"):
+        status, output = run_python(["-m", "scalecom.horovod", "-m", module], tmp_path)
+        assert status == 1 and output.strip().endswith(f"there is no module {module} on Python's path"), output
+    status, output = run_python(["-m", "scalecom.horovod", "-m", "broken.part"], tmp_path)
+    assert status == 1 and "No module named 'absent_one'" in output, output
 
 
 def test_nothing_is_imported_before_its_name(tmp_path):

@@ -2,6 +2,7 @@
 
 import argparse
 import builtins
+import importlib.util
 import io
 import os
 import pathlib
@@ -19,12 +20,24 @@ def _parse():
                     "scalecom. Under mpirun or torchrun each process is a rank.")
     parser.add_argument("-m", dest="is_module", action="store_true",
                         help="the target is the name of a module")
-    parser.add_argument("target", help="the script, as for python")
+    parser.add_argument("target", nargs="?", help="the script, as for python")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's arguments")
     options = parser.parse_args()
+    if options.target is None:
+        parser.error("there is no script; give one, such as train.py, or a module behind -m")
     if not options.is_module and not os.path.isfile(options.target):
         parser.error(f"there is no file {options.target}; a module needs -m")
     return options
+
+
+def _is_module(name):
+    """Imports the packages above it, as running it does."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError as error:
+        if not f"{name}.".startswith(f"{error.name}."):  # Something that a package imports.
+            raise
+        return False
 
 
 def _run_script(path):
@@ -45,6 +58,8 @@ def main():
         sys.path[0] = str(pathlib.Path(options.target).resolve().parent)
     horovod.install()
     if options.is_module:
+        if not _is_module(options.target):
+            sys.exit(f"python -m scalecom.horovod: there is no module {options.target} on Python's path")
         runpy.run_module(options.target, run_name="__main__", alter_sys=True)
     else:
         _run_script(os.path.abspath(options.target))
