@@ -231,7 +231,11 @@ void SessionImpl::run_by(bool (TensorQueue::*push)(CoordinatorTask), const Coord
 
 // The thread ends within the coordinator's shutdown time, whatever the other ranks do.
 void SessionImpl::shutdown() {
-  const std::string message = fmt::format("rank {} called shutdown()", parts_.topology.rank);
+  // A program that ends calls it too, also one that ends by an exception.
+  const std::string message = fmt::format(
+      "rank {} called shutdown(), or its program ended: look at its output, and see that all ranks "
+      "make as many calls",
+      parts_.topology.rank);
   queue_.push_urgent_task(
       [this, message] { coordinator_.end_session(Status(StatusCode::shut_down, message)); });
   join();
