@@ -319,7 +319,7 @@ class Driver:
             worker.send(round=self._rounds, variables=processes.rank_variables(
                 rank, len(staying), staying[0].port, self._run, self._rounds, address=address,
                 local_rank=worker.slot[1], local_size=names.count(worker.slot[0])))
-        self._tell(f"round {self._rounds}: {len(staying)} ranks")
+        self._tell(f"round {self._rounds}: {len(staying)} rank{'' if len(staying) == 1 else 's'}")
 
     def _address_of(self, staying):
         """By which those of a round reach its rank 0."""
