@@ -43,7 +43,7 @@ std::string to_blob(const Introduction& introduction) {
                         {"facts", introduction.facts},
                         {"settings", introduction.settings},
                         {"problem", introduction.problem}}
-      .dump();
+      .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
 Introduction from_blob(const std::string& blob) {
@@ -62,11 +62,29 @@ std::string file_problem(const Config& config) {
   }
 }
 
+// With the library that is NCCL by SCALECOM_NCCL_LIBRARY.
+std::string nccl_problem(const Config& config) {
+  if (config.nccl_library.empty() || config.cuda_collectives == "host") return {};
+  try {
+    device::nccl::probe(config.nccl_library);
+    return {};
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
+// What keeps this rank from working as it is set.
+std::string problem_of(const Config& config, int rank) {
+  const std::string nccl = nccl_problem(config);
+  if (!nccl.empty()) return fmt::format("rank {}: {}", rank, nccl);
+  return rank == 0 ? file_problem(config) : "";
+}
+
 // Throws on every rank alike when the ranks do not belong together.
 std::vector<HostFacts> introduce(Bootstrap& bootstrap, const Config& config) {
   const Bootstrap::Limit limit(config.connect_timeout_s);
   const Introduction mine{kVersion, serialize(local_host_facts()), agreement_fingerprint(config),
-                          bootstrap.rank() == 0 ? file_problem(config) : ""};
+                          problem_of(config, bootstrap.rank())};
   std::vector<HostFacts> facts;
   std::vector<std::string> settings;
   int rank = 0;
@@ -130,7 +148,7 @@ std::vector<int> host_numbers(const HostRanks& hosts, int size) {
 std::unique_ptr<DeviceCollectives> make_device_collectives(Accelerator& accelerator,
                                                            const SessionParts& parts,
                                                            const WaitContext& context) {
-  const auto load_nccl = [&parts] { return device::nccl::load_api(nccl_paths(parts.config)); };
+  const auto load_nccl = [&parts] { return device::nccl::load_api(parts.config.nccl_library); };
   return choose_device_collectives({.accelerator = accelerator,
                                     .host = *parts.collectives,
                                     .config = parts.config,
@@ -237,6 +255,9 @@ SessionParts connect_launched(const Config& config) {
   }
   if (launch && launch->size > 1) return connect_by_rendezvous(config, *launch);
   configure_log(parse_log_level(config.log_level), 0);
+  if (const std::string problem = nccl_problem(config); !problem.empty()) {
+    throw Error(StatusCode::invalid_argument, problem);
+  }
   return connect_alone(config);
 }
 

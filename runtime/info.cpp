@@ -33,7 +33,7 @@ json describe_loadable(const Config& config) {
   device::nccl::Facts nccl;
   std::string problem;
   try {
-    nccl = device::nccl::probe(nccl_paths(config));
+    nccl = device::nccl::probe(config.nccl_library);
   } catch (const Error& error) {
     problem = error.what();
   }

@@ -283,8 +283,9 @@ void add_cuda(std::vector<Setting>& table) {
       "What carries tensors on CUDA devices: nccl; host: the host's collectives behind copies "
       "through its memory; auto: NCCL where all ranks have it and a GPU each.")));
   table.push_back(free_text("NCCL_LIBRARY", &Config::nccl_library, "any path",
-                            "NCCL's library, where none is in the process (PyTorch brings one) "
-                            "and the system's `libnccl.so.2` is not meant."));
+                            "NCCL's library, where neither the one that is in the process (PyTorch "
+                            "brings one) nor the system's `libnccl.so.2` is meant. Init fails if "
+                            "it cannot be loaded, or the process has another one."));
 }
 
 void add_autotune(std::vector<Setting>& table) {
@@ -334,11 +335,6 @@ const std::vector<Setting>& settings_table() {
     return made;
   }();
   return table;
-}
-
-std::vector<std::string> nccl_paths(const Config& config) {
-  if (config.nccl_library.empty()) return {};
-  return {config.nccl_library};
 }
 
 std::vector<std::string> settings_without_effect(const Config& config) {

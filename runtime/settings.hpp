@@ -53,9 +53,6 @@ LogLevel parse_log_level(const std::string& name);
 /// that `has_switch`, NCCL_MULTI_RANK_GPU_ENABLE is 1.
 bool nccl_may_share_a_gpu(bool has_switch);
 
-/// Where NCCL is looked for besides the process and the system.
-std::vector<std::string> nccl_paths(const Config& config);
-
 /// Sets NCCL_TUNER_PLUGIN, unless it is set, for NCCL to ask `library`. Before threads of others
 /// read the environment.
 void offer_nccl_tuner(const std::string& library);

@@ -41,7 +41,7 @@ struct SCALECOM_API Config {
   std::string allreduce_algorithm = "auto";
   /// auto, nccl or host: what carries tensors on CUDA devices.
   std::string cuda_collectives = "auto";
-  /// Path of NCCL's library, where the process has none; empty: the system's.
+  /// Path of NCCL's library; empty: the one that the process has, else the system's.
   std::string nccl_library;
   /// cyclic, sharded, hierarchical or auto: the mode of tensors with CompressionMode::by_setting.
   std::string mode = "sharded";

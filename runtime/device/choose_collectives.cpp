@@ -20,8 +20,9 @@
 namespace scalecom {
 namespace {
 
-constexpr std::size_t kRecordBytes = 2048;
-constexpr std::size_t kProblemBytesMax = 256;
+// A byte of a problem may take six as JSON.
+constexpr std::size_t kProblemBytesMax = 1024;
+constexpr std::size_t kRecordBytes = 8 * kProblemBytesMax;
 // NCCL lets ranks share a GPU from 2.30.3 on, where it is told to.
 constexpr int kSharingVersion = 23003;
 

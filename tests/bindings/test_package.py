@@ -109,6 +109,18 @@ def test_info_tells_builds_and_settings():
     assert re.match(r"no \(.{20,}\)|2\.\d+\.\d+$", report["loads"]["nccl"])
 
 
+def test_an_nccl_that_cannot_be_loaded_fails_init_unless_none_is_wanted():
+    environment = {"SCALECOM_NCCL_LIBRARY": "/x.so"}
+    info = [BIN / "scalecom-info", "--json"]
+    result = subprocess.run(info, capture_output=True, text=True, timeout=60, env=rank_environment(environment))
+    assert result.returncode == 1
+    assert "SCALECOM_NCCL_LIBRARY is /x.so, which cannot be loaded" in result.stderr
+    environment["SCALECOM_CUDA_COLLECTIVES"] = "host"
+    result = subprocess.run(info, check=True, capture_output=True, text=True, timeout=60,
+                            env=rank_environment(environment))
+    assert json.loads(result.stdout)["loads"]["nccl"].startswith("no (SCALECOM_NCCL_LIBRARY is /x.so")
+
+
 @pytest.mark.parametrize("given", [None, "/mine.so"])
 def test_nccl_is_told_of_the_tuner_where_an_algorithm_is_named(given):
     variables = {"SCALECOM_ALLREDUCE_ALGORITHM": "ring"}

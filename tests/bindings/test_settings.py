@@ -31,6 +31,15 @@ def test_values_that_differ_between_ranks_fail_init(tmp_path, launch):
             assert part in message, message
 
 
+def test_what_one_rank_cannot_load_fails_init_on_all(tmp_path, launch):
+    launcher = tmp_path / "rank_program"
+    launcher.write_text("#!/bin/sh\n[ $OMPI_COMM_WORLD_RANK = 1 ] && export SCALECOM_NCCL_LIBRARY=/x.so\n"
+                        "exec \"$@\"\n")
+    launcher.chmod(0o755)
+    for message in launch(2, "programs.ends:fail_to_init", wrapper=[str(launcher)]):
+        assert "rank 1: SCALECOM_NCCL_LIBRARY is /x.so" in message, message
+
+
 def test_scalecoms_variables_come_before_horovods(launch):
     env = {"SCALECOM_CYCLE_TIME": "2", "HOROVOD_CYCLE_TIME": "7",
            "HOROVOD_CACHE_CAPACITY": "33"}

@@ -8,10 +8,16 @@ target_link_libraries(fake_nccl PRIVATE scalecom_warnings)
 set_target_properties(fake_nccl PROPERTIES NO_SONAME ON CXX_VISIBILITY_PRESET default)
 target_link_options(fake_nccl PRIVATE LINKER:-soname,libnccl.so.2)
 scalecom_test(NAME unit_nccl LABELS unit
-  SOURCES device/nccl_test.cpp device/nccl_tuner_test.cpp
+  SOURCES device/nccl_load_test.cpp device/nccl_test.cpp device/nccl_tuner_test.cpp
   LIBRARIES scalecom_device_nccl)
-set_target_properties(unit_nccl PROPERTIES ENABLE_EXPORTS ON)
-target_compile_definitions(unit_nccl PRIVATE SCALECOM_FAKE_NCCL="$<TARGET_FILE:fake_nccl>")
+# Where the loader looks first, so that the system's NCCL, if there is one, is not met: an RPATH, which
+# comes before LD_LIBRARY_PATH. The loader looks there again only if it is there when a program starts.
+set(nccl_directory ${CMAKE_CURRENT_BINARY_DIR}/nccl)
+file(MAKE_DIRECTORY ${nccl_directory}/system)
+set_target_properties(unit_nccl PROPERTIES ENABLE_EXPORTS ON BUILD_RPATH ${nccl_directory}/system)
+target_link_options(unit_nccl PRIVATE LINKER:--disable-new-dtags)
+target_compile_definitions(unit_nccl PRIVATE SCALECOM_FAKE_NCCL="$<TARGET_FILE:fake_nccl>"
+                                             SCALECOM_NCCL_DIRECTORY="${nccl_directory}")
 add_dependencies(unit_nccl fake_nccl)
 scalecom_test(NAME unit_fake_accelerator LABELS unit
   SOURCES device/fake_accelerator_test.cpp device/pinned_pool_test.cpp

@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <functional>
 #include <string>
-#include <vector>
 
 #include "device/cuda/stream.hpp"
 
@@ -105,18 +104,19 @@ struct Api {
   std::function<Result()> group_end;
 };
 
-/// NCCL of this process: the copy that is in it already, as torch's is, so that there is one;
-/// else the first of `paths` that loads (where PyPI's nvidia-nccl-cu* put it, for instance), else
-/// the system's libnccl.so.2. Never unloaded. Throws Error(unavailable) that names what was tried
-/// and the remedy, also for a version outside of kVersionMin to kVersionEnd.
-Api load_api(const std::vector<std::string>& paths = {});
+/// NCCL of this process. `path` is SCALECOM_NCCL_LIBRARY: that file (PyPI's nvidia-nccl-cu* has
+/// one that the loader does not find) and no other. Without it the copy that is in the process, as
+/// torch's is, else the system's libnccl.so.2; further copies there are warned of. Never unloaded.
+/// Throws Error(unavailable), which names paths, versions and the remedy: nothing loads, the
+/// process has another file than `path`, or a version outside of kVersionMin to kVersionEnd.
+Api load_api(const std::string& path = {});
 
 /// Which one load_api() would load: the same errors, but it is let go again.
 struct Facts {
-  std::string path;
+  std::string path = {};
   int version = 0;
 };
-Facts probe(const std::vector<std::string>& paths = {});
+Facts probe(const std::string& path = {});
 
 /// Throws Error(unavailable) for a version that this library cannot use.
 void check_version(int version, const std::string& path);

@@ -1,6 +1,5 @@
-// NCCL's every answer, from functions in its place, and from a library in its place.
+// NCCL's every answer, from functions in its place.
 
-#include <dlfcn.h>
 #include <fmt/format.h>
 
 #include <array>
@@ -370,34 +369,4 @@ TEST_CASE("versions from 2.14 up to the last NCCL 2 are taken") {
   CHECK_THROWS_WITH(check_version(21399, "/lib/x"), Contains("NCCL 2.13.99 (/lib/x)"));
   CHECK_THROWS_WITH(check_version(2708, "x"), Contains("NCCL 2708"));
   CHECK_THROWS_WITH(check_version(30000, "x"), Contains("NCCL 3.0.0") && Contains("pip install"));
-}
-
-TEST_CASE("what was tried to load NCCL is told, with the remedy") {
-  if (dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL) != nullptr) return;  // This machine has one.
-  CHECK_THROWS_WITH(load_api({"/nowhere/libnccl.so.2"}),
-                    Contains("/nowhere/libnccl.so.2") && Contains("pip install nvidia-nccl"));
-}
-
-TEST_CASE("a library is loaded by its path, checked and called; the process has one of them") {
-  if (dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL) != nullptr) return;
-  CHECK(probe({"/nowhere/libnccl.so.2", SCALECOM_FAKE_NCCL}).version == 22809);
-  CHECK(dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL) == nullptr);  // It was let go.
-  const Api api = load_api({"/nowhere/libnccl.so.2", SCALECOM_FAKE_NCCL});
-  CHECK(api.path == SCALECOM_FAKE_NCCL);
-  CHECK(version_text(api.version) == "2.28.9");
-  CHECK_FALSE(api.comm_split);
-  const auto communicator = Communicator::create(api, make_unique_id(api), 1, 3, patience());
-  std::array<float, 4> values{1.0f, 2.0f, 3.0f, 4.0f};
-  communicator->all_reduce(values.data(), values.data(), 4, DataType::float32, ReduceOp::sum,
-                           nullptr, patience());
-  CHECK(values == std::array{3.0f, 6.0f, 9.0f, 12.0f});
-  CHECK_THROWS_WITH(
-      communicator->broadcast(values.data(), values.data(), 4, 0, nullptr, patience()),
-      Contains("a name: the last words"));
-  // Now it is in the process, under the name of all of them.
-  CHECK(load_api().path == api.path);
-  void* library = dlopen(SCALECOM_FAKE_NCCL, RTLD_NOW | RTLD_NOLOAD);
-  REQUIRE(library != nullptr);
-  reinterpret_cast<void (*)(int)>(dlsym(library, "fake_nccl_set_version"))(21304);
-  CHECK_THROWS_WITH(load_api(), Contains("NCCL 2.13.4") && Contains("not supported"));
 }
