@@ -219,8 +219,8 @@ void Execution::tell_times(const BatchUnderWay& work, std::size_t count) {
 void Execution::fail(const BatchUnderWay& work, const Error& error) const {
   const std::string& first = work.agreement->tensors[work.batch.tensors.front()].name;
   throw Error(error.code(),
-              fmt::format("{} of {} tensors (first: {}): {}", to_string(work.batch.kind),
-                          work.tensors.size(), first, error.what()));
+              fmt::format("{} of {} tensors (first: {}) on rank {}: {}", to_string(work.batch.kind),
+                          work.tensors.size(), first, rank_, error.what()));
 }
 
 std::size_t Execution::agreements_under_way(const Agreement* other) const noexcept {

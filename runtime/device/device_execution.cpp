@@ -87,7 +87,7 @@ bool DeviceExecution::advance(const WaitContext& wait) {
   const auto entered = context_->accelerator().enter();
   bool has_moved = false;
   if (work_->operation == nullptr) {
-    if (!take_lane()) {
+    if (!take_lane() || !find_room()) {
       check();
       return false;
     }
@@ -121,6 +121,66 @@ bool DeviceExecution::take_lane() {
   lanes_.push_back(
       {std::make_unique<DeviceLane>(context_->accelerator(), *collectives_, wire_.get()), {}, {}});
   return true;
+}
+
+// What the batch takes of Buffer::packed for sure: one that owes takes as much where this says 0.
+std::size_t DeviceExecution::packed_bytes() const {
+  const BatchKind kind = work_->batch.kind;
+  const bool is_fused = work_->tensors.size() > 1;
+  const bool is_scaled =
+      !input_scale(signature(0)).is_identity() || !output_scale(signature(0), size_).is_identity();
+  const bool is_packed = kind == BatchKind::reduce_scatter ||
+                         (kind == BatchKind::broadcast && is_fused) ||
+                         (kind == BatchKind::dense_all_reduce && (is_fused || is_scaled));
+  std::int64_t bytes = 0;
+  if (!is_packed) return 0;
+  for (const PendingTensor* tensor : work_->tensors) {
+    bytes += DeviceLane::slot_bytes(tensor->input.bytes());
+  }
+  return static_cast<std::size_t>(bytes);
+}
+
+// Before anything of the batch is enqueued. Where the device has no memory for its fusion buffer,
+// other lanes give back theirs, once their batches are done: those need nothing of this one, on any
+// rank. How many are under way at once is each rank's own affair.
+bool DeviceExecution::find_room() {
+  const std::size_t bytes = packed_bytes();
+  if (bytes == 0) return true;
+  if (work_->is_short_of_memory &&
+      std::ranges::any_of(lanes_, [this](Lane& lane) { return !is_free(lane); })) {
+    return false;
+  }
+  try {
+    lane().acquire(DeviceLane::Buffer::packed, bytes);
+    return true;
+  } catch (const Error& error) {
+    if (error.code() != StatusCode::unavailable || !give_back_others()) throw;
+    if (!std::exchange(has_told_of_shortage_, true)) {
+      log_warning(
+          fmt::format("a batch of CUDA tensors waits for the memory of those before it, and "
+                      "so may others: {}",
+                      error.what()));
+    }
+  }
+  work_->is_short_of_memory = true;
+  return false;
+}
+
+// Whether there is something to be had, now or when a batch is done.
+bool DeviceExecution::give_back_others() {
+  bool has_any = false;
+  for (std::size_t i = 0; i < lanes_.size(); ++i) {
+    Lane& other = lanes_[i];
+    if (i == turn_) continue;
+    if (!is_free(other)) {
+      has_any = true;
+    } else if (other.lane->give_back()) {
+      other.done = context_->record(other.lane->passes());
+      other.finished = Clock::now();
+      has_any = true;
+    }
+  }
+  return has_any;
 }
 
 void DeviceExecution::begin() {
@@ -208,7 +268,7 @@ std::unique_ptr<DeviceOperation> DeviceExecution::make_sparse() {
   for (std::size_t i = 0; i < work_->tensors.size(); ++i) {
     const PendingTensor& tensor = *work_->tensors[i];
     const TensorSignature& agreed = signature(i);
-    float* const residual = residual_of(residual_for_step(residuals_, tensor, agreed));
+    float* const residual = residual_of(tensor.name, residual_for_step(residuals_, tensor, agreed));
     slots.push_back(sparse_slot(tensor, agreed, residual, size_));
   }
   return std::make_unique<DeviceSparseAllReduce>(
@@ -221,20 +281,29 @@ std::vector<CompressionHealth> DeviceExecution::read_samples() {
   return samples_.read(context_->accelerator(), size_);
 }
 
-std::shared_ptr<DeviceResidual> DeviceExecution::bring(ResidualStore::Entry& entry) const {
+std::shared_ptr<DeviceResidual> DeviceExecution::bring(const std::string& name,
+                                                       ResidualStore::Entry& entry) const {
   auto residual = std::dynamic_pointer_cast<DeviceResidual>(entry.elsewhere);
-  if (residual == nullptr) {
-    residual = std::make_shared<DeviceResidual>(context_, count_of(entry.shape), entry.values,
+  if (residual != nullptr) return residual;
+  const std::int64_t count = count_of(entry.shape);
+  try {
+    residual = std::make_shared<DeviceResidual>(context_, count, entry.values,
                                                 DeviceResidual::Bounds{limit_, interrupt_});
-    entry.values = {};
-    entry.elsewhere = residual;
+  } catch (const Error& error) {
+    if (error.code() != StatusCode::unavailable) throw;
+    throw Error(StatusCode::unavailable,
+                fmt::format("tensor {}: its residual takes {} bytes on the device, 4 for each "
+                            "element: {}; or compress fewer tensors (rates, Compression.none)",
+                            name, count * 4, error.what()));
   }
+  entry.values = {};
+  entry.elsewhere = residual;
   return residual;
 }
 
 // On the device, and in the order of this lane.
-float* DeviceExecution::residual_of(ResidualStore::Entry& entry) {
-  const std::shared_ptr<DeviceResidual> residual = bring(entry);
+float* DeviceExecution::residual_of(const std::string& name, ResidualStore::Entry& entry) {
+  const std::shared_ptr<DeviceResidual> residual = bring(name, entry);
   const auto& last = residual->last_use();
   const bool is_new = used_.empty() || used_.back()->last_use() != last;
   if (is_new && last->stream != lane().passes()) {
@@ -261,12 +330,12 @@ float* DeviceExecution::owed_by(const PendingTensor& tensor) {
         "tensor {}: it is not compressed any more; this step delivers its residual", tensor.name));
   }
   ResidualStore::Entry& entry = residuals_.acquire(tensor.name, tensor.signature.shape);
-  if (beta != 1.0) bring(entry)->scale(1.0, beta);
+  if (beta != 1.0) bring(tensor.name, entry)->scale(1.0, beta);
   entry.beta = 1.0;
   entry.is_rest = true;
   // What rounding leaves goes with the next steps. Of float32 it leaves nothing, but this step may
   // turn out to be void: until it is known that it was not, each step takes along what is there.
-  return residual_of(entry);
+  return residual_of(tensor.name, entry);
 }
 
 bool DeviceExecution::is_busy() {

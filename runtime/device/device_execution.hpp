@@ -32,8 +32,8 @@ struct DeviceNeeds {
 /// Enqueues batches of tensors on this rank's accelerator. A batch is over for the host when all of
 /// it is enqueued; on the device it goes on, in the order of streams. A batch takes a lane that is
 /// free there, so that its passes overlap the transfers of those before; the host runs ahead of the
-/// device by kLanesMax batches. Confined to the coordinator's
-/// thread.
+/// device by kLanesMax batches, or fewer where their fusion buffers do not fit there at once.
+/// Confined to the coordinator's thread.
 class DeviceExecution {
  public:
   static constexpr std::size_t kLanesMax = 8;
@@ -91,6 +91,7 @@ class DeviceExecution {
     std::span<PendingTensor* const> tensors;
     TimePoint started;
     std::unique_ptr<DeviceOperation> operation;
+    bool is_short_of_memory = false;  ///< waits for what other lanes give back
   };
   struct Lane {
     std::unique_ptr<DeviceLane> lane;
@@ -101,6 +102,9 @@ class DeviceExecution {
 
   bool is_free(Lane& lane) const;
   bool take_lane();
+  std::size_t packed_bytes() const;
+  bool find_room();
+  bool give_back_others();
   void begin();
   void finish();
   void end_at(const std::shared_ptr<const DeviceEvent>& end);
@@ -108,8 +112,8 @@ class DeviceExecution {
   std::unique_ptr<DeviceOperation> make_dense();
   std::unique_ptr<DeviceOperation> make_sparse();
   void wait_for_inputs() const;
-  std::shared_ptr<DeviceResidual> bring(ResidualStore::Entry& entry) const;
-  float* residual_of(ResidualStore::Entry& entry);
+  std::shared_ptr<DeviceResidual> bring(const std::string& name, ResidualStore::Entry& entry) const;
+  float* residual_of(const std::string& name, ResidualStore::Entry& entry);
   float* owed_by(const PendingTensor& tensor);
   const TensorSignature& signature(std::size_t place) const;
   DeviceLane& lane() const { return *lanes_[turn_].lane; }
@@ -128,6 +132,7 @@ class DeviceExecution {
   std::size_t turn_ = 0;
   std::optional<Work> work_;
   Enqueued enqueued_;
+  bool has_told_of_shortage_ = false;
   /// The residuals that the work uses.
   std::vector<std::shared_ptr<DeviceResidual>> used_;
   DeviceSamples samples_;

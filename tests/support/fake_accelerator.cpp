@@ -132,14 +132,19 @@ void FakeAccelerator::wait_for_streams(const std::function<bool()>& is_over,
 AcceleratorMemory FakeAccelerator::give_out(std::size_t bytes, MemoryKind kind) {
   require_entered();
   ++calls_["allocate"];
-  if (bytes > largest_piece_) throw Error(StatusCode::unavailable, "the fake is out of memory");
+  if (bytes > free_) {
+    ++calls_["refuse"];
+    throw Error(StatusCode::unavailable,
+                fmt::format("the fake has not {} bytes ({} are free)", bytes, free_));
+  }
+  free_ -= bytes;
   std::byte* const memory = memory_.allocate(bytes, kind);
   return {memory, [this](std::byte* own) { give_back(own); }};
 }
 
-void FakeAccelerator::set_largest_piece(std::size_t bytes) {
+void FakeAccelerator::set_free(std::size_t bytes) {
   const Lock lock(mutex_);
-  largest_piece_ = bytes;
+  free_ = bytes;
 }
 
 AcceleratorMemory FakeAccelerator::allocate(std::size_t bytes) {
@@ -180,6 +185,7 @@ void FakeAccelerator::give_back(std::byte* memory) {
   const Lock lock(mutex_);
   ++calls_["free"];
   require_unused(memory);
+  free_ += memory_.bytes_of(memory);
   memory_.give_back(memory);
 }
 
@@ -195,6 +201,7 @@ void FakeAccelerator::give_back(std::byte* memory, StreamHandle stream) {
   const Lock lock(mutex_);
   require_stream(stream);
   if (!streams_.is_stream(stream)) return;
+  free_ += memory_.bytes_of(memory);  // Another stream's allocation may wait for this one.
   streams_.enqueue(stream, {"free", {}, false, [this, memory] {
                               memory_.give_back(memory);
                               return true;

@@ -37,8 +37,8 @@ class FakeAccelerator final : public Accelerator {
   void advance();
   /// Runs all that is enqueued. Misuse if that takes longer than `limit`.
   void synchronize(std::chrono::seconds limit = std::chrono::seconds(60));
-  /// From now on there is none in larger pieces.
-  void set_largest_piece(std::size_t bytes);
+  /// From now on there are so many bytes, pinned ones among them, and what is given back.
+  void set_free(std::size_t bytes);
   /// How much memory is given out, in pieces.
   std::size_t blocks() const;
   /// Calls so far: operations by their names, and those of Accelerator that enqueue none.
@@ -95,7 +95,7 @@ class FakeAccelerator final : public Accelerator {
   const int index_;
   const Misuse on_misuse_;
   mutable std::recursive_mutex mutex_;
-  std::size_t largest_piece_ = std::numeric_limits<std::size_t>::max();
+  std::size_t free_ = std::numeric_limits<std::size_t>::max();
   FakeMemory memory_;
   FakeStreams streams_;
   std::map<std::thread::id, int> entered_;

@@ -36,6 +36,8 @@ class FakeMemory {
   std::string problem(const MemoryUse& use, bool allows_pinned) const;
   bool is_inside(const MemoryUse& use, const std::byte* memory) const;
   std::size_t blocks() const noexcept { return blocks_.size(); }
+  /// Of a piece that was given out.
+  std::size_t bytes_of(const std::byte* memory) const { return blocks_.at(memory).bytes; }
 
  private:
   struct Delete {

@@ -1,7 +1,11 @@
 #include "collective/device/device_lane.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <bit>
+
+#include "scalecom/status.hpp"
 
 namespace scalecom {
 namespace {
@@ -29,13 +33,33 @@ void DeviceLane::return_from_wire() {
   accelerator_.make_wait(passes(), handed_over_.get());
 }
 
+// In the stream's order: to free it otherwise would wait for all that is on the device, which a
+// rank that is lost may hold up.
+AcceleratorMemory DeviceLane::allocate(std::size_t bytes) {
+  try {
+    return accelerator_.allocate(bytes, passes());
+  } catch (const Error& error) {
+    throw Error(error.code(),
+                fmt::format("a buffer of {} bytes on the device: {}; a lower "
+                            "SCALECOM_FUSION_THRESHOLD makes batches, and what they need, smaller",
+                            bytes, error.what()));
+  }
+}
+
+bool DeviceLane::give_back() {
+  bool has_any = false;
+  for (Memory& memory : memory_) {
+    has_any = has_any || memory.bytes > 0;
+    memory = {};
+  }
+  return has_any;
+}
+
 std::byte* DeviceLane::acquire(Buffer buffer, std::size_t bytes) {
   Memory& memory = memory_[static_cast<std::size_t>(buffer)];
   if (memory.bytes < bytes) {
     memory = {};  // Given back first: both may not fit.
-    // In the stream's order: to free it otherwise would wait for all that is on the device, which a
-    // rank that is lost may hold up.
-    memory = {accelerator_.allocate(bytes, passes()), bytes};
+    memory = {allocate(bytes), bytes};
     accelerator_.set_zero(memory.data.get(), bytes, passes());
   }
   return memory.data.get();

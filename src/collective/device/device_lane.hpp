@@ -49,6 +49,10 @@ class DeviceLane {
     return reinterpret_cast<T*>(acquire(buffer, count * sizeof(T)));
   }
 
+  /// Gives all buffers back, in the order of the passes; whether there were any. Only while the
+  /// lane is free.
+  bool give_back();
+
   /// What so many bytes take of Buffer::packed: passes and NCCL then move whole vectors.
   static constexpr std::int64_t slot_bytes(std::int64_t bytes) {
     constexpr std::int64_t kVectorBytes = 16;
@@ -69,6 +73,7 @@ class DeviceLane {
     AcceleratorMemory data;
     std::size_t bytes = 0;
   };
+  AcceleratorMemory allocate(std::size_t bytes);
   template <class Table>
   struct Grown {
     std::unique_ptr<Table> table;

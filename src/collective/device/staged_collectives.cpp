@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/error.hpp"
+#include "base/log.hpp"
 
 namespace scalecom {
 namespace {
@@ -43,6 +44,7 @@ StagedCollectives::StagedCollectives(Accelerator& accelerator, Collectives& host
       host_(host),
       size_(size),
       options_(std::move(options)),
+      blocks_max_(options_.blocks_max),
       slice_bytes_(slice_bytes_for(options_.block_bytes, size)) {
   SCALECOM_ASSERT(options_.block_bytes % 8 == 0 && options_.blocks_max > 0,
                   fmt::format("{} blocks of {} bytes", options_.blocks_max, options_.block_bytes));
@@ -225,12 +227,28 @@ StagedCollectives::Block* StagedCollectives::find_idle_block() {
   for (const auto& block : blocks_) {
     if (block->is_idle && accelerator_.is_done(block->copied_out.get())) return block.get();
   }
-  if (blocks_.size() == options_.blocks_max) return nullptr;
+  return blocks_.size() < blocks_max_ ? add_block() : nullptr;
+}
+
+// Null: there is no memory for another one.
+StagedCollectives::Block* StagedCollectives::add_block() {
   const auto entered = accelerator_.enter();
-  blocks_.push_back(std::make_unique<Block>());
-  blocks_.back()->copied_in = accelerator_.make_event();
-  blocks_.back()->copied_out = accelerator_.make_event();
-  return blocks_.back().get();
+  auto block = std::make_unique<Block>();
+  block->copied_in = accelerator_.make_event();
+  block->copied_out = accelerator_.make_event();
+  block->capacity = std::bit_ceil(options_.block_bytes);
+  try {
+    block->memory = accelerator_.allocate_pinned(block->capacity);
+  } catch (const Error& error) {
+    if (error.code() != StatusCode::unavailable || blocks_.empty()) throw;
+    blocks_max_ = blocks_.size();
+    log_warning(
+        fmt::format("CUDA tensors go through the host's memory in {} blocks and not {}, "
+                    "and slower: {}",
+                    blocks_max_, options_.blocks_max, error.what()));
+    return nullptr;
+  }
+  return blocks_.emplace_back(std::move(block)).get();
 }
 
 bool StagedCollectives::begin_turns() {
@@ -242,8 +260,8 @@ bool StagedCollectives::begin_turns() {
     Turn turn = operation->make_turn(operation->begun++);
     if (block->capacity < turn.bytes) {
       // Not freed on the way: that would wait for the device, which a lost rank may hold up.
-      if (block->memory != nullptr) block->former.push_back(std::move(block->memory));
-      block->capacity = std::bit_ceil(std::max(turn.bytes, options_.block_bytes));
+      block->former.push_back(std::move(block->memory));
+      block->capacity = std::bit_ceil(turn.bytes);
       block->memory = accelerator_.allocate_pinned(block->capacity);
     }
     // The stream for copies is not to wait for this operation's memory any sooner: turns of those

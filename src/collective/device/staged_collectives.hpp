@@ -23,7 +23,8 @@ namespace scalecom {
 /// operation, copies out. Turns overlap as far as there are blocks, and start on the host strictly
 /// in their order, whatever the devices do: the same on all ranks. A block holds
 /// Options::block_bytes, or a slice of kSliceBytesMin for each rank where that is more (an
-/// all-to-all's twice that), so pinned memory is bounded; larger tensors take more turns.
+/// all-to-all's twice that), so pinned memory is bounded; larger tensors take more turns. Where
+/// there is not as much of it, turns go on with the blocks that there are.
 ///
 /// All-reduces and all-gathers go on in the background of the host's collectives. The others wait
 /// until nothing is under way there, and then for other ranks, in advance(). While this is not
@@ -128,6 +129,7 @@ class StagedCollectives final : public DeviceCollectives {
              std::function<Turn(std::int64_t)> make_turn);
   Operation* next_to_begin();
   Block* find_idle_block();
+  Block* add_block();
   bool begin_turns();
   bool start_on_host(const WaitContext& context);
   bool finish_turns();
@@ -140,6 +142,7 @@ class StagedCollectives final : public DeviceCollectives {
   Collectives& host_;
   const int size_;
   const Options options_;
+  std::size_t blocks_max_;  ///< fewer than the option where there is no memory for as many
   const std::size_t slice_bytes_;
   StreamOwner in_;
   StreamOwner out_;

@@ -17,7 +17,8 @@ const char* remedy(cudaError_t error) {
       return "no CUDA device is visible: check nvidia-smi and CUDA_VISIBLE_DEVICES";
     case cudaErrorInvalidDevice: return "the device index is not one of CUDA_VISIBLE_DEVICES";
     case cudaErrorMemoryAllocation:
-      return "the device is out of memory: free some, or lower SCALECOM_FUSION_THRESHOLD";
+      return "there is not that much memory: free some (torch.cuda.empty_cache(), or for JAX a "
+             "smaller XLA_PYTHON_CLIENT_MEM_FRACTION); pinned memory is the host's";
     case cudaErrorNoKernelImageForDevice:
       return "this build has no code for the device: build again with CMAKE_CUDA_ARCHITECTURES set "
              "to its compute capability";

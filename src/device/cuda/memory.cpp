@@ -68,8 +68,14 @@ MemoryPool::~MemoryPool() { cudaMemPoolDestroy(pool_); }
 OrderedMemory MemoryPool::allocate(std::size_t bytes, StreamHandle stream) {
   void* memory = nullptr;
   if (bytes > 0) {
-    check_allocation(cudaMallocFromPoolAsync(&memory, bytes, pool_, stream),
-                     "cudaMallocFromPoolAsync", bytes);
+    cudaError_t error = cudaMallocFromPoolAsync(&memory, bytes, pool_, stream);
+    if (error == cudaErrorMemoryAllocation) {
+      // What the pool keeps may be in pieces of other sizes.
+      cudaGetLastError();
+      cudaMemPoolTrimTo(pool_, 0);
+      error = cudaMallocFromPoolAsync(&memory, bytes, pool_, stream);
+    }
+    check_allocation(error, "cudaMallocFromPoolAsync", bytes);
   }
   return OrderedMemory(static_cast<std::byte*>(memory), FreeInOrder{stream});
 }

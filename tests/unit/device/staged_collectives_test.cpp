@@ -143,6 +143,43 @@ TEST_CASE("pinned memory is bounded, however large a tensor is") {
   CHECK(count_for(1'000'000) == kSmall.blocks_max);
 }
 
+TEST_CASE("where there is memory for one block alone, turns follow each other in it") {
+  LoopbackWorld world(2);
+  std::array<Bytes, 2> found;
+  run_ranks(2, [&](int rank) {
+    const auto transport = world.make_transport(rank);
+    MessageCollectives host(*transport);
+    FakeAccelerator own(static_cast<std::uint64_t>(rank));
+    const auto inside = own.enter();
+    StagedCollectives collectives(own, host, 2, kSmall);
+    DeviceCall call(own, nullptr, Bytes(5000, std::byte{1}));
+    if (rank == 1) own.set_free(kSmall.block_bytes);
+    collectives.all_reduce(call.data(), 5000, DataType::uint8, ReduceOp::sum,
+                           DeviceCollectives::Span::all, nullptr, patience());
+    DeviceRank device{own,
+                      collectives,
+                      [&](const WaitContext& context) { return host.advance(context); },
+                      {rank}};
+    post_all(device);
+    own.synchronize();
+    found[index(rank)].assign(call.data(), call.data() + 5000);
+  });
+  CHECK(found[0] == Bytes(5000, std::byte{2}));
+  CHECK(found[1] == Bytes(5000, std::byte{2}));
+}
+
+TEST_CASE("where there is no memory for a block, what was asked for is told") {
+  Stage stage;
+  DeviceCall call(stage.accelerator, stage.slow.get(), Bytes(100));
+  stage.accelerator.set_free(1000);
+  CHECK_THROWS_WITH(
+      stage.collectives.all_reduce(call.data(), 100, DataType::uint8, ReduceOp::sum,
+                                   DeviceCollectives::Span::all, stage.slow.get(), patience()),
+      Contains("1024 bytes (1000 are free)"));
+  CHECK_THROWS_WITH(stage.collectives.check(), Contains("1024 bytes"));
+  stage.accelerator.synchronize();
+}
+
 TEST_CASE("an error of the host's collectives is told, and told again") {
   Stage stage;
   DeviceCall call(stage.accelerator, stage.fast.get(), Bytes(100));

@@ -108,7 +108,7 @@ TEST_CASE("what a restored residual owes waits until auto has decided for an acc
 
 TEST_CASE("auto is dense on all ranks where one has no memory to measure its accelerator") {
   DeviceWorld world(2, 2, {}, nullptr, auto_config());
-  world.accelerator(1).set_largest_piece(50 << 20);
+  world.accelerator(1).set_free(50 << 20);
   std::vector<std::int64_t> counts(2);
   test::run_ranks(2, [&](int rank) {
     for (int step = 0; step < 2; ++step) {
