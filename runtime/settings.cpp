@@ -408,7 +408,8 @@ std::string settings_markdown() {
       "scalecom reads its settings from the environment, once, at init. `SCALECOM_X` counts; "
       "where\n"
       "it is not set, `HOROVOD_X` does. A value that is not allowed is an error that names the\n"
-      "variable. `scalecom-info` shows the value and the source of each.\n\n"
+      "variable; `SCALECOM_X` without such a setting is a warning. `scalecom-info` shows the value "
+      "and\nthe source of each.\n\n"
       "This page is generated: `scalecom-info --settings-markdown > docs/configuration.md`.\n\n"
       "| Variable | Default | Unit | Allowed | Same on all ranks | Meaning |\n"
       "|---|---|---|---|---|---|\n";
