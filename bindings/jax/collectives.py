@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy
 
-from scalecom import arrays as host_arrays, reductions, scalecom_options
+from scalecom import arrays as host_arrays, basics, reductions, scalecom_options
 from scalecom.jax import gradients, primitives  # noqa: F401 (registers the derivatives)
 from scalecom.jax.compression import Compression, ScaleComCompressor, check_compression
 from scalecom.process_sets import count_call, current, used
@@ -265,6 +265,7 @@ def alltoall(tensor, splits=None, name=None, process_set=None, received_splits=N
 
 def _root_of(process_set, root_rank):
     """What the set calls that rank of the job."""
+    basics.rank()  # Raises ValueError before init(), when no set has ranks.
     try:
         return process_set.place_of(operator.index(root_rank))
     except (TypeError, ValueError):

@@ -12,6 +12,7 @@ from scalecom.jax.collectives import (Average, Sum, as_array, checked_set, full_
                                       reduce_all)
 from scalecom.jax.compression import Compression, ScaleComCompressor, check_compression
 from scalecom.process_sets import used
+from scalecom.reductions import check_predivide_factor
 from scalecom.scalecom_options import gradient_options
 
 
@@ -103,8 +104,7 @@ def distributed(compression=Compression.none, op=Average, gradient_predivide_fac
     check_compression(compression)
     if op not in (Average, Sum):
         raise ValueError(f"op is {op!r}; gradients are reduced by Average or Sum")
-    if gradient_predivide_factor != 1.0 and op != Average:
-        raise ValueError("gradient_predivide_factor needs op=Average")
+    check_predivide_factor(gradient_predivide_factor, op)
 
     def init(params):
         if not isinstance(compression, ScaleComCompressor):
@@ -135,5 +135,8 @@ def DistributedOptimizer(optimizer, compression=Compression.none, op=Average,
                          gradient_predivide_factor=1.0, process_set=None):
     """`optimizer`, of optax, on gradients that are reduced over all ranks before each update; see
     distributed()."""
+    if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
+        raise ValueError(f"optimizer is {optimizer!r}; a gradient transformation of optax is needed, such as "
+                         "optax.sgd(0.1)")
     return _optax().chain(distributed(compression, op, gradient_predivide_factor, process_set),
                           optimizer)

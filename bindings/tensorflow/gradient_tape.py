@@ -52,6 +52,8 @@ def DistributedGradientTape(gradtape, device_dense="", device_sparse="",
     this rank's own, divided by the number of ranks unless scale_local_gradients is False.
     device_dense and device_sparse are Horovod's; the operations are the CPU's.
     """
+    if not isinstance(gradtape, tf.GradientTape):
+        raise ValueError(f"gradtape is {gradtape!r}; a tf.GradientTape is needed")
     wrapped = _DistributedTape.__new__(_DistributedTape)
     wrapped.__dict__ = gradtape.__dict__
     wrapped._scalecom = Reducer(compression, op, gradient_predivide_factor,

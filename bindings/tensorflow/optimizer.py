@@ -79,7 +79,8 @@ def DistributedOptimizer(optimizer, name=None, use_locking=False, device_dense="
     is refused with others.
     """
     is_legacy = legacy.is_legacy(optimizer)
-    is_keras = is_legacy or callable(getattr(optimizer, "apply", None)) and hasattr(optimizer, "build")
+    is_keras = is_legacy or not isinstance(optimizer, type) and callable(
+        getattr(optimizer, "apply", None)) and hasattr(optimizer, "build")
     reducer = Reducer(compression, op, gradient_predivide_factor,
                       num_groups if groups is None else groups, process_set, scale_local_gradients,
                       sparse_as_dense, (Average, Sum, Adasum))
@@ -87,7 +88,7 @@ def DistributedOptimizer(optimizer, name=None, use_locking=False, device_dense="
         return (legacy.distribute if is_legacy else distribute)(
             optimizer, reducer, backward_passes_per_step, average_aggregated_gradients)
     if not isinstance(optimizer, tf.compat.v1.train.Optimizer):
-        raise ValueError(f"optimizer is {type(optimizer).__name__}; allowed are Keras 3 optimizers, those of "
+        raise ValueError(f"optimizer is {optimizer!r}; allowed are Keras 3 optimizers, those of "
                          "tf-keras and tf.compat.v1.train.Optimizer")
     if isinstance(optimizer, _V1Mixin):
         check_again(optimizer, reducer, backward_passes_per_step, average_aggregated_gradients)

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <exception>
+#include <string>
 #include <utility>
 
 #include "scalecom/scalecom.hpp"
@@ -38,12 +39,27 @@ constexpr std::array<Pair, 10> kTypes{{{0, kUint8},
                                        {8, kBool},
                                        {9, kBfloat16}}};
 
+// Types that do not travel and that somebody may have, by TF_DataType.
+std::string name_of(int type) {
+  switch (type) {
+    case 7: return "string";
+    case 8: return "complex64";
+    case 17: return "uint16";
+    case 18: return "complex128";
+    case 20: return "resource";
+    case 21: return "variant";
+    case 22: return "uint32";
+    case 23: return "uint64";
+    default: return "number " + std::to_string(type) + " of TensorFlow";
+  }
+}
+
 int to_dtype(int type) {
   for (const Pair& pair : kTypes) {
     if (pair.theirs == type) return pair.ours;
   }
   throw Failure{kInvalidArgument,
-                "TensorFlow's type " + std::to_string(type) +
+                "dtype " + name_of(type) +
                     " is not supported; allowed are uint8, int8, int16, int32, int64, float16, "
                     "bfloat16, float32, float64 and bool: cast it"};
 }

@@ -4,6 +4,7 @@ import torch
 
 from scalecom import basics, pickling
 from scalecom.torch import mpi_ops, state
+from scalecom.torch.parameters import check_is_optimizer
 
 
 def _named_tensors(params):
@@ -125,6 +126,7 @@ def broadcast_optimizer_state(optimizer, root_rank, model=None):
     As with Horovod, parameters of an optimizer that has no state yet get a gradient of zeros where they
     have none, unless they are of an embedding of `model` whose gradients are sparse.
     """
+    check_is_optimizer(optimizer)
     _fill_gradients(optimizer, model)
     share_optimizer_state(optimizer, root_rank)
     settings = getattr(optimizer, "_scalecom", None)

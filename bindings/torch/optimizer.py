@@ -9,14 +9,14 @@ import torch
 from scalecom import _library
 from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import era, global_process_set, used
+from scalecom.reductions import check_predivide_factor
 from scalecom.scalecom_options import gradient_options
 from scalecom.torch import mpi_ops, plan, sparse_ops, submit
 from scalecom.torch.compression import Compression
 from scalecom.torch.delta_optimizer import DeltaMixin, DeltaSettings
 from scalecom.torch.optimizer_state import CompressionMixin, StateMixin, check_use
 from scalecom.torch.parameters import (Hooks, ParameterNames, check_optimizer, check_passes,
-                                       check_predivide_factor, groups_of, refuse_pass, release_at_end,
-                                       take_over, takes_part)
+                                       groups_of, refuse_pass, release_at_end, take_over, takes_part)
 
 
 # Gradients are submitted together as soon as they have so many bytes, or are so many: a submit costs
@@ -440,9 +440,7 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     if op not in (mpi_ops.Average, mpi_ops.Sum, mpi_ops.Adasum):
         raise ValueError(f"op is {op}; a DistributedOptimizer takes Average or Sum, or Adasum")
     check_passes(backward_passes_per_step)
-    check_predivide_factor(gradient_predivide_factor)
-    if gradient_predivide_factor != 1.0 and op != mpi_ops.Average:
-        raise ValueError("gradient_predivide_factor needs op=Average")
+    check_predivide_factor(gradient_predivide_factor, op)
     names = ParameterNames(optimizer, named_parameters)
     check_use(compression, op, names)
     lists = groups_of(names, num_groups if groups is None else groups)

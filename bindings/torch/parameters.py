@@ -1,7 +1,5 @@
 """The parameters of a DistributedOptimizer, their names and groups, and checks of what it is asked for."""
 
-import math
-import numbers
 import weakref
 
 import torch
@@ -16,7 +14,7 @@ class ParameterNames(dict):
 
     def __init__(self, optimizer, named_parameters):
         groups = optimizer.param_groups
-        pairs = _by_place(groups) if named_parameters is None else _checked_pairs(named_parameters)
+        pairs = _by_place(groups) if named_parameters is None else checked_pairs(named_parameters)
         self.given = {parameter: name for name, parameter in pairs}
         own = [parameter for group in groups for parameter in group["params"]]
         missing = [place for place, parameter in enumerate(own) if parameter not in self.given]
@@ -119,11 +117,13 @@ def _by_place(groups):
             for place, parameter in enumerate(content["params"])]
 
 
-def _checked_pairs(named_parameters):
-    pairs = list(named_parameters)
-    if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
-        raise ValueError("named_parameters must be pairs of name and parameter, as from "
-                         "model.named_parameters()")
+def checked_pairs(named_parameters):
+    """Pairs of name and parameter as a list; ValueError where they are none, or a name comes twice."""
+    pairs = list(named_parameters) if hasattr(named_parameters, "__iter__") else [named_parameters]
+    strange = [pair for pair in pairs if not (isinstance(pair, tuple) and len(pair) == 2)]
+    if strange:
+        raise ValueError(f"named_parameters has a {type(strange[0]).__name__}; pairs of name and parameter are "
+                         "needed: model.named_parameters()")
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
         duplicates = sorted({name for name in names if names.count(name) > 1})
@@ -157,11 +157,16 @@ def groups_of(names, groups):
     return groups
 
 
-def check_optimizer(optimizer):
-    """Raises ValueError for what cannot be wrapped."""
+def check_is_optimizer(optimizer):
+    """Raises ValueError for what is none."""
     if not hasattr(optimizer, "param_groups"):
         raise ValueError(f"optimizer is a {type(optimizer).__name__}; a torch.optim.Optimizer is "
                          "needed")
+
+
+def check_optimizer(optimizer):
+    """Raises ValueError for what cannot be wrapped."""
+    check_is_optimizer(optimizer)
     former = optimizer.__dict__.get("_scalecom")
     if former is not None and not former.is_released:
         raise ValueError(f"optimizer, {type(optimizer).__name__}, is wrapped already; its gradients "
@@ -173,11 +178,6 @@ def check_passes(passes):
     if not is_whole(passes) or passes < 1:
         raise ValueError(f"backward_passes_per_step is {passes!r}; it must be a whole number, 1 or "
                          "more")
-
-
-def check_predivide_factor(factor):
-    if not isinstance(factor, numbers.Real) or not 0 < factor < math.inf:
-        raise ValueError(f"gradient_predivide_factor is {factor!r}; it must be a number above 0")
 
 
 def refuse_pass(name, passes):

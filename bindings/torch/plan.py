@@ -5,7 +5,8 @@ import weakref
 from scalecom import _library
 from scalecom.process_sets import used
 from scalecom.scalecom_options import gradient_options
-from scalecom.torch.compression import ScaleComCompressor
+from scalecom.torch.compression import ScaleComCompressor, check_compression
+from scalecom.torch.parameters import checked_pairs
 from scalecom.torch.submit import DEVICE_KINDS, DTYPES, device_kind
 
 # What reduces gradients in this process.
@@ -63,7 +64,8 @@ def compression_plan(named_parameters=None, compression=None, flops=None):
         raise ValueError("named_parameters and compression go together; give both or none")
     plan = CompressionPlan()
     if named_parameters is not None:
-        pairs = list(named_parameters)
+        pairs = checked_pairs(named_parameters)
+        check_compression(compression)
         if isinstance(compression, ScaleComCompressor):
             compression.check_patterns([name for name, _ in pairs])
         plan += [_row(name, parameter, compression) for name, parameter in pairs

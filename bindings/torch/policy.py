@@ -16,6 +16,7 @@ from torch.utils.flop_counter import flop_registry
 from scalecom import basics
 from scalecom.rates import RATE_MAX, check_choice
 from scalecom.scalecom_options import MIN_ELEMENTS, VALUES
+from scalecom.torch.parameters import checked_pairs
 
 # Chen et al., NeurIPS 2020: the rate for a layer of at least so many FLOPs a gradient element, where
 # a rank's batch has 32 samples.
@@ -181,7 +182,7 @@ def budget_rates(named_parameters, bytes_per_step, size=None, values="float32"):
     size = basics.size() if size is None else size
     if not isinstance(size, int) or size < 1:
         raise ValueError(f"size is {size!r}; it must be a whole number of 1 or more")
-    parameters = {name: parameter for name, parameter in named_parameters
+    parameters = {name: parameter for name, parameter in checked_pairs(named_parameters)
                   if parameter.requires_grad}
     value_bytes = getattr(torch, values).itemsize
 

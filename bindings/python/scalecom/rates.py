@@ -9,7 +9,7 @@ import os
 RATE_MAX = 65536
 
 # As the C interface counts them.
-MODES = {"cyclic": 1, "sharded": 2, None: 3, "hierarchical": 4, "auto": 5}
+MODES = {"cyclic": 1, "sharded": 2, "hierarchical": 4, "auto": 5, None: 3}
 
 _ALLOWED = f"allowed are whole numbers from 1 to {RATE_MAX}"
 
@@ -37,9 +37,13 @@ def _checked_way(way):
     if isinstance(way, tuple):  # An object of a file.
         way = dict(way)
     if not isinstance(way, dict):
-        return None if way is None else checked_rate(way)
+        try:
+            return None if way is None else checked_rate(way)
+        except ValueError as error:
+            raise ValueError(f"{error}, or None (null in a file) for dense") from None
     if set(way) != {"rate", "mode"}:
-        raise ValueError(f'it is {way!r}; {_ALLOWED}, and {{"rate": one of these, "mode": a mode}}')
+        raise ValueError(f'it is {way!r}; {_ALLOWED}, {{"rate": one of these, "mode": a mode}}, and None (null in a '
+                         "file) for dense")
     check_choice("mode", way["mode"], MODES)
     return {"rate": checked_rate(way["rate"]), "mode": way["mode"]}
 
@@ -88,8 +92,7 @@ def _checked(pairs, where):
         try:
             checked[pattern] = _checked_way(rate)
         except ValueError as error:
-            raise ValueError(f"{where}the pattern {pattern!r} of rates: {error}, or None "
-                             "(null in a file) for dense") from None
+            raise ValueError(f"{where}the pattern {pattern!r} of rates: {error}") from None
     return checked
 
 

@@ -1,7 +1,7 @@
 """The reduction of a step's gradients: what the tapes and optimizers of TensorFlow and Keras share."""
 
 from scalecom.process_sets import global_process_set, used
-from scalecom.reductions import Adasum, Average, Sum
+from scalecom.reductions import Adasum, Average, Sum, check_predivide_factor
 from scalecom.scalecom_options import ScaleComOptions, check_compression
 from scalecom.variables import check_groups, key_of, names_of
 
@@ -22,8 +22,7 @@ class GradientReducer:
         if op == Adasum and isinstance(compression, ScaleComOptions):
             raise ValueError("compression is Compression.scalecom; it works with op Average and Sum, not "
                              "with Adasum, which needs every element")
-        if predivide_factor != 1.0 and op != Average:
-            raise ValueError("gradient_predivide_factor needs op=Average")
+        check_predivide_factor(predivide_factor, op)
         check_groups(groups)
         used(process_set)  # Raises ValueError for what is none in use.
         self.compression = compression
@@ -70,7 +69,7 @@ class GradientReducer:
     def register_local_layers(self, layers):
         """The gradients of what a Keras layer or several train stay this rank's own, also where they are to be
         built yet."""
-        layers = [] if layers is None else [layers] if hasattr(layers, "trainable_weights") else list(layers)
+        layers = [] if layers is None else list(layers) if isinstance(layers, (list, tuple, set)) else [layers]
         others = [layer for layer in layers if not hasattr(layer, "trainable_weights")]
         if others:
             raise ValueError(f"local_layers has {others[0]!r}; allowed are Keras layers")

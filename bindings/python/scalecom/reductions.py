@@ -1,5 +1,8 @@
 """The reductions that every adapter offers, by Horovod's numbers."""
 
+import math
+import numbers
+
 Average = 0
 Sum = 1
 Adasum = 2
@@ -18,6 +21,14 @@ def choose_op(average, op):
     if not isinstance(op, int):
         raise_bad_op(op)
     return op
+
+
+def check_predivide_factor(factor, op):
+    """Raises ValueError for a gradient_predivide_factor that is no number above 0, or that meets no average."""
+    if not isinstance(factor, numbers.Real) or not 0 < factor < math.inf:
+        raise ValueError(f"gradient_predivide_factor is {factor!r}; it must be a number above 0")
+    if factor != 1.0 and op != Average:
+        raise ValueError("gradient_predivide_factor needs op=Average")
 
 
 def raise_bad_op(op):

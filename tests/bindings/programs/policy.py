@@ -226,6 +226,11 @@ def a_plan_explains_every_parameter():
         hvd.compression_plan(layers.named_parameters(), hvd.Compression.scalecom(rates={"3*": 1}))
     with pytest.raises(ValueError, match="go together"):
         hvd.compression_plan(layers.named_parameters())
+    with pytest.raises(ValueError, match="compression is 'scalecom'; allowed are"):
+        hvd.compression_plan(layers.named_parameters(), "scalecom")
+    for ask in (hvd.compression_plan, hvd.budget_rates):
+        with pytest.raises(ValueError, match="named_parameters has a Parameter; pairs of name"):
+            ask(layers.parameters(), compression if ask is hvd.compression_plan else 1e6)
     assert {row["mode"] for row in
             hvd.compression_plan(layers.double().named_parameters(), hvd.Compression.none)} == {"dense"}
 

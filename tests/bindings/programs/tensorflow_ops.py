@@ -279,7 +279,7 @@ def unsigned_shorts_travel():
         assert gathered.dtype == exchanged.dtype == tf.uint16
         assert _equal(gathered, wanted) and _equal(exchanged, wanted)
         assert _equal(run(lambda: hvd.broadcast(mine, 0)), [65535] * hvd.size())
-    with pytest.raises(tf.errors.InvalidArgumentError, match="type 17 is not supported"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="dtype uint16 is not supported"):
         hvd.allreduce(mine)
 
 
@@ -387,7 +387,7 @@ def ranks_that_disagree_fail_alike_and_go_on():
 
 
 def wrong_arguments_are_named():
-    with pytest.raises(tf.errors.InvalidArgumentError, match="type 7 is not supported"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="dtype string is not supported"):
         hvd.allreduce(tf.constant(["text"]))
     with pytest.raises(tf.errors.InvalidArgumentError, match="splits"):
         hvd.alltoall(tf.ones([hvd.size()]), [1] * (hvd.size() + 1))
