@@ -26,13 +26,14 @@ from scalecom.jax.optimizer import (DistributedOptimizer, distributed, restore_r
                                     state_with_residuals)
 from scalecom.process_sets import (ProcessSet, add_process_set, global_process_set, join,
                                    remove_process_set)
+from scalecom.residuals import compression_stats
 
 __all__ = [
     "Adasum", "Average", "Compression", "DistributedOptimizer", "HorovodInternalError",
     "HorovodVersionMismatchError", "HostsUpdatedInterrupt", "Max", "Min", "ProcessSet", "Product",
     "Sum", "add_process_set", "allgather", "allgather_object", "allreduce", "alltoall", "barrier",
-    "broadcast", "broadcast_object", "broadcast_parameters", "ccl_built", "cross_rank",
-    "cross_size", "cuda_built", "ddl_built", "distributed", "global_process_set", "gloo_built",
+    "broadcast", "broadcast_object", "broadcast_parameters", "ccl_built", "compression_stats",
+    "cross_rank", "cross_size", "cuda_built", "ddl_built", "distributed", "global_process_set", "gloo_built",
     "gloo_enabled", "grouped_allgather", "grouped_allreduce", "grouped_reducescatter", "info",
     "init", "is_homogeneous", "is_initialized", "join", "local_rank", "local_size", "mpi_built",
     "mpi_enabled", "mpi_threads_supported", "nccl_built", "rank", "reducescatter",

@@ -29,6 +29,7 @@ from scalecom.keras.functions import (allgather, allreduce, broadcast, broadcast
 from scalecom.keras.optimizer import DistributedOptimizer, PartialDistributedOptimizer
 from scalecom.process_sets import ProcessSet, add_process_set, global_process_set, remove_process_set
 from scalecom.reductions import Adasum, Average, Max, Min, Product, Sum
+from scalecom.residuals import compression_stats
 
 Compression = _adapter.Compression
 
@@ -36,7 +37,7 @@ __all__ = [
     "Adasum", "Average", "Compression", "DistributedOptimizer", "HorovodInternalError",
     "HorovodVersionMismatchError", "HostsUpdatedInterrupt", "Max", "Min", "PartialDistributedOptimizer",
     "ProcessSet", "Product", "Sum", "add_process_set", "allgather", "allgather_object", "allreduce", "barrier", "broadcast",
-    "broadcast_global_variables", "broadcast_object", "callbacks", "ccl_built", "cross_rank",
+    "broadcast_global_variables", "broadcast_object", "callbacks", "ccl_built", "compression_stats", "cross_rank",
     "cross_size", "cuda_built", "ddl_built", "elastic", "global_process_set", "gloo_built", "gloo_enabled", "info", "init",
     "is_homogeneous", "is_initialized", "join", "load_model", "load_residuals", "local_rank", "local_size", "mpi_built",
     "mpi_enabled", "mpi_threads_supported", "nccl_built", "rank", "reducescatter", "remove_process_set", "rocm_built", "shutdown", "size",

@@ -14,6 +14,7 @@ from scalecom.exceptions import (HorovodInternalError, HorovodVersionMismatchErr
                                  HostsUpdatedInterrupt)
 from scalecom.process_sets import (ProcessSet, add_process_set, global_process_set,
                                    remove_process_set)
+from scalecom.residuals import compression_stats
 from scalecom.tensorflow import elastic
 from scalecom.tensorflow.compression import Compression
 from scalecom.tensorflow.functions import (BroadcastGlobalVariablesHook, allgather_object,
@@ -38,7 +39,7 @@ __all__ = [
     "PartialDistributedGradientTape", "ProcessSet", "Product", "Sum", "SyncBatchNormalization",
     "add_process_set",
     "allgather", "allgather_object", "allreduce", "alltoall", "barrier", "broadcast", "broadcast_",
-    "broadcast_global_variables", "broadcast_object", "broadcast_object_fn", "broadcast_variables", "ccl_built", "cross_rank",
+    "broadcast_global_variables", "broadcast_object", "broadcast_object_fn", "broadcast_variables", "ccl_built", "compression_stats", "cross_rank",
     "cross_size", "cuda_built", "ddl_built", "elastic", "global_process_set", "gloo_built", "gloo_enabled",
     "grouped_allgather", "grouped_allreduce", "grouped_reducescatter", "info", "init",
     "is_homogeneous", "is_initialized", "join", "local_rank", "local_rank_op", "local_size",

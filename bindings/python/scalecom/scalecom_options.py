@@ -23,7 +23,7 @@ class ScaleComOptions:
     mode: "cyclic", rank (step mod size) selects; "sharded", every rank selects for one shard, which
     changes with the step; "hierarchical", the same on the average over the ranks of a host, so
     that hosts are the workers; "auto", sharded or dense, whichever finishes earlier by what was measured
-    at init, for CUDA tensors with the first of them, which are dense (hvd.compression_plan() tells); None, what SCALECOM_MODE says. values: what travels is
+    at init, for CUDA tensors with the first of them, which are dense (scalecom-info --plan and, in scalecom.torch, compression_plan() tell); None, what SCALECOM_MODE says. values: what travels is
     "float32", "float16" or "bfloat16"; what rounding takes away stays in the residual. guard:
     largest d/k, above 0 and at most 1, that a sampled step may show (hvd.compression_stats()); past
     it the tensor's chunks are halved, down to 1, where every element travels. None: no guard.
@@ -32,7 +32,7 @@ class ScaleComOptions:
     dense. `rates` overrides rate and that rule by parameter name: {"fc*.weight": 400,
     "conv1.*": None, "words.*": {"rate": 50, "mode": "cyclic"}}; patterns as in fnmatch, the first that matches
     counts, None is dense, a rate alone goes by `mode`. It may be
-    the path of a JSON file with such an object; hvd.flops_rates() and hvd.budget_rates() make one.
+    the path of a JSON file with such an object; flops_rates() and budget_rates() of scalecom.torch make one.
 
     It cannot be changed; assign a new one to what has it, as optimizer.compression, between two steps.
     """
@@ -42,13 +42,13 @@ class ScaleComOptions:
         check_choice("mode", mode, MODES)
         check_choice("values", values, VALUES)
         if not isinstance(beta, numbers.Real) or not 0.0 < beta <= 1.0:
-            raise ValueError(f"beta is {beta}; it must be above 0 and at most 1")
+            raise ValueError(f"beta is {beta!r}; it must be above 0 and at most 1")
         for steps_name, steps in (("warmup_steps", warmup_steps), ("ramp_steps", ramp_steps)):
             if not is_whole(steps) or not 0 <= steps < 2**31:
                 raise ValueError(f"{steps_name} is {steps!r}; allowed are whole numbers from 0 to "
                                  f"{2**31 - 1}")
         if guard is not None and not (isinstance(guard, numbers.Real) and 0.0 < guard <= 1.0):
-            raise ValueError(f"guard is {guard}; it must be above 0 and at most 1, or None")
+            raise ValueError(f"guard is {guard!r}; it must be above 0 and at most 1, or None")
         if not is_whole(min_elements) or min_elements < 0:
             raise ValueError(f"min_elements is {min_elements!r}; allowed are whole numbers of 0 or more")
         self.__dict__.update(

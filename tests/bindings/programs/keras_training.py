@@ -104,6 +104,8 @@ def scalecom_trains_and_keeps_the_ranks_equal():
     begin = hvd.stats()["compressed_tensors"]
     history = _fit(model, _mine(), 24 // hvd.size(), epochs=12).history
     assert hvd.stats()["compressed_tensors"] - begin == 12 * 10
+    assert hvd.compression_stats()["net/hidden/kernel"]["elements"] == numpy.prod(
+        model.get_layer("hidden").kernel.shape)
     assert history["loss"][-1] < 0.7 * history["loss"][0]
     _assert_equal_ranks(model)
     with pytest.raises(ValueError, match="nowhere"):
@@ -322,7 +324,9 @@ def files_of_another_number_of_ranks_are_folded():
     plain = _model(keras.optimizers.SGD(0.1))
     plain.save(folder / f"plain{hvd.rank()}.keras")
     with pytest.raises(ValueError, match="plain.*has no residuals"):
-        hvd.load_residuals(model, [folder / f"plain{hvd.rank()}.keras"])
+        hvd.load_residuals(model, folder / f"plain{hvd.rank()}.keras")
+    with pytest.raises(ValueError, match="list of files is empty"):
+        hvd.load_model([])
     with pytest.raises(ValueError, match="is not distributed"):
         hvd.load_residuals(plain, files)
     residuals.load({name: numpy.zeros_like(value) for name, value in residuals.state().items()})

@@ -69,7 +69,7 @@ def what_is_divided_before_is_multiplied_afterwards():
     tape = hvd.DistributedGradientTape(tape, gradient_predivide_factor=4.0, groups=[variables[:2]])
     for gradient in tape.gradient(loss, variables):
         assert numpy.allclose(gradient, _total() / hvd.size(), rtol=1e-6)
-    for wrong in ({"op": hvd.Sum, "gradient_predivide_factor": 2.0}, {"op": hvd.Max},
+    for wrong in ({"op": hvd.Sum, "gradient_predivide_factor": 2.0}, {"op": hvd.Max}, {"gradient_predivide_factor": 0},
                   {"groups": [[variables[0]], [variables[0]]]}, {"num_groups": -1},
                   {"compression": hvd.Compression.scalecom}):
         with pytest.raises(ValueError):
@@ -148,6 +148,7 @@ def scalecom_sends_little_and_owes_the_rest():
     if hvd.size() > 1:
         assert hvd.stats()["compressed_tensors"] == before + steps
         assert 0 < total.sum() <= 1.5 * steps * hvd.size() * 64 * 64
+    assert hvd.compression_stats()["compressed"]["step"] == 99
 
 
 def a_rate_for_nobody_is_refused():
