@@ -38,6 +38,7 @@ nlohmann::json run_explain(Session& session, const std::vector<std::int64_t>& si
   if (is_root) {
     std::printf("# all-reduce on %d ranks; figures: %s\n# %s\n", session.topology().size,
                 report.tuning_source.c_str(), report.tuning.c_str());
+    std::printf("# inside a host flat is taken up to flat_bytes_max, whatever the model says\n");
     std::printf("%12s  %-15s  %-18s  %10s  %7s  %5s  %s\n", "bytes", "level", "algorithm", "block",
                 "blocks", "ahead", "us by the cost model (* chosen)");
   }
