@@ -99,7 +99,8 @@ DeviceContext::Table& DeviceContext::idle_table(StreamHandle stream) {
   const auto found = std::ranges::find_if(
       tables_, [this](const Table& table) { return accelerator_->is_done(table.used.get()); });
   if (found != tables_.end()) return *found;
-  Table table{accelerator_->make_copy_table(1, results_.get()), accelerator_->make_event()};
+  Table table{accelerator_->make_copy_table(1, results_.get(), pinned_.get()),
+              accelerator_->make_event()};
   accelerator_->record(table.used.get(), results_.get());
   accelerator_->make_wait(stream, table.used.get());
   return tables_.emplace_back(std::move(table));

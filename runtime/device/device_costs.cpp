@@ -61,13 +61,10 @@ class Bench {
   // Of sweeps and fills at kPassChunk, and of both at kShortChunk.
   Times time_passes() {
     const auto sweep = [this] {
-      lane_.table(DeviceLane::Step::select).select_and_sweep(lane_.passes());
-      lane_.table(DeviceLane::Step::gather).gather_and_sweep(lane_.passes());
+      lane_.steps().select_and_sweep(lane_.passes(), {0, 1});
+      lane_.steps().gather_and_sweep(lane_.passes(), {0, 1});
     };
-    const auto fill = [this] {
-      lane_.table(DeviceLane::Step::select).fill_selected(lane_.passes());
-      lane_.table(DeviceLane::Step::gather).fill_selected(lane_.passes());
-    };
+    const auto fill = [this] { lane_.steps().fill_selected(lane_.passes()); };
     cut(kPassChunk);
     const double swept_s = seconds_of(sweep);
     const double filled_s = seconds_of(fill);
@@ -98,8 +95,7 @@ class Bench {
     others.selected.kept += own;
     others.reduced += own;
     others.offsets += own;
-    lane_.assign(DeviceLane::Step::select, {&mine, 1});
-    lane_.assign(DeviceLane::Step::gather, {&others, 1});
+    lane_.assign(std::array{mine, others});
   }
 
   double seconds_of(const std::function<void()>& pass) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <map>
+#include <typeinfo>
 #include <utility>
 
 #include "base/error.hpp"
@@ -25,6 +26,13 @@ Clock::duration limit_of(const Config& config) {
   const Deadline deadline =
       Deadline::after(std::chrono::duration<double>(config.collective_timeout_s));
   return deadline.at() - Clock::now();
+}
+
+// Null: it is not there. No dynamic_cast, as each tensor of each batch is asked.
+DeviceResidual* on_device(const ResidualStore::Entry& entry) {
+  ResidualMemory* const memory = entry.elsewhere.get();
+  if (memory == nullptr || typeid(*memory) != typeid(DeviceResidual)) return nullptr;
+  return static_cast<DeviceResidual*>(memory);
 }
 
 }  // namespace
@@ -118,8 +126,10 @@ bool DeviceExecution::take_lane() {
   turn_ = static_cast<std::size_t>(found - lanes_.begin());
   if (found != lanes_.end()) return true;
   if (lanes_.size() == kLanesMax) return false;
-  lanes_.push_back(
-      {std::make_unique<DeviceLane>(context_->accelerator(), *collectives_, wire_.get()), {}, {}});
+  auto lane = std::make_unique<DeviceLane>(context_->accelerator(), context_->pinned(),
+                                           *collectives_, wire_.get());
+  auto layouts = std::make_unique<DeviceSparseLayouts>(*lane);
+  lanes_.push_back({std::move(lane), std::move(layouts), {}, {}});
   return true;
 }
 
@@ -263,16 +273,15 @@ std::unique_ptr<DeviceOperation> DeviceExecution::make_dense() {
 }
 
 std::unique_ptr<DeviceOperation> DeviceExecution::make_sparse() {
-  std::vector<SparseSlot> slots;
-  slots.reserve(work_->tensors.size());
+  slots_.clear();
   for (std::size_t i = 0; i < work_->tensors.size(); ++i) {
     const PendingTensor& tensor = *work_->tensors[i];
     const TensorSignature& agreed = signature(i);
     float* const residual = residual_of(tensor.name, residual_for_step(residuals_, tensor, agreed));
-    slots.push_back(sparse_slot(tensor, agreed, residual, size_));
+    slots_.push_back(sparse_slot(tensor, agreed, residual, size_));
   }
   return std::make_unique<DeviceSparseAllReduce>(
-      lane(), std::move(slots), work_->batch.sparse,
+      lane(), *lanes_[turn_].layouts, slots_, work_->batch.sparse,
       samples_.begin(context_->pinned(), work_->batch, work_->agreement));
 }
 
@@ -281,11 +290,12 @@ std::vector<CompressionHealth> DeviceExecution::read_samples() {
   return samples_.read(context_->accelerator(), size_);
 }
 
-std::shared_ptr<DeviceResidual> DeviceExecution::bring(const std::string& name,
-                                                       ResidualStore::Entry& entry) const {
-  auto residual = std::dynamic_pointer_cast<DeviceResidual>(entry.elsewhere);
-  if (residual != nullptr) return residual;
+DeviceResidual& DeviceExecution::bring(const std::string& name,
+                                      ResidualStore::Entry& entry) const {
+  DeviceResidual* const there = on_device(entry);
+  if (there != nullptr) return *there;
   const std::int64_t count = count_of(entry.shape);
+  std::shared_ptr<DeviceResidual> residual;
   try {
     residual = std::make_shared<DeviceResidual>(context_, count, entry.values,
                                                 DeviceResidual::Bounds{limit_, interrupt_});
@@ -298,19 +308,19 @@ std::shared_ptr<DeviceResidual> DeviceExecution::bring(const std::string& name,
   }
   entry.values = {};
   entry.elsewhere = residual;
-  return residual;
+  return *residual;
 }
 
 // On the device, and in the order of this lane.
 float* DeviceExecution::residual_of(const std::string& name, ResidualStore::Entry& entry) {
-  const std::shared_ptr<DeviceResidual> residual = bring(name, entry);
-  const auto& last = residual->last_use();
+  DeviceResidual& residual = bring(name, entry);
+  const auto& last = residual.last_use();
   const bool is_new = used_.empty() || used_.back()->last_use() != last;
   if (is_new && last->stream != lane().passes()) {
     context_->accelerator().make_wait(lane().passes(), last->event.get());
   }
-  used_.push_back(residual);
-  return residual->data();
+  used_.push_back(std::static_pointer_cast<DeviceResidual>(entry.elsewhere));
+  return residual.data();
 }
 
 // The residual of a tensor that is not compressed any more goes with this step.
@@ -319,7 +329,7 @@ float* DeviceExecution::owed_by(const PendingTensor& tensor) {
   if (found == nullptr) return nullptr;
   const double beta = discount_of_delivery(tensor, *found);
   if (beta == 0.0) return nullptr;
-  const auto there = std::dynamic_pointer_cast<DeviceResidual>(found->elsewhere);
+  DeviceResidual* const there = on_device(*found);
   if (there != nullptr && !found->is_rest) there->forget_delivery();
   if (there != nullptr && there->is_delivered()) {
     residuals_.acquire(tensor.name, tensor.signature.shape).is_zero = true;
@@ -330,7 +340,7 @@ float* DeviceExecution::owed_by(const PendingTensor& tensor) {
         "tensor {}: it is not compressed any more; this step delivers its residual", tensor.name));
   }
   ResidualStore::Entry& entry = residuals_.acquire(tensor.name, tensor.signature.shape);
-  if (beta != 1.0) bring(tensor.name, entry)->scale(1.0, beta);
+  if (beta != 1.0) bring(tensor.name, entry).scale(1.0, beta);
   entry.beta = 1.0;
   entry.is_rest = true;
   // What rounding leaves goes with the next steps. Of float32 it leaves nothing, but this step may

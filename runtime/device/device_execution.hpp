@@ -15,7 +15,7 @@
 #include "runtime/fusion.hpp"
 #include "runtime/tensor_queue.hpp"
 #include "scalecom/config.hpp"
-#include "sparse/sparse_all_reduce.hpp"
+#include "sparse/device_sparse_layout.hpp"
 
 namespace scalecom {
 
@@ -95,6 +95,7 @@ class DeviceExecution {
   };
   struct Lane {
     std::unique_ptr<DeviceLane> lane;
+    std::unique_ptr<DeviceSparseLayouts> layouts;
     TimePoint finished{};
     /// Behind its last batch; null: it is known to be free.
     std::shared_ptr<const DeviceEvent> done;
@@ -112,7 +113,7 @@ class DeviceExecution {
   std::unique_ptr<DeviceOperation> make_dense();
   std::unique_ptr<DeviceOperation> make_sparse();
   void wait_for_inputs() const;
-  std::shared_ptr<DeviceResidual> bring(const std::string& name, ResidualStore::Entry& entry) const;
+  DeviceResidual& bring(const std::string& name, ResidualStore::Entry& entry) const;
   float* residual_of(const std::string& name, ResidualStore::Entry& entry);
   float* owed_by(const PendingTensor& tensor);
   const TensorSignature& signature(std::size_t place) const;
@@ -135,6 +136,7 @@ class DeviceExecution {
   bool has_told_of_shortage_ = false;
   /// The residuals that the work uses.
   std::vector<std::shared_ptr<DeviceResidual>> used_;
+  std::vector<SparseSlot> slots_;  ///< of the work, while its operation is made
   DeviceSamples samples_;
 };
 

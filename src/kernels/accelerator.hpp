@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -24,6 +25,8 @@ namespace scalecom {
 /// A borrowed stream: a cudaStream_t. Null is the default stream.
 using StreamHandle = CUstream_st*;
 using EventHandle = CUevent_st*;
+
+class PinnedPool;
 
 /// Owners of what an accelerator has given out. It outlives them.
 template <class T>
@@ -58,6 +61,12 @@ struct StepTensor {
 /// Asserts what every StepTable demands: alignment, and a chunk length and dtypes that passes have.
 void check(const StepTensor& tensor);
 
+/// Places of a table's tensors: from `begin` up to `end`.
+struct TensorRange {
+  std::size_t begin = 0;
+  std::size_t end = 0;
+};
+
 /// The tensors of a batch on the accelerator, for all passes of a step. Empty tensors are allowed.
 class StepTable {
  public:
@@ -67,8 +76,14 @@ class StepTable {
   /// enqueued with the former ones must be done.
   virtual void assign(std::span<const StepTensor> tensors, StreamHandle stream) = 0;
 
-  virtual void select_and_sweep(StreamHandle stream) const = 0;
-  virtual void gather_and_sweep(StreamHandle stream) const = 0;
+  /// Of the tensors of `led`, and of all others: who leads which is no part of the table.
+  virtual void select_and_sweep(StreamHandle stream, TensorRange led) const = 0;
+  virtual void gather_and_sweep(StreamHandle stream, TensorRange led) const = 0;
+  /// Of all tensors.
+  void select_and_sweep(StreamHandle stream) const {
+    select_and_sweep(stream, {0, std::numeric_limits<std::size_t>::max()});
+  }
+  void gather_and_sweep(StreamHandle stream) const { gather_and_sweep(stream, {}); }
   /// restore_selected() and undo_sweep(), where no fill_selected() does that.
   virtual void take_back(StreamHandle stream) const = 0;
   virtual void fill_selected(StreamHandle stream) const = 0;
@@ -174,29 +189,35 @@ class Accelerator {
   virtual void set_zero(void* destination, std::size_t bytes, StreamHandle stream) = 0;
 
   /// A table's memory is in the order of `stream`, which outlives it: what uses it comes behind
-  /// what is enqueued there so far, and the table's end behind all of it.
-  virtual std::unique_ptr<StepTable> make_step_table(std::size_t tensors_max,
-                                                     StreamHandle stream) = 0;
-  virtual std::unique_ptr<CopyTable> make_copy_table(std::size_t tensors_max,
-                                                     StreamHandle stream) = 0;
+  /// what is enqueued there so far, and the table's end behind all of it. It is written in host
+  /// memory of `pinned`, which outlives it; null: in its own, whose end waits for the device.
+  virtual std::unique_ptr<StepTable> make_step_table(std::size_t tensors_max, StreamHandle stream,
+                                                     PinnedPool* pinned = nullptr) = 0;
+  virtual std::unique_ptr<CopyTable> make_copy_table(std::size_t tensors_max, StreamHandle stream,
+                                                     PinnedPool* pinned = nullptr) = 0;
   /// `chunks_max`: of all tensors together.
   virtual std::unique_ptr<SampleTable> make_sample_table(std::size_t tensors_max,
                                                          std::size_t chunks_max,
-                                                         StreamHandle stream) = 0;
+                                                         StreamHandle stream,
+                                                         PinnedPool* pinned = nullptr) = 0;
   /// kernels::widen().
   virtual void widen(float* values, const std::byte* source, DataType dtype, std::int64_t count,
                      StreamHandle stream) = 0;
-  /// marks[i] = counts[i] > 0 ? 1 : 0, as float32, float16 or bfloat16.
-  virtual void mark(std::byte* marks, DataType dtype, const std::int64_t* counts,
-                    std::int64_t count, StreamHandle stream) = 0;
+  /// marks[i] = counts[i] > 0 ? 1 : 0, as float32, float16 or bfloat16; the counts are zero
+  /// afterwards, for the next step.
+  virtual void mark(std::byte* marks, DataType dtype, std::int64_t* counts, std::int64_t count,
+                    StreamHandle stream) = 0;
   /// *found <- *found + how many of `count` values of float32, float16 or bfloat16 are NaN or Inf.
   virtual void count_nonfinite(std::int64_t* found, const std::byte* values, DataType dtype,
                                std::int64_t count, StreamHandle stream) = 0;
-  /// Offsets below 256, on their way and back.
-  virtual void narrow_offsets(std::uint8_t* narrow, const std::uint16_t* offsets,
-                              std::int64_t count, StreamHandle stream) = 0;
-  virtual void widen_offsets(std::uint16_t* offsets, const std::uint8_t* narrow, std::int64_t count,
-                             StreamHandle stream) = 0;
+  /// Offsets on their way, as `wire_bytes` each: 1 (of those below 256) or 2.
+  virtual void pack_offsets(std::byte* wire, std::int64_t wire_bytes, const std::uint16_t* offsets,
+                            std::int64_t count, StreamHandle stream) = 0;
+  /// And back, in other memory: what is first on the wire comes to place `first` (below `count`),
+  /// and what would go beyond the end to the begin.
+  virtual void unpack_offsets(std::uint16_t* offsets, const std::byte* wire,
+                              std::int64_t wire_bytes, std::int64_t count, std::int64_t first,
+                              StreamHandle stream) = 0;
 };
 
 /// The CUDA device of this number. Throws Error(unavailable): no driver, no such device, or this

@@ -15,7 +15,8 @@ namespace scalecom {
 namespace {
 
 constexpr std::size_t kSlabBytes = 8 << 20;
-constexpr std::size_t kBlockBytesMin = 64;
+// A line of a device's cache, and so the alignment of all blocks.
+constexpr std::size_t kBlockBytesMin = 128;
 constexpr auto kEndTime = std::chrono::seconds(2);
 
 }  // namespace

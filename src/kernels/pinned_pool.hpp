@@ -23,9 +23,9 @@ class PinnedPool {
   /// kEndTime stays pinned.
   ~PinnedPool();
 
-  /// At least `bytes`, whatever they hold. Given back, they are free behind what is enqueued on
-  /// `stream` by then; it outlives them. From a thread that has entered the accelerator; they may
-  /// be given back by any.
+  /// At least `bytes`, whatever they hold, aligned to 128. Given back, they are free behind what is
+  /// enqueued on `stream` by then; it outlives them. From a thread that has entered the
+  /// accelerator; they may be given back by any.
   AcceleratorMemory allocate(std::size_t bytes, StreamHandle stream);
 
   Accelerator& accelerator() const noexcept { return accelerator_; }

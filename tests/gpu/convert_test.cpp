@@ -78,30 +78,32 @@ TEST_CASE("values that are NaN or Inf are counted", "[light]") {
   }
 }
 
-TEST_CASE("offsets below 256 come back from their bytes", "[light]") {
-  for (const std::int64_t count : kCounts) {
-    CAPTURE(count);
-    std::mt19937_64 generator(17);
-    Arena arena;
-    const std::size_t offsets = arena.add(DataType::int16, count, 1);
-    const std::size_t narrow = arena.add(DataType::uint8, count, 3);
-    const std::size_t back = arena.add(DataType::int16, count, 0);
-    arena.allocate();
-    for (std::int64_t i = 0; i < count; ++i) {
-      const auto offset = static_cast<std::uint8_t>(generator());
-      arena.host<std::uint16_t>(offsets)[i] = offset;
+TEST_CASE("offsets come back from the wire, turned, in one byte each below 256", "[light]") {
+  for (const std::int64_t wire_bytes : {1, 2}) {
+    for (const std::int64_t count : kCounts) {
+      CAPTURE(wire_bytes, count);
+      std::mt19937_64 generator(17);
+      Arena arena;
+      const DataType on_wire = wire_bytes == 1 ? DataType::uint8 : DataType::int16;
+      const std::size_t offsets = arena.add(DataType::int16, count, 1);
+      const std::size_t wire = arena.add(on_wire, count, 3);
+      const std::size_t back = arena.add(DataType::int16, count, 0);
+      arena.allocate();
+      auto* const own = arena.host<std::uint16_t>(offsets);
+      for (std::int64_t i = 0; i < count; ++i) {
+        own[i] = static_cast<std::uint16_t>(generator() % (wire_bytes == 1 ? 256 : 65536));
+      }
+      arena.upload();
+      const std::int64_t first = count / 3;
+      Accelerator& accelerator = arena.accelerator();
+      accelerator.pack_offsets(arena.device(wire), wire_bytes, arena.device<std::uint16_t>(offsets),
+                               count, arena.stream());
+      accelerator.unpack_offsets(arena.device<std::uint16_t>(back), arena.device(wire), wire_bytes,
+                                 count, first, arena.stream());
+      test::pack_offsets_on_host(arena.host(wire), wire_bytes, own, count);
+      auto* const returned = arena.host<std::uint16_t>(back);
+      for (std::int64_t i = 0; i < count; ++i) returned[(i + first) % count] = own[i];
+      CHECK(arena.differences() == "");
     }
-    arena.upload();
-    Accelerator& accelerator = arena.accelerator();
-    accelerator.narrow_offsets(arena.device<std::uint8_t>(narrow),
-                               arena.device<std::uint16_t>(offsets), count, arena.stream());
-    accelerator.widen_offsets(arena.device<std::uint16_t>(back), arena.device<std::uint8_t>(narrow),
-                              count, arena.stream());
-    for (std::int64_t i = 0; i < count; ++i) {
-      const std::uint16_t offset = arena.host<std::uint16_t>(offsets)[i];
-      arena.host<std::uint8_t>(narrow)[i] = static_cast<std::uint8_t>(offset);
-      arena.host<std::uint16_t>(back)[i] = offset;
-    }
-    CHECK(arena.differences() == "");
   }
 }

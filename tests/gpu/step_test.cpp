@@ -190,6 +190,29 @@ TEST_CASE("a follower's sweep equals the CPU's", "[light]") {
   });
 }
 
+TEST_CASE("a range of tensors is led and all others follow, wherever it lies", "[light]") {
+  std::size_t worlds = 0;
+  for_each_world([&](World& world, StepTable& table) {
+    const std::size_t tensors = world.samples.size();
+    const TensorRange ranges[] = {{tensors / 3, tensors - tensors / 4},
+                                  {0, tensors / 2},
+                                  {0, 0},
+                                  {tensors - 1, tensors},
+                                  {0, tensors}};
+    const TensorRange led = ranges[worlds++ % std::size(ranges)];
+    CAPTURE(led.begin, led.end);
+    const auto stream = world.arena.stream();
+    table.select_and_sweep(stream, led);
+    for (std::size_t i = led.begin; i < led.end; ++i) test::select_on_host(world.on_host[i]);
+    CHECK(world.arena.differences() == "");
+    table.gather_and_sweep(stream, led);
+    for (std::size_t i = 0; i < tensors; ++i) {
+      if (i < led.begin || i >= led.end) test::gather_on_host(world.on_host[i]);
+    }
+    CHECK(world.arena.differences() == "");
+  });
+}
+
 TEST_CASE("steps whose results take the gradients' place follow each other without the host",
           "[light]") {
   for_each_world([](World& world, StepTable& table) {

@@ -2,10 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
 #include "base/error.hpp"
+#include "kernels/pinned_pool.hpp"
 #include "tests/support/fake_tables.hpp"
 #include "tests/support/step_on_host.hpp"
 
@@ -268,29 +270,39 @@ void FakeAccelerator::set_zero(void* destination, std::size_t bytes, StreamHandl
   });
 }
 
+// Not with the lock held: the pool has its own, before this one.
+AcceleratorMemory FakeAccelerator::table_staging(std::size_t bytes, StreamHandle stream,
+                                                 PinnedPool* pinned) {
+  {
+    const Lock lock(mutex_);
+    require_entered();
+    require_stream(stream);
+  }
+  const std::size_t least = std::max<std::size_t>(bytes, 1);
+  return pinned == nullptr ? allocate_pinned(least) : pinned->allocate(least, stream);
+}
+
 std::unique_ptr<StepTable> FakeAccelerator::make_step_table(std::size_t tensors_max,
-                                                            StreamHandle stream) {
-  const Lock lock(mutex_);
-  require_entered();
-  require_stream(stream);
-  return std::make_unique<FakeStepTable>(*this, tensors_max);
+                                                            StreamHandle stream,
+                                                            PinnedPool* pinned) {
+  return std::make_unique<FakeStepTable>(
+      *this, tensors_max, table_staging(tensors_max * sizeof(StepTensor), stream, pinned));
 }
 
 std::unique_ptr<CopyTable> FakeAccelerator::make_copy_table(std::size_t tensors_max,
-                                                            StreamHandle stream) {
-  const Lock lock(mutex_);
-  require_entered();
-  require_stream(stream);
-  return std::make_unique<FakeCopyTable>(*this, tensors_max);
+                                                            StreamHandle stream,
+                                                            PinnedPool* pinned) {
+  return std::make_unique<FakeCopyTable>(
+      *this, tensors_max, table_staging(tensors_max * sizeof(CopyTensor), stream, pinned));
 }
 
 std::unique_ptr<SampleTable> FakeAccelerator::make_sample_table(std::size_t tensors_max,
                                                                 std::size_t chunks_max,
-                                                                StreamHandle stream) {
-  const Lock lock(mutex_);
-  require_entered();
-  require_stream(stream);
-  return std::make_unique<FakeSampleTable>(*this, tensors_max, chunks_max);
+                                                                StreamHandle stream,
+                                                                PinnedPool* pinned) {
+  return std::make_unique<FakeSampleTable>(
+      *this, tensors_max, chunks_max,
+      table_staging(chunks_max * sizeof(SampledChunk), stream, pinned));
 }
 
 void FakeAccelerator::widen(float* values, const std::byte* source, DataType dtype,
@@ -299,7 +311,7 @@ void FakeAccelerator::widen(float* values, const std::byte* source, DataType dty
          [=] { kernels::widen(values, source, dtype, count); });
 }
 
-void FakeAccelerator::mark(std::byte* marks, DataType dtype, const std::int64_t* counts,
+void FakeAccelerator::mark(std::byte* marks, DataType dtype, std::int64_t* counts,
                            std::int64_t count, StreamHandle stream) {
   launch(stream, "mark", {use(marks, count, dtype), use(counts, count)},
          [=] { mark_on_host(marks, dtype, counts, count); });
@@ -311,18 +323,18 @@ void FakeAccelerator::count_nonfinite(std::int64_t* found, const std::byte* valu
          [=] { count_nonfinite_on_host(found, values, dtype, count); });
 }
 
-void FakeAccelerator::narrow_offsets(std::uint8_t* narrow, const std::uint16_t* offsets,
-                                     std::int64_t count, StreamHandle stream) {
-  launch(stream, "narrow_offsets", {use(narrow, count), use(offsets, count)}, [=] {
-    for (std::int64_t i = 0; i < count; ++i) narrow[i] = static_cast<std::uint8_t>(offsets[i]);
-  });
+void FakeAccelerator::pack_offsets(std::byte* wire, std::int64_t wire_bytes,
+                                   const std::uint16_t* offsets, std::int64_t count,
+                                   StreamHandle stream) {
+  launch(stream, "pack_offsets", {use(wire, count * wire_bytes), use(offsets, count)},
+         [=] { pack_offsets_on_host(wire, wire_bytes, offsets, count); });
 }
 
-void FakeAccelerator::widen_offsets(std::uint16_t* offsets, const std::uint8_t* narrow,
-                                    std::int64_t count, StreamHandle stream) {
-  launch(stream, "widen_offsets", {use(offsets, count), use(narrow, count)}, [=] {
-    for (std::int64_t i = 0; i < count; ++i) offsets[i] = narrow[i];
-  });
+void FakeAccelerator::unpack_offsets(std::uint16_t* offsets, const std::byte* wire,
+                                     std::int64_t wire_bytes, std::int64_t count,
+                                     std::int64_t first, StreamHandle stream) {
+  launch(stream, "unpack_offsets", {use(offsets, count), use(wire, count * wire_bytes)},
+         [=] { unpack_offsets_on_host(offsets, wire, wire_bytes, count, first); });
 }
 
 }  // namespace scalecom::test

@@ -58,20 +58,23 @@ class FakeAccelerator final : public Accelerator {
   bool is_done(EventHandle event) override;
   void copy(void* destination, const void* source, std::size_t bytes, StreamHandle stream) override;
   void set_zero(void* destination, std::size_t bytes, StreamHandle stream) override;
-  std::unique_ptr<StepTable> make_step_table(std::size_t tensors_max, StreamHandle stream) override;
-  std::unique_ptr<CopyTable> make_copy_table(std::size_t tensors_max, StreamHandle stream) override;
+  std::unique_ptr<StepTable> make_step_table(std::size_t tensors_max, StreamHandle stream,
+                                             PinnedPool* pinned = nullptr) override;
+  std::unique_ptr<CopyTable> make_copy_table(std::size_t tensors_max, StreamHandle stream,
+                                             PinnedPool* pinned = nullptr) override;
   std::unique_ptr<SampleTable> make_sample_table(std::size_t tensors_max, std::size_t chunks_max,
-                                                 StreamHandle stream) override;
+                                                 StreamHandle stream,
+                                                 PinnedPool* pinned = nullptr) override;
   void widen(float* values, const std::byte* source, DataType dtype, std::int64_t count,
              StreamHandle stream) override;
-  void mark(std::byte* marks, DataType dtype, const std::int64_t* counts, std::int64_t count,
+  void mark(std::byte* marks, DataType dtype, std::int64_t* counts, std::int64_t count,
             StreamHandle stream) override;
   void count_nonfinite(std::int64_t* found, const std::byte* values, DataType dtype,
                        std::int64_t count, StreamHandle stream) override;
-  void narrow_offsets(std::uint8_t* narrow, const std::uint16_t* offsets, std::int64_t count,
-                      StreamHandle stream) override;
-  void widen_offsets(std::uint16_t* offsets, const std::uint8_t* narrow, std::int64_t count,
-                     StreamHandle stream) override;
+  void pack_offsets(std::byte* wire, std::int64_t wire_bytes, const std::uint16_t* offsets,
+                    std::int64_t count, StreamHandle stream) override;
+  void unpack_offsets(std::uint16_t* offsets, const std::byte* wire, std::int64_t wire_bytes,
+                      std::int64_t count, std::int64_t first, StreamHandle stream) override;
 
   /// For the tables: tells of misuse unless `is_right`.
   void require(bool is_right, const std::string& misuse) const;
@@ -82,6 +85,7 @@ class FakeAccelerator final : public Accelerator {
               std::function<void()> body);
   void push(StreamHandle stream, Operation operation);
   AcceleratorMemory give_out(std::size_t bytes, MemoryKind kind);
+  AcceleratorMemory table_staging(std::size_t bytes, StreamHandle stream, PinnedPool* pinned);
   void give_back(std::byte* memory);
   void wait_for_streams(const std::function<bool()>& is_over, std::chrono::seconds limit,
                         const std::string& misuse);

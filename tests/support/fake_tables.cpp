@@ -94,9 +94,11 @@ void copy_on_host(const CopyTensor& t) {
 }  // namespace
 
 template <class Tensor>
-FakeTable<Tensor>::FakeTable(FakeAccelerator& accelerator, std::size_t tensors_max)
+FakeTable<Tensor>::FakeTable(FakeAccelerator& accelerator, std::size_t tensors_max,
+                             AcceleratorMemory staging)
     : accelerator_(accelerator),
       tensors_max_(tensors_max),
+      staging_(std::move(staging)),
       rows_(std::make_shared<FakeRows<Tensor>>()) {}
 
 template <class Tensor>
@@ -112,7 +114,7 @@ void FakeTable<Tensor>::assign(std::span<const Tensor> tensors, StreamHandle str
   accelerator_.require(rows_->queued == 0, "assign() to a table that queued operations use");
   rows_->assigned.assign(tensors.begin(), tensors.end());
   ++rows_->queued;
-  accelerator_.enqueue(stream, {"assign", {}, false, [rows = rows_] {
+  accelerator_.enqueue(stream, {"assign", {{staging_.get(), 1}}, true, [rows = rows_] {
                                   rows->uploaded = rows->assigned;
                                   --rows->queued;
                                   return true;
@@ -121,14 +123,19 @@ void FakeTable<Tensor>::assign(std::span<const Tensor> tensors, StreamHandle str
 
 template <class Tensor>
 void FakeTable<Tensor>::launch(const char* name, std::vector<MemoryUse> (*uses)(const Tensor&),
-                               void (*pass)(const Tensor&), StreamHandle stream) const {
+                               void (*pass)(const Tensor&), StreamHandle stream, TensorRange range,
+                               bool is_inside) const {
+  std::vector<std::size_t> places;
   std::vector<MemoryUse> all;
-  for (const Tensor& tensor : rows_->assigned) {
-    for (const MemoryUse& use : uses(tensor)) all.push_back(use);
+  for (std::size_t i = 0; i < rows_->assigned.size(); ++i) {
+    if ((i >= range.begin && i < range.end) != is_inside) continue;
+    places.push_back(i);
+    for (const MemoryUse& use : uses(rows_->assigned[i])) all.push_back(use);
   }
+  if (places.empty()) return;
   ++rows_->queued;
-  accelerator_.enqueue(stream, {name, std::move(all), false, [rows = rows_, pass] {
-                                  for (const Tensor& tensor : rows->uploaded) pass(tensor);
+  accelerator_.enqueue(stream, {name, std::move(all), false, [rows = rows_, pass, places] {
+                                  for (const std::size_t i : places) pass(rows->uploaded[i]);
                                   --rows->queued;
                                   return true;
                                 }});
@@ -141,11 +148,11 @@ template class FakeTable<FakeSample>;
 void FakeStepTable::assign(std::span<const StepTensor> tensors, StreamHandle stream) {
   table_.assign(tensors, stream);
 }
-void FakeStepTable::select_and_sweep(StreamHandle stream) const {
-  table_.launch("select_and_sweep", sweep_uses, if_not_empty<select_on_host>, stream);
+void FakeStepTable::select_and_sweep(StreamHandle stream, TensorRange led) const {
+  table_.launch("select_and_sweep", sweep_uses, if_not_empty<select_on_host>, stream, led, true);
 }
-void FakeStepTable::gather_and_sweep(StreamHandle stream) const {
-  table_.launch("gather_and_sweep", sweep_uses, if_not_empty<gather_on_host>, stream);
+void FakeStepTable::gather_and_sweep(StreamHandle stream, TensorRange led) const {
+  table_.launch("gather_and_sweep", sweep_uses, if_not_empty<gather_on_host>, stream, led, false);
 }
 void FakeStepTable::take_back(StreamHandle stream) const {
   table_.launch("take_back", take_back_uses, if_not_empty<take_back_on_host>, stream);

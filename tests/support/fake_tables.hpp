@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "tests/support/fake_accelerator.hpp"
@@ -20,26 +21,29 @@ struct FakeRows {
 template <class Tensor>
 class FakeTable {
  public:
-  FakeTable(FakeAccelerator& accelerator, std::size_t tensors_max);
+  FakeTable(FakeAccelerator& accelerator, std::size_t tensors_max, AcceleratorMemory staging);
   ~FakeTable();
   void assign(std::span<const Tensor> tensors, StreamHandle stream);
-  /// Runs `pass` for each tensor when the stream comes to it; `uses` names its memory.
+  /// Runs `pass` for each tensor whose place is in `range`, or is not, when the stream comes to it;
+  /// `uses` names its memory. Of no tensors: nothing.
   void launch(const char* name, std::vector<MemoryUse> (*uses)(const Tensor&),
-              void (*pass)(const Tensor&), StreamHandle stream) const;
+              void (*pass)(const Tensor&), StreamHandle stream, TensorRange range = {},
+              bool is_inside = false) const;
 
  private:
   FakeAccelerator& accelerator_;
   std::size_t tensors_max_;
+  AcceleratorMemory staging_;  ///< what a device would copy rows from
   std::shared_ptr<FakeRows<Tensor>> rows_;
 };
 
 class FakeStepTable final : public StepTable {
  public:
-  FakeStepTable(FakeAccelerator& accelerator, std::size_t tensors_max)
-      : table_(accelerator, tensors_max) {}
+  FakeStepTable(FakeAccelerator& accelerator, std::size_t tensors_max, AcceleratorMemory staging)
+      : table_(accelerator, tensors_max, std::move(staging)) {}
   void assign(std::span<const StepTensor> tensors, StreamHandle stream) override;
-  void select_and_sweep(StreamHandle stream) const override;
-  void gather_and_sweep(StreamHandle stream) const override;
+  void select_and_sweep(StreamHandle stream, TensorRange led) const override;
+  void gather_and_sweep(StreamHandle stream, TensorRange led) const override;
   void take_back(StreamHandle stream) const override;
   void fill_selected(StreamHandle stream) const override;
 
@@ -56,8 +60,11 @@ void check(const FakeSample& sample);
 
 class FakeSampleTable final : public SampleTable {
  public:
-  FakeSampleTable(FakeAccelerator& accelerator, std::size_t tensors_max, std::size_t chunks_max)
-      : accelerator_(accelerator), chunks_max_(chunks_max), table_(accelerator, tensors_max) {}
+  FakeSampleTable(FakeAccelerator& accelerator, std::size_t tensors_max, std::size_t chunks_max,
+                  AcceleratorMemory staging)
+      : accelerator_(accelerator),
+        chunks_max_(chunks_max),
+        table_(accelerator, tensors_max, std::move(staging)) {}
   void assign(std::span<const SampledTensor> tensors, StreamHandle stream) override;
   void look(StreamHandle stream) const override;
 
@@ -69,8 +76,8 @@ class FakeSampleTable final : public SampleTable {
 
 class FakeCopyTable final : public CopyTable {
  public:
-  FakeCopyTable(FakeAccelerator& accelerator, std::size_t tensors_max)
-      : table_(accelerator, tensors_max) {}
+  FakeCopyTable(FakeAccelerator& accelerator, std::size_t tensors_max, AcceleratorMemory staging)
+      : table_(accelerator, tensors_max, std::move(staging)) {}
   void assign(std::span<const CopyTensor> tensors, StreamHandle stream) override;
   void scale_copy(StreamHandle stream) const override;
 

@@ -88,9 +88,31 @@ void count_nonfinite_on_host(std::int64_t* found, const std::byte* values, DataT
   }
 }
 
-void mark_on_host(std::byte* marks, DataType dtype, const std::int64_t* counts,
-                  std::int64_t count) {
-  for (std::int64_t i = 0; i < count; ++i) store(marks, dtype, i, counts[i] > 0 ? 1.0f : 0.0f);
+void mark_on_host(std::byte* marks, DataType dtype, std::int64_t* counts, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    store(marks, dtype, i, counts[i] > 0 ? 1.0f : 0.0f);
+    counts[i] = 0;
+  }
+}
+
+void pack_offsets_on_host(std::byte* wire, std::int64_t wire_bytes, const std::uint16_t* offsets,
+                          std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (wire_bytes == 1) {
+      wire[i] = static_cast<std::byte>(offsets[i]);
+    } else {
+      reinterpret_cast<std::uint16_t*>(wire)[i] = offsets[i];
+    }
+  }
+}
+
+void unpack_offsets_on_host(std::uint16_t* offsets, const std::byte* wire, std::int64_t wire_bytes,
+                            std::int64_t count, std::int64_t first) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    offsets[(i + first) % count] = wire_bytes == 1
+                                       ? static_cast<std::uint16_t>(wire[i])
+                                       : reinterpret_cast<const std::uint16_t*>(wire)[i];
+  }
 }
 
 }  // namespace scalecom::test

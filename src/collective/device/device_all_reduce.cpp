@@ -87,7 +87,7 @@ void DeviceAllReduce::take_owed_along(std::span<const StepTensor> owing) {
     owing_[i].mark = marks_ + i;
     kept += owing_[i].gradient.count;
   }
-  lane_.assign(DeviceLane::Step::gather, owing_).gather_and_sweep(lane_.passes());
+  lane_.assign(owing_).gather_and_sweep(lane_.passes());
 }
 
 // The sum is each piece's values after the reduction, in their place. An output may be the input,
@@ -102,7 +102,7 @@ void DeviceAllReduce::settle_owed() {
   }
   accelerator.mark(reinterpret_cast<std::byte*>(marks_), DataType::float32, counts,
                    static_cast<std::int64_t>(owing_.size()), lane_.passes());
-  lane_.table(DeviceLane::Step::gather).take_back(lane_.passes());
+  lane_.steps().take_back(lane_.passes());
   const float* mark = marks_;
   for (const DevicePiece& piece : pieces_) {
     if (piece.owed == nullptr) continue;

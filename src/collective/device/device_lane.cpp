@@ -10,12 +10,14 @@
 namespace scalecom {
 namespace {
 
-constexpr std::size_t kTensorsMin = 64;
+constexpr std::size_t kSamplesMin = 64;
 
 }  // namespace
 
-DeviceLane::DeviceLane(Accelerator& accelerator, DeviceCollectives& collectives, StreamHandle wire)
+DeviceLane::DeviceLane(Accelerator& accelerator, PinnedPool& pinned, DeviceCollectives& collectives,
+                       StreamHandle wire)
     : accelerator_(accelerator),
+      pinned_(pinned),
       collectives_(collectives),
       passes_(accelerator.make_stream()),
       wire_(collectives.size() == 1 ? passes_.get() : wire),
@@ -65,40 +67,26 @@ std::byte* DeviceLane::acquire(Buffer buffer, std::size_t bytes) {
   return memory.data.get();
 }
 
-template <class Table, class Tensor>
-Table& DeviceLane::assign(Grown<Table>& grown, std::span<const Tensor> tensors,
-                          std::unique_ptr<Table> (Accelerator::*make)(std::size_t, StreamHandle)) {
-  if (grown.table == nullptr || grown.tensors_max < tensors.size()) {
-    grown.tensors_max = std::bit_ceil(std::max(tensors.size(), kTensorsMin));
-    if (grown.table != nullptr) grown.former.push_back(std::move(grown.table));
-    grown.table = (accelerator_.*make)(grown.tensors_max, passes());
-  }
-  grown.table->assign(tensors, passes());
-  return *grown.table;
-}
-
 CopyTable& DeviceLane::assign(Copy copy, std::span<const CopyTensor> tensors) {
-  return assign(copies_[static_cast<std::size_t>(copy)], tensors, &Accelerator::make_copy_table);
+  return copies_[static_cast<std::size_t>(copy)].assign(table_place(), tensors);
 }
 
-StepTable& DeviceLane::assign(Step step, std::span<const StepTensor> tensors) {
-  return assign(steps_[static_cast<std::size_t>(step)], tensors, &Accelerator::make_step_table);
+StepTable& DeviceLane::assign(std::span<const StepTensor> tensors) {
+  return steps_.assign(table_place(), tensors);
 }
 
 SampleTable& DeviceLane::assign(std::span<const SampledTensor> tensors) {
   std::size_t chunks = 0;
   for (const SampledTensor& tensor : tensors) chunks += tensor.chunks.size();
-  if (sample_.table == nullptr || sample_.tensors_max < tensors.size() ||
-      sampled_chunks_max_ < chunks) {
-    sample_.tensors_max =
-        std::bit_ceil(std::max({tensors.size(), sample_.tensors_max, kTensorsMin}));
-    sampled_chunks_max_ = std::bit_ceil(std::max({chunks, sampled_chunks_max_, kTensorsMin}));
-    if (sample_.table != nullptr) sample_.former.push_back(std::move(sample_.table));
-    sample_.table =
-        accelerator_.make_sample_table(sample_.tensors_max, sampled_chunks_max_, passes());
+  auto& [table, tensors_max, chunks_max] = samples_;
+  if (table == nullptr || tensors_max < tensors.size() || chunks_max < chunks) {
+    tensors_max = std::bit_ceil(std::max({tensors.size(), tensors_max, kSamplesMin}));
+    chunks_max = std::bit_ceil(std::max({chunks, chunks_max, kSamplesMin}));
+    table.reset();
+    table = accelerator_.make_sample_table(tensors_max, chunks_max, passes(), &pinned_);
   }
-  sample_.table->assign(tensors, passes());
-  return *sample_.table;
+  table->assign(tensors, passes());
+  return *table;
 }
 
 }  // namespace scalecom

@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <vector>
 
 #include "collective/device/device_collectives.hpp"
+#include "collective/device/grown_table.hpp"
 #include "kernels/accelerator.hpp"
 
 namespace scalecom {
@@ -18,13 +18,16 @@ namespace scalecom {
 /// entered the accelerator.
 class DeviceLane {
  public:
-  /// Both, and the wire, outlive it. Of a rank alone nothing travels: its passes are its wire.
-  DeviceLane(Accelerator& accelerator, DeviceCollectives& collectives, StreamHandle wire);
+  /// All outlive it. Of a rank alone nothing travels: its passes are its wire.
+  DeviceLane(Accelerator& accelerator, PinnedPool& pinned, DeviceCollectives& collectives,
+             StreamHandle wire);
 
   Accelerator& accelerator() const noexcept { return accelerator_; }
   DeviceCollectives& collectives() const noexcept { return collectives_; }
   StreamHandle passes() const noexcept { return passes_.get(); }
   StreamHandle wire() const noexcept { return wire_; }
+  /// Where its batches have tables.
+  TablePlace table_place() const noexcept { return {accelerator_, passes(), pinned_}; }
 
   /// What is enqueued on the wire from now on comes behind the passes so far, and the reverse.
   void go_to_wire();
@@ -59,14 +62,13 @@ class DeviceLane {
     return (bytes + kVectorBytes - 1) / kVectorBytes * kVectorBytes;
   }
 
-  enum class Copy : std::size_t { in, out, scale };
-  enum class Step : std::size_t { select, gather, results };
+  enum class Copy : std::size_t { in, out, settled };
   /// Only while the lane is free, once for a batch.
   CopyTable& assign(Copy copy, std::span<const CopyTensor> tensors);
-  StepTable& assign(Step step, std::span<const StepTensor> tensors);
+  StepTable& assign(std::span<const StepTensor> tensors);
   SampleTable& assign(std::span<const SampledTensor> tensors);
-  StepTable& table(Step step) { return *steps_[static_cast<std::size_t>(step)].table; }
-  CopyTable& table(Copy copy) { return *copies_[static_cast<std::size_t>(copy)].table; }
+  StepTable& steps() { return *steps_; }
+  CopyTable& table(Copy copy) { return *copies_[static_cast<std::size_t>(copy)]; }
 
  private:
   struct Memory {
@@ -74,28 +76,21 @@ class DeviceLane {
     std::size_t bytes = 0;
   };
   AcceleratorMemory allocate(std::size_t bytes);
-  template <class Table>
-  struct Grown {
-    std::unique_ptr<Table> table;
-    std::size_t tensors_max = 0;
-    /// Smaller ones before it, together at most as large: their host memory is not freed on the
-    /// way, as that would wait for the device.
-    std::vector<std::unique_ptr<Table>> former = {};
-  };
-  template <class Table, class Tensor>
-  Table& assign(Grown<Table>& grown, std::span<const Tensor> tensors,
-                std::unique_ptr<Table> (Accelerator::*make)(std::size_t, StreamHandle));
 
   Accelerator& accelerator_;
+  PinnedPool& pinned_;
   DeviceCollectives& collectives_;
   StreamOwner passes_;
   const StreamHandle wire_;
   EventOwner handed_over_;
   std::array<Memory, 9> memory_;
-  std::array<Grown<CopyTable>, 3> copies_;
-  std::array<Grown<StepTable>, 3> steps_;
-  Grown<SampleTable> sample_;
-  std::size_t sampled_chunks_max_ = 0;
+  std::array<GrownTable<CopyTable>, 3> copies_;
+  GrownTable<StepTable> steps_;
+  struct Samples {
+    std::unique_ptr<SampleTable> table;
+    std::size_t tensors_max = 0;
+    std::size_t chunks_max = 0;
+  } samples_;
 };
 
 }  // namespace scalecom

@@ -14,6 +14,7 @@
 #include "kernels/cuda/sample.hpp"
 #include "kernels/cuda/scale.hpp"
 #include "kernels/cuda/step.hpp"
+#include "kernels/pinned_pool.hpp"
 #include "scalecom/status.hpp"
 
 namespace scalecom {
@@ -104,21 +105,23 @@ class CudaAccelerator final : public Accelerator {
     cuda::set_bytes(destination, 0, bytes, stream);
   }
 
-  std::unique_ptr<StepTable> make_step_table(std::size_t tensors_max,
-                                             StreamHandle stream) override {
+  std::unique_ptr<StepTable> make_step_table(std::size_t tensors_max, StreamHandle stream,
+                                             PinnedPool* pinned) override {
     using Table = kernels::cuda::CudaStepTable;
-    return std::make_unique<Table>(tensors_max, allocate(Table::bytes_for(tensors_max), stream));
+    return std::make_unique<Table>(tensors_max,
+                                   table_memory(Table::bytes_for(tensors_max), stream, pinned));
   }
-  std::unique_ptr<CopyTable> make_copy_table(std::size_t tensors_max,
-                                             StreamHandle stream) override {
+  std::unique_ptr<CopyTable> make_copy_table(std::size_t tensors_max, StreamHandle stream,
+                                             PinnedPool* pinned) override {
     using Table = kernels::cuda::CudaCopyTable;
-    return std::make_unique<Table>(tensors_max, allocate(Table::bytes_for(tensors_max), stream));
+    return std::make_unique<Table>(tensors_max,
+                                   table_memory(Table::bytes_for(tensors_max), stream, pinned));
   }
   std::unique_ptr<SampleTable> make_sample_table(std::size_t tensors_max, std::size_t chunks_max,
-                                                 StreamHandle stream) override {
+                                                 StreamHandle stream, PinnedPool* pinned) override {
     using Table = kernels::cuda::CudaSampleTable;
-    const std::size_t bytes = Table::bytes_for(tensors_max, chunks_max);
-    return std::make_unique<Table>(bytes, allocate(bytes, stream));
+    return std::make_unique<Table>(
+        table_memory(Table::bytes_for(tensors_max, chunks_max), stream, pinned));
   }
 
   void widen(float* values, const std::byte* source, DataType dtype, std::int64_t count,
@@ -127,7 +130,7 @@ class CudaAccelerator final : public Accelerator {
     cuda::check(kernels::cuda::launch_widen(values, source, format_of(dtype), count, stream),
                 "launching widen");
   }
-  void mark(std::byte* marks, DataType dtype, const std::int64_t* counts, std::int64_t count,
+  void mark(std::byte* marks, DataType dtype, std::int64_t* counts, std::int64_t count,
             StreamHandle stream) override {
     if (count == 0) return;
     cuda::check(kernels::cuda::launch_mark(marks, format_of(dtype), counts, count, stream),
@@ -140,20 +143,27 @@ class CudaAccelerator final : public Accelerator {
         kernels::cuda::launch_count_nonfinite(found, values, format_of(dtype), count, stream),
         "launching count_nonfinite");
   }
-  void narrow_offsets(std::uint8_t* narrow, const std::uint16_t* offsets, std::int64_t count,
-                      StreamHandle stream) override {
+  void pack_offsets(std::byte* wire, std::int64_t wire_bytes, const std::uint16_t* offsets,
+                    std::int64_t count, StreamHandle stream) override {
     if (count == 0) return;
-    cuda::check(kernels::cuda::launch_narrow_offsets(narrow, offsets, count, stream),
-                "launching narrow_offsets");
+    cuda::check(kernels::cuda::launch_pack_offsets(wire, wire_bytes, offsets, count, stream),
+                "launching pack_offsets");
   }
-  void widen_offsets(std::uint16_t* offsets, const std::uint8_t* narrow, std::int64_t count,
-                     StreamHandle stream) override {
+  void unpack_offsets(std::uint16_t* offsets, const std::byte* wire, std::int64_t wire_bytes,
+                      std::int64_t count, std::int64_t first, StreamHandle stream) override {
     if (count == 0) return;
-    cuda::check(kernels::cuda::launch_widen_offsets(offsets, narrow, count, stream),
-                "launching widen_offsets");
+    cuda::check(
+        kernels::cuda::launch_unpack_offsets(offsets, wire, wire_bytes, count, first, stream),
+        "launching unpack_offsets");
   }
 
  private:
+  kernels::cuda::TableMemory table_memory(std::size_t bytes, StreamHandle stream,
+                                          PinnedPool* pinned) {
+    return {bytes, pinned != nullptr ? pinned->allocate(bytes, stream) : allocate_pinned(bytes),
+            allocate(bytes, stream)};
+  }
+
   const int index_;
   const std::string description_;
   const std::string bus_id_;

@@ -18,13 +18,6 @@ struct Widened {
   static __device__ To of(From value) { return Format::widen(value); }
 };
 
-template <class Format>
-struct Marked {
-  using From = std::int64_t;
-  using To = typename Format::Element;
-  static __device__ To of(From count) { return Format::narrow(count > 0 ? 1.0f : 0.0f); }
-};
-
 template <class Out, class In>
 struct Cast {
   using From = In;
@@ -40,24 +33,50 @@ __global__ __launch_bounds__(kLanes) void run_convert(typename Conversion::To* t
   if (i < count) to[i] = Conversion::of(from[i]);
 }
 
+unsigned blocks_for(std::int64_t count) {
+  return static_cast<unsigned>((count + kLanes - 1) / kLanes);
+}
+
 template <class Conversion>
-int launch(void* to, const void* from, std::int64_t count, StreamHandle stream) {
-  const auto blocks = static_cast<unsigned>((count + kLanes - 1) / kLanes);
-  run_convert<Conversion>
-      <<<blocks, kLanes, 0, stream>>>(static_cast<typename Conversion::To*>(to),
-                                      static_cast<const typename Conversion::From*>(from), count);
+int convert(void* to, const void* from, std::int64_t count, StreamHandle stream) {
+  run_convert<Conversion><<<blocks_for(count), kLanes, 0, stream>>>(
+      static_cast<typename Conversion::To*>(to),
+      static_cast<const typename Conversion::From*>(from), count);
   return cudaGetLastError();
 }
 
-/// With the conversion of that name for the format's elements.
-template <template <class> class Conversion>
-int launch(ElementFormat format, void* to, const void* from, std::int64_t count,
+template <class Format>
+__global__ __launch_bounds__(kLanes) void run_mark(typename Format::Element* marks,
+                                                   std::int64_t* counts, std::int64_t count) {
+  const std::int64_t i = blockIdx.x * std::int64_t{kLanes} + threadIdx.x;
+  if (i >= count) return;
+  const std::int64_t found = counts[i];
+  marks[i] = Format::narrow(found > 0 ? 1.0f : 0.0f);
+  if (found != 0) counts[i] = 0;
+}
+
+template <class Format>
+int mark(std::byte* marks, std::int64_t* counts, std::int64_t count, StreamHandle stream) {
+  run_mark<Format><<<blocks_for(count), kLanes, 0, stream>>>(
+      reinterpret_cast<typename Format::Element*>(marks), counts, count);
+  return cudaGetLastError();
+}
+
+template <class Wire>
+__global__ __launch_bounds__(kLanes) void run_unpack(std::uint16_t* offsets, const Wire* wire,
+                                                     std::int64_t count, std::int64_t first) {
+  const std::int64_t i = blockIdx.x * std::int64_t{kLanes} + threadIdx.x;
+  if (i >= count) return;
+  const std::int64_t place = i + first;
+  offsets[place < count ? place : place - count] = wire[i];
+}
+
+template <class Wire>
+int unpack(std::uint16_t* offsets, const std::byte* wire, std::int64_t count, std::int64_t first,
            StreamHandle stream) {
-  switch (format) {
-    case ElementFormat::float16: return launch<Conversion<Float16>>(to, from, count, stream);
-    case ElementFormat::bfloat16: return launch<Conversion<Bfloat16>>(to, from, count, stream);
-    default: return launch<Conversion<Float32>>(to, from, count, stream);
-  }
+  run_unpack<Wire><<<blocks_for(count), kLanes, 0, stream>>>(
+      offsets, reinterpret_cast<const Wire*>(wire), count, first);
+  return cudaGetLastError();
 }
 
 /// Few blocks: nearly always nothing is found, and then nothing is written.
@@ -98,22 +117,34 @@ int launch_count_nonfinite(std::int64_t* found, const std::byte* values, Element
 
 int launch_widen(float* values, const std::byte* source, ElementFormat format, std::int64_t count,
                  StreamHandle stream) {
-  return launch<Widened>(format, values, source, count, stream);
+  switch (format) {
+    case ElementFormat::float16: return convert<Widened<Float16>>(values, source, count, stream);
+    case ElementFormat::bfloat16: return convert<Widened<Bfloat16>>(values, source, count, stream);
+    default: return convert<Widened<Float32>>(values, source, count, stream);
+  }
 }
 
-int launch_mark(std::byte* marks, ElementFormat format, const std::int64_t* counts,
-                std::int64_t count, StreamHandle stream) {
-  return launch<Marked>(format, marks, counts, count, stream);
+int launch_mark(std::byte* marks, ElementFormat format, std::int64_t* counts, std::int64_t count,
+                StreamHandle stream) {
+  switch (format) {
+    case ElementFormat::float16: return mark<Float16>(marks, counts, count, stream);
+    case ElementFormat::bfloat16: return mark<Bfloat16>(marks, counts, count, stream);
+    default: return mark<Float32>(marks, counts, count, stream);
+  }
 }
 
-int launch_narrow_offsets(std::uint8_t* narrow, const std::uint16_t* offsets, std::int64_t count,
-                          StreamHandle stream) {
-  return launch<Cast<std::uint8_t, std::uint16_t>>(narrow, offsets, count, stream);
+int launch_pack_offsets(std::byte* wire, std::int64_t wire_bytes, const std::uint16_t* offsets,
+                        std::int64_t count, StreamHandle stream) {
+  if (wire_bytes == 1) {
+    return convert<Cast<std::uint8_t, std::uint16_t>>(wire, offsets, count, stream);
+  }
+  return convert<Cast<std::uint16_t, std::uint16_t>>(wire, offsets, count, stream);
 }
 
-int launch_widen_offsets(std::uint16_t* offsets, const std::uint8_t* narrow, std::int64_t count,
-                         StreamHandle stream) {
-  return launch<Cast<std::uint16_t, std::uint8_t>>(offsets, narrow, count, stream);
+int launch_unpack_offsets(std::uint16_t* offsets, const std::byte* wire, std::int64_t wire_bytes,
+                          std::int64_t count, std::int64_t first, StreamHandle stream) {
+  return wire_bytes == 1 ? unpack<std::uint8_t>(offsets, wire, count, first, stream)
+                         : unpack<std::uint16_t>(offsets, wire, count, first, stream);
 }
 
 }  // namespace scalecom::kernels::cuda

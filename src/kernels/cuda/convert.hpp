@@ -13,13 +13,16 @@ namespace scalecom::kernels::cuda {
 
 int launch_widen(float* values, const std::byte* source, ElementFormat format, std::int64_t count,
                  device::cuda::StreamHandle stream);
-int launch_mark(std::byte* marks, ElementFormat format, const std::int64_t* counts,
-                std::int64_t count, device::cuda::StreamHandle stream);
+/// Leaves zeros in `counts`.
+int launch_mark(std::byte* marks, ElementFormat format, std::int64_t* counts, std::int64_t count,
+                device::cuda::StreamHandle stream);
 int launch_count_nonfinite(std::int64_t* found, const std::byte* values, ElementFormat format,
                            std::int64_t count, device::cuda::StreamHandle stream);
-int launch_narrow_offsets(std::uint8_t* narrow, const std::uint16_t* offsets, std::int64_t count,
+/// `wire_bytes` of an offset on the wire: 1 or 2.
+int launch_pack_offsets(std::byte* wire, std::int64_t wire_bytes, const std::uint16_t* offsets,
+                        std::int64_t count, device::cuda::StreamHandle stream);
+int launch_unpack_offsets(std::uint16_t* offsets, const std::byte* wire, std::int64_t wire_bytes,
+                          std::int64_t count, std::int64_t first,
                           device::cuda::StreamHandle stream);
-int launch_widen_offsets(std::uint16_t* offsets, const std::uint8_t* narrow, std::int64_t count,
-                         device::cuda::StreamHandle stream);
 
 }  // namespace scalecom::kernels::cuda

@@ -15,9 +15,8 @@ namespace scalecom::kernels::cuda {
 /// bit; the figures may differ from the CPU's in the last bit, as they are sums in another order.
 class CudaSampleTable final : public SampleTable {
  public:
-  /// `memory` has `bytes`, of bytes_for().
-  CudaSampleTable(std::size_t bytes, AcceleratorMemory memory)
-      : storage_(bytes, std::move(memory)) {}
+  /// `memory` has bytes_for().
+  explicit CudaSampleTable(TableMemory memory) : storage_(std::move(memory)) {}
   static std::size_t bytes_for(std::size_t tensors_max, std::size_t chunks_max);
 
   void assign(std::span<const SampledTensor> tensors, StreamHandle stream) override;

@@ -77,8 +77,8 @@ std::size_t CudaCopyTable::bytes_for(std::size_t tensors_max) {
   return 2 * (tensors_max * sizeof(CopyRow) + StagedTable::kAlignment + index_bytes(tensors_max));
 }
 
-CudaCopyTable::CudaCopyTable(std::size_t tensors_max, AcceleratorMemory memory)
-    : storage_(bytes_for(tensors_max), std::move(memory)), tensors_max_(tensors_max) {}
+CudaCopyTable::CudaCopyTable(std::size_t tensors_max, TableMemory memory)
+    : storage_(std::move(memory)), tensors_max_(tensors_max) {}
 
 void CudaCopyTable::assign(std::span<const CopyTensor> tensors, StreamHandle stream) {
   if (std::equal(tensors.begin(), tensors.end(), assigned_.begin(), assigned_.end())) return;

@@ -17,7 +17,7 @@ namespace scalecom::kernels::cuda {
 class CudaCopyTable final : public CopyTable {
  public:
   /// `memory` has bytes_for(tensors_max).
-  CudaCopyTable(std::size_t tensors_max, AcceleratorMemory memory);
+  CudaCopyTable(std::size_t tensors_max, TableMemory memory);
   static std::size_t bytes_for(std::size_t tensors_max);
 
   /// Nothing is done where the tensors are the former ones.

@@ -343,9 +343,9 @@ template <class Team, class Body>
 __device__ void with_unit(const RowRange& range, const Body& body) {
   __shared__ StepRow rows[kThreadsOf<Team> / kWarpLanes];
   prefetch_table(range.rows, range.index);
-  const auto unit = static_cast<std::int32_t>(blockIdx.x) * Team::kTeams + Team::index();
-  if (unit >= range.index.units) return;  // the whole team
-  const Found found = find_row(range.index, unit);
+  const auto number = static_cast<std::int32_t>(blockIdx.x) * Team::kTeams + Team::index();
+  if (number >= range.index.units) return;  // the whole team
+  const Found found = find_row(range.index, launched_unit(range.index, number));
   const StepRow& row = load_row(rows[WarpTeam::index()], range.rows + found.row);
   with_format(row.format, [&](auto format) { body(row, found.unit, format); });
 }

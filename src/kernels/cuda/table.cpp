@@ -3,24 +3,21 @@
 #include <fmt/format.h>
 
 #include <limits>
-#include <utility>
 
 #include "base/error.hpp"
 
 namespace scalecom::kernels::cuda {
 
-StagedTable::StagedTable(std::size_t bytes, AcceleratorMemory device)
-    : bytes_(bytes), staging_(device::cuda::allocate_pinned(bytes)), device_(std::move(device)) {}
-
 std::size_t StagedTable::take(std::size_t bytes) {
   const std::size_t begin = used_;
   used_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  SCALECOM_ASSERT(used_ <= bytes_, fmt::format("{} of {} bytes of a table", used_, bytes_));
+  SCALECOM_ASSERT(used_ <= memory_.bytes,
+                  fmt::format("{} of {} bytes of a table", used_, memory_.bytes));
   return begin;
 }
 
 void StagedTable::upload(device::cuda::StreamHandle stream) const {
-  device::cuda::copy(device_.get(), staging_.get(), used_, stream);
+  device::cuda::copy(memory_.device.get(), memory_.pinned.get(), used_, stream);
 }
 
 ElementFormat format_of(DataType dtype) {

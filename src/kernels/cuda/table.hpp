@@ -3,8 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 
-#include "device/cuda/memory.hpp"
 #include "device/cuda/stream.hpp"
 #include "kernels/accelerator.hpp"
 #include "kernels/cuda/step_rows.hpp"
@@ -13,11 +13,17 @@
 
 namespace scalecom::kernels::cuda {
 
+/// What a table is given: `bytes` of each.
+struct TableMemory {
+  std::size_t bytes = 0;
+  AcceleratorMemory pinned;
+  AcceleratorMemory device;
+};
+
 /// A launch's table: written in pinned host memory, copied to the device in the stream's order.
 class StagedTable {
  public:
-  /// `device` has `bytes`.
-  StagedTable(std::size_t bytes, AcceleratorMemory device);
+  explicit StagedTable(TableMemory memory) : memory_(std::move(memory)) {}
 
   /// What is reserved begins at a multiple of it: a line of the device's cache.
   static constexpr std::size_t kAlignment = 128;
@@ -25,22 +31,21 @@ class StagedTable {
   /// Host memory for `count` values behind those reserved since clear().
   template <class T>
   std::span<T> reserve(std::size_t count) {
-    return {reinterpret_cast<T*>(staging_.get() + take(count * sizeof(T))), count};
+    return {reinterpret_cast<T*>(memory_.pinned.get() + take(count * sizeof(T))), count};
   }
   /// Where reserved values will be on the device.
   template <class T>
   const T* on_device(std::span<T> values) const {
     return reinterpret_cast<const T*>(
-        device_.get() + (reinterpret_cast<std::byte*>(values.data()) - staging_.get()));
+        memory_.device.get() +
+        (reinterpret_cast<std::byte*>(values.data()) - memory_.pinned.get()));
   }
   void clear() noexcept { used_ = 0; }
   void upload(device::cuda::StreamHandle stream) const;
 
  private:
-  std::size_t bytes_;
+  TableMemory memory_;
   std::size_t used_ = 0;
-  device::cuda::PinnedMemory staging_;
-  AcceleratorMemory device_;
 
   std::size_t take(std::size_t bytes);
 };

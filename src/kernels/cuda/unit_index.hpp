@@ -15,6 +15,9 @@ struct UnitIndex {
   std::int32_t sizes[kLevels] = {};
   std::int32_t levels_used = 0;
   std::int32_t units = 0;  ///< of all rows; rounded up to a block's, the number fits likewise
+  /// What a launch leaves out: `skipped` units from this one on. `units` are those that it does.
+  std::int32_t skip_from = 0;
+  std::int32_t skipped = 0;
 };
 
 }  // namespace scalecom::kernels::cuda

@@ -22,7 +22,7 @@ TEST_CASE("pinned memory is lent again once the device has left it") {
     CHECK(pool.allocate(100, stream.get()).get() != place);
     is_held = false;
     accelerator.synchronize();
-    CHECK(pool.allocate(4, stream.get()).get() != place);
+    CHECK(pool.allocate(200, stream.get()).get() != place);
     CHECK(pool.allocate(128, stream.get()).get() == place);
     CHECK(accelerator.calls()["allocate_pinned"] == allocated);
     CHECK(accelerator.calls()["free"] == 0);

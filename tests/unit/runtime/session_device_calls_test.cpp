@@ -20,9 +20,9 @@ constexpr int kTensors = 100;
 constexpr std::int64_t kCount = 256;
 
 // Tensors of one stream.
-std::vector<GroupMember> cut(const TensorView& all) {
+std::vector<GroupMember> cut(const TensorView& all, int tensors = kTensors) {
   std::vector<GroupMember> members;
-  for (int i = 0; i < kTensors; ++i) {
+  for (int i = 0; i < tensors; ++i) {
     TensorView part = all;
     part.shape = {kCount};
     part.data = static_cast<float*>(all.data) + i * kCount;
@@ -68,11 +68,33 @@ Calls calls_on_ranks(int size, const AllReduceOptions& options) {
   return calls;
 }
 
-AllReduceOptions compressed() {
+AllReduceOptions compressed(CompressionMode mode = CompressionMode::sharded) {
   AllReduceOptions options;
-  options.compression.mode = CompressionMode::sharded;
+  options.compression.mode = mode;
   options.compression.rate = 16;
   return options;
+}
+
+// Each group's tensors as a batch of its own, several times; returns how often a table was written
+// in the last round.
+int writes_in_a_round(Session& session, test::FakeAccelerator& accelerator, int groups) {
+  constexpr int kTensorsOfGroup = 3;
+  std::vector<std::unique_ptr<DeviceTensor>> memory;
+  for (int group = 0; group < groups; ++group) {
+    memory.push_back(std::make_unique<DeviceTensor>(accelerator, DataType::float32,
+                                                    Shape{kTensorsOfGroup * kCount}));
+  }
+  int before = 0;
+  for (int round = 0; round < 5; ++round) {
+    before = accelerator.calls()["assign"];
+    for (int group = 0; group < groups; ++group) {
+      accelerator.synchronize();
+      auto members = cut(memory[static_cast<std::size_t>(group)]->view(), kTensorsOfGroup);
+      for (GroupMember& member : members) member.name += fmt::format(" of {}", group);
+      expect_ok(session.all_reduce_group(std::move(members), compressed()).wait());
+    }
+  }
+  return accelerator.calls()["assign"] - before;
 }
 
 }  // namespace
@@ -85,14 +107,31 @@ TEST_CASE("a dense batch of 100 tensors takes a handful of calls of an accelerat
   CHECK(calls_on_ranks(2, {}) == Calls{together, together});
 }
 
+// No table is written anew, although another rank leads than in the batch before.
 TEST_CASE("a compressed batch of 100 tensors takes few calls of an accelerator") {
   CHECK(calls_on_ranks(1, compressed()) ==
-        Calls{"assign 2, fill_selected 2, make_wait 1, mark 1, record 2, select_and_sweep 1, "
-              "set_zero 1"});
+        Calls{"fill_selected 1, make_wait 1, mark 1, record 2, select_and_sweep 1"});
   const std::string together =
-      "assign 3, fill_selected 2, gather_and_sweep 1, make_wait 5, mark 1, narrow_offsets 1, "
-      "nccl 2, record 6, scale_copy 1, select_and_sweep 1, set_zero 1, widen_offsets 1";
+      "fill_selected 1, gather_and_sweep 1, make_wait 5, mark 1, nccl 2, pack_offsets 1, record 6, "
+      "scale_copy 1, select_and_sweep 1, unpack_offsets 1";
   CHECK(calls_on_ranks(2, compressed()) == Calls{together, together});
+}
+
+TEST_CASE("who leads a cyclic batch takes the offsets from nobody, and others give none") {
+  const auto calls = calls_on_ranks(2, compressed(CompressionMode::cyclic));
+  CHECK(calls[0] ==
+        "fill_selected 1, gather_and_sweep 1, make_wait 5, mark 1, nccl 2, record 6, scale_copy 1, "
+        "unpack_offsets 1");
+  CHECK(calls[1] ==
+        "fill_selected 1, make_wait 5, mark 1, nccl 2, pack_offsets 1, record 6, scale_copy 1, "
+        "select_and_sweep 1");
+}
+
+TEST_CASE("a lane keeps the tables of its last few compressed batches, and no more") {
+  constexpr int kMax = DeviceSparseLayouts::kLayoutsMax;
+  DeviceWorld devices(1, 3);
+  CHECK(writes_in_a_round(devices[0], devices.accelerator(0), kMax) == 0);
+  CHECK(writes_in_a_round(devices[0], devices.accelerator(0), kMax + 1) == kMax + 1);
 }
 
 TEST_CASE("the host's time for an accelerator's batches is counted") {

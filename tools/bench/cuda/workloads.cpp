@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <random>
+#include <utility>
 
 #include "device/cuda/memory.hpp"
 #include "kernels/cuda/scale.hpp"
@@ -94,9 +95,13 @@ namespace {
 
 template <class Table>
 std::shared_ptr<Table> make_table(std::size_t tensors_max) {
-  return std::make_shared<Table>(
-      tensors_max, AcceleratorMemory(allocate_device(Table::bytes_for(tensors_max)).release(),
-                                     device::cuda::FreeDevice()));
+  kernels::cuda::TableMemory memory;
+  memory.bytes = Table::bytes_for(tensors_max);
+  memory.pinned = {device::cuda::allocate_pinned(memory.bytes).release(),
+                   device::cuda::FreePinned()};
+  memory.device = {device::cuda::allocate_device(memory.bytes).release(),
+                   device::cuda::FreeDevice()};
+  return std::make_shared<Table>(tensors_max, std::move(memory));
 }
 
 std::shared_ptr<CudaStepTable> table_of(const std::vector<StepTensor>& tensors) {

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstddef>
+#include <memory>
+#include <span>
+
+#include "kernels/pinned_pool.hpp"
+
+namespace scalecom {
+
+/// Where an accelerator's tables are.
+struct TablePlace {
+  Accelerator& accelerator;
+  StreamHandle stream;  ///< they are in the order of it
+  PinnedPool& pinned;
+};
+
+inline void make_table(const TablePlace& place, std::size_t tensors_max,
+                       std::unique_ptr<CopyTable>& table) {
+  table = place.accelerator.make_copy_table(tensors_max, place.stream, &place.pinned);
+}
+inline void make_table(const TablePlace& place, std::size_t tensors_max,
+                       std::unique_ptr<StepTable>& table) {
+  table = place.accelerator.make_step_table(tensors_max, place.stream, &place.pinned);
+}
+
+/// A CopyTable or StepTable that grows to the most tensors it is given; always in one place.
+/// Confined to one thread, which has entered the accelerator.
+template <class Table>
+class GrownTable {
+ public:
+  /// Table::assign().
+  template <class Tensor>
+  Table& assign(const TablePlace& place, std::span<const Tensor> tensors) {
+    if (table_ == nullptr || tensors_max_ < tensors.size()) {
+      table_.reset();
+      tensors_max_ = std::bit_ceil(std::max(tensors.size(), kTensorsMin));
+      make_table(place, tensors_max_, table_);
+    }
+    table_->assign(tensors, place.stream);
+    return *table_;
+  }
+  /// Once something has been assigned.
+  Table& operator*() const { return *table_; }
+
+ private:
+  static constexpr std::size_t kTensorsMin = 64;
+  std::unique_ptr<Table> table_;
+  std::size_t tensors_max_ = 0;
+};
+
+}  // namespace scalecom
