@@ -44,10 +44,17 @@ std::vector<float> ResidualStore::Entry::copy() const {
 }
 
 ResidualStore::Entry& ResidualStore::acquire(std::string_view name, const Shape& shape) {
-  auto found = entries_.find(name);
-  const bool is_new = found == entries_.end();
-  if (is_new) found = entries_.try_emplace(std::string(name)).first;
-  Entry& entry = found->second;
+  Entries::value_type* place = last_ == nullptr ? nullptr : last_->second.next;
+  bool is_new = false;
+  if (place == nullptr || place->first != name) {
+    auto found = entries_.find(name);
+    is_new = found == entries_.end();
+    if (is_new) found = entries_.try_emplace(std::string(name)).first;
+    place = &*found;
+    if (last_ != nullptr) last_->second.next = place;
+  }
+  last_ = place;
+  Entry& entry = place->second;
   if (!is_new && entry.shape == shape) return entry;
   if (!is_new) {
     ++reset_count_;
@@ -63,6 +70,7 @@ ResidualStore::Entry& ResidualStore::acquire(std::string_view name, const Shape&
 }
 
 const ResidualStore::Entry* ResidualStore::find(std::string_view name) const {
+  if (entries_.empty()) return nullptr;  // Asked of every dense tensor.
   const auto found = entries_.find(name);
   return found == entries_.end() ? nullptr : &found->second;
 }

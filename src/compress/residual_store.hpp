@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/string_map.hpp"
@@ -40,6 +41,8 @@ class ResidualStore {
     bool is_zero = true;
     /// Whether a dense step has delivered what could travel, and the values are what it has left.
     bool is_rest = false;
+    /// The store's: what was acquired after this one the last time.
+    std::pair<const std::string, Entry>* next = nullptr;
 
     /// The values, brought to the host's memory.
     std::vector<float>& in_host();
@@ -51,8 +54,13 @@ class ResidualStore {
     void settle(std::vector<float> rest, double discount);
   };
 
+  ResidualStore() = default;
+  ResidualStore(const ResidualStore&) = delete;
+  ResidualStore& operator=(const ResidualStore&) = delete;
+
   /// The residual of `name`, created with zeros when absent. A change of shape drops the old
-  /// memory, counts a reset and logs it with the name and both shapes.
+  /// memory, counts a reset and logs it with the name and both shapes. Fast where names come in
+  /// the order of the last time.
   Entry& acquire(std::string_view name, const Shape& shape);
 
   /// The existing one, or null.
@@ -68,7 +76,9 @@ class ResidualStore {
   const Entries& entries() const noexcept { return entries_; }
 
  private:
+  /// None is ever taken out, so that places stay.
   Entries entries_;
+  Entries::value_type* last_ = nullptr;  ///< acquired
   std::int64_t reset_count_ = 0;
 };
 

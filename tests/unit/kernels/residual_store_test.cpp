@@ -20,6 +20,25 @@ TEST_CASE("a residual starts at zero and is found again by its name") {
   CHECK(store.reset_count() == 0);
 }
 
+TEST_CASE("residuals are found by their names in every order, new ones among them") {
+  ResidualStore store;
+  const Shape shape{1};
+  const std::vector<std::string> steps[] = {{"a", "b", "c"},
+                                            {"a", "b", "c"},
+                                            {"c", "a", "b"},
+                                            {"a", "d", "b", "b", "c"},
+                                            {"a", "b", "c"}};
+  for (const auto& step : steps) {
+    for (const std::string& name : step) {
+      ResidualStore::Entry& entry = store.acquire(name, shape);
+      CHECK(&entry == store.find(name));
+      CHECK(&entry == &store.entries().find(name)->second);
+    }
+  }
+  CHECK(store.entries().size() == 4);
+  CHECK(store.find("e") == nullptr);
+}
+
 TEST_CASE("a change of shape drops the residual and is counted, the same count included") {
   ResidualStore store;
   store.acquire("w", {2, 3}).in_host()[0] = 1.0f;
