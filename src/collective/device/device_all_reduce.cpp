@@ -55,8 +55,13 @@ void DeviceAllReduce::pack() {
       row.selected.values = slot;
       row.selected.dtype = dtype_;
       row.selected.limit = limit;
+      // Scaled in its place, before it is looked at whether the step was void.
+      if (!piece.after.is_identity()) {
+        settled_.push_back({slot, slot, piece.count, dtype_, piece.after});
+      }
     }
-    out.push_back({piece.output, slot, piece.count, dtype_, piece.after});
+    out.push_back({piece.output, slot, piece.count, dtype_,
+                   owed == nullptr ? piece.after : kernels::Scale{}});
     slot += DeviceLane::slot_bytes(bytes_of(piece));
   }
   if (!in.empty()) lane_.assign(DeviceLane::Copy::in, in).scale_copy(lane_.passes());
@@ -90,10 +95,13 @@ void DeviceAllReduce::take_owed_along(std::span<const StepTensor> owing) {
   lane_.assign(owing_).gather_and_sweep(lane_.passes());
 }
 
-// The sum is each piece's values after the reduction, in their place. An output may be the input,
-// so that this comes before the results.
+// Each piece's values are its result, in their place. An output may be the input, so that this
+// comes before the results are there.
 void DeviceAllReduce::settle_owed() {
   Accelerator& accelerator = lane_.accelerator();
+  if (!settled_.empty()) {
+    lane_.assign(DeviceLane::Copy::settled, settled_).scale_copy(lane_.passes());
+  }
   std::int64_t* const counts = owing_.front().nonfinite;
   accelerator.set_zero(counts, owing_.size() * sizeof *counts, lane_.passes());
   for (const StepTensor& row : owing_) {

@@ -23,8 +23,8 @@ class DeviceOperation {
 struct DevicePiece {
   Piece piece;
   /// What the piece's input still owes, float32: it is added to the scaled input, up to `limit`,
-  /// and becomes what is left of it. Where the sum is NaN or Inf it stays what it was, but for one
-  /// rounding. Null: nothing. Only for float32, float16 and bfloat16.
+  /// and becomes what is left of it. Where the result is NaN or Inf it stays what it was, but for
+  /// one rounding. Null: nothing. Only for float32, float16 and bfloat16.
   float* owed = nullptr;
   /// Pinned, may be null: not zero afterwards where that was so.
   float* void_mark = nullptr;
@@ -47,8 +47,9 @@ class DeviceAllReduce final : public DeviceOperation {
 
   DeviceLane& lane_;
   const std::vector<DevicePiece> pieces_;
-  std::vector<StepTensor> owing_;  ///< of the pieces that owe, in their order
-  float* marks_ = nullptr;         ///< theirs
+  std::vector<StepTensor> owing_;    ///< of the pieces that owe, in their order
+  std::vector<CopyTensor> settled_;  ///< of those, what scales their results
+  float* marks_ = nullptr;           ///< theirs
   const DataType dtype_;
   const ReduceOp op_;
   std::byte* data_ = nullptr;

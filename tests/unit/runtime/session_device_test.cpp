@@ -272,6 +272,20 @@ TEST_CASE("what a tensor owes is delivered on an accelerator when it goes dense 
   check_calls(2, 3, {compressed, compressed, dense, dense, dense, compressed, dense, dense});
 }
 
+TEST_CASE("a step on an accelerator is void where a postscale overflows in the result alone") {
+  for (const auto& [dtype, postscale] :
+       {std::pair(DataType::float32, 3e38), std::pair(DataType::float16, 6e4)}) {
+    CAPTURE(to_string(dtype));
+    Call compressed{{{"w", dtype, {300}, true}, {"v", dtype, {80}, false}}, {}, 1};
+    compressed.options.compression.mode = CompressionMode::sharded;
+    compressed.options.compression.rate = 20;
+    const Call overflows{compressed.members, with_op(ReduceOp::sum, 1.0, postscale), 2};
+    const Call average{compressed.members, with_op(ReduceOp::average, 1.0, 0.5), 3};
+    const Call dense{compressed.members, with_op(ReduceOp::sum), 4};
+    check_calls(2, 4, {compressed, overflows, overflows, average, dense, dense});
+  }
+}
+
 TEST_CASE(
     "a rank may owe alone, and keeps what it owes over steps with NaN, its own or another's") {
   constexpr int kSize = 2;
