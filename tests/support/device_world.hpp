@@ -16,7 +16,10 @@ namespace scalecom::test {
 /// Memory that the ranks of each host share, as SessionWorld's ranks do not by themselves.
 class HostsWorld {
  public:
-  explicit HostsWorld(HostRanks hosts) : hosts_(std::move(hosts)) {
+  /// What stands before each rank's transport; none: nothing.
+  using Wrap = std::function<std::unique_ptr<Transport>(std::unique_ptr<Transport>)>;
+  explicit HostsWorld(HostRanks hosts, Wrap wrap = {})
+      : hosts_(std::move(hosts)), wrap_(std::move(wrap)) {
     for (const auto& ranks : hosts_)
       boards_.emplace_back(static_cast<int>(ranks.size()), kSlotBytes);
   }
@@ -31,6 +34,7 @@ class HostsWorld {
         parts.board = std::make_unique<Board>(boards_[host].make_board(static_cast<int>(local)));
       }
     }
+    if (wrap_) parts.transport = wrap_(std::move(parts.transport));
     parts.collectives =
         std::make_unique<HierarchicalCollectives>(*parts.board, *parts.transport, hosts_);
   }
@@ -38,6 +42,7 @@ class HostsWorld {
  private:
   static constexpr std::size_t kSlotBytes = 64 << 10;
   const HostRanks hosts_;
+  const Wrap wrap_;
   std::vector<BoardWorld> boards_;
 };
 

@@ -118,6 +118,47 @@ void check_same(const std::vector<std::string>& found) {
   for (const std::string& differs : found) CHECK(differs == "");
 }
 
+/// Nothing of it is done while it is held.
+class HeldTransport final : public Transport {
+ public:
+  HeldTransport(std::unique_ptr<Transport> inner, const std::atomic<bool>& is_held)
+      : inner_(std::move(inner)), is_held_(is_held) {}
+  int rank() const noexcept override { return inner_->rank(); }
+  int size() const noexcept override { return inner_->size(); }
+  std::string_view name() const noexcept override { return inner_->name(); }
+  TransportRequest post_send(std::span<const std::byte> bytes, int peer, int tag) override {
+    return inner_->post_send(bytes, peer, tag);
+  }
+  TransportRequest post_receive(std::span<std::byte> bytes, int peer, int tag) override {
+    return inner_->post_receive(bytes, peer, tag);
+  }
+  bool test(TransportRequest& request) override {
+    return request.is_null() || (!is_held_ && inner_->test(request));
+  }
+  void cancel_all() noexcept override { inner_->cancel_all(); }
+  TransportCounters counters() const noexcept override { return inner_->counters(); }
+
+ private:
+  const std::unique_ptr<Transport> inner_;
+  const std::atomic<bool>& is_held_;
+};
+
+template <class Condition>
+void wait_for(const char* what, const Condition& is_there) {
+  const WaitContext context{Deadline::after(std::chrono::seconds(15)), nullptr};
+  WaitLoop loop(context);
+  while (!is_there()) loop.pause(what);
+}
+
+/// Until this rank's guard waits: it looks for figures every 100 us then, and its devices else
+/// every 20 ms.
+void wait_for_guard(const test::FakeAccelerator& accelerator) {
+  constexpr int kLooks = 1000;
+  const auto looks = [&] { return accelerator.calls().at("is_done"); };
+  const int before = looks();
+  wait_for("a guard to wait for figures", [&] { return looks() >= before + kLooks; });
+}
+
 std::int64_t travelled(const std::vector<float>& result) {
   return std::ranges::count_if(result, [](float value) { return value != 0.0f; });
 }
@@ -266,36 +307,60 @@ TEST_CASE("what is under way goes on while a guard waits for an accelerator's fi
     Config config = every(1);
     config.fusion_threshold_bytes = 1;  // An agreement a tensor.
     config.collective_timeout_s = 20.0;
+    std::atomic<bool> is_held = false;
+    test::HostsWorld places({{0}, {1}}, [&](auto inner) {
+      return std::make_unique<HeldTransport>(std::move(inner), is_held);
+    });
     test::NcclWorld nccl;
     DeviceWorld devices(
-        kSize, 21, [&](auto& accelerator) { return nccl.make_api(accelerator); }, nullptr, config);
+        kSize, 21, [&](auto& accelerator) { return nccl.make_api(accelerator); }, &places, config);
     std::atomic<bool> is_open{has_joined};
+    std::latch both_are_there(kSize);
+    std::latch both_wait(kSize);
+    std::atomic<int> reduced = 0;
     const AllReduceOptions options = compressed(CompressionMode::sharded, 100, 1.0, 0.2);
     AllReduceOptions plain;
     plain.op = ReduceOp::sum;
     test::run_ranks(kSize, [&](int rank) {
       Session& session = devices[rank];
+      test::FakeAccelerator& accelerator = devices.accelerator(rank);
       run_on_device(devices, rank, {normal(1000, 1)}, options);
       if (rank == 1 && has_joined) return expect_ok(session.join(rank).wait());
-      // So long that the step in host memory is agreed on before it is done.
-      std::vector<float> host(std::size_t{1} << 22);
-      DeviceTensor tensor(devices.accelerator(rank), DataType::float32, {1000});
+      std::vector<float> host(1000);
+      DeviceTensor tensor(accelerator, DataType::float32, {1000});
       std::vector<float> next = normal(1000, 2);
       tensor.write(std::as_bytes(std::span(next)));
       {
-        test::FakeAccelerator& accelerator = devices.accelerator(rank);
         const auto entered = accelerator.enter();
         accelerator.enqueue(tensor.stream(), {"gate", {}, false, [&] { return is_open.load(); }});
       }
+      if (!has_joined) {
+        both_are_there.arrive_and_wait();
+        is_held = true;
+      }
       std::vector<Ticket> tickets;
-      tickets.push_back(
-          session.all_reduce("host", test::view_of(host), test::view_of(host), plain));
+      const auto reduce_on_host = [&] {
+        tickets.push_back(
+            session.all_reduce("host", test::view_of(host), test::view_of(host), plain));
+      };
+      // A rank that has joined does it before the step; else it is under way beside the guard, as
+      // the third would not be agreed on.
+      if (has_joined) reduce_on_host();
       const Ticket on_device =
           session.all_reduce(name_of(0), tensor.view(), tensor.view(), options);
       expect_ok(on_device.wait());
+      if (!has_joined) reduce_on_host();
       tickets.push_back(
           session.all_reduce(name_of(0), test::view_of(next), test::view_of(next), options));
+      if (!has_joined) {
+        wait_for_guard(accelerator);
+        both_wait.arrive_and_wait();
+        is_held = false;
+      }
       expect_ok(tickets[0].wait());
+      ++reduced;
+      // On both ranks: what has come before it was posted is not held.
+      wait_for("the other rank's all-reduce", [&] { return reduced >= (has_joined ? 1 : kSize); });
       is_open = true;
       expect_ok(tickets[1].wait());
       tensor.read(on_device);
