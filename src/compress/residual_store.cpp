@@ -86,6 +86,7 @@ void ResidualStore::restore(std::string_view name, Entry entry) {
         "tensor {}: what was restored has no residual of it; the one from before is dropped",
         name));
   }
+  entry.next = nullptr;  // Of another store, perhaps.
   entries_.insert_or_assign(std::string(name), std::move(entry));
 }
 

@@ -39,6 +39,17 @@ TEST_CASE("residuals are found by their names in every order, new ones among the
   CHECK(store.find("e") == nullptr);
 }
 
+TEST_CASE("what was restored from another store does not lead there") {
+  ResidualStore other;
+  other.acquire("a", {1});
+  other.acquire("b", {1});
+  ResidualStore store;
+  store.restore("a", other.acquire("a", {1}));
+  store.acquire("a", {1});
+  const ResidualStore::Entry& found = store.acquire("b", {1});
+  CHECK(&found == store.find("b"));
+}
+
 TEST_CASE("a change of shape drops the residual and is counted, the same count included") {
   ResidualStore store;
   store.acquire("w", {2, 3}).in_host()[0] = 1.0f;
