@@ -1,32 +1,42 @@
 // What a batch of many tensors asks of an accelerator, counted: each call is time of the host.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
+#include <numeric>
+#include <random>
 #include <string>
 
 #include "tests/support/catch.hpp"
 #include "tests/support/device_world.hpp"
+#include "tests/support/exact_values.hpp"
 #include "tests/support/ranks.hpp"
+#include "tests/support/seeds.hpp"
 #include "tests/unit/device/nccl_world.hpp"
 
 using namespace scalecom;
 using test::DeviceTensor;
 using test::DeviceWorld;
 using test::expect_ok;
+using test::SessionWorld;
 
 namespace {
+
+using Counts = std::vector<std::int64_t>;
 
 constexpr int kTensors = 100;
 constexpr std::int64_t kCount = 256;
 
-// Tensors of one stream.
-std::vector<GroupMember> cut(const TensorView& all, int tensors = kTensors) {
+// Tensors of one stream, of so many elements each.
+std::vector<GroupMember> cut(const TensorView& all, const Counts& counts) {
   std::vector<GroupMember> members;
-  for (int i = 0; i < tensors; ++i) {
+  auto* data = static_cast<float*>(all.data);
+  for (const std::int64_t count : counts) {
     TensorView part = all;
-    part.shape = {kCount};
-    part.data = static_cast<float*>(all.data) + i * kCount;
-    members.push_back({fmt::format("layer.{}", i), part, part});
+    part.shape = {count};
+    part.data = data;
+    data += count;
+    members.push_back({fmt::format("layer.{} of {}", members.size(), count), part, part});
   }
   return members;
 }
@@ -41,7 +51,8 @@ std::string calls_of_batch(Session& session, test::FakeAccelerator& accelerator,
     const std::int64_t batches = session.stats().device_batches;
     accelerator.synchronize();
     before = accelerator.calls();
-    expect_ok(session.all_reduce_group(cut(all.view()), options).wait());
+    auto members = cut(all.view(), Counts(kTensors, kCount));
+    expect_ok(session.all_reduce_group(std::move(members), options).wait());
     if (session.stats().device_batches != batches + 1) {
       throw Error(StatusCode::internal, "the group was not one batch");
     }
@@ -68,10 +79,11 @@ Calls calls_on_ranks(int size, const AllReduceOptions& options) {
   return calls;
 }
 
-AllReduceOptions compressed(CompressionMode mode = CompressionMode::sharded) {
+AllReduceOptions compressed(CompressionMode mode = CompressionMode::sharded,
+                            std::int64_t rate = 16) {
   AllReduceOptions options;
   options.compression.mode = mode;
-  options.compression.rate = 16;
+  options.compression.rate = rate;
   return options;
 }
 
@@ -89,12 +101,50 @@ int writes_in_a_round(Session& session, test::FakeAccelerator& accelerator, int 
     before = accelerator.calls()["assign"];
     for (int group = 0; group < groups; ++group) {
       accelerator.synchronize();
-      auto members = cut(memory[static_cast<std::size_t>(group)]->view(), kTensorsOfGroup);
+      auto members =
+          cut(memory[static_cast<std::size_t>(group)]->view(), Counts(kTensorsOfGroup, kCount));
       for (GroupMember& member : members) member.name += fmt::format(" of {}", group);
       expect_ok(session.all_reduce_group(std::move(members), compressed()).wait());
     }
   }
   return accelerator.calls()["assign"] - before;
+}
+
+// Steps of a batch in one place; before the last ones a larger batch has its step, and a gradient
+// is NaN. Returns where it has given other bits than the host's, or has written a table anew.
+std::string differences_in_place(Session& host, Session& device, test::FakeAccelerator& accelerator,
+                                 const AllReduceOptions& options) {
+  const int rank = host.topology().rank;
+  const Counts counts[] = {{1009, 3, 0, 777}, {5000, 1, 2600}};
+  std::vector<std::unique_ptr<DeviceTensor>> tensors;
+  for (const Counts& of_batch : counts) {
+    const Shape shape{std::reduce(of_batch.begin(), of_batch.end())};
+    tensors.push_back(std::make_unique<DeviceTensor>(accelerator, DataType::float32, shape));
+  }
+  constexpr unsigned kLargeStep = 5;
+  constexpr unsigned kVoidStep = 7;
+  std::string differs;
+  for (unsigned step = 0; step < 13; ++step) {
+    const std::size_t batch = step == kLargeStep ? 1 : 0;
+    DeviceTensor& tensor = *tensors[batch];
+    const std::int64_t count = tensor.view().count();
+    auto expected =
+        test::exact_values(DataType::float32, count, step * 10 + static_cast<unsigned>(rank));
+    if (step == kVoidStep && rank == 0) std::fill_n(expected.begin() + 400, 4, std::byte{0xFF});
+    tensor.write(expected);
+    const int writes = accelerator.calls()["assign"];
+    const Ticket ticket = device.all_reduce_group(cut(tensor.view(), counts[batch]), options);
+    expect_ok(ticket.wait());
+    const auto got = tensor.read(ticket);
+    if (step > kLargeStep + 1 && accelerator.calls()["assign"] != writes) {
+      differs += fmt::format("a table is written in step {}; ", step);
+    }
+    const TensorView view{expected.data(), DataType::float32, {count}, {}};
+    expect_ok(host.all_reduce_group(cut(view, counts[batch]), options).wait());
+    // The host reduces densely then.
+    if (step != kVoidStep && got != expected) differs += fmt::format("step {}; ", step);
+  }
+  return differs;
 }
 
 }  // namespace
@@ -132,6 +182,27 @@ TEST_CASE("a lane keeps the tables of its last few compressed batches, and no mo
   DeviceWorld devices(1, 3);
   CHECK(writes_in_a_round(devices[0], devices.accelerator(0), kMax) == 0);
   CHECK(writes_in_a_round(devices[0], devices.accelerator(0), kMax + 1) == kMax + 1);
+}
+
+TEST_CASE("a compressed batch that stays in its place gives the host's bits, whoever leads") {
+  for (const std::uint64_t seed : test::choose_seeds(8)) {
+    CAPTURE(seed);
+    std::mt19937 draw(static_cast<unsigned>(seed));
+    const int size = 1 + static_cast<int>(seed % 5);
+    const auto mode = draw() % 3 == 0 ? CompressionMode::cyclic : CompressionMode::sharded;
+    const AllReduceOptions options = compressed(mode, draw() % 2 == 0 ? 7 : 300);
+    test::NcclWorld nccl;
+    DeviceWorld::LoadNccl load_nccl;
+    if (draw() % 2 == 0) load_nccl = [&](auto& fake) { return nccl.make_api(fake); };
+    SessionWorld hosts(size);
+    DeviceWorld devices(size, seed, load_nccl);
+    std::vector<std::string> found(static_cast<std::size_t>(size));
+    test::run_ranks(size, [&](int rank) {
+      found[static_cast<std::size_t>(rank)] =
+          differences_in_place(hosts[rank], devices[rank], devices.accelerator(rank), options);
+    });
+    CHECK(found == std::vector<std::string>(static_cast<std::size_t>(size)));
+  }
 }
 
 TEST_CASE("the host's time for an accelerator's batches is counted") {
