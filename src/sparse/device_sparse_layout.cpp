@@ -82,6 +82,12 @@ std::int64_t DeviceSparseLayout::chunks_before(std::int64_t shard) const {
   return chunks_[index(shard)];
 }
 
+void DeviceSparseLayout::take_tables(DeviceSparseLayout& former) {
+  steps_ = std::move(former.steps_);
+  results_ = std::move(former.results_);
+  scaling_ = std::move(former.scaling_);
+}
+
 void DeviceSparseLayout::prepare() {
   const Buffers buffers = acquire_buffers();
   if (buffers == buffers_) return;
@@ -177,9 +183,11 @@ DeviceSparseLayout& DeviceSparseLayouts::find(std::span<const SparseSlot> slots,
     auto added = std::make_unique<DeviceSparseLayout>(lane_, slots, plan);
     std::size_t parts = added->parts().size();
     for (const auto& layout : layouts_) parts += layout->parts().size();
-    // Those that are longest out of use; their end waits for nothing.
+    // Those that are longest out of use. Where gradients are elsewhere in every step, each batch
+    // comes here: memory for its tables would take as long as to write them.
     while (!layouts_.empty() && (layouts_.size() >= kLayoutsMax || parts > kPartsMax)) {
       parts -= layouts_.back()->parts().size();
+      added->take_tables(*layouts_.back());
       layouts_.pop_back();
     }
     layouts_.push_back(std::move(added));

@@ -44,6 +44,8 @@ class DeviceSparseLayout {
 
   /// Whether it is that of such a batch, whose leader may be another.
   bool is_of(std::span<const SparseSlot> slots, const SparsePlan& plan) const;
+  /// Before prepare(): writes its tables where those of another one are, which ends.
+  void take_tables(DeviceSparseLayout& former);
   /// For the lane's next batch: has the buffers, and tables that know them.
   void prepare();
 
@@ -99,10 +101,11 @@ class DeviceSparseLayout {
 };
 
 /// The layouts of a lane's last few batches, and fewer where they have many parts together: a part
-/// takes 500 bytes of the host and 150 of the accelerator.
+/// takes 500 bytes of the host and 150 of the accelerator. A model has a few batches a step, and
+/// tables written anew are most of what a batch takes of the host.
 class DeviceSparseLayouts {
  public:
-  static constexpr std::size_t kLayoutsMax = 4;
+  static constexpr std::size_t kLayoutsMax = 16;
   static constexpr std::size_t kPartsMax = 16'384;
 
   explicit DeviceSparseLayouts(DeviceLane& lane) : lane_(lane) {}
