@@ -63,7 +63,7 @@ class DeviceContext : public std::enable_shared_from_this<DeviceContext> {
   // Guarded by mutex_.
   std::vector<std::unique_ptr<DeviceEvent>> idle_;
   std::uint64_t recorded_ = 0;
-  /// Of one tensor each; kept, as their end waits for the device.
+  /// Of one tensor each; kept, as their end is in the order of results_ and their use is not.
   std::vector<Table> tables_;
 };
 
