@@ -74,7 +74,7 @@ void PinnedPool::add_slab(std::size_t bytes) {
   slab_bytes_ = left_ = bytes;
 }
 
-// A block whose last use cannot be told is not lent again.
+// A block whose last use cannot be told is not lent again. One line says so: there are hundreds.
 void PinnedPool::give_back(std::unique_ptr<Block> block, StreamHandle stream) noexcept {
   try {
     const auto entered = accelerator_.enter();
@@ -84,7 +84,8 @@ void PinnedPool::give_back(std::unique_ptr<Block> block, StreamHandle stream) no
     blocks.push_back(std::move(block));
     --lent_;
   } catch (const std::exception& error) {  // The device is gone.
-    log_error(error.what());
+    const std::lock_guard lock(mutex_);
+    if (!std::exchange(has_lost_, true)) log_error(error.what());
   }
 }
 

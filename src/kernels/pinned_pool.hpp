@@ -51,6 +51,7 @@ class PinnedPool {
   std::size_t left_ = 0;                ///< bytes of the last slab, at its end
   std::size_t slab_bytes_ = 0;          ///< of the last slab
   std::size_t lent_ = 0;                ///< blocks that are not given back
+  bool has_lost_ = false;               ///< some of those never will be
   std::map<std::size_t, Blocks> idle_;  ///< by their size
 };
 

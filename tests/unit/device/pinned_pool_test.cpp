@@ -1,7 +1,12 @@
 #include "kernels/pinned_pool.hpp"
 
+#include <algorithm>
 #include <memory>
+#include <string>
+#include <vector>
 
+#include "scalecom/status.hpp"
+#include "tests/support/captured_stderr.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/fake_accelerator.hpp"
 
@@ -30,6 +35,21 @@ TEST_CASE("pinned memory is lent again once the device has left it") {
     CHECK(accelerator.calls()["allocate_pinned"] == allocated + 1);
   }
   CHECK(accelerator.blocks() == 0);
+}
+
+TEST_CASE("a pool whose device is gone says so once") {
+  test::FakeAccelerator accelerator(
+      1, 0, [](const std::string& misuse) { throw Error(StatusCode::unavailable, misuse); });
+  const auto entered = accelerator.enter();
+  auto stream = accelerator.make_stream();
+  PinnedPool pool(accelerator);
+  std::vector<AcceleratorMemory> lent;
+  for (int i = 0; i < 3; ++i) lent.push_back(pool.allocate(8, stream.get()));
+  stream.reset();
+  const test::CapturedStderr captured;
+  lent.clear();
+  const std::string lines = captured.text();
+  CHECK(std::count(lines.begin(), lines.end(), '\n') == 1);
 }
 
 TEST_CASE("a pool ends without freeing what the device holds") {
