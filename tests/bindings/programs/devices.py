@@ -235,6 +235,51 @@ def scalecom_gives_the_cpus_bits():
             assert state[f"device {number}"].abs().sum() > 0 or rate == 1
 
 
+def a_batch_in_its_place_gives_the_cpus_bits_whoever_leads():
+    """Its tables are written once and used under each leader, but for a larger batch and a void step."""
+    eps = torch.finfo(torch.float32).eps
+    for mode, rate in (("sharded", 100), ("sharded", 300), ("cyclic", 100), ("cyclic", 300)):
+        compression = hvd.Compression.scalecom(rate=rate, mode=mode)
+        place = [torch.zeros(count) for count in (20_011, 3, 777)]
+        for step in range(2 * hvd.size() + 6):
+            tensors = [torch.zeros(90_001)] if step == 2 else place
+            generator = torch.Generator().manual_seed(1000 * rate + 10 * step + hvd.rank())
+            mine = [torch.randn(len(tensor), generator=generator, device="cpu") for tensor in tensors]
+            if step == 4 and hvd.rank() == 0:
+                mine[0][123] = float("nan")
+            for tensor, values in zip(tensors, mine):
+                tensor.copy_(values)
+            for kind, group in (("cpu", mine), ("device", tensors)):
+                hvd.grouped_allreduce_(group, name=f"{kind} in place {mode} {rate} {len(group)}",
+                                       op=hvd.Sum, compression=compression)
+            for wanted, tensor in zip(mine, tensors):
+                found, label = tensor.cpu(), f"{mode} {rate} step {step}"
+                if step == 4:  # There the CPU's is reduced densely.
+                    assert found.isfinite().all() == wanted.isfinite().all(), label
+                elif _is_same_sum():
+                    assert torch.equal(found, wanted), label
+                else:
+                    assert torch.equal(found != 0, wanted != 0), label
+                    assert torch.allclose(found, wanted, rtol=4 * eps, atol=32 * eps), label
+
+
+def what_is_owed_waits_where_a_postscale_overflows():
+    """The sum is finite, and its result is not. Quarters add up exactly."""
+    compressed = {"compression": hvd.Compression.scalecom(rate=20)}
+    for dtype, factor in ((torch.float32, 3e38), (torch.float16, 6e4)):
+        for step, options in enumerate((compressed, {"postscale_factor": factor}, {}, {})):
+            generator = torch.Generator().manual_seed(10 * step + hvd.rank())
+            mine = torch.randint(-80, 80, (300,), generator=generator, device="cpu").to(dtype) / 4
+            wanted, found = [hvd.allreduce(mine.to(place), name=f"{kind} overflowing {dtype}", op=hvd.Sum,
+                                           **options).cpu()
+                             for kind, place in (("cpu", "cpu"), ("device", torch.get_default_device()))]
+            assert torch.equal(found, wanted) and wanted.isfinite().all() == (step != 1), (dtype, step)
+            state = hvd.compression_state()
+            owed = state[f"device overflowing {dtype}"]
+            assert torch.equal(owed, state[f"cpu overflowing {dtype}"]), (dtype, step)
+            assert owed.any() == (step < 2), (dtype, step)
+
+
 def a_step_with_nan_is_taken_back():
     """All ranks see that the step is void. What it added to the residual is subtracted again, which
     rounds as it does on the CPU: gradients below 5 in float32."""
