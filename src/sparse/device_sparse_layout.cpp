@@ -17,15 +17,11 @@ using Buffer = DeviceLane::Buffer;
 
 std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
 
-bool are_same(const kernels::Scale& a, const kernels::Scale& b) {
-  return a.multiply == b.multiply && a.divide == b.divide;
-}
-
 // But for the names.
 bool are_same(const SparseSlot& a, const SparseSlot& b) {
   return a.gradient == b.gradient && a.result == b.result && a.residual == b.residual &&
          a.count == b.count && a.dtype == b.dtype && a.rate == b.rate && a.beta == b.beta &&
-         a.prescale == b.prescale && are_same(a.result_scale, b.result_scale);
+         a.prescale == b.prescale && a.result_scale == b.result_scale;
 }
 
 }  // namespace
@@ -163,7 +159,7 @@ void DeviceSparseLayout::write_scaling() {
   for (const Part& part : parts_) {
     const kernels::Scale& scale = slots_[part.slot].result_scale;
     const auto values = reinterpret_cast<std::byte*>(buffers_.reduced + part.begin);
-    if (!scaled.empty() && are_same(scaled.back().scale, scale)) {
+    if (!scaled.empty() && scaled.back().scale == scale) {
       scaled.back().count += part.chunks;
     } else {
       scaled.push_back({values, values, part.chunks, DataType::float32, scale});
