@@ -73,11 +73,15 @@ int scalecom_all_reduce_group(const char* const* names, const scalecom_tensor* i
              ? submit("reduce", names[0], outputs[0], ticket)
              : 13;
 }
-int scalecom_all_gather(const char* name, const scalecom_tensor* input, scalecom_ticket** ticket) {
-  return submit("gather", name, *input, ticket);
+int scalecom_all_gather_group(const char* const* names, const scalecom_tensor* inputs,
+                              int64_t count, scalecom_ticket** tickets) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (submit("gather", names[i], inputs[i], &tickets[i]) != 0) return 13;
+  }
+  return 0;
 }
-int scalecom_reduce_scatter(const char*, const scalecom_tensor*, int32_t, double, double,
-                            scalecom_ticket**) {
+int scalecom_reduce_scatter_group(const char* const*, const scalecom_tensor*, int64_t, int32_t,
+                                  double, double, scalecom_ticket**) {
   return 13;
 }
 int scalecom_all_to_all(const char*, const scalecom_tensor*, const int64_t*, int32_t,
