@@ -290,8 +290,7 @@ std::vector<CompressionHealth> DeviceExecution::read_samples() {
   return samples_.read(context_->accelerator(), size_);
 }
 
-DeviceResidual& DeviceExecution::bring(const std::string& name,
-                                      ResidualStore::Entry& entry) const {
+DeviceResidual& DeviceExecution::bring(const std::string& name, ResidualStore::Entry& entry) const {
   DeviceResidual* const there = on_device(entry);
   if (there != nullptr) return *there;
   const std::int64_t count = count_of(entry.shape);

@@ -75,9 +75,8 @@ int scalecom_all_reduce_group(const char* const* names, const scalecom_tensor* i
 }
 int scalecom_all_gather_group(const char* const* names, const scalecom_tensor* inputs,
                               int64_t count, scalecom_ticket** tickets) {
-  for (int64_t i = 0; i < count; ++i) {
-    if (submit("gather", names[i], inputs[i], &tickets[i]) != 0) return 13;
-  }
+  if (stand.submits_left < count) return 1;
+  for (int64_t i = 0; i < count; ++i) submit("gather", names[i], inputs[i], &tickets[i]);
   return 0;
 }
 int scalecom_reduce_scatter_group(const char* const*, const scalecom_tensor*, int64_t, int32_t,
@@ -111,6 +110,7 @@ int scalecom_ticket_copy_output(const scalecom_ticket* ticket, void*, void* stre
 }
 int scalecom_ticket_received_splits(const scalecom_ticket*, int64_t*, int32_t) { return 13; }
 void scalecom_ticket_release(scalecom_ticket* ticket) {
+  if (ticket == nullptr) return;
   stand.note("release " + ticket->name);
   delete ticket;
 }
