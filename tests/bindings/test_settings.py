@@ -21,22 +21,24 @@ def test_a_bad_value_fails_init_with_its_name(launch, ranks, variable, value, al
             assert part in message, message
 
 
-def test_values_that_differ_between_ranks_fail_init(tmp_path, launch):
+def _fail_to_init(launch, tmp_path, shell):
+    """What two ranks say whose environment a line of shell has changed, which knows the rank."""
     launcher = tmp_path / "rank_program"
-    launcher.write_text("#!/bin/sh\nexport SCALECOM_CACHE_CAPACITY=$((100 + "
-                        "OMPI_COMM_WORLD_RANK))\nexec \"$@\"\n")
+    launcher.write_text(f"#!/bin/sh\n{shell}\nexec \"$@\"\n")
     launcher.chmod(0o755)
-    for message in launch(2, "programs.ends:fail_to_init", wrapper=[str(launcher)]):
+    return launch(2, "programs.ends:fail_to_init", wrapper=[str(launcher)])
+
+
+def test_values_that_differ_between_ranks_fail_init(tmp_path, launch):
+    shell = "export SCALECOM_CACHE_CAPACITY=$((100 + OMPI_COMM_WORLD_RANK))"
+    for message in _fail_to_init(launch, tmp_path, shell):
         for part in ("SCALECOM_CACHE_CAPACITY", "100 on rank 0", "101 on rank 1"):
             assert part in message, message
 
 
 def test_what_one_rank_cannot_load_fails_init_on_all(tmp_path, launch):
-    launcher = tmp_path / "rank_program"
-    launcher.write_text("#!/bin/sh\n[ $OMPI_COMM_WORLD_RANK = 1 ] && export SCALECOM_NCCL_LIBRARY=/x.so\n"
-                        "exec \"$@\"\n")
-    launcher.chmod(0o755)
-    for message in launch(2, "programs.ends:fail_to_init", wrapper=[str(launcher)]):
+    shell = "[ $OMPI_COMM_WORLD_RANK = 1 ] && export SCALECOM_NCCL_LIBRARY=/x.so"
+    for message in _fail_to_init(launch, tmp_path, shell):
         assert "rank 1: SCALECOM_NCCL_LIBRARY is /x.so" in message, message
 
 
