@@ -36,6 +36,35 @@ std::string run_program(Collectives& host, int size, std::vector<int> neighbours
 
 WaitContext short_patience() { return {Deadline::after(std::chrono::milliseconds(50)), nullptr}; }
 
+/// Sums of two ranks' ones over messages, by rank. prepare(rank, accelerator) comes before the
+/// call, finish(accelerator, collectives) once it is posted.
+template <class Prepare, class Finish>
+std::array<Bytes, 2> sums_of_ones(std::int64_t bytes, const Prepare& prepare,
+                                  const Finish& finish) {
+  LoopbackWorld world(2);
+  std::array<Bytes, 2> found;
+  run_ranks(2, [&](int rank) {
+    const auto transport = world.make_transport(rank);
+    MessageCollectives host(*transport);
+    FakeAccelerator own(static_cast<std::uint64_t>(rank));
+    const auto inside = own.enter();
+    StagedCollectives collectives(own, host, 2, kSmall);
+    DeviceCall call(own, nullptr, Bytes(static_cast<std::size_t>(bytes), std::byte{1}));
+    prepare(rank, own);
+    collectives.all_reduce(call.data(), bytes, DataType::uint8, ReduceOp::sum,
+                           DeviceCollectives::Span::all, nullptr, patience());
+    DeviceRank device{own,
+                      collectives,
+                      [&](const WaitContext& context) { return host.advance(context); },
+                      {rank}};
+    post_all(device);
+    finish(own, collectives);
+    found[index(rank)].assign(call.data(), call.data() + bytes);
+    own.synchronize();
+  });
+  return found;
+}
+
 }  // namespace
 
 TEST_CASE("staged collectives over shared memory, messages and both give the host's results") {
@@ -144,26 +173,12 @@ TEST_CASE("pinned memory is bounded, however large a tensor is") {
 }
 
 TEST_CASE("where there is memory for one block alone, turns follow each other in it") {
-  LoopbackWorld world(2);
-  std::array<Bytes, 2> found;
-  run_ranks(2, [&](int rank) {
-    const auto transport = world.make_transport(rank);
-    MessageCollectives host(*transport);
-    FakeAccelerator own(static_cast<std::uint64_t>(rank));
-    const auto inside = own.enter();
-    StagedCollectives collectives(own, host, 2, kSmall);
-    DeviceCall call(own, nullptr, Bytes(5000, std::byte{1}));
-    if (rank == 1) own.set_free(kSmall.block_bytes);
-    collectives.all_reduce(call.data(), 5000, DataType::uint8, ReduceOp::sum,
-                           DeviceCollectives::Span::all, nullptr, patience());
-    DeviceRank device{own,
-                      collectives,
-                      [&](const WaitContext& context) { return host.advance(context); },
-                      {rank}};
-    post_all(device);
-    own.synchronize();
-    found[index(rank)].assign(call.data(), call.data() + 5000);
-  });
+  const auto found = sums_of_ones(
+      5000,
+      [](int rank, FakeAccelerator& own) {
+        if (rank == 1) own.set_free(kSmall.block_bytes);
+      },
+      [](FakeAccelerator& own, StagedCollectives&) { own.synchronize(); });
   CHECK(found[0] == Bytes(5000, std::byte{2}));
   CHECK(found[1] == Bytes(5000, std::byte{2}));
 }
@@ -241,26 +256,9 @@ TEST_CASE("the description says by what way and why") {
 }
 
 TEST_CASE("the orderly end waits for the last copies to the device") {
-  LoopbackWorld world(2);
-  std::array<Bytes, 2> found;
-  run_ranks(2, [&](int rank) {
-    const auto transport = world.make_transport(rank);
-    MessageCollectives host(*transport);
-    FakeAccelerator own(static_cast<std::uint64_t>(rank));
-    const auto inside = own.enter();
-    StagedCollectives collectives(own, host, 2, kSmall);
-    DeviceCall call(own, nullptr, Bytes(3000, std::byte{1}));
-    collectives.all_reduce(call.data(), 3000, DataType::uint8, ReduceOp::sum,
-                           DeviceCollectives::Span::all, nullptr, patience());
-    DeviceRank device{own,
-                      collectives,
-                      [&](const WaitContext& context) { return host.advance(context); },
-                      {rank}};
-    post_all(device);
-    collectives.close(patience());
-    found[index(rank)].assign(call.data(), call.data() + 3000);
-    own.synchronize();
-  });
+  const auto found = sums_of_ones(
+      3000, [](int, FakeAccelerator&) {},
+      [](FakeAccelerator&, StagedCollectives& collectives) { collectives.close(patience()); });
   CHECK(found[0] == Bytes(3000, std::byte{2}));
   CHECK(found[1] == Bytes(3000, std::byte{2}));
 }
