@@ -14,6 +14,7 @@
 #include "collective/device/nccl_collectives.hpp"
 #include "collective/device/staged_collectives.hpp"
 #include "runtime/device/gather_records.hpp"
+#include "runtime/device/posting_thread.hpp"
 #include "runtime/settings.hpp"
 #include "scalecom/status.hpp"
 
@@ -119,8 +120,11 @@ std::unique_ptr<DeviceCollectives> choose_device_collectives(const DeviceCollect
   const std::string reason = why_not_nccl(facts);
   if (reason.empty()) {
     return NcclCollectives::create(
-        {std::move(api), needs.accelerator, needs.host, needs.host_of_rank,
-         algorithm_for_nccl(needs.config.allreduce_algorithm, needs.host.rank())},
+        {std::make_shared<const device::nccl::Api>(std::move(api)), needs.accelerator, needs.host,
+         needs.host_of_rank,
+         algorithm_for_nccl(needs.config.allreduce_algorithm, needs.host.rank()),
+         std::make_unique<PostingThread>(
+             [&accelerator = needs.accelerator] { return accelerator.enter(); })},
         context);
   }
   if (setting == "nccl") {

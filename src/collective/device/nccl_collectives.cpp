@@ -8,6 +8,7 @@
 
 #include "base/error.hpp"
 #include "base/log.hpp"
+#include "device/nccl/error.hpp"
 
 namespace scalecom {
 namespace {
@@ -95,43 +96,48 @@ NcclCollectives::NcclCollectives(Needs needs)
   SCALECOM_ASSERT(host_part_.size == needs_.host.host_size(),
                   fmt::format("{} ranks of this host, {} for its collectives", host_part_.size,
                               needs_.host.host_size()));
+  SCALECOM_ASSERT(needs_.api != nullptr && needs_.poster != nullptr, "no NCCL");
 }
 
 std::unique_ptr<NcclCollectives> NcclCollectives::create(Needs needs, const WaitContext& context) {
   std::unique_ptr<NcclCollectives> made(new NcclCollectives(std::move(needs)));
-  const Needs& own = made->needs_;
-  const UniqueId id = share_unique_id(own.api, own.host, context);
-  const auto entered = own.accelerator.enter();
-  const device::nccl::TunedCommunicators tuned(own.algorithm);
-  made->everyone_ = Communicator::create(own.api, id, made->rank(), made->size(), context);
-  // Here: a rank alone on its host starts nothing inside of it, and NCCL wants a communicator that
-  // is split to have nothing under way.
-  if (own.api.comm_split && are_several_on_hosts(own.host_of_rank)) {
-    made->inside_ = made->everyone_->split(made->host_part_, context);
+  const UniqueId id = share_unique_id(*made->needs_.api, made->needs_.host, context);
+  const auto entered = made->needs_.accelerator.enter();
+  made->connect(id, context);
+  return made;
+}
+
+// Connected without blocking, so that ranks which do not come hold nobody up for ever, and then
+// split off with it.
+void NcclCollectives::connect(const UniqueId& id, const WaitContext& context) {
+  const device::nccl::TunedCommunicators tuned(needs_.algorithm);
+  everyone_ = Communicator::create(needs_.api, id, rank(), size(), context);
+  if (needs_.api->comm_split) {
+    const auto whole =
+        std::exchange(everyone_, everyone_->split({0, rank(), size()}, *needs_.poster, context));
+    if (are_several_on_hosts(needs_.host_of_rank)) {
+      inside_ = whole->split(host_part_, *needs_.poster, context);
+    }
+    whole->close(context);
   }
-  const bool is_wanted = own.algorithm != device::nccl::AllReduceAlgorithm::own_choice;
-  if (is_wanted && !tuned.has_been_asked() && made->rank() == 0) {
+  const bool is_wanted = needs_.algorithm != device::nccl::AllReduceAlgorithm::own_choice;
+  if (is_wanted && !tuned.has_been_asked() && rank() == 0) {
     log_warning(fmt::format(
         "NCCL {} chooses its algorithms by itself, whatever SCALECOM_ALLREDUCE_ALGORITHM is: it "
         "asks a plugin from 2.24 on, by NCCL_TUNER_PLUGIN, which must not name another one, and "
         "only where no communicator of this process was made before scalecom.init()",
-        device::nccl::version_text(own.api.version)));
+        device::nccl::version_text(needs_.api->version)));
   }
-  return made;
 }
 
 std::string NcclCollectives::description() const {
-  return fmt::format("NCCL {} ({})", device::nccl::version_text(needs_.api.version),
-                     needs_.api.path);
+  return fmt::format("NCCL {} ({})", device::nccl::version_text(needs_.api->version),
+                     needs_.api->path);
 }
 
-NcclCollectives::Communicator& NcclCollectives::communicator_of(Span span,
-                                                                const WaitContext& context) {
+NcclCollectives::Communicator& NcclCollectives::communicator_of(Span span) {
   if (span == Span::all || host_part_.size == size()) return *everyone_;
-  if (inside_ == nullptr) {
-    const device::nccl::TunedCommunicators tuned(needs_.algorithm);
-    inside_ = everyone_->split(host_part_, context);
-  }
+  if (inside_ == nullptr) throw device::nccl::missing_split(*needs_.api);
   return *inside_;
 }
 
@@ -142,8 +148,8 @@ void NcclCollectives::all_reduce(std::byte* data, std::int64_t count, DataType d
         if (dtype == DataType::int16) {
           return staged_.all_reduce(data, count, dtype, op, span, stream, now);
         }
-        Communicator& communicator = communicator_of(span, now);
-        if (count == 0) return;
+        if (count == 0 || (span == Span::host && host_part_.size == 1)) return;
+        Communicator& communicator = communicator_of(span);
         const Reduced reduced = as_nccl(dtype, op);
         communicator.all_reduce(data, data, static_cast<std::size_t>(count), reduced.dtype,
                                 reduced.op, stream, now);

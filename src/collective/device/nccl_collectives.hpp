@@ -11,6 +11,7 @@
 #include "collective/device/device_collectives.hpp"
 #include "collective/device/staged_collectives.hpp"
 #include "device/nccl/communicator.hpp"
+#include "device/nccl/poster.hpp"
 #include "device/nccl/tuner.hpp"
 
 namespace scalecom {
@@ -19,12 +20,12 @@ namespace scalecom {
 /// NCCL does not reduce, int16, goes through the host's collectives, and operations behind it wait
 /// until it is posted. boolean travels as uint8: sum and max are max, product and min are min.
 ///
-/// Operations inside a host have a communicator of its ranks, split off at the beginning (NCCL 2.18
-/// or newer).
+/// From NCCL 2.18 on it works on communicators that block, which are split off at the beginning:
+/// one of all ranks, and where several hosts have several ranks one inside each host.
 class NcclCollectives final : public DeviceCollectives {
  public:
   struct Needs {
-    device::nccl::Api api;
+    std::shared_ptr<const device::nccl::Api> api;
     Accelerator& accelerator;
     Collectives& host;
     /// Of each rank, the number of its host, as `host` sees them: host.host_size() have this
@@ -32,6 +33,8 @@ class NcclCollectives final : public DeviceCollectives {
     std::vector<int> host_of_rank;
     /// Of every all-reduce, where NCCL asks this library's tuner.
     device::nccl::AllReduceAlgorithm algorithm = device::nccl::AllReduceAlgorithm::own_choice;
+    /// Has `accelerator` entered on its thread.
+    std::unique_ptr<device::nccl::Poster> poster;
   };
 
   /// All ranks call it at once, with nothing under way in `needs.host`, which passes on rank 0's
@@ -71,9 +74,10 @@ class NcclCollectives final : public DeviceCollectives {
   using Post = std::function<void(const WaitContext& context)>;
 
   explicit NcclCollectives(Needs needs);
+  void connect(const device::nccl::UniqueId& id, const WaitContext& context);
   void start(Post post, const WaitContext& context);
   bool post_waiting(const WaitContext& context);
-  Communicator& communicator_of(Span span, const WaitContext& context);
+  Communicator& communicator_of(Span span);
   void count(std::int64_t bytes);
   void ensure_usable() const;
   template <class Body>

@@ -70,30 +70,31 @@ UniqueId make_unique_id(const Api& api) {
   return id;
 }
 
-std::unique_ptr<Communicator> Communicator::create(const Api& api, const UniqueId& id, int rank,
-                                                   int size, const WaitContext& context) {
-  std::unique_ptr<Communicator> made(new Communicator(api, rank, size));
+std::unique_ptr<Communicator> Communicator::create(std::shared_ptr<const Api> api,
+                                                   const UniqueId& id, int rank, int size,
+                                                   const WaitContext& context) {
+  std::unique_ptr<Communicator> made(new Communicator(std::move(api), nullptr, rank, size));
   CommConfig config;
-  const Result result = api.comm_init_rank_config(&made->comm_, size, id, rank, &config);
+  const Result result = made->api_->comm_init_rank_config(&made->comm_, size, id, rank, &config);
   made->settle(result, fmt::format("connecting {} ranks", size), context);
   return made;
 }
 
 Communicator::~Communicator() { abort(); }
 
-std::unique_ptr<Communicator> Communicator::split(const Part& part, const WaitContext& context) {
+std::unique_ptr<Communicator> Communicator::split(const Part& part, Poster& poster,
+                                                  const WaitContext& context) {
   ensure_usable();
-  if (!api_.comm_split) {
-    throw Error(StatusCode::unavailable,
-                fmt::format("groups of ranks need NCCL 2.18 or newer, and {} is {}", api_.path,
-                            version_text(api_.version)));
-  }
+  SCALECOM_ASSERT(poster_ == nullptr, "what is split off is not split again");
+  if (!api_->comm_split) throw missing_split(*api_);
   constexpr int kNoColor = -1;
   const int color = part.color < 0 ? kNoColor : part.color;
-  std::unique_ptr<Communicator> made(new Communicator(api_, part.rank, part.size));
+  std::unique_ptr<Communicator> made(new Communicator(api_, &poster, part.rank, part.size));
   CommConfig config;
-  const Result result = api_.comm_split(comm_, color, part.rank, &made->comm_, &config);
-  // NCCL returns success while this one is in progress, and gives the new one with the end of that.
+  config.blocking = 1;
+  const Result result = api_->comm_split(comm_, color, part.rank, &made->comm_, &config);
+  // The call itself is one of this communicator, which does not block. NCCL returns success while
+  // this one is in progress, and gives the new one with the end of that.
   settle(has_failed(result) ? result : Result::in_progress, "splitting a communicator", context);
   if (made->comm_ == nullptr) return nullptr;
   made->settle(Result::in_progress, "connecting a group of ranks", context);
@@ -102,32 +103,40 @@ std::unique_ptr<Communicator> Communicator::split(const Part& part, const WaitCo
 
 void Communicator::all_reduce(const void* from, void* to, std::size_t count, DataType dtype,
                               ReduceOp op, StreamHandle stream, const WaitContext& context) {
-  ensure_usable();
-  const Result result =
-      api_.all_reduce(from, to, count, element_type(dtype), reduction(op), comm_, stream);
-  settle(result, "all-reduce", context);
+  const ElementType type = element_type(dtype);
+  post(
+      [=, how = reduction(op)](const Api& api, CommHandle comm) {
+        return api.all_reduce(from, to, count, type, how, comm, stream);
+      },
+      "all-reduce", context);
 }
 
 void Communicator::reduce_scatter(const void* from, void* to, std::size_t count, DataType dtype,
                                   ReduceOp op, StreamHandle stream, const WaitContext& context) {
-  ensure_usable();
-  const Result result =
-      api_.reduce_scatter(from, to, count, element_type(dtype), reduction(op), comm_, stream);
-  settle(result, "reduce-scatter", context);
+  const ElementType type = element_type(dtype);
+  post(
+      [=, how = reduction(op)](const Api& api, CommHandle comm) {
+        return api.reduce_scatter(from, to, count, type, how, comm, stream);
+      },
+      "reduce-scatter", context);
 }
 
 void Communicator::broadcast(const void* from, void* to, std::size_t bytes, int root,
                              StreamHandle stream, const WaitContext& context) {
-  ensure_usable();
-  const Result result = api_.broadcast(from, to, bytes, ElementType::uint8, root, comm_, stream);
-  settle(result, "broadcast", context);
+  post(
+      [=](const Api& api, CommHandle comm) {
+        return api.broadcast(from, to, bytes, ElementType::uint8, root, comm, stream);
+      },
+      "broadcast", context);
 }
 
 void Communicator::all_gather(const void* from, void* to, std::size_t bytes, StreamHandle stream,
                               const WaitContext& context) {
-  ensure_usable();
-  const Result result = api_.all_gather(from, to, bytes, ElementType::uint8, comm_, stream);
-  settle(result, "all-gather", context);
+  post(
+      [=](const Api& api, CommHandle comm) {
+        return api.all_gather(from, to, bytes, ElementType::uint8, comm, stream);
+      },
+      "all-gather", context);
 }
 
 void Communicator::all_gather_parts(const Parts& all, StreamHandle stream,
@@ -137,16 +146,16 @@ void Communicator::all_gather_parts(const Parts& all, StreamHandle stream,
     return all_gather(places[static_cast<std::size_t>(rank_)].data(), all.data,
                       static_cast<std::size_t>(all.bytes.front()), stream, context);
   }
-  Calls calls;
+  std::vector<Call> calls;
   for (int root = 0; root < size_; ++root) {
     const std::span<std::byte> part = places[static_cast<std::size_t>(root)];
     if (part.empty()) continue;
-    calls.push_back([=, this] {
-      return api_.broadcast(part.data(), part.data(), part.size(), ElementType::uint8, root, comm_,
-                            stream);
+    calls.push_back([=](const Api& api, CommHandle comm) {
+      return api.broadcast(part.data(), part.data(), part.size(), ElementType::uint8, root, comm,
+                           stream);
     });
   }
-  run_group(calls, "all-gather", context);
+  post_group(std::move(calls), "all-gather", context);
 }
 
 void Communicator::reduce_scatter_parts(const Parts& all, DataType dtype, ReduceOp op,
@@ -159,70 +168,93 @@ void Communicator::reduce_scatter_parts(const Parts& all, DataType dtype, Reduce
     const std::span<std::byte> mine = places[static_cast<std::size_t>(rank_)];
     return reduce_scatter(all.data, mine.data(), count_of(mine), dtype, op, stream, context);
   }
-  Calls calls;
+  std::vector<Call> calls;
   for (int root = 0; root < size_; ++root) {
     const std::span<std::byte> part = places[static_cast<std::size_t>(root)];
     if (part.empty()) continue;
-    calls.push_back([=, this, type = element_type(dtype), reduction = reduction(op)] {
-      return api_.reduce(part.data(), part.data(), count_of(part), type, reduction, root, comm_,
-                         stream);
+    calls.push_back([=, type = element_type(dtype), how = reduction(op)](const Api& api,
+                                                                         CommHandle comm) {
+      return api.reduce(part.data(), part.data(), count_of(part), type, how, root, comm, stream);
     });
   }
-  run_group(calls, "reduce-scatter", context);
+  post_group(std::move(calls), "reduce-scatter", context);
 }
 
 void Communicator::all_to_all(const Parts& from, const Parts& to, StreamHandle stream,
                               const WaitContext& context) {
   const auto sent = cut(from, size_);
   const auto received = cut(to, size_);
-  Calls calls;
+  std::vector<Call> calls;
   for (int peer = 0; peer < size_; ++peer) {
     const auto r = static_cast<std::size_t>(peer);
     if (!sent[r].empty()) {
-      calls.push_back([=, this, part = sent[r]] {
-        return api_.send(part.data(), part.size(), ElementType::uint8, peer, comm_, stream);
+      calls.push_back([=, part = sent[r]](const Api& api, CommHandle comm) {
+        return api.send(part.data(), part.size(), ElementType::uint8, peer, comm, stream);
       });
     }
     if (!received[r].empty()) {
-      calls.push_back([=, this, part = received[r]] {
-        return api_.receive(part.data(), part.size(), ElementType::uint8, peer, comm_, stream);
+      calls.push_back([=, part = received[r]](const Api& api, CommHandle comm) {
+        return api.receive(part.data(), part.size(), ElementType::uint8, peer, comm, stream);
       });
     }
   }
-  run_group(calls, "all-to-all", context);
+  post_group(std::move(calls), "all-to-all", context);
+}
+
+Result Communicator::run(Call call, const std::string& what, const WaitContext& context) {
+  if (poster_ == nullptr) return call(*api_, comm_);
+  try {
+    return poster_->run(
+        [call = std::move(call), api = api_, comm = comm_] { return call(*api, comm); },
+        "NCCL: " + what, context);
+  } catch (const Error& error) {
+    fail(error);
+  }
+}
+
+void Communicator::post(Call call, const std::string& what, const WaitContext& context) {
+  ensure_usable();
+  settle(run(std::move(call), what, context), what, context);
 }
 
 // A group that was begun is ended in any case; the first failure is the cause.
-void Communicator::run_group(const Calls& calls, const std::string& what,
-                             const WaitContext& context) {
-  ensure_usable();
-  Result first = api_.group_start();
-  for (const auto& call : calls) {
-    if (has_failed(first)) break;
-    first = call();
-  }
-  const Result end = api_.group_end();
-  settle(has_failed(first) ? first : end, what, context);
+void Communicator::post_group(std::vector<Call> calls, const std::string& what,
+                              const WaitContext& context) {
+  post(
+      [calls = std::move(calls)](const Api& api, CommHandle comm) {
+        Result first = api.group_start();
+        for (const Call& call : calls) {
+          if (has_failed(first)) break;
+          first = call(api, comm);
+        }
+        const Result end = api.group_end();
+        return has_failed(first) ? first : end;
+      },
+      what, context);
 }
 
 void Communicator::check() {
   ensure_usable();
   Result state = Result::success;
-  const Result asked = api_.comm_get_async_error(comm_, &state);
+  const Result asked = api_->comm_get_async_error(comm_, &state);
   const Result result = asked == Result::success ? state : asked;
-  if (has_failed(result)) fail(error_of(api_, result, comm_, "a collective"));
+  if (has_failed(result)) fail(error_of(*api_, result, comm_, "a collective"));
 }
 
 void Communicator::close(const WaitContext& context) {
-  ensure_usable();
-  settle(api_.comm_finalize(comm_), "ending a communicator", context);
-  const Result result = api_.comm_destroy(std::exchange(comm_, nullptr));
-  if (has_failed(result)) fail(error_of(api_, result, nullptr, "ending a communicator"));
+  const std::string what = "ending a communicator";
+  post([](const Api& api, CommHandle comm) { return api.comm_finalize(comm); }, what, context);
+  // From here on it is not ours to abort.
+  const Call destroy = [comm = std::exchange(comm_, nullptr)](const Api& api, CommHandle) {
+    return api.comm_destroy(comm);
+  };
+  const Result result = run(destroy, what, context);
+  if (has_failed(result)) fail(error_of(*api_, result, nullptr, what));
 }
 
 void Communicator::abort() noexcept {
   if (comm_ == nullptr) return;
-  api_.comm_abort(std::exchange(comm_, nullptr));
+  api_->comm_abort(std::exchange(comm_, nullptr));
   if (!failure_) failure_ = Error(StatusCode::shut_down, "the communicator was aborted");
 }
 
@@ -235,7 +267,7 @@ void Communicator::settle(Result result, const std::string& what, const WaitCont
   WaitLoop loop(context);
   const std::string waits_for = "NCCL: " + what;
   while (result == Result::in_progress) {
-    const Result asked = api_.comm_get_async_error(comm_, &result);
+    const Result asked = api_->comm_get_async_error(comm_, &result);
     if (asked != Result::success) result = asked;
     if (result != Result::in_progress) break;
     try {
@@ -244,7 +276,7 @@ void Communicator::settle(Result result, const std::string& what, const WaitCont
       fail(error);
     }
   }
-  if (result != Result::success) fail(error_of(api_, result, comm_, what));
+  if (result != Result::success) fail(error_of(*api_, result, comm_, what));
 }
 
 void Communicator::fail(const Error& error) {

@@ -6,10 +6,12 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/wait.hpp"
 #include "device/nccl/api.hpp"
+#include "device/nccl/poster.hpp"
 #include "scalecom/status.hpp"
 #include "scalecom/tensor.hpp"
 
@@ -21,17 +23,18 @@ UniqueId make_unique_id(const Api& api);
 /// Some ranks that communicate through NCCL, on memory of the current CUDA device. Confined to one
 /// thread. Every rank of it makes the same calls in the same order.
 ///
-/// No call blocks in NCCL: it is created with blocking = 0, and what is in progress is polled
+/// No call blocks the caller's thread in NCCL: what create() gives does not block, and what is in
+/// progress is polled; the calls of what split() gives block, and are a poster's. Both waits are
 /// under the wait discipline. A collective returns when it is in the stream, not when it is done;
 /// check() tells meanwhile whether it has failed. The first error, a deadline that has passed or
-/// an interrupt (another rank was lost) aborts the communicator, which ends its kernels: memory
-/// given to it is free once the stream is synchronized. Calls after that throw the first error
-/// again.
+/// an interrupt (another rank was lost) aborts the communicator, which ends its kernels and what a
+/// poster is in: memory given to it is free once the stream is synchronized. Calls after that throw
+/// the first error again.
 class Communicator {
  public:
-  /// All ranks call it with rank 0's id. `api` outlives it.
-  static std::unique_ptr<Communicator> create(const Api& api, const UniqueId& id, int rank,
-                                              int size, const WaitContext& context);
+  /// All ranks call it with rank 0's id.
+  static std::unique_ptr<Communicator> create(std::shared_ptr<const Api> api, const UniqueId& id,
+                                              int rank, int size, const WaitContext& context);
 
   /// Aborts what close() has not ended.
   ~Communicator();
@@ -47,9 +50,10 @@ class Communicator {
     int rank = 0;   ///< this rank's place in it
     int size = 1;   ///< how many ranks have this color
   };
-  /// A communicator of some of these ranks; all call it. Null for a negative color. Throws
-  /// Error(unavailable) for NCCL before 2.18, which leaves this communicator usable.
-  std::unique_ptr<Communicator> split(const Part& part, const WaitContext& context);
+  /// A communicator of some of these ranks, of one that create() has made; all call it. Null for a
+  /// negative color. `poster` makes its calls, and outlives it. Throws Error(unavailable) for NCCL
+  /// before 2.18, which leaves this communicator usable.
+  std::unique_ptr<Communicator> split(const Part& part, Poster& poster, const WaitContext& context);
 
   /// `from` may be `to`. Throws Error(invalid_argument) for what NCCL does not reduce: int16 and
   /// boolean.
@@ -93,16 +97,21 @@ class Communicator {
   void abort() noexcept;
 
  private:
-  Communicator(const Api& api, int rank, int size) : api_(api), rank_(rank), size_(size) {}
+  Communicator(std::shared_ptr<const Api> api, Poster* poster, int rank, int size)
+      : api_(std::move(api)), poster_(poster), rank_(rank), size_(size) {}
 
   void ensure_usable() const;
-  using Calls = std::vector<std::function<Result()>>;
-  void run_group(const Calls& calls, const std::string& what, const WaitContext& context);
+  /// NCCL's functions and the handle, for a call that may outlast this object.
+  using Call = std::function<Result(const Api& api, CommHandle comm)>;
+  Result run(Call call, const std::string& what, const WaitContext& context);
+  void post(Call call, const std::string& what, const WaitContext& context);
+  void post_group(std::vector<Call> calls, const std::string& what, const WaitContext& context);
   /// Waits until NCCL has finished what returned `result`. Aborts and throws where it fails.
   void settle(Result result, const std::string& what, const WaitContext& context);
   [[noreturn]] void fail(const Error& error);
 
-  const Api& api_;
+  const std::shared_ptr<const Api> api_;
+  Poster* const poster_;  ///< null: calls do not block, and are made here
   const int rank_;
   const int size_;
   CommHandle comm_ = nullptr;

@@ -57,4 +57,10 @@ Error error_of(const Api& api, Result result, CommHandle comm, const std::string
                       message, remedy(result, message))};
 }
 
+Error missing_split(const Api& api) {
+  return {StatusCode::unavailable,
+          fmt::format("groups of ranks need NCCL 2.18 or newer, and {} is {}", api.path,
+                      version_text(api.version))};
+}
+
 }  // namespace scalecom::device::nccl

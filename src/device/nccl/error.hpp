@@ -13,4 +13,7 @@ namespace scalecom::device::nccl {
 /// `comm` may be null, before there is one.
 Error error_of(const Api& api, Result result, CommHandle comm, const std::string& what);
 
+/// Communicators of some of the ranks are asked for, which this version does not have.
+Error missing_split(const Api& api);
+
 }  // namespace scalecom::device::nccl

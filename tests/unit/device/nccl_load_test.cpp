@@ -111,9 +111,9 @@ TEST_CASE("the NCCL that the setting names is loaded, and called") {
   CHECK(in_process([] { return load(kMine); }) == "2.28.9 of " + kMine.string());
   const std::string outcome = in_process([]() -> std::string {
     const WaitContext context{Deadline::after(std::chrono::seconds(20)), nullptr};
-    const Api api = load_api(kMine);
-    if (api.comm_split) return "a split that the library has not";
-    const auto communicator = Communicator::create(api, make_unique_id(api), 1, 3, context);
+    const auto api = std::make_shared<const Api>(load_api(kMine));
+    if (api->comm_split) return "a split that the library has not";
+    const auto communicator = Communicator::create(api, make_unique_id(*api), 1, 3, context);
     std::array<float, 4> values{1.0f, 2.0f, 3.0f, 4.0f};
     communicator->all_reduce(values.data(), values.data(), 4, DataType::float32, ReduceOp::sum,
                              nullptr, context);

@@ -12,6 +12,7 @@
 #include "device/nccl/error.hpp"
 #include "scalecom/status.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/unit/device/callers_poster.hpp"
 
 using namespace scalecom;
 using namespace scalecom::device::nccl;
@@ -37,9 +38,9 @@ class FakeNccl {
       *comm = handle_of(++made_);
       return answer(fmt::format("init {} of {} blocking {}", rank, ranks, config->blocking));
     };
-    api.comm_split = [this](CommHandle, int color, int key, CommHandle* comm, CommConfig*) {
+    api.comm_split = [this](CommHandle, int color, int key, CommHandle* comm, CommConfig* config) {
       *comm = color < 0 ? nullptr : handle_of(++made_);
-      return answer(fmt::format("split {} {}", color, key));
+      return answer(fmt::format("split {} {} blocking {}", color, key, config->blocking));
     };
     api.comm_finalize = [this](CommHandle comm) { return answer("finalize", comm); };
     api.comm_destroy = [this](CommHandle comm) { return answer("destroy", comm); };
@@ -83,11 +84,14 @@ class FakeNccl {
   }
 
   std::unique_ptr<Communicator> connect() {
-    auto made = Communicator::create(api, {}, 1, 3, patience());
+    auto made = Communicator::create(shared(), {}, 1, 3, patience());
     calls.clear();
     polls = 0;
     return made;
   }
+
+  /// As this object: the test may change its functions.
+  std::shared_ptr<const Api> shared() const { return {std::shared_ptr<void>(), &api}; }
 
   Api api;
   std::map<std::string, Result> results;  ///< by the call's first word; success else
@@ -96,12 +100,13 @@ class FakeNccl {
   Result poll_result = Result::success;
   std::string last_error;
   std::vector<std::string> calls;
+  std::string by;  ///< who makes the calls
   int polls = 0;
   std::array<std::byte, 64> memory{};
 
  private:
   Result answer(const std::string& call) {
-    calls.push_back(call);
+    calls.push_back(call + by);
     const auto found = results.find(call.substr(0, call.find(' ')));
     return found == results.end() ? Result::success : found->second;
   }
@@ -135,13 +140,34 @@ class LostRank final : public Interrupt {
 
 using Calls = std::vector<std::string>;
 
+// Makes calls at once, noting which; or leaves them, as after a deadline.
+class NotingPoster final : public Poster {
+ public:
+  explicit NotingPoster(FakeNccl& nccl) : nccl_(nccl) {}
+
+  Result run(Call call, std::string_view what, const WaitContext&) override {
+    runs.emplace_back(what);
+    if (error) throw Error(*error);
+    nccl_.by = " by the poster";
+    const Result result = call();
+    nccl_.by = "";
+    return result;
+  }
+
+  Calls runs;
+  std::optional<Error> error;
+
+ private:
+  FakeNccl& nccl_;
+};
+
 }  // namespace
 
 TEST_CASE("a communicator does not block, and is there when NCCL says so") {
   FakeNccl nccl;
   nccl.results["init"] = Result::in_progress;
   nccl.states = {Result::in_progress, Result::in_progress, Result::success};
-  const auto communicator = Communicator::create(nccl.api, {}, 1, 3, patience());
+  const auto communicator = Communicator::create(nccl.shared(), {}, 1, 3, patience());
   CHECK(nccl.calls == Calls{"init 1 of 3 blocking 0"});
   CHECK(nccl.polls == 3);
   CHECK(communicator->rank() == 1);
@@ -292,7 +318,7 @@ TEST_CASE("a lost rank ends the wait, and aborts") {
   }
   SECTION("while the ranks connect") {
     nccl.results["init"] = Result::in_progress;
-    CHECK_THROWS_WITH(Communicator::create(nccl.api, {}, 0, 3, context), "rank 2 is lost");
+    CHECK_THROWS_WITH(Communicator::create(nccl.shared(), {}, 0, 3, context), "rank 2 is lost");
   }
   CHECK(nccl.calls.back() == "abort on 1");
 }
@@ -313,7 +339,7 @@ TEST_CASE("ranks that cannot connect are told why, and nothing stays") {
   FakeNccl nccl;
   nccl.results["init"] = Result::invalid_usage;
   nccl.last_error = "Duplicate GPU detected : rank 0 and rank 1 both on CUDA device 1000";
-  CHECK_THROWS_WITH(Communicator::create(nccl.api, {}, 0, 2, patience()),
+  CHECK_THROWS_WITH(Communicator::create(nccl.shared(), {}, 0, 2, patience()),
                     Contains("connecting 2 ranks failed") && Contains("rank 0 and rank 1") &&
                         Contains("two ranks use one GPU"));
   CHECK(nccl.calls.back() == "abort on 1");
@@ -341,17 +367,59 @@ TEST_CASE("an orderly end waits for all ranks; without one the communicator is a
 
 TEST_CASE("a split makes a communicator of a rank's color, or none") {
   FakeNccl nccl;
+  test::CallersPoster poster;
   const auto whole = nccl.connect();
   nccl.results["split"] = Result::in_progress;
   nccl.states = {Result::in_progress, Result::success, Result::in_progress, Result::success};
-  const auto part = whole->split({.color = 7, .rank = 1, .size = 2}, patience());
+  const auto part = whole->split({.color = 7, .rank = 1, .size = 2}, poster, patience());
   REQUIRE(part);
   CHECK(nccl.polls == 4);  // First of the whole, then of the part.
   CHECK(part->rank() == 1);
   CHECK(part->size() == 2);
   reduce(*part, patience());
-  CHECK_FALSE(whole->split({.color = -3}, patience()));
-  CHECK(nccl.calls == Calls{"split 7 1", "all_reduce 10 7 0 on 2", "split -1 0"});
+  CHECK_FALSE(whole->split({.color = -3}, poster, patience()));
+  CHECK(nccl.calls ==
+        Calls{"split 7 1 blocking 1", "all_reduce 10 7 0 on 2", "split -1 0 blocking 1"});
+}
+
+TEST_CASE("a poster makes all calls of what is split off, each group as one") {
+  FakeNccl nccl;
+  NotingPoster poster(nccl);
+  const auto whole = nccl.connect();
+  auto part = whole->split({.color = 0, .rank = 1, .size = 3}, poster, patience());
+  reduce(*part, patience());
+  const std::array<std::int64_t, 3> bytes{1, 0, 0};
+  part->all_to_all({nccl.memory.data(), bytes}, {nccl.memory.data(), bytes}, nullptr, patience());
+  part->check();
+  part->close(patience());
+  part.reset();
+  reduce(*whole, patience());
+  CHECK(poster.runs == Calls{"NCCL: all-reduce", "NCCL: all-to-all", "NCCL: ending a communicator",
+                             "NCCL: ending a communicator"});
+  CHECK(nccl.calls == Calls{"split 0 1 blocking 1", "all_reduce 10 7 0 on 2 by the poster",
+                            "group_start by the poster", "send 1 to 0 at 0 by the poster",
+                            "receive 1 from 0 at 0 by the poster", "group_end by the poster",
+                            "finalize on 2 by the poster", "destroy on 2 by the poster",
+                            "all_reduce 10 7 0 on 1"});
+}
+
+TEST_CASE("a call that does not come back is left at the deadline with an abort") {
+  FakeNccl nccl;
+  NotingPoster poster(nccl);
+  const auto whole = nccl.connect();
+  const auto part = whole->split({.color = 0, .rank = 1, .size = 3}, poster, patience());
+  SECTION("a collective") {
+    poster.error = Error(StatusCode::timed_out, "NCCL: all-reduce: the deadline has passed");
+    CHECK(error_of_reduce(*part).code() == StatusCode::timed_out);
+    CHECK(nccl.calls == Calls{"split 0 1 blocking 1", "abort on 2"});
+    poster.error.reset();
+    CHECK(error_of_reduce(*part).code() == StatusCode::timed_out);
+  }
+  SECTION("the orderly end, which may be half done") {
+    nccl.results["destroy"] = Result::system_error;
+    CHECK_THROWS_WITH(part->close(patience()), Contains("ending a communicator failed"));
+    CHECK(nccl.calls.back() == "destroy on 2 by the poster");
+  }
 }
 
 TEST_CASE("before 2.18 there is no split, and the communicator goes on") {
@@ -359,7 +427,8 @@ TEST_CASE("before 2.18 there is no split, and the communicator goes on") {
   nccl.api.comm_split = nullptr;
   nccl.api.version = 21701;
   const auto whole = nccl.connect();
-  CHECK_THROWS_WITH(whole->split({}, patience()),
+  test::CallersPoster poster;
+  CHECK_THROWS_WITH(whole->split({}, poster, patience()),
                     Contains("need NCCL 2.18") && Contains("2.17.1") && Contains("fake"));
   CHECK(error_of_reduce(*whole).code() == StatusCode::ok);
 }

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <functional>
+#include <string_view>
+
+#include "base/wait.hpp"
+#include "device/nccl/api.hpp"
+
+namespace scalecom::device::nccl {
+
+/// Makes calls of NCCL that may block, somewhere where that holds nobody up.
+///
+/// NCCL has two kinds of communicators. Without blocking, each call starts a thread of its own:
+/// 45 to 60 us until the work is in the stream (two ranks on an H100). With blocking it takes 11,
+/// but a call does not come back while a rank that it needs is missing.
+class Poster {
+ public:
+  using Call = std::function<Result()>;
+
+  virtual ~Poster() = default;
+
+  /// Makes the call and returns its result. One caller at a time; calls are made in their order.
+  /// The wait ends with Error (the deadline, the interrupt) while the call is under way still: it
+  /// goes on, and so must own all that it uses.
+  virtual Result run(Call call, std::string_view what, const WaitContext& context) = 0;
+};
+
+}  // namespace scalecom::device::nccl

@@ -1,0 +1,15 @@
+#pragma once
+
+#include "device/nccl/poster.hpp"
+
+namespace scalecom::test {
+
+/// Makes calls at once, on the caller's thread.
+class CallersPoster final : public device::nccl::Poster {
+ public:
+  device::nccl::Result run(Call call, std::string_view, const WaitContext&) override {
+    return call();
+  }
+};
+
+}  // namespace scalecom::test

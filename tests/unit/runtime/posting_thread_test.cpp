@@ -1,0 +1,180 @@
+// The thread that makes calls which block.
+
+#include "runtime/device/posting_thread.hpp"
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <future>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "scalecom/status.hpp"
+#include "tests/support/captured_stderr.hpp"
+#include "tests/support/catch.hpp"
+
+using namespace scalecom;
+using namespace std::chrono_literals;
+using Catch::Contains;
+using device::nccl::Result;
+
+namespace {
+
+WaitContext patience(Clock::duration limit = 20s) { return {Deadline::after(limit), nullptr}; }
+
+std::shared_ptr<void> enter_nothing() { return nullptr; }
+
+class LostRank final : public Interrupt {
+ public:
+  void check() override { throw Error(StatusCode::rank_lost, "rank 2 is lost"); }
+};
+
+// A call that comes back when the test says so. Shared with it, as real calls share what they use.
+struct Gate {
+  std::promise<void> opened;
+  std::promise<void> entered;
+  std::promise<void> left;
+};
+
+PostingThread::Call blocking_call(const std::shared_ptr<Gate>& gate) {
+  return [gate] {
+    gate->entered.set_value();
+    gate->opened.get_future().wait();
+    gate->left.set_value();
+    return Result::remote_error;
+  };
+}
+
+std::string message_of_run(PostingThread& thread, const PostingThread::Call& call,
+                           const WaitContext& context) {
+  try {
+    thread.run(call, "NCCL: a call", context);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+// 'S' is asleep; the third field, behind a name in parentheses.
+char state_of(long thread) {
+  std::ifstream file("/proc/self/task/" + std::to_string(thread) + "/stat");
+  std::string line;
+  std::getline(file, line);
+  const std::size_t end_of_name = line.rfind(')');
+  return end_of_name == std::string::npos ? '?' : line.at(end_of_name + 2);
+}
+
+}  // namespace
+
+TEST_CASE("calls are made in order on one other thread, which enters once and leaves at its end") {
+  std::vector<std::thread::id> entered;
+  std::vector<std::thread::id> left;
+  std::vector<std::pair<int, std::thread::id>> calls;
+  {
+    PostingThread thread([&] {
+      entered.push_back(std::this_thread::get_id());
+      return std::shared_ptr<void>(nullptr,
+                                   [&](void*) { left.push_back(std::this_thread::get_id()); });
+    });
+    for (int i = 0; i < 3; ++i) {
+      const Result result = thread.run(
+          [&calls, i] {
+            calls.emplace_back(i, std::this_thread::get_id());
+            return i == 1 ? Result::in_progress : Result::success;
+          },
+          "a call", patience());
+      CHECK(result == (i == 1 ? Result::in_progress : Result::success));
+    }
+    CHECK(left.empty());
+  }
+  REQUIRE(entered.size() == 1);
+  CHECK(entered[0] != std::this_thread::get_id());
+  CHECK(left == entered);
+  CHECK(calls == std::vector{std::pair{0, entered[0]}, {1, entered[0]}, {2, entered[0]}});
+}
+
+TEST_CASE("without calls the thread sleeps, and a call wakes it") {
+  PostingThread thread(enter_nothing);
+  for (int i = 0; i < 3; ++i) {
+    long number = 0;
+    thread.run(
+        [&number] {
+          number = syscall(SYS_gettid);
+          return Result::success;
+        },
+        "a call", patience());
+    const WaitContext context = patience();
+    WaitLoop loop(context);
+    while (state_of(number) != 'S') loop.pause("the thread to sleep");
+  }
+}
+
+TEST_CASE("a call that blocks is left at the deadline or when a rank is lost, and not overtaken") {
+  PostingThread thread(enter_nothing);
+  const auto gate = std::make_shared<Gate>();
+  LostRank lost;
+  CHECK(message_of_run(thread, blocking_call(gate), {Deadline::after(20s), &lost}) ==
+        "rank 2 is lost");
+  gate->entered.get_future().wait();
+  int calls = 0;
+  const auto count = [&calls] {
+    ++calls;
+    return Result::success;
+  };
+  CHECK_THAT(message_of_run(thread, count, patience(20ms)), Contains("NCCL: a call: the deadline"));
+  CHECK(calls == 0);
+  gate->opened.set_value();
+  CHECK(thread.run(count, "a call", patience()) == Result::success);
+  CHECK(calls == 1);
+}
+
+TEST_CASE("what a call or entering throws is thrown to the caller, once") {
+  bool can_enter = GENERATE(false, true);
+  PostingThread thread([can_enter]() -> std::shared_ptr<void> {
+    if (!can_enter) throw Error(StatusCode::unavailable, "no such device");
+    return nullptr;
+  });
+  const auto fail = []() -> Result { throw Error(StatusCode::internal, "wrong"); };
+  CHECK(message_of_run(thread, fail, patience()) == (can_enter ? "wrong" : "no such device"));
+  CHECK(thread.run([] { return Result::success; }, "a call", patience()) == Result::success);
+}
+
+TEST_CASE("the end waits for a call that is under way, and lets go what it used") {
+  const auto gate = std::make_shared<Gate>();
+  std::promise<void> ended;
+  {
+    auto thread = std::make_unique<PostingThread>(enter_nothing);
+    CHECK_THAT(message_of_run(*thread, blocking_call(gate), patience(1ms)), Contains("deadline"));
+    gate->entered.get_future().wait();
+    const std::jthread ending([&] {
+      thread.reset();
+      ended.set_value();
+    });
+    gate->opened.set_value();
+  }
+  ended.get_future().wait();
+  gate->left.get_future().wait();
+  CHECK(gate.use_count() == 1);
+}
+
+TEST_CASE("a thread that a call never gives back is left, with a warning") {
+  const auto gate = std::make_shared<Gate>();
+  std::string warned;
+  {
+    const test::CapturedStderr captured;
+    {
+      PostingThread thread(enter_nothing, 20ms);
+      CHECK_THAT(message_of_run(thread, blocking_call(gate), patience(1ms)), Contains("deadline"));
+    }
+    warned = captured.text();
+  }
+  CHECK_THAT(warned, Contains("the end of an aborted call") && Contains("left there"));
+  // It ends with the call.
+  gate->entered.get_future().wait();
+  gate->opened.set_value();
+  const WaitContext context = patience();
+  WaitLoop loop(context);
+  while (gate.use_count() > 1) loop.pause("the thread to let go");
+}
