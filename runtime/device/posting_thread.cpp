@@ -44,9 +44,17 @@ struct PostingThread::Shared {
     WaitLoop loop(context);
     while (phase.load(std::memory_order_acquire) == Phase::called) loop.pause(what);
   }
+  void let_come_back(Deadline deadline) const {
+    const WaitContext context{deadline, nullptr};
+    try {
+      wait_until_free("", context);
+    } catch (const Error&) {
+      // It does not: the caller knows why it gave up, and aborts.
+    }
+  }
 };
 
-PostingThread::PostingThread(std::function<std::shared_ptr<void>()> enter, Clock::duration patience)
+PostingThread::PostingThread(std::function<std::shared_ptr<void>()> enter, Patience patience)
     : patience_(patience), shared_(std::make_shared<Shared>()) {
   shared_->enter = std::move(enter);
   thread_ = std::thread([shared = shared_] { work(*shared); });
@@ -54,7 +62,7 @@ PostingThread::PostingThread(std::function<std::shared_ptr<void>()> enter, Clock
 }
 
 PostingThread::~PostingThread() {
-  const WaitContext context{Deadline::after(patience_), nullptr};
+  const WaitContext context{Deadline::after(patience_.after_abort), nullptr};
   try {
     shared_->wait_until_free("NCCL: the end of an aborted call", context);
   } catch (const Error& error) {
@@ -71,7 +79,12 @@ device::nccl::Result PostingThread::run(Call call, std::string_view what,
   shared_->call = std::move(call);
   shared_->error.reset();
   shared_->set(Phase::called);
-  shared_->wait_until_free(what, context);
+  try {
+    shared_->wait_until_free(what, context);
+  } catch (const Error&) {
+    shared_->let_come_back(Deadline::after(patience_.before_abort));
+    throw;
+  }
   if (shared_->error) throw Error(*shared_->error);
   return shared_->result;
 }

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string_view>
 #include <thread>
+#include <utility>
 
 #include "base/deadline.hpp"
 #include "device/nccl/poster.hpp"
@@ -14,22 +15,29 @@ namespace scalecom {
 /// who can be woken does, and then sleeps.
 class PostingThread final : public device::nccl::Poster {
  public:
+  /// How long a call may go on, once nobody waits for its result any more.
+  struct Patience {
+    Clock::duration before_abort = std::chrono::milliseconds(500);
+    Clock::duration after_abort = std::chrono::seconds(10);
+  };
   /// `enter` is called on the thread before the first call; what it gives is let go at the thread's
   /// end.
-  explicit PostingThread(std::function<std::shared_ptr<void>()> enter,
-                         Clock::duration patience = std::chrono::seconds(10));
-  /// Waits for the end of a call that is under way still: its communicator has been aborted. A
-  /// thread that NCCL does not give back within `patience` is left there, with a warning.
+  explicit PostingThread(std::function<std::shared_ptr<void>()> enter)
+      : PostingThread(std::move(enter), Patience()) {}
+  PostingThread(std::function<std::shared_ptr<void>()> enter, Patience patience);
+  /// Waits for the end of a call that is under way still. A thread that NCCL does not give back in
+  /// time is left there, with a warning.
   ~PostingThread() override;
 
-  /// What `call` or `enter` throw (Error) is thrown here.
+  /// What `call` or `enter` throw (Error) is thrown here. A wait that has to end leaves the call
+  /// some time to come back by itself: an abort frees what a call still looks at.
   device::nccl::Result run(Call call, std::string_view what, const WaitContext& context) override;
 
  private:
   struct Shared;
   static void work(Shared& shared);
 
-  const Clock::duration patience_;
+  const Patience patience_;
   // The thread's, too, which may outlast this object.
   const std::shared_ptr<Shared> shared_;
   std::thread thread_;

@@ -25,6 +25,7 @@ namespace {
 WaitContext patience(Clock::duration limit = 20s) { return {Deadline::after(limit), nullptr}; }
 
 std::shared_ptr<void> enter_nothing() { return nullptr; }
+constexpr PostingThread::Patience kShort{1ms, 20ms};
 
 class LostRank final : public Interrupt {
  public:
@@ -112,7 +113,7 @@ TEST_CASE("without calls the thread sleeps, and a call wakes it") {
 }
 
 TEST_CASE("a call that blocks is left at the deadline or when a rank is lost, and not overtaken") {
-  PostingThread thread(enter_nothing);
+  PostingThread thread(enter_nothing, {1ms, 20s});
   const auto gate = std::make_shared<Gate>();
   LostRank lost;
   CHECK(message_of_run(thread, blocking_call(gate), {Deadline::after(20s), &lost}) ==
@@ -130,6 +131,25 @@ TEST_CASE("a call that blocks is left at the deadline or when a rank is lost, an
   CHECK(calls == 1);
 }
 
+TEST_CASE("a call that nobody waits for any more is given time to come back before it is left") {
+  const auto gate = std::make_shared<Gate>();
+  // Opens it once the wait has ended: each look at the world comes before the patience begins.
+  struct Opening final : Interrupt {
+    explicit Opening(Gate& to_open) : gate(to_open) {}
+    void check() override {
+      gate.opened.set_value();
+      throw Error(StatusCode::rank_lost, "rank 2 is lost");
+    }
+    Gate& gate;
+  } opening(*gate);
+  PostingThread thread(enter_nothing, {20s, 20s});
+  CHECK(message_of_run(thread, blocking_call(gate), {Deadline::after(20s), &opening}) ==
+        "rank 2 is lost");
+  // The call has come back, and let go what it had.
+  CHECK(gate->left.get_future().wait_for(0s) == std::future_status::ready);
+  CHECK(gate.use_count() == 1);
+}
+
 TEST_CASE("what a call or entering throws is thrown to the caller, once") {
   bool can_enter = GENERATE(false, true);
   PostingThread thread([can_enter]() -> std::shared_ptr<void> {
@@ -145,7 +165,7 @@ TEST_CASE("the end waits for a call that is under way, and lets go what it used"
   const auto gate = std::make_shared<Gate>();
   std::promise<void> ended;
   {
-    auto thread = std::make_unique<PostingThread>(enter_nothing);
+    auto thread = std::make_unique<PostingThread>(enter_nothing, PostingThread::Patience{1ms, 20s});
     CHECK_THAT(message_of_run(*thread, blocking_call(gate), patience(1ms)), Contains("deadline"));
     gate->entered.get_future().wait();
     const std::jthread ending([&] {
@@ -165,7 +185,7 @@ TEST_CASE("a thread that a call never gives back is left, with a warning") {
   {
     const test::CapturedStderr captured;
     {
-      PostingThread thread(enter_nothing, 20ms);
+      PostingThread thread(enter_nothing, kShort);
       CHECK_THAT(message_of_run(thread, blocking_call(gate), patience(1ms)), Contains("deadline"));
     }
     warned = captured.text();
