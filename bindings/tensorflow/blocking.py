@@ -18,7 +18,7 @@ from scalecom.tensorflow import gradients
 
 _DTYPES = {tf.uint8: 0, tf.int8: 1, tf.int16: 2, tf.int32: 3, tf.int64: 4, tf.float16: 5,
            tf.float32: 6, tf.float64: 7, tf.bool: 8, tf.bfloat16: 9}
-_ERRORS = {_library.MISMATCH: tf.errors.FailedPreconditionError, 3: tf.errors.AbortedError,
+_ERRORS = {_library.MISMATCH: tf.errors.FailedPreconditionError, _library.SHUT_DOWN: tf.errors.AbortedError,
            _library.RANK_LOST: tf.errors.UnavailableError,
            _library.TIMED_OUT: tf.errors.DeadlineExceededError,
            _library.UNAVAILABLE: tf.errors.FailedPreconditionError}

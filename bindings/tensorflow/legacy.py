@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from scalecom.accumulation import Accumulation, check_again, check_passes
-from scalecom.keras_optimizer import check_adasum, take_step
+from scalecom.keras_optimizer import OptimizerMixin, check_adasum, take_step
 
 
 def is_legacy(optimizer):
@@ -11,17 +11,8 @@ def is_legacy(optimizer):
     return any(base.__module__.startswith("tf_keras.src.optimizers") for base in type(optimizer).__mro__)
 
 
-class _Mixin:
+class _Mixin(OptimizerMixin):
     """Overrides of an optimizer whose class it is mixed into."""
-
-    def register_local_var(self, var):
-        """The gradient of this variable stays this rank's own."""
-        self._scalecom.register_local_var(var)
-
-    def forget_step(self):
-        """Gives up what was accumulated for a step half-way."""
-        if self._scalecom_accumulation is not None:
-            self._scalecom_accumulation.forget()
 
     def apply_gradients(self, grads_and_vars, *arguments, **named):
         """As the optimizer's, with gradients that are reduced over all ranks."""

@@ -17,7 +17,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 from tensorflow.python.ops import control_flow_util
 
-from scalecom import _library, basics, process_sets
+from scalecom import _library, process_sets
 
 _SELF_TEST_LIMIT_S = 60.0
 _choice_lock = threading.Lock()
@@ -159,12 +159,7 @@ def _run(operation, tensors, names, process_set, **attributes):
 def _number_of(process_set):
     if process_set is process_sets.global_process_set:
         return 0
-    if not isinstance(process_set, process_sets.ProcessSet):
-        raise ValueError(f"process_set is {process_set!r}; allowed are global_process_set and what "
-                         "add_process_set() returned")
-    if process_set.process_set_id is None:
-        raise ValueError(f"process_set is {process_set}, which is not in use; call "
-                         "add_process_set() on every rank first")
+    process_sets.check_in_use(process_set)
     return process_set.process_set_id
 
 
@@ -248,8 +243,3 @@ def size_when_run(process_set, dtype):
 def rank_when_run(process_set):
     """This rank's place in a process set when the operation runs, as an int32 scalar."""
     return fact(RANK, process_set.process_set_id)
-
-
-def rank_in(process_set):
-    """This rank's place in a process set, as a number."""
-    return basics.rank() if process_set.process_set_id == 0 else process_set.rank()

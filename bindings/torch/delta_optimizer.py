@@ -5,7 +5,7 @@ import torch
 from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import used
 from scalecom.torch import mpi_ops
-from scalecom.torch.optimizer_state import CompressionMixin
+from scalecom.torch.optimizer_state import ChangeMixin
 from scalecom.torch.parameters import Hooks, check_passes, refuse_pass, takes_part
 
 
@@ -35,16 +35,8 @@ class DeltaSettings(Hooks):
         self.passes_done[parameter] = done
 
 
-class DeltaMixin(CompressionMixin):
+class DeltaMixin(ChangeMixin):
     """Overrides of an optimizer whose class it is mixed into; see DistributedOptimizer."""
-
-    def add_param_group(self, param_group):
-        """As torch's, after wrapping too: on all ranks alike."""
-        super().add_param_group(param_group)
-        self._adopt()
-
-    def _adopt(self):
-        self._scalecom.add(self._scalecom.names.adopt(self.param_groups))
 
     def synchronize(self):
         """Does nothing: gradients stay this rank's own."""

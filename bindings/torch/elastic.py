@@ -45,6 +45,7 @@ class ElasticSampler(torch.utils.data.Sampler):
         self.record_indices(self.get_indices(batch_idx, batch_size))
 
     def record_indices(self, indices):
+        """These have been processed: places in the data set."""
         self.processed_indices.update(indices)
 
     def get_indices(self, batch_idx, batch_size):
@@ -58,9 +59,11 @@ class ElasticSampler(torch.utils.data.Sampler):
         return len(self.processed_indices)
 
     def state_dict(self):
+        """The epoch, and what of it is processed."""
         return {"epoch": self.epoch, "processed_indices": set(self.processed_indices)}
 
     def load_state_dict(self, state_dict):
+        """Goes on from there, with the ranks that are there now."""
         self.epoch = state_dict["epoch"]
         self.processed_indices = set(state_dict["processed_indices"])
         self.reset()

@@ -14,7 +14,7 @@ from scalecom.scalecom_options import gradient_options
 from scalecom.torch import mpi_ops, plan, sparse_ops, submit
 from scalecom.torch.compression import Compression
 from scalecom.torch.delta_optimizer import DeltaMixin, DeltaSettings
-from scalecom.torch.optimizer_state import CompressionMixin, StateMixin, check_use
+from scalecom.torch.optimizer_state import ChangeMixin, StateMixin, check_use
 from scalecom.torch.parameters import (Hooks, ParameterNames, check_optimizer, check_passes,
                                        groups_of, refuse_pass, release_at_end, take_over, takes_part)
 
@@ -312,17 +312,8 @@ class _Settings(Hooks):
                 if parameter.requires_grad]
 
 
-class _DistributedMixin(StateMixin, CompressionMixin):
+class _DistributedMixin(StateMixin, ChangeMixin):
     """Overrides of an optimizer whose class it is mixed into; see DistributedOptimizer."""
-
-    def add_param_group(self, param_group):
-        """As torch's, after wrapping too: on all ranks alike. Parameters that named_parameters lacked are
-        named by their places."""
-        super().add_param_group(param_group)
-        self._adopt()
-
-    def _adopt(self):
-        self._scalecom.add(self._scalecom.names.adopt(self.param_groups))
 
     def synchronize(self):
         """Waits until every gradient is the reduced one. step() does it, unless inside

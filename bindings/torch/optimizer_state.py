@@ -18,8 +18,17 @@ def check_use(compression, op, names):
         compression.check_patterns(list(names.values()))
 
 
-class CompressionMixin:
+class ChangeMixin:
     """Overrides of an optimizer whose class it is mixed into; see DistributedOptimizer."""
+
+    def add_param_group(self, param_group):
+        """As torch's, after wrapping too: on all ranks alike. Parameters that named_parameters lacked are
+        named by their places."""
+        super().add_param_group(param_group)
+        self._adopt()
+
+    def _adopt(self):
+        self._scalecom.add(self._scalecom.names.adopt(self.param_groups))
 
     @property
     def compression(self):

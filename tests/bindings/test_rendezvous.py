@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from jobs import BIN, HERE, Job, environment, free_port, run_limited
+from jobs import HERE, Job, environment, free_port, run_limited
 from programs.claims import names
 
 EXAMPLES = HERE.parent.parent / "docs" / "examples"

@@ -68,12 +68,12 @@ def test_the_example_trains_dense_and_compressed(tmp_path):
         path = tmp_path / f"{compression}.json"
         status, output = run_limited(
             [*mpirun_command(2), sys.executable,
-             HERE.parents[1] / "docs" / "examples" / "fashion_mnist_tensorflow.py", "--steps", "50",
+             HERE.parents[1] / "docs" / "examples" / "tensorflow_fashion_mnist.py", "--steps", "50",
              "--compression", compression, "--json", path], 150, env=rank_environment(), cwd=tmp_path)
         assert status == 0, output
         figures[compression] = json.loads(path.read_text())
         assert figures[compression]["test_accuracy"] > 0.5, output
-        assert len(set(figures[compression]["weight_checksums"])) == 1
+        assert len(set(figures[compression]["parameter_checksums"])) == 1
     assert figures["scalecom"]["bytes_sent"] < figures["none"]["bytes_sent"] / 20
 
 

@@ -7,7 +7,6 @@ exactly what that run made, and nothing is looked for by pattern.
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib

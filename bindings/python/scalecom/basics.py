@@ -103,6 +103,7 @@ def shutdown():
 
 
 def is_initialized():
+    """True after init() and before shutdown(), also of a session that has failed."""
     return lib.scalecom_is_initialized() == 1
 
 
@@ -180,10 +181,12 @@ def stop_timeline():
 
 
 def mpi_built():
+    """True when this build has a part for MPI."""
     return info()["build"]["mpi"] == "yes"
 
 
 def mpi_enabled():
+    """True when the session's transport is MPI."""
     return info().get("session", {}).get("transport") == "mpi"
 
 
@@ -193,10 +196,12 @@ def mpi_threads_supported():
 
 
 def gloo_built():
+    """False: scalecom has transports of its own."""
     return False
 
 
 def gloo_enabled():
+    """False: scalecom has transports of its own."""
     return False
 
 
@@ -207,16 +212,20 @@ def nccl_built():
 
 
 def cuda_built():
+    """True when this build takes tensors on CUDA devices."""
     return info()["build"]["cuda"] == "yes"
 
 
 def rocm_built():
+    """False: there is no build for ROCm."""
     return False
 
 
 def ddl_built():
+    """False: scalecom does not use DDL."""
     return False
 
 
 def ccl_built():
+    """False: scalecom does not use oneCCL."""
     return False

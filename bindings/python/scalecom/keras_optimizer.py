@@ -47,8 +47,8 @@ def _reduced(reducer, starts, ends, variables):
     return [constraint(start + change) for constraint, start, change in zip(constraints, starts, changes)]
 
 
-class _Mixin(NotInsideLossScale):
-    """Overrides of an optimizer whose class it is mixed into."""
+class OptimizerMixin:
+    """What every optimizer of Keras, the legacy ones too, has besides when it is distributed."""
 
     def register_local_var(self, var):
         """The gradient of this variable stays this rank's own."""
@@ -58,6 +58,10 @@ class _Mixin(NotInsideLossScale):
         """Gives up what was accumulated for a step half-way."""
         if self._scalecom_accumulation is not None:
             self._scalecom_accumulation.forget()
+
+
+class _Mixin(OptimizerMixin, NotInsideLossScale):
+    """Overrides of an optimizer whose class it is mixed into."""
 
     @contextlib.contextmanager
     def _as_plain(self):

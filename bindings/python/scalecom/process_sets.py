@@ -231,13 +231,18 @@ def used(process_set):
     this process is not in it."""
     if process_set is None or process_set is global_process_set:
         return _no_change
+    check_in_use(process_set)
+    return _Use(process_set)
+
+
+def check_in_use(process_set):
+    """Raises ValueError for what is no process set, or one that is not in use."""
     if not isinstance(process_set, ProcessSet):
         raise ValueError(f"process_set is {process_set!r}; allowed are global_process_set and what "
                          "add_process_set() returned")
     if process_set.process_set_id is None:
         raise ValueError(f"process_set is {process_set}, which is not in use; call "
                          "add_process_set() on every rank first")
-    return _Use(process_set)
 
 
 def ranks_by_number():

@@ -5,7 +5,6 @@ import functools
 import pathlib
 import tempfile
 import types
-import warnings
 
 import keras
 import numpy

@@ -1,7 +1,7 @@
 """Trains a small convolutional network on Fashion-MNIST with TensorFlow, dense or with ScaleCom.
 
-    python fashion_mnist_tensorflow.py
-    mpirun -np 2 python fashion_mnist_tensorflow.py --compression scalecom
+    python tensorflow_fashion_mnist.py
+    mpirun -np 2 python tensorflow_fashion_mnist.py --compression scalecom
 
 The data is Debian's package dataset-fashion-mnist; where it is not installed, scikit-learn's 8 x 8
 digits take its place. All ranks draw the same batches from the seed, each takes its part.
@@ -106,7 +106,7 @@ def main():
         "seconds": time.perf_counter() - begin,
         "bytes_sent": hvd.stats()["data_bytes_sent"] - sent,
         "test_accuracy": test_accuracy(model, test_images, test_labels),
-        "weight_checksums": hvd.allgather_object(hashlib.sha256(weights).hexdigest()),
+        "parameter_checksums": hvd.allgather_object(hashlib.sha256(weights).hexdigest()),
     }
     if hvd.rank() == 0:
         print(f"test accuracy {100 * figures['test_accuracy']:.2f} %, {figures['seconds']:.1f} s, "
