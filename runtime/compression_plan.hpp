@@ -24,7 +24,7 @@ struct PlanCosts {
 };
 
 /// Chooses and explains (docs/algorithms.md, "Dense or compressed"). `compression` is checked, its
-/// mode none, cyclic, sharded or automatic; the mode of the result is one of the first three. Pure:
+/// mode not by_setting; that of the result is not automatic either, but what that comes to. Pure:
 /// all ranks find the same.
 CompressionExplanation plan_compression(std::int64_t count, DataType dtype,
                                         const Compression& compression, const PlanCosts& costs);

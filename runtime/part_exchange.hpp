@@ -18,8 +18,8 @@ class PartExchange {
   PartExchange(Collectives& collectives, int rank, int size)
       : collectives_(collectives), rank_(rank), size_(size) {}
 
-  /// `tensors[i]` is the submission behind agreed[i]; one process set, and for reduce_scatter one
-  /// dtype and op. Throws what the collectives throw.
+  /// `tensors[i]` is the submission behind agreed[i]; for reduce_scatter all have one dtype and
+  /// op. Throws what the collectives throw.
   void all_gather(std::span<const AgreedTensor* const> agreed,
                   std::span<PendingTensor* const> tensors, const WaitContext& context);
 

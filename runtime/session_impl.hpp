@@ -84,7 +84,7 @@ class SessionImpl {
   }
   CompressionExplanation explain_compression(std::int64_t count, DataType dtype,
                                              Compression compression, DeviceKind device) const;
-  /// What a tensor's compression amounts to: none, cyclic or sharded, or automatic for a CUDA
+  /// What a tensor's compression amounts to: never by_setting, and automatic only for a CUDA
   /// tensor, about which the coordinator decides. Any thread.
   CompressionMode mode_of(const TensorView& tensor, const Compression& compression);
   /// Coordinator::Parts::choose_mode.

@@ -15,8 +15,8 @@ enum class CompressionMode : std::int32_t {
   /// ranks send exactly those (Chen et al., NeurIPS 2020, section 3).
   cyclic = 1,
   /// The same, but the tensor is cut in one shard a rank, and rank r selects for shard (r + step)
-  /// mod
-  /// world size: nobody waits for a leader's whole pass.
+  /// mod world size: nobody waits for a leader's whole pass.
+  /// The default of SCALECOM_MODE.
   sharded = 2,
   /// What SCALECOM_MODE says.
   by_setting = 3,

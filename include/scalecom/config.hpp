@@ -21,9 +21,9 @@ struct SCALECOM_API Config {
   std::int64_t cache_capacity = 16384;
   /// After this many equal steps in a row the ranks repeat them without negotiating; 0: never.
   std::int64_t steady_steps = 3;
-  /// A tensor that some ranks submitted and others did not is reported after this time.
+  /// true: a tensor that some ranks submitted and others did not is not reported. Else it is:
   bool stall_check_disable = false;
-  double stall_check_time_s = 60.0;
+  double stall_check_time_s = 60.0;  ///< after this time
   /// ... and ends the session with an error after this time. 0: never.
   double stall_shutdown_time_s = 0.0;
   /// Longest time for the ranks to find each other at init.
@@ -59,9 +59,9 @@ struct SCALECOM_API Config {
   bool timeline_mark_cycles = false;
   /// What the collectives choose by is measured at init: off, quick (up to 1 s) or full (2 s).
   std::string tune = "quick";
-  /// Where measured figures are kept; empty: nowhere. from_environment(): $XDG_CACHE_HOME/scalecom
-  /// or
-  /// ~/.cache/scalecom.
+  /// Where measured figures are kept; empty: nowhere. There is no variable for it:
+  /// from_environment() takes $XDG_CACHE_HOME/scalecom, or ~/.cache/scalecom where XDG_CACHE_HOME
+  /// is not set.
   std::string cache_directory;
   /// Rank 0 tries fusion thresholds and cycle times while the job runs, those that are not set, and
   /// all ranks keep the best.

@@ -38,7 +38,7 @@ struct CompressionExplanation {
   };
 
   std::int64_t count = 0;
-  CompressionMode mode = CompressionMode::none;  ///< none, cyclic or sharded
+  CompressionMode mode = CompressionMode::none;  ///< never by_setting or automatic
   std::int64_t rate = 1;
   std::int64_t selected = 0;  ///< elements that a rank sends the values of
   std::vector<Alternative> alternatives;

@@ -112,7 +112,7 @@ struct ResidualInfo {
 struct SessionReport {
   std::string launcher;     ///< what said who this rank is: "MPI (OMPI_COMM_WORLD_SIZE)", ...
   std::string transport;    ///< between hosts: "mpi", "sockets", "loopback"
-  std::string collectives;  ///< "shared memory", "messages", "mpi"
+  std::string collectives;  ///< "shared memory", "hierarchical", "messages", "mpi"
   std::string
       shared_memory;    ///< why ranks of a host do not share memory; empty: they do, or need not
   std::string library;  ///< e.g. the MPI library's version line; empty without one
@@ -154,6 +154,7 @@ class SCALECOM_API Session {
   /// Ok, or the first cause of the session's end or failure.
   Status status() const;
 
+  /// Who this rank is; fixed from connect() on. Valid while the session lives.
   const Topology& topology() const noexcept;
 
   /// output = op over ranks of input. `input` and `output` have one shape and dtype and may be the
@@ -269,7 +270,9 @@ class SCALECOM_API Session {
   /// What it was connected with, and what autotune has changed since, with that as the source.
   Config config() const;
 
+  /// A copy of this rank's counters; each is read by itself, so they may be of different moments.
   SessionStats stats() const;
+  /// How the ranks are connected, as it was found by connect().
   SessionReport report() const;
 
  private:

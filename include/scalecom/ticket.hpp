@@ -36,8 +36,8 @@ class SCALECOM_API Ticket {
   void on_complete(std::function<void()> callback) const;
 
   /// The result of an operation whose size only the agreement of all ranks fixes (all_gather,
-  /// reduce_scatter, all_to_all):
-  /// owned by the ticket, valid while a copy of it lives. Empty data for other operations.
+  /// reduce_scatter, all_to_all), and of join(): owned by the ticket, valid while a copy of it
+  /// lives. Empty data for other operations.
   /// Requires is_ready().
   TensorView output() const;
 

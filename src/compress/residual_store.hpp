@@ -22,8 +22,8 @@ class ResidualMemory {
   virtual void scale(double multiply, double divide) = 0;
 };
 
-/// The error-feedback memories of one rank: float32, zero at start, keyed by
-/// tensor name, never by batch. Confined to one thread.
+/// The residuals of one rank, its error-feedback memory: float32, zero at start, keyed by tensor
+/// name, never by batch. Confined to one thread.
 class ResidualStore {
  public:
   struct Entry {

@@ -25,7 +25,7 @@ struct SparseSlot {
   /// Receives the averaged values on the selected coordinates and zero elsewhere. May be
   /// `gradient`.
   std::byte* result = nullptr;
-  /// This rank's memory m, updated in place. Finite after each step if it was before.
+  /// This rank's residual m, updated in place. Finite after each step if it was before.
   float* residual = nullptr;
   std::int64_t count = 0;
   /// float32, float16 or bfloat16; the residual is float32.
