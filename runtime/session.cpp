@@ -178,7 +178,20 @@ void SessionImpl::mark_ready(PendingTensor& tensor, const PendingTensor* before)
   const auto stream = static_cast<StreamHandle>(input.stream);
   const bool is_marked =
       before != nullptr && before->ready != nullptr && before->ready->stream == stream;
-  tensor.ready = is_marked ? before->ready : context->record(stream);
+  if (is_marked) {
+    tensor.ready = before->ready;
+    return;
+  }
+  const auto entered = context->accelerator().enter();
+  if (context->accelerator().is_capturing(stream)) {
+    throw Error(
+        StatusCode::invalid_argument,
+        fmt::format("tensor {}: its stream is being captured into a CUDA graph, which holds no "
+                    "collectives; submit it before or behind the capture (torch.cuda.graph, "
+                    "torch.cuda.make_graphed_callables)",
+                    tensor.name));
+  }
+  tensor.ready = context->record(stream);
 }
 
 void SessionImpl::take_device(int index) {

@@ -176,6 +176,9 @@ class Accelerator {
   virtual AcceleratorMemory allocate_pinned(std::size_t bytes) = 0;
 
   virtual StreamOwner make_stream() = 0;
+  /// Whether what is enqueued on `stream` becomes part of a graph that its owner captures, and does
+  /// not run.
+  virtual bool is_capturing(StreamHandle stream) = 0;
   virtual EventOwner make_event() = 0;
   virtual void record(EventHandle event, StreamHandle stream) = 0;
   /// What is enqueued on `stream` from now on waits for the event; an event that was never recorded

@@ -1,6 +1,10 @@
 // What only a CUDA device has.
 
+#include <cuda_runtime_api.h>
+
 #include <cstring>
+#include <future>
+#include <vector>
 
 #include "device/cuda/error.hpp"
 #include "device/cuda/stream.hpp"
@@ -53,6 +57,32 @@ TEST_CASE("entering the current device costs nothing and allocates nothing", "[l
   const auto entered = accelerator->enter();
   CHECK(accelerator->enter() == nullptr);
   CHECK(accelerator->enter().use_count() == 0);
+}
+
+TEST_CASE("a capture of a graph goes on while another thread asks for events and takes memory",
+          "[light]") {
+  const auto accelerator = make_cuda_accelerator(0);
+  const auto entered = accelerator->enter();
+  const StreamOwner own = accelerator->make_stream();
+  const StreamOwner captured = accelerator->make_stream();
+  const EventOwner event = accelerator->make_event();
+  accelerator->record(event.get(), own.get());
+  REQUIRE(cudaStreamBeginCapture(captured.get(), cudaStreamCaptureModeGlobal) == cudaSuccess);
+  CHECK(accelerator->is_capturing(captured.get()));
+  CHECK_FALSE(accelerator->is_capturing(own.get()));
+  std::vector<AcceleratorMemory> memory;
+  const auto use = [&] {
+    const auto inside = accelerator->enter();
+    accelerator->is_done(event.get());
+    memory.push_back(accelerator->allocate(1 << 20));
+    memory.push_back(accelerator->allocate(1 << 20, own.get()));
+    memory.push_back(accelerator->allocate_pinned(1 << 20));
+  };
+  const std::string message = std::async(std::launch::async, [&] { return message_of(use); }).get();
+  cudaGraph_t graph = nullptr;
+  CHECK(cudaStreamEndCapture(captured.get(), &graph) == cudaSuccess);
+  CHECK(message == "");
+  if (graph != nullptr) cudaGraphDestroy(graph);
 }
 
 TEST_CASE("a tensor of more than 2^31 elements is worked on to its end") {

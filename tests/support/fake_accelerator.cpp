@@ -220,6 +220,18 @@ StreamOwner FakeAccelerator::make_stream() {
           }};
 }
 
+void FakeAccelerator::capture(StreamHandle stream) {
+  const Lock lock(mutex_);
+  captured_ = stream;
+}
+
+bool FakeAccelerator::is_capturing(StreamHandle stream) {
+  const Lock lock(mutex_);
+  require_entered();
+  require_stream(stream);
+  return stream == captured_;
+}
+
 EventOwner FakeAccelerator::make_event() {
   const Lock lock(mutex_);
   require_entered();

@@ -39,6 +39,8 @@ class FakeAccelerator final : public Accelerator {
   void synchronize(std::chrono::seconds limit = std::chrono::seconds(60));
   /// From now on there are so many bytes, pinned ones among them, and what is given back.
   void set_free(std::size_t bytes);
+  /// From now on `stream` is being captured; null: none is.
+  void capture(StreamHandle stream);
   /// How much memory is given out, in pieces.
   std::size_t blocks() const;
   /// Calls so far: operations by their names, and those of Accelerator that enqueue none.
@@ -52,6 +54,7 @@ class FakeAccelerator final : public Accelerator {
   AcceleratorMemory allocate(std::size_t bytes, StreamHandle stream) override;
   AcceleratorMemory allocate_pinned(std::size_t bytes) override;
   StreamOwner make_stream() override;
+  bool is_capturing(StreamHandle stream) override;
   EventOwner make_event() override;
   void record(EventHandle event, StreamHandle stream) override;
   void make_wait(StreamHandle stream, EventHandle event) override;
@@ -100,6 +103,7 @@ class FakeAccelerator final : public Accelerator {
   const Misuse on_misuse_;
   mutable std::recursive_mutex mutex_;
   std::size_t free_ = std::numeric_limits<std::size_t>::max();
+  StreamHandle captured_ = nullptr;
   FakeMemory memory_;
   FakeStreams streams_;
   std::map<std::thread::id, int> entered_;

@@ -31,6 +31,12 @@ const char* remedy(cudaError_t error) {
     case cudaErrorMisalignedAddress:
       return "a kernel went wrong, scalecom's or another of this process, and the process can use "
              "the device no more: compute-sanitizer names the kernel";
+    case cudaErrorStreamCaptureUnsupported:
+    case cudaErrorStreamCaptureIsolation:
+    case cudaErrorStreamCaptureImplicit:
+    case cudaErrorCapturedEvent:
+      return "a stream is being captured into a CUDA graph, which holds no collectives: submit and "
+             "wait before or behind the capture (torch.cuda.graph and others)";
     case cudaErrorDevicesUnavailable:
       return "another process has the device to itself: see nvidia-smi";
     default: return "the driver's log (dmesg) may say more";

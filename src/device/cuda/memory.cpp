@@ -11,8 +11,14 @@
 
 namespace scalecom::device::cuda {
 
-void FreeDevice::operator()(std::byte* memory) const noexcept { cudaFree(memory); }
-void FreePinned::operator()(std::byte* memory) const noexcept { cudaFreeHost(memory); }
+void FreeDevice::operator()(std::byte* memory) const noexcept {
+  const BesideCaptures beside;
+  cudaFree(memory);
+}
+void FreePinned::operator()(std::byte* memory) const noexcept {
+  const BesideCaptures beside;
+  cudaFreeHost(memory);
+}
 
 namespace {
 
@@ -34,12 +40,14 @@ void check_allocation(cudaError_t error, const char* call, std::size_t bytes) {
 void FreeInOrder::operator()(std::byte* memory) const noexcept { cudaFreeAsync(memory, stream); }
 
 DeviceMemory allocate_device(std::size_t bytes) {
+  const BesideCaptures beside;
   void* memory = nullptr;
   check_allocation(cudaMalloc(&memory, bytes), "cudaMalloc", bytes);
   return DeviceMemory(static_cast<std::byte*>(memory));
 }
 
 PinnedMemory allocate_pinned(std::size_t bytes) {
+  const BesideCaptures beside;
   void* memory = nullptr;
   check(cudaMallocHost(&memory, bytes), fmt::format("cudaMallocHost of {} bytes", bytes).c_str());
   return PinnedMemory(static_cast<std::byte*>(memory));
@@ -68,6 +76,7 @@ MemoryPool::~MemoryPool() { cudaMemPoolDestroy(pool_); }
 OrderedMemory MemoryPool::allocate(std::size_t bytes, StreamHandle stream) {
   void* memory = nullptr;
   if (bytes > 0) {
+    const BesideCaptures beside;
     cudaError_t error = cudaMallocFromPoolAsync(&memory, bytes, pool_, stream);
     if (error == cudaErrorMemoryAllocation) {
       // What the pool keeps may be in pieces of other sizes.

@@ -34,6 +34,24 @@ double Event::milliseconds_since(const Event& begin) const {
   return static_cast<double>(milliseconds);
 }
 
+BesideCaptures::BesideCaptures() noexcept {
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+  former_ = cudaThreadExchangeStreamCaptureMode(&mode) == cudaSuccess
+                ? static_cast<int>(mode)
+                : static_cast<int>(cudaStreamCaptureModeGlobal);
+}
+
+BesideCaptures::~BesideCaptures() {
+  auto mode = static_cast<cudaStreamCaptureMode>(former_);
+  cudaThreadExchangeStreamCaptureMode(&mode);
+}
+
+bool is_capturing(StreamHandle stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  check(cudaStreamIsCapturing(stream, &status), "cudaStreamIsCapturing");
+  return status != cudaStreamCaptureStatusNone;
+}
+
 void record(EventHandle event, StreamHandle stream) {
   check(cudaEventRecord(event, stream), "cudaEventRecord");
 }
@@ -43,8 +61,12 @@ void make_wait(StreamHandle stream, EventHandle event) {
 }
 
 bool is_done(EventHandle event) {
+  const BesideCaptures beside;
   const cudaError_t error = cudaEventQuery(event);
-  if (error == cudaErrorNotReady) return false;
+  if (error == cudaErrorNotReady) {
+    cudaGetLastError();  // Else the next launch may report it as its own.
+    return false;
+  }
   check(error, "cudaEventQuery");
   return true;
 }

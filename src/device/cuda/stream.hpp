@@ -51,6 +51,23 @@ class Event {
   std::unique_ptr<CUevent_st, DestroyEvent> event_;
 };
 
+/// While it lasts, the calling thread may do what a capture of a CUDA graph, of another thread's
+/// too, forbids by default, and which would end that capture: to ask for events, to allocate, to
+/// free. Nothing of ours is part of such a graph.
+class BesideCaptures {
+ public:
+  BesideCaptures() noexcept;
+  ~BesideCaptures();
+  BesideCaptures(const BesideCaptures&) = delete;
+  BesideCaptures& operator=(const BesideCaptures&) = delete;
+
+ private:
+  int former_ = 0;  ///< a cudaStreamCaptureMode
+};
+
+/// Whether the stream is being captured: what is enqueued does not run, but is part of a graph.
+bool is_capturing(StreamHandle stream);
+
 void record(EventHandle event, StreamHandle stream);
 /// What is launched on `stream` from now on waits for the event; the host does not.
 void make_wait(StreamHandle stream, EventHandle event);

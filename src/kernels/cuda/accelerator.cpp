@@ -90,6 +90,7 @@ class CudaAccelerator final : public Accelerator {
   }
 
   StreamOwner make_stream() override { return {cuda::Stream().release(), cuda::DestroyStream()}; }
+  bool is_capturing(StreamHandle stream) override { return cuda::is_capturing(stream); }
   EventOwner make_event() override { return {cuda::Event().release(), cuda::DestroyEvent()}; }
   void record(EventHandle event, StreamHandle stream) override { cuda::record(event, stream); }
   void make_wait(StreamHandle stream, EventHandle event) override {

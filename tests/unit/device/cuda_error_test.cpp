@@ -35,6 +35,8 @@ TEST_CASE("a CUDA error names the call, CUDA's name for it and what helps") {
                {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "torch.cuda.empty_cache"},
                {cudaErrorNoKernelImageForDevice, "cudaErrorNoKernelImageForDevice",
                 "CMAKE_CUDA_ARCHITECTURES"},
+               {cudaErrorStreamCaptureIsolation, "cudaErrorStreamCaptureIsolation",
+                "before or behind the capture"},
                {cudaErrorIllegalAddress, "cudaErrorIllegalAddress", "compute-sanitizer"}};
   for (const auto& [error, name, remedy] : cases) {
     const std::string message = message_of(error);

@@ -80,6 +80,19 @@ TEST_CASE("tensors on the wrong device are refused by name") {
                     Contains("different streams"));
 }
 
+TEST_CASE("a tensor whose stream is being captured is refused, and the session goes on") {
+  DeviceWorld devices(1, 1);
+  DeviceTensor tensor(devices.accelerator(0), DataType::float32, {4});
+  const TensorView& view = tensor.view();
+  devices.accelerator(0).capture(tensor.stream());
+  CHECK_THROWS_WITH(devices[0].all_reduce("w", view, view),
+                    Contains("tensor w") && Contains("captured into a CUDA graph"));
+  CHECK_THROWS_WITH(devices[0].all_reduce_group({{"w", view, view}, {"v", view, view}}),
+                    Contains("tensor w") && Contains("captured into a CUDA graph"));
+  devices.accelerator(0).capture(nullptr);
+  expect_ok(devices[0].all_reduce("w", view, view).wait());
+}
+
 TEST_CASE("ranks that disagree on the device of a tensor are told so") {
   DeviceWorld devices(2, 1);
   std::vector<Status> outcome(2, Status());
