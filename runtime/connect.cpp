@@ -212,6 +212,7 @@ SessionParts connect_over_mpi(const Config& config, const MpiLaunch& launch) {
   parts.report.launcher = fmt::format("MPI ({})", launch.variable);
   parts.report.library = backend->library_version();
   parts.report.thread_level = backend->thread_level();
+  parts.report.cuda_aware = backend->cuda_aware();
   return parts;
 }
 

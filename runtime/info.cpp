@@ -52,6 +52,7 @@ json describe_session(const SessionReport& report, const Topology& topology) {
       {"shared_memory", report.shared_memory.empty() ? "yes" : "no (" + report.shared_memory + ")"},
       {"mpi_library", report.library},
       {"mpi_thread_level", report.thread_level},
+      {"mpi_cuda_aware", report.cuda_aware},
       {"control_plane", report.control_plane},
       {"tuning_source", report.tuning_source},
       {"tuning", json::parse(report.tuning, nullptr, false)},

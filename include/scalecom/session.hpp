@@ -116,8 +116,9 @@ struct SessionReport {
   std::string
       shared_memory;    ///< why ranks of a host do not share memory; empty: they do, or need not
   std::string library;  ///< e.g. the MPI library's version line; empty without one
-  std::string thread_level;   ///< MPI's; empty without MPI
-  std::string simd_target;    ///< instruction set the kernels chose
+  std::string thread_level;  ///< MPI's; empty without MPI
+  std::string cuda_aware;    ///< whether MPI says it is: "yes", "no", "not said"; empty without MPI
+  std::string simd_target;   ///< instruction set the kernels chose
   std::string control_plane;  ///< "star", "tree"
   std::string tuning_source;  ///< "defaults", "measured now", "file PATH"
   std::string tuning;         ///< JSON object of the figures that the collectives choose by

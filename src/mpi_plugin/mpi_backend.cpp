@@ -156,6 +156,7 @@ class MpiBackendImpl final : public MpiBackend {
   }
   std::string library_version() const override { return mpi_library_version(); }
   std::string thread_level() const override { return mpi_thread_level(); }
+  std::string cuda_aware() const override { return mpi_cuda_aware(); }
   void set_failed() noexcept override {
     has_failed_ = true;
     renounce_finalize();

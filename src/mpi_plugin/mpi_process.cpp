@@ -9,6 +9,9 @@
 
 #include "transport/mpi/mpi_error.hpp"
 
+/// An extension of Open MPI's and MPICH's, which a build of either may lack: null then.
+extern "C" int query_cuda_support() __asm__("MPIX_Query_cuda_support") __attribute__((weak));
+
 namespace scalecom {
 namespace {
 
@@ -76,6 +79,11 @@ std::string mpi_thread_level() {
   int level = MPI_THREAD_SINGLE;
   MPI_Query_thread(&level);
   return level_name(level);
+}
+
+std::string mpi_cuda_aware() {
+  if (query_cuda_support == nullptr) return "not said";
+  return query_cuda_support() != 0 ? "yes" : "no";
 }
 
 std::string mpi_library_version() {

@@ -16,6 +16,9 @@ void renounce_finalize() noexcept;
 /// "MPI_THREAD_MULTIPLE", ...
 std::string mpi_thread_level();
 
+/// MpiBackend::cuda_aware(). Once MPI is initialised: MPICH ends a process that asks before.
+std::string mpi_cuda_aware();
+
 /// First line of MPI_Get_library_version.
 std::string mpi_library_version();
 

@@ -243,7 +243,9 @@ TEST_CASE("a wait over MPI ends at its deadline, and a cancelled transport refus
   CHECK_THROWS_AS(transport->post_receive({&byte, 1}, 0, 99), Error);
 }
 
-TEST_CASE("the library and its thread level are named") {
+TEST_CASE("the library, its thread level and whether it takes CUDA memory are named") {
   CHECK_FALSE(test::mpi_world().library_version().empty());
   CHECK_THAT(test::mpi_world().thread_level(), Catch::StartsWith("MPI_THREAD_"));
+  // Open MPI and MPICH have words for it.
+  CHECK_THAT(test::mpi_world().cuda_aware(), Catch::Equals("yes") || Catch::Equals("no"));
 }

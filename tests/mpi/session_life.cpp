@@ -48,7 +48,8 @@ bool sums_in_a_session() {
   session->shutdown();
   return holds(status.is_ok(), status.message().c_str()) &&
          holds(value == static_cast<float>(size), "the sum is the number of ranks") &&
-         holds(session->report().transport == "mpi", "the session runs over MPI");
+         holds(session->report().transport == "mpi", "the session runs over MPI") &&
+         holds(!session->report().cuda_aware.empty(), "MPI is asked whether it takes CUDA memory");
 }
 
 bool sum_of_the_programs_own() {

@@ -29,6 +29,9 @@ class MpiBackend {
   virtual std::string library_version() const = 0;
   /// "MPI_THREAD_MULTIPLE", ...
   virtual std::string thread_level() const = 0;
+  /// Whether MPI says that it takes CUDA memory: "yes", "no", or "not said" where it has no words
+  /// for it.
+  virtual std::string cuda_aware() const = 0;
   /// The session failed: no collective call of MPI (nor MPI_Finalize) may be made any more.
   virtual void set_failed() noexcept = 0;
 };
@@ -49,7 +52,7 @@ struct MpiPlugin {
 };
 
 /// Symbol in it with the type MpiPluginEntry.
-inline constexpr const char* kMpiPluginSymbol = "scalecom_mpi_plugin_v2";
+inline constexpr const char* kMpiPluginSymbol = "scalecom_mpi_plugin_v3";
 using MpiPluginEntry = const MpiPlugin* (*)();
 
 }  // namespace scalecom
