@@ -1,6 +1,7 @@
 """The jobs of several ranks that tools/test-gpu starts on one GPU: claims, kills, NCCL's choices, benches."""
 
 import importlib.util
+import itertools
 import pathlib
 import re
 import sys
@@ -49,24 +50,47 @@ def modules_on(ranks, options):
     return [module for module in wanted if module not in REPLICATED_CLAIMS or ranks % 2 == 0]
 
 
-def run_claims(report, ranks, collectives, options, environment, folder):
-    """The claims for so many ranks: the modules in one job, since torch starts slowly."""
-    label = f"{ranks} ranks, {collectives}"
-    modules = modules_on(ranks, options)
-    if not modules:
-        return
-    say(f"{', '.join(modules)}: {label}")
-    begin = time.monotonic()
-    job = start_ranks(folder, ranks, "programs.claims:check_modules",
-                      {"modules": modules, "device": options.device, "limit_s": options.limit},
-                      collectives, environment)
-    judge_claims(report, "ranks", label, job, modules, options.limit, begin)
+class Claims:
+    """A job of programs.claims:check_modules: the modules in one, since torch starts slowly."""
+
+    def __init__(self, report, name, place, modules, device, options, environment, folder):
+        """name: of the report's part. place: the number of ranks, and their collectives."""
+        self._report, self._name, self._modules = report, name, modules
+        ranks, collectives = place
+        self._label = f"{ranks} ranks, {collectives}"
+        self._limit_s = report.limit(options.limit)
+        say(f"{', '.join(modules)}: {self._label}")
+        self._begin = time.monotonic()
+        self._job = start_ranks(folder, ranks, "programs.claims:check_modules",
+                                {"modules": modules, "device": device, "limit_s": self._limit_s},
+                                collectives, environment)
+
+    def judge(self):
+        """Waits for it, and counts what has become of it."""
+        left_s = self._begin + self._limit_s + 10 - time.monotonic()
+        outcome = self._job.outcome(max(left_s, 1.0))
+        judge_claims(self._report, self._name, self._label, outcome, self._modules, self._begin)
+        self._report.write()
 
 
-def judge_claims(report, name, label, job, modules, limit_s, begin):
+def run_claims(report, options, environment, folder):
+    """The claims about torch, for each number of ranks over all collectives: one job after the other, or
+    all at once."""
+    jobs = []
+    for place in itertools.product(options.ranks, options.collectives):
+        modules = modules_on(place[0], options)
+        if not modules or not report.has_time_for(f"claims on {place[0]} ranks, {place[1]}"):
+            continue
+        jobs.append(Claims(report, "ranks", place, modules, options.device, options, environment, folder))
+        if not options.at_once:
+            jobs.pop().judge()
+    for job in jobs:
+        job.judge()
+
+
+def judge_claims(report, name, label, outcome, modules, begin):
     """Counts what became of a job of programs.claims:check_modules that began at that time."""
-    ranks = job.ranks
-    outcome = job.outcome(limit_s + 10)
+    ranks = outcome.ranks
     (LOGS / f"gpu-{name}-{label.replace(' ranks, ', '-')}.log").write_text(outcome.output)
     part = {"seconds": round(time.monotonic() - begin, 1), "claims": 0, "failed": {}}
     report.parts.setdefault(name, {})[label] = part
@@ -100,35 +124,34 @@ def run_jax(report, options, environment, folder):
     if importlib.util.find_spec("jax") is None:
         report.skips.append("jax is not installed")
         return
-    begin = time.monotonic()
-    jobs = []
-    for collectives in options.collectives:
-        for ranks in options.ranks:
-            modules = JAX_CLAIMS + ["programs.jax_ends"] * (ranks > 1)
-            job = start_ranks(folder, ranks, "programs.claims:check_modules",
-                              {"modules": modules, "device": None, "limit_s": options.limit},
-                              collectives, jax_environment(options, environment))
-            jobs.append((f"{ranks} ranks, {collectives}", job, modules))
-    say(f"{', '.join(JAX_CLAIMS)}, programs.jax_ends: {'; '.join(label for label, *_ in jobs)}")
-    for label, job, modules in jobs:
-        judge_claims(report, "jax", label, job, modules, options.limit, begin)
+    if not report.has_time_for("the claims about jax"):
+        return
+    jobs = [Claims(report, "jax", place, JAX_CLAIMS + ["programs.jax_ends"] * (place[0] > 1), None, options,
+                   jax_environment(options, environment), folder)
+            for place in itertools.product(options.ranks, options.collectives)]
+    for job in jobs:
+        job.judge()
 
 
 def run_bench(report, name, ranks, collectives, options, environment, folder, limit_s,
               **arguments):
     """(label, what rank 0 measured with {name}:measure of tools/bench/cuda, or None if it failed)."""
     label = f"{ranks} ranks, {collectives}"
+    if not report.has_time_for(f"{name} on {label}"):
+        return label, None
     search = {"PYTHONPATH": f"{ROOT / 'tools' / 'bench' / 'cuda'}:{environment['PYTHONPATH']}"}
     job = start_ranks(folder, ranks, f"{name}:measure",
                       {"rounds": int(options.rounds), "bytes_max": options.bytes_max, **arguments},
                       collectives, {**environment, **search})
-    outcome = job.outcome(limit_s)
+    outcome = job.outcome(report.limit(limit_s))
     is_good = len(outcome.values) == ranks
     report.count(f"{name}, {label}", is_good)
     if not is_good:
+        report.write()
         print("\n".join([*outcome.errors.values(), outcome.output[-3000:]]))
         return label, None
     report.parts.setdefault(name, {})[label] = outcome.values[0]
+    report.write()
     return label, outcome.values[0]
 
 
@@ -152,10 +175,12 @@ def run_kills(report, collectives, options, environment, folder):
     """A rank of three is killed at work: the others say who, in bounded time."""
     for work in ("all-reduce of 16 MiB", "ScaleCom steps"):
         label = f"a killed rank in {work}, {collectives}"
+        if not report.has_time_for(label):
+            continue
         job = start_ranks(folder, 3, "programs.kills:lose_a_rank_at_work",
                           {"victim": 1, "work": work, "turns": 3, "delay": 0.05,
                            "device": options.device}, collectives, environment)
-        outcome = job.outcome(60)
+        outcome = job.outcome(report.limit(60))
         problems = [f"ranks {sorted(outcome.values)} gave a verdict: {outcome.output[-2000:]}"
                     ] * (set(outcome.values) != {0, 2})
         seconds = {}
@@ -167,22 +192,26 @@ def run_kills(report, collectives, options, environment, folder):
         say(f"{label}: {problems or seconds}")
         report.count(label, not problems)
         report.parts.setdefault("kills", {})[label] = {"seconds": seconds, "problems": problems}
+        report.write()
 
 
 def run_tuner(report, options, environment, folder):
     """NCCL's log tells of each all-reduce which algorithm it took: the one that was asked for."""
     for ours, nccls in ALGORITHMS.items():
         label = f"NCCL takes {ours}"
+        if not report.has_time_for(label):
+            continue
         job = start_ranks(folder, 2, "programs.tuning:reduce", {"device": options.device}, "nccl",
                           {**environment, "SCALECOM_ALLREDUCE_ALGORITHM": ours,
                            "NCCL_DEBUG": "INFO", "NCCL_DEBUG_SUBSYS": "INIT,TUNING"})
-        outcome = job.outcome(60)
+        outcome = job.outcome(report.limit(60))
         (LOGS / f"gpu-tuner-{ours}.log").write_text(outcome.output)
         taken = re.findall(r"AllReduce: (\d+) Bytes -> Algo (\w+)", outcome.output)
         is_whole = {str(4 << 10), str(4 << 20)} <= {size for size, _ in taken}
         is_good = is_whole and {algorithm.upper() for _, algorithm in taken} == {nccls}
         report.count(label, is_good and len(outcome.values) == 2)
         report.parts.setdefault("tuner", {})[ours] = taken
+        report.write()
         say(f"{label}: {taken}, ranks {sorted(outcome.values)} gave a verdict")
         if not is_good:
             print("\n".join([*outcome.errors.values(), *(line for line in outcome.output.splitlines()
@@ -198,6 +227,7 @@ def run_rank_bench(report, ranks, collectives, options, environment, folder):
     show_us(value["all_reduce_us"])
     print(f"host, us for a batch of 100 tensors of 40 KB: {value['host_us']}")
     print(f"health of 100 compressed tensors of 1 MB, us of a step: {value['health_us']}")
+    print(f"gradients of 1,000 parameters by their bursts, ms: {value['bursts_ms']}")
     for kind, found in value["coordinator"].items():
         report_coordinator(report, f"{kind}, {label}", found)
 
@@ -215,24 +245,32 @@ def report_coordinator(report, label, found):
                  not found["waiting"])
 
 
+def run_benches(report, options, environment, folder):
+    """One rank has nothing to send: whatever the collectives, it is one job."""
+    for ranks, collectives in [(1, options.collectives[0]), *((2, name) for name in options.collectives)]:
+        run_rank_bench(report, ranks, collectives, options, environment, folder)
+
+
+def run_jax_benches(report, options, environment, folder):
+    if importlib.util.find_spec("jax"):
+        for collectives in options.collectives:
+            run_jax_bench(report, collectives, options, environment, folder)
+
+
 def run_jobs(report, options, environment):
     LOGS.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name, shared_gpu() as sharing:
         folder = pathlib.Path(name)
         shared = {**environment, **sharing}
         report.parts["mps"] = bool(sharing)
-        if "jax" in options.only:
-            run_jax(report, options, shared, folder)
-        for collectives in options.collectives:
-            if "ranks" in options.only:
-                for ranks in options.ranks:
-                    run_claims(report, ranks, collectives, options, shared, folder)
-            if "jax-bench" in options.only and importlib.util.find_spec("jax"):
-                run_jax_bench(report, collectives, options, shared, folder)
-            if "kills" in options.only:  # By themselves: a killed process can take MPS with it.
-                run_kills(report, collectives, options, environment, folder)
-            if "tuner" in options.only and collectives == "nccl":
-                run_tuner(report, options, environment, folder)
-            if "bench" in options.only:
-                for ranks in (1, 2):
-                    run_rank_bench(report, ranks, collectives, options, shared, folder)
+        for part in options.only:
+            if part == "kills":  # By themselves: a killed process can take MPS with it.
+                for collectives in options.collectives:
+                    run_kills(report, collectives, options, environment, folder)
+            elif part == "tuner" and "nccl" in options.collectives:
+                run_tuner(report, options, shared, folder)
+            elif part in RUNNERS:
+                RUNNERS[part](report, options, shared, folder)
+
+
+RUNNERS = {"ranks": run_claims, "jax": run_jax, "bench": run_benches, "jax-bench": run_jax_benches}

@@ -9,10 +9,12 @@ import torch.distributed
 
 import coordinator_bench
 import scalecom.torch as hvd
+from scalecom.torch import optimizer
 
 SIZES = [4, 4 << 10, 64 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20, 256 << 20]
 COMPRESSED_BYTES_MIN = 1 << 20
 BATCH = 100
+PARAMETERS = 1000
 HEALTH_STEPS = 100  # SCALECOM_HEALTH_STEPS, by default.
 
 
@@ -111,9 +113,36 @@ def _health_cost(device):
             "part": round(more / (HEALTH_STEPS * usual), 4)}
 
 
+def _bursts(device, rounds):
+    """{tensors in a burst: milliseconds of the host}: the backward pass of 1,000 parameters of 4 KB and
+    synchronize(), as DistributedOptimizer submits their gradients and one by one, in turns."""
+    parameters = [torch.nn.Parameter(torch.ones(1000, device=device)) for _ in range(PARAMETERS)]
+    named = [(f"burst.{place}", parameter) for place, parameter in enumerate(parameters)]
+    wrapped = hvd.DistributedOptimizer(torch.optim.SGD(parameters, lr=0.0), named_parameters=named)
+    usual = optimizer._BURST_TENSORS
+    times = {usual: [], 1: []}
+    for turn in range(-2, min(rounds, 10)):
+        for most in times:
+            optimizer._BURST_TENSORS = most
+            wrapped.zero_grad()
+            loss = torch.cat(parameters).sum()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            hvd.barrier()
+            begin = time.perf_counter()
+            loss.backward()
+            wrapped.synchronize()
+            if turn >= 0:
+                times[most].append((time.perf_counter() - begin) * 1e3)
+            with wrapped.skip_synchronize():
+                wrapped.step()
+    optimizer._BURST_TENSORS = usual
+    return {most: _summary(values) for most, values in times.items()}
+
+
 def measure(device, rounds, bytes_max):
     """{"all_reduce_us": {bytes: {way: summary}}, "host_us": of a batch of 100 tensors, "coordinator": as
-    coordinator_bench has it, "health_us"}."""
+    coordinator_bench has it, "health_us", "bursts_ms"}."""
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -125,7 +154,8 @@ def measure(device, rounds, bytes_max):
                                 for size in SIZES if size <= bytes_max},
               "host_us": _host_time(device, rounds),
               "coordinator": coordinator_bench.measure(device, threads, rounds, BATCH),
-              "health_us": _health_cost(device)}
+              "health_us": _health_cost(device),
+              "bursts_ms": _bursts(device, rounds)}
     torch.distributed.destroy_process_group()
     hvd.shutdown()
     return result
