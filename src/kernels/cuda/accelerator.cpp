@@ -96,7 +96,11 @@ class CudaAccelerator final : public Accelerator {
   void make_wait(StreamHandle stream, EventHandle event) override {
     cuda::make_wait(stream, event);
   }
-  bool is_done(EventHandle event) override { return cuda::is_done(event); }
+  bool is_done(EventHandle event) override {
+    // CUDA might begin the use of another device, which is the current one of who asks.
+    const std::shared_ptr<void> entered = enter();
+    return cuda::is_done(event);
+  }
 
   void copy(void* destination, const void* source, std::size_t bytes,
             StreamHandle stream) override {
