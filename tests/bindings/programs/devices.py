@@ -392,6 +392,19 @@ def a_group_of_two_devices_is_refused():
     assert [result.tolist() for result in results] == [[hvd.size()] * 3] * 2
 
 
+def a_tensor_whose_stream_is_being_captured_is_refused():
+    if not _is_cuda():
+        return
+    tensor, graph = torch.ones(5), torch.cuda.CUDAGraph()
+    with pytest.raises(ValueError, match="captured into a CUDA graph"):
+        with torch.cuda.graph(graph):
+            doubled = tensor * 2
+            hvd.allreduce_(tensor, name="captured", op=hvd.Sum)
+    assert hvd.allreduce(tensor, name="captured", op=hvd.Sum).tolist() == [hvd.size()] * 5
+    graph.replay()
+    assert doubled.tolist() == [2.0] * 5
+
+
 def ranks_that_differ_in_the_device_fail_everywhere():
     if not _is_cuda() or hvd.size() == 1:
         return
