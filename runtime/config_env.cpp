@@ -70,6 +70,8 @@ bool nccl_may_share_a_gpu(bool has_switch) {
          (has_switch && read_text("NCCL_MULTI_RANK_GPU_ENABLE") == "1");
 }
 
+bool is_nccl_blocking_set() { return read_variable("NCCL_COMM_BLOCKING") != nullptr; }
+
 void offer_nccl_tuner(const std::string& library) {
   constexpr int kKeep = 0;
   if (!library.empty()) setenv("NCCL_TUNER_PLUGIN", library.c_str(), kKeep);

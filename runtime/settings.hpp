@@ -53,6 +53,9 @@ LogLevel parse_log_level(const std::string& name);
 /// that `has_switch`, NCCL_MULTI_RANK_GPU_ENABLE is 1.
 bool nccl_may_share_a_gpu(bool has_switch);
 
+/// Whether NCCL_COMM_BLOCKING is set, which overrides what each communicator asks for.
+bool is_nccl_blocking_set();
+
 /// Sets NCCL_TUNER_PLUGIN, unless it is set, for NCCL to ask `library`. Before threads of others
 /// read the environment.
 void offer_nccl_tuner(const std::string& library);

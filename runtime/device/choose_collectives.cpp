@@ -109,8 +109,13 @@ std::unique_ptr<DeviceCollectives> choose_device_collectives(const DeviceCollect
   DeviceFacts mine;
   mine.gpu = needs.host_id + " " + needs.accelerator.bus_id();
   device::nccl::Api api;
+  std::unique_ptr<PostingThread> poster;
   try {
     api = needs.load_nccl();
+    if (api.comm_split) {
+      poster = std::make_unique<PostingThread>(
+          [&accelerator = needs.accelerator] { return accelerator.enter(); });
+    }
     mine.nccl_version = api.version;
     mine.may_share = nccl_may_share_a_gpu(api.version >= kSharingVersion);
   } catch (const Error& error) {
@@ -119,12 +124,19 @@ std::unique_ptr<DeviceCollectives> choose_device_collectives(const DeviceCollect
   const auto facts = share(mine, needs.host, needs.host_of_rank.size(), context);
   const std::string reason = why_not_nccl(facts);
   if (reason.empty()) {
+    if (needs.host.rank() == 0 && is_nccl_blocking_set()) {
+      log_warning(
+          "NCCL_COMM_BLOCKING is set, which takes NCCL's calls out of scalecom's hands: a rank "
+          "that "
+          "is lost may hold the others up for ever; unset it");
+    }
     return NcclCollectives::create(
-        {std::make_shared<const device::nccl::Api>(std::move(api)), needs.accelerator, needs.host,
-         needs.host_of_rank,
-         algorithm_for_nccl(needs.config.allreduce_algorithm, needs.host.rank()),
-         std::make_unique<PostingThread>(
-             [&accelerator = needs.accelerator] { return accelerator.enter(); })},
+        {.api = std::make_shared<const device::nccl::Api>(std::move(api)),
+         .accelerator = needs.accelerator,
+         .host = needs.host,
+         .host_of_rank = needs.host_of_rank,
+         .algorithm = algorithm_for_nccl(needs.config.allreduce_algorithm, needs.host.rank()),
+         .poster = std::move(poster)},
         context);
   }
   if (setting == "nccl") {

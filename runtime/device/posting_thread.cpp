@@ -1,10 +1,14 @@
 #include "runtime/device/posting_thread.hpp"
 
+#include <fmt/format.h>
 #include <pthread.h>
 
 #include <atomic>
 #include <chrono>
+#include <exception>
 #include <optional>
+#include <string>
+#include <system_error>
 #include <utility>
 
 #include "base/log.hpp"
@@ -17,6 +21,7 @@ constexpr auto kThreadName = "scalecom-nccl";
 
 enum class Phase : int { idle, called, ending };
 
+// Without an end of its own: the owner's end wakes it.
 Phase next_of(const std::atomic<Phase>& phase) {
   const WaitContext always{Deadline(TimePoint::max()), nullptr};
   WaitLoop loop(always);
@@ -44,12 +49,13 @@ struct PostingThread::Shared {
     WaitLoop loop(context);
     while (phase.load(std::memory_order_acquire) == Phase::called) loop.pause(what);
   }
-  void let_come_back(Deadline deadline) const {
+  bool is_free_by(Deadline deadline) const {
     const WaitContext context{deadline, nullptr};
     try {
-      wait_until_free("", context);
+      wait_until_free("a call", context);
+      return true;
     } catch (const Error&) {
-      // It does not: the caller knows why it gave up, and aborts.
+      return false;
     }
   }
 };
@@ -57,16 +63,23 @@ struct PostingThread::Shared {
 PostingThread::PostingThread(std::function<std::shared_ptr<void>()> enter, Patience patience)
     : patience_(patience), shared_(std::make_shared<Shared>()) {
   shared_->enter = std::move(enter);
-  thread_ = std::thread([shared = shared_] { work(*shared); });
+  try {
+    thread_ = std::thread([shared = shared_] { work(*shared); });
+  } catch (const std::system_error& error) {
+    throw Error(
+        StatusCode::unavailable,
+        fmt::format("no thread for NCCL's calls: {}; raise the limits of threads (ulimit -u, "
+                    "a container's --pids-limit)",
+                    error.what()));
+  }
   pthread_setname_np(thread_.native_handle(), kThreadName);
 }
 
 PostingThread::~PostingThread() {
-  const WaitContext context{Deadline::after(patience_.after_abort), nullptr};
-  try {
-    shared_->wait_until_free("NCCL: the end of an aborted call", context);
-  } catch (const Error& error) {
-    log_warning(std::string(error.what()) + "; its thread is left there until the process ends");
+  if (!shared_->is_free_by(Deadline::after(patience_.after_abort))) {
+    log_warning(
+        "NCCL does not come back from a call whose communicator was aborted: its thread is left "
+        "there until the process ends");
     thread_.detach();
   }
   shared_->set(Phase::ending);
@@ -82,7 +95,8 @@ device::nccl::Result PostingThread::run(Call call, std::string_view what,
   try {
     shared_->wait_until_free(what, context);
   } catch (const Error&) {
-    shared_->let_come_back(Deadline::after(patience_.before_abort));
+    // Whether or not it is: who made the wait end goes on.
+    shared_->is_free_by(Deadline::after(patience_.before_abort));
     throw;
   }
   if (shared_->error) throw Error(*shared_->error);
@@ -93,10 +107,15 @@ void PostingThread::work(Shared& shared) {
   std::shared_ptr<void> entered;
   while (next_of(shared.phase) == Phase::called) {
     try {
-      if (shared.enter) entered = std::exchange(shared.enter, nullptr)();
+      if (shared.enter) {
+        entered = shared.enter();
+        shared.enter = nullptr;
+      }
       shared.result = shared.call();
     } catch (const Error& error) {
       shared.error = error;
+    } catch (const std::exception& error) {
+      shared.error = Error(StatusCode::internal, error.what());
     }
     shared.call = nullptr;
     // Unless the owner has left meanwhile.

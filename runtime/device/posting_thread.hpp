@@ -15,13 +15,14 @@ namespace scalecom {
 /// who can be woken does, and then sleeps.
 class PostingThread final : public device::nccl::Poster {
  public:
-  /// How long a call may go on, once nobody waits for its result any more.
+  /// How long a call may go on once nobody waits for its result any more: run() and the destructor
+  /// take as much longer.
   struct Patience {
     Clock::duration before_abort = std::chrono::milliseconds(500);
-    Clock::duration after_abort = std::chrono::seconds(10);
+    Clock::duration after_abort = std::chrono::seconds(3);
   };
-  /// `enter` is called on the thread before the first call; what it gives is let go at the thread's
-  /// end.
+  /// `enter` is called on the thread before the first call that it lets be made; what it gives is
+  /// let go at the thread's end. Throws Error(unavailable) where there can be no further thread.
   explicit PostingThread(std::function<std::shared_ptr<void>()> enter)
       : PostingThread(std::move(enter), Patience()) {}
   PostingThread(std::function<std::shared_ptr<void>()> enter, Patience patience);
@@ -29,8 +30,8 @@ class PostingThread final : public device::nccl::Poster {
   /// time is left there, with a warning.
   ~PostingThread() override;
 
-  /// What `call` or `enter` throw (Error) is thrown here. A wait that has to end leaves the call
-  /// some time to come back by itself: an abort frees what a call still looks at.
+  /// What `call` or `enter` throw is thrown here, as an Error. A wait that has to end leaves the
+  /// call some time to come back by itself: an abort frees what a call still looks at.
   device::nccl::Result run(Call call, std::string_view what, const WaitContext& context) override;
 
  private:

@@ -25,3 +25,5 @@ scalecom_test(NAME unit_fake_accelerator LABELS unit
 scalecom_test(NAME unit_device_collectives LABELS unit TIMEOUT 300
   SOURCES device/staged_collectives_test.cpp device/nccl_collectives_test.cpp
   LIBRARIES scalecom_collective_device scalecom_test_support scalecom_fake_accelerator)
+# The tuner is looked for in the program, as NCCL does.
+set_target_properties(unit_device_collectives PROPERTIES ENABLE_EXPORTS ON)

@@ -40,11 +40,16 @@ UniqueId share_unique_id(const device::nccl::Api& api, Collectives& host,
   return shared.id;
 }
 
+// Before a split was a part of it, a communicator's name was its parent's and the color: two splits
+// of one parent want different colors.
+constexpr int kColorOfAll = 0;
+constexpr int kColorOfFirstHost = 1;
+
 // This rank's place among those of its host.
 Communicator::Part part_inside_host(const std::vector<int>& host_of_rank, int rank) {
   const int host = host_of_rank[static_cast<std::size_t>(rank)];
   return {
-      .color = host,
+      .color = kColorOfFirstHost + host,
       .rank = static_cast<int>(std::count(host_of_rank.begin(), host_of_rank.begin() + rank, host)),
       .size = static_cast<int>(std::count(host_of_rank.begin(), host_of_rank.end(), host))};
 }
@@ -96,7 +101,8 @@ NcclCollectives::NcclCollectives(Needs needs)
   SCALECOM_ASSERT(host_part_.size == needs_.host.host_size(),
                   fmt::format("{} ranks of this host, {} for its collectives", host_part_.size,
                               needs_.host.host_size()));
-  SCALECOM_ASSERT(needs_.api != nullptr && needs_.poster != nullptr, "no NCCL");
+  SCALECOM_ASSERT(needs_.api != nullptr && (!needs_.api->comm_split || needs_.poster != nullptr),
+                  "no NCCL");
 }
 
 std::unique_ptr<NcclCollectives> NcclCollectives::create(Needs needs, const WaitContext& context) {
@@ -113,8 +119,8 @@ void NcclCollectives::connect(const UniqueId& id, const WaitContext& context) {
   const device::nccl::TunedCommunicators tuned(needs_.algorithm);
   everyone_ = Communicator::create(needs_.api, id, rank(), size(), context);
   if (needs_.api->comm_split) {
-    const auto whole =
-        std::exchange(everyone_, everyone_->split({0, rank(), size()}, *needs_.poster, context));
+    const auto whole = std::exchange(
+        everyone_, everyone_->split({kColorOfAll, rank(), size()}, *needs_.poster, context));
     if (are_several_on_hosts(needs_.host_of_rank)) {
       inside_ = whole->split(host_part_, *needs_.poster, context);
     }

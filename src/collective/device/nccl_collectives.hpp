@@ -33,7 +33,7 @@ class NcclCollectives final : public DeviceCollectives {
     std::vector<int> host_of_rank;
     /// Of every all-reduce, where NCCL asks this library's tuner.
     device::nccl::AllReduceAlgorithm algorithm = device::nccl::AllReduceAlgorithm::own_choice;
-    /// Has `accelerator` entered on its thread.
+    /// Has `accelerator` entered on its thread. From NCCL 2.18 on.
     std::unique_ptr<device::nccl::Poster> poster;
   };
 

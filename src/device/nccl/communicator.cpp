@@ -201,7 +201,7 @@ void Communicator::all_to_all(const Parts& from, const Parts& to, StreamHandle s
   post_group(std::move(calls), "all-to-all", context);
 }
 
-Result Communicator::run(Call call, const std::string& what, const WaitContext& context) {
+Result Communicator::make(Call call, const std::string& what, const WaitContext& context) {
   if (poster_ == nullptr) return call(*api_, comm_);
   try {
     return poster_->run(
@@ -214,7 +214,7 @@ Result Communicator::run(Call call, const std::string& what, const WaitContext& 
 
 void Communicator::post(Call call, const std::string& what, const WaitContext& context) {
   ensure_usable();
-  settle(run(std::move(call), what, context), what, context);
+  settle(make(std::move(call), what, context), what, context);
 }
 
 // A group that was begun is ended in any case; the first failure is the cause.
@@ -248,7 +248,7 @@ void Communicator::close(const WaitContext& context) {
   const Call destroy = [comm = std::exchange(comm_, nullptr)](const Api& api, CommHandle) {
     return api.comm_destroy(comm);
   };
-  const Result result = run(destroy, what, context);
+  const Result result = make(destroy, what, context);
   if (has_failed(result)) fail(error_of(*api_, result, nullptr, what));
 }
 

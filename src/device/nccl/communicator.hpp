@@ -103,7 +103,9 @@ class Communicator {
   void ensure_usable() const;
   /// NCCL's functions and the handle, for a call that may outlast this object.
   using Call = std::function<Result(const Api& api, CommHandle comm)>;
-  Result run(Call call, const std::string& what, const WaitContext& context);
+  /// Here, or where the poster makes it.
+  Result make(Call call, const std::string& what, const WaitContext& context);
+  /// Makes it, and waits until what it does is in the stream.
   void post(Call call, const std::string& what, const WaitContext& context);
   void post_group(std::vector<Call> calls, const std::string& what, const WaitContext& context);
   /// Waits until NCCL has finished what returned `result`. Aborts and throws where it fails.

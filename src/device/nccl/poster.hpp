@@ -10,9 +10,9 @@ namespace scalecom::device::nccl {
 
 /// Makes calls of NCCL that may block, somewhere where that holds nobody up.
 ///
-/// NCCL has two kinds of communicators. Without blocking, each call starts a thread of its own:
-/// 45 to 60 us until the work is in the stream (two ranks on an H100). With blocking it takes 11,
-/// but a call does not come back while a rank that it needs is missing.
+/// NCCL has two kinds of communicators. Without blocking, each call starts a thread of its own, and
+/// takes several times as long; with blocking it does not come back while a rank that it needs is
+/// missing. docs/decisions/0022 has the figures.
 class Poster {
  public:
   using Call = std::function<Result()>;

@@ -2,6 +2,8 @@
 
 #include "collective/device/nccl_collectives.hpp"
 
+#include <dlfcn.h>
+
 #include "collective/message_collectives.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/host_world.hpp"
@@ -33,12 +35,14 @@ class LostRank final : public Interrupt {
   void check() override { throw Error(StatusCode::rank_lost, "rank 1 is lost"); }
 };
 
-NcclCollectives::Needs needs(nccl::Api api, FakeAccelerator& accelerator, Collectives& host,
-                             std::vector<int> host_of_rank) {
+NcclCollectives::Needs needs(
+    nccl::Api api, FakeAccelerator& accelerator, Collectives& host, std::vector<int> host_of_rank,
+    nccl::AllReduceAlgorithm algorithm = nccl::AllReduceAlgorithm::own_choice) {
   return {.api = std::make_shared<const nccl::Api>(std::move(api)),
           .accelerator = accelerator,
           .host = host,
           .host_of_rank = std::move(host_of_rank),
+          .algorithm = algorithm,
           .poster = std::make_unique<CallersPoster>()};
 }
 
@@ -46,8 +50,9 @@ using Edit = std::function<void(int rank, nccl::Api&)>;
 using Body = std::function<void(int rank, NcclCollectives&, FakeAccelerator&)>;
 
 // Two ranks on two hosts; `edit` changes what NCCL does. Returns what each rank threw.
-std::vector<Status> run_pair(const Edit& edit, const Body& body,
-                             const WaitContext& connecting = patience()) {
+std::vector<Status> run_pair(
+    const Edit& edit, const Body& body, const WaitContext& connecting = patience(),
+    nccl::AllReduceAlgorithm algorithm = nccl::AllReduceAlgorithm::own_choice) {
   NcclWorld nccl;
   LoopbackWorld world(2);
   std::vector<Status> outcomes(2);
@@ -58,8 +63,8 @@ std::vector<Status> run_pair(const Edit& edit, const Body& body,
     nccl::Api api = nccl.make_api(accelerator);
     edit(rank, api);
     try {
-      const auto collectives =
-          NcclCollectives::create(needs(std::move(api), accelerator, host, {0, 1}), connecting);
+      const auto collectives = NcclCollectives::create(
+          needs(std::move(api), accelerator, host, {0, 1}, algorithm), connecting);
       const auto entered = accelerator.enter();
       body(rank, *collectives, accelerator);
     } catch (const Error& error) {
@@ -101,6 +106,10 @@ TEST_CASE("collectives over NCCL give the serial results, of every kind, dtype a
       collectives->close(patience());
     });
     for (const std::string& problem : wrong) CHECK(problem == "");
+    for (const std::string& end : nccl.ends()) {
+      CAPTURE(end);
+      CHECK(end.ends_with(": finalize destroy"));
+    }
   }
 }
 
@@ -214,6 +223,43 @@ TEST_CASE("an error of NCCL is told in check() and ever after, and everything is
     CHECK(outcomes[rank].code() == StatusCode::rank_lost);
     CHECK(outcomes[rank].message() == later[rank]);
     CHECK(aborted[rank] == 1);
+  }
+}
+
+TEST_CASE("NCCL asks the tuner for each communicator, and each gets the algorithm") {
+  // As NCCL does, with the communicator: it keeps what the tuner calls its context.
+  struct Tuner {
+    const char* name;
+    int (*init)(std::size_t ranks, std::size_t nodes, void* log, void** context);
+  };
+  const auto* tuner =
+      static_cast<const Tuner*>(dlsym(dlopen(nullptr, RTLD_NOW), "ncclTunerPlugin_v4"));
+  REQUIRE(tuner != nullptr);
+  std::array<std::vector<void*>, 2> contexts;
+  const auto ask = [&](int rank) {
+    void* context = nullptr;
+    tuner->init(2, 2, nullptr, &context);
+    contexts[index(rank)].push_back(context);
+  };
+  const auto outcomes = run_pair(
+      [&](int rank, nccl::Api& api) {
+        api.comm_init_rank_config = [=, real = api.comm_init_rank_config](auto... arguments) {
+          ask(rank);
+          return real(arguments...);
+        };
+        api.comm_split = [=, real = api.comm_split](auto... arguments) {
+          ask(rank);
+          return real(arguments...);
+        };
+      },
+      kNothing, patience(), nccl::AllReduceAlgorithm::tree);
+  CHECK(outcomes == std::vector<Status>(2));
+  void* other = nullptr;
+  tuner->init(2, 2, nullptr, &other);
+  for (const auto& of_rank : contexts) {
+    REQUIRE(of_rank.size() == 2);
+    CHECK(of_rank[0] != other);
+    CHECK(of_rank[1] == of_rank[0]);
   }
 }
 

@@ -22,6 +22,16 @@ class NcclWorld {
   /// The functions of one rank. Both outlive them.
   device::nccl::Api make_api(FakeAccelerator& accelerator);
 
+  /// How each communicator of each rank has ended: "all of rank 0: finalize destroy".
+  std::vector<std::string> ends() {
+    const std::lock_guard lock(mutex_);
+    std::vector<std::string> texts;
+    for (const auto& comm : comms_) {
+      texts.push_back(fmt::format("{} of rank {}:{}", comm->name, comm->rank, comm->ends));
+    }
+    return texts;
+  }
+
   /// What `comm` is to answer from now on when it is asked how it is.
   void fail(device::nccl::Result result) {
     const std::lock_guard lock(mutex_);
@@ -38,6 +48,7 @@ class NcclWorld {
     std::map<int, std::uint64_t> received = {};
     std::function<bool()> connect = {};  ///< until it is true the communicator is in progress
     bool is_aborted = false;             ///< then what is enqueued ends as it is
+    std::string ends = {};
   };
   using Keys = std::vector<std::string>;
 
@@ -146,11 +157,12 @@ inline Bytes combine_all(const std::vector<Bytes>& inputs, DataType dtype,
 
 inline device::nccl::Result NcclWorld::split(Comm& parent, int color, int key,
                                              device::nccl::CommHandle* made) {
-  const std::string name = fmt::format("{} split {}", parent.name, parent.calls++);
-  const auto place = [name](int rank) { return fmt::format("{} {}", name, rank); };
+  const std::string call = fmt::format("{} split {}", parent.name, parent.calls++);
+  const auto place = [call](int rank) { return fmt::format("{} {}", call, rank); };
   put(place(parent.rank), Bytes(1, static_cast<std::byte>(color)));
+  // As NCCL did before 2.23 or so: two splits of one color meet each other's messages.
   const device::nccl::CommHandle handle =
-      add({.name = fmt::format("{} {}", name, color), .rank = key});
+      add({.name = fmt::format("{} {}", parent.name, color), .rank = key});
   Comm& part = comm_of(handle);
   *made = nullptr;
   Keys everyone;
@@ -295,9 +307,17 @@ inline device::nccl::Api NcclWorld::make_api(FakeAccelerator& accelerator) {
     *state = comm.connect ? Result::in_progress : failure_;
     return Result::success;
   };
-  api.comm_finalize = [](CommHandle) { return Result::success; };
-  api.comm_destroy = [](CommHandle) { return Result::success; };
-  api.comm_abort = [this](CommHandle handle) {
+  const auto end = [this](const char* how) {
+    return [this, how](CommHandle handle) {
+      const std::lock_guard lock(mutex_);
+      comm_of(handle).ends += std::string(" ") + how;
+      return Result::success;
+    };
+  };
+  api.comm_finalize = end("finalize");
+  api.comm_destroy = end("destroy");
+  api.comm_abort = [this, abort = end("abort")](CommHandle handle) {
+    abort(handle);
     const std::lock_guard lock(mutex_);
     comm_of(handle).is_aborted = true;
     return Result::success;

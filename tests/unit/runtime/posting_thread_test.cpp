@@ -8,9 +8,11 @@
 #include <fstream>
 #include <future>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "device/nccl/communicator.hpp"
 #include "scalecom/status.hpp"
 #include "tests/support/captured_stderr.hpp"
 #include "tests/support/catch.hpp"
@@ -150,14 +152,19 @@ TEST_CASE("a call that nobody waits for any more is given time to come back befo
   CHECK(gate.use_count() == 1);
 }
 
-TEST_CASE("what a call or entering throws is thrown to the caller, once") {
-  bool can_enter = GENERATE(false, true);
-  PostingThread thread([can_enter]() -> std::shared_ptr<void> {
+TEST_CASE("what a call or entering throws is thrown to the caller") {
+  bool can_enter = false;
+  PostingThread thread([&can_enter]() -> std::shared_ptr<void> {
     if (!can_enter) throw Error(StatusCode::unavailable, "no such device");
     return nullptr;
   });
   const auto fail = []() -> Result { throw Error(StatusCode::internal, "wrong"); };
-  CHECK(message_of_run(thread, fail, patience()) == (can_enter ? "wrong" : "no such device"));
+  const auto fail_otherwise = []() -> Result { throw std::runtime_error("no Error"); };
+  CHECK(message_of_run(thread, fail, patience()) == "no such device");
+  CHECK(message_of_run(thread, fail, patience()) == "no such device");
+  can_enter = true;
+  CHECK(message_of_run(thread, fail, patience()) == "wrong");
+  CHECK(message_of_run(thread, fail_otherwise, patience()) == "no Error");
   CHECK(thread.run([] { return Result::success; }, "a call", patience()) == Result::success);
 }
 
@@ -172,29 +179,83 @@ TEST_CASE("the end waits for a call that is under way, and lets go what it used"
       thread.reset();
       ended.set_value();
     });
+    CHECK(ended.get_future().wait_for(20ms) == std::future_status::timeout);
     gate->opened.set_value();
   }
-  ended.get_future().wait();
-  gate->left.get_future().wait();
+  CHECK(gate->left.get_future().wait_for(0s) == std::future_status::ready);
   CHECK(gate.use_count() == 1);
 }
 
 TEST_CASE("a thread that a call never gives back is left, with a warning") {
   const auto gate = std::make_shared<Gate>();
+  const auto entered = std::make_shared<int>();
   std::string warned;
   {
     const test::CapturedStderr captured;
     {
-      PostingThread thread(enter_nothing, kShort);
+      PostingThread thread([entered] { return entered; }, kShort);
       CHECK_THAT(message_of_run(thread, blocking_call(gate), patience(1ms)), Contains("deadline"));
     }
     warned = captured.text();
   }
-  CHECK_THAT(warned, Contains("the end of an aborted call") && Contains("left there"));
+  CHECK_THAT(warned, Contains("does not come back from a call") && Contains("left there"));
   // It ends with the call.
   gate->entered.get_future().wait();
   gate->opened.set_value();
   const WaitContext context = patience();
   WaitLoop loop(context);
-  while (gate.use_count() > 1) loop.pause("the thread to let go");
+  while (gate.use_count() > 1 || entered.use_count() > 1) loop.pause("the thread to end");
+}
+
+TEST_CASE("a lost rank ends a call of NCCL that waits for it, by an abort") {
+  using namespace device::nccl;
+  Api api;
+  std::promise<void> aborted;
+  std::promise<void> came_back;
+  const auto wait_for_abort = [&] {
+    aborted.get_future().wait();
+    came_back.set_value();
+    return Result::internal_error;
+  };
+  api.comm_init_rank_config = [](CommHandle* comm, int, UniqueId, int, CommConfig*) {
+    *comm = reinterpret_cast<CommHandle>(1);
+    return Result::success;
+  };
+  api.comm_split = [](CommHandle, int, int, CommHandle* comm, CommConfig*) {
+    *comm = reinterpret_cast<CommHandle>(2);
+    return Result::success;
+  };
+  api.comm_get_async_error = [](CommHandle, Result* state) {
+    *state = Result::success;
+    return Result::success;
+  };
+  api.comm_abort = [&](CommHandle comm) {
+    if (comm == reinterpret_cast<CommHandle>(2)) aborted.set_value();
+    return Result::success;
+  };
+  api.broadcast = [&](auto...) { return wait_for_abort(); };
+  api.comm_finalize = [&](auto...) { return wait_for_abort(); };
+
+  const test::CapturedStderr captured;
+  std::string message;
+  {
+    PostingThread thread(enter_nothing, {1ms, 20s});
+    const auto whole = Communicator::create(std::make_shared<const Api>(api), {}, 0, 2, patience());
+    const auto blocking = whole->split({0, 0, 2}, thread, patience());
+    LostRank lost;
+    const WaitContext context{Deadline::after(20s), &lost};
+    const bool is_closing = GENERATE(false, true);
+    try {
+      if (is_closing) {
+        blocking->close(context);
+      } else {
+        blocking->broadcast(nullptr, nullptr, 1, 0, nullptr, context);
+      }
+    } catch (const Error& error) {
+      message = error.what();
+    }
+  }
+  CHECK(message == "rank 2 is lost");
+  CHECK(came_back.get_future().wait_for(0s) == std::future_status::ready);
+  CHECK(captured.text() == "");
 }
