@@ -69,6 +69,10 @@ class CudaAccelerator final : public Accelerator {
     const std::shared_ptr<void> entered = enter();
     // Begins the process's use of the device: what stands against that shows here.
     cuda::check(cudaFree(nullptr), "cudaFree");
+    for (const auto load : {kernels::cuda::load_step, kernels::cuda::load_scale_copy,
+                            kernels::cuda::load_look, kernels::cuda::load_conversions}) {
+      cuda::check(load(), "loading the kernels");
+    }
     if (cuda::MemoryPool::is_supported(index)) pool_.emplace(index);
   }
 

@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include "kernels/cuda/formats.cuh"
+#include "kernels/cuda/load.cuh"
 
 namespace scalecom::kernels::cuda {
 namespace {
@@ -105,6 +106,15 @@ int count_nonfinite(std::int64_t* found, const std::byte* values, std::int64_t c
 }
 
 }  // namespace
+
+int load_conversions() {
+  return load(run_convert<Widened<Float32>>, run_convert<Widened<Float16>>,
+              run_convert<Widened<Bfloat16>>, run_convert<Cast<std::uint8_t, std::uint16_t>>,
+              run_convert<Cast<std::uint16_t, std::uint16_t>>, run_mark<Float32>, run_mark<Float16>,
+              run_mark<Bfloat16>, run_unpack<std::uint8_t>, run_unpack<std::uint16_t>,
+              run_count_nonfinite<Float32>, run_count_nonfinite<Float16>,
+              run_count_nonfinite<Bfloat16>);
+}
 
 int launch_count_nonfinite(std::int64_t* found, const std::byte* values, ElementFormat format,
                            std::int64_t count, StreamHandle stream) {

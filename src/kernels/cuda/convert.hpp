@@ -11,6 +11,9 @@
 /// elements.
 namespace scalecom::kernels::cuda {
 
+/// Loads the kernels of all below; returns a cudaError_t.
+int load_conversions();
+
 int launch_widen(float* values, const std::byte* source, ElementFormat format, std::int64_t count,
                  device::cuda::StreamHandle stream);
 /// Leaves zeros in `counts`.

@@ -1,6 +1,7 @@
 #include <cuda_runtime_api.h>
 
 #include "kernels/cuda/formats.cuh"
+#include "kernels/cuda/load.cuh"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/sample_rows.hpp"
 #include "kernels/sampled_element.hpp"
@@ -110,6 +111,8 @@ __global__ __launch_bounds__(kLanes) void run_look(const SampleRow* rows) {
 }
 
 }  // namespace
+
+int load_look() { return load(run_look); }
 
 int launch_look(const SampleRow* rows, std::int32_t rows_used, device::cuda::StreamHandle stream) {
   run_look<<<static_cast<unsigned>(rows_used), kLanes, 0, stream>>>(rows);

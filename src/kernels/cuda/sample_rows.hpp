@@ -30,6 +30,8 @@ struct SampleRow {
   ElementFormat format;
 };
 
+/// Loads its kernel; returns a cudaError_t.
+int load_look();
 /// For `rows_used` > 0; returns a cudaError_t.
 int launch_look(const SampleRow* rows, std::int32_t rows_used, device::cuda::StreamHandle stream);
 

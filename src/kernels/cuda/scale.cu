@@ -1,6 +1,7 @@
 #include <cuda_runtime_api.h>
 
 #include "kernels/cuda/formats.cuh"
+#include "kernels/cuda/load.cuh"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/scale_rows.hpp"
 
@@ -224,6 +225,10 @@ __global__ __launch_bounds__(kBlockThreads) void run_scale_copy(
 }
 
 }  // namespace
+
+int load_scale_copy() {
+  return load(run_scale_copy<CopyKind::plain>, run_scale_copy<CopyKind::other>);
+}
 
 int launch_scale_copy(CopyKind kind, const CopyRange& range, device::cuda::StreamHandle stream) {
   const auto blocks = static_cast<unsigned>((range.index.units - 1) / kCopyWarpsABlock + 1);

@@ -48,6 +48,8 @@ inline constexpr int kCopyWarpsABlock = 8;
 /// What others need takes registers, so these have a launch of their own.
 enum class CopyKind : std::int32_t { plain, other };
 
+/// Loads its kernels; returns a cudaError_t.
+int load_scale_copy();
 /// Returns a cudaError_t.
 int launch_scale_copy(CopyKind kind, const CopyRange& range, device::cuda::StreamHandle stream);
 

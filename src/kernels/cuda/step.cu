@@ -5,6 +5,7 @@
 #include "kernels/cuda/element.hpp"
 #include "kernels/cuda/formats.cuh"
 #include "kernels/cuda/layout.hpp"
+#include "kernels/cuda/load.cuh"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/step_rows.hpp"
 
@@ -424,6 +425,12 @@ int launch(Pass pass, const RowRange& range, cudaStream_t stream) {
 }
 
 }  // namespace
+
+int load_step() {
+  return load(run_pass<WarpTeam, Pass::select>, run_pass<WarpTeam, Pass::gather>,
+              run_pass<BlockTeam, Pass::select>, run_pass<BlockTeam, Pass::gather>, run_fill,
+              run_take_back);
+}
 
 int launch_by_warps(Pass pass, const RowRange& range, device::cuda::StreamHandle stream) {
   return launch<WarpTeam>(pass, range, stream);

@@ -41,6 +41,8 @@ struct RowRange {
 
 enum class Pass : std::int32_t { select, gather };
 
+/// Loads the kernels of all below; returns a cudaError_t.
+int load_step();
 // Each launches on a range that has units, and returns a cudaError_t. A unit is what a warp does,
 // or for launch_by_blocks() a block; layout.hpp has their sizes.
 int launch_by_warps(Pass pass, const RowRange& range, device::cuda::StreamHandle stream);
