@@ -101,7 +101,9 @@ std::optional<RankLaunch> find_rank_launch() {
   launch.size = *size;
   launch.master_address = read_text("MASTER_ADDR");
   launch.master_port = read_number("MASTER_PORT", 1, 65535).value_or(0);
-  launch.is_one_host = read_number("LOCAL_WORLD_SIZE", 1, kRanksMax) == size;
+  if (const std::optional<int> local_size = read_number("LOCAL_WORLD_SIZE", 1, kRanksMax)) {
+    launch.hosts = local_size == size ? HostSpread::one : HostSpread::several;
+  }
   if (const std::string run = read_text(kRunVariable); !run.empty()) {
     launch.attempt = run + "/" + read_text("TORCHELASTIC_RESTART_COUNT");
   }

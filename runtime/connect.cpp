@@ -238,9 +238,9 @@ SessionParts connect_by_rendezvous(const Config& config, const RankLaunch& launc
   parts.config = config;
   parts.report.launcher =
       launch.attempt.empty() ? "RANK and WORLD_SIZE" : "torchrun (TORCHELASTIC_RUN_ID)";
+  configure_log(parse_log_level(config.log_level), launch.rank);
   const std::unique_ptr<Bootstrap> bootstrap =
       meet(plan_rendezvous(launch, config), Bootstrap::Limit(config.connect_timeout_s));
-  configure_log(parse_log_level(config.log_level), bootstrap->rank());
   connect_over_sockets(parts, *bootstrap);
   return parts;
 }

@@ -28,11 +28,12 @@ Rendezvous plan_rendezvous(const RankLaunch& launch, const Config& config) {
   rendezvous.rank = launch.rank;
   rendezvous.size = launch.size;
   rendezvous.secret = config.rendezvous_key;
-  rendezvous.is_one_host = launch.is_one_host;
+  rendezvous.hosts = launch.hosts;
   if (!config.rendezvous.empty()) {
     const std::size_t colon = config.rendezvous.rfind(':');
     const std::string port = config.rendezvous.substr(colon + 1);
     rendezvous.host = config.rendezvous.substr(0, colon);
+    rendezvous.host_setting = "SCALECOM_RENDEZVOUS";
     rendezvous.ports = {std::stoi(port)};
     rendezvous.job = "port " + port;
   } else {

@@ -28,10 +28,10 @@ MpiLaunch find_mpi_launch();
 struct RankLaunch {
   int rank = 0;
   int size = 1;
-  std::string master_address;  ///< empty where it is not set
-  int master_port = 0;         ///< 0 where it is not set
-  bool is_one_host = false;    ///< LOCAL_WORLD_SIZE is WORLD_SIZE
-  std::string attempt;         ///< tells one start by torchrun from another; empty without it
+  std::string master_address;              ///< empty where it is not set
+  int master_port = 0;                     ///< 0 where it is not set
+  HostSpread hosts = HostSpread::unknown;  ///< by LOCAL_WORLD_SIZE
+  std::string attempt;  ///< tells one start by torchrun from another; empty without it
 };
 
 /// Where they meet, from that and SCALECOM_RENDEZVOUS. Throws Error(invalid_argument) where nothing

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -101,10 +103,18 @@ Socket join_parent(const Endpoint& parent, const Handshake& handshake, int rank,
                    const ControlOptions& options, Deadline deadline) {
   Socket socket = connect_to(parent, is_same_host, options, deadline);
   if (!socket.is_open()) {
+    const bool is_listening = !parent.unix_name.empty() || !parent.tcp.empty();
+    const std::string why = is_listening ? std::strerror(errno) : "it does not listen";
+    std::vector<std::string> places;
+    for (const auto& [address, port] : parent.tcp) {
+      places.push_back(fmt::format("{} port {}", address, port));
+    }
     throw Error(StatusCode::timed_out,
-                fmt::format("rank {} cannot connect to rank {} for control messages; a firewall "
-                            "may be in the way between the hosts",
-                            rank, handshake.parent));
+                fmt::format("rank {} cannot connect to rank {} for control messages{}{} ({}); a "
+                            "firewall may be in the way between the hosts, or an address "
+                            "translation (NAT): each rank must reach the others' own addresses",
+                            rank, handshake.parent, places.empty() ? "" : " at ",
+                            fmt::join(places, ", "), why));
   }
   if (!introduce_to_parent(socket, handshake, rank, deadline)) {
     throw Error(StatusCode::timed_out,

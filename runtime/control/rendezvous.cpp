@@ -4,16 +4,21 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
+#include <cerrno>
 #include <cstdint>
+#include <cstring>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <string_view>
 #include <utility>
 
 #include "base/error.hpp"
+#include "base/log.hpp"
 #include "base/wait.hpp"
 #include "runtime/control/frames.hpp"
+#include "runtime/control/host_facts.hpp"
+#include "runtime/control/meeting.hpp"
 #include "runtime/control/reception.hpp"
 #include "scalecom/status.hpp"
 
@@ -26,8 +31,6 @@ constexpr std::chrono::seconds kTryTime{2};
 constexpr std::chrono::seconds kHelloTime{5};
 // A number.
 constexpr std::size_t kHelloBytesMax = 16;
-// Beyond the limit, for rank 0's word on who is missing.
-constexpr std::chrono::seconds kVerdictTime{2};
 
 std::string to_hex(const std::string& bytes) {
   std::string hex;
@@ -39,14 +42,37 @@ Handshake handshake_of(const Rendezvous& rendezvous) {
   return {derive_key(rendezvous.secret, "scalecom rendezvous " + rendezvous.job), 0};
 }
 
-// Names that other hosts may understand in another way do not count.
-bool is_here_only(const Rendezvous& rendezvous) {
-  return rendezvous.is_one_host || rendezvous.host == "localhost" ||
-         rendezvous.host.starts_with("127.");
+// Every host understands these as itself.
+bool is_loopback(std::string_view host) { return host == "localhost" || host.starts_with("127."); }
+
+// Whether rank 0 listens to the network. By an address of its own host only it need not, and does
+// so where ranks are known to be elsewhere, or a secret tells who belongs.
+bool is_networked(const Rendezvous& rendezvous) {
+  if (rendezvous.hosts == HostSpread::one) return false;
+  return !is_loopback(rendezvous.host) || rendezvous.hosts == HostSpread::several ||
+         !rendezvous.secret.empty();
+}
+
+bool looks_here_only(const Rendezvous& rendezvous) {
+  return rendezvous.hosts == HostSpread::one || is_loopback(rendezvous.host);
+}
+
+bool is_own_address(const std::string& address) {
+  return local_address_towards(address) == address;
+}
+
+std::string host_setting_of(const Rendezvous& rendezvous) {
+  return fmt::format("{}={}", rendezvous.host_setting, rendezvous.host);
+}
+
+// The other meeting place on a host whose own addresses that of the job is not one of: only ranks
+// that know the same address come to it, and none of another job whose rank 0 is elsewhere.
+std::string meeting_name_behind(const Rendezvous& rendezvous) {
+  return meeting_name(fmt::format("{} behind {}", rendezvous.job, rendezvous.host));
 }
 
 std::string describe_place(const Rendezvous& rendezvous) {
-  if (is_here_only(rendezvous)) {
+  if (looks_here_only(rendezvous)) {
     return fmt::format("this host's meeting place of the job ({})", rendezvous.job);
   }
   return fmt::format("{} (ports {}) or this host's meeting place of the job ({})", rendezvous.host,
@@ -55,124 +81,6 @@ std::string describe_place(const Rendezvous& rendezvous) {
 
 const char* kSameForAll =
     "give all ranks the same MASTER_ADDR, MASTER_PORT, WORLD_SIZE and SCALECOM_RENDEZVOUS*";
-
-// What rank 0 answers: everybody's blobs, or why there is none.
-std::string to_reply(const std::vector<std::string>& blobs) {
-  std::string reply = "+";
-  for (const std::string& blob : blobs) append_frame(reply, blob);
-  return reply;
-}
-
-std::string to_reply(const Error& error) {
-  return fmt::format("-{} {}", static_cast<int>(error.code()), error.what());
-}
-
-std::vector<std::string> read_reply(std::string_view reply) {
-  if (reply.starts_with("-")) {
-    const std::string text(reply.substr(1));
-    int code = 0;
-    std::from_chars(text.data(), text.data() + text.size(), code);
-    const bool is_known = code > 0 && code <= static_cast<int>(StatusCode::internal);
-    throw Error(is_known ? static_cast<StatusCode>(code) : StatusCode::internal,
-                text.substr(text.find(' ') + 1));
-  }
-  if (!reply.starts_with("+")) throw Error(StatusCode::internal, "rank 0 sent a malformed reply");
-  std::vector<std::string> blobs;
-  for (reply.remove_prefix(1); !reply.empty();) blobs.push_back(take_frame(reply));
-  return blobs;
-}
-
-/// Rank 0's end: the others' connections, by rank.
-class RootBootstrap final : public Bootstrap {
- public:
-  RootBootstrap(int size, std::map<int, Socket> others) : size_(size), others_(std::move(others)) {}
-
-  int rank() const noexcept override { return 0; }
-  int size() const noexcept override { return size_; }
-
-  std::vector<std::string> exchange(const std::string& mine, Limit limit) override {
-    SCALECOM_ASSERT(!is_out_of_step_, "an exchange after one that failed");
-    std::vector<std::string> blobs{mine};
-    try {
-      gather(blobs, limit);
-    } catch (const Error& error) {
-      is_out_of_step_ = true;
-      tell_all(to_reply(error), Deadline::after(kVerdictTime));
-      throw;
-    }
-    tell_all(to_reply(blobs), Deadline::after(limit));
-    return blobs;
-  }
-
- private:
-  void gather(std::vector<std::string>& blobs, Limit limit) {
-    const Deadline deadline = Deadline::after(limit);
-    std::vector<int> late;
-    for (auto& [rank, socket] : others_) {
-      std::optional<std::string> blob = receive_frame(socket, deadline);
-      if (!blob && is_hung_up(socket)) {
-        throw Error(StatusCode::rank_lost,
-                    fmt::format("rank {} is lost: its connection closed while the ranks connected; "
-                                "look at that rank's own output",
-                                rank));
-      }
-      if (!blob) late.push_back(rank);
-      blobs.push_back(std::move(blob).value_or(""));
-    }
-    if (late.empty()) return;
-    throw Error(StatusCode::timed_out,
-                fmt::format("rank {} did not go on connecting within {:g} s; see whether it is "
-                            "stopped or busy, or raise SCALECOM_CONNECT_TIMEOUT",
-                            fmt::join(late, ", "), limit.count()));
-  }
-
-  // Who cannot be told any more is missed in the next exchange.
-  void tell_all(const std::string& reply, Deadline deadline) {
-    for (auto& [rank, socket] : others_) send_frame(socket, reply, deadline);
-  }
-
-  const int size_;
-  std::map<int, Socket> others_;
-  bool is_out_of_step_ = false;
-};
-
-/// Another rank's end.
-class MemberBootstrap final : public Bootstrap {
- public:
-  MemberBootstrap(int rank, int size, Socket root)
-      : rank_(rank), size_(size), root_(std::move(root)) {}
-
-  int rank() const noexcept override { return rank_; }
-  int size() const noexcept override { return size_; }
-
-  std::vector<std::string> exchange(const std::string& mine, Limit limit) override {
-    SCALECOM_ASSERT(!is_out_of_step_, "an exchange after one that failed");
-    is_out_of_step_ = true;
-    const Deadline deadline = Deadline::after(limit + kVerdictTime);
-    std::optional<std::string> reply;
-    if (send_frame(root_, mine, deadline)) reply = receive_frame(root_, deadline);
-    if (!reply && !deadline.has_passed()) {
-      throw Error(StatusCode::rank_lost,
-                  "rank 0 is lost: its connection closed while the ranks connected; look at that "
-                  "rank's own output");
-    }
-    if (!reply) {
-      throw Error(StatusCode::timed_out,
-                  fmt::format("rank 0 did not go on connecting within {:g} s; see whether it is "
-                              "stopped or busy, or raise SCALECOM_CONNECT_TIMEOUT",
-                              limit.count()));
-    }
-    std::vector<std::string> blobs = read_reply(*reply);
-    is_out_of_step_ = false;
-    return blobs;
-  }
-
- private:
-  const int rank_;
-  const int size_;
-  Socket root_;
-  bool is_out_of_step_ = false;
-};
 
 /// Rank 0 while it waits for the others.
 class Host {
@@ -187,7 +95,14 @@ class Host {
                               "the same meeting place: give each job a MASTER_PORT of its own",
                               describe_place(rendezvous)));
     }
-    if (!is_here_only(rendezvous)) listeners_.push_back(listen_to_network());
+    if (is_networked(rendezvous)) {
+      listen_to_network();
+    } else if (rendezvous.hosts == HostSpread::unknown) {
+      remark_ = fmt::format(
+          "{} keeps rank 0 off the network, on its host {}: for ranks on other hosts give all "
+          "ranks an address of that host which they reach",
+          host_setting_of(rendezvous), local_host_facts().host_name);
+    }
   }
 
   std::unique_ptr<Bootstrap> await_all() {
@@ -206,27 +121,55 @@ class Host {
       throw;
     }
     tell_all(to_reply(std::vector<std::string>{}));
-    return std::make_unique<RootBootstrap>(rendezvous_.size, std::move(others_));
+    return make_root_bootstrap(rendezvous_.size, std::move(others_));
   }
 
  private:
-  Socket listen_to_network() const {
-    const std::string address = resolve(rendezvous_.host);
-    // A host's own name may lead itself to its loopback interface, and others to it.
-    const std::string bound = address.starts_with("127.") ? "0.0.0.0" : address;
-    for (const int port : rendezvous_.ports) {
-      Socket listener = address.empty() ? Socket() : try_listen_tcp(bound, port);
-      if (listener.is_open()) return listener;
+  void listen_to_network() {
+    const std::vector<std::string> addresses = resolve(rendezvous_.host);
+    if (addresses.empty()) {
+      throw Error(StatusCode::unavailable,
+                  fmt::format("rank 0 finds no IPv4 address of its own host's name {}; set {} to "
+                              "an address of the host of rank 0",
+                              rendezvous_.host, rendezvous_.host_setting));
     }
-    throw Error(
-        StatusCode::unavailable,
-        address.empty()
-            ? fmt::format("rank 0 finds no IPv4 address of its own host's name {}; set "
-                          "MASTER_ADDR to an address of the host of rank 0",
-                          rendezvous_.host)
-            : fmt::format("rank 0 cannot wait for the others on {} ({}): the ports {} are taken; "
-                          "set SCALECOM_RENDEZVOUS=host:port to a free one, on all ranks",
-                          rendezvous_.host, address, fmt::join(rendezvous_.ports, ", ")));
+    std::vector<std::string> own;
+    std::ranges::copy_if(addresses, std::back_inserter(own), [](const std::string& address) {
+      return !is_loopback(address) && is_own_address(address);
+    });
+    const bool is_named_here = std::ranges::any_of(addresses, is_loopback) || !own.empty();
+    if (!is_named_here) wait_behind(addresses.front());
+    // A host's own name may lead itself to its loopback interface, and others to it.
+    if (own.empty()) own.emplace_back("0.0.0.0");
+    for (const std::string& address : own) listen_at(address);
+  }
+
+  // For ranks that the network leads here by an address which is none of this host's own.
+  void wait_behind(const std::string& address) {
+    const HostFacts facts = local_host_facts();
+    remark_ = fmt::format(
+        "{} leads to {}, which is none of the addresses of rank 0's host {} ({}), so rank 0 waits "
+        "at all of these: see that what is sent there arrives here, or start rank 0 on the host "
+        "that has that address",
+        host_setting_of(rendezvous_), address, facts.host_name, fmt::join(facts.addresses, ", "));
+    log_warning(remark_);
+    Socket listener = try_listen_unix(meeting_name_behind(rendezvous_));
+    if (listener.is_open()) listeners_.push_back(std::move(listener));
+  }
+
+  void listen_at(const std::string& address) {
+    for (const int port : rendezvous_.ports) {
+      Socket listener = try_listen_tcp(address, port);
+      if (!listener.is_open()) continue;
+      listeners_.push_back(std::move(listener));
+      return;
+    }
+    // Nobody was promised that it would listen there.
+    if (is_loopback(rendezvous_.host) && rendezvous_.hosts != HostSpread::several) return;
+    throw Error(StatusCode::unavailable,
+                fmt::format("rank 0 cannot wait for the others on {} ({}): the ports {} are taken; "
+                            "set SCALECOM_RENDEZVOUS=host:port to a free one, on all ranks",
+                            rendezvous_.host, address, fmt::join(rendezvous_.ports, ", ")));
   }
 
   void let_in(int rank, Socket socket) {
@@ -264,8 +207,9 @@ class Host {
     return {StatusCode::timed_out,
             fmt::format("rank {} of {} did not come to init() within {:g} s; see that each was "
                         "started and calls init(), and {}; if one only comes later, raise "
-                        "SCALECOM_CONNECT_TIMEOUT",
-                        fmt::join(ranks, ", "), rendezvous_.size, limit_.count(), kSameForAll)};
+                        "SCALECOM_CONNECT_TIMEOUT{}{}",
+                        fmt::join(ranks, ", "), rendezvous_.size, limit_.count(), kSameForAll,
+                        remark_.empty() ? "" : ". ", remark_)};
   }
 
   void tell_all(const std::string& reply) {
@@ -277,6 +221,7 @@ class Host {
   const Rendezvous& rendezvous_;
   const Bootstrap::Limit limit_;
   std::vector<Socket> listeners_;
+  std::string remark_;  ///< on where it waits; empty: as all would expect
   std::map<int, Socket> others_;
 };
 
@@ -284,15 +229,20 @@ class Host {
 class Guest {
  public:
   Guest(const Rendezvous& rendezvous, Bootstrap::Limit limit)
-      : rendezvous_(rendezvous), handshake_(handshake_of(rendezvous)), limit_(limit) {}
+      : rendezvous_(rendezvous), handshake_(handshake_of(rendezvous)), limit_(limit) {
+    if (!is_loopback(rendezvous.host) || rendezvous.hosts == HostSpread::one) return;
+    finding_ += fmt::format(
+        ", and {} has this rank look on its own host {} only: if rank 0 is on another, give all "
+        "ranks an address of that host which they reach",
+        host_setting_of(rendezvous), local_host_facts().host_name);
+  }
 
   std::unique_ptr<Bootstrap> come() {
     const WaitContext context{Deadline::after(limit_)};
     WaitLoop loop(context);
     while (true) {
       if (Socket root = find_root(context.deadline); root.is_open()) {
-        return std::make_unique<MemberBootstrap>(rendezvous_.rank, rendezvous_.size,
-                                                 std::move(root));
+        return make_member_bootstrap(rendezvous_.rank, rendezvous_.size, std::move(root));
       }
       try {
         loop.pause("finding rank 0");
@@ -311,25 +261,54 @@ class Guest {
  private:
   // One try at each place.
   Socket find_root(Deadline deadline) {
-    const std::string address = is_here_only(rendezvous_) ? "" : resolve(rendezvous_.host);
-    // Rank 0 of another job with this port may wait here, if ours is elsewhere.
-    const bool is_here = is_here_only(rendezvous_) || address.starts_with("127.") ||
-                         (!address.empty() && local_address_towards(address) == address);
-    Socket root = is_here ? connect_unix(meeting_name(rendezvous_.job)) : Socket();
-    if (root.is_open() && is_of_another_user(root)) {
-      finding_ = "a process of another user waits at this host's meeting place";
-    } else if (root.is_open() && is_root(root, "this host", deadline)) {
-      return root;
-    }
-    if (is_here_only(rendezvous_)) return {};
-    if (address.empty()) {
+    if (looks_here_only(rendezvous_))
+      return find_root_here(meeting_name(rendezvous_.job), deadline);
+    const std::vector<std::string> addresses = resolve(rendezvous_.host);
+    if (addresses.empty()) {
       finding_ = rendezvous_.host + " has no IPv4 address";
       return {};
     }
+    // Rank 0 of another job with this port may wait here, if ours is elsewhere.
+    const bool is_here = std::ranges::any_of(addresses, [](const std::string& address) {
+      return is_loopback(address) || is_own_address(address);
+    });
+    Socket root = find_root_here(
+        is_here ? meeting_name(rendezvous_.job) : meeting_name_behind(rendezvous_), deadline);
+    for (const std::string& address : addresses) {
+      if (!root.is_open()) root = find_root_at(address, deadline);
+    }
+    return root;
+  }
+
+  Socket find_root_here(const std::string& name, Deadline deadline) {
+    Socket root = connect_unix(name);
+    if (!root.is_open()) return {};
+    if (is_of_another_user(root)) {
+      finding_ = "a process of another user waits at this host's meeting place";
+      return {};
+    }
+    return is_root(root, "this host", deadline) ? std::move(root) : Socket();
+  }
+
+  Socket find_root_at(const std::string& address, Deadline deadline) {
+    std::string refusal;
     for (const int port : rendezvous_.ports) {
-      root = connect_tcp(address, port, soon(deadline));
-      const std::string place = fmt::format("{}:{}", rendezvous_.host, port);
-      if (root.is_open() && is_root(root, place, deadline)) return root;
+      Socket root = connect_tcp(address, port, soon(deadline));
+      if (root.is_open()) {
+        if (is_root(root, fmt::format("{}:{}", rendezvous_.host, port), deadline)) return root;
+        refusal.clear();
+        has_answered_ = true;
+      } else {
+        refusal = std::strerror(errno);
+      }
+    }
+    // Who has answered tells more than who has not, and a try that was cut short tells nothing new.
+    if (!has_answered_ && !(was_refused_ && deadline.has_passed())) {
+      was_refused_ = true;
+      finding_ = fmt::format(
+          "nobody answers there ({}: {}; a rank 0 with MASTER_ADDR=localhost keeps off the "
+          "network)",
+          address, refusal);
     }
     return {};
   }
@@ -365,6 +344,8 @@ class Guest {
   const Handshake handshake_;
   const Bootstrap::Limit limit_;
   std::string finding_ = "nobody answers there";
+  bool has_answered_ = false;
+  bool was_refused_ = false;
 };
 
 }  // namespace

@@ -8,6 +8,9 @@
 
 namespace scalecom {
 
+/// What the environment says of the hosts of a job's ranks.
+enum class HostSpread { unknown, one, several };
+
 /// Where the ranks of a job without MPI meet, as its environment tells each of them.
 struct Rendezvous {
   int rank = 0;
@@ -16,21 +19,24 @@ struct Rendezvous {
   std::string job;
   /// What ranks must know to be let in; may be empty.
   std::string secret;
-  /// Rank 0's host: a name or a numeric IPv4 address.
+  /// Rank 0's host: a name or a numeric IPv4 address. Ranks may know it by different ones.
   std::string host;
+  /// What says so, for messages.
+  std::string host_setting = "MASTER_ADDR";
   /// Rank 0 takes the first that is free, the others try them all.
   std::vector<int> ports;
-  /// All ranks are on one host: nobody listens to a network.
-  bool is_one_host = false;
+  HostSpread hosts = HostSpread::unknown;
 };
 
 /// Brings the ranks together, without MPI: rank 0 listens, the others connect to it, and it passes
 /// on what they exchange. It listens on an abstract Unix socket named by the job, to processes of
-/// its own user only, and, unless all are on one host (also where `host` is localhost or
-/// 127.x.x.x), on one of the TCP ports of `host`. Both ends prove by HMAC-SHA256
-/// (runtime/control/handshake.hpp) that they know `job` and `secret` before a byte of the other
-/// counts; who does not is dropped and holds nobody up. Over TCP the secret is all that keeps
-/// strangers out, and nothing is encrypted.
+/// its own user only, and, unless all are on one host, on one of the TCP ports: at the addresses of
+/// `host` that are its own host's, or at all of that where none is, since the network may lead such
+/// an address here (NAT, a cluster's service). Where `host` is localhost or 127.x.x.x, rank 0 keeps
+/// off the network unless it knows that ranks are on other hosts, or has a secret, and another rank
+/// looks on its own host only. Both ends prove by HMAC-SHA256 (runtime/control/handshake.hpp) that
+/// they know `job` and `secret` before a byte of the other counts; who does not is dropped and
+/// holds nobody up. Over TCP the secret is all that keeps strangers out, and nothing is encrypted.
 ///
 /// Throws Error on every rank that has come: timed_out naming the ranks that have not within
 /// `limit`; invalid_argument for two processes of one rank, a rank outside of the job, world sizes

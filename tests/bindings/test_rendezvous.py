@@ -185,15 +185,23 @@ def two_hosts():
             subprocess.run(["ip", "netns", "delete", space], capture_output=True, timeout=10)
 
 
+def off_network(rank, variables):
+    """Rank 0 calls its host localhost; the others know its address."""
+    return {"MASTER_ADDR": "10.77.0.1" if rank else "localhost", **variables}
+
+
 @pytest.mark.parametrize("place", [
-    {"MASTER_ADDR": "10.77.0.1"},
-    {"MASTER_ADDR": None, "SCALECOM_RENDEZVOUS": "10.77.0.1:4321",
-     "SCALECOM_RENDEZVOUS_KEY": "secret"},
+    lambda rank: {"MASTER_ADDR": "10.77.0.1"},
+    lambda rank: {"MASTER_ADDR": None, "SCALECOM_RENDEZVOUS": "10.77.0.1:4321",
+                  "SCALECOM_RENDEZVOUS_KEY": "secret"},
+    lambda rank: off_network(rank, {"SCALECOM_RENDEZVOUS_KEY": "secret"}),
+    lambda rank: off_network(rank, {"LOCAL_WORLD_SIZE": "2"}),
 ])
 def test_ranks_of_two_hosts_meet_over_the_network(tmp_path, two_hosts, place):
     """Ranks 0 and 2 on one host, 1 and 3 on the other."""
     port = free_port()
-    jobs = [start_alone(tmp_path, 4, port, rank, place, two_hosts[rank % 2]) for rank in range(4)]
+    jobs = [start_alone(tmp_path, 4, port, rank, place(rank), two_hosts[rank % 2])
+            for rank in range(4)]
     for rank, job in enumerate(jobs):
         outcome = job.outcome()
         assert rank in outcome.values, (outcome.errors, outcome.output)
@@ -201,3 +209,13 @@ def test_ranks_of_two_hosts_meet_over_the_network(tmp_path, two_hosts, place):
         assert value["is_right"] and value["transport"] == "sockets"
         assert (value["local_rank"], value["local_size"]) == (rank // 2, 2)
         assert (value["cross_rank"], value["cross_size"]) == (rank % 2, 2)
+
+
+def test_ranks_that_localhost_keeps_apart_say_what_to_set(tmp_path, two_hosts):
+    port = free_port()
+    jobs = [Job(tmp_path, 2, "programs.rendezvous:fail_to_connect", starting=[rank],
+                wrapper=two_hosts[rank], port=port, env={"SCALECOM_CONNECT_TIMEOUT": "1"},
+                variables=lambda rank: off_network(rank, {})) for rank in range(2)]
+    first, second = (job.outcome().values[rank] for rank, job in enumerate(jobs))
+    assert "MASTER_ADDR=localhost keeps rank 0 off the network" in first
+    assert "10.77.0.1: Connection refused" in second, second

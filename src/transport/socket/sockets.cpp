@@ -134,17 +134,21 @@ bool is_hung_up(const Socket& socket) {
   return poll(&descriptor, 1, 0) > 0;
 }
 
-std::string resolve(const std::string& host) {
+std::vector<std::string> resolve(const std::string& host) {
   addrinfo wanted{};
   wanted.ai_family = AF_INET;
   wanted.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
   if (getaddrinfo(host.c_str(), nullptr, &wanted, &found) != 0) return {};
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> list(found, &freeaddrinfo);
-  char text[INET_ADDRSTRLEN] = "";
-  const auto* address = reinterpret_cast<const sockaddr_in*>(list->ai_addr);
-  inet_ntop(AF_INET, &address->sin_addr, text, sizeof text);
-  return text;
+  std::vector<std::string> addresses;
+  for (const addrinfo* entry = found; entry != nullptr; entry = entry->ai_next) {
+    char text[INET_ADDRSTRLEN] = "";
+    const auto* address = reinterpret_cast<const sockaddr_in*>(entry->ai_addr);
+    inet_ntop(AF_INET, &address->sin_addr, text, sizeof text);
+    addresses.emplace_back(text);
+  }
+  return addresses;
 }
 
 Socket connect_unix(const std::string& name) {
@@ -162,12 +166,18 @@ Socket connect_tcp(const std::string& address, int port, Deadline deadline) {
   if (connect(made.descriptor(), reinterpret_cast<const sockaddr*>(&target), sizeof target) == 0) {
     return made;
   }
-  if (errno != EINPROGRESS || !wait_for(made, POLLOUT, deadline)) return {};
-  int error = 0;
-  socklen_t length = sizeof error;
-  getsockopt(made.descriptor(), SOL_SOCKET, SO_ERROR, &error, &length);
-  if (error != 0) return {};
-  return made;
+  int error = errno;
+  if (error == EINPROGRESS) {
+    error = ETIMEDOUT;
+    socklen_t length = sizeof error;
+    if (wait_for(made, POLLOUT, deadline)) {
+      getsockopt(made.descriptor(), SOL_SOCKET, SO_ERROR, &error, &length);
+    }
+  }
+  if (error == 0) return made;
+  made = Socket();
+  errno = error;
+  return {};
 }
 
 // Asks the routing table: connecting a datagram socket sends nothing.

@@ -43,11 +43,11 @@ bool is_of_another_user(const Socket& socket);
 /// Whether the other end has closed; what it sent before may still be there to read.
 bool is_hung_up(const Socket& socket);
 
-/// The numeric IPv4 address of a host; empty when there is none (yet). Asks the system's resolver,
-/// which has time-outs of its own.
-std::string resolve(const std::string& host);
+/// The numeric IPv4 addresses of a host; none when there are none (yet). Asks the system's
+/// resolver, which has time-outs of its own.
+std::vector<std::string> resolve(const std::string& host);
 
-/// A connection, or a closed socket when the peer refuses or the deadline passes.
+/// A connection, or a closed socket when the peer refuses or the deadline passes: errno says why.
 Socket connect_unix(const std::string& name);
 Socket connect_tcp(const std::string& address, int port, Deadline deadline);
 

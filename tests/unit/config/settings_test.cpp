@@ -208,7 +208,11 @@ TEST_CASE("torchrun's variables say where the ranks are and which start it is") 
     CHECK_THROWS_WITH(find_rank_launch(), Contains("MASTER_PORT=http is not allowed"));
   }
   const Variable port("MASTER_PORT", "29500");
-  CHECK_FALSE(find_rank_launch()->is_one_host);
+  CHECK(find_rank_launch()->hosts == HostSpread::unknown);
+  {
+    const Variable some("LOCAL_WORLD_SIZE", "1");
+    CHECK(find_rank_launch()->hosts == HostSpread::several);
+  }
   CHECK(find_rank_launch()->attempt.empty());
   const Variable local_size("LOCAL_WORLD_SIZE", "2");
   const Variable run("TORCHELASTIC_RUN_ID", "seven");
@@ -218,7 +222,7 @@ TEST_CASE("torchrun's variables say where the ranks are and which start it is") 
   CHECK(launch->size == 2);
   CHECK(launch->master_address == "host");
   CHECK(launch->master_port == 29500);
-  CHECK(launch->is_one_host);
+  CHECK(launch->hosts == HostSpread::one);
   CHECK(launch->attempt == "seven/3");
 }
 

@@ -46,6 +46,16 @@ Rendezvous rank_of(Rendezvous rendezvous, int rank) {
   return rendezvous;
 }
 
+// A port of this host that nobody listens at.
+int free_port() {
+  int port = 0;
+  listen_tcp("127.0.0.1", port);
+  return port;
+}
+
+// An address that is none of this host's (RFC 5737).
+constexpr const char* kElsewhere = "192.0.2.7";
+
 // What each of the processes gets when they meet; empty: nothing.
 std::vector<std::string> errors_of(const std::vector<Rendezvous>& processes, Limit limit) {
   std::vector<std::string> errors(processes.size());
@@ -92,12 +102,18 @@ class OtherUser {
   pid_t process_ = -1;
 };
 
+Socket find_meeting(const Rendezvous& rendezvous) {
+  Socket socket;
+  for (const Deadline deadline = soon(); !socket.is_open() && !deadline.has_passed();) {
+    socket = connect_unix(meeting_name(rendezvous.job));
+  }
+  return socket;
+}
+
 // A rank in the hands of the test, up to where it waits for the others.
-Socket come_by_hand(const Rendezvous& rendezvous) {
+Socket come_by_hand(const Rendezvous& rendezvous, Socket socket) {
   const Handshake handshake{derive_key(rendezvous.secret, "scalecom rendezvous " + rendezvous.job),
                             0};
-  Socket socket;
-  while (!socket.is_open()) socket = connect_unix(meeting_name(rendezvous.job));
   if (!introduce_to_parent(socket, handshake, rendezvous.rank, soon())) return {};
   send_frame(socket, std::to_string(rendezvous.size), soon());
   return socket;
@@ -189,9 +205,7 @@ TEST_CASE("strangers, silent or babbling or of another job, hold nobody up") {
   test::run_ranks(2, [&](int rank) {
     if (rank == 1) {
       for (int i = 0; i < 3; ++i) {
-        Socket socket;
-        while (!socket.is_open()) socket = connect_unix(meeting_name(job.job));
-        strangers.push_back(std::move(socket));
+        strangers.push_back(find_meeting(job));
       }
       send_all(strangers[1], std::string(500, 'x'), soon());
       const Handshake wrong{derive_key("", "scalecom rendezvous another job"), 0};
@@ -234,7 +248,7 @@ TEST_CASE("a rank that leaves before all have come may come again") {
   const Rendezvous job = job_of(3);
   std::vector<std::size_t> met(3);
   test::run_ranks(3, [&](int rank) {
-    if (rank == 1) come_by_hand(rank_of(job, 1));  // And closes.
+    if (rank == 1) come_by_hand(rank_of(job, 1), find_meeting(job));  // And closes.
     met[static_cast<std::size_t>(rank)] =
         meet(rank_of(job, rank), kLong)->exchange("", kLong).size();
   });
@@ -299,4 +313,67 @@ TEST_CASE("a rank that is late in an exchange is named to the others") {
   });
   CHECK_THAT(errors[0], Contains("rank 2 did not go on connecting within 0.5 s"));
   CHECK(errors[1] == errors[0]);
+}
+
+TEST_CASE("rank 0 that is localhost to itself listens to the network where ranks are elsewhere") {
+  const bool has_secret = GENERATE(true, false);
+  const bool is_spread = GENERATE(true, false);
+  Rendezvous job = job_of(2);
+  job.hosts = is_spread ? HostSpread::several : HostSpread::unknown;
+  job.secret = has_secret ? "secret" : "";
+  job.ports = {free_port()};
+  bool is_open = false;
+  std::string error;
+  test::run_ranks(2, [&](int rank) {
+    if (rank == 0) {
+      try {
+        meet(job, Limit(2.0));
+      } catch (const Error& failure) {
+        error = failure.what();
+      }
+      return;
+    }
+    find_meeting(job);  // It listens.
+    Socket socket;
+    for (const Deadline deadline = Deadline::after(Limit(0.2));
+         !socket.is_open() && !deadline.has_passed();) {
+      socket = connect_tcp("127.0.0.1", job.ports.front(), soon());
+    }
+    is_open = socket.is_open();
+    const Rendezvous other = rank_of(job, 1);
+    const Socket root = come_by_hand(other, is_open ? std::move(socket) : find_meeting(job));
+    receive_frame(root, soon());
+  });
+  CHECK(is_open == (has_secret || is_spread));
+  CHECK(error.empty());
+}
+
+TEST_CASE("an address that is none of rank 0's own leads its host's ranks to it all the same") {
+  Rendezvous job = job_of(3);
+  job.host = kElsewhere;
+  job.ports = {free_port()};
+  std::vector<std::size_t> met(3);
+  test::run_ranks(3, [&](int rank) {
+    met[static_cast<std::size_t>(rank)] =
+        meet(rank_of(job, rank), kLong)->exchange("", kLong).size();
+  });
+  CHECK(met == std::vector<std::size_t>{3, 3, 3});
+}
+
+TEST_CASE("rank 0 says where it waited when its address is no other host's, or not its own") {
+  Rendezvous job = job_of(2);
+  CHECK_THAT(errors_of({job}, kShort)[0],
+             Contains("rank 1 of 2 did not come") &&
+                 Contains("MASTER_ADDR=localhost keeps rank 0 off the network"));
+  job.host = kElsewhere;
+  job.host_setting = "SCALECOM_RENDEZVOUS";
+  job.ports = {free_port()};
+  CHECK_THAT(errors_of({job}, kShort)[0],
+             Contains("rank 1 of 2 did not come") &&
+                 Contains("SCALECOM_RENDEZVOUS=192.0.2.7 leads to 192.0.2.7, which is none of"));
+}
+
+TEST_CASE("who looks on its own host only says so") {
+  CHECK_THAT(errors_of({rank_of(job_of(2), 1)}, kShort)[0],
+             Contains("MASTER_ADDR=localhost has this rank look on its own host"));
 }

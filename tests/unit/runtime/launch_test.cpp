@@ -7,7 +7,7 @@ using namespace scalecom;
 using Catch::Contains;
 
 TEST_CASE("the ranks meet behind MASTER_PORT, which is torch's own") {
-  const RankLaunch launch{1, 4, "host", 29500, false, ""};
+  const RankLaunch launch{1, 4, "host", 29500, HostSpread::unknown, ""};
   const Rendezvous rendezvous = plan_rendezvous(launch, {});
   CHECK(rendezvous.rank == 1);
   CHECK(rendezvous.size == 4);
@@ -15,11 +15,11 @@ TEST_CASE("the ranks meet behind MASTER_PORT, which is torch's own") {
   REQUIRE(rendezvous.ports.size() == 16);
   CHECK(rendezvous.ports.front() == 29501);
   CHECK(rendezvous.ports.back() == 29516);
-  CHECK_FALSE(rendezvous.is_one_host);
+  CHECK(rendezvous.hosts == HostSpread::unknown);
 }
 
 TEST_CASE("ports behind the last one begin again above the system's own") {
-  const auto ports = plan_rendezvous({0, 2, "host", 65534, false, ""}, {}).ports;
+  const auto ports = plan_rendezvous({0, 2, "host", 65534, HostSpread::unknown, ""}, {}).ports;
   CHECK(std::vector(ports.begin(), ports.begin() + 3) == std::vector{65535, 1024, 1025});
 }
 
@@ -27,8 +27,8 @@ TEST_CASE("SCALECOM_RENDEZVOUS comes before MASTER_ADDR and MASTER_PORT") {
   Config config;
   config.rendezvous = "other:4000";
   config.rendezvous_key = "secret";
-  for (const RankLaunch& launch :
-       {RankLaunch{0, 2, "host", 29500, false, ""}, RankLaunch{0, 2, "", 0, false, ""}}) {
+  for (const RankLaunch& launch : {RankLaunch{0, 2, "host", 29500, HostSpread::unknown, ""},
+                                   RankLaunch{0, 2, "", 0, HostSpread::unknown, ""}}) {
     const Rendezvous rendezvous = plan_rendezvous(launch, config);
     CHECK(rendezvous.host == "other");
     CHECK(rendezvous.ports == std::vector{4000});
@@ -38,7 +38,7 @@ TEST_CASE("SCALECOM_RENDEZVOUS comes before MASTER_ADDR and MASTER_PORT") {
 
 TEST_CASE("jobs of other ports and other starts by torchrun are other jobs") {
   const auto job = [](int port, const char* attempt) {
-    return plan_rendezvous({0, 2, "host", port, true, attempt}, {}).job;
+    return plan_rendezvous({0, 2, "host", port, HostSpread::one, attempt}, {}).job;
   };
   CHECK(job(1, "a/0") == job(1, "a/0"));
   CHECK(job(1, "a/0") != job(2, "a/0"));
@@ -47,8 +47,8 @@ TEST_CASE("jobs of other ports and other starts by torchrun are other jobs") {
 }
 
 TEST_CASE("without a place to meet the variable that is missing is named") {
-  CHECK_THROWS_WITH(plan_rendezvous({0, 2, "", 29500, true, ""}, {}),
+  CHECK_THROWS_WITH(plan_rendezvous({0, 2, "", 29500, HostSpread::one, ""}, {}),
                     Contains("MASTER_ADDR is not") && Contains("SCALECOM_RENDEZVOUS=host:port"));
-  CHECK_THROWS_WITH(plan_rendezvous({0, 2, "host", 0, true, ""}, {}),
+  CHECK_THROWS_WITH(plan_rendezvous({0, 2, "host", 0, HostSpread::one, ""}, {}),
                     Contains("MASTER_PORT is not"));
 }

@@ -1,0 +1,143 @@
+#include "runtime/control/meeting.hpp"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <optional>
+#include <utility>
+
+#include "base/error.hpp"
+#include "runtime/control/frames.hpp"
+#include "scalecom/status.hpp"
+
+namespace scalecom {
+namespace {
+
+/// Rank 0's end: the others' connections, by rank.
+class RootBootstrap final : public Bootstrap {
+ public:
+  RootBootstrap(int size, std::map<int, Socket> others) : size_(size), others_(std::move(others)) {}
+
+  int rank() const noexcept override { return 0; }
+  int size() const noexcept override { return size_; }
+
+  std::vector<std::string> exchange(const std::string& mine, Limit limit) override {
+    SCALECOM_ASSERT(!is_out_of_step_, "an exchange after one that failed");
+    std::vector<std::string> blobs{mine};
+    try {
+      gather(blobs, limit);
+    } catch (const Error& error) {
+      is_out_of_step_ = true;
+      tell_all(to_reply(error), Deadline::after(kVerdictTime));
+      throw;
+    }
+    tell_all(to_reply(blobs), Deadline::after(limit));
+    return blobs;
+  }
+
+ private:
+  void gather(std::vector<std::string>& blobs, Limit limit) {
+    const Deadline deadline = Deadline::after(limit);
+    std::vector<int> late;
+    for (auto& [rank, socket] : others_) {
+      std::optional<std::string> blob = receive_frame(socket, deadline);
+      if (!blob && is_hung_up(socket)) {
+        throw Error(StatusCode::rank_lost,
+                    fmt::format("rank {} is lost: its connection closed while the ranks connected; "
+                                "look at that rank's own output",
+                                rank));
+      }
+      if (!blob) late.push_back(rank);
+      blobs.push_back(std::move(blob).value_or(""));
+    }
+    if (late.empty()) return;
+    throw Error(StatusCode::timed_out,
+                fmt::format("rank {} did not go on connecting within {:g} s; see whether it is "
+                            "stopped or busy, or raise SCALECOM_CONNECT_TIMEOUT",
+                            fmt::join(late, ", "), limit.count()));
+  }
+
+  // Who cannot be told any more is missed in the next exchange.
+  void tell_all(const std::string& reply, Deadline deadline) {
+    for (auto& [rank, socket] : others_) send_frame(socket, reply, deadline);
+  }
+
+  const int size_;
+  std::map<int, Socket> others_;
+  bool is_out_of_step_ = false;
+};
+
+/// Another rank's end.
+class MemberBootstrap final : public Bootstrap {
+ public:
+  MemberBootstrap(int rank, int size, Socket root)
+      : rank_(rank), size_(size), root_(std::move(root)) {}
+
+  int rank() const noexcept override { return rank_; }
+  int size() const noexcept override { return size_; }
+
+  std::vector<std::string> exchange(const std::string& mine, Limit limit) override {
+    SCALECOM_ASSERT(!is_out_of_step_, "an exchange after one that failed");
+    is_out_of_step_ = true;
+    const Deadline deadline = Deadline::after(limit + kVerdictTime);
+    std::optional<std::string> reply;
+    if (send_frame(root_, mine, deadline)) reply = receive_frame(root_, deadline);
+    if (!reply && !deadline.has_passed()) {
+      throw Error(StatusCode::rank_lost,
+                  "rank 0 is lost: its connection closed while the ranks connected; look at that "
+                  "rank's own output");
+    }
+    if (!reply) {
+      throw Error(StatusCode::timed_out,
+                  fmt::format("rank 0 did not go on connecting within {:g} s; see whether it is "
+                              "stopped or busy, or raise SCALECOM_CONNECT_TIMEOUT",
+                              limit.count()));
+    }
+    std::vector<std::string> blobs = read_reply(*reply);
+    is_out_of_step_ = false;
+    return blobs;
+  }
+
+ private:
+  const int rank_;
+  const int size_;
+  Socket root_;
+  bool is_out_of_step_ = false;
+};
+
+}  // namespace
+
+std::string to_reply(const std::vector<std::string>& blobs) {
+  std::string reply = "+";
+  for (const std::string& blob : blobs) append_frame(reply, blob);
+  return reply;
+}
+
+std::string to_reply(const Error& error) {
+  return fmt::format("-{} {}", static_cast<int>(error.code()), error.what());
+}
+
+std::vector<std::string> read_reply(std::string_view reply) {
+  if (reply.starts_with("-")) {
+    const std::string text(reply.substr(1));
+    int code = 0;
+    std::from_chars(text.data(), text.data() + text.size(), code);
+    const bool is_known = code > 0 && code <= static_cast<int>(StatusCode::internal);
+    throw Error(is_known ? static_cast<StatusCode>(code) : StatusCode::internal,
+                text.substr(text.find(' ') + 1));
+  }
+  if (!reply.starts_with("+")) throw Error(StatusCode::internal, "rank 0 sent a malformed reply");
+  std::vector<std::string> blobs;
+  for (reply.remove_prefix(1); !reply.empty();) blobs.push_back(take_frame(reply));
+  return blobs;
+}
+
+std::unique_ptr<Bootstrap> make_root_bootstrap(int size, std::map<int, Socket> others) {
+  return std::make_unique<RootBootstrap>(size, std::move(others));
+}
+
+std::unique_ptr<Bootstrap> make_member_bootstrap(int rank, int size, Socket root) {
+  return std::make_unique<MemberBootstrap>(rank, size, std::move(root));
+}
+
+}  // namespace scalecom
