@@ -1,5 +1,6 @@
 #include "runtime/control/frames.hpp"
 
+#include <algorithm>
 #include <cstdint>
 
 #include "scalecom/status.hpp"
@@ -18,6 +19,11 @@ std::size_t length_of(std::string_view bytes) {
 }
 
 }  // namespace
+
+std::size_t frame_bytes(std::string_view bytes) {
+  if (bytes.size() < kLengthBytes) return kLengthBytes;
+  return kLengthBytes + std::min(length_of(bytes), kFrameBytesMax + 1);
+}
 
 void append_frame(std::string& to, std::string_view bytes) {
   for (std::size_t i = 0; i < kLengthBytes; ++i) {

@@ -3,41 +3,48 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
+#include <string_view>
 #include <utility>
+
+#include "runtime/control/frames.hpp"
 
 namespace scalecom {
 namespace {
 
-constexpr std::size_t kVisitorsMax = 256;
-// How long a visitor may take to read a proof.
-constexpr auto kProofTime = std::chrono::seconds(1);
+// How long a visitor may take, and how long while others may be waiting for its place.
+constexpr auto kVisitTime = std::chrono::seconds(5);
+constexpr auto kVisitTimeWhenFull = std::chrono::seconds(1);
 
 }  // namespace
 
 std::vector<Reception::Arrival> Reception::wait() {
   wait_for_news();
-  for (const Socket& listener : listeners_) welcome(listener);
   std::vector<Arrival> arrivals;
   std::vector<Visitor> unfinished;
+  const TimePoint oldest = Clock::now() - (is_full() ? kVisitTimeWhenFull : kVisitTime);
   for (Visitor& visitor : visitors_) {
-    const Reading reading = read_answer(visitor);
-    if (reading == Reading::unfinished) {
+    const Reading reading = read(visitor);
+    if (reading == Reading::finished) {
+      std::string_view hello = visitor.received;
+      arrivals.push_back({*visitor.rank, std::move(visitor.socket),
+                          hello_bytes_max_ == 0 ? "" : take_frame(hello)});
+    } else if (reading == Reading::unfinished && visitor.came > oldest) {
       unfinished.push_back(std::move(visitor));
-    } else if (reading == Reading::proved) {
-      const int rank = *handshake_.check_answer(visitor.challenge, visitor.answer);
-      arrivals.push_back({rank, std::move(visitor.socket)});
     }
   }
   visitors_ = std::move(unfinished);
+  for (const Socket& listener : listeners_) welcome(listener);
   return arrivals;
 }
 
 void Reception::wait_for_news() const {
   std::vector<pollfd> descriptors;
   for (const Socket& listener : listeners_) {
-    descriptors.push_back({listener.descriptor(), POLLIN, 0});
+    // Those who wait there are no news while there is no place for them.
+    if (!is_full()) descriptors.push_back({listener.descriptor(), POLLIN, 0});
   }
   for (const Visitor& visitor : visitors_) {
     descriptors.push_back({visitor.socket.descriptor(), POLLIN, 0});
@@ -46,30 +53,48 @@ void Reception::wait_for_news() const {
 }
 
 void Reception::welcome(const Socket& listener) {
-  while (true) {
+  while (!is_full()) {
     Socket socket(accept4(listener.descriptor(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!socket.is_open()) return;
-    // The oldest silent visitor makes room.
-    if (visitors_.size() >= kVisitorsMax) visitors_.erase(visitors_.begin());
-    Visitor visitor{std::move(socket), random_bytes(kChallengeBytes), {}};
+    if (!socket.is_open()) {
+      if (errno != EMFILE && errno != ENFILE) return;
+      if (visitors_.empty()) throw_errno("accepting a connection");
+      visitors_max_ = visitors_.size();
+      return;
+    }
+    Visitor visitor{std::move(socket), Clock::now(), random_bytes(kChallengeBytes), {}, {}};
     const auto sent = send(visitor.socket.descriptor(), visitor.challenge.data(),
                            visitor.challenge.size(), MSG_NOSIGNAL);
     if (sent == static_cast<ssize_t>(kChallengeBytes)) visitors_.push_back(std::move(visitor));
   }
 }
 
-Reception::Reading Reception::read_answer(Visitor& visitor) const {
-  std::array<char, kAnswerBytes> buffer;
-  const auto got =
-      recv(visitor.socket.descriptor(), buffer.data(), kAnswerBytes - visitor.answer.size(), 0);
-  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return Reading::unfinished;
-  if (got <= 0) return Reading::refused;
-  visitor.answer.append(buffer.data(), static_cast<std::size_t>(got));
-  if (visitor.answer.size() < kAnswerBytes) return Reading::unfinished;
-  if (!handshake_.check_answer(visitor.challenge, visitor.answer)) return Reading::refused;
-  const std::string proof = handshake_.prove(visitor.challenge, visitor.answer);
-  const bool is_sent = send_all(visitor.socket, proof, Deadline::after(kProofTime));
-  return is_sent ? Reading::proved : Reading::refused;
+Reception::Reading Reception::read(Visitor& visitor) const {
+  while (true) {
+    const std::size_t bytes = visitor.rank ? frame_bytes(visitor.received) : kAnswerBytes;
+    if (visitor.received.size() == bytes) {
+      if (visitor.rank) return Reading::finished;
+      if (!check(visitor)) return Reading::refused;
+      if (hello_bytes_max_ == 0) return Reading::finished;
+      visitor.received.clear();
+      continue;
+    }
+    if (visitor.rank && bytes > frame_bytes({}) + hello_bytes_max_) return Reading::refused;
+    std::array<char, 128> buffer;
+    const auto got = recv(visitor.socket.descriptor(), buffer.data(),
+                          std::min(buffer.size(), bytes - visitor.received.size()), 0);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR)) return Reading::unfinished;
+    if (got <= 0) return Reading::refused;
+    visitor.received.append(buffer.data(), static_cast<std::size_t>(got));
+  }
+}
+
+// Gives a proof for a proof. A new connection takes a proof at once, or its peer reads nothing.
+bool Reception::check(Visitor& visitor) const {
+  visitor.rank = handshake_.check_answer(visitor.challenge, visitor.received);
+  if (!visitor.rank) return false;
+  const std::string proof = handshake_.prove(visitor.challenge, visitor.received);
+  const auto sent = send(visitor.socket.descriptor(), proof.data(), proof.size(), MSG_NOSIGNAL);
+  return sent == static_cast<ssize_t>(proof.size());
 }
 
 bool introduce_to_parent(const Socket& socket, const Handshake& handshake, int rank,

@@ -27,9 +27,7 @@ namespace {
 
 // How long one try at a place may take: who answers there may be another program.
 constexpr std::chrono::seconds kTryTime{2};
-// How long a rank that was let in may take to say how large its job is.
-constexpr std::chrono::seconds kHelloTime{5};
-// A number.
+// How large the job is: a number.
 constexpr std::size_t kHelloBytesMax = 16;
 
 std::string to_hex(const std::string& bytes) {
@@ -108,11 +106,11 @@ class Host {
   std::unique_ptr<Bootstrap> await_all() {
     const Deadline deadline = Deadline::after(limit_);
     try {
-      Reception reception(listeners_, handshake_of(rendezvous_));
+      Reception reception(listeners_, handshake_of(rendezvous_), kHelloBytesMax);
       while (static_cast<int>(others_.size()) < rendezvous_.size - 1) {
         if (deadline.has_passed()) throw missing();
         for (Reception::Arrival& arrival : reception.wait()) {
-          if (!is_of_another_user(arrival.socket)) let_in(arrival.rank, std::move(arrival.socket));
+          if (!is_of_another_user(arrival.socket)) let_in(std::move(arrival));
         }
         std::erase_if(others_, [](const auto& other) { return is_hung_up(other.second); });
       }
@@ -172,16 +170,15 @@ class Host {
                             rendezvous_.host, address, fmt::join(rendezvous_.ports, ", ")));
   }
 
-  void let_in(int rank, Socket socket) {
-    const std::optional<std::string> hello =
-        receive_frame(socket, Deadline::after(kHelloTime), kHelloBytesMax);
-    if (!hello || rank < 1) return;
-    const auto [place, is_new] = others_.try_emplace(rank, std::move(socket));
-    if (*hello != std::to_string(rendezvous_.size)) {
+  void let_in(Reception::Arrival arrival) {
+    const int rank = arrival.rank;
+    if (rank < 1) return;
+    const auto [place, is_new] = others_.try_emplace(rank, std::move(arrival.socket));
+    if (arrival.hello != std::to_string(rendezvous_.size)) {
       throw Error(StatusCode::invalid_argument,
                   fmt::format("WORLD_SIZE is {} on rank 0 and {} on rank {}; give it one value on "
                               "all ranks",
-                              rendezvous_.size, *hello, rank));
+                              rendezvous_.size, arrival.hello, rank));
     }
     if (rank >= rendezvous_.size) {
       throw Error(StatusCode::invalid_argument,
@@ -190,10 +187,10 @@ class Host {
     }
     if (is_new) return;
     if (is_hung_up(place->second)) {  // It was started anew.
-      place->second = std::move(socket);
+      place->second = std::move(arrival.socket);
       return;
     }
-    others_.emplace(-1, std::move(socket));  // It is to be told, too.
+    others_.emplace(-1, std::move(arrival.socket));  // It is to be told, too.
     throw Error(
         StatusCode::invalid_argument,
         fmt::format("two processes say that they are rank {}; give each a RANK of its own", rank));

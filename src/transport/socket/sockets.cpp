@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -22,14 +23,9 @@
 namespace scalecom {
 namespace {
 
-[[noreturn]] void fail(const std::string& what) {
-  throw Error(StatusCode::unavailable,
-              "a connection cannot be set up: " + what + ": " + std::strerror(errno));
-}
-
 Socket make_socket(int family) {
   Socket made(socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!made.is_open()) fail("socket");
+  if (!made.is_open()) throw_errno("socket");
   return made;
 }
 
@@ -66,6 +62,18 @@ bool wait_for(const Socket& socket, short events, Deadline deadline) {
 
 }  // namespace
 
+void throw_errno(const std::string& what) {
+  const int error = errno;
+  std::string text = "a connection cannot be set up: " + what + ": " + std::strerror(error);
+  if (error == EMFILE) {
+    rlimit limit{};
+    getrlimit(RLIMIT_NOFILE, &limit);
+    text += " (the limit of this process is " + std::to_string(limit.rlim_cur) +
+            "); raise it with ulimit -n";
+  }
+  throw Error(StatusCode::unavailable, text);
+}
+
 Socket::~Socket() {
   if (descriptor_ >= 0) close(descriptor_);
 }
@@ -80,15 +88,15 @@ Socket try_listen_unix(const std::string& name) {
   const auto [address, length] = unix_address(name);
   if (bind(listener.descriptor(), reinterpret_cast<const sockaddr*>(&address), length) != 0) {
     if (errno == EADDRINUSE) return {};
-    fail("listening on a Unix socket");
+    throw_errno("listening on a Unix socket");
   }
-  if (listen(listener.descriptor(), SOMAXCONN) != 0) fail("listening on a Unix socket");
+  if (listen(listener.descriptor(), SOMAXCONN) != 0) throw_errno("listening on a Unix socket");
   return listener;
 }
 
 Socket listen_unix(const std::string& name) {
   Socket listener = try_listen_unix(name);
-  if (!listener.is_open()) fail("listening on a Unix socket");
+  if (!listener.is_open()) throw_errno("listening on a Unix socket");
   return listener;
 }
 
@@ -101,7 +109,7 @@ Socket try_listen_tcp(const std::string& address, int port) {
   if (bind(listener.descriptor(), reinterpret_cast<const sockaddr*>(&bound), sizeof bound) != 0 ||
       listen(listener.descriptor(), SOMAXCONN) != 0) {
     if (errno == EADDRINUSE || errno == EACCES) return {};
-    fail("listening on " + address);
+    throw_errno("listening on " + address);
   }
   return listener;
 }
@@ -112,7 +120,7 @@ Socket listen_tcp(const std::string& address, int& port) {
   socklen_t length = sizeof bound;
   if (!listener.is_open() ||
       getsockname(listener.descriptor(), reinterpret_cast<sockaddr*>(&bound), &length) != 0) {
-    fail("listening on " + address);
+    throw_errno("listening on " + address);
   }
   port = ntohs(bound.sin_port);
   return listener;

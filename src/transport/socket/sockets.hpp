@@ -25,6 +25,9 @@ class Socket {
   int descriptor_ = -1;
 };
 
+/// Throws Error(unavailable) with `what` failed, why by errno, and what helps.
+[[noreturn]] void throw_errno(const std::string& what);
+
 /// Listens on an abstract Unix address (nothing on disk). `name` is free in this namespace.
 Socket listen_unix(const std::string& name);
 

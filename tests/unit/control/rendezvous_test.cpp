@@ -377,3 +377,50 @@ TEST_CASE("who looks on its own host only says so") {
   CHECK_THAT(errors_of({rank_of(job_of(2), 1)}, kShort)[0],
              Contains("MASTER_ADDR=localhost has this rank look on its own host"));
 }
+
+TEST_CASE("who proves that it knows the job and then says nothing holds nobody up") {
+  const Rendezvous job = job_of(2);
+  Socket silent;
+  std::size_t met = 0;
+  const auto begin = Clock::now();
+  test::run_ranks(2, [&](int rank) {
+    if (rank == 1) {
+      silent = find_meeting(job);
+      introduce_to_parent(silent, {derive_key("", "scalecom rendezvous " + job.job), 0}, 1, soon());
+    }
+    const std::size_t blobs = meet(rank_of(job, rank), kLong)->exchange("", kLong).size();
+    if (rank == 1) met = blobs;
+  });
+  CHECK(met == 2);
+  CHECK(Clock::now() - begin < std::chrono::seconds(3));
+}
+
+TEST_CASE("more that come at once than are served push nobody out, and silent ones make room") {
+  constexpr int kVisitors = 300;
+  const bool are_some_silent = GENERATE(false, true);
+  const std::string name = fmt::format("scalecom-test-{}-visitors-{}", getpid(), are_some_silent);
+  std::vector<Socket> listeners;
+  listeners.push_back(listen_unix(name));
+  const Handshake handshake{std::string(kSessionKeyBytes, 'k'), 0};
+  const int silent = are_some_silent ? 280 : 0;
+  std::vector<int> arrived;
+  int proved = 0;
+  test::run_ranks(2, [&](int side) {
+    if (side == 0) {
+      Reception reception(listeners, handshake);
+      for (const Deadline deadline = soon();
+           static_cast<int>(arrived.size()) < kVisitors - silent && !deadline.has_passed();) {
+        for (const Reception::Arrival& arrival : reception.wait()) arrived.push_back(arrival.rank);
+      }
+      return;
+    }
+    std::vector<Socket> visitors;
+    for (int i = 0; i < kVisitors; ++i) visitors.push_back(connect_unix(name));
+    for (int i = silent; i < kVisitors; ++i) {
+      const Socket& visitor = visitors[static_cast<std::size_t>(i)];
+      proved += introduce_to_parent(visitor, handshake, i, soon()) ? 1 : 0;
+    }
+  });
+  CHECK(proved == kVisitors - silent);
+  CHECK(static_cast<int>(arrived.size()) == kVisitors - silent);
+}
