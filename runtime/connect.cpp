@@ -11,6 +11,7 @@
 #include "kernels/reduce.hpp"
 #include "runtime/control/host_facts.hpp"
 #include "runtime/control/loopback_channel.hpp"
+#include "runtime/control/open_files.hpp"
 #include "runtime/control/rendezvous.hpp"
 #include "runtime/control/socket_channel.hpp"
 #include "runtime/data_plane.hpp"
@@ -73,18 +74,23 @@ std::string nccl_problem(const Config& config) {
   }
 }
 
-// What keeps this rank from working as it is set.
-std::string problem_of(const Config& config, int rank) {
-  const std::string nccl = nccl_problem(config);
-  if (!nccl.empty()) return fmt::format("rank {}: {}", rank, nccl);
+// What keeps this rank from working as it is set, with so many connections.
+std::string problem_of(const Config& config, int rank, int connections) {
+  for (const std::string& problem : {lack_of_open_files(connections), nccl_problem(config)}) {
+    if (!problem.empty()) return fmt::format("rank {}: {}", rank, problem);
+  }
   return rank == 0 ? file_problem(config) : "";
 }
 
-// Throws on every rank alike when the ranks do not belong together.
-std::vector<HostFacts> introduce(Bootstrap& bootstrap, const Config& config) {
+// Throws on every rank alike when the ranks do not belong together, or one cannot work.
+// `data_connections`: that each rank needs beside those for control messages.
+std::vector<HostFacts> introduce(Bootstrap& bootstrap, const Config& config, int data_connections) {
+  const ControlTree tree = ControlTree::make(bootstrap.rank(), bootstrap.size());
+  const int connections =
+      data_connections + static_cast<int>(tree.children.size()) + (tree.parent < 0 ? 0 : 1);
   const Bootstrap::Limit limit(config.connect_timeout_s);
   const Introduction mine{kVersion, serialize(local_host_facts()), agreement_fingerprint(config),
-                          problem_of(config, bootstrap.rank())};
+                          problem_of(config, bootstrap.rank(), connections)};
   std::vector<HostFacts> facts;
   std::vector<std::string> settings;
   int rank = 0;
@@ -175,12 +181,13 @@ struct Medium {
   Bootstrap& bootstrap;
   using Facts = std::vector<HostFacts>;
   std::function<std::unique_ptr<Transport>(const Facts&, const ControlOptions&)> make_transport;
+  int connections = 0;  ///< that each rank needs for data
 };
 
 void connect_ranks(SessionParts& parts, const Medium& medium) {
   Bootstrap& bootstrap = medium.bootstrap;
   const Config& config = parts.config;
-  const std::vector<HostFacts> facts = introduce(bootstrap, config);
+  const std::vector<HostFacts> facts = introduce(bootstrap, config, medium.connections);
   parts.topology = make_topology(bootstrap.rank(), facts);
   const ControlOptions options{
       .connect_timeout = std::chrono::duration<double>(config.connect_timeout_s),
@@ -208,7 +215,7 @@ SessionParts connect_over_mpi(const Config& config, const MpiLaunch& launch) {
   parts.backend = backend;
   configure_log(parse_log_level(config.log_level), backend->bootstrap().rank());
   connect_ranks(parts, {backend->bootstrap(),
-                        [&](const auto&, const auto&) { return backend->make_transport(); }});
+                        [&](const auto&, const auto&) { return backend->make_transport(); }, 0});
   parts.report.launcher = fmt::format("MPI ({})", launch.variable);
   parts.report.library = backend->library_version();
   parts.report.thread_level = backend->thread_level();
@@ -225,7 +232,7 @@ void connect_over_sockets(SessionParts& parts, Bootstrap& bootstrap) {
     });
     return make_socket_transport(rank, size, std::move(peers));
   };
-  connect_ranks(parts, {bootstrap, make_transport});
+  connect_ranks(parts, {bootstrap, make_transport, bootstrap.size() - 1});
 }
 
 SessionParts connect_by_rendezvous(const Config& config, const RankLaunch& launch) {

@@ -19,6 +19,7 @@
 #include "runtime/control/frames.hpp"
 #include "runtime/control/host_facts.hpp"
 #include "runtime/control/meeting.hpp"
+#include "runtime/control/open_files.hpp"
 #include "runtime/control/reception.hpp"
 #include "scalecom/status.hpp"
 
@@ -85,6 +86,9 @@ class Host {
  public:
   Host(const Rendezvous& rendezvous, Bootstrap::Limit limit)
       : rendezvous_(rendezvous), limit_(limit) {
+    if (const std::string lack = lack_of_open_files(rendezvous.size - 1); !lack.empty()) {
+      throw Error(StatusCode::invalid_argument, fmt::format("rank 0: {}", lack));
+    }
     listeners_.push_back(try_listen_unix(meeting_name(rendezvous.job)));
     if (!listeners_.back().is_open()) {
       throw Error(StatusCode::unavailable,

@@ -116,6 +116,19 @@ def test_two_ranks_of_one_number_are_an_error(tmp_path):
     assert all("two processes say that they are rank 1" in message for message in messages)
 
 
+def test_a_rank_that_may_open_too_few_files_is_named_on_all_at_once(tmp_path):
+    job = Job(tmp_path, 3, "programs.rendezvous:lack_files", {"victim": 1})
+    outcome = job.outcome(30)
+    for rank in range(3):
+        assert "rank 1: this process may open" in outcome.values[rank], outcome.errors
+        assert "ulimit -n" in outcome.values[rank]
+
+
+def test_rank_0_that_may_open_too_few_files_says_so_at_once(tmp_path):
+    job = Job(tmp_path, 2, "programs.rendezvous:lack_files", {"victim": 0}, starting=[0])
+    assert "rank 0: this process may open" in job.outcome(30).values[0]
+
+
 @pytest.mark.parametrize("variables, message", [
     ({"WORLD_SIZE": None}, "RANK is set and WORLD_SIZE is not"),
     ({"RANK": None}, "WORLD_SIZE is set and RANK is not"),
