@@ -49,8 +49,8 @@ class Message(dist.Work):
         """What is raised where `problem` has come of it."""
         code = getattr(problem, "code", None)
         if code == _library.RANK_LOST:  # In their set the ranks have other numbers.
-            problem = (f"rank {self.pair.rank_of(self._peer)} is lost: its process has ended, or cannot "
-                       "be reached; look at its own output")
+            _, _, cause = str(problem).rpartition(" is lost: ")
+            problem = f"rank {self.pair.rank_of(self._peer)} is lost: {cause}"
         return HorovodInternalError(f"{self._text}: {problem}", code=code)
 
     def wait(self, timeout=_GROUPS_TIMEOUT):

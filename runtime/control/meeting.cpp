@@ -7,11 +7,15 @@
 #include <utility>
 
 #include "base/error.hpp"
+#include "base/lost_rank.hpp"
 #include "runtime/control/frames.hpp"
 #include "scalecom/status.hpp"
 
 namespace scalecom {
 namespace {
+
+// How a lost rank is noticed here.
+constexpr const char* kClosed = "its connection closed while the ranks connected";
 
 /// Rank 0's end: the others' connections, by rank.
 class RootBootstrap final : public Bootstrap {
@@ -41,12 +45,7 @@ class RootBootstrap final : public Bootstrap {
     std::vector<int> late;
     for (auto& [rank, socket] : others_) {
       std::optional<std::string> blob = receive_frame(socket, deadline);
-      if (!blob && is_hung_up(socket)) {
-        throw Error(StatusCode::rank_lost,
-                    fmt::format("rank {} is lost: its connection closed while the ranks connected; "
-                                "look at that rank's own output",
-                                rank));
-      }
+      if (!blob && is_hung_up(socket)) throw lost_rank(rank, kClosed);
       if (!blob) late.push_back(rank);
       blobs.push_back(std::move(blob).value_or(""));
     }
@@ -82,11 +81,7 @@ class MemberBootstrap final : public Bootstrap {
     const Deadline deadline = Deadline::after(limit + kVerdictTime);
     std::optional<std::string> reply;
     if (send_frame(root_, mine, deadline)) reply = receive_frame(root_, deadline);
-    if (!reply && !deadline.has_passed()) {
-      throw Error(StatusCode::rank_lost,
-                  "rank 0 is lost: its connection closed while the ranks connected; look at that "
-                  "rank's own output");
-    }
+    if (!reply && !deadline.has_passed()) throw lost_rank(0, kClosed);
     if (!reply) {
       throw Error(StatusCode::timed_out,
                   fmt::format("rank 0 did not go on connecting within {:g} s; see whether it is "

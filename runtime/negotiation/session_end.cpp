@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/error.hpp"
+#include "base/lost_rank.hpp"
 #include "runtime/negotiation/impl.hpp"
 #include "runtime/negotiation/messages.hpp"
 
@@ -21,7 +22,7 @@ constexpr auto kEndTime = std::chrono::seconds(1);
 void Negotiation::Impl::lose_peer(int peer, const std::string& cause, TimePoint now) {
   if (has_ended_) return;
   now_ = now;
-  const Status status(StatusCode::rank_lost, fmt::format("rank {} is lost: {}", peer, cause));
+  const Status status = lost_rank(peer, cause).status();
   if (peer == tree_.parent) {
     end_here(first_failure(status), false);
   } else if (member_of(peer) > 0) {

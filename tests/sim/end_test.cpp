@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/lost_rank.hpp"
 #include "tests/sim/small_world.hpp"
 #include "tests/support/catch.hpp"
 
@@ -131,8 +132,7 @@ TEST_CASE("a lost rank is named on every other rank, wherever it was in the tree
   CHECK(world.violations() == Log{});
   for (int rank = 0; rank < 100; ++rank) {
     if (rank == lost) continue;
-    CHECK(world.end_of(rank) ==
-          Status(StatusCode::rank_lost, fmt::format("rank {} is lost: connection closed", lost)));
+    CHECK(world.end_of(rank) == lost_rank(lost, "connection closed").status());
   }
 }
 

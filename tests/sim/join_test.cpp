@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <set>
 
+#include "base/lost_rank.hpp"
 #include "tests/sim/small_world.hpp"
 #include "tests/sim/uneven.hpp"
 #include "tests/support/catch.hpp"
@@ -93,8 +94,7 @@ void run_with_end(std::uint64_t seed, bool is_loss) {
   Uneven uneven(world, scenario.uneven);
   uneven.start();
   const int rank = draw(world.random(), 0, world.size() - 1);
-  const std::string cause =
-      is_loss ? fmt::format("rank {} is lost: connection closed", rank) : "bye";
+  const std::string cause = is_loss ? lost_rank(rank, "connection closed").what() : "bye";
   world.at(rank, world.random_duration(10ms), [&world, rank, is_loss] {
     if (is_loss) {
       world.kill(rank);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "base/lost_rank.hpp"
 #include "tests/sim/workload.hpp"
 #include "tests/sim/world.hpp"
 #include "tests/support/catch.hpp"
@@ -134,7 +135,7 @@ void run_with_losses(std::uint64_t seed, int size_max, bool has_shutdown) {
   const int losses = draw(world.random(), 1, 2);
   for (int i = 0; i < losses; ++i) {
     const int rank = draw(world.random(), 0, world.size() - 1);
-    causes.insert(fmt::format("rank {} is lost: connection closed", rank));
+    causes.insert(lost_rank(rank, "connection closed").what());
     world.at(rank, random_time(world), [&world, rank] { world.kill(rank); });
   }
   if (has_shutdown) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/lost_rank.hpp"
 #include "tests/sim/small_world.hpp"
 #include "tests/support/catch.hpp"
 
@@ -297,7 +298,7 @@ TEST_CASE("a lost rank or a failure ends the steady state like any other, at onc
   for (int rank = 0; rank < 40; ++rank) {
     if (!world.is_alive(rank)) continue;
     CHECK(world.end_of(rank)->message() ==
-          (is_lost ? fmt::format("rank {} is lost: connection closed", lost) : "no data"));
+          (is_lost ? lost_rank(lost, "connection closed").what() : "no data"));
   }
 }
 

@@ -1,6 +1,7 @@
 // Trainings that repeat their steps, and leave them in every way, on many ranks and from many
 // seeds.
 #include "tests/sim/training.hpp"
+#include "base/lost_rank.hpp"
 
 #include <fmt/format.h>
 
@@ -186,7 +187,7 @@ void run_with_losses(std::uint64_t seed, int size_max, Coverage& coverage) {
   const TimePoint start = world.now();
   for (int i = draw(world.random(), 1, 2); i > 0; --i) {
     const int rank = draw(world.random(), 0, world.size() - 1);
-    causes.push_back(fmt::format("rank {} is lost: connection closed", rank));
+    causes.push_back(lost_rank(rank, "connection closed").what());
     world.at(rank, world.random_duration(30ms), [&world, rank] { world.kill(rank); });
   }
   if (draw(world.random(), 0, 2) == 0) {

@@ -125,8 +125,7 @@ def _check_recoverable(error, failure, driver):
         raise error
     if driver is None and _library.RANK_LOST in (
             failure.code, _library.lib.scalecom_session_status()):
-        raise HorovodInternalError(f"{error}; a job that scalecomrun --elastic starts goes on "
-                                   "without a lost rank", code=_library.RANK_LOST) from error
+        raise HorovodInternalError(str(error), code=_library.RANK_LOST) from error
 
 
 def _keep(state, find_failure):

@@ -1,5 +1,7 @@
 #include "device/nccl/error.hpp"
 
+#include "base/lost_rank.hpp"
+
 #include <fmt/format.h>
 
 namespace scalecom::device::nccl {
@@ -18,7 +20,7 @@ bool says(const std::string& message, const char* words) {
   return message.find(words) != std::string::npos;
 }
 
-const char* remedy(Result result, const std::string& message) {
+std::string remedy(Result result, const std::string& message) {
   if (says(message, "Duplicate GPU")) {
     return "two ranks use one GPU: give each its own (torch.cuda.set_device(local_rank)), or set "
            "NCCL_MULTI_RANK_GPU_ENABLE=1 (NCCL 2.30 or newer)";
@@ -37,7 +39,7 @@ const char* remedy(Result result, const std::string& message) {
       return "NCCL_DEBUG=WARN names the system call; NCCL_SOCKET_IFNAME, ulimit -n and ulimit -l "
              "are common causes";
     case Result::remote_error:
-      return "another rank's process or its network is gone: look at that rank's own output";
+      return std::string("another rank's process or its network is gone: ") + kLostRankRemedy;
     case Result::invalid_usage:
       return "NCCL_DEBUG=WARN says what it takes for a wrong use; ranks with different versions "
              "of NCCL are a common cause";

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/error.hpp"
+#include "base/lost_rank.hpp"
 
 namespace scalecom {
 namespace {
@@ -177,7 +178,7 @@ class LoopbackTransport final : public Transport {
     posts_.erase(found);
     request = {};
     if (state == PostState::lost) {
-      throw Error(StatusCode::rank_lost, fmt::format("rank {} is lost", peer));
+      throw lost_rank(peer, "its transport was closed");
     }
     return true;
   }

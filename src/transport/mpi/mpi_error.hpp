@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "base/lost_rank.hpp"
 #include "scalecom/status.hpp"
 
 namespace scalecom {
@@ -29,13 +30,19 @@ inline StatusCode status_of_mpi(int code) {
   }
 }
 
-/// Throws Error with MPI's own text when `code` is not MPI_SUCCESS.
+/// Throws Error with MPI's own text, and what helps, when `code` is not MPI_SUCCESS.
 inline void check_mpi(int code, const char* call) {
   if (code == MPI_SUCCESS) return;
   char text[MPI_MAX_ERROR_STRING] = "unknown error";
   int length = 0;
   MPI_Error_string(code, text, &length);
-  throw Error(status_of_mpi(code), std::string(call) + " failed: " + text);
+  const StatusCode status = status_of_mpi(code);
+  std::string message = std::string(call) + " failed: " + text;
+  if (status == StatusCode::rank_lost) {
+    message +=
+        std::string("; another rank's process or its network may be gone: ") + kLostRankRemedy;
+  }
+  throw Error(status, message);
 }
 
 }  // namespace scalecom

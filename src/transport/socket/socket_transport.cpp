@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "base/error.hpp"
+#include "base/lost_rank.hpp"
 #include "scalecom/status.hpp"
 
 namespace scalecom {
@@ -152,7 +153,7 @@ class SocketTransport final : public Transport {
     if (link.lost_at && Clock::now() - *link.lost_at >= kNewsTime) {
       pending_.erase(request.id);
       request = {};
-      throw Error(StatusCode::rank_lost, fmt::format("rank {} is lost: {}", peer, link.cause));
+      throw lost_rank(peer, link.cause);
     }
     return false;
   }

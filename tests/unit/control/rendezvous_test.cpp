@@ -290,7 +290,9 @@ TEST_CASE("a rank that is lost between exchanges is named to the others") {
   for (const int rank : {0, 1, 2}) {
     if (rank == victim) continue;
     CHECK_THAT(errors[static_cast<std::size_t>(rank)],
-               Contains(fmt::format("rank {} is lost", victim)));
+               Contains(fmt::format("rank {} is lost: its connection closed while the ranks "
+                                    "connected; look at the lost rank's own output",
+                                    victim)));
   }
 }
 

@@ -252,7 +252,7 @@ TEST_CASE("an error has NCCL's name for it, its last words and the remedy, and i
     StatusCode code;
     const char* remedy;
   } cases[] = {
-      {Result::remote_error, "socket closed", StatusCode::rank_lost, "look at that rank's own"},
+      {Result::remote_error, "socket closed", StatusCode::rank_lost, "look at the lost rank's own"},
       {Result::unhandled_cuda_error, "", StatusCode::unavailable, "names the CUDA call"},
       {Result::system_error, "bind failed", StatusCode::unavailable, "ulimit -n"},
       {Result::system_error, "Bootstrap : No socket interface found", StatusCode::unavailable,

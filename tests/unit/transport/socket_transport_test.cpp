@@ -228,7 +228,9 @@ TEST_CASE("what a rank sent before it ended arrives; what it did not send is rep
   const auto error = error_of_wait(*mesh[0], mesh[0]->post_receive(missed, 1, 0));
   REQUIRE(error);
   CHECK(error->code() == StatusCode::rank_lost);
-  CHECK_THAT(error->what(), Contains("rank 1 is lost: connection closed"));
+  CHECK_THAT(error->what(),
+             Contains("rank 1 is lost: connection closed; look at the lost rank's own "
+                      "output and exit code"));
   // The control plane, which knows who was lost first, is to have its say before.
   CHECK(Clock::now() - begin > kNewsTime / 2);
   const auto sending = error_of_wait(*mesh[0], mesh[0]->post_send(message, 1, 0));
