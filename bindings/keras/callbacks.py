@@ -6,6 +6,7 @@ import keras
 import numpy
 
 from scalecom import arrays, basics
+from scalecom._library import own_name
 from scalecom.keras.backend import refuse_xla
 from scalecom.keras.functions import broadcast_global_variables
 from scalecom.reductions import Average, Min
@@ -13,6 +14,9 @@ from scalecom.variables import is_built_throughout
 
 __all__ = ["BestModelCheckpoint", "BroadcastGlobalVariablesCallback", "LearningRateScheduleCallback",
            "LearningRateWarmupCallback", "MetricAverageCallback"]
+
+_IS_BUILT = "allreduce." + own_name("question whether the model is built (BroadcastGlobalVariablesCallback)")
+_METRICS = "allreduce." + own_name("metrics of an epoch (MetricAverageCallback)")
 
 
 class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
@@ -39,7 +43,7 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         mine = numpy.array([is_built_throughout(self.model)], "int32")
         # One rank may have its model from a file, the others have theirs to be built.
-        self._has_sent = bool(arrays.all_reduce("allreduce.keras.is_built", mine, Min)[0])
+        self._has_sent = bool(arrays.all_reduce(_IS_BUILT, mine, Min)[0])
         if self._has_sent:
             broadcast_global_variables(self._root_rank, self.model, self._local)
 
@@ -61,7 +65,7 @@ class MetricAverageCallback(keras.callbacks.Callback):
         if not kinds:
             return
         mine = numpy.array([float(logs[kind]) for kind in kinds])
-        logs.update(zip(kinds, arrays.all_reduce("allreduce.keras.metrics", mine, Average).tolist()))
+        logs.update(zip(kinds, arrays.all_reduce(_METRICS, mine, Average).tolist()))
 
 
 class LearningRateScheduleCallback(keras.callbacks.Callback):

@@ -5,6 +5,7 @@ import os
 import keras
 
 from scalecom import arrays
+from scalecom._library import own_name
 from scalecom.keras.backend import adapter
 from scalecom.keras.optimizer import DistributedOptimizer
 from scalecom.keras_optimizer import is_distributed
@@ -12,6 +13,8 @@ from scalecom.process_sets import global_process_set
 from scalecom.reductions import Average
 from scalecom.scalecom_options import ScaleComOptions
 from scalecom.variables import build_optimizer, key_of, shapes_of, variables_of
+
+_VARIABLES = own_name("variables of the model and its optimizer (a broadcast)")
 
 
 def _tensor(value):
@@ -60,7 +63,7 @@ def broadcast_global_variables(root_rank, model, local_variables=()):
         if hasattr(optimizer, "forget_step"):
             optimizer.forget_step()
         variables += variables_of(optimizer)
-    values = arrays.broadcast([f"broadcast.keras.{place}" for place in range(len(variables))],
+    values = arrays.broadcast([f"broadcast.{_VARIABLES}.{place}" for place in range(len(variables))],
                               [keras.ops.convert_to_numpy(variable) for variable in variables],
                               root_rank)
     for variable, value in zip(variables, values):

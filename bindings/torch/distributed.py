@@ -150,7 +150,7 @@ def _rendezvous(url, timeout=_TIMEOUT, **_):
     store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False,
                           timeout=timeout) if is_first else None
     place = (host, store.port) if is_first else None
-    host, port = functions.broadcast_object(place, name="scalecom.rendezvous")
+    host, port = functions.broadcast_object(place, name=_library.own_name("rendezvous of torch.distributed"))
     if not is_first:
         store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout)
     mpi_ops.barrier()  # Rank 0's store is there until all have come.

@@ -7,6 +7,7 @@ import random
 import torch
 
 from scalecom import basics
+from scalecom._library import own_name
 from scalecom.elastic import ObjectState, run
 from scalecom.process_sets import global_process_set
 from scalecom.residuals import KeptResiduals
@@ -183,7 +184,7 @@ class _SamplerKeeper(_ModelKeeper):
 
     def sync(self):
         states = allgather_object({"saves": self._saves, "now": self.value.state_dict(),
-                                   "before": self._before}, "elastic.sampler")
+                                   "before": self._before}, own_name("sampler of the elastic state"))
         as_of = [one["before"] if one["saves"] > states[0]["saves"] else one["now"]
                  for one in states]
         epoch = as_of[0]["epoch"]

@@ -3,8 +3,11 @@
 import torch
 
 from scalecom import basics, pickling
+from scalecom._library import own_name
 from scalecom.torch import mpi_ops, state
 from scalecom.torch.parameters import check_is_optimizer
+
+_STATE = own_name("optimizer state (broadcast_optimizer_state())")
 
 
 def _named_tensors(params):
@@ -47,7 +50,7 @@ def _unpack(values):
 
 def broadcast_object(obj, root_rank=0, name=None, process_set=None):
     """root_rank's object, on every rank; it is pickled: ValueError on all ranks where it cannot be."""
-    name = name or "any"
+    name = name or own_name("broadcast_object()")
     is_root = basics.rank() == root_rank
     packed = pickling.pack(obj, root_rank) if is_root else b""
     values = _tensor_of(packed) if is_root else torch.empty(0, dtype=torch.uint8, device="cpu")
@@ -62,7 +65,7 @@ def broadcast_object(obj, root_rank=0, name=None, process_set=None):
 def allgather_object(obj, name=None, process_set=None):
     """The objects of all ranks in rank order; they are pickled: ValueError on all ranks where one
     cannot be."""
-    name = name or "any"
+    name = name or own_name("allgather_object()")
     values = _tensor_of(pickling.pack(obj, basics.rank()))
     size = torch.tensor([values.numel()], device="cpu")
     sizes = mpi_ops.allgather(size, f"{name}.object_size", process_set)
@@ -144,11 +147,11 @@ def share_optimizer_state(optimizer, root_rank):
         state = optimizer.state_dict()
         state.pop("scalecom", None)
         structure = _take_tensors(state, tensors)
-    structure = broadcast_object(structure, root_rank, "optimizer_state")
+    structure = broadcast_object(structure, root_rank, _STATE)
     if not is_root:
         tensors = [torch.empty(place.shape, dtype=place.dtype, device="cpu")
                    for place in _places(structure)]
-    handles = [mpi_ops.broadcast_async_(tensor, root_rank, f"optimizer_state.{number}")
+    handles = [mpi_ops.broadcast_async_(tensor, root_rank, f"{_STATE}.{number}")
                for number, tensor in enumerate(tensors)]
     for handle in handles:
         mpi_ops.synchronize(handle)

@@ -206,8 +206,8 @@ class _Settings(Hooks):
             return
         kinds = torch.tensor([gradient.kind() for gradient in self.gradients], dtype=torch.int32,
                              device="cpu")
-        agreed = mpi_ops.allreduce(kinds, name=f"gradient_kinds.{self.gradients[0].name}",
-                                   op=mpi_ops.Max, process_set=self.process_set).tolist()
+        agreed = mpi_ops.allreduce(kinds, name=_library.own_name(
+            "question which gradients are sparse (in a first step())", self.gradients[0].name), op=mpi_ops.Max, process_set=self.process_set).tolist()
         torn = [gradient.name for gradient, (_, _, part, left_out) in zip(self.gradients, agreed)
                 if part and left_out]
         if torn:

@@ -5,6 +5,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from scalecom import basics
+from scalecom._library import own_name
 from scalecom.torch.mpi_ops import Sum, allgather, allreduce
 
 
@@ -28,7 +29,7 @@ def _statistics(values):
     else:
         variance, mean = torch.var_mean(_wide(values), _others(values), correction=0)
     mine = torch.cat([mean.double(), variance.double(), mean.new_full((1,), count).double()])
-    rows = allgather(mine.unsqueeze(0), name="sync_batch_norm.forward")
+    rows = allgather(mine.unsqueeze(0), name=own_name("SyncBatchNorm, forward"))
     means, variances, counts = rows.split([channels, channels, 1], dim=1)
     total = counts.sum()
     mean = (means * counts).sum(dim=0) / total
@@ -58,7 +59,7 @@ class _Normalize(torch.autograd.Function):
         sums = torch.stack([wide.sum(_others(wide)), (wide * centered).sum(_others(wide))]).double()
         from_values = from_weight = from_bias = None
         if ctx.needs_input_grad[0]:
-            means = allreduce(sums, op=Sum, name="sync_batch_norm.backward") / total
+            means = allreduce(sums, op=Sum, name=own_name("SyncBatchNorm, backward")) / total
             by_deviation = _by_channel(means[1] * inverse.square(), wide)
             from_values = wide - _by_channel(means[0], wide) - centered * by_deviation
             scale = inverse if weight is None else inverse * weight

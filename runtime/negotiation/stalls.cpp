@@ -2,6 +2,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
+#include <string_view>
 
 #include "runtime/negotiation/impl.hpp"
 #include "runtime/negotiation/messages.hpp"
@@ -11,6 +13,16 @@ namespace scalecom {
 namespace {
 
 constexpr std::size_t kShownTensors = 10;
+
+// What an adapter reduces on its own account has words for it in its name, as in
+// "allreduce.scalecom[which gradients are sparse].w". They stand for the name. Else none.
+std::string_view own_words(std::string_view name) {
+  constexpr std::string_view kBegin = "scalecom[";
+  const std::size_t begin = name.find(kBegin);
+  if (begin == std::string_view::npos) return {};
+  const std::string_view words = name.substr(begin + kBegin.size());
+  return words.substr(0, words.find(']'));
+}
 
 double seconds_between(TimePoint from, TimePoint to) {
   return std::chrono::duration<double>(to - from).count();
@@ -84,9 +96,10 @@ void Negotiation::Impl::check_stalls() {
                          now_ - tensor->since >= stall_shutdown_;
     if (is_over) {
       const std::string message = fmt::format(
-          "tensor {}, and the stall shutdown time of {} s has passed "
+          "{} {}, and the stall shutdown time of {} s has passed "
           "(SCALECOM_STALL_SHUTDOWN_TIME_SECONDS)",
-          describe_wait(*tensor), options_.stall_shutdown_time_s);
+          own_words(*tensor->name).empty() ? "tensor" : "scalecom's own", describe_wait(*tensor),
+          options_.stall_shutdown_time_s);
       end_everywhere(Status(StatusCode::timed_out, message));
       return;
     }
@@ -119,23 +132,36 @@ std::string Negotiation::Impl::describe_wait(const Tensor& tensor) const {
   RankSet not_missing = submitted;
   not_missing.add(joined_);
   const RankSet missing = not_missing.complement(options_.size);
-  return fmt::format("{}: {} {} not submitted it for {:.1f} s ({} did)", *tensor.name,
-                     describe(missing), missing.count() == 1 ? "has" : "have",
+  const std::string_view words = own_words(*tensor.name);
+  return fmt::format("{}: {} {} not {} it for {:.1f} s ({} did)",
+                     words.empty() ? *tensor.name : words, describe(missing),
+                     missing.count() == 1 ? "has" : "have", words.empty() ? "submitted" : "come to",
                      seconds_between(tensor.since, now_), describe(submitted));
 }
 
 void Negotiation::Impl::report_stalls(const std::vector<Tensor*>& stalled) {
-  std::string message = fmt::format(
-      "{} not submitted by all ranks for {} s or more. ",
-      stalled.size() == 1 ? "1 tensor was" : fmt::format("{} tensors were", stalled.size()),
-      options_.stall_check_time_s);
-  const std::size_t shown = std::min(stalled.size(), kShownTensors);
-  for (std::size_t i = 0; i < shown; ++i) {
-    if (i > 0) message += "; ";
-    message += describe_wait(*stalled[i]);
+  // The user's come first, and what several tensors are there for is said once.
+  std::vector<std::string> users;
+  std::vector<std::string> own;
+  std::set<std::string_view> said;
+  for (const Tensor* tensor : stalled) {
+    const std::string_view words = own_words(*tensor->name);
+    if (!words.empty() && !said.insert(words).second) continue;
+    (words.empty() ? users : own).push_back(describe_wait(*tensor));
   }
-  if (stalled.size() > shown) message += fmt::format("; and {} more", stalled.size() - shown);
-  message += ". A rank may hang, or submit other tensors than the rest";
+  std::string message =
+      fmt::format("{} not {} by all ranks for {} s or more. ",
+                  users.empty()       ? "an exchange of scalecom's own was"
+                  : users.size() == 1 ? "1 tensor was"
+                                      : fmt::format("{} tensors were", users.size()),
+                  users.empty() ? "begun" : "submitted", options_.stall_check_time_s);
+  const std::size_t shown = std::min(users.size(), kShownTensors);
+  message += fmt::format(
+      "{}", fmt::join(users.begin(), users.begin() + static_cast<std::ptrdiff_t>(shown), "; "));
+  if (users.size() > shown) message += fmt::format("; and {} more", users.size() - shown);
+  if (!users.empty() && !own.empty()) message += ". Beside it scalecom waits for its own ";
+  message += fmt::format("{}. A rank may hang, or submit other tensors than the rest",
+                         fmt::join(own, "; "));
   events_.emplace_back(Stall{std::move(message)});
 }
 

@@ -61,6 +61,29 @@ TEST_CASE("a stall is seen wherever in the tree the submitting rank is") {
   CHECK_THAT(world.stalls()[1].second, Contains("(ranks 10-19 and 76, 77 did)"));
 }
 
+TEST_CASE("what an adapter waits for stands in its words behind the user's tensors, once") {
+  WorldOptions options = steady(3);
+  options.negotiation.stall_check_time_s = 1.0;
+  World world(options);
+  const bool has_users = GENERATE(true, false);
+  for (int rank = 0; rank < 2; ++rank) {
+    world.submit(rank, "allreduce.scalecom[which gradients are sparse].a", all_reduce());
+    world.submit(rank, "allreduce.scalecom[which gradients are sparse].b", all_reduce());
+    if (has_users) world.submit(rank, "w", all_reduce());
+  }
+  world.run(1200ms);
+  REQUIRE(world.stalls().size() == 1);
+  const std::string own =
+      "which gradients are sparse: rank 2 has not come to it for 1.0 s (ranks 0, 1 did). A rank";
+  CHECK_THAT(
+      world.stalls()[0].second,
+      Contains(has_users ? "1 tensor was not submitted by all ranks for 1 s or more. w: rank 2 "
+                           "has not submitted it for 1.0 s (ranks 0, 1 did). Beside it "
+                           "scalecom waits for its own " +
+                               own
+                         : "own was not begun by all ranks for 1 s or more. " + own));
+}
+
 TEST_CASE("past the stall shutdown time every rank's session ends and names who is missing") {
   const double check_time = GENERATE(1.0, 60.0);
   WorldOptions options = steady(20);

@@ -56,6 +56,12 @@ class Topology(ctypes.Structure):
                              "cross_size", "is_homogeneous")]
 
 
+def own_name(words, key=""):
+    """The name of a tensor that an adapter makes for itself: where ranks wait for it, a report gives the
+    words, which say what it is for. Equal on all ranks; `key` keeps those of one purpose apart."""
+    return f"scalecom[{words}]{key and f'.{key}'}"
+
+
 def prefix():
     """Folder of the installed C++ parts: bin, lib, include."""
     return pathlib.Path(__file__).resolve().parent

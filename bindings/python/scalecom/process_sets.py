@@ -115,7 +115,8 @@ def with_those_of_other_ranks(sets):
     if all(one.mpi_comm is None for one in sets):
         return sets
     from scalecom import arrays  # It needs numpy.
-    everyone = arrays.allgather_object([one.ranks for one in sets], "process_sets")
+    everyone = arrays.allgather_object([one.ranks for one in sets],
+                                       _library.own_name("process sets (in init())"))
     if len({len(theirs) for theirs in everyone}) > 1:
         raise ValueError(f"process_sets has {[len(theirs) for theirs in everyone]} sets on ranks 0 to "
                          f"{len(everyone) - 1}; every rank gives as many")

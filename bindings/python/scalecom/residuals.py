@@ -11,7 +11,7 @@ import reprlib
 from collections.abc import Mapping
 
 from scalecom import _library, basics
-from scalecom._library import lib
+from scalecom._library import lib, own_name
 from scalecom.process_sets import used
 
 _PREFIX = "allreduce."
@@ -205,7 +205,8 @@ class Residuals:
         with used(process_set if shapes else None):
             own = self.model_state(shapes) if shapes else None
         roots = broadcast_object(own and {**own, "residuals": {
-            name: tuple(value.shape) for name, value in own["residuals"].items()}}, root_rank, "residual_steps")
+            name: tuple(value.shape) for name, value in own["residuals"].items()}}, root_rank,
+            own_name("steps of the residuals (a broadcast of the optimizer)"))
         if not own or not roots or not (own["residuals"] or roots["residuals"]):
             return
         if own["steps"] != roots["steps"]:
@@ -283,12 +284,13 @@ class KeptResiduals:
         if basics.rank() == 0 and not has_session_its_own:
             facts = {**self._saved, "size": self._size, "residuals": {
                 name: tuple(value.shape) for name, value in self._saved["residuals"].items()}}
-        facts = self._broadcast_object(facts, 0, "elastic.residuals")
+        facts = self._broadcast_object(facts, 0, own_name("residuals of the elastic state"))
         if not facts or not facts["residuals"]:
             return
         # Of another commit than rank 0's they would be delivered twice, or not at all.
         is_same = self._saved["steps"] == facts["steps"] and self._size == facts["size"]
-        kept = sum(self._allgather_object(is_same, "elastic.kept"))
+        kept = sum(self._allgather_object(
+            is_same, own_name("residuals of the elastic state that are kept")))
         if basics.rank() == 0 and kept < facts["size"]:
             logging.getLogger("scalecom").warning(
                 "the residuals of %d of %d ranks are lost with them: what they had not delivered "

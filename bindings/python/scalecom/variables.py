@@ -8,11 +8,14 @@ import logging
 import numpy
 
 from scalecom import arrays, basics
+from scalecom._library import own_name
 from scalecom.arrays import residuals
 from scalecom.elastic import ObjectState
 from scalecom.process_sets import global_process_set
 from scalecom.reductions import Average
 from scalecom.residuals import KeptResiduals, compression_steps
+
+_VARIABLES = own_name("variables of the elastic state")
 
 
 def key_of(variable):
@@ -141,7 +144,7 @@ class VariablesState(ObjectState):
         rank's own."""
         values = self._read_all()
         values[:self._shared] = arrays.broadcast(
-            [f"broadcast.elastic.{place}" for place in range(self._shared)], values[:self._shared], 0)
+            [f"broadcast.{_VARIABLES}.{place}" for place in range(self._shared)], values[:self._shared], 0)
         self.sync_own()
         owed = self._read_residuals()
         super().sync()

@@ -175,6 +175,6 @@ def other_numbers_of_channels_fail_everywhere():
         return
     channels = 4 if hvd.rank() == 0 else 5
     layer = hvd.SyncBatchNorm(channels)
-    with pytest.raises(hvd.HorovodInternalError, match="sync_batch_norm.forward"):
+    with pytest.raises(hvd.HorovodInternalError, match="SyncBatchNorm, forward"):
         layer(torch.randn(6, channels))
     _assert_equals_one_process(_pair(), _inputs(_sizes()))
