@@ -16,6 +16,7 @@ from scalecom.process_sets import (ProcessSet, add_process_set, global_process_s
                                    remove_process_set)
 from scalecom.residuals import compression_stats
 from scalecom.tensorflow import elastic
+from scalecom.tensorflow.checkpoint import SavedResiduals
 from scalecom.tensorflow.compression import Compression
 from scalecom.tensorflow.functions import (BroadcastGlobalVariablesHook, allgather_object,
                                            broadcast_global_variables, broadcast_object,
@@ -36,7 +37,7 @@ _warn_of_version(_tf.__version__)
 __all__ = [
     "Adasum", "Average", "BroadcastGlobalVariablesHook", "Compression", "DistributedGradientTape", "DistributedOptimizer",
     "HorovodInternalError", "HorovodVersionMismatchError", "HostsUpdatedInterrupt", "Max", "Min",
-    "PartialDistributedGradientTape", "ProcessSet", "Product", "Sum", "SyncBatchNormalization",
+    "PartialDistributedGradientTape", "ProcessSet", "Product", "SavedResiduals", "Sum", "SyncBatchNormalization",
     "add_process_set",
     "allgather", "allgather_object", "allreduce", "alltoall", "barrier", "broadcast", "broadcast_",
     "broadcast_global_variables", "broadcast_object", "broadcast_object_fn", "broadcast_variables", "ccl_built", "compression_stats", "cross_rank",

@@ -1,4 +1,4 @@
-"""The residuals of a Keras model in its files."""
+"""The residuals of a model in its files: of a Keras model, and how they lie in any store."""
 
 import contextlib
 import json
@@ -37,6 +37,30 @@ def _facts_in(store):
     return json.loads(numpy.asarray(store["facts"]).tobytes())
 
 
+def write(store, names, saved):
+    """Puts a model_state() into `store`, which takes arrays by names: by the places of `names`, as the paths of
+    a model's variables are others once it comes from a file."""
+    facts = {number: [saved["steps"][name], saved["betas"][name]]
+             for number, name in enumerate(names) if name in saved["residuals"]}
+    store["facts"] = numpy.frombuffer(json.dumps(
+        {"rank": saved["rank"], "size": saved["size"], "variables": facts}).encode(), numpy.uint8)
+    for number, name in enumerate(names):
+        if number in facts:
+            store[str(number)] = saved["residuals"][name]
+
+
+def read(store, names):
+    """What write() has put there, as a model_state()."""
+    facts = _facts_in(store)
+    names = dict(enumerate(names))
+    saved = {"residuals": {}, "steps": {}, "betas": {}, "rank": facts["rank"], "size": facts["size"]}
+    for number, (step, beta) in facts["variables"].items():
+        name = names.get(int(number), f"variable {number}")
+        saved["residuals"][name] = numpy.asarray(store[number])
+        saved["steps"][name], saved["betas"][name] = step, beta
+    return saved
+
+
 class SavedResiduals(keras.layers.Layer):
     """The part of a distributed optimizer that has its residuals, for Keras to find.
 
@@ -64,14 +88,7 @@ class SavedResiduals(keras.layers.Layer):
             saved = residuals.model_state(set(self._shapes()))
         if not saved["residuals"] and not isinstance(self._reducer.compression, ScaleComOptions):
             return
-        # By place: the paths of a model's variables are others once it comes from a file.
-        facts = {number: [saved["steps"][name], saved["betas"][name]]
-                 for number, name in enumerate(self._shapes()) if name in saved["residuals"]}
-        store["facts"] = numpy.frombuffer(json.dumps(
-            {"rank": saved["rank"], "size": saved["size"], "variables": facts}).encode(), numpy.uint8)
-        for number, name in enumerate(self._shapes()):
-            if number in facts:
-                store[str(number)] = saved["residuals"][name]
+        write(store, self._shapes(), saved)
 
     def load_own_variables(self, store):
         if not self._is_taking_part():
@@ -83,7 +100,7 @@ class SavedResiduals(keras.layers.Layer):
         if "facts" not in store.keys():
             self._begin_anew()
             return
-        saved = self._read(store)
+        saved = read(store, self._shapes())
         if not self._shapes() and saved["residuals"]:
             logging.getLogger("scalecom").warning(
                 "the residuals in the file are left out, as Keras leaves out the optimizer's variables: "
@@ -96,20 +113,9 @@ class SavedResiduals(keras.layers.Layer):
                 raise ValueError(f"{error} (Residuals are as before; the weights are the file's already: load "
                                  "those of another one before training goes on)") from error
 
-    def _read(self, store):
-        """What save_own_variables() has written, as a model_state()."""
-        facts = _facts_in(store)
-        names = dict(enumerate(self._shapes()))
-        saved = {"residuals": {}, "steps": {}, "betas": {}, "rank": facts["rank"], "size": facts["size"]}
-        for number, (step, beta) in facts["variables"].items():
-            name = names.get(int(number), f"variable {number}")
-            saved["residuals"][name] = numpy.asarray(store[number])
-            saved["steps"][name], saved["betas"][name] = step, beta
-        return saved
-
     def _state_in(self, path):
         with _open_store(path) as store:
-            return self._read(store)
+            return read(store, self._shapes())
 
     def load_files(self, paths):
         """Takes up what the ranks of a former job owed, from the files of all of them: this rank's own where

@@ -11,6 +11,8 @@ import tensorflow as tf
 
 import scalecom.tensorflow.keras as hvd
 from programs import horovod_surface
+from scalecom.arrays import residuals
+from scalecom.tensorflow import SavedResiduals
 
 optimizers = tf.keras.optimizers
 KINDS = (optimizers.SGD, optimizers.legacy.SGD)
@@ -151,3 +153,21 @@ def an_elastic_state_has_the_model_and_the_optimizer():
             assert (weight == wanted).all()
         state.on_reset()
         assert not model.optimizer._scalecom_accumulation.variables[0].numpy()
+
+
+def residuals_are_in_a_checkpoint():
+    for kind in KINDS:
+        compression = hvd.Compression.scalecom(rates={"hidden/kernel": 4, "*": None}, warmup_steps=0)
+        model = _model(hvd.DistributedOptimizer(kind(0.01), compression=compression))
+        kept = SavedResiduals(model.trainable_variables)
+        checkpoint = tf.train.Checkpoint(model=model, residuals=kept)
+        _fit(model, 12 // hvd.size())
+        assert any(owed.any() for owed in residuals.state().values()) and b"facts" in kept.serialize()
+        with tempfile.TemporaryDirectory() as folder:
+            path = checkpoint.write(f"{folder}/own")
+            _fit(model, 12 // hvd.size())
+            wanted, owed = model.get_weights(), residuals.state()["hidden/kernel"]
+            checkpoint.read(path).assert_existing_objects_matched()
+        _fit(model, 12 // hvd.size())
+        assert all((weight == other).all() for weight, other in zip(model.get_weights(), wanted))
+        assert (residuals.state()["hidden/kernel"] == owed).all()

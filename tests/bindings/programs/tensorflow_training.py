@@ -1,6 +1,11 @@
 """Claims about tapes, optimizers and variables of scalecom.tensorflow. Each function is called on every
 rank, in this order."""
 
+import io
+import json
+import os
+import tempfile
+
 import keras
 import numpy
 import pytest
@@ -8,6 +13,7 @@ import tensorflow as tf
 
 import scalecom.tensorflow as hvd
 from programs import horovod_surface
+from scalecom.arrays import residuals
 
 
 def _equal(one, other):
@@ -149,6 +155,47 @@ def scalecom_sends_little_and_owes_the_rest():
         assert hvd.stats()["compressed_tensors"] == before + steps
         assert 0 < total.sum() <= 1.5 * steps * hvd.size() * 64 * 64
     assert hvd.compression_stats()["compressed"]["step"] == 99
+
+
+def residuals_of_a_tape_are_in_a_checkpoint_or_left_as_they_are():
+    variable = tf.Variable(tf.zeros([64, 64]), name="checkpointed")
+    slopes = tf.random.stateless_normal([64, 64], [hvd.rank(), 1])
+    compression = hvd.Compression.scalecom(rates={"checkpointed": 8, "*": None}, warmup_steps=0)
+
+    def step():
+        with hvd.DistributedGradientTape(tf.GradientTape(), compression=compression) as tape:
+            loss = tf.reduce_sum(variable * slopes)
+        return tape.gradient(loss, [variable])[0].numpy()
+
+    def owed():
+        return residuals.state()["checkpointed"]
+
+    for _ in range(3):
+        step()
+    kept = hvd.SavedResiduals([variable])
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = tf.train.Checkpoint(variable=variable, residuals=kept)
+        path = checkpoint.write(os.path.join(folder, "own"))
+        wanted = [step() for _ in range(3)]
+        checkpoint.read(path).assert_consumed()
+    assert all(_equal(step(), one) for one in wanted)
+    if hvd.size() == 1:
+        return
+    before = owed()
+    with numpy.load(io.BytesIO(kept.serialize())) as saved:
+        parts = dict(saved)
+    assert json.loads(parts["facts"].tobytes())["rank"] == hvd.rank()
+    for key, other, message in (("0", parts["0"] * numpy.nan, "4096 values of 4096 that are NaN or Inf"),
+                                ("0", parts["0"][1:], "shape .63, 64.*is this the checkpoint of another"),
+                                ("facts", parts["facts"][1:], "the residuals in the checkpoint cannot be read")):
+        packed = io.BytesIO()
+        numpy.savez(packed, **{**parts, key: other})
+        with pytest.raises(ValueError, match=message):
+            kept.deserialize(packed.getvalue())
+        assert _equal(owed(), before)
+    # Of rank 0: what the others would owe is not theirs.
+    kept.deserialize(hvd.broadcast_object(kept.serialize(), 0))
+    assert _equal(owed(), before if hvd.rank() == 0 else 0 * before)
 
 
 def a_rate_for_nobody_is_refused():
