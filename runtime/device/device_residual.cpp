@@ -15,7 +15,7 @@ constexpr std::size_t kPinnedBytes = 4 << 20;
 }  // namespace
 
 DeviceResidual::DeviceResidual(std::shared_ptr<DeviceContext> context, std::int64_t count,
-                               const std::vector<float>& values, const Bounds& bounds)
+                               const Bounds& bounds)
     : context_(std::move(context)), count_(count), bounds_(bounds) {
   Accelerator& accelerator = context_->accelerator();
   copies_ = accelerator.make_stream();
@@ -23,11 +23,7 @@ DeviceResidual::DeviceResidual(std::shared_ptr<DeviceContext> context, std::int6
   // In the stream's order: to allocate and to free otherwise would wait for all that is on the
   // device, which a rank that is lost may hold up.
   memory_ = accelerator.allocate(bytes, copies_.get());
-  if (values.empty()) {
-    accelerator.set_zero(memory_.get(), bytes, copies_.get());
-  } else {
-    upload(values);
-  }
+  accelerator.set_zero(memory_.get(), bytes, copies_.get());
   last_use_ = context_->record(copies_.get());
 }
 
@@ -75,7 +71,8 @@ AcceleratorMemory DeviceResidual::staging() const {
   return context_->pinned().allocate(std::min(bytes, kPinnedBytes), copies_.get());
 }
 
-void DeviceResidual::upload(const std::vector<float>& values) {
+void DeviceResidual::write(const std::vector<float>& values) {
+  if (values.empty()) return;
   SCALECOM_ASSERT(static_cast<std::int64_t>(values.size()) == count_, "residual of another length");
   const auto bytes = std::as_bytes(std::span(values));
   const AcceleratorMemory pinned = staging();
@@ -86,6 +83,7 @@ void DeviceResidual::upload(const std::vector<float>& values) {
     // For nothing of other ranks.
     wait_for_copies("a residual's way to the CUDA device", nullptr);
   }
+  last_use_ = context_->record(copies_.get());
 }
 
 std::vector<float> DeviceResidual::read() const {
