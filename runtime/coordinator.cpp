@@ -143,7 +143,6 @@ bool Coordinator::poll_once() {
   take_submits();
   take_control_messages();
   const TimePoint now = Clock::now();
-  announce_waiting(now);
   negotiation_.set_backlog(agreements_waiting());
   negotiation_.advance(now);
   flush_negotiation();
@@ -180,19 +179,23 @@ void Coordinator::take_submits() {
       tensor.signature.first_step = found->second;
     }
     if (timeline_.is_on()) timeline_.submit(tensor.name, tensor.times, now);
-    const PendingTensor& pending = put_pending(std::move(tensor));
-    if (!unannounced_.empty() || !announce(pending, now)) unannounced_.push_back(&pending);
+    if (tensor.signature.kind == OperationKind::join) {
+      negotiation_.join(zeros_on(), now);
+    } else {
+      negotiation_.submit(TensorRequest{tensor.name, tensor.signature, tensor.splits}, now);
+    }
+    put_pending(std::move(tensor));
   }
   for (const CoordinatorTask& task : drained.urgent_tasks) task();
   last_activity_ = now;
 }
 
-const PendingTensor& Coordinator::put_pending(PendingTensor&& tensor) {
+void Coordinator::put_pending(PendingTensor&& tensor) {
   if (spare_nodes_.empty()) {
     std::string name = tensor.name;
     const auto [place, is_new] = pending_.try_emplace(std::move(name), std::move(tensor));
     SCALECOM_ASSERT(is_new, place->first + " is in flight twice");
-    return place->second;
+    return;
   }
   PendingTensors::node_type node = std::move(spare_nodes_.back());
   spare_nodes_.pop_back();
@@ -200,7 +203,6 @@ const PendingTensor& Coordinator::put_pending(PendingTensor&& tensor) {
   node.mapped() = std::move(tensor);
   const auto put = pending_.insert(std::move(node));
   SCALECOM_ASSERT(put.inserted, put.position->first + " is in flight twice");
-  return put.position->second;
 }
 
 void Coordinator::take_control_messages() {
@@ -388,7 +390,6 @@ void Coordinator::fail_one(const Mismatch& mismatch) {
   const auto found = pending_.find(mismatch.name);
   SCALECOM_ASSERT(found != pending_.end(), mismatch.name + " differs but was never submitted here");
   const PendingTensor* tensor = &found->second;
-  execution_.devices().release_residual(mismatch.name);
   parts_.queue->complete({&tensor, 1},
                          Status(StatusCode::mismatch, parts_.scope + mismatch.message));
   pending_.erase(found);
@@ -438,7 +439,6 @@ void Coordinator::finish(const Status& cause) {
   for (const auto& [name, tensor] : pending_) tensors.push_back(&tensor);
   if (timeline_.is_on()) tell_unfinished();
   parts_.queue->complete(tensors, status);
-  unannounced_.clear();
   pending_.clear();
   substitutes_.clear();
   publish_stats();

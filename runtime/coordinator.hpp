@@ -130,10 +130,7 @@ class Coordinator final : private Interrupt, private Drivable {
   bool can_carry_out(const NegotiationEvent& event);
   bool lacks_figures(const Agreement& agreement);
   void start_batch();
-  const PendingTensor& put_pending(PendingTensor&& tensor);
-  bool announce(const PendingTensor& tensor, TimePoint now);
-  void announce_waiting(TimePoint now);
-  bool needs_residual(const PendingTensor& tensor) const;
+  void put_pending(PendingTensor&& tensor);
   std::vector<PendingTensor*> find_tensors(const Batch& batch, const Agreement& agreement);
   void complete(std::span<PendingTensor* const> tensors);
   DeviceKind zeros_on() const;
@@ -166,8 +163,6 @@ class Coordinator final : private Interrupt, private Drivable {
   Timeline timeline_;
   Execution execution_;
   PendingTensors pending_;
-  /// Of those: the others do not know of them yet, as one waits for memory.
-  std::deque<const PendingTensor*> unannounced_;
   /// Of completed tensors, without them: a training's next step has as many.
   std::vector<PendingTensors::node_type> spare_nodes_;
   /// Zeros for what others submit while this rank has joined, in execution.

@@ -21,13 +21,17 @@ PendingTensor* Coordinator::make_substitute(const AgreedTensor& agreed) {
   const std::size_t splits = first_extents_of_rank(agreed.signature.kind, parts_.size);
   if (agreed.signature.kind == OperationKind::all_to_all) substitute->splits.assign(splits, 0);
   TensorView zeros{nullptr, agreed.signature.dtype, agreed.signature.shape, {}};
+  const auto bytes = static_cast<std::size_t>(zeros.bytes());
   if (agreed.signature.device == DeviceKind::host) {
-    substitute->zeros = std::make_unique<std::byte[]>(static_cast<std::size_t>(zeros.bytes()));
-    zeros.data = substitute->zeros.get();
-  } else {  // The batch makes them when it has the memory.
+    substitute->zeros = std::make_unique<std::byte[]>(bytes);
+  } else {
     const std::shared_ptr<DeviceContext> device = parts_.devices.session->context();
     zeros.device = {agreed.signature.device, device->accelerator().index()};
+    DeviceContext::Zeros there = device->allocate_zeros(bytes);
+    substitute->zeros = std::move(there.memory);
+    substitute->ready = std::move(there.ready);
   }
+  zeros.data = substitute->zeros.get();
   substitute->input = substitute->output = zeros;
   PendingTensor* tensor = substitute.get();
   substitutes_.emplace(tensor, std::move(substitute));

@@ -56,9 +56,6 @@ struct TensorSignature {
   std::int64_t first_step = 0;
   std::int32_t priority = 0;  ///< all_reduce only, else 0; see AllReduceOptions
   Shape shape;
-  /// Why this rank cannot take part, for people: the tensor is a Mismatch then, whatever the others
-  /// say. Empty: it can.
-  std::string refusal = {};
 
   bool operator==(const TensorSignature&) const = default;
 };
@@ -116,8 +113,7 @@ struct Agreement {
   bool is_void = false;
 };
 
-/// Ranks disagree about one tensor, or one cannot take part: its ticket fails, on every rank; the
-/// session goes on.
+/// Ranks disagree about one tensor: its ticket fails, on every rank; the session goes on.
 struct Mismatch {
   std::string name;
   std::string message;  ///< names the tensor, the ranks and the values

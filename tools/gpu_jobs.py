@@ -14,8 +14,8 @@ from jobs import Job  # noqa: E402
 from mps import shared_gpu  # noqa: E402
 
 LOGS = ROOT / "build" / "test-logs"
-CLAIMS = [f"programs.{name}" for name in ("devices", "device_training", "device_memory", "collectives",
-                                          "grouped", "grouped_gathers", "parts", "errors", "clt_k",
+CLAIMS = [f"programs.{name}" for name in ("devices", "device_training", "collectives", "grouped",
+                                          "grouped_gathers", "parts", "errors", "clt_k",
                                           "optimizer", "optimizer_groups", "optimizer_styles",
                                           "sparse", "adasum", "sync_batch_norm", "ddp", "process_sets",
                                           "process_group", "process_group_training", "policy",

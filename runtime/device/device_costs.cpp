@@ -30,7 +30,6 @@ constexpr int kCalls = 3;
 // All-reduced. What takes latency alone, and what hardly does: a second's worth of 100 Mbit/s.
 constexpr std::int64_t kFewBytes = 32 << 10;
 constexpr std::int64_t kManyBytes = 8 << 20;
-constexpr std::size_t kPieces = 2;  // Tensors in such a batch.
 
 constexpr double kNever = std::numeric_limits<double>::infinity();
 
@@ -47,8 +46,6 @@ class Bench {
     lane_.accelerator().set_zero(memory_.get(), bytes, lane_.passes());
     // So that nothing is missing in the middle of an all-reduce.
     lane_.acquire(DeviceLane::Buffer::packed, static_cast<std::size_t>(kManyBytes));
-    lane_.reserve(DeviceLane::Copy::in, kPieces);
-    lane_.reserve(DeviceLane::Copy::out, kPieces);
     auto* const floats = reinterpret_cast<float*>(memory_.get());
     tensor_.gradient = {reinterpret_cast<std::byte*>(floats), DataType::float32, kElements};
     tensor_.memory = floats + kElements;
@@ -114,11 +111,10 @@ class Bench {
     return fastest_s;
   }
 
-  // Of several tensors in one batch the mean is wanted.
+  // Two tensors in one batch, of which the mean is wanted.
   double all_reduce_seconds(std::int64_t bytes) {
-    const std::int64_t count =
-        bytes / static_cast<std::int64_t>(kPieces) / size_of(DataType::float32);
-    std::vector<DevicePiece> pieces(kPieces);
+    const std::int64_t count = bytes / 2 / size_of(DataType::float32);
+    std::vector<DevicePiece> pieces(2);
     for (DevicePiece& piece : pieces) {
       std::byte* const values = tensor_.result;
       piece.piece = {values, values, count, {}, {1.0 / lane_.collectives().size()}};
@@ -127,7 +123,6 @@ class Bench {
     for (int call = 0; call < kCalls; ++call) {
       const TimePoint begin = Clock::now();
       DeviceAllReduce all_reduce(lane_, pieces, DataType::float32, ReduceOp::sum);
-      all_reduce.prepare();
       while (all_reduce.step(context_)) post();
       finish();
       fastest_s = std::min(fastest_s, seconds_since(begin));

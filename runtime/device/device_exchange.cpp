@@ -1,7 +1,5 @@
 #include "runtime/device/device_exchange.hpp"
 
-#include <fmt/format.h>
-
 #include <numeric>
 #include <utility>
 
@@ -34,8 +32,8 @@ DeviceExchange::DeviceExchange(DeviceLane& lane, DeviceContext& context, DeviceE
       size_(lane.collectives().size()) {}
 
 bool DeviceExchange::step(const WaitContext& context) {
-  if (!std::exchange(has_packed_, true)) {
-    pack();
+  if (transfers_.empty()) {
+    prepare();
     lane_.go_to_wire();
   }
   if (next_ < transfers_.size()) {
@@ -49,9 +47,6 @@ bool DeviceExchange::step(const WaitContext& context) {
 
 void DeviceExchange::prepare() {
   const BatchKind kind = batch_.batch.kind;
-  transfers_.clear();
-  in_.clear();
-  out_.clear();
   if (kind == BatchKind::broadcast) return prepare_broadcast();
   transfers_.resize(batch_.tensors.size());
   if (kind == BatchKind::reduce_scatter) return prepare_reduce_scatter();
@@ -60,48 +55,43 @@ void DeviceExchange::prepare() {
   }
 }
 
-std::byte* DeviceExchange::acquire_packed() {
-  std::int64_t bytes = 0;
-  for (const PendingTensor* tensor : batch_.tensors) {
-    bytes += DeviceLane::slot_bytes(tensor->input.bytes());
-  }
-  lane_.reserve(DeviceLane::Copy::in, batch_.tensors.size());
-  lane_.reserve(DeviceLane::Copy::out, batch_.tensors.size());
-  return lane_.acquire(DeviceLane::Buffer::packed, static_cast<std::size_t>(bytes));
-}
-
 void DeviceExchange::make_result(std::size_t place, std::int64_t rows) {
   Transfer& transfer = transfers_[place];
   transfer.output = batch_.tensors[place]->input;
   transfer.output.shape[0] = rows;
-  const std::int64_t bytes = transfer.output.bytes();
-  try {
-    transfer.memory = context_.allocate_result(static_cast<std::size_t>(bytes), lane_.passes());
-  } catch (const Error& error) {
-    throw Error(error.code(), fmt::format("tensor {}: its result takes {} bytes on the device: {}",
-                                          batch_.tensors[place]->name, bytes, error.what()));
-  }
+  const auto bytes = static_cast<std::size_t>(transfer.output.bytes());
+  transfer.memory = context_.allocate_result(bytes, lane_.passes());
   transfer.result = transfer.memory.get();
   transfer.output.data = transfer.result;
 }
 
 void DeviceExchange::prepare_broadcast() {
+  std::int64_t total = 0;
+  for (const PendingTensor* tensor : batch_.tensors) {
+    total += DeviceLane::slot_bytes(tensor->input.bytes());
+  }
   Transfer& all = transfers_.emplace_back();
+  all.sent = {total};
   if (batch_.tensors.size() == 1) {
     all.sent = {batch_.tensors[0]->input.bytes()};
     all.result = output_of(*batch_.tensors[0]);
     return;
   }
-  all.result = acquire_packed();
+  is_unpacked_ = true;
+  all.result = lane_.acquire(DeviceLane::Buffer::packed, static_cast<std::size_t>(total));
+  std::vector<CopyTensor> in;
+  std::vector<CopyTensor> out;
   std::byte* slot = all.result;
   for (const PendingTensor* tensor : batch_.tensors) {
     const std::int64_t bytes = tensor->input.bytes();
     std::byte* const output = output_of(*tensor);
-    if (rank_ == batch_.batch.root) in_.push_back({slot, output, bytes, DataType::uint8, {}});
-    out_.push_back({output, slot, bytes, DataType::uint8, {}});
+    in.push_back({slot, output, bytes, DataType::uint8, {}});
+    out.push_back({output, slot, bytes, DataType::uint8, {}});
     slot += DeviceLane::slot_bytes(bytes);
   }
-  all.sent = {slot - all.result};
+  const CopyTable& packing = lane_.assign(DeviceLane::Copy::in, in);
+  if (rank_ == batch_.batch.root) packing.scale_copy(lane_.passes());
+  lane_.assign(DeviceLane::Copy::out, out);
 }
 
 void DeviceExchange::prepare_all_gather(std::size_t place) {
@@ -110,6 +100,10 @@ void DeviceExchange::prepare_all_gather(std::size_t place) {
   const Extents& rows = gathered_rows(*batch_.agreed[place], size_);
   transfer.received = times(rows, row_bytes(input));
   make_result(place, sum_of(rows));
+  const std::int64_t before =
+      sum_of(std::span(transfer.received).first(static_cast<std::size_t>(rank_)));
+  lane_.accelerator().copy(transfer.result + before, input.data,
+                           static_cast<std::size_t>(input.bytes()), lane_.passes());
 }
 
 void DeviceExchange::prepare_all_to_all(std::size_t place) {
@@ -124,7 +118,13 @@ void DeviceExchange::prepare_all_to_all(std::size_t place) {
 
 void DeviceExchange::prepare_reduce_scatter() {
   const DataType dtype = batch_.batch.dtype;
-  std::byte* slot = acquire_packed();
+  std::int64_t total = 0;
+  for (const PendingTensor* tensor : batch_.tensors) {
+    total += DeviceLane::slot_bytes(tensor->input.bytes());
+  }
+  std::byte* slot = lane_.acquire(DeviceLane::Buffer::packed, static_cast<std::size_t>(total));
+  std::vector<CopyTensor> in;
+  std::vector<CopyTensor> out;
   for (std::size_t place = 0; place < transfers_.size(); ++place) {
     Transfer& transfer = transfers_[place];
     const PendingTensor& tensor = *batch_.tensors[place];
@@ -133,27 +133,16 @@ void DeviceExchange::prepare_reduce_scatter() {
     make_result(place, rows[static_cast<std::size_t>(rank_)]);
     const std::int64_t before =
         sum_of(std::span(transfer.sent).first(static_cast<std::size_t>(rank_)));
-    in_.push_back(
+    in.push_back(
         {slot, input_of(tensor), tensor.input.count(), dtype, input_scale(tensor.signature)});
-    out_.push_back({transfer.result, slot + before, transfer.output.count(), dtype,
-                    output_scale(tensor.signature, size_)});
+    out.push_back({transfer.result, slot + before, transfer.output.count(), dtype,
+                   output_scale(tensor.signature, size_)});
     transfer.result = slot;
     slot += DeviceLane::slot_bytes(tensor.input.bytes());
   }
-}
-
-void DeviceExchange::pack() {
-  if (!in_.empty()) lane_.assign(DeviceLane::Copy::in, in_).scale_copy(lane_.passes());
-  if (!out_.empty()) lane_.assign(DeviceLane::Copy::out, out_);
-  if (batch_.batch.kind != BatchKind::all_gather) return;
-  for (std::size_t place = 0; place < transfers_.size(); ++place) {
-    const Transfer& transfer = transfers_[place];
-    const TensorView& input = batch_.tensors[place]->input;
-    const std::int64_t before =
-        sum_of(std::span(transfer.received).first(static_cast<std::size_t>(rank_)));
-    lane_.accelerator().copy(transfer.result + before, input.data,
-                             static_cast<std::size_t>(input.bytes()), lane_.passes());
-  }
+  lane_.assign(DeviceLane::Copy::in, in).scale_copy(lane_.passes());
+  lane_.assign(DeviceLane::Copy::out, out);
+  is_unpacked_ = true;
 }
 
 void DeviceExchange::start(std::size_t place, const WaitContext& context) {
@@ -177,7 +166,7 @@ void DeviceExchange::start(std::size_t place, const WaitContext& context) {
 }
 
 void DeviceExchange::finish() {
-  if (!out_.empty()) lane_.table(DeviceLane::Copy::out).scale_copy(lane_.passes());
+  if (is_unpacked_) lane_.table(DeviceLane::Copy::out).scale_copy(lane_.passes());
   if (batch_.batch.kind == BatchKind::broadcast) return;
   for (std::size_t place = 0; place < transfers_.size(); ++place) {
     Transfer& transfer = transfers_[place];

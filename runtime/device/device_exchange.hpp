@@ -24,7 +24,6 @@ class DeviceExchange final : public DeviceOperation {
  public:
   DeviceExchange(DeviceLane& lane, DeviceContext& context, DeviceExchangeBatch batch);
 
-  void prepare() override;
   bool step(const WaitContext& context) override;
 
  private:
@@ -37,12 +36,11 @@ class DeviceExchange final : public DeviceOperation {
     std::vector<std::int64_t> rows;      ///< from each rank
   };
 
+  void prepare();
   void prepare_broadcast();
   void prepare_all_gather(std::size_t place);
   void prepare_all_to_all(std::size_t place);
   void prepare_reduce_scatter();
-  std::byte* acquire_packed();
-  void pack();
   void start(std::size_t place, const WaitContext& context);
   void finish();
   void make_result(std::size_t place, std::int64_t rows);
@@ -53,10 +51,8 @@ class DeviceExchange final : public DeviceOperation {
   const int rank_;
   const int size_;
   std::vector<Transfer> transfers_;
-  std::vector<CopyTensor> in_;   ///< packs, where a buffer is shared
-  std::vector<CopyTensor> out_;  ///< and unpacks at the end
   std::size_t next_ = 0;
-  bool has_packed_ = false;
+  bool is_unpacked_ = false;  ///< at the end
 };
 
 }  // namespace scalecom

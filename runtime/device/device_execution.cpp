@@ -53,7 +53,6 @@ DeviceExecution::~DeviceExecution() {
   const auto entered = context_->accelerator().enter();
   work_.reset();
   used_.clear();
-  reserved_.clear();
   samples_.clear();
   lanes_.clear();
   collectives_.reset();
@@ -95,8 +94,8 @@ bool DeviceExecution::advance(const WaitContext& wait) {
   if (is_done()) return false;
   const auto entered = context_->accelerator().enter();
   bool has_moved = false;
-  if (!work_->has_begun) {
-    if ((!work_->is_short_of_memory && !take_lane()) || !find_memory()) {
+  if (work_->operation == nullptr) {
+    if (!take_lane() || !find_room()) {
       check();
       return false;
     }
@@ -134,22 +133,38 @@ bool DeviceExecution::take_lane() {
   return true;
 }
 
-// Before anything of the batch is begun: what it takes of the device's memory, all of it. Where
-// that is not there, all batches before it end, which need nothing of this one on any rank, lanes
-// give back what they have kept, and it is tried once more. How many batches are under way at once
-// is each rank's own affair.
-bool DeviceExecution::find_memory() {
-  if (work_->is_short_of_memory) {
-    if (std::ranges::any_of(lanes_, [this](Lane& lane) { return !is_free(lane); })) return false;
-    if (give_back()) return false;
+// What the batch takes of Buffer::packed for sure: one that owes takes as much where this says 0.
+std::size_t DeviceExecution::packed_bytes() const {
+  const BatchKind kind = work_->batch.kind;
+  const bool is_fused = work_->tensors.size() > 1;
+  const bool is_scaled =
+      !input_scale(signature(0)).is_identity() || !output_scale(signature(0), size_).is_identity();
+  const bool is_packed = kind == BatchKind::reduce_scatter ||
+                         (kind == BatchKind::broadcast && is_fused) ||
+                         (kind == BatchKind::dense_all_reduce && (is_fused || is_scaled));
+  std::int64_t bytes = 0;
+  if (!is_packed) return 0;
+  for (const PendingTensor* tensor : work_->tensors) {
+    bytes += DeviceLane::slot_bytes(tensor->input.bytes());
+  }
+  return static_cast<std::size_t>(bytes);
+}
+
+// Before anything of the batch is enqueued. Where the device has no memory for its fusion buffer,
+// other lanes give back theirs, once their batches are done: those need nothing of this one, on any
+// rank. How many are under way at once is each rank's own affair.
+bool DeviceExecution::find_room() {
+  const std::size_t bytes = packed_bytes();
+  if (bytes == 0) return true;
+  if (work_->is_short_of_memory &&
+      std::ranges::any_of(lanes_, [this](Lane& lane) { return !is_free(lane); })) {
+    return false;
   }
   try {
-    make_zeros();
-    if (work_->operation == nullptr) work_->operation = make_operation();
-    work_->operation->prepare();
+    lane().acquire(DeviceLane::Buffer::packed, bytes);
     return true;
   } catch (const Error& error) {
-    if (error.code() != StatusCode::unavailable || work_->is_short_of_memory) throw;
+    if (error.code() != StatusCode::unavailable || !give_back_others()) throw;
     if (!std::exchange(has_told_of_shortage_, true)) {
       log_warning(
           fmt::format("a batch of CUDA tensors waits for the memory of those before it, and "
@@ -161,34 +176,26 @@ bool DeviceExecution::find_memory() {
   return false;
 }
 
-// All buffers of all lanes, which are free; whether there were any. They count as busy until the
-// device has come to it: what it has of them before is not to be had otherwise.
-bool DeviceExecution::give_back() {
+// Whether there is something to be had, now or when a batch is done.
+bool DeviceExecution::give_back_others() {
   bool has_any = false;
-  for (Lane& lane : lanes_) {
-    if (!lane.lane->give_back()) continue;
-    lane.done = context_->record(lane.lane->passes());
-    lane.finished = Clock::now();
-    has_any = true;
+  for (std::size_t i = 0; i < lanes_.size(); ++i) {
+    Lane& other = lanes_[i];
+    if (i == turn_) continue;
+    if (!is_free(other)) {
+      has_any = true;
+    } else if (other.lane->give_back()) {
+      other.done = context_->record(other.lane->passes());
+      other.finished = Clock::now();
+      has_any = true;
+    }
   }
   return has_any;
 }
 
-// What a rank that has joined takes part with.
-void DeviceExecution::make_zeros() {
-  for (PendingTensor* tensor : work_->tensors) {
-    if (tensor->ready != nullptr) continue;
-    DeviceContext::Zeros zeros =
-        context_->allocate_zeros(static_cast<std::size_t>(tensor->input.bytes()));
-    tensor->input.data = tensor->output.data = zeros.memory.get();
-    tensor->zeros = std::move(zeros.memory);
-    tensor->ready = std::move(zeros.ready);
-  }
-}
-
 void DeviceExecution::begin() {
   wait_for_inputs();
-  work_->has_begun = true;
+  work_->operation = make_operation();
 }
 
 // Behind the last submit of each stream come all before it.
@@ -237,9 +244,7 @@ const TensorSignature& DeviceExecution::signature(std::size_t place) const {
   return work_->agreement.tensors[work_->batch.tensors[place]].signature;
 }
 
-// Takes memory for residuals; again where there was none for one of them.
 std::unique_ptr<DeviceOperation> DeviceExecution::make_operation() {
-  used_.clear();
   if (work_->batch.kind == BatchKind::dense_all_reduce) return make_dense();
   if (work_->batch.kind == BatchKind::sparse_all_reduce) return make_sparse();
   DeviceExchangeBatch batch{work_->batch, {}, work_->tensors};
@@ -258,16 +263,10 @@ std::unique_ptr<DeviceOperation> DeviceExecution::make_dense() {
     piece.piece = {input_of(tensor), output_of(tensor), tensor.input.count(),
                    input_scale(signature(i)), output_scale(signature(i), size_)};
     piece.owed = owed_by(tensor);
-    piece.limit = value_limit(tensor.input.dtype, size_);
-  }
-  // Once all of them are there: it is asked once.
-  auto residual = used_.begin();
-  for (std::size_t i = 0; i < pieces.size(); ++i) {
-    if (pieces[i].owed == nullptr) continue;
-    if (work_->tensors[i]->input.dtype == DataType::float32) {
-      pieces[i].void_mark = (*residual)->ask_whether_void();
+    if (piece.owed != nullptr && tensor.input.dtype == DataType::float32) {
+      piece.void_mark = used_.back()->ask_whether_void();
     }
-    ++residual;
+    piece.limit = value_limit(tensor.input.dtype, size_);
   }
   return std::make_unique<DeviceAllReduce>(lane(), std::move(pieces), work_->batch.dtype,
                                            work_->batch.op);
@@ -291,52 +290,21 @@ std::vector<CompressionHealth> DeviceExecution::read_samples() {
   return samples_.read(context_->accelerator(), size_);
 }
 
-std::shared_ptr<DeviceResidual> DeviceExecution::make_residual(std::int64_t count) const {
-  try {
-    return std::make_shared<DeviceResidual>(needs_.session->context(), count,
-                                            DeviceResidual::Bounds{limit_, interrupt_});
-  } catch (const Error& error) {
-    throw Error(error.code(),
-                fmt::format("its residual takes {} bytes on the device, 4 for each element: {}; or "
-                            "compress fewer tensors (rates, Compression.none)",
-                            count * 4, error.what()));
-  }
-}
-
-bool DeviceExecution::reserve_residual(const PendingTensor& tensor, Interrupt* interrupt) {
-  const ResidualStore::Entry* entry = residuals_.find(tensor.name);
-  const bool has_place = entry != nullptr && entry->shape == tensor.signature.shape;
-  if (has_place && on_device(*entry) != nullptr) return true;
-  if (waits_for_residual_ && is_busy()) return false;
-  const std::int64_t count = tensor.input.count();
-  const auto found = reserved_.find(tensor.name);
-  if (found != reserved_.end() && found->second->count() == count) return true;
-  release_residual(tensor.name);
-  interrupt_ = interrupt;
-  const auto entered = needs_.session->context()->accelerator().enter();
-  try {
-    reserved_.emplace(tensor.name, make_residual(count));
-    waits_for_residual_ = false;
-    return true;
-  } catch (const Error& error) {
-    waits_for_residual_ = error.code() == StatusCode::unavailable && (is_busy() || give_back());
-    if (!waits_for_residual_) throw;
-  }
-  return false;
-}
-
-DeviceResidual& DeviceExecution::bring(const std::string& name, ResidualStore::Entry& entry) {
+DeviceResidual& DeviceExecution::bring(const std::string& name, ResidualStore::Entry& entry) const {
   DeviceResidual* const there = on_device(entry);
   if (there != nullptr) return *there;
   const std::int64_t count = count_of(entry.shape);
   std::shared_ptr<DeviceResidual> residual;
-  if (auto node = reserved_.extract(name); !node.empty()) residual = std::move(node.mapped());
   try {
-    if (residual == nullptr || residual->count() != count) residual = make_residual(count);
+    residual = std::make_shared<DeviceResidual>(context_, count, entry.values,
+                                                DeviceResidual::Bounds{limit_, interrupt_});
   } catch (const Error& error) {
-    throw Error(error.code(), fmt::format("tensor {}: {}", name, error.what()));
+    if (error.code() != StatusCode::unavailable) throw;
+    throw Error(StatusCode::unavailable,
+                fmt::format("tensor {}: its residual takes {} bytes on the device, 4 for each "
+                            "element: {}; or compress fewer tensors (rates, Compression.none)",
+                            name, count * 4, error.what()));
   }
-  residual->write(entry.values);
   entry.values = {};
   entry.elsewhere = residual;
   return *residual;
@@ -414,7 +382,7 @@ void DeviceExecution::close(const WaitContext& wait) {
 void DeviceExecution::abort() noexcept {
   if (collectives_ != nullptr) collectives_->abort();
   samples_.clear();
-  if (!work_ || !work_->has_begun) return;
+  if (!work_ || work_->operation == nullptr) return;
   try {
     const auto entered = context_->accelerator().enter();
     lane().return_from_wire();

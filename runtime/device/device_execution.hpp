@@ -2,11 +2,9 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 #include <optional>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "collective/device/device_all_reduce.hpp"
@@ -53,13 +51,6 @@ class DeviceExecution {
   /// device takes and tells the session.
   void measure(Collectives& host, const WaitContext& wait);
 
-  /// A compressed tensor of the device that is submitted: has the memory for its residual, until
-  /// its step takes it. False: there may be more when what is under way is done; try again then.
-  /// Throws Error(unavailable), without the tensor's name, where there is none to be had.
-  bool reserve_residual(const PendingTensor& tensor, Interrupt* interrupt);
-  /// Whatever has been reserved for it is not needed.
-  void release_residual(const std::string& name) { reserved_.erase(name); }
-
   /// Takes up a batch, with is_done(); `batch`, agreement and tensors stay until it is done again.
   void start(const Batch& batch, const Agreement& agreement,
              std::span<PendingTensor* const> tensors);
@@ -100,8 +91,7 @@ class DeviceExecution {
     std::span<PendingTensor* const> tensors;
     TimePoint started;
     std::unique_ptr<DeviceOperation> operation;
-    bool has_begun = false;
-    bool is_short_of_memory = false;  ///< waits for what lanes give back
+    bool is_short_of_memory = false;  ///< waits for what other lanes give back
   };
   struct Lane {
     std::unique_ptr<DeviceLane> lane;
@@ -113,18 +103,17 @@ class DeviceExecution {
 
   bool is_free(Lane& lane) const;
   bool take_lane();
-  bool find_memory();
-  bool give_back();
+  std::size_t packed_bytes() const;
+  bool find_room();
+  bool give_back_others();
   void begin();
-  void make_zeros();
   void finish();
   void end_at(const std::shared_ptr<const DeviceEvent>& end);
   std::unique_ptr<DeviceOperation> make_operation();
   std::unique_ptr<DeviceOperation> make_dense();
   std::unique_ptr<DeviceOperation> make_sparse();
   void wait_for_inputs() const;
-  std::shared_ptr<DeviceResidual> make_residual(std::int64_t count) const;
-  DeviceResidual& bring(const std::string& name, ResidualStore::Entry& entry);
+  DeviceResidual& bring(const std::string& name, ResidualStore::Entry& entry) const;
   float* residual_of(const std::string& name, ResidualStore::Entry& entry);
   float* owed_by(const PendingTensor& tensor);
   const TensorSignature& signature(std::size_t place) const;
@@ -145,9 +134,6 @@ class DeviceExecution {
   std::optional<Work> work_;
   Enqueued enqueued_;
   bool has_told_of_shortage_ = false;
-  bool waits_for_residual_ = false;
-  /// Residuals of tensors that are submitted, before their first step.
-  std::map<std::string, std::shared_ptr<DeviceResidual>> reserved_;
   /// The residuals that the work uses.
   std::vector<std::shared_ptr<DeviceResidual>> used_;
   std::vector<SparseSlot> slots_;  ///< of the work, while its operation is made

@@ -15,7 +15,7 @@ constexpr std::size_t kPinnedBytes = 4 << 20;
 }  // namespace
 
 DeviceResidual::DeviceResidual(std::shared_ptr<DeviceContext> context, std::int64_t count,
-                               const Bounds& bounds)
+                               const std::vector<float>& values, const Bounds& bounds)
     : context_(std::move(context)), count_(count), bounds_(bounds) {
   Accelerator& accelerator = context_->accelerator();
   copies_ = accelerator.make_stream();
@@ -23,7 +23,11 @@ DeviceResidual::DeviceResidual(std::shared_ptr<DeviceContext> context, std::int6
   // In the stream's order: to allocate and to free otherwise would wait for all that is on the
   // device, which a rank that is lost may hold up.
   memory_ = accelerator.allocate(bytes, copies_.get());
-  accelerator.set_zero(memory_.get(), bytes, copies_.get());
+  if (values.empty()) {
+    accelerator.set_zero(memory_.get(), bytes, copies_.get());
+  } else {
+    upload(values);
+  }
   last_use_ = context_->record(copies_.get());
 }
 
@@ -71,8 +75,7 @@ AcceleratorMemory DeviceResidual::staging() const {
   return context_->pinned().allocate(std::min(bytes, kPinnedBytes), copies_.get());
 }
 
-void DeviceResidual::write(const std::vector<float>& values) {
-  if (values.empty()) return;
+void DeviceResidual::upload(const std::vector<float>& values) {
   SCALECOM_ASSERT(static_cast<std::int64_t>(values.size()) == count_, "residual of another length");
   const auto bytes = std::as_bytes(std::span(values));
   const AcceleratorMemory pinned = staging();
@@ -83,7 +86,6 @@ void DeviceResidual::write(const std::vector<float>& values) {
     // For nothing of other ranks.
     wait_for_copies("a residual's way to the CUDA device", nullptr);
   }
-  last_use_ = context_->record(copies_.get());
 }
 
 std::vector<float> DeviceResidual::read() const {

@@ -17,15 +17,12 @@ class DeviceResidual final : public ResidualMemory {
     Clock::duration limit{};
     Interrupt* interrupt = nullptr;  ///< outlives the residual
   };
-  /// Of zeros, in the context's own order: see last_use(). Throws Error(unavailable) where there is
-  /// no memory for it.
-  DeviceResidual(std::shared_ptr<DeviceContext> context, std::int64_t count, const Bounds& bounds);
+  /// Takes `values`, or zeros if there are none; on the context's own order: see last_use().
+  DeviceResidual(std::shared_ptr<DeviceContext> context, std::int64_t count,
+                 const std::vector<float>& values, const Bounds& bounds);
   ~DeviceResidual() override;
 
   float* data() const noexcept;
-  std::int64_t count() const noexcept { return count_; }
-  /// In its order, before any use; empty: nothing.
-  void write(const std::vector<float>& values);
   /// What uses the values next comes behind it, and says so.
   const std::shared_ptr<const DeviceEvent>& last_use() const noexcept { return last_use_; }
   void set_last_use(std::shared_ptr<const DeviceEvent> event);
@@ -42,6 +39,7 @@ class DeviceResidual final : public ResidualMemory {
   void scale(double multiply, double divide) override;
 
  private:
+  void upload(const std::vector<float>& values);
   AcceleratorMemory staging() const;
   void wait_for_copies(const char* what, Interrupt* interrupt) const;
 

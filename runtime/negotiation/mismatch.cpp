@@ -79,21 +79,8 @@ std::vector<FieldValue> values_of(const Field& field, const std::vector<Signatur
   return values;
 }
 
-// By whom TensorSignature::refusal is said; "": by nobody.
-std::string describe_refusals(const std::vector<SignatureGroup>& groups) {
-  std::string text;
-  std::size_t refusals = 0;
-  for (const auto& [signature, ranks] : groups) {
-    if (signature.refusal.empty() || ++refusals > kShownValues) continue;
-    text += fmt::format("{}{}: {}", text.empty() ? "" : "; and on ", describe(ranks),
-                        signature.refusal);
-  }
-  if (refusals > kShownValues) text += fmt::format("; and {} more", refusals - kShownValues);
-  return text;
-}
-
 // See Negotiation::Impl::refuse_if_impossible().
-std::string describe_impossible(const std::string& name, const TensorSignature& signature) {
+std::string describe_refusal(const std::string& name, const TensorSignature& signature) {
   if (signature.kind == OperationKind::broadcast) {
     return fmt::format(
         "tensor {}: rank {}, the root of this broadcast, has joined and has nothing to broadcast. "
@@ -123,10 +110,7 @@ std::string describe_values(const std::vector<FieldValue>& values) {
 
 std::string describe_mismatch(const std::string& name, const std::vector<SignatureGroup>& groups) {
   for (const SignatureGroup& group : groups) {
-    if (group.signature.root < 0) return describe_impossible(name, group.signature);
-  }
-  if (const std::string refusals = describe_refusals(groups); !refusals.empty()) {
-    return fmt::format("tensor {} on {}", name, refusals);
+    if (group.signature.root < 0) return describe_refusal(name, group.signature);
   }
   std::string text = "tensor " + name + ": ";
   std::string names;

@@ -122,20 +122,19 @@ void Negotiation::Impl::list(Tensor& tensor) {
   table_.list_partial(tensor, now_);
 }
 
-// `signature` lives until the request is over. One that refuses is a group of its own from the
-// first.
+// `signature` lives until the request is over.
 void Negotiation::Impl::arrive(Tensor& tensor, std::size_t member,
                                const TensorSignature& signature) {
   if (tensor.arrived == 0) tensor.heard = now_;
-  if (tensor.groups.empty() && signature.refusal.empty()) {
+  if (tensor.groups.empty()) {
     const bool is_first = tensor.arrived == 0;
     if (is_first) tensor.common = &signature;
     if (is_first || tensor.common == &signature || negotiation::agree(*tensor.common, signature)) {
       mark_arrived(tensor, member);
       return;
     }
+    split(tensor);
   }
-  if (tensor.groups.empty()) split(tensor);
   add_to_group(tensor, signature, RankSet(members_[member].ranks));
   mark_arrived(tensor, member);
 }

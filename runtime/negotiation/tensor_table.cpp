@@ -20,8 +20,7 @@ bool agree(const TensorSignature& a, const TensorSignature& b) noexcept {
       a.compression.warmup_steps != b.compression.warmup_steps ||
       a.compression.values != b.compression.values ||
       !same(a.compression.guard, b.compression.guard) ||
-      a.compression.ramp_steps != b.compression.ramp_steps || a.refusal != b.refusal ||
-      a.shape.size() != b.shape.size()) {
+      a.compression.ramp_steps != b.compression.ramp_steps || a.shape.size() != b.shape.size()) {
     return false;
   }
   const std::size_t free = has_own_first_extent(a.kind) && !a.shape.empty() ? 1 : 0;

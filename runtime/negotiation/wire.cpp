@@ -120,7 +120,6 @@ void write_signature(Writer& writer, const TensorSignature& signature) {
   writer.put_signed(signature.priority);
   writer.put_varint(signature.shape.size());
   for (const std::int64_t extent : signature.shape) writer.put_signed(extent);
-  writer.put_string(signature.refusal);
 }
 
 TensorSignature read_signature(Reader& reader) {
@@ -144,7 +143,6 @@ TensorSignature read_signature(Reader& reader) {
   const std::size_t dimensions = reader.get_count("number of dimensions");
   signature.shape.reserve(dimensions);
   for (std::size_t i = 0; i < dimensions; ++i) signature.shape.push_back(reader.get_signed());
-  signature.refusal = reader.get_string();
   return signature;
 }
 

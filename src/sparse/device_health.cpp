@@ -56,15 +56,11 @@ std::vector<SampledChunk> DeviceHealthSample::find_chunks(std::span<const Sparse
   return found;
 }
 
-void DeviceHealthSample::prepare(DeviceLane& lane, std::span<const SparseSlot> slots) {
-  lay_out(slots);
-  block_ = lane.acquire(DeviceLane::Buffer::sample, marks_begin());
-  lane.reserve_samples(wanted_.size(), chunks_);
-}
-
 void DeviceHealthSample::look(DeviceLane& lane, std::span<const SparseSlot> slots,
                               std::span<const Part> parts) {
+  lay_out(slots);
   const std::vector<SampledChunk> chunks = find_chunks(slots, parts);
+  block_ = lane.acquire(DeviceLane::Buffer::sample, marks_begin());
   auto* const values = reinterpret_cast<float*>(block_);
   auto* const figures = reinterpret_cast<float*>(block_ + figures_begin());
   auto* const offsets = reinterpret_cast<std::uint16_t*>(block_ + offsets_begin());

@@ -36,11 +36,7 @@ class DeviceHealthSample {
     const std::uint16_t* offsets = nullptr;
     const float* kept = nullptr;
   };
-  /// Has the lane's memory for look(), whose slots differ in nothing but their gradients' place.
-  /// Throws where there is none, and may be called again.
-  void prepare(DeviceLane& lane, std::span<const SparseSlot> slots);
-  /// Once prepared, behind the sweeps, before anything of the step is taken back and results are
-  /// filled in.
+  /// Behind the sweeps, before anything of the step is taken back and results are filled in.
   void look(DeviceLane& lane, std::span<const SparseSlot> slots, std::span<const Part> parts);
   /// Starts one collective at most, on the wire, which comes behind the look.
   void sum(DeviceLane& lane, const WaitContext& context);

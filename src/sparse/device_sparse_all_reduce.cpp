@@ -6,55 +6,42 @@ DeviceSparseAllReduce::DeviceSparseAllReduce(DeviceLane& lane, DeviceSparseLayou
                                              std::span<const SparseSlot> slots,
                                              const SparsePlan& plan, DeviceHealthSample* sample)
     : lane_(lane),
-      layouts_(layouts),
-      slots_(slots),
-      plan_(plan),
+      layout_(layouts.find(slots, plan)),
+      buffers_(layout_.buffers()),
+      values_(plan.values),
       sample_(sample),
       rank_(lane.collectives().rank()),
-      size_(lane.collectives().size()) {}
-
-void DeviceSparseAllReduce::prepare() {
-  layout_ = &layouts_.find(slots_, plan_);
-  buffers_ = layout_->buffers();
-  if (layout_->has_averages()) {
-    lane_.reserve(DeviceLane::Copy::in, slots_.size());
-    lane_.reserve(DeviceLane::Copy::out, 1);
-  }
-  if (sample_ != nullptr) sample_->prepare(lane_, layout_->swept());
-}
-
-void DeviceSparseAllReduce::begin() {
-  find_turn();
-  if (layout_->has_averages()) actions_.push_back(Action::average);
+      size_(lane.collectives().size()) {
+  find_turn(plan);
+  if (layout_.has_averages()) actions_.push_back(Action::average);
   actions_.insert(actions_.end(), {Action::select, Action::gather});
   if (sample_ != nullptr && size_ > 1) actions_.push_back(Action::sum_sample);
   actions_.push_back(Action::fill);
 }
 
 // Rank r leads the shard (r + leader) mod n; cyclic, the leader leads the only one.
-void DeviceSparseAllReduce::find_turn() {
-  const std::int64_t shards = layout_->shards();
-  const bool is_cyclic = plan_.mode == CompressionMode::cyclic;
-  const auto shard_of = [&](int rank) { return is_cyclic ? 0 : (rank + plan_.leader) % shards; };
-  const auto leads = [&](int rank) { return !is_cyclic || rank == plan_.leader; };
+void DeviceSparseAllReduce::find_turn(const SparsePlan& plan) {
+  const std::int64_t shards = layout_.shards();
+  const bool is_cyclic = plan.mode == CompressionMode::cyclic;
+  const auto shard_of = [&](int rank) { return is_cyclic ? 0 : (rank + plan.leader) % shards; };
+  const auto leads = [&](int rank) { return !is_cyclic || rank == plan.leader; };
   for (int rank = 0; rank < size_; ++rank) {
     const std::int64_t shard = shard_of(rank);
     const std::int64_t chunks =
-        leads(rank) ? layout_->chunks_before(shard + 1) - layout_->chunks_before(shard) : 0;
-    wire_bytes_.push_back(chunks * layout_->offset_bytes());
+        leads(rank) ? layout_.chunks_before(shard + 1) - layout_.chunks_before(shard) : 0;
+    wire_bytes_.push_back(chunks * layout_.offset_bytes());
     if (rank != rank_ || !leads(rank)) continue;
-    led_ = layout_->tensors_of(shard);
-    led_begin_ = layout_->chunks_before(shard);
+    led_ = layout_.tensors_of(shard);
+    led_begin_ = layout_.chunks_before(shard);
     led_chunks_ = chunks;
   }
-  const std::int64_t before = layout_->chunks_before(shard_of(0));
-  wire_begin_ = before == layout_->chunks() ? 0 : before;  // All from there on are empty.
-  const bool is_in_place = layout_->offset_bytes() == 2 && wire_begin_ == 0;
+  const std::int64_t before = layout_.chunks_before(shard_of(0));
+  wire_begin_ = before == layout_.chunks() ? 0 : before;  // All from there on are empty.
+  const bool is_in_place = layout_.offset_bytes() == 2 && wire_begin_ == 0;
   wire_ = is_in_place ? reinterpret_cast<std::byte*>(buffers_.offsets) : buffers_.wire;
 }
 
 bool DeviceSparseAllReduce::step(const WaitContext& context) {
-  if (actions_.empty()) begin();
   switch (actions_[action_]) {
     case Action::average: average(context); break;
     case Action::select: select(context); break;
@@ -69,7 +56,7 @@ bool DeviceSparseAllReduce::step(const WaitContext& context) {
 void DeviceSparseAllReduce::average(const WaitContext& context) {
   std::vector<CopyTensor> in;
   float* place = buffers_.averages;
-  for (const SparseSlot& slot : layout_->slots()) {
+  for (const SparseSlot& slot : layout_.slots()) {
     if (slot.dtype == DataType::float32) {
       in.push_back(
           {reinterpret_cast<std::byte*>(place), slot.gradient, slot.count, slot.dtype, {}});
@@ -81,7 +68,7 @@ void DeviceSparseAllReduce::average(const WaitContext& context) {
   if (!in.empty()) lane_.assign(DeviceLane::Copy::in, in).scale_copy(lane_.passes());
   lane_.go_to_wire();
   lane_.collectives().all_reduce(reinterpret_cast<std::byte*>(buffers_.averages),
-                                 layout_->elements(), DataType::float32, ReduceOp::sum,
+                                 layout_.elements(), DataType::float32, ReduceOp::sum,
                                  DeviceCollectives::Span::host, lane_.wire(), context);
 }
 
@@ -89,17 +76,17 @@ void DeviceSparseAllReduce::scale_averages() {
   lane_.return_from_wire();
   const auto bytes = reinterpret_cast<std::byte*>(buffers_.averages);
   const auto ranks = static_cast<double>(lane_.collectives().host_size());
-  const CopyTensor all{bytes, bytes, layout_->elements(), DataType::float32, {1.0, ranks}};
+  const CopyTensor all{bytes, bytes, layout_.elements(), DataType::float32, {1.0, ranks}};
   lane_.assign(DeviceLane::Copy::out, {&all, 1}).scale_copy(lane_.passes());
 }
 
 void DeviceSparseAllReduce::select(const WaitContext& context) {
-  if (layout_->has_averages()) scale_averages();
-  layout_->steps().select_and_sweep(lane_.passes(), led_);
+  if (layout_.has_averages()) scale_averages();
+  layout_.steps().select_and_sweep(lane_.passes(), led_);
   if (size_ == 1) return;
   if (wire_ == buffers_.wire && led_chunks_ > 0) {
-    const std::int64_t bytes = layout_->offset_bytes();
-    const std::int64_t all = layout_->chunks();
+    const std::int64_t bytes = layout_.offset_bytes();
+    const std::int64_t all = layout_.chunks();
     const std::int64_t place = (led_begin_ - wire_begin_ + all) % all;
     lane_.accelerator().pack_offsets(wire_ + place * bytes, bytes, buffers_.offsets + led_begin_,
                                      led_chunks_, lane_.passes());
@@ -112,48 +99,48 @@ void DeviceSparseAllReduce::gather(const WaitContext& context) {
   Accelerator& accelerator = lane_.accelerator();
   if (size_ > 1) {
     lane_.return_from_wire();
-    if (wire_ == buffers_.wire && led_chunks_ < layout_->chunks()) {
-      accelerator.unpack_offsets(buffers_.offsets, wire_, layout_->offset_bytes(),
-                                 layout_->chunks(), wire_begin_, lane_.passes());
+    if (wire_ == buffers_.wire && led_chunks_ < layout_.chunks()) {
+      accelerator.unpack_offsets(buffers_.offsets, wire_, layout_.offset_bytes(), layout_.chunks(),
+                                 wire_begin_, lane_.passes());
     }
-    layout_->steps().gather_and_sweep(lane_.passes(), led_);
+    layout_.steps().gather_and_sweep(lane_.passes(), led_);
   }
   if (sample_ != nullptr) look_at_sample();
-  accelerator.mark(buffers_.values + layout_->chunks() * size_of(plan_.values), plan_.values,
-                   buffers_.counts, layout_->marks(), lane_.passes());
+  accelerator.mark(buffers_.values + layout_.chunks() * size_of(values_), values_, buffers_.counts,
+                   layout_.marks(), lane_.passes());
   if (size_ == 1) return;
   lane_.go_to_wire();
-  lane_.collectives().all_reduce(buffers_.values, layout_->chunks() + layout_->marks(),
-                                 plan_.values, ReduceOp::sum, DeviceCollectives::Span::all,
-                                 lane_.wire(), context);
+  lane_.collectives().all_reduce(buffers_.values, layout_.chunks() + layout_.marks(), values_,
+                                 ReduceOp::sum, DeviceCollectives::Span::all, lane_.wire(),
+                                 context);
 }
 
 void DeviceSparseAllReduce::look_at_sample() {
   std::vector<DeviceHealthSample::Part> parts;
-  for (const DeviceSparseLayout::Part& part : layout_->parts()) {
-    parts.push_back({part.slot, part.first / layout_->slots()[part.slot].rate, part.chunks,
+  for (const DeviceSparseLayout::Part& part : layout_.parts()) {
+    parts.push_back({part.slot, part.first / layout_.slots()[part.slot].rate, part.chunks,
                      buffers_.offsets + part.begin, buffers_.kept + part.begin});
   }
-  sample_->look(lane_, layout_->swept(), parts);
+  sample_->look(lane_, layout_.swept(), parts);
 }
 
 void DeviceSparseAllReduce::fill() {
   Accelerator& accelerator = lane_.accelerator();
   if (size_ > 1) lane_.return_from_wire();
-  if (plan_.values != DataType::float32) {
-    accelerator.widen(buffers_.reduced, buffers_.values, plan_.values,
-                      layout_->chunks() + layout_->marks(), lane_.passes());
+  if (values_ != DataType::float32) {
+    accelerator.widen(buffers_.reduced, buffers_.values, values_,
+                      layout_.chunks() + layout_.marks(), lane_.passes());
   }
   if (sample_ != nullptr) {
-    sample_->fetch(lane_, buffers_.reduced + layout_->chunks(),
-                   static_cast<std::size_t>(layout_->marks()));
+    sample_->fetch(lane_, buffers_.reduced + layout_.chunks(),
+                   static_cast<std::size_t>(layout_.marks()));
   }
-  if (const CopyTable* scaling = layout_->scaling()) scaling->scale_copy(lane_.passes());
-  if (layout_->has_averages()) {
-    layout_->steps().take_back(lane_.passes());
-    layout_->results().fill_selected(lane_.passes());
+  if (const CopyTable* scaling = layout_.scaling()) scaling->scale_copy(lane_.passes());
+  if (layout_.has_averages()) {
+    layout_.steps().take_back(lane_.passes());
+    layout_.results().fill_selected(lane_.passes());
   } else {
-    layout_->steps().fill_selected(lane_.passes());
+    layout_.steps().fill_selected(lane_.passes());
   }
 }
 

@@ -30,21 +30,18 @@ namespace scalecom {
 /// at most; twice that for offsets of chunks above 256.
 class DeviceSparseAllReduce final : public DeviceOperation {
  public:
-  /// `layouts` are the lane's. The slots stay until all is enqueued; their pointers are the
-  /// accelerator's memory, aligned to their elements. `sample` knows what is wanted of them; null:
-  /// nothing.
+  /// `layouts` are the lane's. The slots' pointers are the accelerator's memory, aligned to their
+  /// elements. `sample` knows what is wanted of them; null: nothing.
   DeviceSparseAllReduce(DeviceLane& lane, DeviceSparseLayouts& layouts,
                         std::span<const SparseSlot> slots, const SparsePlan& plan,
                         DeviceHealthSample* sample = nullptr);
 
-  void prepare() override;
   bool step(const WaitContext& context) override;
 
  private:
   enum class Action { average, select, gather, sum_sample, fill };
 
-  void begin();
-  void find_turn();
+  void find_turn(const SparsePlan& plan);
   void average(const WaitContext& context);
   void select(const WaitContext& context);
   void gather(const WaitContext& context);
@@ -53,11 +50,9 @@ class DeviceSparseAllReduce final : public DeviceOperation {
   void scale_averages();
 
   DeviceLane& lane_;
-  DeviceSparseLayouts& layouts_;
-  const std::span<const SparseSlot> slots_;  ///< for prepare()
-  const SparsePlan plan_;
-  const DeviceSparseLayout* layout_ = nullptr;  ///< prepared
-  DeviceSparseLayout::Buffers buffers_;         ///< its own
+  const DeviceSparseLayout& layout_;
+  const DeviceSparseLayout::Buffers& buffers_;
+  const DataType values_;
   DeviceHealthSample* const sample_;
   const int rank_;
   const int size_;

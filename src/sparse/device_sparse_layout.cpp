@@ -87,10 +87,13 @@ void DeviceSparseLayout::take_tables(DeviceSparseLayout& former) {
 void DeviceSparseLayout::prepare() {
   const Buffers buffers = acquire_buffers();
   if (buffers == buffers_) return;
-  buffers_ = {};  // What the tables know is unknown, should one of them not be had.
-  reserve_tables();
   buffers_ = buffers;
-  write_tables();
+  try {
+    write_tables();
+  } catch (...) {
+    buffers_ = {};  // What the tables know is unknown.
+    throw;
+  }
 }
 
 DeviceSparseLayout::Buffers DeviceSparseLayout::acquire_buffers() {
@@ -127,17 +130,6 @@ StepTensor DeviceSparseLayout::row_of(const Part& part) const {
   return row;
 }
 
-// All of them before the first is written, since it cannot be written anew while its copy to the
-// accelerator is on its way.
-void DeviceSparseLayout::reserve_tables() {
-  const TablePlace place = lane_.table_place();
-  steps_.reserve(place, parts_.size());
-  if (has_averages_) results_.reserve(place, parts_.size());
-  is_scaled_ = std::ranges::any_of(
-      slots_, [](const SparseSlot& slot) { return !slot.result_scale.is_identity(); });
-  if (is_scaled_) scaling_.reserve(place, parts_.size());
-}
-
 void DeviceSparseLayout::write_tables() {
   swept_ = slots_;
   float* average = buffers_.averages;
@@ -163,7 +155,6 @@ void DeviceSparseLayout::write_tables() {
 }
 
 void DeviceSparseLayout::write_scaling() {
-  if (!is_scaled_) return;
   std::vector<CopyTensor> scaled;
   for (const Part& part : parts_) {
     const kernels::Scale& scale = slots_[part.slot].result_scale;
@@ -174,6 +165,9 @@ void DeviceSparseLayout::write_scaling() {
       scaled.push_back({values, values, part.chunks, DataType::float32, scale});
     }
   }
+  is_scaled_ = std::ranges::any_of(
+      scaled, [](const CopyTensor& tensor) { return !tensor.scale.is_identity(); });
+  if (!is_scaled_) return;
   scaling_.assign(lane_.table_place(), std::span<const CopyTensor>(scaled));
 }
 

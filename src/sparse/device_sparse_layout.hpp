@@ -46,8 +46,7 @@ class DeviceSparseLayout {
   bool is_of(std::span<const SparseSlot> slots, const SparsePlan& plan) const;
   /// Before prepare(): writes its tables where those of another one are, which ends.
   void take_tables(DeviceSparseLayout& former);
-  /// For the lane's next batch: has the buffers, and tables that know them. Where there is no
-  /// memory for all of them it throws, and may be called again.
+  /// For the lane's next batch: has the buffers, and tables that know them.
   void prepare();
 
   /// As they were given, without names.
@@ -78,7 +77,6 @@ class DeviceSparseLayout {
  private:
   void add_part(std::size_t slot, std::int64_t shard, std::int64_t shards);
   Buffers acquire_buffers();
-  void reserve_tables();
   void write_tables();
   void write_scaling();
   StepTensor row_of(const Part& part) const;
@@ -111,8 +109,7 @@ class DeviceSparseLayouts {
   static constexpr std::size_t kPartsMax = 16'384;
 
   explicit DeviceSparseLayouts(DeviceLane& lane) : lane_(lane) {}
-  /// Prepared for the lane's next batch, or it throws as DeviceSparseLayout::prepare() does. Only
-  /// while the lane is free; valid until the next call.
+  /// Prepared for the lane's next batch. Only while the lane is free; valid until the next call.
   DeviceSparseLayout& find(std::span<const SparseSlot> slots, const SparsePlan& plan);
 
  private:

@@ -125,34 +125,6 @@ TEST_CASE("a mismatch waits until every rank has a request to fail, and the sess
   CHECK(world.log_of(2).back() == "1: w step 0");
 }
 
-TEST_CASE(
-    "a tensor that a rank cannot take part in fails everywhere, and what is cached of it stays") {
-  for (const int size : {1, 3, 40}) {
-    World world(steady(size));
-    submit_everywhere(world, "w", compressed());
-    world.run();
-    for (int rank = 0; rank < size; ++rank) {
-      TensorSignature signature = compressed();
-      if (rank == size - 1) signature.refusal = "it has no memory";
-      if (rank > 0 && rank == size / 2) signature.refusal = "nor has it";
-      world.submit(rank, "w", signature);
-    }
-    world.run();
-    const std::string message = world.log_of(size - 1).back();
-    CHECK_THAT(message, Contains("tensor w on rank ") &&
-                            Contains(fmt::format("rank {}: it has no memory", size - 1)));
-    if (size > 1) CHECK_THAT(message, Contains(fmt::format("rank {}: nor has it", size / 2)));
-    submit_everywhere(world, "w", compressed());
-    world.run();
-    world.check_drained(false);
-    CHECK(world.violations() == Log{});
-    for (int rank = 0; rank < size; ++rank) {
-      CHECK(world.log_of(rank).front() == "1: w step 0");
-      CHECK(world.log_of(rank).back() == "2: w step 1");
-    }
-  }
-}
-
 TEST_CASE("an all_gather may differ in the first extent only, and every rank learns them all") {
   World world(steady(20));
   ExpectedCall expected;

@@ -33,7 +33,6 @@ TensorSignature make_signature() {
   signature.first_step = std::numeric_limits<std::int64_t>::max();
   signature.priority = std::numeric_limits<std::int32_t>::min();
   signature.shape = {0, 1, std::numeric_limits<std::int64_t>::max()};
-  signature.refusal = "there is no memory";
   return signature;
 }
 

@@ -149,11 +149,6 @@ void FakeAccelerator::set_free(std::size_t bytes) {
   free_ = bytes;
 }
 
-std::size_t FakeAccelerator::free_bytes() const {
-  const Lock lock(mutex_);
-  return free_;
-}
-
 AcceleratorMemory FakeAccelerator::allocate(std::size_t bytes) {
   const Lock lock(mutex_);
   auto memory = give_out(bytes, MemoryKind::device);

@@ -41,7 +41,6 @@ class FakeAccelerator final : public Accelerator {
   void set_free(std::size_t bytes);
   /// From now on `stream` is being captured; null: none is.
   void capture(StreamHandle stream);
-  std::size_t free_bytes() const;
   /// How much memory is given out, in pieces.
   std::size_t blocks() const;
   /// Calls so far: operations by their names, and those of Accelerator that enqueue none.

@@ -3,37 +3,6 @@
 #include <algorithm>
 
 namespace scalecom {
-
-void DeviceAllReduce::prepare() {
-  const Piece& first = pieces_.front().piece;
-  std::size_t owing = 0;
-  std::size_t owed = 0;
-  offsets_count_ = 0;
-  std::int64_t bytes = 0;
-  for (const DevicePiece& piece : pieces_) {
-    bytes += DeviceLane::slot_bytes(piece.piece.count * size_of(dtype_));
-    if (piece.owed == nullptr) continue;
-    const auto count = static_cast<std::size_t>(piece.piece.count);
-    ++owing;
-    owed += count;
-    offsets_count_ = std::max(offsets_count_, count);
-  }
-  is_in_place_ =
-      pieces_.size() == 1 && owing == 0 && first.before.is_identity() && first.after.is_identity();
-  if (is_in_place_) return;
-  using Buffer = DeviceLane::Buffer;
-  data_ = lane_.acquire(Buffer::packed, static_cast<std::size_t>(bytes));
-  lane_.reserve(DeviceLane::Copy::in, pieces_.size());
-  lane_.reserve(DeviceLane::Copy::out, pieces_.size());
-  if (owing == 0) return;
-  offsets_ = lane_.acquire<std::uint16_t>(Buffer::offsets, offsets_count_);
-  kept_ = lane_.acquire<float>(Buffer::kept, owed);
-  counts_ = lane_.acquire<std::int64_t>(Buffer::counts, owing);
-  marks_ = lane_.acquire<float>(Buffer::reduced, owing);
-  lane_.reserve_steps(owing);
-  lane_.reserve(DeviceLane::Copy::settled, owing);
-}
-
 bool DeviceAllReduce::step(const WaitContext& context) {
   if (steps_++ > 0) {
     lane_.return_from_wire();
@@ -41,10 +10,12 @@ bool DeviceAllReduce::step(const WaitContext& context) {
     if (!is_in_place_) lane_.table(DeviceLane::Copy::out).scale_copy(lane_.passes());
     return false;
   }
+  const Piece& first = pieces_.front().piece;
+  is_in_place_ = pieces_.size() == 1 && pieces_.front().owed == nullptr &&
+                 first.before.is_identity() && first.after.is_identity();
   if (!is_in_place_) {
     pack();
   } else {
-    const Piece& first = pieces_.front().piece;
     data_ = first.output;
     count_ = first.count;
     if (first.input != first.output) {
@@ -63,6 +34,7 @@ void DeviceAllReduce::pack() {
   std::int64_t bytes = 0;
   for (const auto& [piece, owed, void_mark, limit] : pieces_)
     bytes += DeviceLane::slot_bytes(bytes_of(piece));
+  data_ = lane_.acquire(DeviceLane::Buffer::packed, static_cast<std::size_t>(bytes));
   // Nothing behind the last: whether a piece alone is packed, as it owes, is each rank's own
   // affair.
   const std::int64_t last = bytes_of(pieces_.back().piece);
@@ -71,12 +43,13 @@ void DeviceAllReduce::pack() {
   std::vector<CopyTensor> out;
   in.reserve(pieces_.size());
   out.reserve(pieces_.size());
+  std::vector<StepTensor> owing;
   std::byte* slot = data_;
   for (const auto& [piece, owed, void_mark, limit] : pieces_) {
     if (owed == nullptr) {
       in.push_back({slot, piece.input, piece.count, dtype_, piece.before});
     } else {
-      StepTensor& row = owing_.emplace_back();
+      StepTensor& row = owing.emplace_back();
       row.memory = owed;
       row.gradient = {piece.input, dtype_, piece.count, static_cast<float>(piece.before.multiply)};
       row.selected.values = slot;
@@ -92,18 +65,30 @@ void DeviceAllReduce::pack() {
     slot += DeviceLane::slot_bytes(bytes_of(piece));
   }
   if (!in.empty()) lane_.assign(DeviceLane::Copy::in, in).scale_copy(lane_.passes());
-  if (!owing_.empty()) take_owed_along();
+  if (!owing.empty()) take_owed_along(owing);
   lane_.assign(DeviceLane::Copy::out, out);
 }
 
 // A compressed step whose chunks have one element sends everything.
-void DeviceAllReduce::take_owed_along() {
-  lane_.accelerator().set_zero(offsets_, offsets_count_ * sizeof *offsets_, lane_.passes());
-  float* kept = kept_;
+void DeviceAllReduce::take_owed_along(std::span<const StepTensor> owing) {
+  std::size_t most = 0;
+  std::size_t all = 0;
+  for (const StepTensor& row : owing) {
+    const auto count = static_cast<std::size_t>(row.gradient.count);
+    most = std::max(most, count);
+    all += count;
+  }
+  using Buffer = DeviceLane::Buffer;
+  auto* const offsets = lane_.acquire<std::uint16_t>(Buffer::offsets, most);
+  auto* kept = lane_.acquire<float>(Buffer::kept, all);
+  auto* const counts = lane_.acquire<std::int64_t>(Buffer::counts, owing.size());
+  marks_ = lane_.acquire<float>(Buffer::reduced, owing.size());
+  lane_.accelerator().set_zero(offsets, most * sizeof *offsets, lane_.passes());
+  owing_.assign(owing.begin(), owing.end());
   for (std::size_t i = 0; i < owing_.size(); ++i) {
-    owing_[i].offsets = offsets_;
+    owing_[i].offsets = offsets;
     owing_[i].selected.kept = kept;
-    owing_[i].nonfinite = counts_ + i;
+    owing_[i].nonfinite = counts + i;
     owing_[i].mark = marks_ + i;
     kept += owing_[i].gradient.count;
   }
@@ -117,12 +102,13 @@ void DeviceAllReduce::settle_owed() {
   if (!settled_.empty()) {
     lane_.assign(DeviceLane::Copy::settled, settled_).scale_copy(lane_.passes());
   }
-  accelerator.set_zero(counts_, owing_.size() * sizeof *counts_, lane_.passes());
+  std::int64_t* const counts = owing_.front().nonfinite;
+  accelerator.set_zero(counts, owing_.size() * sizeof *counts, lane_.passes());
   for (const StepTensor& row : owing_) {
     accelerator.count_nonfinite(row.nonfinite, row.selected.values, dtype_, row.gradient.count,
                                 lane_.passes());
   }
-  accelerator.mark(reinterpret_cast<std::byte*>(marks_), DataType::float32, counts_,
+  accelerator.mark(reinterpret_cast<std::byte*>(marks_), DataType::float32, counts,
                    static_cast<std::int64_t>(owing_.size()), lane_.passes());
   lane_.steps().take_back(lane_.passes());
   const float* mark = marks_;

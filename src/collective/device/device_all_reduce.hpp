@@ -15,10 +15,6 @@ namespace scalecom {
 class DeviceOperation {
  public:
   virtual ~DeviceOperation() = default;
-  /// Before the first step: has all of the accelerator's memory that the steps take. Throws
-  /// Error(unavailable) where there is not as much, and may be called again; nothing is enqueued
-  /// but what makes memory ready.
-  virtual void prepare() = 0;
   /// Enqueues the next step; false when it was the last. The lane's collectives are posted.
   virtual bool step(const WaitContext& context) = 0;
 };
@@ -42,12 +38,11 @@ class DeviceAllReduce final : public DeviceOperation {
   DeviceAllReduce(DeviceLane& lane, std::vector<DevicePiece> pieces, DataType dtype, ReduceOp op)
       : lane_(lane), pieces_(std::move(pieces)), dtype_(dtype), op_(op) {}
 
-  void prepare() override;
   bool step(const WaitContext& context) override;
 
  private:
   void pack();
-  void take_owed_along();
+  void take_owed_along(std::span<const StepTensor> owing);
   void settle_owed();
 
   DeviceLane& lane_;
@@ -59,10 +54,6 @@ class DeviceAllReduce final : public DeviceOperation {
   const ReduceOp op_;
   std::byte* data_ = nullptr;
   std::int64_t count_ = 0;
-  std::uint16_t* offsets_ = nullptr;  ///< all zero, of the longest piece that owes
-  std::size_t offsets_count_ = 0;
-  float* kept_ = nullptr;
-  std::int64_t* counts_ = nullptr;
   bool is_in_place_ = false;
   int steps_ = 0;
 };

@@ -67,21 +67,6 @@ std::byte* DeviceLane::acquire(Buffer buffer, std::size_t bytes) {
   return memory.data.get();
 }
 
-void DeviceLane::reserve(Copy copy, std::size_t tensors) {
-  copies_[static_cast<std::size_t>(copy)].reserve(table_place(), tensors);
-}
-
-void DeviceLane::reserve_steps(std::size_t tensors) { steps_.reserve(table_place(), tensors); }
-
-void DeviceLane::reserve_samples(std::size_t tensors, std::size_t chunks) {
-  auto& [table, tensors_max, chunks_max] = samples_;
-  if (table != nullptr && tensors_max >= tensors && chunks_max >= chunks) return;
-  tensors_max = std::bit_ceil(std::max({tensors, tensors_max, kSamplesMin}));
-  chunks_max = std::bit_ceil(std::max({chunks, chunks_max, kSamplesMin}));
-  table.reset();
-  table = accelerator_.make_sample_table(tensors_max, chunks_max, passes(), &pinned_);
-}
-
 CopyTable& DeviceLane::assign(Copy copy, std::span<const CopyTensor> tensors) {
   return copies_[static_cast<std::size_t>(copy)].assign(table_place(), tensors);
 }
@@ -93,9 +78,15 @@ StepTable& DeviceLane::assign(std::span<const StepTensor> tensors) {
 SampleTable& DeviceLane::assign(std::span<const SampledTensor> tensors) {
   std::size_t chunks = 0;
   for (const SampledTensor& tensor : tensors) chunks += tensor.chunks.size();
-  reserve_samples(tensors.size(), chunks);
-  samples_.table->assign(tensors, passes());
-  return *samples_.table;
+  auto& [table, tensors_max, chunks_max] = samples_;
+  if (table == nullptr || tensors_max < tensors.size() || chunks_max < chunks) {
+    tensors_max = std::bit_ceil(std::max({tensors.size(), tensors_max, kSamplesMin}));
+    chunks_max = std::bit_ceil(std::max({chunks, chunks_max, kSamplesMin}));
+    table.reset();
+    table = accelerator_.make_sample_table(tensors_max, chunks_max, passes(), &pinned_);
+  }
+  table->assign(tensors, passes());
+  return *table;
 }
 
 }  // namespace scalecom

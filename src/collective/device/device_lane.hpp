@@ -63,11 +63,6 @@ class DeviceLane {
   }
 
   enum class Copy : std::size_t { in, out, settled };
-  /// Memory for tables of so many tensors, so that assign() takes none. Only while the lane is
-  /// free, for its next batch.
-  void reserve(Copy copy, std::size_t tensors);
-  void reserve_steps(std::size_t tensors);
-  void reserve_samples(std::size_t tensors, std::size_t chunks);
   /// Only while the lane is free, once for a batch.
   CopyTable& assign(Copy copy, std::span<const CopyTensor> tensors);
   StepTable& assign(std::span<const StepTensor> tensors);

@@ -31,17 +31,14 @@ inline void make_table(const TablePlace& place, std::size_t tensors_max,
 template <class Table>
 class GrownTable {
  public:
-  /// Has the memory for so many, of whatever comes next. What was assigned may be gone.
-  void reserve(const TablePlace& place, std::size_t tensors) {
-    if (table_ != nullptr && tensors_max_ >= tensors) return;
-    table_.reset();
-    tensors_max_ = std::bit_ceil(std::max(tensors, kTensorsMin));
-    make_table(place, tensors_max_, table_);
-  }
   /// Table::assign().
   template <class Tensor>
   Table& assign(const TablePlace& place, std::span<const Tensor> tensors) {
-    reserve(place, tensors.size());
+    if (table_ == nullptr || tensors_max_ < tensors.size()) {
+      table_.reset();
+      tensors_max_ = std::bit_ceil(std::max(tensors.size(), kTensorsMin));
+      make_table(place, tensors_max_, table_);
+    }
     table_->assign(tensors, place.stream);
     return *table_;
   }

@@ -15,6 +15,36 @@ using test::expect_ok;
 
 namespace {
 
+std::vector<std::byte> bytes_of(const std::vector<float>& values) {
+  const auto bytes = std::as_bytes(std::span(values));
+  return {bytes.begin(), bytes.end()};
+}
+
+// What each of two ranks got for a batch, of rank 1's device with so many bytes left.
+std::vector<Status> run_short_of_memory(std::size_t free, const AllReduceOptions& options) {
+  DeviceWorld devices(2, 1);
+  std::vector<Status> outcome(2, Status());
+  test::run_ranks(2, [&](int rank) {
+    test::FakeAccelerator& accelerator = devices.accelerator(rank);
+    DeviceTensor first(accelerator, DataType::float32, {4});
+    DeviceTensor w(accelerator, DataType::float32, {3000});
+    DeviceTensor v(accelerator, DataType::float32, {3000});
+    expect_ok(devices[rank].all_reduce("first", first.view(), first.view()).wait());
+    if (rank == 1) accelerator.set_free(free);
+    Status& status = outcome[static_cast<std::size_t>(rank)];
+    try {
+      status =
+          devices[rank]
+              .all_reduce_group({{"w", w.view(), w.view()}, {"v", v.view(), v.view()}}, options)
+              .wait();
+      devices[rank].all_reduce("first", first.view(), first.view());
+    } catch (const Error& error) {  // The session is over, with the same cause.
+      if (error.status() != status) throw;
+    }
+  });
+  return outcome;
+}
+
 // Rank 1, while rank 0 waits for a copy beyond the first `copies`: what is asked of a session that
 // has failed sees no lost rank any more.
 void lose_while_read(DeviceWorld& devices, int copies) {
@@ -93,6 +123,65 @@ TEST_CASE("a process that cannot use the CUDA device is told why at the call, an
   CHECK_THROWS_WITH(world[0].all_reduce("w", view, view), Contains(expected));
   view.device = {};
   expect_ok(world[0].all_reduce("w", view, view).wait());
+}
+
+TEST_CASE("a rank without memory for a batch fails it on all ranks, with what it needs") {
+  // Two slots of 12,000 bytes.
+  for (const Status& status : run_short_of_memory(20'000, {})) {
+    CHECK(status.code() == StatusCode::unavailable);
+    CHECK_THAT(status.message(),
+               Contains("first: w) on rank 1") && Contains("a buffer of 24000 bytes") &&
+                   Contains("20016 are free") && Contains("SCALECOM_FUSION_THRESHOLD"));
+  }
+}
+
+TEST_CASE("a rank without memory for a residual fails its step on all ranks, by name") {
+  AllReduceOptions options;
+  options.compression.mode = CompressionMode::sharded;
+  for (const Status& status : run_short_of_memory(20'000, options)) {
+    CHECK(status.code() == StatusCode::unavailable);
+    CHECK_THAT(status.message(),
+               Contains("on rank 1") && Contains("tensor v: its residual takes 12000 bytes") &&
+                   Contains("8000 are free") && Contains("compress fewer tensors"));
+  }
+}
+
+TEST_CASE("batches that an accelerator has no memory for at once go one after the other") {
+  test::NcclWorld nccl;
+  DeviceWorld devices(2, 3, [&](auto& accelerator) { return nccl.make_api(accelerator); });
+  std::vector<std::vector<std::byte>> results(4);
+  test::run_ranks(2, [&](int rank) {
+    test::FakeAccelerator& accelerator = devices.accelerator(rank);
+    std::atomic<bool> is_held = rank == 1;
+    DeviceTensor first(accelerator, DataType::float32, {4});
+    DeviceTensor w(accelerator, DataType::float32, {3000});
+    DeviceTensor v(accelerator, DataType::float32, {4000});
+    expect_ok(devices[rank].all_reduce("first", first.view(), first.view()).wait());
+    w.write(bytes_of(std::vector<float>(3000, 1.0f)));
+    v.write(bytes_of(std::vector<float>(4000, static_cast<float>(rank))));
+    if (rank == 1) {
+      const auto entered = accelerator.enter();
+      accelerator.enqueue(w.stream(), {"held", {}, false, [&] { return !is_held; }});
+      accelerator.set_free(17'000);
+    }
+    const Ticket one = devices[rank].all_reduce("w", w.view(), w.view());
+    expect_ok(one.wait());
+    const Ticket two = devices[rank].all_reduce("v", v.view(), v.view());
+    const Deadline deadline = Deadline::after(std::chrono::seconds(10));
+    while (is_held && accelerator.calls()["refuse"] == 0 && !deadline.has_passed()) {
+      std::this_thread::yield();
+    }
+    is_held = false;
+    expect_ok(two.wait());
+    const auto at = 2 * static_cast<std::size_t>(rank);
+    results[at] = w.read(one);
+    results[at + 1] = v.read(two);
+  });
+  CHECK(devices.accelerator(1).calls()["refuse"] > 0);
+  for (std::size_t rank = 0; rank < 2; ++rank) {
+    CHECK(results[2 * rank] == bytes_of(std::vector<float>(3000, 1.0f)));
+    CHECK(results[2 * rank + 1] == bytes_of(std::vector<float>(4000, 0.5f)));
+  }
 }
 
 TEST_CASE("a rank that is lost fails an accelerator's batch in bounded time") {
