@@ -4,6 +4,8 @@
 
 #include <dlfcn.h>
 
+#include <atomic>
+
 #include "collective/message_collectives.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/host_world.hpp"
@@ -29,11 +31,6 @@ std::vector<int> numbers_of(const HostRanks& hosts, int size) {
   }
   return host_of_rank;
 }
-
-class LostRank final : public Interrupt {
- public:
-  void check() override { throw Error(StatusCode::rank_lost, "rank 1 is lost"); }
-};
 
 NcclCollectives::Needs needs(
     nccl::Api api, FakeAccelerator& accelerator, Collectives& host, std::vector<int> host_of_rank,
@@ -175,8 +172,11 @@ TEST_CASE("a rank 0 that cannot begin tells all ranks at once") {
 }
 
 TEST_CASE("who never connects is left at the deadline, or when a rank is lost") {
-  const Edit never = [](int, nccl::Api& api) {
-    api.comm_get_async_error = [](nccl::CommHandle, nccl::Result* state) {
+  // Both have the unique id by then: an interrupt before would leave one with the other's memory.
+  std::array<std::atomic<bool>, 2> is_connecting{};
+  const Edit never = [&](int rank, nccl::Api& api) {
+    api.comm_get_async_error = [&, rank](nccl::CommHandle, nccl::Result* state) {
+      is_connecting[index(rank)] = true;
       *state = nccl::Result::in_progress;
       return nccl::Result::success;
     };
@@ -184,7 +184,15 @@ TEST_CASE("who never connects is left at the deadline, or when a rank is lost") 
   const auto late =
       run_pair(never, kNothing, {Deadline::after(std::chrono::milliseconds(300)), nullptr});
   for (const Status& status : late) CHECK(status.code() == StatusCode::timed_out);
-  LostRank lost;
+  is_connecting[0] = is_connecting[1] = false;
+  struct LaterLost final : Interrupt {
+    explicit LaterLost(const std::array<std::atomic<bool>, 2>& begun) : is_connecting(begun) {}
+    void check() override {
+      if (!is_connecting[0] || !is_connecting[1]) return;
+      throw Error(StatusCode::rank_lost, "rank 1 is lost");
+    }
+    const std::array<std::atomic<bool>, 2>& is_connecting;
+  } lost(is_connecting);
   const auto interrupted =
       run_pair(never, kNothing, {Deadline::after(std::chrono::seconds(20)), &lost});
   for (const Status& status : interrupted) CHECK(status.code() == StatusCode::rank_lost);
