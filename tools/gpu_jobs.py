@@ -69,8 +69,31 @@ class Claims:
         """Waits for it, and counts what has become of it."""
         left_s = self._begin + self._limit_s + 10 - time.monotonic()
         outcome = self._job.outcome(max(left_s, 1.0))
-        judge_claims(self._report, self._name, self._label, outcome, self._modules, self._begin)
+        (LOGS / f"gpu-{self._name}-{self._label.replace(' ranks, ', '-')}.log").write_text(outcome.output)
+        part = {"seconds": round(time.monotonic() - self._begin, 1), "claims": 0, "failed": {}}
+        self._report.parts.setdefault(self._name, {})[self._label] = part
+        silent = sorted(set(range(outcome.ranks)) - set(outcome.values))
+        if silent:
+            part["failed"] = {"no verdict": {rank: outcome.errors.get(rank, outcome.output[-3000:])
+                                             for rank in silent}}
+            self._report.failures.append(f"ranks {silent} of {self._label} gave no verdict")
+        else:
+            self._count(part, outcome.values)
         self._report.write()
+
+    def _count(self, part, verdicts):
+        for module in self._modules:
+            for claim in verdicts[0][module]:
+                problems = {rank: verdict[module][claim] for rank, verdict in verdicts.items()
+                            if verdict[module].get(claim)}
+                part["claims"] += 1
+                self._report.count(f"{module}.{claim} on {self._label}", not problems)
+                if problems:
+                    part["failed"][f"{module}.{claim}"] = problems
+        say(f"{self._label}: {part['claims']} claims, {len(part['failed'])} failed, {part['seconds']} s")
+        for claim, problems in part["failed"].items():
+            rank, problem = sorted(problems.items())[0]
+            print(f"{claim}, ranks {sorted(problems)}: {problem.strip().splitlines()[-1][:300]}")
 
 
 def run_claims(report, options, environment, folder):
@@ -86,32 +109,6 @@ def run_claims(report, options, environment, folder):
             jobs.pop().judge()
     for job in jobs:
         job.judge()
-
-
-def judge_claims(report, name, label, outcome, modules, begin):
-    """Counts what became of a job of programs.claims:check_modules that began at that time."""
-    ranks = outcome.ranks
-    (LOGS / f"gpu-{name}-{label.replace(' ranks, ', '-')}.log").write_text(outcome.output)
-    part = {"seconds": round(time.monotonic() - begin, 1), "claims": 0, "failed": {}}
-    report.parts.setdefault(name, {})[label] = part
-    silent = sorted(set(range(ranks)) - set(outcome.values))
-    if silent:
-        part["failed"] = {"no verdict": {rank: outcome.errors.get(rank, outcome.output[-3000:])
-                                         for rank in silent}}
-        report.failures.append(f"ranks {silent} of {label} gave no verdict")
-        return
-    for module in modules:
-        for claim in outcome.values[0][module]:
-            problems = {rank: value[module][claim] for rank, value in outcome.values.items()
-                        if value[module].get(claim)}
-            part["claims"] += 1
-            report.count(f"{module}.{claim} on {label}", not problems)
-            if problems:
-                part["failed"][f"{module}.{claim}"] = problems
-    say(f"{label}: {part['claims']} claims, {len(part['failed'])} failed, {part['seconds']} s")
-    for claim, problems in part["failed"].items():
-        rank, problem = sorted(problems.items())[0]
-        print(f"{claim}, ranks {sorted(problems)}: {problem.strip().splitlines()[-1][:300]}")
 
 
 def jax_environment(options, environment):

@@ -31,8 +31,7 @@ std::string lack_of_open_files(int more) {
   if (needed <= static_cast<std::int64_t>(limit.rlim_cur)) return {};
   return fmt::format(
       "this process may open {} files, and needs {} with its connections to the other ranks ({} "
-      "are "
-      "open); raise the limit with ulimit -n {}, or let fewer ranks be a job",
+      "are open); raise the limit with ulimit -n {}, or let fewer ranks be a job",
       limit.rlim_cur, needed, open, needed);
 }
 

@@ -127,8 +127,7 @@ std::unique_ptr<DeviceCollectives> choose_device_collectives(const DeviceCollect
     if (needs.host.rank() == 0 && is_nccl_blocking_set()) {
       log_warning(
           "NCCL_COMM_BLOCKING is set, which takes NCCL's calls out of scalecom's hands: a rank "
-          "that "
-          "is lost may hold the others up for ever; unset it");
+          "that is lost may hold the others up for ever; unset it");
     }
     return NcclCollectives::create(
         {.api = std::make_shared<const device::nccl::Api>(std::move(api)),

@@ -2,8 +2,6 @@
 
 #include "collective/device/nccl_collectives.hpp"
 
-#include <dlfcn.h>
-
 #include <atomic>
 
 #include "collective/message_collectives.hpp"
@@ -13,6 +11,7 @@
 #include "tests/unit/device/callers_poster.hpp"
 #include "tests/unit/device/device_operations.hpp"
 #include "tests/unit/device/nccl_world.hpp"
+#include "tests/unit/device/tuner_plugin.hpp"
 #include "transport/loopback/loopback_transport.hpp"
 
 using namespace scalecom;
@@ -236,17 +235,11 @@ TEST_CASE("an error of NCCL is told in check() and ever after, and everything is
 
 TEST_CASE("NCCL asks the tuner for each communicator, and each gets the algorithm") {
   // As NCCL does, with the communicator: it keeps what the tuner calls its context.
-  struct Tuner {
-    const char* name;
-    int (*init)(std::size_t ranks, std::size_t nodes, void* log, void** context);
-  };
-  const auto* tuner =
-      static_cast<const Tuner*>(dlsym(dlopen(nullptr, RTLD_NOW), "ncclTunerPlugin_v4"));
-  REQUIRE(tuner != nullptr);
+  const TunerPlugin& tuner = tuner_plugin();
   std::array<std::vector<void*>, 2> contexts;
   const auto ask = [&](int rank) {
     void* context = nullptr;
-    tuner->init(2, 2, nullptr, &context);
+    tuner.init(2, 2, nullptr, &context);
     contexts[index(rank)].push_back(context);
   };
   const auto outcomes = run_pair(
@@ -263,7 +256,7 @@ TEST_CASE("NCCL asks the tuner for each communicator, and each gets the algorith
       kNothing, patience(), nccl::AllReduceAlgorithm::tree);
   CHECK(outcomes == std::vector<Status>(2));
   void* other = nullptr;
-  tuner->init(2, 2, nullptr, &other);
+  tuner.init(2, 2, nullptr, &other);
   for (const auto& of_rank : contexts) {
     REQUIRE(of_rank.size() == 2);
     CHECK(of_rank[0] != other);

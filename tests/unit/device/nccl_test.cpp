@@ -12,6 +12,7 @@
 #include "device/nccl/error.hpp"
 #include "scalecom/status.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/lost_rank.hpp"
 #include "tests/unit/device/callers_poster.hpp"
 
 using namespace scalecom;
@@ -132,11 +133,6 @@ Error error_of_reduce(Communicator& communicator, const WaitContext& context = p
   }
   return {StatusCode::ok, "no error"};
 }
-
-class LostRank final : public Interrupt {
- public:
-  void check() override { throw Error(StatusCode::rank_lost, "rank 2 is lost"); }
-};
 
 using Calls = std::vector<std::string>;
 
@@ -308,7 +304,7 @@ TEST_CASE("a hang ends at the deadline with an abort, and its cause stays") {
 
 TEST_CASE("a lost rank ends the wait, and aborts") {
   FakeNccl nccl;
-  LostRank lost;
+  test::LostRank lost;
   const WaitContext context{Deadline::after(std::chrono::seconds(20)), &lost};
   nccl.always = Result::in_progress;
   SECTION("in a collective") {

@@ -2,28 +2,18 @@
 
 #include "device/nccl/tuner.hpp"
 
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <array>
 #include <cstddef>
 #include <string>
 
 #include "tests/support/catch.hpp"
+#include "tests/unit/device/tuner_plugin.hpp"
 
 using namespace scalecom::device::nccl;
+using scalecom::test::tuner_plugin;
 
 namespace {
-
-// As in NCCL 2.24's own header, by what the members are for.
-struct Plugin {
-  const char* name;
-  int (*init)(std::size_t ranks, std::size_t nodes, void* log, void** context);
-  int (*get_coll_info)(void* context, int function, std::size_t bytes, int operations,
-                       float** costs, int algorithms, int protocols, int is_registered,
-                       int* channels);
-  int (*destroy)(void* context);
-};
 
 constexpr int kAlgorithms = 7;
 constexpr int kProtocols = 3;
@@ -31,16 +21,9 @@ constexpr int kAllGather = 2;
 constexpr int kAllReduce = 4;
 using Costs = std::array<float, kAlgorithms * kProtocols>;
 
-const Plugin& plugin() {
-  static const auto* found =
-      static_cast<const Plugin*>(dlsym(dlopen(nullptr, RTLD_NOW), "ncclTunerPlugin_v4"));
-  REQUIRE(found != nullptr);
-  return *found;
-}
-
 void* make_communicator() {
   void* context = nullptr;
-  REQUIRE(plugin().init(4, 2, nullptr, &context) == 0);
+  REQUIRE(tuner_plugin().init(4, 2, nullptr, &context) == 0);
   return context;
 }
 
@@ -54,9 +37,9 @@ Costs offered() {
 
 Costs ask(void* context, int function, Costs costs = offered()) {
   int channels = 0;
-  REQUIRE(plugin().get_coll_info(context, function, 1 << 20, 1,
-                                 reinterpret_cast<float**>(costs.data()), kAlgorithms, kProtocols,
-                                 0, &channels) == 0);
+  REQUIRE(tuner_plugin().get_coll_info(context, function, 1 << 20, 1,
+                                       reinterpret_cast<float**>(costs.data()), kAlgorithms,
+                                       kProtocols, 0, &channels) == 0);
   CHECK(channels == 0);
   return costs;
 }
@@ -73,7 +56,7 @@ Costs only(std::size_t algorithm) {
 }  // namespace
 
 TEST_CASE("a communicator's all-reduces take the algorithm that it was made with") {
-  CHECK(std::string(plugin().name) == "scalecom");
+  CHECK(std::string(tuner_plugin().name) == "scalecom");
   void* tree = nullptr;
   void* ring = nullptr;
   {
@@ -90,7 +73,7 @@ TEST_CASE("a communicator's all-reduces take the algorithm that it was made with
   CHECK(ask(tree, kAllReduce) == only(0));
   CHECK(ask(ring, kAllReduce) == only(1));
   CHECK(ask(ring, kAllGather) == offered());
-  CHECK(plugin().destroy(ring) == 0);
+  CHECK(tuner_plugin().destroy(ring) == 0);
 }
 
 TEST_CASE("communicators of others, and what NCCL has ruled out, stay NCCL's choice") {

@@ -16,6 +16,7 @@
 #include "scalecom/status.hpp"
 #include "tests/support/captured_stderr.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/lost_rank.hpp"
 
 using namespace scalecom;
 using namespace std::chrono_literals;
@@ -28,11 +29,6 @@ WaitContext patience(Clock::duration limit = 20s) { return {Deadline::after(limi
 
 std::shared_ptr<void> enter_nothing() { return nullptr; }
 constexpr PostingThread::Patience kShort{1ms, 20ms};
-
-class LostRank final : public Interrupt {
- public:
-  void check() override { throw Error(StatusCode::rank_lost, "rank 2 is lost"); }
-};
 
 // A call that comes back when the test says so. Shared with it, as real calls share what they use.
 struct Gate {
@@ -117,7 +113,7 @@ TEST_CASE("without calls the thread sleeps, and a call wakes it") {
 TEST_CASE("a call that blocks is left at the deadline or when a rank is lost, and not overtaken") {
   PostingThread thread(enter_nothing, {1ms, 20s});
   const auto gate = std::make_shared<Gate>();
-  LostRank lost;
+  test::LostRank lost;
   CHECK(message_of_run(thread, blocking_call(gate), {Deadline::after(20s), &lost}) ==
         "rank 2 is lost");
   gate->entered.get_future().wait();
@@ -242,7 +238,7 @@ TEST_CASE("a lost rank ends a call of NCCL that waits for it, by an abort") {
     PostingThread thread(enter_nothing, {1ms, 20s});
     const auto whole = Communicator::create(std::make_shared<const Api>(api), {}, 0, 2, patience());
     const auto blocking = whole->split({0, 0, 2}, thread, patience());
-    LostRank lost;
+    test::LostRank lost;
     const WaitContext context{Deadline::after(20s), &lost};
     const bool is_closing = GENERATE(false, true);
     try {
