@@ -24,14 +24,20 @@ def test_calls_are_counted_in_batches_only_and_by_thread():
         _call("cuLaunchKernelEx", 205, 9, "cuda_driver"),
         _call("cudaDeviceSynchronize", 150, 7), _call("cudaMalloc", 50, 8),
         _call("a kernel", 105, 0, "kernel"), {"ph": "M", "name": "process_name"}]}
-    calls = coordinator_bench.count_calls(trace)
-    assert calls == {"application": {"cudaEventRecord": 1.0},
-                     "coordinator": {"cudaLaunchKernel": 1.0, "cuLaunchKernelEx": 0.5}}
+    batches = coordinator_bench.calls_of_batches(trace)
+    assert batches == [[(1, "application", "cudaEventRecord", 1), (3, "coordinator", "cudaLaunchKernel", 1),
+                        (4, "coordinator", "cudaLaunchKernel", 1)],
+                       [(2, "application", "cudaEventRecord", 1),
+                        (5, "coordinator 1", "cuLaunchKernelEx", 1)]]
+    calls = coordinator_bench.count_calls(batches)
+    assert calls == {"application": {"cudaEventRecord": [1.0, 1.0]},
+                     "coordinator": {"cudaLaunchKernel": [1.0, 1.0]},
+                     "coordinator 1": {"cuLaunchKernelEx": [0.5, 0.5]}}
     assert coordinator_bench.waiting_calls(calls) == []
 
 
 def test_calls_that_wait_are_found():
     trace = {"traceEvents": [_span(100), _call("cudaStreamSynchronize", 101, 8),
                              _call("cudaMalloc", 102, 7), _call("cudaMemcpyAsync", 103, 8)]}
-    calls = coordinator_bench.count_calls(trace)
+    calls = coordinator_bench.count_calls(coordinator_bench.calls_of_batches(trace))
     assert coordinator_bench.waiting_calls(calls) == ["cudaMalloc", "cudaStreamSynchronize"]

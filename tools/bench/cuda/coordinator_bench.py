@@ -2,6 +2,7 @@
 all is enqueued, and of CUDA's interface. On a CPU only the first is there."""
 
 import collections
+import itertools
 import json
 import pathlib
 import tempfile
@@ -74,21 +75,34 @@ def _time(device, threads, kind, count, rounds):
             "enqueue_us": round(enqueued / batches, 1) if batches else None}
 
 
-def count_calls(trace):
-    """{thread: {call: times a batch}} of CUDA's interface in the batches of a Chrome trace; the
-    thread that submits is "application", all others are "coordinator" (NCCL's among them)."""
+def calls_of_batches(trace):
+    """[[(us since the batch's begin, thread, call, us that it took)]] of CUDA's interface, for each batch
+    of a Chrome trace; the thread that submits is "application", the others are "coordinator" and, if they
+    are several (NCCL's post its calls), "coordinator 1" and so on."""
     spans = [event for event in trace["traceEvents"]
              if event.get("name") == SPAN and event.get("cat") == "user_annotation"]
-    counts = collections.defaultdict(collections.Counter)
-    for event in trace["traceEvents"]:
-        if event.get("cat") not in ("cuda_runtime", "cuda_driver"):
-            continue
-        for span in spans:
-            if span["ts"] <= event["ts"] <= span["ts"] + span["dur"]:
-                thread = "application" if event["tid"] == span["tid"] else "coordinator"
-                counts[thread][event["name"]] += 1
-    return {thread: {name: round(count / len(spans), 2) for name, count in sorted(names.items())}
-            for thread, names in counts.items()}
+    calls = [event for event in trace["traceEvents"]
+             if event.get("cat") in ("cuda_runtime", "cuda_driver")]
+    threads = {span["tid"]: "application" for span in spans}
+    batches = []
+    for span in spans:
+        inside = [call for call in calls if span["ts"] <= call["ts"] <= span["ts"] + span["dur"]]
+        for call in inside:
+            others = len(threads) - 1
+            threads.setdefault(call["tid"], f"coordinator {others}" if others else "coordinator")
+        batches.append(sorted((round(call["ts"] - span["ts"], 1), threads[call["tid"]], call["name"],
+                               round(call["dur"], 1)) for call in inside))
+    return batches
+
+
+def count_calls(batches):
+    """{thread: {call: [times a batch, us of all of them a batch]}} of calls_of_batches()."""
+    counts = collections.defaultdict(lambda: collections.defaultdict(lambda: [0, 0]))
+    for _, thread, name, taken in itertools.chain(*batches):
+        counts[thread][name][0] += 1
+        counts[thread][name][1] += taken
+    return {thread: {name: [round(value / len(batches), 2) for value in values]
+                     for name, values in sorted(names.items())} for thread, names in counts.items()}
 
 
 def waiting_calls(calls):
@@ -112,17 +126,18 @@ def _trace(device, kind, count):
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
-        return count_calls(json.loads(path.read_text()))
+        return calls_of_batches(json.loads(path.read_text()))
 
 
 def measure(device, threads, rounds, count):
-    """{kind: {"batches": {tensors: times}, "calls": as count_calls() has them, "waiting"}}; calls and
-    what waits of batches of `count` tensors, on a CUDA device."""
+    """{kind: {"batches": {tensors: times}, "calls": as count_calls() has them, "waiting", "last_batch"}};
+    calls, what waits, and each call of the last batch for batches of `count` tensors, on a CUDA device."""
     result = {}
     for kind in BATCHES:
         result[kind] = {"batches": {tensors: _time(device, threads, kind, tensors, rounds)
                                     for tensors in (1, count)}}
         if device.type == "cuda":
-            calls = _trace(device, kind, count)
-            result[kind].update(calls=calls, waiting=waiting_calls(calls))
+            batches = _trace(device, kind, count)
+            calls = count_calls(batches)
+            result[kind].update(calls=calls, waiting=waiting_calls(calls), last_batch=batches[-1])
     return result
