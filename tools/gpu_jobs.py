@@ -19,7 +19,7 @@ CLAIMS = [f"programs.{name}" for name in ("devices", "device_training", "collect
                                           "optimizer", "optimizer_groups", "optimizer_styles",
                                           "sparse", "adasum", "sync_batch_norm", "ddp", "process_sets",
                                           "process_group", "process_group_training", "policy",
-                                          "horovod_names", "join")]
+                                          "horovod_names", "join", "captures")]
 REPLICATED_CLAIMS = ["programs.fsdp"]  # On pairs of ranks: 4 have two shards, and two replicas of each.
 # Several ranks on one GPU are an error to NCCL, unless each says that it is on a host of its own.
 NCCL = {"NCCL_NET": "Socket", "NCCL_SOCKET_IFNAME": "lo", "NCCL_IB_DISABLE": "1",
@@ -29,6 +29,8 @@ JAX_CLAIMS = ["programs.jax_collectives", "programs.jax_devices"]
 JAX = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_DEFAULT_MATMUL_PRECISION": "highest",
        "XLA_FLAGS": "--xla_gpu_autotune_level=0", "JAX_TRACEBACK_FILTERING": "off"}
 LEAVE_S_MAX = 10.0
+# Of the GPU's memory, for each rank: under MPS only.
+SHORTAGE_LIMIT = "4G"
 # As SCALECOM_ALLREDUCE_ALGORITHM and as NCCL's log has them.
 ALGORITHMS = {"ring": "RING", "double_tree": "TREE"}
 
@@ -192,6 +194,27 @@ def run_kills(report, collectives, options, environment, folder):
         report.write()
 
 
+def run_shortage(report, collectives, options, environment, folder):
+    """Two ranks on a device with little memory left: batches wait for each other's, and what cannot have
+    any says what it needed."""
+    label = f"little memory, {collectives}"
+    if not report.has_time_for(label):
+        return
+    job = start_ranks(folder, 2, "programs.shortage:reduce", {"device": options.device}, collectives,
+                      {**environment, "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": f"0={SHORTAGE_LIMIT}"})
+    outcome = job.outcome(report.limit(90))
+    errors = {rank: message for rank, (_, message) in outcome.values.items()}
+    problems = {"verdicts": outcome.errors} if len(errors) < 2 else {}
+    if "waits for the memory of those before it" not in outcome.output:
+        problems["no batch waited"] = outcome.output[-2000:]
+    if not any("its residual takes 268435456 bytes on the device" in text for text in errors.values()):
+        problems["the residual's need is not told"] = errors
+    say(f"{label}: {problems or errors}")
+    report.count(label, not problems)
+    report.parts.setdefault("memory", {})[label] = {"errors": errors, "problems": problems}
+    report.write()
+
+
 def run_tuner(report, options, environment, folder):
     """NCCL's log tells of each all-reduce which algorithm it took: the one that was asked for."""
     for ours, nccls in ALGORITHMS.items():
@@ -225,6 +248,7 @@ def run_rank_bench(report, ranks, collectives, options, environment, folder):
     print(f"host, us for a batch of 100 tensors of 40 KB: {value['host_us']}")
     print(f"health of 100 compressed tensors of 1 MB, us of a step: {value['health_us']}")
     print(f"gradients of 1,000 parameters by their bursts, ms: {value['bursts_ms']}")
+    print(f"NCCL's call and a CUDA graph of it, us: {value.get('graph_us')}")
     for kind, found in value["coordinator"].items():
         report_coordinator(report, f"{kind}, {label}", found)
 
@@ -232,6 +256,7 @@ def run_rank_bench(report, ranks, collectives, options, environment, folder):
 def report_coordinator(report, label, found):
     for tensors, times in found["batches"].items():
         print(f"coordinator, {label}, {tensors} tensors of 40 KB, us a batch: {times}")
+    print(f"coordinator, {label}, batches of the most in a row, us a batch: {found['in_a_row']}")
     if "calls" not in found:
         return
     print(f"calls of CUDA a batch, {label}: {found['calls']}")
@@ -264,6 +289,9 @@ def run_jobs(report, options, environment):
             if part == "kills":  # By themselves: a killed process can take MPS with it.
                 for collectives in options.collectives:
                     run_kills(report, collectives, options, environment, folder)
+            elif part == "memory" and sharing:
+                for collectives in options.collectives:
+                    run_shortage(report, collectives, options, shared, folder)
             elif part == "tuner" and "nccl" in options.collectives:
                 run_tuner(report, options, shared, folder)
             elif part in RUNNERS:

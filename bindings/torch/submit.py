@@ -237,7 +237,7 @@ def submit_each(function, names, tensors, arguments=()):
     """Submits each tensor under its full name by a C function that takes a group, all or none;
     returns their tickets."""
     return _library.submit_each(function, names, map(view, tensors), arguments, tensors,
-                                lambda pointer, tensor: _ticket_type(tensor)(pointer, tensor))
+                                lambda pointer, tensor: _ticket_type(tensor)(pointer, (tensor,)))
 
 
 def all_reduce_burst(tensors, names, reductions):

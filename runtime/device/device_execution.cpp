@@ -194,6 +194,7 @@ bool DeviceExecution::give_back_others() {
 }
 
 void DeviceExecution::begin() {
+  collectives_->get_ready();
   wait_for_inputs();
   work_->operation = make_operation();
 }

@@ -19,23 +19,29 @@ namespace {
 
 constexpr auto kThreadName = "scalecom-nccl";
 
-enum class Phase : int { idle, called, ending };
+enum class Phase : int { asleep, awake, called, ending };
 
-// Without an end of its own: the owner's end wakes it.
-Phase next_of(const std::atomic<Phase>& phase) {
+// Called, or ending. Without an end of its own: the owner's end wakes it.
+Phase next_of(std::atomic<Phase>& phase) {
   const WaitContext always{Deadline(TimePoint::max()), nullptr};
   WaitLoop loop(always);
-  while (phase.load(std::memory_order_acquire) == Phase::idle) {
-    if (loop.pause_or_sleep_time("").count() > 0) phase.wait(Phase::idle);
+  for (;;) {
+    Phase seen = phase.load(std::memory_order_acquire);
+    if (seen == Phase::called || seen == Phase::ending) return seen;
+    if (seen == Phase::asleep) {
+      phase.wait(Phase::asleep);
+      loop.restart();
+    } else if (loop.pause_or_sleep_time("").count() > 0) {
+      phase.compare_exchange_strong(seen, Phase::asleep);
+    }
   }
-  return phase.load(std::memory_order_acquire);
 }
 
 }  // namespace
 
 struct PostingThread::Shared {
   std::function<std::shared_ptr<void>()> enter;
-  std::atomic<Phase> phase{Phase::idle};
+  std::atomic<Phase> phase{Phase::asleep};
   // The thread's while `phase` is `called`, else the caller's:
   Call call;
   device::nccl::Result result = device::nccl::Result::success;
@@ -103,6 +109,11 @@ device::nccl::Result PostingThread::run(Call call, std::string_view what,
   return shared_->result;
 }
 
+void PostingThread::get_ready() noexcept {
+  Phase expected = Phase::asleep;
+  if (shared_->phase.compare_exchange_strong(expected, Phase::awake)) shared_->phase.notify_one();
+}
+
 void PostingThread::work(Shared& shared) {
   std::shared_ptr<void> entered;
   while (next_of(shared.phase) == Phase::called) {
@@ -120,7 +131,7 @@ void PostingThread::work(Shared& shared) {
     shared.call = nullptr;
     // Unless the owner has left meanwhile.
     Phase expected = Phase::called;
-    shared.phase.compare_exchange_strong(expected, Phase::idle, std::memory_order_acq_rel);
+    shared.phase.compare_exchange_strong(expected, Phase::awake, std::memory_order_acq_rel);
   }
 }
 

@@ -34,6 +34,9 @@ class PostingThread final : public device::nccl::Poster {
   /// call some time to come back by itself: an abort frees what a call still looks at.
   device::nccl::Result run(Call call, std::string_view what, const WaitContext& context) override;
 
+  /// A thread that sleeps looks for a call again.
+  void get_ready() noexcept override;
+
  private:
   struct Shared;
   static void work(Shared& shared);

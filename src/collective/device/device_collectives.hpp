@@ -34,6 +34,10 @@ class DeviceCollectives {
   /// Ranks of this host, this one among them.
   virtual int host_size() const noexcept = 0;
 
+  /// An operation is started soon, behind some passes: what sleeps until then may wake up. Whether
+  /// or not one is started.
+  virtual void get_ready() noexcept {}
+
   /// Over which ranks.
   enum class Span { all, host };
 

@@ -66,6 +66,7 @@ class CudaAccelerator final : public Accelerator {
  public:
   explicit CudaAccelerator(int index)
       : index_(index), description_(describe(index)), bus_id_(find_bus_id(index)) {
+    const cuda::BesideCaptures beside;
     const std::shared_ptr<void> entered = enter();
     // Begins the process's use of the device: what stands against that shows here.
     cuda::check(cudaFree(nullptr), "cudaFree");

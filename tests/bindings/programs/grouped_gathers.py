@@ -5,6 +5,8 @@ import pytest
 import torch
 
 import scalecom.torch as hvd
+from scalecom import _library
+from scalecom.torch import submit
 
 GATHERS = (hvd.grouped_allgather, hvd.grouped_allgather_async)
 SCATTERS = (hvd.grouped_reducescatter, hvd.grouped_reducescatter_async)
@@ -48,6 +50,26 @@ def a_group_scatters_what_its_members_would():
         _assert_same(hvd.grouped_reducescatter(tensors, name="scattered", **options), wanted)
         handle = hvd.grouped_reducescatter_async(tensors, name="scattered", **options)
         _assert_same(hvd.synchronize(handle), wanted)
+
+
+def every_ticket_keeps_a_list_of_tensors():
+    """What is done on CUDA for each tensor that a ticket keeps is done for tensors, not for rows."""
+    kept = []
+
+    class Noting(_library.Ticket):
+        def __init__(self, pointer, keep):
+            kept.append(keep)
+            super().__init__(pointer, keep)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(submit, "_ticket_type", lambda tensor: Noting)
+        hvd.grouped_allgather(_mine(), name="noted")
+        hvd.grouped_reducescatter(_splittable(1.0), name="noted")
+        hvd.allgather(torch.ones(3, 2), name="noted")
+        hvd.broadcast(torch.ones(2), 0, name="noted")
+    assert len(kept) == len(_mine()) + len(_splittable(1.0)) + 2
+    for keep in kept:
+        assert isinstance(keep, (list, tuple)) and all(isinstance(one, torch.Tensor) for one in keep)
 
 
 def fp16_scatters_keep_each_type():

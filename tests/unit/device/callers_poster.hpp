@@ -10,6 +10,9 @@ class CallersPoster final : public device::nccl::Poster {
   device::nccl::Result run(Call call, std::string_view, const WaitContext&) override {
     return call();
   }
+  void get_ready() noexcept override { ++times_ready; }
+
+  int times_ready = 0;
 };
 
 }  // namespace scalecom::test

@@ -65,6 +65,16 @@ char state_of(long thread) {
   return end_of_name == std::string::npos ? '?' : line.at(end_of_name + 2);
 }
 
+// How often it has given up its core to wait.
+long sleeps_of(long thread) {
+  std::ifstream file("/proc/self/task/" + std::to_string(thread) + "/status");
+  const std::string key = "voluntary_ctxt_switches:";
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with(key)) return std::stol(line.substr(key.size()));
+  }
+  return -1;
+}
+
 }  // namespace
 
 TEST_CASE("calls are made in order on one other thread, which enters once and leaves at its end") {
@@ -108,6 +118,25 @@ TEST_CASE("without calls the thread sleeps, and a call wakes it") {
     WaitLoop loop(context);
     while (state_of(number) != 'S') loop.pause("the thread to sleep");
   }
+}
+
+TEST_CASE("a thread that sleeps wakes to get ready, and goes to sleep again where nothing comes") {
+  PostingThread thread(enter_nothing);
+  long number = 0;
+  const auto ask = [&number] {
+    number = syscall(SYS_gettid);
+    return Result::success;
+  };
+  thread.run(ask, "a call", patience());
+  for (int i = 0; i < 3; ++i) {
+    const WaitContext context = patience();
+    WaitLoop loop(context);
+    while (state_of(number) != 'S') loop.pause("the thread to sleep");
+    const long sleeps = sleeps_of(number);
+    thread.get_ready();
+    while (sleeps_of(number) == sleeps) loop.pause("the thread to wake and sleep again");
+  }
+  CHECK(thread.run(ask, "a call", patience()) == Result::success);
 }
 
 TEST_CASE("a call that blocks is left at the deadline or when a rank is lost, and not overtaken") {

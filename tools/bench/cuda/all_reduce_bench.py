@@ -140,9 +140,37 @@ def _bursts(device, rounds):
     return {most: _summary(values) for most, values in times.items()}
 
 
+def _graph_of_nccl(device, rounds, elements=1_000_000):
+    """{way: {"host", "whole"}}, microseconds: NCCL's all-reduce of torch as a call and as a CUDA graph,
+    on the host until it is enqueued, and on the stream. What a batch as a graph would gain."""
+    tensor = torch.zeros(elements, device=device)
+    torch.distributed.all_reduce(tensor)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="relaxed"):
+        torch.distributed.all_reduce(tensor)
+    ways = {"call": lambda: torch.distributed.all_reduce(tensor), "graph": graph.replay}
+    clock, times = _Clock(device), {way: {"host": [], "whole": []} for way in ways}
+    for turn in range(-3, rounds):
+        for way, work in ways.items():
+            hvd.barrier()
+
+            def timed():
+                begin = time.perf_counter()
+                work()
+                return (time.perf_counter() - begin) * 1e6
+
+            host = []
+            whole = clock.time(lambda: host.append(timed()))
+            if turn >= 0:
+                times[way]["host"].append(host[0])
+                times[way]["whole"].append(whole)
+    return {way: {kind: _summary(values) for kind, values in kinds.items()}
+            for way, kinds in times.items()}
+
+
 def measure(device, rounds, bytes_max):
     """{"all_reduce_us": {bytes: {way: summary}}, "host_us": of a batch of 100 tensors, "coordinator": as
-    coordinator_bench has it, "health_us", "bursts_ms"}."""
+    coordinator_bench has it, "health_us", "bursts_ms", on a CUDA device "graph_us"}."""
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -156,6 +184,8 @@ def measure(device, rounds, bytes_max):
               "coordinator": coordinator_bench.measure(device, threads, rounds, BATCH),
               "health_us": _health_cost(device),
               "bursts_ms": _bursts(device, rounds)}
+    if device.type == "cuda":
+        result["graph_us"] = _graph_of_nccl(device, rounds)
     torch.distributed.destroy_process_group()
     hvd.shutdown()
     return result

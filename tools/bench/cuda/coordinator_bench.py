@@ -18,6 +18,7 @@ BATCHES = {"dense": None, "compressed": hvd.Compression.scalecom(rate=100)}
 # As the session names its thread.
 THREAD_NAME = "scalecom"
 TRACED_BATCHES = 5
+ROW = 6  # Fewer than the session lets be ahead of the device.
 SPAN = "a batch of scalecom"
 # They wait for the device, or may; so does what is called ...Synchronize.
 WAITING = {"cudaMemcpy", "cudaMemcpy2D", "cudaMemset", "cudaMalloc", "cudaFree", "cudaMallocHost",
@@ -72,6 +73,34 @@ def _time(device, threads, kind, count, rounds):
     batches = after["device_batches"] - before["device_batches"]
     enqueued = after["device_enqueue_us"] - before["device_enqueue_us"]
     return {"thread_us": round(worked / rounds, 1), "device_batches": batches / rounds,
+            "enqueue_us": round(enqueued / batches, 1) if batches else None}
+
+
+def _time_in_a_row(device, kind, count, rounds):
+    """Microseconds a batch of those that follow each other, as the last layers' in a backward pass do:
+    the thread and what it needs are warm."""
+    groups = [[torch.zeros(ELEMENTS, device=device) for _ in range(count)] for _ in range(ROW)]
+    compression = BATCHES[kind] or hvd.Compression.none
+
+    def run():
+        handles = [hvd.grouped_allreduce_async_(group, name=f"row.{kind}.{count}.{place}", op=hvd.Sum,
+                                                compression=compression)
+                   for place, group in enumerate(groups)]
+        for handle in handles:
+            while not hvd.poll(handle):
+                time.sleep(2e-4)
+            hvd.synchronize(handle)
+        _finish_device(device)
+
+    for _ in range(3):
+        run()
+    before = hvd.stats()
+    for _ in range(rounds):
+        run()
+    after = hvd.stats()
+    batches = after["device_batches"] - before["device_batches"]
+    enqueued = after["device_enqueue_us"] - before["device_enqueue_us"]
+    return {"device_batches": batches / rounds,
             "enqueue_us": round(enqueued / batches, 1) if batches else None}
 
 
@@ -130,12 +159,13 @@ def _trace(device, kind, count):
 
 
 def measure(device, threads, rounds, count):
-    """{kind: {"batches": {tensors: times}, "calls": as count_calls() has them, "waiting", "last_batch"}};
-    calls, what waits, and each call of the last batch for batches of `count` tensors, on a CUDA device."""
+    """{kind: {"batches": {tensors: times}, "in_a_row": time, "calls": as count_calls() has them, "waiting",
+    "last_batch"}}; all but the first for `count` tensors, the last three on a CUDA device only."""
     result = {}
     for kind in BATCHES:
         result[kind] = {"batches": {tensors: _time(device, threads, kind, tensors, rounds)
-                                    for tensors in (1, count)}}
+                                    for tensors in (1, count)},
+                        "in_a_row": _time_in_a_row(device, kind, count, rounds)}
         if device.type == "cuda":
             batches = _trace(device, kind, count)
             calls = count_calls(batches)

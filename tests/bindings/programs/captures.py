@@ -1,0 +1,74 @@
+"""Claims about CUDA graphs that the application captures while other threads of it reduce. A capture
+of torch's ends with an error at any call in the process that might have to wait for the device; on the
+CPU there is none. Each function is called on every rank of a job, in this order."""
+
+import threading
+
+import torch
+
+import scalecom.torch as hvd
+
+LIMIT_S = 60
+COUNT = 100_003
+
+
+def _capture_beside(work):
+    """Calls `work` on a thread and a stream of its own, between two kernels of a capture."""
+    source, graph, errors = torch.ones(5), torch.cuda.CUDAGraph(), []
+    stream = torch.cuda.Stream()
+
+    def run():
+        try:
+            with torch.cuda.stream(stream):
+                work()
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    with torch.cuda.graph(graph):
+        doubled = source * 2
+        thread.start()
+        thread.join(LIMIT_S)
+        assert not thread.is_alive() and not errors, errors
+        tripled = source * 3
+    graph.replay()
+    torch.cuda.synchronize()
+    assert doubled.tolist() == [2.0] * 5 and tripled.tolist() == [3.0] * 5
+
+
+def _is_cuda():
+    return torch.get_default_device().type == "cuda"
+
+
+def the_first_cuda_tensor_may_come_beside_a_capture():
+    if not _is_cuda():
+        return
+    tensor = torch.full((COUNT,), hvd.rank() + 1.0)
+    torch.cuda.synchronize()
+    _capture_beside(lambda: hvd.allreduce_(tensor, name="first", op=hvd.Sum))
+    assert (tensor == hvd.size() * (hvd.size() + 1) / 2).all()
+
+
+def operations_go_on_beside_a_capture():
+    if not _is_cuda():
+        return
+    tensors = [torch.full((COUNT,), hvd.rank() + 1.0) for _ in range(20)]
+    torch.cuda.synchronize()
+    results = {}
+
+    def work():
+        handles = [hvd.allreduce_async_(tensor, name=f"beside.{place}", op=hvd.Sum)
+                   for place, tensor in enumerate(tensors[1:])]
+        compression = hvd.Compression.scalecom(rate=100, warmup_steps=0)
+        results["compressed"] = hvd.allreduce(tensors[0], name="compressed beside", op=hvd.Sum,
+                                              compression=compression)
+        results["gathered"] = hvd.allgather(tensors[0], name="gathered beside")
+        for handle in handles:
+            hvd.synchronize(handle)
+
+    _capture_beside(work)
+    total = hvd.size() * (hvd.size() + 1) / 2
+    assert all((tensor == total).all() for tensor in tensors[1:])
+    assert results["compressed"].count_nonzero() == -(-COUNT // 100)
+    assert results["gathered"].view(hvd.size(), -1)[:, 0].tolist() == [
+        rank + 1.0 for rank in range(hvd.size())]
