@@ -245,7 +245,10 @@ class ScaleComProcessGroup(dist.ProcessGroup):
 
         device = outputs[0].device if outputs else device or torch.device("cpu")
         if getattr(opts, "asyncOp", True):
-            return _Work(self._completion.future_of(end, outputs, device))
+            # A future has its waits on streams only for devices of what it holds.
+            is_empty = device.type == "cuda" and not outputs
+            value = [torch.empty(0, device=device)] if is_empty else outputs
+            return _Work(self._completion.future_of(end, value, device))
         end()
         return _DoneWork(outputs, device)
 

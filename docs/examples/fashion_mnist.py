@@ -3,9 +3,9 @@
     python fashion_mnist.py
     mpirun -np 4 python fashion_mnist.py --compression scalecom
 
-The data is Debian's package dataset-fashion-mnist; where it is not installed, scikit-learn's 8 x 8
-digits take its place, and the script says so. All ranks draw the same batches from the seed, each
-takes its part.
+On GPUs where there are any, a rank on each in turn. The data is Debian's package
+dataset-fashion-mnist; where it is not installed, scikit-learn's 8 x 8 digits take its place, and the
+script says so. All ranks draw the same batches from the seed, each takes its part.
 """
 
 import argparse
@@ -65,6 +65,13 @@ class Progress:
         print(f"  [{bar:<25}] {percent:3d} %  loss {loss:.3f}", end=end, file=sys.stderr, flush=True)
 
 
+def find_device():
+    """This rank's GPU where there are any."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", hvd.local_rank() % torch.cuda.device_count())
+
+
 def train(arguments, model, optimizer, scheduler, images, labels):
     """Returns seconds, the time of each step, and the bytes this rank sent in a step."""
     rank, size = hvd.rank(), hvd.size()
@@ -106,7 +113,7 @@ def test_accuracy(model, images, labels):
 def checksum(model):
     digest = hashlib.sha256()
     for parameter in model.parameters():
-        digest.update(parameter.detach().numpy().tobytes())
+        digest.update(parameter.detach().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -133,8 +140,11 @@ def main():
     hvd.init()
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // hvd.local_size()))
     torch.manual_seed(arguments.seed)
-    data_name, (images, labels), (test_images, test_labels) = load_data()
-    model = make_model()
+    device = find_device()
+    data_name, *parts = load_data()
+    (images, labels), (test_images, test_labels) = (
+        [tensor.to(device) for tensor in part] for part in parts)
+    model = make_model().to(device)
     compression = hvd.Compression.none
     if arguments.compression == "scalecom":
         # 98 % of the parameters are in one layer. The first layer stays dense and the other small

@@ -17,6 +17,15 @@ constexpr auto kEndTime = std::chrono::seconds(2);
 
 }  // namespace
 
+std::shared_ptr<void> enter_to_give_back(Accelerator& accelerator) noexcept {
+  try {
+    return accelerator.enter();
+  } catch (const Error& error) {
+    log_warning(error.what());
+    return {};
+  }
+}
+
 DeviceContext::DeviceContext(std::unique_ptr<Accelerator> accelerator)
     : accelerator_(std::move(accelerator)) {
   const auto entered = accelerator_->enter();
@@ -73,7 +82,7 @@ std::shared_ptr<std::byte[]> DeviceContext::allocate_result(std::size_t bytes,
   accelerator_->make_wait(stream, record(results_.get())->event.get());
   std::byte* const data = memory->get();
   return {data, [self = shared_from_this(), memory = std::move(memory)](std::byte*) {
-            const auto inside = self->accelerator_->enter();
+            const auto inside = enter_to_give_back(*self->accelerator_);
             memory->reset();
           }};
 }

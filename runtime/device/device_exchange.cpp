@@ -1,5 +1,7 @@
 #include "runtime/device/device_exchange.hpp"
 
+#include <fmt/format.h>
+
 #include <numeric>
 #include <utility>
 
@@ -60,7 +62,12 @@ void DeviceExchange::make_result(std::size_t place, std::int64_t rows) {
   transfer.output = batch_.tensors[place]->input;
   transfer.output.shape[0] = rows;
   const auto bytes = static_cast<std::size_t>(transfer.output.bytes());
-  transfer.memory = context_.allocate_result(bytes, lane_.passes());
+  try {
+    transfer.memory = context_.allocate_result(bytes, lane_.passes());
+  } catch (const Error& error) {
+    throw Error(error.code(), fmt::format("tensor {}: its result takes {} bytes on the device: {}",
+                                          batch_.tensors[place]->name, bytes, error.what()));
+  }
   transfer.result = transfer.memory.get();
   transfer.output.data = transfer.result;
 }

@@ -50,7 +50,7 @@ DeviceExecution::DeviceExecution(int rank, int size, const Config& config, Resid
 // pinned memory back in the order of their lanes.
 DeviceExecution::~DeviceExecution() {
   if (context_ == nullptr) return;
-  const auto entered = context_->accelerator().enter();
+  const auto entered = enter_to_give_back(context_->accelerator());
   work_.reset();
   used_.clear();
   samples_.clear();

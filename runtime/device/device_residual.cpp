@@ -83,8 +83,8 @@ void DeviceResidual::upload(const std::vector<float>& values) {
     const std::size_t piece = std::min(kPinnedBytes, bytes.size() - at);
     std::memcpy(pinned.get(), bytes.data() + at, piece);
     context_->accelerator().copy(memory_.get() + at, pinned.get(), piece, copies_.get());
-    // For nothing of other ranks.
-    wait_for_copies("a residual's way to the CUDA device", nullptr);
+    // Its memory may have been given back behind what waits for other ranks.
+    wait_for_copies("a residual's way to the CUDA device", bounds_.interrupt);
   }
 }
 

@@ -206,11 +206,11 @@ class Ticket:
     __slots__ = ("_pointer", "_keep", "_is_complete")
 
     def __init__(self, pointer, keep):
-        if _abandoned:
-            _release_abandoned()
         self._pointer = pointer
         self._keep = keep
         self._is_complete = False
+        if _abandoned:
+            _release_abandoned()
 
     def is_ready(self):
         return quick.scalecom_ticket_is_ready(self._pointer) == 1
@@ -256,10 +256,8 @@ class Ticket:
     def __del__(self):
         if self._is_complete:
             quick.scalecom_ticket_release(self._pointer)
-        elif self.is_ready():
-            self._end(self._pointer, self._keep)
         else:  # An interrupt, an error: the memory must outlive the operation.
-            _abandoned.append((self._pointer, self._keep, self._end))
+            _end_or_keep(self._pointer, self._keep, self._end)
 
 
 # Tickets that were given up before they completed, with the memory they work on. Appending and
@@ -270,13 +268,21 @@ _abandoned = collections.deque()
 def _release_abandoned():
     for _ in range(len(_abandoned)):
         try:
-            pointer, keep, end = _abandoned.popleft()
+            given_up = _abandoned.popleft()
         except IndexError:  # Another thread took the last one.
             return
+        _end_or_keep(*given_up)
+
+
+def _end_or_keep(pointer, keep, end):
+    """Ends a ticket that has completed; keeps all others, and those that cannot end now: a stream that is
+    captured into a graph can be made to wait for nothing."""
+    try:
         if quick.scalecom_ticket_is_ready(pointer):
-            end(pointer, keep)
-        else:
-            _abandoned.append((pointer, keep, end))
+            return end(pointer, keep)
+    except Exception:  # Nobody here has to do with that ticket.
+        pass
+    _abandoned.append((pointer, keep, end))
 
 
 def submit(function, arguments, keep, ticket=Ticket):

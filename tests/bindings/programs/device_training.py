@@ -3,6 +3,9 @@ in this order."""
 
 import contextlib
 import copy
+import os
+import pathlib
+import sys
 
 import torch
 from programs.claims import device_at_work
@@ -10,7 +13,12 @@ from torch import nn
 
 import scalecom.torch as hvd
 
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[3] / "docs" / "examples"))
+
+import fashion_mnist_data  # noqa: E402
+
 STEPS = 12
+IMAGES = 1024
 
 
 def _place():
@@ -78,6 +86,50 @@ def the_loss_falls_as_on_the_cpu():
         there = _losses(_place(), f"device {label}", compression)
         assert there[-3:].mean() < 0.9 * there[0], (label, there)
         slack = 1e-4 if label == "dense " else 0.05
+        assert torch.allclose(there, here, rtol=slack), (label, there, here)
+
+
+def _images():
+    """The first of Fashion-MNIST's test images, normalised, and their labels, on the CPU: as the examples
+    find them, or in the folder that tools/test-gpu has brought."""
+    folder = os.environ.get("FASHION_MNIST_FOLDER")
+    if folder:
+        fashion_mnist_data.FASHION_MNIST = pathlib.Path(folder)
+    is_there = fashion_mnist_data.FASHION_MNIST.is_dir()
+    images, labels, *_ = (fashion_mnist_data.read_part("t10k") if is_there
+                          else fashion_mnist_data.read_digits())
+    with torch.device("cpu"):
+        inputs = torch.from_numpy(images[:IMAGES].copy()).float().unsqueeze(1)
+        return (inputs - 72.9) / 90.0, torch.from_numpy(labels[:IMAGES]).long()
+
+
+def _image_losses(place, prefix, compression, images, labels):
+    """Of the ranks' mean, in each step of a convolutional network."""
+    with torch.device("cpu"):
+        torch.manual_seed(7)
+        model = nn.Sequential(nn.Conv2d(1, 8, 5, stride=2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+                              nn.Linear(8 * 36, 64), nn.ReLU(), nn.Linear(64, 10))
+    optimizer = _wrap(model.to(place), prefix, compression)
+    parts = torch.arange(IMAGES, device="cpu").split(64)
+    losses = []
+    for step in range(2 * STEPS):
+        mine = parts[step % len(parts)][hvd.rank()::hvd.size()]
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(images[mine].to(place)), labels[mine].to(place))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach().cpu())
+    return hvd.allreduce(torch.stack(losses), name=f"losses of {prefix}")
+
+
+def images_are_learnt_as_on_the_cpu():
+    images, labels = _images()
+    for label, compression, slack in (
+            ("dense images ", hvd.Compression.none, 0.01),
+            ("sparse images ", hvd.Compression.scalecom(rate=16, beta=0.5, min_elements=1000), 0.05)):
+        here = _image_losses(torch.device("cpu"), f"cpu {label}", compression, images, labels)
+        there = _image_losses(_place(), f"device {label}", compression, images, labels)
+        assert there[-6:].mean() < 0.7 * there[:2].mean(), (label, there)
         assert torch.allclose(there, here, rtol=slack), (label, there, here)
 
 

@@ -90,6 +90,22 @@ def broadcasts_gathers_and_scatters_equal_gloos():
         _agrees(call)
 
 
+def what_was_given_to_a_gather_may_be_overwritten_behind_its_wait():
+    """Ranks other than the root have no result, and still have to wait for their part to be on its way."""
+    root = hvd.size() - 1
+    with over("scalecom"):
+        for turn in range(3):
+            parts = [torch.empty(100_000) for _ in range(hvd.size())] if hvd.rank() == root else None
+            mine = torch.zeros(100_000)
+            if mine.is_cuda:
+                torch.cuda._sleep(40_000_000)
+            mine.fill_(hvd.rank() + turn)
+            dist.gather(mine, parts, root, async_op=True).wait()
+            mine.fill_(-1.0)
+            for rank, part in enumerate(parts or []):
+                assert (part == rank + turn).all(), (turn, rank)
+
+
 def all_gathers_equal_gloos():
     def call(of):
         results = []

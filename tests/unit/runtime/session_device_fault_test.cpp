@@ -20,8 +20,16 @@ std::vector<std::byte> bytes_of(const std::vector<float>& values) {
   return {bytes.begin(), bytes.end()};
 }
 
-// What each of two ranks got for a batch, of rank 1's device with so many bytes left.
-std::vector<Status> run_short_of_memory(std::size_t free, const AllReduceOptions& options) {
+using Submit = std::function<Ticket(Session& session, const TensorView& w, const TensorView& v)>;
+
+Submit reducing(const AllReduceOptions& options) {
+  return [options](Session& session, const TensorView& w, const TensorView& v) {
+    return session.all_reduce_group({{"w", w, w}, {"v", v, v}}, options);
+  };
+}
+
+// What each of two ranks got for what it submits, of rank 1's device with so many bytes left.
+std::vector<Status> run_short_of_memory(std::size_t free, const Submit& submit) {
   DeviceWorld devices(2, 1);
   std::vector<Status> outcome(2, Status());
   test::run_ranks(2, [&](int rank) {
@@ -33,10 +41,7 @@ std::vector<Status> run_short_of_memory(std::size_t free, const AllReduceOptions
     if (rank == 1) accelerator.set_free(free);
     Status& status = outcome[static_cast<std::size_t>(rank)];
     try {
-      status =
-          devices[rank]
-              .all_reduce_group({{"w", w.view(), w.view()}, {"v", v.view(), v.view()}}, options)
-              .wait();
+      status = submit(devices[rank], w.view(), v.view()).wait();
       devices[rank].all_reduce("first", first.view(), first.view());
     } catch (const Error& error) {  // The session is over, with the same cause.
       if (error.status() != status) throw;
@@ -127,7 +132,7 @@ TEST_CASE("a process that cannot use the CUDA device is told why at the call, an
 
 TEST_CASE("a rank without memory for a batch fails it on all ranks, with what it needs") {
   // Two slots of 12,000 bytes.
-  for (const Status& status : run_short_of_memory(20'000, {})) {
+  for (const Status& status : run_short_of_memory(20'000, reducing({}))) {
     CHECK(status.code() == StatusCode::unavailable);
     CHECK_THAT(status.message(),
                Contains("first: w) on rank 1") && Contains("a buffer of 24000 bytes") &&
@@ -138,11 +143,22 @@ TEST_CASE("a rank without memory for a batch fails it on all ranks, with what it
 TEST_CASE("a rank without memory for a residual fails its step on all ranks, by name") {
   AllReduceOptions options;
   options.compression.mode = CompressionMode::sharded;
-  for (const Status& status : run_short_of_memory(20'000, options)) {
+  for (const Status& status : run_short_of_memory(20'000, reducing(options))) {
     CHECK(status.code() == StatusCode::unavailable);
     CHECK_THAT(status.message(),
                Contains("on rank 1") && Contains("tensor v: its residual takes 12000 bytes") &&
                    Contains("8000 are free") && Contains("compress fewer tensors"));
+  }
+}
+
+TEST_CASE("a rank without memory for a gather's result fails it on all ranks, by name") {
+  const Submit submit = [](Session& session, const TensorView& w, const TensorView&) {
+    return session.all_gather("w", w);
+  };
+  for (const Status& status : run_short_of_memory(20'000, submit)) {
+    CHECK(status.code() == StatusCode::unavailable);
+    CHECK_THAT(status.message(), Contains("on rank 1") &&
+                                     Contains("tensor w: its result takes 24000 bytes on the device"));
   }
 }
 
