@@ -31,6 +31,10 @@ std::string remedy(Result result, const std::string& message) {
   if (says(message, "shared memory") || says(message, "/dev/shm")) {
     return "/dev/shm is too small: in a container raise --shm-size, or set NCCL_SHM_DISABLE=1";
   }
+  if (says(message, "stream is capturing")) {
+    return "this process captures a CUDA graph meanwhile, which NCCL's connections end: call the "
+           "collectives once before the capture";
+  }
   switch (result) {
     case Result::unhandled_cuda_error:
       return "NCCL_DEBUG=WARN names the CUDA call; out of memory and a driver older than NCCL's "

@@ -47,6 +47,14 @@ def _check_raises(wait):
         wait()
 
 
+def _check_ran_or_raises(wait):
+    """A chain that goes through programs, as on a GPU, brings a failure to the calls behind it."""
+    if jax.default_backend() == "cpu":
+        assert wait().tolist() == [1.0, 1.0]
+    else:
+        _check_raises(wait)
+
+
 def what_is_behind_a_failure_runs():
     """Also where the failed program's chain goes on to the next ones, as it does of one without results."""
     for call in (hvd.barrier, lambda: hvd.allreduce(jnp.ones(2)),
@@ -55,7 +63,8 @@ def what_is_behind_a_failure_runs():
         _dispatch_step(2 + hvd.rank(), _step_without_result)
         behind = _dispatch_step(2)
         jax.block_until_ready(call())
-        assert _step(jnp.ones(2)).tolist() == behind().tolist() == [1.0, 1.0]
+        _check_ran_or_raises(behind)
+        assert _step(jnp.ones(2)).tolist() == [1.0, 1.0]
         _check_raises(failed)
         jax.effects_barrier()
 

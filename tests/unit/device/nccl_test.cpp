@@ -250,6 +250,9 @@ TEST_CASE("an error has NCCL's name for it, its last words and the remedy, and i
   } cases[] = {
       {Result::remote_error, "socket closed", StatusCode::rank_lost, "look at the lost rank's own"},
       {Result::unhandled_cuda_error, "", StatusCode::unavailable, "names the CUDA call"},
+      {Result::unhandled_cuda_error,
+       "Cuda failure 'operation not permitted when stream is capturing'", StatusCode::unavailable,
+       "call the collectives once before the capture"},
       {Result::system_error, "bind failed", StatusCode::unavailable, "ulimit -n"},
       {Result::system_error, "Bootstrap : No socket interface found", StatusCode::unavailable,
        "NCCL_SOCKET_IFNAME names"},
