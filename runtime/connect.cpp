@@ -9,6 +9,7 @@
 #include "base/log.hpp"
 #include "device/nccl/tuner.hpp"
 #include "kernels/reduce.hpp"
+#include "mpi_plugin/mpi_backend.hpp"
 #include "runtime/control/host_facts.hpp"
 #include "runtime/control/loopback_channel.hpp"
 #include "runtime/control/open_files.hpp"
@@ -25,7 +26,6 @@
 #include "runtime/tuning/tuning_file.hpp"
 #include "scalecom/version.hpp"
 #include "transport/loopback/loopback_transport.hpp"
-#include "transport/mpi/mpi_backend.hpp"
 #include "transport/socket/socket_transport.hpp"
 
 namespace scalecom {

@@ -6,10 +6,10 @@
 
 #include "collective/message_collectives.hpp"
 #include "collective/shm/shm_collectives.hpp"
+#include "mpi_plugin/mpi_backend.hpp"
 #include "runtime/tuning/tune.hpp"
 #include "runtime/worker_pool.hpp"
 #include "scalecom/version.hpp"
-#include "transport/mpi/mpi_backend.hpp"
 
 namespace scalecom {
 namespace {

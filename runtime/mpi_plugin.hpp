@@ -3,8 +3,8 @@
 #include <memory>
 #include <string>
 
+#include "mpi_plugin/mpi_backend.hpp"
 #include "runtime/launch.hpp"
-#include "transport/mpi/mpi_backend.hpp"
 
 namespace scalecom {
 

@@ -10,6 +10,7 @@
 
 #include "collective/collectives.hpp"
 #include "collective/tuning.hpp"
+#include "mpi_plugin/mpi_backend.hpp"
 #include "runtime/compression_plan.hpp"
 #include "runtime/control/control_channel.hpp"
 #include "runtime/control/host_segment.hpp"
@@ -17,7 +18,6 @@
 #include "runtime/tensor_queue.hpp"
 #include "scalecom/session.hpp"
 #include "transport/bootstrap.hpp"
-#include "transport/mpi/mpi_backend.hpp"
 #include "transport/shm/board.hpp"
 #include "transport/transport.hpp"
 

@@ -2,7 +2,7 @@
 
 #include <memory>
 
-#include "transport/mpi/mpi_backend.hpp"
+#include "mpi_plugin/mpi_backend.hpp"
 
 namespace scalecom {
 

@@ -1,4 +1,4 @@
-#include "transport/mpi/mpi_backend.hpp"
+#include "mpi_plugin/mpi_backend.hpp"
 
 #include <mpi.h>
 

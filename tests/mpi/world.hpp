@@ -1,6 +1,6 @@
 #pragma once
 
-#include "transport/mpi/mpi_backend.hpp"
+#include "mpi_plugin/mpi_backend.hpp"
 
 namespace scalecom::test {
 
