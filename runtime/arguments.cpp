@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "compress/offset_codec.hpp"
+#include "runtime/health_monitor.hpp"
 
 namespace scalecom {
 namespace {
@@ -189,6 +190,22 @@ void check_member(const GroupMember& member, const GroupMember& first) {
          fmt::format("it is on {}, and {} of the same group on {}; the tensors of a "
                      "group must be on one device",
                      to_string(member.input.device), first.name, to_string(first.input.device)));
+}
+
+void check_guard(const std::string& name, const Compression& compression, const Config& config) {
+  if (!HealthMonitor::is_guarded(compression)) return;
+  const auto refuse_because = [&](const char* reason) {
+    refuse(name, fmt::format("compression guard is {}, but {}; set one of them otherwise",
+                             compression.guard, reason));
+  };
+  if (config.health_steps == 0) {
+    refuse_because("SCALECOM_HEALTH_STEPS is 0, so nothing is measured that it could judge");
+  }
+  if (config.allreduce_algorithm == "mpi") {
+    refuse_because(
+        "SCALECOM_ALLREDUCE_ALGORITHM is mpi, whose sums may differ between ranks, and so may what "
+        "a guard makes of them");
+  }
 }
 
 void check_all_gather(const std::string& name, const TensorView& input) {

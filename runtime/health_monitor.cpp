@@ -61,7 +61,7 @@ void HealthMonitor::apply_guards(Agreement& agreement) const {
   if (guard_halvings_ == 0) return;
   for (AgreedTensor& tensor : agreement.tensors) {
     Compression& compression = tensor.signature.compression;
-    if (!is_guarded(tensor.signature)) continue;
+    if (!is_guarded(compression)) continue;
     const auto found = entries_.find(tensor.name);
     if (found == entries_.end()) continue;
     const Entry& entry = found->second;
@@ -87,7 +87,7 @@ std::vector<CompressionHealth> HealthMonitor::record(std::span<const AgreedTenso
 void HealthMonitor::judge(Entry& entry, const AgreedTensor& tensor, const TensorHealth& health) {
   const Compression& compression = tensor.signature.compression;
   const bool is_ahead = tensor.step < entry.first_step;
-  if (compression.guard <= 0.0 || compression.rate == 1 || is_ahead) return;
+  if (!is_guarded(compression) || compression.rate == 1 || is_ahead) return;
   entry.seen += health.sampled_chunks;
   entry.missed += health.missed;
   if (entry.seen < kJudgedMin) return;

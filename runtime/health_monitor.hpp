@@ -44,8 +44,8 @@ class HealthMonitor {
   }
 
   /// Whether a guard may change the tensor's chunk length.
-  static bool is_guarded(const TensorSignature& signature) noexcept {
-    return signature.compression.mode != CompressionMode::none && signature.compression.guard > 0.0;
+  static bool is_guarded(const Compression& compression) noexcept {
+    return compression.mode != CompressionMode::none && compression.guard > 0.0;
   }
   /// Whether apply_guards() needs the figures of `sampled`, an earlier step of the tensor.
   static bool must_know(const AgreedTensor& tensor, const AgreedTensor& sampled) noexcept;

@@ -71,22 +71,7 @@ TensorSignature signature_of(OperationKind kind, const TensorView& tensor,
 PendingTensor pending_all_reduce(std::string name, TensorView input, TensorView output,
                                  const AllReduceOptions& options, SessionImpl& session) {
   TensorSignature signature = signature_of(OperationKind::all_reduce, input, options);
-  if (options.compression.mode != CompressionMode::none && options.compression.guard > 0.0 &&
-      session.config().health_steps == 0) {
-    throw Error(
-        StatusCode::invalid_argument,
-        fmt::format("tensor {}: compression guard is {}, but SCALECOM_HEALTH_STEPS is 0, so "
-                    "nothing is measured that it could judge; set one of them otherwise",
-                    name, options.compression.guard));
-  }
-  if (options.compression.mode != CompressionMode::none && options.compression.guard > 0.0 &&
-      session.config().allreduce_algorithm == "mpi") {
-    throw Error(StatusCode::invalid_argument,
-                fmt::format("tensor {}: compression guard is {}, but SCALECOM_ALLREDUCE_ALGORITHM "
-                            "is mpi, whose sums may differ between ranks, and so may what a guard "
-                            "makes of them; set one of them otherwise",
-                            name, options.compression.guard));
-  }
+  check_guard(name, options.compression, session.config());
   signature.priority = options.priority;
   const CompressionMode mode = session.mode_of(input, options.compression);
   double beta = 0.0;

@@ -58,7 +58,7 @@ std::vector<CompressionHealth> DeviceSamples::read(Accelerator& accelerator, int
 bool DeviceSamples::are_awaited_by(const Agreement& agreement) const {
   if (under_way_.empty()) return false;
   for (const AgreedTensor& tensor : agreement.tensors) {
-    if (!HealthMonitor::is_guarded(tensor.signature)) continue;
+    if (!HealthMonitor::is_guarded(tensor.signature.compression)) continue;
     for (const Sample& sample : under_way_) {
       const auto found = std::ranges::find(sample.tensors, tensor.name, &AgreedTensor::name);
       if (found == sample.tensors.end()) continue;
