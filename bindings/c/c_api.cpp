@@ -420,11 +420,6 @@ int scalecom_residual_get(const char* name, float* values, int64_t count) {
   });
 }
 
-int scalecom_residual_set(const char* name, const int64_t* shape, int32_t dimensions,
-                          const float* values, int64_t step) {
-  return scalecom_residual_restore(name, shape, dimensions, values, step, 0.0);
-}
-
 int scalecom_residual_restore(const char* name, const int64_t* shape, int32_t dimensions,
                               const float* values, int64_t step, double beta) {
   return guarded([&] {

@@ -203,12 +203,9 @@ SCALECOM_API void scalecom_ticket_release(scalecom_ticket* ticket);
 SCALECOM_API int scalecom_residuals(char** json);
 /* Copies the float32 residual of `name` to `values` (count elements, which must match). */
 SCALECOM_API int scalecom_residual_get(const char* name, float* values, int64_t count);
-/* Replaces or creates the residual of `name`; the tensor's next step becomes `step`. values:
- * finite; NULL for zeros, which drop what was owed (scalecom_stats() counts residual_resets). */
-SCALECOM_API int scalecom_residual_set(const char* name, const int64_t* shape, int32_t dimensions,
-                                       const float* values, int64_t step);
-/* The same of a filter with discount `beta`, in (0, 1]: `name` may go on with another one. 0: not
- * known, as with scalecom_residual_set(). */
+/* Replaces or creates the residual of `name`, of a filter with discount `beta`, in (0, 1]: `name`
+ * may go on with another one. 0: not known. The tensor's next step becomes `step`. values: finite;
+ * NULL for zeros, which drop what was owed (scalecom_stats() counts residual_resets). */
 SCALECOM_API int scalecom_residual_restore(const char* name, const int64_t* shape,
                                            int32_t dimensions, const float* values, int64_t step,
                                            double beta);
