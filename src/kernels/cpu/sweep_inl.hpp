@@ -7,6 +7,7 @@
 
 #include "kernels/cpu/sweep.hpp"
 #include "kernels/cpu/vector_inl.hpp"
+#include "kernels/float_bits.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace scalecom::kernels::HWY_NAMESPACE {
@@ -17,13 +18,10 @@ using Unsigned = hn::RebindToUnsigned<Floats>;
 using FloatVector = hn::Vec<Floats>;
 using IntVector = hn::Vec<Ints>;
 
-inline constexpr std::int32_t kAbsoluteBits = 0x7FFFFFFF;
-inline constexpr std::int32_t kLargestFinite = 0x7F7FFFFF;
 /// Float32 lanes of the widest target that is compiled.
 inline constexpr std::size_t kLanesMax = HWY_MAX_BYTES / sizeof(float);
 
-/// Walks a tensor from its first vector to its last, updating m. next() returns the bits of |p|:
-/// compared as integers they order as the values do, with Inf and NaN on top.
+/// Walks a tensor from its first vector to its last, updating m. next() returns the bits of |p|.
 template <class Format>
 class Sweeper {
  public:

@@ -2,15 +2,14 @@
 
 #include <cstdint>
 
+#include "kernels/float_bits.hpp"
+
 /// What the CUDA passes do with one element: the definition in kernels/select.hpp, to the bit.
 /// C++17 and constexpr, which device code may call (--expt-relaxed-constexpr), so that the CPU's
 /// tests run the same lines. Neither side may contract a multiplication and an addition.
 namespace scalecom::kernels::cuda {
 
-inline constexpr std::int32_t kAbsoluteBits = 0x7FFFFFFF;
-inline constexpr std::int32_t kLargestFinite = 0x7F7FFFFF;
-
-/// |value| as an integer: orders as the values do, with Inf and NaN on top.
+/// |value| as an integer.
 constexpr std::int32_t absolute_bits(float value) {
   return __builtin_bit_cast(std::int32_t, value) & kAbsoluteBits;
 }

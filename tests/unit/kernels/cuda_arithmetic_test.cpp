@@ -99,7 +99,7 @@ Outcome device_step(const Sample& sample, const std::vector<float>& before,
          float& m = outcome.memory[static_cast<std::size_t>(index)];
          const auto swept = cuda::sweep_element(m, g_at(index), sample.beta);
          m = swept.memory;
-         outcome.nonfinite += swept.bits > cuda::kLargestFinite ? 1 : 0;
+         outcome.nonfinite += swept.bits > kernels::kLargestFinite ? 1 : 0;
          const cuda::Candidate candidate{swept.bits, place};
          cuda::Candidate& so_far = best[static_cast<std::size_t>(part.chunk)];
          if (so_far.is_beaten_by(candidate)) so_far = candidate;
@@ -298,7 +298,7 @@ TEST_CASE("four CUDA elements at once are swept as one by one") {
       const auto one = cuda::sweep_element(m.at[i], g.at[i], 0.3f);
       const cuda::Candidate candidate{one.bits, i};
       if (best.is_beaten_by(candidate)) best = candidate;
-      nonfinite += one.bits > cuda::kLargestFinite ? 1 : 0;
+      nonfinite += one.bits > kernels::kLargestFinite ? 1 : 0;
       REQUIRE(std::bit_cast<int>(one.memory) == std::bit_cast<int>(swept.memory.at[i]));
     }
     REQUIRE(swept.bits == best.bits);
