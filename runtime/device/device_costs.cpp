@@ -21,8 +21,6 @@ namespace {
 // Of float32, 14 bytes each with all that a step has: a GPU's cache has up to 50 MB, and a model's
 // tensors are not found there.
 constexpr std::int64_t kElements = 1 << 23;
-// As of the passes of a host: what a selected element takes is no difference of two large times.
-constexpr std::int64_t kShortChunk = 8;
 // Passes enqueued at once, so that neither the first one's launch nor the look at the end counts.
 constexpr int kPassesInRow = 4;
 // The fastest counts: load only ever makes them slower.

@@ -24,7 +24,6 @@ constexpr double kRow_s = 0.5e-3;
 constexpr int kRowCallsMax = 64;
 constexpr std::size_t kReducedBytes = 1 << 20;
 constexpr std::size_t kFlatBytesMin = 16 << 10;
-constexpr std::size_t kBlockBytesMin = 64 << 10;
 constexpr std::size_t kFirstExchangeBytes = 256 << 10;
 // Beside those of any collective: what a failed measurement leaves under way meets nothing.
 constexpr int kTag = 32'000;

@@ -8,9 +8,6 @@
 namespace scalecom {
 namespace {
 
-// Far below kPassChunk, so that what a selected element takes is no difference of two large times.
-constexpr std::int64_t kShortChunk = 8;
-
 // The passes of one rank's sharded step: it selects an n-th, gathers the rest and writes the
 // result.
 class Passes {

@@ -6,9 +6,6 @@
 namespace scalecom {
 namespace {
 
-// A choice that gains less than this over the default is noise.
-constexpr double kClearlyBetter = 0.95;
-
 const double* find(const Samples& samples, const std::string& name) {
   const auto found = samples.find(name);
   const bool is_usable =

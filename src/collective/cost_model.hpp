@@ -30,8 +30,10 @@ struct InsideCosts {
   bool operator==(const InsideCosts&) const = default;
 };
 
-/// Chunk length C at which the passes of a compressed step are measured.
+/// Chunk length C at which the passes of a compressed step are measured, and a far shorter one, so
+/// that what a selected element takes is no difference of two large times.
 inline constexpr std::int64_t kPassChunk = 100;
+inline constexpr std::int64_t kShortChunk = 8;
 
 /// Of the passes of a compressed step over a tensor, by a rank's threads while all ranks of the
 /// host are at it. The defaults are those of 10 GB/s a rank.

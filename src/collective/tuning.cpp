@@ -9,11 +9,8 @@ namespace {
 
 constexpr std::size_t kBlockBytes = 512 << 10;
 constexpr std::size_t kFlatBytesMax = 512 << 10;
-constexpr std::size_t kBlockBytesMin = 64 << 10;
 // A vector of several blocks of every size.
 constexpr std::int64_t kLongBytes = 8 << 20;
-// What the model says by less than this is noise.
-constexpr double kClearlyBetter = 0.95;
 
 }  // namespace
 

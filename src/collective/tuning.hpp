@@ -9,6 +9,13 @@ namespace scalecom {
 /// Blocks that a pipeline has under way at once: the slots of a board.
 inline constexpr int kBlocksUnderWay = 4;
 
+/// The shortest block that a choice takes.
+inline constexpr std::size_t kBlockBytesMin = 64 << 10;
+
+/// A choice that is to gain less than this over another one, by the model or by measurement, gains
+/// noise.
+inline constexpr double kClearlyBetter = 0.95;
+
 /// What shared memory is used by; found by measurement (docs/performance.md).
 struct ShmTuning {
   /// Up to here every rank reduces everything by itself, in one step.
