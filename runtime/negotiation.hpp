@@ -24,6 +24,10 @@ inline constexpr std::size_t kBacklogMax = 2;
 /// In place of a cycle time in ms: see Config::cycle_time_ms.
 inline constexpr double kAdaptiveCycleTime = -1.0;
 
+/// What a fusion threshold and a cycle time may be at most.
+inline constexpr std::int64_t kFusionThresholdBytesMax = std::int64_t{1} << 40;
+inline constexpr double kCycleTimeMaxMs = 10'000.0;
+
 /// The values travel in the negotiation.
 enum class OperationKind : std::uint8_t {
   all_reduce = 0,

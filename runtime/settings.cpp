@@ -12,6 +12,7 @@
 
 #include "base/error.hpp"
 #include "collective/selector.hpp"
+#include "runtime/negotiation.hpp"
 
 namespace scalecom {
 namespace {
@@ -118,15 +119,15 @@ Setting cycle_time() {
   return {
       "CYCLE_TIME",
       "ms",
-      "adaptive, or 0 to 10000",
+      fmt::format("adaptive, or 0 to {:g}", kCycleTimeMaxMs),
       "Longest time a batch that is not full waits for tensors known to be on their way. Nothing "
       "waits when all known tensors are in.",
       [](Config& config, const std::string& text) {
         if (lower_case(text) == "adaptive") {
-          config.cycle_time_ms = -1.0;
+          config.cycle_time_ms = kAdaptiveCycleTime;
           return true;
         }
-        return parse_real(text, 0.0, 10'000.0, config.cycle_time_ms);
+        return parse_real(text, 0.0, kCycleTimeMaxMs, config.cycle_time_ms);
       },
       [](const Config& config) {
         return config.cycle_time_ms < 0 ? "adaptive" : fmt::format("{:g}", config.cycle_time_ms);
@@ -207,10 +208,9 @@ Setting idle_text(std::string name, std::string description) {
 }
 
 void add_core(std::vector<Setting>& table) {
-  constexpr std::int64_t kTebibyte = 1LL << 40;
-  table.push_back(
-      must_agree(integer("FUSION_THRESHOLD", &Config::fusion_threshold_bytes, 0, kTebibyte, "bytes",
-                         "Bytes that one fused batch may hold. 0 turns fusion off.")));
+  table.push_back(must_agree(integer("FUSION_THRESHOLD", &Config::fusion_threshold_bytes, 0,
+                                     kFusionThresholdBytesMax, "bytes",
+                                     "Bytes that one fused batch may hold. 0 turns fusion off.")));
   table.push_back(must_agree(cycle_time()));
   table.push_back(
       must_agree(integer("CACHE_CAPACITY", &Config::cache_capacity, 0, 1 << 24, "tensors",

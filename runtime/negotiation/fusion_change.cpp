@@ -10,12 +10,9 @@
 namespace scalecom {
 namespace {
 
-constexpr std::int64_t kThresholdMax = std::int64_t{1} << 40;
-constexpr double kCycleTimeMaxMs = 10'000.0;
-
 // Also of a cycle time that is no number.
 bool is_allowed(const FusionSettings& settings) {
-  return settings.threshold_bytes >= 0 && settings.threshold_bytes <= kThresholdMax &&
+  return settings.threshold_bytes >= 0 && settings.threshold_bytes <= kFusionThresholdBytesMax &&
          settings.cycle_time_ms >= kAdaptiveCycleTime && settings.cycle_time_ms <= kCycleTimeMaxMs;
 }
 
