@@ -46,7 +46,7 @@ class Bench {
     lane_.acquire(DeviceLane::Buffer::packed, static_cast<std::size_t>(kManyBytes));
     auto* const floats = reinterpret_cast<float*>(memory_.get());
     tensor_.gradient = {reinterpret_cast<std::byte*>(floats), DataType::float32, kElements};
-    tensor_.memory = floats + kElements;
+    tensor_.residual = floats + kElements;
     tensor_.result = reinterpret_cast<std::byte*>(floats + 2 * kElements);
     float* const selected = floats + 3 * kElements;
     tensor_.selected.values = reinterpret_cast<std::byte*>(selected);
@@ -87,7 +87,7 @@ class Bench {
     mine.gradient.count = own * chunk;
     others.gradient.count = (chunks - own) * chunk;
     others.gradient.data += own * chunk * size_of(DataType::float32);
-    others.memory += own * chunk;
+    others.residual += own * chunk;
     others.result += own * chunk * size_of(DataType::float32);
     others.selected.values += own * size_of(DataType::float32);
     others.selected.kept += own;

@@ -17,7 +17,7 @@ class Passes {
         threads_(threads),
         elements_(elements),
         gradient_(static_cast<std::size_t>(elements)),
-        memory_(gradient_.size()),
+        residual_(gradient_.size()),
         result_(gradient_.size()),
         offsets_(gradient_.size() / kShortChunk),
         values_(offsets_.size()),
@@ -67,11 +67,11 @@ class Passes {
   }
 
   void select(const Part& part, std::int64_t chunk) {
-    kernels::select_and_sweep(memory_.data() + part.begin * chunk, gradient_of(part, chunk), 1.0f,
+    kernels::select_and_sweep(residual_.data() + part.begin * chunk, gradient_of(part, chunk), 1.0f,
                               chunk, offsets_.data() + part.begin, taken_by(part));
   }
   void gather(const Part& part, std::int64_t chunk) {
-    kernels::gather_and_sweep(memory_.data() + part.begin * chunk, gradient_of(part, chunk), 1.0f,
+    kernels::gather_and_sweep(residual_.data() + part.begin * chunk, gradient_of(part, chunk), 1.0f,
                               chunk, offsets_.data() + part.begin, taken_by(part));
   }
   kernels::Gradient gradient_of(const Part& part, std::int64_t chunk) {
@@ -90,7 +90,7 @@ class Passes {
   const PassThreads& threads_;
   const std::int64_t elements_;
   std::vector<float> gradient_;
-  std::vector<float> memory_;
+  std::vector<float> residual_;
   std::vector<float> result_;
   std::vector<std::uint16_t> offsets_;
   std::vector<float> values_;

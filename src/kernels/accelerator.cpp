@@ -27,7 +27,7 @@ void check(const StepTensor& tensor) {
                               to_string(tensor.selected.dtype)));
   SCALECOM_ASSERT(is_aligned(gradient.data, size_of(gradient.dtype)) &&
                       is_aligned(tensor.result, size_of(gradient.dtype)) &&
-                      is_aligned(tensor.memory, sizeof(float)) &&
+                      is_aligned(tensor.residual, sizeof(float)) &&
                       is_aligned(tensor.selected.values, size_of(tensor.selected.dtype)),
                   fmt::format("a tensor of {} {} that is not aligned to its elements",
                               gradient.count, to_string(gradient.dtype)));

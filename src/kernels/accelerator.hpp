@@ -38,7 +38,7 @@ using EventOwner = Owned<CUevent_st>;
 /// One tensor, or consecutive chunks of one, and what its step writes. All pointers are memory of
 /// the accelerator, aligned to their elements; what a pass does not use may be null.
 struct StepTensor {
-  float* memory = nullptr;
+  float* residual = nullptr;
   kernels::Gradient gradient;
   float beta = 1.0f;
   std::int64_t chunk = 1;
@@ -51,8 +51,8 @@ struct StepTensor {
   std::byte* result = nullptr;
   const float* reduced = nullptr;
   /// Not zero: some rank saw NaN or Inf. Then fill_selected() takes the step back, if there is
-  /// `memory`, and fills the whole result with NaN; and only then take_back() does anything. Null:
-  /// as if it were zero to the one, and as if it were not to the other.
+  /// `residual`, and fills the whole result with NaN; and only then take_back() does anything.
+  /// Null: as if it were zero to the one, and as if it were not to the other.
   const float* mark = nullptr;
 
   friend bool operator==(const StepTensor&, const StepTensor&) = default;
@@ -91,7 +91,7 @@ class StepTable {
 
 /// One chunk of a tensor that was swept, by its first element.
 struct SampledChunk {
-  const float* memory = nullptr;
+  const float* residual = nullptr;
   const std::byte* gradient = nullptr;
   const std::uint16_t* offset = nullptr;  ///< of its selected element
   const float* kept = nullptr;

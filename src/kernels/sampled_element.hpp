@@ -10,20 +10,20 @@ struct SampledElement {
   double compensated = 0.0;  ///< p
 };
 
-/// Of an element that was not selected: none of p = m' + (1-beta) g was sent, where m' = `memory`
+/// Of an element that was not selected: none of p = m' + (1-beta) g was sent, where m' = `residual`
 /// is m + beta g.
-constexpr SampledElement unsent_element(float memory, float g, double beta) {
-  const double p = static_cast<double>(memory) + (1.0 - beta) * static_cast<double>(g);
+constexpr SampledElement unsent_element(float residual, float g, double beta) {
+  const double p = static_cast<double>(residual) + (1.0 - beta) * static_cast<double>(g);
   return {p, p};
 }
 
 /// Of a selected one, of which the sweep kept m' = `kept`; p - sent follows from the update
-/// m <- (1-beta) m + beta (p - sent), which has left `memory`.
-constexpr SampledElement sent_element(float memory, float kept, float g, double beta) {
+/// m <- (1-beta) m + beta (p - sent), which has left `residual`.
+constexpr SampledElement sent_element(float residual, float kept, float g, double beta) {
   const double rest = 1.0 - beta;
   const double gradient = static_cast<double>(g);
   const double before = static_cast<double>(kept) - beta * gradient;
-  return {(static_cast<double>(memory) - rest * before) / beta,
+  return {(static_cast<double>(residual) - rest * before) / beta,
           static_cast<double>(kept) + rest * gradient};
 }
 

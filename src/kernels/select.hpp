@@ -50,24 +50,24 @@ struct Selected {
 };
 
 /// offsets[j] <- place in chunk j of its largest |p| (lowest place on ties; NaN counts as larger
-/// than Inf, and of several NaN any one may be chosen). `memory` has gradient.count elements,
+/// than Inf, and of several NaN any one may be chosen). `residual` has gradient.count elements,
 /// `chunk` is 1 to 65,536, `offsets` has k elements. Returns the number of elements with p not
 /// finite.
-std::int64_t select_and_sweep(float* memory, const Gradient& gradient, float beta,
+std::int64_t select_and_sweep(float* residual, const Gradient& gradient, float beta,
                               std::int64_t chunk, std::uint16_t* offsets, const Selected& selected);
 
 /// The same for given offsets, which lie inside of their chunks.
-std::int64_t gather_and_sweep(float* memory, const Gradient& gradient, float beta,
+std::int64_t gather_and_sweep(float* residual, const Gradient& gradient, float beta,
                               std::int64_t chunk, const std::uint16_t* offsets,
                               const Selected& selected);
 
 /// Takes the step on the selected coordinates back: m[i] <- kept[j] on those of `count` elements.
-void restore_selected(float* memory, std::int64_t count, std::int64_t chunk,
+void restore_selected(float* residual, std::int64_t count, std::int64_t chunk,
                       const std::uint16_t* offsets, const float* kept);
 
 /// Takes the rest of a sweep back, after restore_selected(): m <- m - beta g where the sweep
 /// changed it. The difference to the m before is the rounding of m + beta g.
-void undo_sweep(float* memory, const Gradient& gradient, float beta);
+void undo_sweep(float* residual, const Gradient& gradient, float beta);
 
 /// values[j] <- source[j], `count` values of float32, float16 or bfloat16.
 void widen(float* values, const std::byte* source, DataType dtype, std::int64_t count);

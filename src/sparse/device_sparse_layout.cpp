@@ -115,7 +115,7 @@ DeviceSparseLayout::Buffers DeviceSparseLayout::acquire_buffers() {
 StepTensor DeviceSparseLayout::row_of(const Part& part) const {
   const SparseSlot& slot = swept_[part.slot];
   StepTensor row;
-  row.memory = slot.residual + part.first;
+  row.residual = slot.residual + part.first;
   row.gradient = {slot.gradient + part.first * size_of(slot.dtype), slot.dtype, part.count,
                   static_cast<float>(slot.prescale)};
   row.beta = static_cast<float>(slot.beta);
@@ -146,8 +146,8 @@ void DeviceSparseLayout::write_tables() {
     if (!has_averages_) continue;
     StepTensor& result = results.emplace_back(row);
     result.gradient = {nullptr, slots_[part.slot].dtype, part.count, 1.0f};
-    result.memory = nullptr;  // The step is the average's to take back.
-    row.result = nullptr;     // Its dtype need not be the average's.
+    result.residual = nullptr;  // The step is the average's to take back.
+    row.result = nullptr;       // Its dtype need not be the average's.
   }
   steps_.assign(lane_.table_place(), std::span<const StepTensor>(rows));
   if (has_averages_) results_.assign(lane_.table_place(), std::span<const StepTensor>(results));

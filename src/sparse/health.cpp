@@ -33,23 +33,23 @@ double ratio(double numerator, double denominator) {
 struct Squares {
   double error = 0.0;
   double compensated = 0.0;
-  double memory = 0.0;
+  double residual = 0.0;
   double gradient = 0.0;
 
   void add(const kernels::SampledElement& element, double m, double g) {
     error += element.error * element.error;
     compensated += element.compensated * element.compensated;
-    memory += m * m;
+    residual += m * m;
     gradient += g * g;
   }
 };
 
 /// Elements of one chunk that were not selected, and their p.
-void add_unsent(Squares& squares, float* p, const float* memory, const float* gradient,
+void add_unsent(Squares& squares, float* p, const float* residual, const float* gradient,
                 std::size_t count, double beta) {
   for (std::size_t i = 0; i < count; ++i) {
-    const auto element = kernels::unsent_element(memory[i], gradient[i], beta);
-    squares.add(element, memory[i], gradient[i]);
+    const auto element = kernels::unsent_element(residual[i], gradient[i], beta);
+    squares.add(element, residual[i], gradient[i]);
     p[i] = static_cast<float>(element.compensated);
   }
 }
@@ -136,22 +136,22 @@ void HealthSample::add(const SparseSlot& slot, const SparseChoice& choice, std::
     }
     values_.resize(values_.size() + count);
     float* const p = values_.data() + values_.size() - count;
-    const float* const memory = slot.residual + first;
+    const float* const residual = slot.residual + first;
     const std::size_t selected = choice.offsets[static_cast<std::size_t>(chunk)];
-    add_unsent(squares, p, memory, gradient_.data(), selected, beta);
+    add_unsent(squares, p, residual, gradient_.data(), selected, beta);
     const float kept = choice.kept[static_cast<std::size_t>(chunk)];
-    const auto element = kernels::sent_element(memory[selected], kept, gradient_[selected], beta);
-    squares.add(element, memory[selected], gradient_[selected]);
+    const auto element = kernels::sent_element(residual[selected], kept, gradient_[selected], beta);
+    squares.add(element, residual[selected], gradient_[selected]);
     p[selected] = static_cast<float>(element.compensated);
     const std::size_t next = selected + 1;
-    add_unsent(squares, p + next, memory + next, gradient_.data() + next, count - next, beta);
+    add_unsent(squares, p + next, residual + next, gradient_.data() + next, count - next, beta);
     tensor.offsets.push_back(static_cast<std::uint16_t>(selected));
   }
   TensorHealth& health = tensor.health;
   health.sampled_chunks = static_cast<std::int64_t>(tensor.offsets.size());
   health.sampled_elements = static_cast<std::int64_t>(values_.size() - begin);
   health.relative_error = ratio(squares.error, squares.compensated);
-  health.residual_to_gradient = ratio(squares.memory, squares.gradient);
+  health.residual_to_gradient = ratio(squares.residual, squares.gradient);
   values_.push_back(static_cast<float>(health.relative_error));
   values_.push_back(static_cast<float>(health.residual_to_gradient));
   tensors_.push_back(std::move(tensor));

@@ -108,7 +108,7 @@ struct SparseOptions {
 /// that its first element is in.
 ///
 /// The flags are reduced before the last round's values. Once they are known, the results of the
-/// rounds before are written while these travel; a tensor with a flag has its memory and gradient
+/// rounds before are written while these travel; a tensor with a flag has its residual and gradient
 /// still, and is reduced densely instead. All communication of the batch is in order then, and
 /// another may begin.
 ///
@@ -243,7 +243,7 @@ class SparseAllReduce {
   std::vector<std::byte> wire_;
   std::vector<std::uint16_t> offsets_;
   std::vector<std::byte> values_;
-  /// The swept memory of the selected coordinates, for a tensor that has to go dense; of one that
+  /// The swept residual of the selected coordinates, for a tensor that has to go dense; of one that
   /// does not, the reduced values as float32.
   std::vector<float> kept_;
   /// Of each slot: 1 where a rank saw NaN or Inf.

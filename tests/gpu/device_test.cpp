@@ -107,7 +107,7 @@ TEST_CASE("a tensor of more than 2^31 elements is worked on to its end") {
   std::memcpy(host.get() + 4, &three, sizeof(three));
   accelerator->copy(memory.get() + (kCount - 2) * 4, host.get() + 4, 4, stream);
   StepTensor tensor;
-  tensor.memory = reinterpret_cast<float*>(memory.get());
+  tensor.residual = reinterpret_cast<float*>(memory.get());
   tensor.gradient = {gradient.get(), DataType::bfloat16, kCount, 1.0f};
   tensor.beta = 0.5f;
   tensor.chunk = kChunk;
@@ -121,10 +121,10 @@ TEST_CASE("a tensor of more than 2^31 elements is worked on to its end") {
   table->assign({&tensor, 1}, stream);
   table->select_and_sweep(stream);
   accelerator->copy(host.get(), tensor.selected.values + (kSelected - 1) * 4, 4, stream);
-  accelerator->copy(host.get() + 4, tensor.memory + kCount - 2, 4, stream);
+  accelerator->copy(host.get() + 4, tensor.residual + kCount - 2, 4, stream);
   accelerator->copy(host.get() + 8, tensor.offsets + kSelected - 1, 2, stream);
   table->take_back(stream);
-  accelerator->copy(host.get() + 12, tensor.memory + kCount - 2, 4, stream);
+  accelerator->copy(host.get() + 12, tensor.residual + kCount - 2, 4, stream);
   table->fill_selected(stream);
   accelerator->copy(host.get() + 10, gradient.get() + (kCount - 2) * 2, 2, stream);
   test::finish(*accelerator, stream);

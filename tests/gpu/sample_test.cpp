@@ -20,7 +20,7 @@ struct Swept {
   std::int64_t count = 0;
   std::int64_t chunk = 1;
   float beta = 1.0f;
-  std::size_t memory, gradient, offsets, kept, compensated, figures, sampled_offsets;
+  std::size_t residual, gradient, offsets, kept, compensated, figures, sampled_offsets;
 
   std::int64_t all_chunks() const { return (count + chunk - 1) / chunk; }
   std::int64_t chunks() const { return (all_chunks() + 1) / 2; }
@@ -40,7 +40,7 @@ Swept make_swept(Arena& arena, std::mt19937_64& generator) {
   s.count = one_of(kCounts, generator);
   s.beta = one_of(kBetas, generator);
   const auto misalignment = [&] { return static_cast<int>(generator() % 3); };
-  s.memory = arena.add(DataType::float32, s.count, misalignment());
+  s.residual = arena.add(DataType::float32, s.count, misalignment());
   s.gradient = arena.add(s.dtype, s.count, misalignment());
   s.offsets = arena.add(DataType::int16, s.all_chunks(), misalignment());
   s.kept = arena.add(DataType::float32, s.all_chunks(), misalignment());
@@ -52,7 +52,7 @@ Swept make_swept(Arena& arena, std::mt19937_64& generator) {
 
 void fill(Arena& arena, const Swept& s, std::mt19937_64& generator) {
   constexpr test::Values kKinds[] = {test::Values::normal, test::Values::ties, test::Values::zeros};
-  test::fill_values(arena.host(s.memory), DataType::float32, s.count, one_of(kKinds, generator),
+  test::fill_values(arena.host(s.residual), DataType::float32, s.count, one_of(kKinds, generator),
                     generator);
   test::fill_values(arena.host(s.gradient), s.dtype, s.count, one_of(kKinds, generator), generator);
   test::fill_values(arena.host(s.kept), DataType::float32, s.all_chunks(), test::Values::normal,
@@ -68,7 +68,7 @@ template <class At>
 std::vector<SampledChunk> chunks_of(const Swept& s, const At& at) {
   std::vector<SampledChunk> chunks;
   for (std::int64_t j = 0; j < s.all_chunks(); j += 2) {
-    chunks.push_back({reinterpret_cast<const float*>(at(s.memory)) + j * s.chunk,
+    chunks.push_back({reinterpret_cast<const float*>(at(s.residual)) + j * s.chunk,
                       at(s.gradient) + j * s.chunk * size_of(s.dtype),
                       reinterpret_cast<const std::uint16_t*>(at(s.offsets)) + j,
                       reinterpret_cast<const float*>(at(s.kept)) + j});

@@ -24,7 +24,7 @@ struct Sample {
   float prescale;
   float limit;
   bool has_mark;
-  std::size_t memory, gradient, offsets, values, kept, nonfinite, result, reduced, mark;
+  std::size_t residual, gradient, offsets, values, kept, nonfinite, result, reduced, mark;
 
   std::int64_t selected() const { return (count + chunk - 1) / chunk; }
 };
@@ -50,7 +50,7 @@ Sample make_sample(Arena& arena, std::mt19937_64& generator, std::int64_t count_
   const auto misalignment = [&] {
     return generator() % 2 == 0 ? 0 : static_cast<int>(generator() % 8);
   };
-  s.memory = arena.add(DataType::float32, s.count, misalignment());
+  s.residual = arena.add(DataType::float32, s.count, misalignment());
   s.gradient = arena.add(s.dtype, s.count, misalignment());
   s.result = arena.add(s.dtype, s.count, misalignment());
   s.offsets = arena.add(DataType::int16, s.selected(), misalignment());
@@ -69,7 +69,7 @@ void fill(Arena& arena, const Sample& s, std::mt19937_64& generator) {
                                Values::nonfinite};
   const Values kind = one_of(kKinds, generator);
   const Values finite = kind == Values::nonfinite ? Values::normal : kind;
-  test::fill_values(arena.host(s.memory), DataType::float32, s.count, finite, generator);
+  test::fill_values(arena.host(s.residual), DataType::float32, s.count, finite, generator);
   test::fill_values(arena.host(s.gradient), s.dtype, s.count, kind, generator);
   test::fill_values(arena.host(s.reduced), DataType::float32, s.selected(), kind, generator);
   for (std::int64_t j = 0; j < s.selected(); ++j) {
@@ -87,7 +87,7 @@ void fill(Arena& arena, const Sample& s, std::mt19937_64& generator) {
 template <class At>
 StepTensor tensor_of(const Sample& s, const At& at) {
   StepTensor tensor;
-  tensor.memory = reinterpret_cast<float*>(at(s.memory));
+  tensor.residual = reinterpret_cast<float*>(at(s.residual));
   tensor.gradient = {at(s.gradient), s.dtype, s.count, s.prescale};
   tensor.beta = s.beta;
   tensor.chunk = s.chunk;
@@ -160,7 +160,7 @@ TEST_CASE("a leader's step equals the CPU's, the fill takes it back where a mark
   });
 }
 
-TEST_CASE("a step is taken back where no mark is zero, and its result is filled without memory",
+TEST_CASE("a step is taken back where no mark is zero, and its result is filled without a residual",
           "[light]") {
   for_each_world([](World& world, StepTable& table) {
     const auto stream = world.arena.stream();
@@ -170,7 +170,7 @@ TEST_CASE("a step is taken back where no mark is zero, and its result is filled 
     world.on_each(test::take_back_on_host);
     CHECK(world.arena.differences() == "");
     const auto forget = [](StepTensor& t) {
-      t.memory = nullptr;
+      t.residual = nullptr;
       t.gradient.data = nullptr;
     };
     std::for_each(world.on_device.begin(), world.on_device.end(), forget);

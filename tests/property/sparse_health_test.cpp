@@ -26,7 +26,7 @@ struct Record {
   Values p;
   Values error;     ///< p - sent
   Values gradient;  ///< g
-  Values memory;    ///< m after the step
+  Values residual;  ///< m after the step
   std::vector<std::uint16_t> offsets;
   TensorHealth health;
   bool is_sampled = false;
@@ -44,7 +44,7 @@ class Rank {
         collectives_(*transport_),
         sparse_(collectives_, rank, options.size) {
     for (const TensorSpec& spec : options.tensors) {
-      memories_.emplace_back(static_cast<std::size_t>(spec.count), 0.0f);
+      residuals_.emplace_back(static_cast<std::size_t>(spec.count), 0.0f);
     }
   }
 
@@ -62,12 +62,12 @@ class Rank {
         set_floating(gradients[t], spec.dtype, i, values[i]);
         const double g = spec.prescale * floating_of(gradients[t], spec.dtype, i);
         records[t].gradient.push_back(g);
-        records[t].p.push_back(static_cast<double>(memories_[t][i]) + g);
+        records[t].p.push_back(static_cast<double>(residuals_[t][i]) + g);
       }
     }
     for (std::size_t t = 0; t < records.size(); ++t) {
       slots.push_back(
-          slot_of(options_, options_.tensors[t], gradients[t], results[t], memories_[t]));
+          slot_of(options_, options_.tensors[t], gradients[t], results[t], residuals_[t]));
     }
     HealthSample sample;
     const auto look = [&](const SparseAllReduce& sparse) {
@@ -97,7 +97,7 @@ class Rank {
   void find_error(std::size_t t, Record& record) const {
     const TensorSpec& spec = options_.tensors[t];
     record.error = record.p;
-    record.memory.assign(memories_[t].begin(), memories_[t].end());
+    record.residual.assign(residuals_[t].begin(), residuals_[t].end());
     for (std::size_t j = 0; j < record.offsets.size(); ++j) {
       const std::size_t i = j * static_cast<std::size_t>(spec.rate) + record.offsets[j];
       RawTensor sent(options_.values, 1);
@@ -111,7 +111,7 @@ class Rank {
   const std::unique_ptr<Transport> transport_;
   MessageCollectives collectives_;
   SparseAllReduce sparse_;
-  std::vector<std::vector<float>> memories_;
+  std::vector<std::vector<float>> residuals_;
 };
 
 Records run_health(const RunOptions& options) {
@@ -208,10 +208,10 @@ std::string difference(const RunOptions& options, const Records& records, std::s
     const double p = norm(record.p, chunks);
     const double g = norm(record.gradient, chunks);
     const double error = p == 0.0 ? 0.0 : norm(record.error, chunks) / p;
-    const double ratio = g == 0.0 ? 0.0 : norm(record.memory, chunks) / g;
+    const double ratio = g == 0.0 ? 0.0 : norm(record.residual, chunks) / g;
     errors += error / options.size;
     ratios += ratio / options.size;
-    // p - sent is computed from a float32 memory and divided by beta.
+    // p - sent is computed from a float32 residual and divided by beta.
     const double slack = 2e-6 / spec.beta;
     if (auto text = unequal("error", record.health.relative_error, error, slack); !text.empty())
       return text;
@@ -362,13 +362,13 @@ TEST_CASE("the byte-true rate is what the transport counts") {
     const auto transport = world.make_transport(rank);
     MessageCollectives collectives(*transport, "ring");
     std::vector<float> data(static_cast<std::size_t>(count), 1.0f);
-    std::vector<float> memory(data.size());
+    std::vector<float> residual(data.size());
     const auto bytes = std::as_writable_bytes(std::span(data));
     collectives.all_reduce(bytes, DataType::float32, ReduceOp::sum, patient());
     const std::int64_t before = transport->counters().bytes_sent;
     SparseSlot slot;
     slot.gradient = slot.result = bytes.data();
-    slot.residual = memory.data();
+    slot.residual = residual.data();
     slot.count = count;
     slot.rate = rate;
     SparseAllReduce(collectives, rank, size).run({slot}, {mode, 0, values}, patient());

@@ -64,9 +64,9 @@ TEST_CASE(
           const bool is_injured = step == injury.step && t == injury.tensor;
           RC_ASSERT(record.tensors[t].went_dense == is_injured);
           RC_ASSERT(record.tensors[t].nonfinite_count == (is_injured && rank == injury.rank));
-          const auto& memory = record.tensors[t].memory;
-          RC_ASSERT(
-              std::all_of(memory.begin(), memory.end(), [](float m) { return std::isfinite(m); }));
+          const auto& residual = record.tensors[t].residual;
+          RC_ASSERT(std::all_of(residual.begin(), residual.end(),
+                                [](float m) { return std::isfinite(m); }));
         }
       }
       const TensorStep& injured =
@@ -96,8 +96,8 @@ TEST_CASE("after a dense step the residuals are those of before, to a rounding")
     const Run run = run_sparse(options);
     for (const auto& steps : run) {
       const auto at = static_cast<std::size_t>(injury.step);
-      const std::vector<float>& after = steps[at].tensors[injury.tensor].memory;
-      const std::vector<float> before = at > 0 ? steps[at - 1].tensors[injury.tensor].memory
+      const std::vector<float>& after = steps[at].tensors[injury.tensor].residual;
+      const std::vector<float> before = at > 0 ? steps[at - 1].tensors[injury.tensor].residual
                                                : std::vector<float>(after.size(), 0.0f);
       for (std::size_t i = 0; i < after.size(); ++i) {
         if (!(std::abs(after[i] - before[i]) <= 2e-6f)) {
@@ -132,7 +132,8 @@ TEST_CASE("the other tensors of the batch do not notice") {
           if (t == injury.tensor) continue;
           RC_ASSERT(run[rank][step].tensors[t].result_bytes ==
                     expected[rank][step].tensors[t].result_bytes);
-          RC_ASSERT(run[rank][step].tensors[t].memory == expected[rank][step].tensors[t].memory);
+          RC_ASSERT(run[rank][step].tensors[t].residual ==
+                    expected[rank][step].tensors[t].residual);
         }
       }
     }

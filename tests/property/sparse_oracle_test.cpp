@@ -111,9 +111,9 @@ TEST_CASE("nothing is lost: what was sent is what was given less the residual ov
     const TensorSpec& spec = options.tensors[0];
     for (const auto& steps : run) {
       const Totals totals = totals_of(steps, 0, spec);
-      const std::vector<float>& memory = steps.back().tensors[0].memory;
-      for (std::size_t i = 0; i < memory.size(); ++i) {
-        const double expected = totals.given[i] - static_cast<double>(memory[i]) / beta;
+      const std::vector<float>& residual = steps.back().tensors[0].residual;
+      for (std::size_t i = 0; i < residual.size(); ++i) {
+        const double expected = totals.given[i] - static_cast<double>(residual[i]) / beta;
         const double error = std::abs(totals.sent[i] - expected);
         if (!(error <= 3e-6 * options.steps / beta)) {
           RC_FAIL(fmt::format("coordinate {}: sent {}, expected {}", i, totals.sent[i], expected));
@@ -134,18 +134,18 @@ TEST_CASE("one rank alone does top-1 of each chunk with error feedback") {
     limits.tensors_max = 1;
     const RunOptions options = draw_scenario(limits);
     const Run run = run_sparse(options);
-    std::vector<float> memory(static_cast<std::size_t>(options.tensors[0].count), 0.0f);
+    std::vector<float> residual(static_cast<std::size_t>(options.tensors[0].count), 0.0f);
     for (const RankStep& step : run[0]) {
       const TensorStep& tensor = step.tensors[0];
-      for (std::size_t i = 0; i < memory.size(); ++i) {
-        memory[i] += static_cast<float>(tensor.gradient[i]);
+      for (std::size_t i = 0; i < residual.size(); ++i) {
+        residual[i] += static_cast<float>(tensor.gradient[i]);
       }
-      Values expected(memory.size(), 0.0);
-      for (const std::size_t i : largest_of_chunks(memory, options.tensors[0].rate)) {
-        expected[i] = static_cast<double>(std::exchange(memory[i], 0.0f));
+      Values expected(residual.size(), 0.0);
+      for (const std::size_t i : largest_of_chunks(residual, options.tensors[0].rate)) {
+        expected[i] = static_cast<double>(std::exchange(residual[i], 0.0f));
       }
       RC_ASSERT(tensor.result == expected);
-      RC_ASSERT(tensor.memory == memory);
+      RC_ASSERT(tensor.residual == residual);
     }
   }));
 }
@@ -162,16 +162,16 @@ TEST_CASE(
     const RunOptions options = draw_scenario(limits);
     const Run run = run_sparse(options);
     const auto count = static_cast<std::size_t>(options.tensors[0].count);
-    std::vector<std::vector<float>> memories(run.size(), std::vector<float>(count, 0.0f));
+    std::vector<std::vector<float>> residuals(run.size(), std::vector<float>(count, 0.0f));
     for (int step = 0; step < options.steps; ++step) {
       const auto at = static_cast<std::size_t>(step);
       for (std::size_t rank = 0; rank < run.size(); ++rank) {
         for (std::size_t i = 0; i < count; ++i) {
-          memories[rank][i] += static_cast<float>(run[rank][at].tensors[0].gradient[i]);
+          residuals[rank][i] += static_cast<float>(run[rank][at].tensors[0].gradient[i]);
         }
       }
       std::vector<std::vector<std::size_t>> choices;
-      for (const auto& p : memories) {
+      for (const auto& p : residuals) {
         choices.push_back(largest_of_chunks(p, options.tensors[0].rate));
       }
       std::vector<std::size_t> selected;
@@ -180,10 +180,11 @@ TEST_CASE(
       }
       for (std::size_t rank = 0; rank < run.size(); ++rank) {
         std::vector<float> sent;
-        for (const std::size_t i : selected) sent.push_back(std::exchange(memories[rank][i], 0.0f));
+        for (const std::size_t i : selected)
+          sent.push_back(std::exchange(residuals[rank][i], 0.0f));
         RC_ASSERT(run[rank][at].tensors[0].selected == selected);
         RC_ASSERT(run[rank][at].tensors[0].sent == sent);
-        RC_ASSERT(run[rank][at].tensors[0].memory == memories[rank]);
+        RC_ASSERT(run[rank][at].tensors[0].residual == residuals[rank]);
       }
     }
   }));
@@ -246,7 +247,7 @@ TEST_CASE("a coordinate with a constant gradient g that is served every T steps 
     const TensorStep& tensor = run[0][static_cast<std::size_t>(step)].tensors[0];
     const std::size_t i = tensor.selected[0];
     const int waited = step - std::exchange(last[i], step);
-    if (step < options.steps / 2) continue;  // the memory fills up first: (1-beta)^120
+    if (step < options.steps / 2) continue;  // the residual fills up first: (1-beta)^120
     CHECK(waited == period);
     worst = std::max(worst, std::abs(tensor.result[i] - 0.75 * period));
     ++served;
@@ -273,7 +274,7 @@ TEST_CASE("what a tensor sends does not depend on what travels with it") {
           const TensorStep& one = expected[rank][step].tensors[0];
           RC_ASSERT(run[rank][step].tensors[t].selected == one.selected);
           RC_ASSERT(run[rank][step].tensors[t].sent == one.sent);
-          RC_ASSERT(run[rank][step].tensors[t].memory == one.memory);
+          RC_ASSERT(run[rank][step].tensors[t].residual == one.residual);
         }
       }
     }

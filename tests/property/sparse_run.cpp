@@ -171,7 +171,7 @@ class Rank {
         sparse_(wire_, rank, options.size,
                 {options.round_elements, options.piece_elements, 2, in_disorder}) {
     for (const TensorSpec& spec : options.tensors) {
-      memories_.emplace_back(static_cast<std::size_t>(spec.count), 0.0f);
+      residuals_.emplace_back(static_cast<std::size_t>(spec.count), 0.0f);
     }
   }
 
@@ -188,7 +188,7 @@ class Rank {
       const TensorSpec& spec = options_.tensors[t];
       TensorStep& tensor = record.tensors.emplace_back();
       tensor.gradient = values_of(gradients[t], spec.dtype, spec.count);
-      slots.push_back(slot_of(options_, spec, gradients[t], results[t], memories_[t]));
+      slots.push_back(slot_of(options_, spec, gradients[t], results[t], residuals_[t]));
     }
     wire_.clear();
     slots = sparse_.run(
@@ -202,7 +202,7 @@ class Rank {
       TensorStep& tensor = record.tensors[t];
       tensor.result = values_of(result, spec.dtype, spec.count);
       tensor.result_bytes.assign(result.data(), result.data() + result.bytes());
-      tensor.memory = memories_[t];
+      tensor.residual = residuals_[t];
       tensor.nonfinite_count = slots[t].nonfinite_count;
       tensor.went_dense = slots[t].went_dense;
       if (!result.is_guard_intact()) throw std::runtime_error("wrote behind the result");
@@ -217,16 +217,16 @@ class Rank {
   MessageCollectives messages_;
   RecordingCollectives wire_;
   SparseAllReduce sparse_;
-  std::vector<std::vector<float>> memories_;
+  std::vector<std::vector<float>> residuals_;
 };
 
-/// The memories and the result in float64.
+/// The residuals and the result in float64.
 class Reference {
  public:
   explicit Reference(const RunOptions& options) : options_(options) {
     for (const TensorSpec& spec : options.tensors) {
-      memories_.emplace_back(static_cast<std::size_t>(options.size),
-                             Values(static_cast<std::size_t>(spec.count), 0.0));
+      residuals_.emplace_back(static_cast<std::size_t>(options.size),
+                              Values(static_cast<std::size_t>(spec.count), 0.0));
     }
   }
 
@@ -237,18 +237,18 @@ class Reference {
     }
     const TensorSpec& spec = options_.tensors[t];
     for (std::size_t rank = 0; rank < ranks.size(); ++rank) {  // m becomes p
-      for (std::size_t i = 0; i < memories_[t][rank].size(); ++i) {
-        memories_[t][rank][i] += spec.prescale * ranks[rank]->gradient[i];
+      for (std::size_t i = 0; i < residuals_[t][rank].size(); ++i) {
+        residuals_[t][rank][i] += spec.prescale * ranks[rank]->gradient[i];
       }
     }
     std::string wrong = wrong_selection(step, t, ranks[0]->selected);
     for (std::size_t rank = 0; rank < ranks.size() && wrong.empty(); ++rank) {
-      wrong = wrong_values(memories_[t][rank], *ranks[rank]);
+      wrong = wrong_values(residuals_[t][rank], *ranks[rank]);
     }
     if (!wrong.empty()) return wrong;
     const Values result = finish_step(t, ranks);
     for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
-      wrong = unequal_to(*ranks[rank], result, memories_[t][rank], slack(t, ranks), spec.dtype);
+      wrong = unequal_to(*ranks[rank], result, residuals_[t][rank], slack(t, ranks), spec.dtype);
       if (!wrong.empty()) return fmt::format("rank {}: {}", rank, wrong);
     }
     return "";
@@ -261,7 +261,7 @@ class Reference {
     for (std::size_t i = 0; i < count; ++i) {
       const std::size_t chunk = i / rate;
       const auto leader = static_cast<std::size_t>(leader_of(options_, step, t, chunk));
-      const Values& p = memories_[t][leader];
+      const Values& p = residuals_[t][leader];
       const std::size_t choice = selected.at(chunk);
       if (choice / rate != chunk || choice >= count) {
         return fmt::format("{} was selected in chunk {} of {} elements", choice, chunk, count);
@@ -298,46 +298,46 @@ class Reference {
     return slack;
   }
 
-  /// Takes the memories from p to those after the step; returns the result. What is sent is what
+  /// Takes the residuals from p to those after the step; returns the result. What is sent is what
   /// the run sent: float64 may round p to the other side.
   Values finish_step(std::size_t t, const std::vector<const TensorStep*>& ranks) {
     const TensorSpec& spec = options_.tensors[t];
     Values result(static_cast<std::size_t>(spec.count), 0.0);
     for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
-      Values& memory = memories_[t][rank];
-      Values sent(memory.size(), 0.0);
+      Values& residual = residuals_[t][rank];
+      Values sent(residual.size(), 0.0);
       for (std::size_t j = 0; j < ranks[rank]->sent.size(); ++j) {
         const std::size_t i = ranks[rank]->selected[j];
-        sent[i] = options_.values == DataType::float32 ? memory[i]
+        sent[i] = options_.values == DataType::float32 ? residual[i]
                                                        : static_cast<double>(ranks[rank]->sent[j]);
       }
-      for (std::size_t i = 0; i < memory.size(); ++i) {
-        const double p = memory[i];
+      for (std::size_t i = 0; i < residual.size(); ++i) {
+        const double p = residual[i];
         const double m = p - spec.prescale * ranks[rank]->gradient[i];
-        memory[i] = (1.0 - spec.beta) * m + spec.beta * (p - sent[i]);
+        residual[i] = (1.0 - spec.beta) * m + spec.beta * (p - sent[i]);
         result[i] += sent[i] / (options_.is_average ? static_cast<double>(options_.size) : 1.0);
       }
     }
     return result;
   }
 
-  static std::string unequal_to(const TensorStep& step, const Values& result, const Values& memory,
-                                const Values& slack, DataType dtype) {
+  static std::string unequal_to(const TensorStep& step, const Values& result,
+                                const Values& residual, const Values& slack, DataType dtype) {
     for (std::size_t i = 0; i < result.size(); ++i) {
       const double error = std::abs(step.result[i] - result[i]);
       if (!(error <= slack[i] + rounding_of(dtype) * std::abs(result[i]))) {
         return fmt::format("result[{}] is {}, not {}", i, step.result[i], result[i]);
       }
-      const auto m = static_cast<double>(step.memory[i]);
-      if (!(std::abs(m - memory[i]) <= 2e-5)) {
-        return fmt::format("m[{}] is {}, not {}", i, m, memory[i]);
+      const auto m = static_cast<double>(step.residual[i]);
+      if (!(std::abs(m - residual[i]) <= 2e-5)) {
+        return fmt::format("m[{}] is {}, not {}", i, m, residual[i]);
       }
     }
     return "";
   }
 
   const RunOptions& options_;
-  std::vector<std::vector<Values>> memories_;
+  std::vector<std::vector<Values>> residuals_;
 };
 
 }  // namespace
@@ -349,12 +349,12 @@ RawTensor raw_of(const Values& values, DataType dtype) {
 }
 
 SparseSlot slot_of(const RunOptions& options, const TensorSpec& spec, RawTensor& gradient,
-                   RawTensor& result, std::vector<float>& memory) {
+                   RawTensor& result, std::vector<float>& residual) {
   SparseSlot slot;
   slot.name = "tensor";
   slot.gradient = gradient.data();
   slot.result = options.is_in_place ? gradient.data() : result.data();
-  slot.residual = memory.data();
+  slot.residual = residual.data();
   slot.count = spec.count;
   slot.dtype = spec.dtype;
   slot.rate = spec.rate;

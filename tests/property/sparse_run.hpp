@@ -30,8 +30,8 @@ struct TensorStep {
   Values result;    ///< what the optimizer gets
   std::vector<std::byte> result_bytes;
   std::vector<std::size_t> selected;  ///< coordinates, from the offsets that were shared
-  std::vector<float> sent;    ///< this rank's values on them, as they went into the all-reduce
-  std::vector<float> memory;  ///< the residual after the step
+  std::vector<float> sent;      ///< this rank's values on them, as they went into the all-reduce
+  std::vector<float> residual;  ///< after the step
   std::int64_t nonfinite_count = 0;
   bool went_dense = false;
 };
@@ -62,7 +62,7 @@ RawTensor raw_of(const Values& values, DataType dtype);
 
 /// A tensor of a batch, whose result takes the gradient's place if the options say so.
 SparseSlot slot_of(const RunOptions& options, const TensorSpec& spec, RawTensor& gradient,
-                   RawTensor& result, std::vector<float>& memory);
+                   RawTensor& result, std::vector<float>& residual);
 
 /// Who selects in a chunk of a tensor. Cyclic: (first_leader + step) mod size. Sharded: the
 /// tensor's elements are cut in `size` equal shards, a chunk is of the shard its first element is

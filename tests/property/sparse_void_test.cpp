@@ -33,8 +33,8 @@ Batch make_batch(const RunOptions& options, int rank) {
   for (std::size_t t = 0; t < options.tensors.size(); ++t) {
     const auto doubles = normal_values(11, rank, 0, t, options.tensors[t].count);
     batch.gradients.emplace_back(doubles.begin(), doubles.end());
-    const auto memory = normal_values(12, rank, 0, t, options.tensors[t].count);
-    batch.residuals.emplace_back(memory.begin(), memory.end());
+    const auto residual = normal_values(12, rank, 0, t, options.tensors[t].count);
+    batch.residuals.emplace_back(residual.begin(), residual.end());
   }
   for (std::size_t t = 0; t < options.tensors.size(); ++t) {
     SparseSlot& slot = batch.slots.emplace_back();

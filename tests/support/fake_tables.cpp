@@ -17,7 +17,7 @@ std::int64_t selected_of(const StepTensor& t) { return (t.gradient.count + t.chu
 std::vector<MemoryUse> common_uses(const StepTensor& t) {
   const std::int64_t selected = selected_of(t);
   std::vector<MemoryUse> uses = {
-      {t.memory, bytes_of(t.gradient.count, DataType::float32)},
+      {t.residual, bytes_of(t.gradient.count, DataType::float32)},
       {t.gradient.data, bytes_of(t.gradient.count, t.gradient.dtype)},
       {t.offsets, bytes_of(selected, DataType::int16)},
       {t.selected.kept, bytes_of(selected, DataType::float32)},
@@ -45,7 +45,7 @@ std::vector<MemoryUse> take_back_uses(const StepTensor& t) {
 std::vector<MemoryUse> fill_uses(const StepTensor& t) {
   const std::int64_t selected = selected_of(t);
   std::vector<MemoryUse> uses;
-  if (t.mark != nullptr && t.memory != nullptr) uses = common_uses(t);
+  if (t.mark != nullptr && t.residual != nullptr) uses = common_uses(t);
   uses.insert(uses.end(), {{t.result, bytes_of(t.gradient.count, t.gradient.dtype)},
                            {t.offsets, bytes_of(selected, DataType::int16)},
                            {t.reduced, bytes_of(selected, DataType::float32)},
@@ -73,7 +73,7 @@ std::vector<MemoryUse> sample_uses(const FakeSample& sample) {
   for (std::int64_t i = 0; i < chunks; ++i) {
     const SampledChunk& chunk = sample.chunks[static_cast<std::size_t>(i)];
     const std::int64_t length = std::min(t.chunk, t.elements - i * t.chunk);
-    uses.push_back({chunk.memory, bytes_of(length, DataType::float32)});
+    uses.push_back({chunk.residual, bytes_of(length, DataType::float32)});
     uses.push_back({chunk.gradient, bytes_of(length, t.dtype)});
     uses.push_back({chunk.offset, sizeof(*chunk.offset)});
     uses.push_back({chunk.kept, sizeof(*chunk.kept)});

@@ -24,18 +24,18 @@ bool is_set(const float* mark) { return !(*mark == 0.0f); }
 
 void select_on_host(const StepTensor& t) {
   *t.nonfinite +=
-      kernels::select_and_sweep(t.memory, t.gradient, t.beta, t.chunk, t.offsets, t.selected);
+      kernels::select_and_sweep(t.residual, t.gradient, t.beta, t.chunk, t.offsets, t.selected);
 }
 
 void gather_on_host(const StepTensor& t) {
   *t.nonfinite +=
-      kernels::gather_and_sweep(t.memory, t.gradient, t.beta, t.chunk, t.offsets, t.selected);
+      kernels::gather_and_sweep(t.residual, t.gradient, t.beta, t.chunk, t.offsets, t.selected);
 }
 
 void take_back_on_host(const StepTensor& t) {
   if (t.mark != nullptr && !is_set(t.mark)) return;
-  kernels::restore_selected(t.memory, t.gradient.count, t.chunk, t.offsets, t.selected.kept);
-  kernels::undo_sweep(t.memory, t.gradient, t.beta);
+  kernels::restore_selected(t.residual, t.gradient.count, t.chunk, t.offsets, t.selected.kept);
+  kernels::undo_sweep(t.residual, t.gradient, t.beta);
 }
 
 void fill_on_host(const StepTensor& t) {
@@ -44,7 +44,7 @@ void fill_on_host(const StepTensor& t) {
                            t.reduced);
     return;
   }
-  if (t.memory != nullptr) take_back_on_host(t);
+  if (t.residual != nullptr) take_back_on_host(t);
   for (std::int64_t i = 0; i < t.gradient.count; ++i) {
     store(t.result, t.gradient.dtype, i, std::numeric_limits<float>::quiet_NaN());
   }
@@ -53,7 +53,7 @@ void fill_on_host(const StepTensor& t) {
 void look_on_host(const SampledTensor& t) {
   double error = 0.0;
   double compensated = 0.0;
-  double memory = 0.0;
+  double residual = 0.0;
   double gradient = 0.0;
   for (std::int64_t i = 0; i < t.elements; ++i) {
     const SampledChunk& chunk = t.chunks[static_cast<std::size_t>(i / t.chunk)];
@@ -61,13 +61,13 @@ void look_on_host(const SampledTensor& t) {
     float g = 0.0f;
     kernels::widen(&g, chunk.gradient + place * size_of(t.dtype), t.dtype, 1);
     g *= t.prescale;
-    const float m = chunk.memory[place];
+    const float m = chunk.residual[place];
     const auto element = place == *chunk.offset
                              ? kernels::sent_element(m, *chunk.kept, g, static_cast<double>(t.beta))
                              : kernels::unsent_element(m, g, static_cast<double>(t.beta));
     error += element.error * element.error;
     compensated += element.compensated * element.compensated;
-    memory += static_cast<double>(m) * static_cast<double>(m);
+    residual += static_cast<double>(m) * static_cast<double>(m);
     gradient += static_cast<double>(g) * static_cast<double>(g);
     t.compensated[i] = static_cast<float>(element.compensated);
   }
@@ -75,7 +75,7 @@ void look_on_host(const SampledTensor& t) {
     return a == 0.0 ? 0.0f : static_cast<float>(std::sqrt(a / b));
   };
   t.figures[0] = t.compensated[t.elements] = ratio(error, compensated);
-  t.figures[1] = t.compensated[t.elements + 1] = ratio(memory, gradient);
+  t.figures[1] = t.compensated[t.elements + 1] = ratio(residual, gradient);
   for (std::size_t i = 0; i < t.chunks.size(); ++i) t.offsets[i] = *t.chunks[i].offset;
 }
 

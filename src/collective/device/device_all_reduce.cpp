@@ -50,7 +50,7 @@ void DeviceAllReduce::pack() {
       in.push_back({slot, piece.input, piece.count, dtype_, piece.before});
     } else {
       StepTensor& row = owing.emplace_back();
-      row.memory = owed;
+      row.residual = owed;
       row.gradient = {piece.input, dtype_, piece.count, static_cast<float>(piece.before.multiply)};
       row.selected.values = slot;
       row.selected.dtype = dtype_;

@@ -20,10 +20,10 @@ std::int64_t selected_of(std::int64_t count, std::int64_t chunk) {
 
 }  // namespace
 
-void restore_selected(float* memory, std::int64_t count, std::int64_t chunk,
+void restore_selected(float* residual, std::int64_t count, std::int64_t chunk,
                       const std::uint16_t* offsets, const float* kept) {
   const std::int64_t selected = selected_of(count, chunk);
-  for (std::int64_t j = 0; j < selected; ++j) memory[j * chunk + offsets[j]] = kept[j];
+  for (std::int64_t j = 0; j < selected; ++j) residual[j * chunk + offsets[j]] = kept[j];
 }
 
 void widen(float* values, const std::byte* source, DataType dtype, std::int64_t count) {

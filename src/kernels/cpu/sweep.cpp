@@ -32,18 +32,18 @@ bool is_floating(DataType dtype) {
   return dtype == DataType::float32 || dtype == DataType::float16 || dtype == DataType::bfloat16;
 }
 
-void check(const float* memory, const Gradient& gradient) {
+void check(const float* residual, const Gradient& gradient) {
   SCALECOM_ASSERT(is_floating(gradient.dtype),
                   fmt::format("a gradient of {}", to_string(gradient.dtype)));
-  SCALECOM_ASSERT(gradient.count == 0 || (memory != nullptr && gradient.data != nullptr),
-                  fmt::format("no memory or no gradient for {} elements", gradient.count));
+  SCALECOM_ASSERT(gradient.count == 0 || (residual != nullptr && gradient.data != nullptr),
+                  fmt::format("no residual or no gradient for {} elements", gradient.count));
 }
 
 /// Calls pass(part) for parts of up to kPassMax elements that begin at a chunk; sums its results.
 template <class Pass>
-std::int64_t in_parts(float* memory, const Gradient& gradient, float beta, std::int64_t chunk,
+std::int64_t in_parts(float* residual, const Gradient& gradient, float beta, std::int64_t chunk,
                       std::uint16_t* offsets, const Selected& selected, const Pass& pass) {
-  check(memory, gradient);
+  check(residual, gradient);
   SCALECOM_ASSERT(chunk >= 1 && chunk <= 65536, fmt::format("chunk length {}", chunk));
   SCALECOM_ASSERT(is_floating(selected.dtype),
                   fmt::format("values of {}", to_string(selected.dtype)));
@@ -51,9 +51,13 @@ std::int64_t in_parts(float* memory, const Gradient& gradient, float beta, std::
   std::int64_t sum = 0;
   for (std::int64_t begin = 0; begin < gradient.count; begin += part) {
     const std::int64_t first = begin / chunk;
-    SweepArguments arguments{
-        memory + begin, gradient,           beta, static_cast<std::size_t>(chunk), offsets + first,
-        selected,       prefetch_distance()};
+    SweepArguments arguments{residual + begin,
+                             gradient,
+                             beta,
+                             static_cast<std::size_t>(chunk),
+                             offsets + first,
+                             selected,
+                             prefetch_distance()};
     arguments.gradient.data += begin * size_of(gradient.dtype);
     arguments.gradient.count = std::min(part, gradient.count - begin);
     arguments.selected.values += first * size_of(selected.dtype);
@@ -65,26 +69,26 @@ std::int64_t in_parts(float* memory, const Gradient& gradient, float beta, std::
 
 }  // namespace
 
-std::int64_t select_and_sweep(float* memory, const Gradient& gradient, float beta,
+std::int64_t select_and_sweep(float* residual, const Gradient& gradient, float beta,
                               std::int64_t chunk, std::uint16_t* offsets,
                               const Selected& selected) {
   return in_parts(
-      memory, gradient, beta, chunk, offsets, selected,
+      residual, gradient, beta, chunk, offsets, selected,
       [](const SweepArguments& arguments) { return HWY_DYNAMIC_DISPATCH(run_select)(arguments); });
 }
 
-std::int64_t gather_and_sweep(float* memory, const Gradient& gradient, float beta,
+std::int64_t gather_and_sweep(float* residual, const Gradient& gradient, float beta,
                               std::int64_t chunk, const std::uint16_t* offsets,
                               const Selected& selected) {
   return in_parts(
-      memory, gradient, beta, chunk, const_cast<std::uint16_t*>(offsets), selected,
+      residual, gradient, beta, chunk, const_cast<std::uint16_t*>(offsets), selected,
       [](const SweepArguments& arguments) { return HWY_DYNAMIC_DISPATCH(run_gather)(arguments); });
 }
 
-void undo_sweep(float* memory, const Gradient& gradient, float beta) {
-  check(memory, gradient);
+void undo_sweep(float* residual, const Gradient& gradient, float beta) {
+  check(residual, gradient);
   SweepArguments arguments;
-  arguments.memory = memory;
+  arguments.residual = residual;
   arguments.gradient = gradient;
   arguments.beta = beta;
   arguments.prefetch_distance = prefetch_distance();

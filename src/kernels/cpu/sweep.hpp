@@ -5,9 +5,9 @@
 
 namespace scalecom::kernels {
 
-/// What a pass over a tensor works on; `memory` has gradient.count elements.
+/// What a pass over a tensor works on; `residual` has gradient.count elements.
 struct SweepArguments {
-  float* memory = nullptr;
+  float* residual = nullptr;
   Gradient gradient;
   float beta = 1.0f;
   std::size_t chunk = 1;

@@ -26,7 +26,7 @@ template <class Format>
 class Sweeper {
  public:
   HWY_INLINE Sweeper(const SweepArguments& arguments)
-      : memory_(arguments.memory),
+      : residual_(arguments.residual),
         gradient_(arguments.gradient.data),
         prescale_(hn::Set(Floats(), arguments.gradient.prescale)),
         beta_(hn::Set(Floats(), arguments.beta)),
@@ -35,14 +35,14 @@ class Sweeper {
 
   HWY_INLINE IntVector next(std::size_t index) {
     const Floats df;
-    hwy::Prefetch(memory_ + index + ahead_);
+    hwy::Prefetch(residual_ + index + ahead_);
     hwy::Prefetch(gradient_ + (index + ahead_) * Format::kBytes);
-    FloatVector m = hn::LoadU(df, memory_ + index);
+    FloatVector m = hn::LoadU(df, residual_ + index);
     const FloatVector raw = Format::load(df, gradient_, index);
     // No instruction. Keeps the compiler from reading m twice, which costs a tenth of the speed.
     std::atomic_signal_fence(std::memory_order_acq_rel);
     const IntVector bits = step(raw, m);
-    hn::StoreU(m, df, memory_ + index);
+    hn::StoreU(m, df, residual_ + index);
     return bits;
   }
 
@@ -52,13 +52,13 @@ class Sweeper {
     HWY_ALIGN float m_lanes[kLanesMax] = {};
     HWY_ALIGN float g_lanes[kLanesMax] = {};
     for (std::size_t i = 0; i < count; ++i) {
-      m_lanes[i] = memory_[index + i];
+      m_lanes[i] = residual_[index + i];
       g_lanes[i] = Format::load(gradient_, index + i);
     }
     FloatVector m = hn::Load(df, m_lanes);
     const IntVector bits = step(hn::Load(df, g_lanes), m);
     hn::Store(m, df, m_lanes);
-    std::copy_n(m_lanes, count, memory_ + index);
+    std::copy_n(m_lanes, count, residual_ + index);
     return bits;
   }
 
@@ -84,7 +84,7 @@ class Sweeper {
     return bits;
   }
 
-  float* const memory_;
+  float* const residual_;
   const std::byte* const gradient_;
   const FloatVector prescale_;
   const FloatVector beta_;
@@ -141,7 +141,7 @@ class Taker {
     HWY_ALIGN float m_lanes[kLanesMax] = {};
     HWY_ALIGN float g_lanes[kLanesMax] = {};
     for (std::size_t lane = 0; lane < count; ++lane) {
-      m_lanes[lane] = arguments_.memory[index_of(lane)];
+      m_lanes[lane] = arguments_.residual[index_of(lane)];
       g_lanes[lane] = Format::load(arguments_.gradient.data, index_of(lane));
     }
     const FloatVector swept = hn::Load(df, m_lanes);
@@ -159,7 +159,7 @@ class Taker {
     const DoubleVector after = hn::Add(hn::Mul(rest_, m_before), hn::Mul(beta_, unsent));
     hn::Store(narrowed(after), df, m_lanes);
     for (std::size_t lane = 0; lane < count; ++lane) {
-      arguments_.memory[index_of(lane)] = m_lanes[lane];
+      arguments_.residual[index_of(lane)] = m_lanes[lane];
     }
   }
 
@@ -348,19 +348,19 @@ void undo_all(const SweepArguments& arguments) {
   const auto count = static_cast<std::size_t>(arguments.gradient.count);
   const auto prescale = hn::Set(df, arguments.gradient.prescale);
   const auto beta = hn::Set(df, arguments.beta);
-  float* const memory = arguments.memory;
+  float* const residual = arguments.residual;
   std::size_t i = 0;
   for (; i + lanes <= count; i += lanes) {
-    hwy::Prefetch(memory + i + arguments.prefetch_distance);
+    hwy::Prefetch(residual + i + arguments.prefetch_distance);
     hwy::Prefetch(arguments.gradient.data + (i + arguments.prefetch_distance) * Format::kBytes);
-    const auto m = hn::LoadU(df, memory + i);
+    const auto m = hn::LoadU(df, residual + i);
     const auto raw = Format::load(df, arguments.gradient.data, i);
     std::atomic_signal_fence(std::memory_order_acq_rel);  // as in Sweeper
-    hn::StoreU(undone(m, hn::Mul(raw, prescale), beta), df, memory + i);
+    hn::StoreU(undone(m, hn::Mul(raw, prescale), beta), df, residual + i);
   }
   for (; i < count; ++i) {
     const auto g = hn::Mul(hn::Set(df, Format::load(arguments.gradient.data, i)), prescale);
-    memory[i] = hn::GetLane(undone(hn::Set(df, memory[i]), g, beta));
+    residual[i] = hn::GetLane(undone(hn::Set(df, residual[i]), g, beta));
   }
 }
 

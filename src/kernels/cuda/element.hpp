@@ -16,14 +16,14 @@ constexpr std::int32_t absolute_bits(float value) {
 
 /// The residual after the sweep, and the bits of |p|.
 struct SweptElement {
-  float memory = 0.0f;
+  float residual = 0.0f;
   std::int32_t bits = 0;
 };
 
-constexpr SweptElement sweep_element(float memory, float g, float beta) {
-  const std::int32_t bits = absolute_bits(memory + g);
+constexpr SweptElement sweep_element(float residual, float g, float beta) {
+  const std::int32_t bits = absolute_bits(residual + g);
   const float change = beta * g;
-  return {memory + (bits > kLargestFinite ? 0.0f : change), bits};
+  return {residual + (bits > kLargestFinite ? 0.0f : change), bits};
 }
 
 /// Four neighbouring elements.
@@ -32,7 +32,7 @@ struct Quad {
 };
 
 struct SweptQuad {
-  Quad memory;
+  Quad residual;
   std::int32_t bits = 0;       ///< the largest bits of |p|
   std::int32_t largest = 0;    ///< the first element that has them
   std::int32_t nonfinite = 0;  ///< elements with p not finite
@@ -40,12 +40,12 @@ struct SweptQuad {
 
 /// sweep_element() for each. Without a branch around the four that are not finite: what that would
 /// compute anew would hold 12 registers until there.
-constexpr SweptQuad sweep_quad(const Quad& memory, const Quad& g, float beta) {
+constexpr SweptQuad sweep_quad(const Quad& residual, const Quad& g, float beta) {
   SweptQuad swept;
   std::int32_t bits[4] = {};
   for (int i = 0; i < 4; ++i) {
-    const SweptElement element = sweep_element(memory.at[i], g.at[i], beta);
-    swept.memory.at[i] = element.memory;
+    const SweptElement element = sweep_element(residual.at[i], g.at[i], beta);
+    swept.residual.at[i] = element.residual;
     bits[i] = element.bits;
   }
   const std::int32_t first = bits[0] < bits[1] ? bits[1] : bits[0];
@@ -59,26 +59,26 @@ constexpr SweptQuad sweep_quad(const Quad& memory, const Quad& g, float beta) {
 }
 
 /// The residual before the sweep, but for the rounding of m + beta g.
-constexpr float undo_element(float memory, float g, float beta) {
+constexpr float undo_element(float residual, float g, float beta) {
   const float change = beta * g;
-  const std::int32_t bits = absolute_bits((memory - change) + g);
-  return memory - (bits > kLargestFinite ? 0.0f : change);
+  const std::int32_t bits = absolute_bits((residual - change) + g);
+  return residual - (bits > kLargestFinite ? 0.0f : change);
 }
 
-/// A selected element after the sweep has left `memory`: the residual to be, and what is sent.
+/// A selected element after the sweep has left `residual`: the residual to be, and what is sent.
 struct TakenElement {
-  float memory = 0.0f;
+  float residual = 0.0f;
   float sent = 0.0f;
 };
 
 /// `round` maps a float to the nearest one that the values' dtype has.
 template <class Round>
-constexpr TakenElement take_element(float memory, float g, float beta, float limit, Round round) {
+constexpr TakenElement take_element(float residual, float g, float beta, float limit, Round round) {
   // In float64, so that only the sweep's own rounding is left.
   const double wide_beta = static_cast<double>(beta);
   const double rest = 1.0 - wide_beta;
-  const double before = static_cast<double>(memory) - wide_beta * static_cast<double>(g);
-  const float p = static_cast<float>(static_cast<double>(memory) + rest * static_cast<double>(g));
+  const double before = static_cast<double>(residual) - wide_beta * static_cast<double>(g);
+  const float p = static_cast<float>(static_cast<double>(residual) + rest * static_cast<double>(g));
   const float sent = round(p < -limit ? -limit : (limit < p ? limit : p));
   const double unsent = static_cast<double>(p) - static_cast<double>(sent);
   return {static_cast<float>(rest * before + wide_beta * unsent), sent};

@@ -43,7 +43,7 @@ void CudaSampleTable::assign(std::span<const SampledTensor> tensors, StreamHandl
                as_int32(tensor.elements),
                format_of(tensor.dtype)};
     for (const SampledChunk& chunk : tensor.chunks) {
-      chunks[place++] = {chunk.memory, chunk.gradient, chunk.offset, chunk.kept};
+      chunks[place++] = {chunk.residual, chunk.gradient, chunk.offset, chunk.kept};
     }
   }
   rows_ = storage_.on_device(rows);

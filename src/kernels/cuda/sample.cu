@@ -19,13 +19,13 @@ constexpr int kWarps = kLanes / kWarpLanes;
 struct Squares {
   double error = 0.0;
   double compensated = 0.0;
-  double memory = 0.0;
+  double residual = 0.0;
   double gradient = 0.0;
 
   __device__ void add(const Squares& other) {
     error += other.error;
     compensated += other.compensated;
-    memory += other.memory;
+    residual += other.residual;
     gradient += other.gradient;
   }
 };
@@ -41,12 +41,12 @@ __device__ double sum_of_warp(double value) {
 __device__ Squares sum_of_block(const Squares& own) {
   __shared__ double sums[kWarps][4];
   const Squares of_warp{sum_of_warp(own.error), sum_of_warp(own.compensated),
-                        sum_of_warp(own.memory), sum_of_warp(own.gradient)};
+                        sum_of_warp(own.residual), sum_of_warp(own.gradient)};
   if (threadIdx.x % kWarpLanes == 0) {
     double* const place = sums[threadIdx.x / kWarpLanes];
     place[0] = of_warp.error;
     place[1] = of_warp.compensated;
-    place[2] = of_warp.memory;
+    place[2] = of_warp.residual;
     place[3] = of_warp.gradient;
   }
   __syncthreads();
@@ -80,7 +80,7 @@ __device__ Squares look_at(const SampleRow& row) {
     const std::int32_t number = i / row.chunk;
     const std::int32_t place = i - number * row.chunk;
     const SampleChunkRow& chunk = row.chunks[number];
-    const float m = global(chunk.memory)[place];
+    const float m = global(chunk.residual)[place];
     const auto* const gradient =
         global(static_cast<const typename Format::Element*>(chunk.gradient));
     const float g = row.prescale * Format::widen(gradient[place]);
@@ -103,7 +103,7 @@ __global__ __launch_bounds__(kLanes) void run_look(const SampleRow* rows) {
   }
   const Squares all = sum_of_block(own);
   if (threadIdx.x > 0) return;
-  const float figures[2] = {ratio(all.error, all.compensated), ratio(all.memory, all.gradient)};
+  const float figures[2] = {ratio(all.error, all.compensated), ratio(all.residual, all.gradient)};
   for (int i = 0; i < 2; ++i) {
     global(row.compensated)[row.elements + i] = figures[i];
     global(row.figures)[i] = figures[i];

@@ -10,7 +10,7 @@ namespace scalecom::kernels::cuda {
 
 /// SampledChunk.
 struct SampleChunkRow {
-  const float* memory;
+  const float* residual;
   const void* gradient;
   const std::uint16_t* offset;
   const float* kept;

@@ -19,7 +19,7 @@ StepRow row_of(const StepTensor& tensor) {
   const auto chunk = static_cast<std::int32_t>(tensor.chunk);
   const auto team = is_for_warps(tensor) ? kWarpLanesLog2 : kBlockLanesLog2;
   StepRow row{};
-  row.memory = tensor.memory;
+  row.residual = tensor.residual;
   row.gradient = tensor.gradient.data;
   row.result = tensor.result;
   row.count = tensor.gradient.count;

@@ -106,18 +106,18 @@ __device__ void add_nonfinite(unsigned long long* total, std::int32_t count) {
 template <class Format>
 __device__ void take(const StepRow& row, const LanePart& part, std::int32_t place) {
   const std::int64_t index = part.begin + place;
-  const float memory = global(row.memory)[index];
+  const float residual = global(row.residual)[index];
   const auto* const gradient = global(static_cast<const typename Format::Element*>(row.gradient));
   const float g = row.prescale * Format::widen(gradient[index]);
   with_format(row.value_format, [&](auto format) {
     using ValueFormat = decltype(format);
     const auto round = [](float value) { return ValueFormat::widen(ValueFormat::narrow(value)); };
-    const TakenElement taken = take_element(memory, g, row.beta, row.limit, round);
+    const TakenElement taken = take_element(residual, g, row.beta, row.limit, round);
     global(static_cast<typename ValueFormat::Element*>(row.values))[part.chunk] =
         ValueFormat::narrow(taken.sent);
-    global(row.memory)[index] = taken.memory;
+    global(row.residual)[index] = taken.residual;
   });
-  global(row.kept)[part.chunk] = memory;
+  global(row.kept)[part.chunk] = residual;
 }
 
 /// A lane's way through its part of a chunk, which 2^kLanesLog2 lanes share: known to the compiler,
@@ -129,16 +129,16 @@ struct LaneSweep {
 
   float prescale;
   float beta;
-  float* memory;  ///< of the chunk's first element, like `gradient`
+  float* residual;  ///< of the chunk's first element, like `gradient`
   const Element* gradient;
   std::int32_t nonfinite = 0;
   Candidate best;
 
-  /// `kIsAligned`: the gradient's vectors are the memory's.
+  /// `kIsAligned`: the gradient's vectors are the residual's.
   template <bool kIsAligned>
   __device__ void sweep_vectors(const Run& run, std::int32_t first) {
     for (; first < run.vectors; first += kLanes * kVectorsInFlight) {
-      float4* const m_at = reinterpret_cast<float4*>(memory + run.head) + first;
+      float4* const m_at = reinterpret_cast<float4*>(residual + run.head) + first;
       const Element* const g_at = gradient + run.head + first * kVectorElements;
       const std::int32_t left = run.vectors - first;
       float4 m[kVectorsInFlight];
@@ -164,8 +164,8 @@ struct LaneSweep {
     for (std::int32_t edge = first; edge < run.edges; edge += kLanes) {
       const std::int32_t place = run.edge_place(edge);
       const float g = prescale * Format::widen(gradient[place]);
-      const SweptElement swept = sweep_element(memory[place], g, beta);
-      memory[place] = swept.memory;
+      const SweptElement swept = sweep_element(residual[place], g, beta);
+      residual[place] = swept.residual;
       nonfinite += swept.bits > kLargestFinite;
       const Candidate candidate{swept.bits, place};
       if (best.is_beaten_by(candidate)) best = candidate;
@@ -180,7 +180,7 @@ struct LaneSweep {
     const SweptQuad swept = sweep_quad(m, g, beta);
     nonfinite += swept.nonfinite;
     if (swept.bits > best.bits) best = {swept.bits, place + swept.largest};
-    return swept.memory;
+    return swept.residual;
   }
 };
 
@@ -189,9 +189,9 @@ __device__ void sweep_unit(const StepRow& row, std::int32_t unit) {
   const LanePart part =
       lane_part(unit, Team::lane(), Team::kLanesLog2, kLanesLog2, row.chunk, row.count);
   LaneSweep<Format, kLanesLog2> sweep{
-      row.prescale, row.beta, global(row.memory) + part.begin,
+      row.prescale, row.beta, global(row.residual) + part.begin,
       global(static_cast<const typename Format::Element*>(row.gradient)) + part.begin};
-  const Run run(part.length, shift_of(sweep.memory));
+  const Run run(part.length, shift_of(sweep.residual));
   if (shift_of(sweep.gradient + run.head) == 0) {
     sweep.template sweep_vectors<true>(run, part.member);
   } else {
@@ -289,7 +289,7 @@ __device__ void take_back_unit(const StepRow& row, std::int32_t unit) {
   const Stretch stretch(row, unit);
   const auto* const offsets = global(row.offsets) + stretch.first_chunk;
   const float* const kept = global(row.kept) + stretch.first_chunk;
-  float* const memory = global(row.memory) + stretch.begin;
+  float* const residual = global(row.residual) + stretch.begin;
   const auto* const gradient =
       global(static_cast<const typename Format::Element*>(row.gradient)) + stretch.begin;
 #pragma unroll kInFlight
@@ -297,14 +297,14 @@ __device__ void take_back_unit(const StepRow& row, std::int32_t unit) {
     const std::int32_t own = stretch.chunk_of(place);
     const bool is_selected = stretch.place_in(own, place) == offsets[own];
     const float g = row.prescale * Format::widen(gradient[place]);
-    memory[place] = undo_element(is_selected ? kept[own] : memory[place], g, row.beta);
+    residual[place] = undo_element(is_selected ? kept[own] : residual[place], g, row.beta);
   }
 }
 
-/// fill_unit() of a marked tensor, whose step nobody has taken back if it comes with its memory.
+/// fill_unit() of a marked tensor, whose step nobody has taken back if it comes with its residual.
 template <class Format>
 __device__ void void_unit(const StepRow& row, std::int32_t unit) {
-  if (row.memory != nullptr) take_back_unit<Format, 1>(row, unit);
+  if (row.residual != nullptr) take_back_unit<Format, 1>(row, unit);
   // The gradient's place, perhaps: each lane has read there what it overwrites.
   const Stretch stretch(row, unit);
   auto* const result = global(static_cast<typename Format::Element*>(row.result)) + stretch.begin;

@@ -13,7 +13,7 @@ enum class ElementFormat : std::int32_t { float32, float16, bfloat16 };
 /// One tensor. Pointers are device memory. In one line of the cache, so that a warp gets it at
 /// once.
 struct alignas(128) StepRow {
-  float* memory;
+  float* residual;
   const void* gradient;
   void* result;
   std::int64_t count;

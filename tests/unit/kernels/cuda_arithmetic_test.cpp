@@ -71,14 +71,14 @@ struct Sample {
 };
 
 struct Outcome {
-  std::vector<float> memory;
+  std::vector<float> residual;
   std::vector<std::uint16_t> offsets;
   RawTensor values;
   std::vector<float> kept;
   std::int64_t nonfinite = 0;
 
   Outcome(const Sample& sample, const std::vector<float>& before)
-      : memory(before),
+      : residual(before),
         offsets(static_cast<std::size_t>(cuda::chunks_of(sample.count, sample.chunk))),
         values(sample.value_dtype, static_cast<std::int64_t>(offsets.size()), 0),
         kept(offsets.size()) {}
@@ -96,9 +96,9 @@ Outcome device_step(const Sample& sample, const std::vector<float>& before,
   walk(sample.count, sample.chunk, is_long ? cuda::kBlockLanesLog2 : cuda::kWarpLanesLog2, 1,
        [&](const cuda::LanePart& part, std::int32_t place, bool) {
          const std::int64_t index = part.begin + place;
-         float& m = outcome.memory[static_cast<std::size_t>(index)];
+         float& m = outcome.residual[static_cast<std::size_t>(index)];
          const auto swept = cuda::sweep_element(m, g_at(index), sample.beta);
-         m = swept.memory;
+         m = swept.residual;
          outcome.nonfinite += swept.bits > kernels::kLargestFinite ? 1 : 0;
          const cuda::Candidate candidate{swept.bits, place};
          cuda::Candidate& so_far = best[static_cast<std::size_t>(part.chunk)];
@@ -106,14 +106,14 @@ Outcome device_step(const Sample& sample, const std::vector<float>& before,
        });
   for (std::size_t j = 0; j < best.size(); ++j) {
     const std::int64_t index = static_cast<std::int64_t>(j) * sample.chunk + best[j].place;
-    float& m = outcome.memory[static_cast<std::size_t>(index)];
+    float& m = outcome.residual[static_cast<std::size_t>(index)];
     const auto taken =
         cuda::take_element(m, g_at(index), sample.beta, sample.limit,
                            [&](float value) { return rounded(value, sample.value_dtype); });
     outcome.offsets[j] = static_cast<std::uint16_t>(best[j].place);
     outcome.kept[j] = m;
     set_floating(outcome.values, sample.value_dtype, j, taken.sent);
-    m = taken.memory;
+    m = taken.residual;
   }
   return outcome;
 }
@@ -122,7 +122,7 @@ Outcome cpu_step(const Sample& sample, const std::vector<float>& before,
                  const RawTensor& gradient) {
   Outcome outcome(sample, before);
   outcome.nonfinite = kernels::select_and_sweep(
-      outcome.memory.data(), {gradient.data(), sample.dtype, sample.count, sample.prescale},
+      outcome.residual.data(), {gradient.data(), sample.dtype, sample.count, sample.prescale},
       sample.beta, sample.chunk, outcome.offsets.data(),
       {outcome.values.data(), sample.value_dtype, sample.limit, outcome.kept.data()});
   return outcome;
@@ -140,7 +140,7 @@ std::string differences(const Sample& sample, const std::vector<float>& before,
   const Outcome device = device_step(sample, before, gradient);
   const Outcome cpu = cpu_step(sample, before, gradient);
   std::string wrong;
-  if (!are_same(device.memory, cpu.memory)) wrong += " memory";
+  if (!are_same(device.residual, cpu.residual)) wrong += " residual";
   if (device.offsets != cpu.offsets) wrong += " offsets";
   if (!are_same(device.kept, cpu.kept)) wrong += " kept";
   if (device.nonfinite != cpu.nonfinite) wrong += " non-finite";
@@ -222,14 +222,15 @@ TEST_CASE("the CUDA step equals the CPU's to the bit, NaN and ties included") {
                               chunk % 2 == 0 ? 2.0f : 1e9f};
           RawTensor gradient(dtype, count, 0);
           fill_floating(gradient, dtype, count, generator, kind == 2 ? 30 : 0);
-          std::vector<float> memory(static_cast<std::size_t>(count));
+          std::vector<float> residual(static_cast<std::size_t>(count));
           std::normal_distribution<float> normal;
-          for (std::size_t i = 0; i < memory.size(); ++i) {
-            memory[i] = kind == 1 ? static_cast<float>(generator() % 3) - 1.0f : normal(generator);
+          for (std::size_t i = 0; i < residual.size(); ++i) {
+            residual[i] =
+                kind == 1 ? static_cast<float>(generator() % 3) - 1.0f : normal(generator);
             if (kind == 1) set_floating(gradient, dtype, i, generator() % 2 == 0 ? 2.0 : -2.0);
           }
           CAPTURE(seed, to_string(dtype), to_string(value_dtype), chunk, count, kind);
-          CHECK(differences(sample, memory, gradient) == "");
+          CHECK(differences(sample, residual, gradient) == "");
         }
       }
     }
@@ -240,14 +241,14 @@ TEST_CASE("the CUDA undo of a sweep equals the CPU's to the bit") {
   std::mt19937 generator(29);
   RawTensor gradient(DataType::float32, 5000, 0);
   fill_floating(gradient, DataType::float32, 5000, generator, 40);
-  std::vector<float> memory(5000);
-  for (float& m : memory) m = static_cast<float>(generator() % 1000) / 7.0f;
-  std::vector<float> expected = memory;
+  std::vector<float> residual(5000);
+  for (float& m : residual) m = static_cast<float>(generator() % 1000) / 7.0f;
+  std::vector<float> expected = residual;
   kernels::undo_sweep(expected.data(), {gradient.data(), DataType::float32, 5000, 0.7f}, 0.3f);
-  for (std::size_t i = 0; i < memory.size(); ++i) {
-    memory[i] = cuda::undo_element(memory[i], 0.7f * gradient.get<float>(i), 0.3f);
+  for (std::size_t i = 0; i < residual.size(); ++i) {
+    residual[i] = cuda::undo_element(residual[i], 0.7f * gradient.get<float>(i), 0.3f);
   }
-  CHECK(are_same(memory, expected));
+  CHECK(are_same(residual, expected));
 }
 
 TEST_CASE("a place's chunk is found without a division, for every chunk length") {
@@ -299,7 +300,7 @@ TEST_CASE("four CUDA elements at once are swept as one by one") {
       const cuda::Candidate candidate{one.bits, i};
       if (best.is_beaten_by(candidate)) best = candidate;
       nonfinite += one.bits > kernels::kLargestFinite ? 1 : 0;
-      REQUIRE(std::bit_cast<int>(one.memory) == std::bit_cast<int>(swept.memory.at[i]));
+      REQUIRE(std::bit_cast<int>(one.residual) == std::bit_cast<int>(swept.residual.at[i]));
     }
     REQUIRE(swept.bits == best.bits);
     REQUIRE(swept.largest == best.place);

@@ -73,23 +73,23 @@ TEST_CASE("a sweep takes p out and leaves (1-beta) m, exactly zero at beta 1") {
   }
 }
 
-TEST_CASE("restoring and undoing give the memory before the sweep, NaN and Inf included") {
+TEST_CASE("restoring and undoing give the residual before the sweep, NaN and Inf included") {
   const float beta = GENERATE(1.0f, 0.3f, 0.1f);
   test::for_each_simd_target([&](const std::string& target) {
     for (const DataType dtype : kGradientTypes) {
       for (const std::int64_t chunk : {1, 7, 64, 257}) {
         const Swept swept = sweep_random(dtype, 1009, chunk, beta, 30);
-        std::vector<float> memory = swept.after;
-        kernels::restore_selected(memory.data(), 1009, chunk, swept.offsets.data(),
+        std::vector<float> residual = swept.after;
+        kernels::restore_selected(residual.data(), 1009, chunk, swept.offsets.data(),
                                   swept.kept.data());
-        kernels::undo_sweep(memory.data(), swept.gradient, beta);
+        kernels::undo_sweep(residual.data(), swept.gradient, beta);
         double worst = 0.0;
         int changed_at_nonfinite = 0;
-        for (std::size_t i = 0; i < memory.size(); ++i) {
+        for (std::size_t i = 0; i < residual.size(); ++i) {
           const double g = floating_of(swept.tensor, dtype, i);
-          worst = std::max(worst, std::abs(static_cast<double>(memory[i]) -
+          worst = std::max(worst, std::abs(static_cast<double>(residual[i]) -
                                            static_cast<double>(swept.before[i])));
-          changed_at_nonfinite += !std::isfinite(g) && memory[i] != swept.before[i];
+          changed_at_nonfinite += !std::isfinite(g) && residual[i] != swept.before[i];
         }
         CAPTURE(target, beta, to_string(dtype), chunk);
         CHECK(worst < 1e-6);

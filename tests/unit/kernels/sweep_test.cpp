@@ -33,8 +33,8 @@ struct Case {
 };
 
 struct Outcome {
-  explicit Outcome(const Case& c, std::vector<float> memory_before)
-      : memory(std::move(memory_before)),
+  explicit Outcome(const Case& c, std::vector<float> residual_before)
+      : residual(std::move(residual_before)),
         offsets(static_cast<std::size_t>(c.selected()), 77),
         values(c.values, c.selected()),
         kept(offsets.size()) {}
@@ -43,7 +43,7 @@ struct Outcome {
     return {values.data(), c.values, c.limit, kept.data()};
   }
 
-  std::vector<float> memory;
+  std::vector<float> residual;
   std::vector<std::uint16_t> offsets;
   RawTensor values;
   std::vector<float> kept;
@@ -57,7 +57,7 @@ bool is_same(const std::vector<float>& a, const std::vector<float>& b) {
 }
 
 struct Input {
-  std::vector<float> memory;
+  std::vector<float> residual;
   RawTensor gradient;
 };
 
@@ -65,14 +65,14 @@ Input make_input(const Case& c, Values values, std::mt19937& generator) {
   Input input{std::vector<float>(static_cast<std::size_t>(c.count)), RawTensor(c.dtype, c.count)};
   fill_floating(input.gradient, c.dtype, c.count, generator, values == Values::nonfinite ? 20 : 0);
   std::normal_distribution<float> normal;
-  for (std::size_t i = 0; i < input.memory.size(); ++i) {
+  for (std::size_t i = 0; i < input.residual.size(); ++i) {
     switch (values) {
       case Values::ties:
-        input.memory[i] = static_cast<float>(generator() % 3) - 1.0f;
+        input.residual[i] = static_cast<float>(generator() % 3) - 1.0f;
         set_floating(input.gradient, c.dtype, i, static_cast<double>(generator() % 3) - 1.0);
         break;
       case Values::zeros: set_floating(input.gradient, c.dtype, i, 0.0); break;
-      default: input.memory[i] = normal(generator);
+      default: input.residual[i] = normal(generator);
     }
   }
   return input;
@@ -82,25 +82,25 @@ Input make_input(const Case& c, Values values, std::mt19937& generator) {
 void take(const Case& c, const Input& input, std::size_t i, std::size_t j, Outcome& outcome) {
   const double beta = c.beta;
   const float g = static_cast<float>(floating_of(input.gradient, c.dtype, i)) * c.prescale;
-  const float swept = outcome.memory[i];
+  const float swept = outcome.residual[i];
   const auto p = static_cast<float>(swept + (1.0 - beta) * g);
   set_floating(outcome.values, c.values, j, std::clamp(p, -c.limit, c.limit));
   const double sent = floating_of(outcome.values, c.values, j);
   outcome.kept[j] = swept;
-  outcome.memory[i] = static_cast<float>((1.0 - beta) * (swept - beta * g) + beta * (p - sent));
+  outcome.residual[i] = static_cast<float>((1.0 - beta) * (swept - beta * g) + beta * (p - sent));
 }
 
 /// The definition, one element at a time.
 Outcome reference(const Case& c, const Input& input) {
-  Outcome outcome(c, input.memory);
+  Outcome outcome(c, input.residual);
   const auto chunk = static_cast<std::size_t>(c.chunk);
   float best = -1.0f;
-  for (std::size_t i = 0; i < input.memory.size(); ++i) {
+  for (std::size_t i = 0; i < input.residual.size(); ++i) {
     const float g = static_cast<float>(floating_of(input.gradient, c.dtype, i)) * c.prescale;
-    const float p = input.memory[i] + g;
+    const float p = input.residual[i] + g;
     if (std::isfinite(p)) {
       const float change = c.beta * g;
-      outcome.memory[i] += change;
+      outcome.residual[i] += change;
     } else {
       ++outcome.nonfinite;
     }
@@ -126,17 +126,18 @@ Outcome reference(const Case& c, const Input& input) {
 std::string differences(const Case& c, const Input& input) {
   const Outcome expected = reference(c, input);
   const Gradient gradient{input.gradient.data(), c.dtype, c.count, c.prescale};
-  Outcome leader(c, input.memory);
-  leader.nonfinite = kernels::select_and_sweep(leader.memory.data(), gradient, c.beta, c.chunk,
+  Outcome leader(c, input.residual);
+  leader.nonfinite = kernels::select_and_sweep(leader.residual.data(), gradient, c.beta, c.chunk,
                                                leader.offsets.data(), leader.selected(c));
-  Outcome follower(c, input.memory);
-  follower.nonfinite = kernels::gather_and_sweep(follower.memory.data(), gradient, c.beta, c.chunk,
-                                                 expected.offsets.data(), follower.selected(c));
+  Outcome follower(c, input.residual);
+  follower.nonfinite =
+      kernels::gather_and_sweep(follower.residual.data(), gradient, c.beta, c.chunk,
+                                expected.offsets.data(), follower.selected(c));
   std::string wrong;
   if (leader.offsets != expected.offsets) wrong += " offsets";
   for (const auto& [role, outcome] :
        {std::pair{" leader's", &leader}, {" follower's", &follower}}) {
-    if (!is_same(outcome->memory, expected.memory)) wrong += role + std::string(" memory");
+    if (!is_same(outcome->residual, expected.residual)) wrong += role + std::string(" residual");
     if (!(outcome->values == expected.values)) wrong += role + std::string(" values");
     if (!is_same(outcome->kept, expected.kept)) wrong += role + std::string(" kept");
     if (outcome->nonfinite != expected.nonfinite) wrong += role + std::string(" count");
@@ -178,18 +179,18 @@ TEST_CASE("values of 16 bits are rounded, kept below the limit, and their rest s
           CAPTURE(target, to_string(dtype), to_string(values), chunk);
           CHECK(differences(c, input) == "");
           // sent + what stays = m + g, to float32's rounding.
-          Outcome outcome(c, input.memory);
-          kernels::select_and_sweep(outcome.memory.data(),
+          Outcome outcome(c, input.residual);
+          kernels::select_and_sweep(outcome.residual.data(),
                                     {input.gradient.data(), dtype, c.count, 1.0f}, c.beta, chunk,
                                     outcome.offsets.data(), outcome.selected(c));
           double worst = 0.0;
           for (std::size_t j = 0; j < outcome.offsets.size(); ++j) {
             const std::size_t i = j * static_cast<std::size_t>(chunk) + outcome.offsets[j];
-            const double m = input.memory[i];
+            const double m = input.residual[i];
             const double sent = floating_of(outcome.values, values, j);
             const double p = m + floating_of(input.gradient, dtype, i);
             const double after = (1.0 - double{c.beta}) * m + double{c.beta} * (p - sent);
-            worst = std::max({worst, std::abs(outcome.memory[i] - after), std::abs(sent) - 2.5});
+            worst = std::max({worst, std::abs(outcome.residual[i] - after), std::abs(sent) - 2.5});
           }
           CHECK(worst < 2e-6);
         }
@@ -208,13 +209,13 @@ TEST_CASE("where m + g is not finite, m keeps its value and the element is count
         CAPTURE(target, to_string(dtype), chunk);
         CHECK(differences(c, input) == "");
         // Those that were selected are restored, as the tensor goes dense.
-        Outcome outcome(c, input.memory);
-        kernels::select_and_sweep(outcome.memory.data(),
+        Outcome outcome(c, input.residual);
+        kernels::select_and_sweep(outcome.residual.data(),
                                   {input.gradient.data(), dtype, c.count, 1.0f}, 0.3f, chunk,
                                   outcome.offsets.data(), outcome.selected(c));
-        kernels::restore_selected(outcome.memory.data(), c.count, chunk, outcome.offsets.data(),
+        kernels::restore_selected(outcome.residual.data(), c.count, chunk, outcome.offsets.data(),
                                   outcome.kept.data());
-        CHECK(std::all_of(outcome.memory.begin(), outcome.memory.end(),
+        CHECK(std::all_of(outcome.residual.begin(), outcome.residual.end(),
                           [](float m) { return std::isfinite(m); }));
       }
     }
@@ -228,12 +229,12 @@ TEST_CASE("an overflow of m + g counts as not finite and leaves m alone") {
     const Case c{DataType::float32, 37, 37, 1.0f, 1.0f};
     Outcome outcome(c, std::vector<float>(37, 3e38f));
     CHECK(kernels::select_and_sweep(
-              outcome.memory.data(),
+              outcome.residual.data(),
               {reinterpret_cast<const std::byte*>(g.data()), DataType::float32, 37, 1.0f}, 1.0f, 37,
               outcome.offsets.data(), outcome.selected(c)) == 37);
-    kernels::restore_selected(outcome.memory.data(), 37, 37, outcome.offsets.data(),
+    kernels::restore_selected(outcome.residual.data(), 37, 37, outcome.offsets.data(),
                               outcome.kept.data());
-    CHECK(outcome.memory == std::vector<float>(37, 3e38f));
+    CHECK(outcome.residual == std::vector<float>(37, 3e38f));
   });
 }
 
@@ -243,10 +244,10 @@ TEST_CASE("of equal magnitudes the lowest place is selected, in a short last chu
       const std::int64_t count = 2 * chunk + (chunk > 1 ? chunk / 2 : 0);
       const Case c{DataType::float32, count, chunk, 1.0f, 1.0f};
       Outcome outcome(c, std::vector<float>(static_cast<std::size_t>(count), 0.0f));
-      std::vector<float> g(outcome.memory.size());
+      std::vector<float> g(outcome.residual.size());
       for (std::size_t i = 0; i < g.size(); ++i) g[i] = i % 2 == 0 ? 2.0f : -2.0f;
       kernels::select_and_sweep(
-          outcome.memory.data(),
+          outcome.residual.data(),
           {reinterpret_cast<const std::byte*>(g.data()), DataType::float32, count, 1.0f}, 1.0f,
           chunk, outcome.offsets.data(), outcome.selected(c));
       CAPTURE(target, chunk, count);

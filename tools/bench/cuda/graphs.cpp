@@ -90,7 +90,7 @@ class Batch {
       in.push_back({packed_ + first, gradients_ + first, kElements, DataType::float32, {}});
       out.push_back({results_ + first, sent_ + first, kElements, DataType::float32, {1.0, 4.0}});
       StepTensor& step = steps.emplace_back();
-      step.memory = reinterpret_cast<float*>(residuals_ + first);
+      step.residual = reinterpret_cast<float*>(residuals_ + first);
       step.gradient = {gradients_ + first, DataType::float32, kElements, 1.0f};
       step.chunk = kChunk;
       step.offsets = offsets_ + chunk;

@@ -63,7 +63,7 @@ class Tensors {
 
   StepTensor step(DataType dtype, std::int64_t chunk) const {
     StepTensor tensor;
-    tensor.memory = reinterpret_cast<float*>(memory.get());
+    tensor.residual = reinterpret_cast<float*>(memory.get());
     tensor.gradient = {gradient.get(), dtype, count, 1.0f};
     tensor.beta = 0.1f;
     tensor.chunk = chunk;
@@ -198,7 +198,7 @@ std::vector<Workload> many_tensors_workloads(const std::shared_ptr<Tensors>& t) 
     for (std::int64_t i = 0; i < kTensors; ++i) {
       const std::int64_t begin = (set * kTensors + i) * kElements;
       StepTensor tensor = t->step(DataType::float32, kChunk);
-      tensor.memory += begin;
+      tensor.residual += begin;
       tensor.gradient.data += begin * 4;
       tensor.gradient.count = kElements;
       tensor.offsets += begin / kChunk;
