@@ -64,13 +64,12 @@ HierarchicalCollectives::HierarchicalCollectives(Board& board, Transport& transp
 
 HierarchicalCollectives::HierarchicalCollectives(Board& board, Transport& transport,
                                                  const HostRanks& hosts, const Tuning& tuning)
-    : board_(board),
+    : BoardCollectives(board),
       transport_(transport),
       hosts_(hosts),
       tuning_(tuning),
       inside_(board),
-      everyone_(transport, "auto", tuning.between_hosts),
-      pipeline_(board) {
+      everyone_(transport, "auto", tuning.between_hosts) {
   talkers_ = transport.size();
   for (std::size_t h = 0; h < hosts_.size(); ++h) {
     const std::vector<int>& ranks = hosts_[h];
@@ -91,20 +90,10 @@ HierarchicalCollectives::HierarchicalCollectives(Board& board, Transport& transp
   between_ = std::make_unique<MessageCollectives>(*counterparts_, "auto", tuning.between_hosts);
 }
 
-void HierarchicalCollectives::all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
-                                         const WaitContext& context) {
-  all_reduce_pieces(AllReduceBatch::in_place(data, dtype, op), context);
-}
-
 ShmOperation::Options HierarchicalCollectives::options_for(std::size_t bytes) const noexcept {
   return {.block_bytes = tuning_.between_block_bytes,
           .owners = bytes <= kOneTalkerBytesMax ? 1 : talkers_,
           .is_open = true};
-}
-
-void HierarchicalCollectives::enqueue(Operation operation) {
-  std::visit([this](auto&& batch) { start(std::forward<decltype(batch)>(batch)); },
-             std::move(operation));
 }
 
 void HierarchicalCollectives::start(AllReduceBatch batch) {
@@ -195,14 +184,6 @@ void HierarchicalCollectives::broadcast(std::span<std::byte> data, int root,
   if (is_at_home && relay != root_place) inside_.broadcast(data, root_place, context);
   if (board_.rank() == relay) between_->broadcast(data, root_host, context);
   if (!is_at_home || relay == root_place) inside_.broadcast(data, relay, context);
-}
-
-void HierarchicalCollectives::all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
-                                         std::span<const std::int64_t> bytes_per_rank,
-                                         const WaitContext& context) {
-  place_own(mine, cut(all, bytes_per_rank)[static_cast<std::size_t>(rank())]);
-  wait_for(start_all_gather({all, {bytes_per_rank.begin(), bytes_per_rank.end()}}), context,
-           "all-gather");
 }
 
 // Every byte goes to one rank only: there is nothing to share inside a host.

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "collective/message_collectives.hpp"
+#include "collective/shm/board_collectives.hpp"
 #include "collective/shm/shm_collectives.hpp"
 #include "transport/shm/board.hpp"
 #include "transport/transport.hpp"
@@ -25,7 +26,7 @@ using HostRanks = std::vector<std::vector<int>>;
 /// host sends 2(H-1)/H S, its talkers share it.
 ///
 /// Small vectors go by one talker, in one message where more would only add latency.
-class HierarchicalCollectives final : public Collectives {
+class HierarchicalCollectives final : public BoardCollectives {
  public:
   /// `board` is that of this rank's host, `transport` joins all ranks; both outlive this object.
   HierarchicalCollectives(Board& board, Transport& transport, const HostRanks& hosts,
@@ -39,22 +40,11 @@ class HierarchicalCollectives final : public Collectives {
                                                                         : "hierarchical";
   }
   int rank() const noexcept override { return transport_.rank(); }
-  int host_size() const noexcept override { return board_.size(); }
-  void all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
-                  const WaitContext& context) override;
   bool advance(const WaitContext& context) override;
-  std::size_t under_way() const noexcept override { return pipeline_.under_way(); }
-  bool goes_in_steps() const noexcept override { return true; }
-  void hold() override { pipeline_.hold(); }
-  void release() override { pipeline_.release(); }
-  bool must_poll() const noexcept override { return !parts_.empty() || pipeline_.is_held(); }
-  void wait_for_change(std::chrono::nanoseconds limit) override {
-    pipeline_.wait_for_change(limit);
+  bool must_poll() const noexcept override {
+    return !parts_.empty() || BoardCollectives::must_poll();
   }
   void broadcast(std::span<std::byte> data, int root, const WaitContext& context) override;
-  void all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
-                  std::span<const std::int64_t> bytes_per_rank,
-                  const WaitContext& context) override;
   void reduce_scatter(std::span<std::byte> data, std::span<const std::int64_t> bytes_per_rank,
                       DataType dtype, ReduceOp op, const WaitContext& context) override;
   void all_to_all(std::span<const std::byte> send, std::span<const std::int64_t> send_bytes,
@@ -64,15 +54,12 @@ class HierarchicalCollectives final : public Collectives {
   TransportCounters counters() const noexcept override;
 
  private:
-  void enqueue(Operation operation) override;
-  void discard_under_way(std::size_t index) override { pipeline_.discard(index); }
-  void start(AllReduceBatch batch);
-  void start(const AllGatherBatch& batch);
+  void start(AllReduceBatch batch) override;
+  void start(const AllGatherBatch& batch) override;
   ShmOperation::Options options_for(std::size_t bytes) const noexcept;
   bool is_talker(int talkers) const noexcept { return board_.rank() < talkers; }
   class PartOnItsWay;
 
-  Board& board_;
   Transport& transport_;
   const HostRanks hosts_;
   const Tuning tuning_;
@@ -83,7 +70,6 @@ class HierarchicalCollectives final : public Collectives {
   /// This rank and its counterparts; null when it is no talker.
   std::unique_ptr<Transport> counterparts_;
   std::unique_ptr<MessageCollectives> between_;
-  ShmPipeline pipeline_;
   /// Oldest first.
   std::deque<PartOnItsWay> parts_;
   /// The same on all counterparts, unlike the blocks of their boards, which other operations take.

@@ -69,20 +69,10 @@ void ShmCollectives::count(std::size_t bytes) {
   counters_.messages_sent += 1;
 }
 
-void ShmCollectives::all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
-                                const WaitContext& context) {
-  all_reduce_pieces(AllReduceBatch::in_place(data, dtype, op), context);
-}
-
 ShmOperation::Options ShmCollectives::options_for(std::size_t bytes) const noexcept {
   const bool is_flat = bytes <= tuning_.flat_bytes_max;
   return {.block_bytes = is_flat ? board_.slot_bytes() : tuning_.block_bytes_for(bytes),
           .owners = is_flat ? 0 : board_.size()};
-}
-
-void ShmCollectives::enqueue(Operation operation) {
-  std::visit([this](auto&& batch) { start(std::forward<decltype(batch)>(batch)); },
-             std::move(operation));
 }
 
 void ShmCollectives::start(AllReduceBatch batch) {
@@ -119,8 +109,6 @@ AllReduceExplanation ShmCollectives::explain_all_reduce(std::int64_t bytes) cons
   explanation.alternatives.push_back({"blocks", 1e6 * blocks_time_s(bytes, costs_), !is_flat});
   return explanation;
 }
-
-bool ShmCollectives::advance(const WaitContext&) { return pipeline_.advance(); }
 
 TransportCounters ShmCollectives::counters() const noexcept {
   const TransportCounters reduced = pipeline_.counters();
@@ -172,14 +160,6 @@ void ShmCollectives::exchange(std::size_t blocks, const WaitContext& context, co
     empty(block, i - 1);
     finish(block);
   }
-}
-
-void ShmCollectives::all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
-                                std::span<const std::int64_t> bytes_per_rank,
-                                const WaitContext& context) {
-  place_own(mine, cut(all, bytes_per_rank)[static_cast<std::size_t>(board_.rank())]);
-  wait_for(start_all_gather({all, {bytes_per_rank.begin(), bytes_per_rank.end()}}), context,
-           "shared-memory all-gather");
 }
 
 void ShmCollectives::reduce_scatter(std::span<std::byte> data,

@@ -3,9 +3,8 @@
 #include <memory>
 #include <string>
 
-#include "collective/collectives.hpp"
 #include "collective/group.hpp"
-#include "collective/shm/shm_operation.hpp"
+#include "collective/shm/board_collectives.hpp"
 #include "collective/tuning.hpp"
 #include "transport/shm/board.hpp"
 
@@ -15,34 +14,19 @@ namespace scalecom {
 /// those in and out of the board. Reduces in rank order: the result equals the serial one.
 ///
 /// Bytes are counted as sent when a rank writes them for others to read, once for all readers.
-class ShmCollectives final : public Collectives {
+class ShmCollectives final : public BoardCollectives {
  public:
   /// `board` outlives this object, and is used by it alone.
   explicit ShmCollectives(Board& board);
   /// `costs` are for explanations alone.
   ShmCollectives(Board& board, const ShmTuning& tuning, const InsideCosts& costs = {})
-      : board_(board), tuning_(tuning), costs_(costs), pipeline_(board) {}
+      : BoardCollectives(board), tuning_(tuning), costs_(costs) {}
 
   std::string_view name() const noexcept override { return "shared memory"; }
   int rank() const noexcept override { return board_.rank(); }
-  int host_size() const noexcept override { return board_.size(); }
-  void all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
-                  const WaitContext& context) override;
-  bool advance(const WaitContext& context) override;
-  std::size_t under_way() const noexcept override { return pipeline_.under_way(); }
-  bool must_poll() const noexcept override { return pipeline_.is_held(); }
-  bool goes_in_steps() const noexcept override { return true; }
-  void hold() override { pipeline_.hold(); }
-  void release() override { pipeline_.release(); }
-  void wait_for_change(std::chrono::nanoseconds limit) override {
-    pipeline_.wait_for_change(limit);
-  }
   void broadcast(std::span<std::byte> data, int root, const WaitContext& context) override;
   void broadcast_parts(std::span<const std::span<std::byte>> parts, int root,
                        const WaitContext& context) override;
-  void all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
-                  std::span<const std::int64_t> bytes_per_rank,
-                  const WaitContext& context) override;
   void reduce_scatter(std::span<std::byte> data, std::span<const std::int64_t> bytes_per_rank,
                       DataType dtype, ReduceOp op, const WaitContext& context) override;
   void all_to_all(std::span<const std::byte> send, std::span<const std::int64_t> send_bytes,
@@ -52,10 +36,8 @@ class ShmCollectives final : public Collectives {
   TransportCounters counters() const noexcept override;
 
  private:
-  void enqueue(Operation operation) override;
-  void discard_under_way(std::size_t index) override { pipeline_.discard(index); }
-  void start(AllReduceBatch batch);
-  void start(const AllGatherBatch& batch);
+  void start(AllReduceBatch batch) override;
+  void start(const AllGatherBatch& batch) override;
   /// Until this rank's slot of `block` may be filled again.
   void wait_for_slot(std::uint64_t block, const WaitContext& context);
   void post(std::uint64_t block, std::size_t bytes);
@@ -69,10 +51,8 @@ class ShmCollectives final : public Collectives {
   ShmOperation::Options options_for(std::size_t bytes) const noexcept;
   std::size_t share_of_slot() const noexcept;
 
-  Board& board_;
   const ShmTuning tuning_;
   const InsideCosts costs_;
-  ShmPipeline pipeline_;
   TransportCounters counters_;
 };
 
