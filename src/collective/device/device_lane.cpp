@@ -2,17 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <bit>
-
 #include "scalecom/status.hpp"
 
 namespace scalecom {
-namespace {
-
-constexpr std::size_t kSamplesMin = 64;
-
-}  // namespace
 
 DeviceLane::DeviceLane(Accelerator& accelerator, PinnedPool& pinned, DeviceCollectives& collectives,
                        StreamHandle wire)
@@ -76,17 +68,7 @@ StepTable& DeviceLane::assign(std::span<const StepTensor> tensors) {
 }
 
 SampleTable& DeviceLane::assign(std::span<const SampledTensor> tensors) {
-  std::size_t chunks = 0;
-  for (const SampledTensor& tensor : tensors) chunks += tensor.chunks.size();
-  auto& [table, tensors_max, chunks_max] = samples_;
-  if (table == nullptr || tensors_max < tensors.size() || chunks_max < chunks) {
-    tensors_max = std::bit_ceil(std::max({tensors.size(), tensors_max, kSamplesMin}));
-    chunks_max = std::bit_ceil(std::max({chunks, chunks_max, kSamplesMin}));
-    table.reset();
-    table = accelerator_.make_sample_table(tensors_max, chunks_max, passes(), &pinned_);
-  }
-  table->assign(tensors, passes());
-  return *table;
+  return samples_.assign(table_place(), tensors);
 }
 
 }  // namespace scalecom

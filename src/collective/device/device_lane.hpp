@@ -3,7 +3,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
 
 #include "collective/device/device_collectives.hpp"
@@ -86,11 +85,7 @@ class DeviceLane {
   std::array<Memory, 9> memory_;
   std::array<GrownTable<CopyTable>, 3> copies_;
   GrownTable<StepTable> steps_;
-  struct Samples {
-    std::unique_ptr<SampleTable> table;
-    std::size_t tensors_max = 0;
-    std::size_t chunks_max = 0;
-  } samples_;
+  GrownTable<SampleTable> samples_;
 };
 
 }  // namespace scalecom
