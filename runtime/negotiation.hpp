@@ -168,11 +168,13 @@ struct SessionEnd {
 using NegotiationEvent =
     std::variant<Agreement, Mismatch, Stall, Hold, Revocation, Joined, FusionSettings, SessionEnd>;
 
+/// For a neighbour in the control tree, rank `to`.
 struct OutgoingMessage {
   int to = 0;
   ControlMessage message;
 };
 
+/// Who this rank is, and the settings of its session (scalecom/config.hpp).
 struct NegotiationOptions {
   int rank = 0;
   int size = 1;

@@ -113,9 +113,9 @@ struct SessionReport {
   std::string launcher;     ///< what said who this rank is: "MPI (OMPI_COMM_WORLD_SIZE)", ...
   std::string transport;    ///< between hosts: "mpi", "sockets", "loopback"
   std::string collectives;  ///< "shared memory", "hierarchical", "messages", "mpi"
-  std::string
-      shared_memory;    ///< why ranks of a host do not share memory; empty: they do, or need not
-  std::string library;  ///< e.g. the MPI library's version line; empty without one
+  /// Why ranks of a host do not share memory; empty: they do, or need not.
+  std::string shared_memory;
+  std::string library;       ///< e.g. the MPI library's version line; empty without one
   std::string thread_level;  ///< MPI's; empty without MPI
   std::string cuda_aware;    ///< whether MPI says it is: "yes", "no", "not said"; empty without MPI
   std::string simd_target;   ///< instruction set the kernels chose

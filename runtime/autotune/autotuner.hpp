@@ -13,6 +13,7 @@
 
 namespace scalecom {
 
+/// What is tuned, and how long; the counts are those of the SCALECOM_AUTOTUNE settings.
 struct AutotuneOptions {
   FusionSettings first;  ///< those that the job starts with, which are among the samples
   bool tunes_threshold = true;
@@ -36,6 +37,7 @@ enum class AutotunePhase {
 
 const char* to_string(AutotunePhase phase) noexcept;
 
+/// What a job did with one pair of settings.
 struct AutotuneSample {
   AutotunePhase phase = AutotunePhase::warmup;
   FusionSettings settings;

@@ -9,6 +9,7 @@ namespace scalecom::autotune {
 /// A place in the unit square.
 using Point = std::array<double, 2>;
 
+/// A value of the function, with noise.
 struct Observation {
   Point point{};
   double value = 0;

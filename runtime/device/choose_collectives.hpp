@@ -24,6 +24,7 @@ struct DeviceFacts {
 /// Why these ranks cannot use NCCL together; empty: they can. Pure.
 std::string why_not_nccl(std::span<const DeviceFacts> facts);
 
+/// What a rank chooses with. `accelerator` and `host` outlive the collectives.
 struct DeviceCollectivesNeeds {
   Accelerator& accelerator;
   Collectives& host;

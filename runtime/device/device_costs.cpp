@@ -192,8 +192,7 @@ std::string describe(const DeviceCosts& costs) {
   }
   return fmt::format(
       "a dense batch takes {:.0f} us and {:.3g} ms for each MB; compressing sweeps {:.3g} and "
-      "fills "
-      "{:.3g} thousand million elements a second",
+      "fills {:.3g} thousand million elements a second",
       1e6 * costs.all_reduce_s, 1e9 * costs.all_reduce_byte_s,
       1e-9 * costs.kernels.swept_elements_per_s, 1e-9 * costs.kernels.filled_elements_per_s);
 }

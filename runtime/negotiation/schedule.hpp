@@ -27,12 +27,14 @@ inline bool is_schedulable(const TensorSignature& signature) {
          signature.device == DeviceKind::host;
 }
 
+/// One call of a tensor in each round.
 struct ScheduledTensor {
   Tensor* tensor = nullptr;
   std::int64_t first_step = 0;  ///< of its call in the first round; 0 without compression
   bool is_restarted = false;    ///< this rank has restored its steps since
 };
 
+/// One agreement of each round.
 struct ScheduledAgreement {
   std::vector<ScheduledTensor> tensors;
   std::size_t missing = 0;  ///< tensors that this rank has yet to submit for its next turn
