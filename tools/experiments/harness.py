@@ -16,6 +16,7 @@ from environment import (PYTHON, fail, install_python_packages,  # noqa: E402
 
 RESULTS = ROOT / "docs" / "experiments"
 DATA = ROOT / "build" / "data"
+NETLAB = ROOT / "tools" / "netlab" / "netlab"
 
 
 def add_options(parser, name):
