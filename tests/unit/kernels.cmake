@@ -1,4 +1,4 @@
-scalecom_test(NAME unit_kernels LABELS unit
+scalecom_test(NAME unit_kernels LABELS unit ONE_THREAD
   SOURCES kernels/half_test.cpp kernels/reduce_test.cpp kernels/scale_test.cpp
           kernels/sweep_test.cpp kernels/selected_test.cpp kernels/codec_test.cpp
           kernels/cuda_arithmetic_test.cpp
