@@ -21,51 +21,74 @@ constexpr auto kVisitTimeWhenFull = std::chrono::seconds(1);
 }  // namespace
 
 std::vector<Reception::Arrival> Reception::wait() {
-  wait_for_news();
+  const std::vector<pollfd> news = wait_for_news();
   std::vector<Arrival> arrivals;
-  std::vector<Visitor> unfinished;
-  const TimePoint oldest = Clock::now() - (is_full() ? kVisitTimeWhenFull : kVisitTime);
-  for (Visitor& visitor : visitors_) {
+  for (std::size_t place = 0; place < visitors_.size(); ++place) {
+    if (news[listeners_.size() + place].revents == 0) continue;
+    Visitor& visitor = visitors_[place];
     const Reading reading = read(visitor);
-    if (reading == Reading::finished) {
-      std::string_view hello = visitor.received;
-      arrivals.push_back({*visitor.rank, std::move(visitor.socket),
-                          hello_bytes_max_ == 0 ? "" : take_frame(hello)});
-    } else if (reading == Reading::unfinished && visitor.came > oldest) {
-      unfinished.push_back(std::move(visitor));
-    }
+    if (reading == Reading::unfinished) continue;
+    Socket socket = std::move(visitor.socket);
+    if (reading == Reading::refused) continue;
+    std::string_view hello = visitor.received;
+    arrivals.push_back(
+        {*visitor.rank, std::move(socket), hello_bytes_max_ == 0 ? "" : take_frame(hello)});
   }
-  visitors_ = std::move(unfinished);
-  for (const Socket& listener : listeners_) welcome(listener);
+  for (Visitor& visitor : visitors_) {
+    if (has_overstayed(visitor)) visitor.socket = Socket();
+  }
+  std::erase_if(visitors_, [](const Visitor& visitor) { return !visitor.socket.is_open(); });
+  // One of each, so that no listener's crowd keeps another's out. Without poll()'s word accept()
+  // may fail for want of descriptors where nobody came.
+  for (std::size_t i = 0; i < listeners_.size(); ++i) {
+    if (news[i].revents != 0) welcome(listeners_[i]);
+  }
   return arrivals;
 }
 
-void Reception::wait_for_news() const {
+bool Reception::is_crowded(const std::string& origin) const {
+  const auto is_from_there = [&](const Visitor& visitor) { return visitor.origin == origin; };
+  return !origin.empty() && 2 * std::ranges::count_if(visitors_, is_from_there) >=
+                                static_cast<std::ptrdiff_t>(visitors_max_);
+}
+
+bool Reception::has_overstayed(const Visitor& visitor) const {
+  const auto stay = Clock::now() - visitor.came;
+  return stay > kVisitTime ||
+         (stay > kVisitTimeWhenFull && (is_full() || is_crowded(visitor.origin)));
+}
+
+std::vector<pollfd> Reception::wait_for_news() const {
   std::vector<pollfd> descriptors;
   for (const Socket& listener : listeners_) {
-    // Those who wait there are no news while there is no place for them.
-    if (!is_full()) descriptors.push_back({listener.descriptor(), POLLIN, 0});
+    // Those who wait there are no news while there is no place for them: poll() skips -1.
+    descriptors.push_back({is_full() ? -1 : listener.descriptor(), POLLIN, 0});
   }
   for (const Visitor& visitor : visitors_) {
     descriptors.push_back({visitor.socket.descriptor(), POLLIN, 0});
   }
   poll(descriptors.data(), descriptors.size(), 100);
+  return descriptors;
 }
 
 void Reception::welcome(const Socket& listener) {
-  while (!is_full()) {
-    Socket socket(accept4(listener.descriptor(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!socket.is_open()) {
-      if (errno != EMFILE && errno != ENFILE) return;
-      if (visitors_.empty()) throw_errno("accepting a connection");
-      visitors_max_ = visitors_.size();
-      return;
-    }
-    Visitor visitor{std::move(socket), Clock::now(), random_bytes(kChallengeBytes), {}, {}};
-    const auto sent = send(visitor.socket.descriptor(), visitor.challenge.data(),
-                           visitor.challenge.size(), MSG_NOSIGNAL);
-    if (sent == static_cast<ssize_t>(kChallengeBytes)) visitors_.push_back(std::move(visitor));
+  if (is_full()) return;
+  Socket socket(accept4(listener.descriptor(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!socket.is_open()) {
+    if (errno != EMFILE && errno != ENFILE) return;
+    if (visitors_.empty()) throw_errno("accepting a connection");
+    visitors_max_ = visitors_.size();
+    return;
   }
+  // There may be descriptors again: the next one tells.
+  visitors_max_ = std::min(visitors_max_ + 1, kVisitorsMax);
+  std::string origin = origin_of(socket);
+  if (is_crowded(origin)) return;
+  Visitor visitor{
+      std::move(socket), std::move(origin), Clock::now(), random_bytes(kChallengeBytes), {}, {}};
+  const auto sent = send(visitor.socket.descriptor(), visitor.challenge.data(),
+                         visitor.challenge.size(), MSG_NOSIGNAL);
+  if (sent == static_cast<ssize_t>(kChallengeBytes)) visitors_.push_back(std::move(visitor));
 }
 
 Reception::Reading Reception::read(Visitor& visitor) const {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <poll.h>
+
 #include <cstddef>
 #include <optional>
 #include <string>
@@ -12,10 +14,11 @@
 namespace scalecom {
 
 /// The parent's side of new connections: accepts children and strangers alike, and serves them
-/// beside each other. Who answers the challenge wrongly, or says nothing for 5 s, is dropped
-/// without holding up the others. Up to 256 are served at a time, fewer where descriptors are
-/// short; others wait in the order in which they came, and who is not done within 1 s then makes
-/// room for them.
+/// beside each other, those of every listener in turn. Who answers the challenge wrongly, or says
+/// nothing for 5 s, is dropped without holding up the others. Up to 256 are served at a time, fewer
+/// while descriptors are short; others wait in the order in which they came, and who is not done
+/// within 1 s then makes room for them. Half of the places at most are for one address, or for all
+/// other users of this host: who comes beyond that is dropped, and may try again.
 class Reception {
  public:
   /// The listeners outlive it. With `hello_bytes_max` each says something when it has got the
@@ -40,15 +43,21 @@ class Reception {
  private:
   struct Visitor {
     Socket socket;
+    std::string origin;  ///< see origin_of()
     TimePoint came;
     std::string challenge;
     std::optional<int> rank;  ///< proved
     std::string received;     ///< the answer; then what it says
   };
   enum class Reading { unfinished, refused, finished };
+  static constexpr std::size_t kVisitorsMax = 256;
 
   bool is_full() const noexcept { return visitors_.size() >= visitors_max_; }
-  void wait_for_news() const;
+  /// Of the origin that has half of the places.
+  bool is_crowded(const std::string& origin) const;
+  bool has_overstayed(const Visitor& visitor) const;
+  /// What poll() says of the listeners, and behind them of the visitors.
+  std::vector<pollfd> wait_for_news() const;
   void welcome(const Socket& listener);
   Reading read(Visitor& visitor) const;
   bool check(Visitor& visitor) const;
@@ -56,7 +65,7 @@ class Reception {
   const std::vector<Socket>& listeners_;
   const Handshake handshake_;
   const std::size_t hello_bytes_max_;
-  std::size_t visitors_max_ = 256;
+  std::size_t visitors_max_ = kVisitorsMax;
   std::vector<Visitor> visitors_;  ///< the oldest first
 };
 

@@ -48,6 +48,12 @@ sockaddr_in tcp_address(const std::string& address, int port) {
   return target;
 }
 
+std::string to_text(const sockaddr_in& address) {
+  char text[INET_ADDRSTRLEN] = "";
+  inet_ntop(AF_INET, &address.sin_addr, text, sizeof text);
+  return text;
+}
+
 bool wait_for(const Socket& socket, short events, Deadline deadline) {
   while (true) {
     const auto left =
@@ -137,6 +143,22 @@ bool is_of_another_user(const Socket& socket) {
          peer.uid != geteuid();
 }
 
+std::string origin_of(const Socket& socket) {
+  if (is_of_another_user(socket)) return "another user";
+  sockaddr_in peer{};
+  socklen_t length = sizeof peer;
+  getpeername(socket.descriptor(), reinterpret_cast<sockaddr*>(&peer), &length);
+  if (peer.sin_family != AF_INET) return {};
+  // Any process of this host may take any of the loopback interface's addresses.
+  const std::string address = to_text(peer);
+  return is_loopback(address) ? "loopback" : address;
+}
+
+bool is_loopback(const std::string& address) {
+  in_addr number{};
+  return inet_pton(AF_INET, address.c_str(), &number) == 1 && ntohl(number.s_addr) >> 24 == 127;
+}
+
 bool is_hung_up(const Socket& socket) {
   pollfd descriptor{socket.descriptor(), POLLRDHUP, 0};
   return poll(&descriptor, 1, 0) > 0;
@@ -151,10 +173,7 @@ std::vector<std::string> resolve(const std::string& host) {
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> list(found, &freeaddrinfo);
   std::vector<std::string> addresses;
   for (const addrinfo* entry = found; entry != nullptr; entry = entry->ai_next) {
-    char text[INET_ADDRSTRLEN] = "";
-    const auto* address = reinterpret_cast<const sockaddr_in*>(entry->ai_addr);
-    inet_ntop(AF_INET, &address->sin_addr, text, sizeof text);
-    addresses.emplace_back(text);
+    addresses.push_back(to_text(*reinterpret_cast<const sockaddr_in*>(entry->ai_addr)));
   }
   return addresses;
 }
@@ -199,9 +218,7 @@ std::string local_address_towards(const std::string& peer_address) {
       getsockname(probe.descriptor(), reinterpret_cast<sockaddr*>(&local), &length) != 0) {
     return {};
   }
-  char text[INET_ADDRSTRLEN] = "";
-  inet_ntop(AF_INET, &local.sin_addr, text, sizeof text);
-  return text;
+  return to_text(local);
 }
 
 void set_tcp_options(const Socket& socket, std::chrono::duration<double> peer_timeout) {

@@ -43,6 +43,13 @@ Socket try_listen_tcp(const std::string& address, int port);
 /// a TCP connection that is not known: false.
 bool is_of_another_user(const Socket& socket);
 
+/// Where a connection comes from, for counting: "another user" on this host's Unix sockets, or the
+/// numeric address of a TCP connection, all loopback ones as one. Empty: from this user.
+std::string origin_of(const Socket& socket);
+
+/// Whether a numeric IPv4 address is of the loopback interface; false for a name.
+bool is_loopback(const std::string& address);
+
 /// Whether the other end has closed; what it sent before may still be there to read.
 bool is_hung_up(const Socket& socket);
 

@@ -1,13 +1,13 @@
 #include "runtime/control/rendezvous.hpp"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <array>
 #include <atomic>
-#include <functional>
 #include <future>
 #include <map>
 #include <optional>
@@ -18,11 +18,13 @@
 #include "runtime/control/reception.hpp"
 #include "scalecom/status.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/other_user.hpp"
 #include "tests/support/ranks.hpp"
 
 using namespace scalecom;
 using Catch::Contains;
 using Limit = Bootstrap::Limit;
+using scalecom::test::OtherUser;
 
 namespace {
 
@@ -69,38 +71,6 @@ std::vector<std::string> errors_of(const std::vector<Rendezvous>& processes, Lim
   });
   return errors;
 }
-
-// Another process, of another user, which does `work` and then waits for the test to end it.
-class OtherUser {
- public:
-  explicit OtherUser(const std::function<void()>& work) {
-    REQUIRE(pipe(pipe_.data()) == 0);
-    process_ = fork();
-    if (process_ == 0) {
-      alarm(30);
-      if (setuid(65534) == 0) work();
-      if (write(pipe_[1], "r", 1) == 1) pause();
-      _exit(0);
-    }
-    close(pipe_[1]);
-  }
-  ~OtherUser() {
-    kill(process_, SIGKILL);
-    waitpid(process_, nullptr, 0);
-    close(pipe_[0]);
-  }
-  OtherUser(const OtherUser&) = delete;
-  OtherUser& operator=(const OtherUser&) = delete;
-  /// Waits until its work is done.
-  bool is_ready() const {
-    char ready = 0;
-    return read(pipe_[0], &ready, 1) == 1;
-  }
-
- private:
-  std::array<int, 2> pipe_{};
-  pid_t process_ = -1;
-};
 
 Socket find_meeting(const Rendezvous& rendezvous) {
   Socket socket;
@@ -395,34 +365,4 @@ TEST_CASE("who proves that it knows the job and then says nothing holds nobody u
   });
   CHECK(met == 2);
   CHECK(Clock::now() - begin < std::chrono::seconds(3));
-}
-
-TEST_CASE("more that come at once than are served push nobody out, and silent ones make room") {
-  constexpr int kVisitors = 300;
-  const bool are_some_silent = GENERATE(false, true);
-  const std::string name = fmt::format("scalecom-test-{}-visitors-{}", getpid(), are_some_silent);
-  std::vector<Socket> listeners;
-  listeners.push_back(listen_unix(name));
-  const Handshake handshake{std::string(kSessionKeyBytes, 'k'), 0};
-  const int silent = are_some_silent ? 280 : 0;
-  std::vector<int> arrived;
-  int proved = 0;
-  test::run_ranks(2, [&](int side) {
-    if (side == 0) {
-      Reception reception(listeners, handshake);
-      for (const Deadline deadline = soon();
-           static_cast<int>(arrived.size()) < kVisitors - silent && !deadline.has_passed();) {
-        for (const Reception::Arrival& arrival : reception.wait()) arrived.push_back(arrival.rank);
-      }
-      return;
-    }
-    std::vector<Socket> visitors;
-    for (int i = 0; i < kVisitors; ++i) visitors.push_back(connect_unix(name));
-    for (int i = silent; i < kVisitors; ++i) {
-      const Socket& visitor = visitors[static_cast<std::size_t>(i)];
-      proved += introduce_to_parent(visitor, handshake, i, soon()) ? 1 : 0;
-    }
-  });
-  CHECK(proved == kVisitors - silent);
-  CHECK(static_cast<int>(arrived.size()) == kVisitors - silent);
 }
