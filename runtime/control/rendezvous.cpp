@@ -288,6 +288,7 @@ class Guest {
       finding_ = "a process of another user waits at this host's meeting place";
       return {};
     }
+    // A process of this user, which may have many to answer: who left would begin anew behind them.
     return is_root(root, "this host", deadline) ? std::move(root) : Socket();
   }
 
@@ -296,7 +297,8 @@ class Guest {
     for (const int port : rendezvous_.ports) {
       Socket root = connect_tcp(address, port, soon(deadline));
       if (root.is_open()) {
-        if (is_root(root, fmt::format("{}:{}", rendezvous_.host, port), deadline)) return root;
+        const std::string place = fmt::format("{}:{}", rendezvous_.host, port);
+        if (is_root(root, place, soon(deadline))) return root;
         refusal.clear();
         has_answered_ = true;
       } else {
@@ -314,9 +316,9 @@ class Guest {
     return {};
   }
 
-  // Says who this rank is, and waits until all have come.
+  // Says who this rank is, by the deadline, and waits until all have come.
   bool is_root(const Socket& socket, const std::string& place, Deadline deadline) {
-    if (!introduce_to_parent(socket, handshake_, rendezvous_.rank, soon(deadline))) {
+    if (!introduce_to_parent(socket, handshake_, rendezvous_.rank, deadline)) {
       finding_ = fmt::format(
           "who answers at {} is not rank 0 of this job, or has another "
           "SCALECOM_RENDEZVOUS_KEY",
@@ -326,7 +328,7 @@ class Guest {
     const std::string hello = std::to_string(rendezvous_.size);
     std::optional<std::string> reply;
     // Rank 0 has waited before this rank came, so that its time is over first.
-    if (send_frame(socket, hello, soon(deadline))) {
+    if (send_frame(socket, hello, deadline)) {
       reply = receive_frame(socket, Deadline::after(limit_ + kVerdictTime));
     }
     if (!reply) {

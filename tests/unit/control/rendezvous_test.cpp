@@ -1,10 +1,8 @@
 #include "runtime/control/rendezvous.hpp"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <signal.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
+#include <poll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -212,6 +210,23 @@ TEST_CASE("a rank does not talk to a process of another user in the place of ran
   const OtherUser other([&] { listener = listen_unix(name); });
   REQUIRE(other.is_ready());
   CHECK_THAT(errors_of({rank_of(job, 1)}, kShort)[0], Contains("a process of another user waits"));
+}
+
+TEST_CASE("a rank keeps its place with a rank 0 of its host that is busy") {
+  const Rendezvous job = job_of(2);
+  const Socket busy = listen_unix(meeting_name(job.job));
+  bool does_come_again = true;
+  test::run_ranks(2, [&](int side) {
+    if (side == 0) {
+      errors_of({rank_of(job, 1)}, Limit(2.5));
+      return;
+    }
+    pollfd visit{busy.descriptor(), POLLIN, 0};
+    if (poll(&visit, 1, 10'000) != 1) return;
+    const Socket first(accept(busy.descriptor(), nullptr, nullptr));
+    does_come_again = poll(&visit, 1, 2200) == 1;  // Over the network it tries for 2 s.
+  });
+  CHECK_FALSE(does_come_again);
 }
 
 TEST_CASE("a rank that leaves before all have come may come again") {
