@@ -112,6 +112,8 @@ HostRanks make_data_plane(SessionParts& parts, const DataPlaneNeeds& needs) {
   parts.tuning = result.tuning;
   parts.report.tuning_source = result.source;
   if (result.is_out_of_step) {
+    // The descriptors that a session needs are counted for one transport.
+    parts.transport.reset();
     parts.board.reset();
     hosts = make_board(parts, needs);
     parts.transport = needs.make_transport();

@@ -56,6 +56,7 @@ struct Outcome {
   std::string source;
   Tuning tuning;
   std::size_t transports = 0;
+  bool were_two_open = false;
   float sum = 0.0f;
 };
 
@@ -75,7 +76,11 @@ std::vector<Outcome> run_world(bool shared_memory, HoldUp& hold, double limit_s)
     const ControlOptions options{.connect_timeout = Bootstrap::Limit(limit_s),
                                  .peer_timeout = Bootstrap::Limit(5.0)};
     std::size_t made = 0;
-    const auto make_transport = [&] { return worlds.at(made++).make_transport(rank); };
+    bool were_two_open = false;
+    const auto make_transport = [&] {
+      were_two_open = were_two_open || parts.transport != nullptr;
+      return worlds.at(made++).make_transport(rank);
+    };
     const HostRanks hosts = make_data_plane(parts, {bootstrap, facts, options, make_transport});
     parts.collectives = make_collectives(parts, hosts);
     std::vector<float> values(kCount, static_cast<float>(rank + 1));
@@ -85,7 +90,7 @@ std::vector<Outcome> run_world(bool shared_memory, HoldUp& hold, double limit_s)
     const bool are_equal =
         std::all_of(values.begin(), values.end(), [&](float v) { return v == values.front(); });
     outcomes[static_cast<std::size_t>(rank)] = {parts.report.tuning_source, parts.tuning, made,
-                                                are_equal ? values.front() : -1};
+                                                were_two_open, are_equal ? values.front() : -1};
   });
   return outcomes;
 }
@@ -101,6 +106,7 @@ TEST_CASE("after a measurement that ended by its deadline the ranks begin anew, 
     CHECK(outcome.source == "defaults");
     CHECK(outcome.tuning == outcomes.front().tuning);
     CHECK(outcome.transports == 2);
+    CHECK_FALSE(outcome.were_two_open);
     CHECK(outcome.sum == 3.0f);
   }
 }
