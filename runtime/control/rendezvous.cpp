@@ -21,6 +21,7 @@
 #include "runtime/control/meeting.hpp"
 #include "runtime/control/open_files.hpp"
 #include "runtime/control/reception.hpp"
+#include "runtime/control/tree.hpp"
 #include "scalecom/status.hpp"
 
 namespace scalecom {
@@ -86,8 +87,12 @@ class Host {
  public:
   Host(const Rendezvous& rendezvous, Bootstrap::Limit limit)
       : rendezvous_(rendezvous), limit_(limit) {
-    if (const std::string lack = lack_of_open_files(rendezvous.size - 1); !lack.empty()) {
-      throw Error(StatusCode::invalid_argument, fmt::format("rank 0: {}", lack));
+    // For the meeting itself, for data, and for control messages.
+    const int connections = 2 * (rendezvous.size - 1) +
+                            static_cast<int>(ControlTree::make(0, rendezvous.size).children.size());
+    if (const std::string lack = lack_of_open_files(connections); !lack.empty()) {
+      lack_ = Error(StatusCode::invalid_argument, fmt::format("rank 0: {}", lack));
+      log_error(lack_->what());
     }
     listeners_.push_back(try_listen_unix(meeting_name(rendezvous.job)));
     if (!listeners_.back().is_open()) {
@@ -112,12 +117,13 @@ class Host {
     try {
       Reception reception(listeners_, handshake_of(rendezvous_), kHelloBytesMax);
       while (static_cast<int>(others_.size()) < rendezvous_.size - 1) {
-        if (deadline.has_passed()) throw missing();
+        if (deadline.has_passed()) throw lack_.value_or(missing());
         for (Reception::Arrival& arrival : reception.wait()) {
           if (!is_of_another_user(arrival.socket)) let_in(std::move(arrival));
         }
         std::erase_if(others_, [](const auto& other) { return is_hung_up(other.second); });
       }
+      if (lack_) throw *lack_;
     } catch (const Error& error) {
       tell_all(to_reply(error));
       throw;
@@ -177,6 +183,11 @@ class Host {
   void let_in(Reception::Arrival arrival) {
     const int rank = arrival.rank;
     if (rank < 1) return;
+    if (lack_) {  // It may be one too many to keep.
+      send_frame(arrival.socket, to_reply(*lack_), Deadline::after(kVerdictTime));
+      others_.insert_or_assign(rank, Socket());
+      return;
+    }
     const auto [place, is_new] = others_.try_emplace(rank, std::move(arrival.socket));
     if (arrival.hello != std::to_string(rendezvous_.size)) {
       throw Error(StatusCode::invalid_argument,
@@ -221,6 +232,7 @@ class Host {
 
   const Rendezvous& rendezvous_;
   const Bootstrap::Limit limit_;
+  std::optional<Error> lack_;  ///< of descriptors: each that comes is told, and none is kept
   std::vector<Socket> listeners_;
   std::string remark_;  ///< on where it waits; empty: as all would expect
   std::map<int, Socket> others_;
