@@ -42,19 +42,27 @@ Handshake handshake_of(const Rendezvous& rendezvous) {
   return {derive_key(rendezvous.secret, "scalecom rendezvous " + rendezvous.job), 0};
 }
 
-// Every host understands these as itself.
-bool is_loopback(std::string_view host) { return host == "localhost" || host.starts_with("127."); }
+std::string_view first_label(std::string_view host) { return host.substr(0, host.find('.')); }
+
+// Whether the host is what leads each host to itself. A host's own name may lead it to its loopback
+// interface as well, and others to it.
+bool leads_back(const std::string& host) {
+  if (host == "localhost" || is_loopback(host)) return true;
+  if (first_label(host) == first_label(local_host_facts().host_name)) return false;
+  const std::vector<std::string> addresses = resolve(host);
+  return !addresses.empty() && std::ranges::all_of(addresses, is_loopback);
+}
 
 // Whether rank 0 listens to the network. By an address of its own host only it need not, and does
 // so where ranks are known to be elsewhere, or a secret tells who belongs.
 bool is_networked(const Rendezvous& rendezvous) {
   if (rendezvous.hosts == HostSpread::one) return false;
-  return !is_loopback(rendezvous.host) || rendezvous.hosts == HostSpread::several ||
-         !rendezvous.secret.empty();
+  return rendezvous.hosts == HostSpread::several || !rendezvous.secret.empty() ||
+         !leads_back(rendezvous.host);
 }
 
 bool looks_here_only(const Rendezvous& rendezvous) {
-  return rendezvous.hosts == HostSpread::one || is_loopback(rendezvous.host);
+  return rendezvous.hosts == HostSpread::one || leads_back(rendezvous.host);
 }
 
 bool is_own_address(const std::string& address) {
@@ -148,7 +156,10 @@ class Host {
     const bool is_named_here = std::ranges::any_of(addresses, is_loopback) || !own.empty();
     if (!is_named_here) wait_behind(addresses.front());
     // A host's own name may lead itself to its loopback interface, and others to it.
-    if (own.empty()) own.emplace_back("0.0.0.0");
+    if (own.empty()) {
+      own.emplace_back("0.0.0.0");
+      if (rendezvous_.secret.empty()) warn_of_strangers();
+    }
     for (const std::string& address : own) listen_at(address);
   }
 
@@ -165,6 +176,14 @@ class Host {
     if (listener.is_open()) listeners_.push_back(std::move(listener));
   }
 
+  void warn_of_strangers() const {
+    log_warning(fmt::format(
+        "rank 0 waits for the others at all addresses of its host {}, since {} names none of them, "
+        "and without a SCALECOM_RENDEZVOUS_KEY: whoever reaches it and guesses how the job is "
+        "named may join; give all ranks a key, or an address of that host",
+        local_host_facts().host_name, host_setting_of(rendezvous_)));
+  }
+
   void listen_at(const std::string& address) {
     for (const int port : rendezvous_.ports) {
       Socket listener = try_listen_tcp(address, port);
@@ -173,7 +192,7 @@ class Host {
       return;
     }
     // Nobody was promised that it would listen there.
-    if (is_loopback(rendezvous_.host) && rendezvous_.hosts != HostSpread::several) return;
+    if (rendezvous_.hosts != HostSpread::several && leads_back(rendezvous_.host)) return;
     throw Error(StatusCode::unavailable,
                 fmt::format("rank 0 cannot wait for the others on {} ({}): the ports {} are taken; "
                             "set SCALECOM_RENDEZVOUS=host:port to a free one, on all ranks",
@@ -242,8 +261,11 @@ class Host {
 class Guest {
  public:
   Guest(const Rendezvous& rendezvous, Bootstrap::Limit limit)
-      : rendezvous_(rendezvous), handshake_(handshake_of(rendezvous)), limit_(limit) {
-    if (!is_loopback(rendezvous.host) || rendezvous.hosts == HostSpread::one) return;
+      : rendezvous_(rendezvous),
+        handshake_(handshake_of(rendezvous)),
+        limit_(limit),
+        looks_here_only_(looks_here_only(rendezvous)) {
+    if (!looks_here_only_ || rendezvous.hosts == HostSpread::one) return;
     finding_ += fmt::format(
         ", and {} has this rank look on its own host {} only: if rank 0 is on another, give all "
         "ranks an address of that host which they reach",
@@ -274,8 +296,7 @@ class Guest {
  private:
   // One try at each place.
   Socket find_root(Deadline deadline) {
-    if (looks_here_only(rendezvous_))
-      return find_root_here(meeting_name(rendezvous_.job), deadline);
+    if (looks_here_only_) return find_root_here(meeting_name(rendezvous_.job), deadline);
     const std::vector<std::string> addresses = resolve(rendezvous_.host);
     if (addresses.empty()) {
       finding_ = rendezvous_.host + " has no IPv4 address";
@@ -358,6 +379,7 @@ class Guest {
   const Rendezvous& rendezvous_;
   const Handshake handshake_;
   const Bootstrap::Limit limit_;
+  const bool looks_here_only_;
   std::string finding_ = "nobody answers there";
   bool has_answered_ = false;
   bool was_refused_ = false;

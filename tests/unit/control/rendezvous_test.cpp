@@ -15,6 +15,7 @@
 #include "runtime/control/frames.hpp"
 #include "runtime/control/reception.hpp"
 #include "scalecom/status.hpp"
+#include "tests/support/captured_stderr.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/other_user.hpp"
 #include "tests/support/ranks.hpp"
@@ -358,6 +359,27 @@ TEST_CASE("rank 0 says where it waited when its address is no other host's, or n
   CHECK_THAT(errors_of({job}, kShort)[0],
              Contains("rank 1 of 2 did not come") &&
                  Contains("SCALECOM_RENDEZVOUS=192.0.2.7 leads to 192.0.2.7, which is none of"));
+}
+
+TEST_CASE("rank 0 that waits at all addresses without a key warns of it") {
+  Rendezvous job = job_of(2);
+  job.host = kElsewhere;
+  job.secret = GENERATE("", "secret");
+  job.ports = {free_port()};
+  std::string log;
+  {
+    const test::CapturedStderr captured;
+    errors_of({job}, kShort);
+    log = captured.text();
+  }
+  CHECK((log.find("without a SCALECOM_RENDEZVOUS_KEY") != std::string::npos) == job.secret.empty());
+}
+
+TEST_CASE("a host that is another way to write the loopback interface is that") {
+  Rendezvous job = job_of(2);
+  job.host = "2130706433";  // 127.0.0.1 as one number
+  job.ports = {free_port()};
+  CHECK_THAT(errors_of({job}, kShort)[0], Contains("keeps rank 0 off the network"));
 }
 
 TEST_CASE("who looks on its own host only says so") {
