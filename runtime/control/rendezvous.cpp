@@ -102,15 +102,9 @@ class Host {
       lack_ = Error(StatusCode::invalid_argument, fmt::format("rank 0: {}", lack));
       log_error(lack_->what());
     }
-    listeners_.push_back(try_listen_unix(meeting_name(rendezvous.job)));
-    if (!listeners_.back().is_open()) {
-      throw Error(StatusCode::unavailable,
-                  fmt::format("rank 0 cannot wait for the others at {}: another process does; "
-                              "either rank 0 was started twice, or another job on this host has "
-                              "the same meeting place: give each job a MASTER_PORT of its own",
-                              describe_place(rendezvous)));
-    }
-    if (is_networked(rendezvous)) {
+    const bool has_network = is_networked(rendezvous);
+    if (!listen_here(meeting_name(rendezvous.job))) do_without_place(has_network);
+    if (has_network) {
       listen_to_network();
     } else if (rendezvous.hosts == HostSpread::unknown) {
       remark_ = fmt::format(
@@ -141,6 +135,37 @@ class Host {
   }
 
  private:
+  // False where another process does.
+  bool listen_here(const std::string& name) {
+    Socket listener = try_listen_unix(name);
+    if (!listener.is_open()) return false;
+    listeners_.push_back(std::move(listener));
+    return true;
+  }
+
+  // Another user's process, which may know the name, keeps nobody from meeting over the network.
+  void do_without_place(bool has_network) {
+    const std::string place = describe_place(rendezvous_);
+    if (!is_of_another_user(connect_unix(meeting_name(rendezvous_.job)))) {
+      throw Error(StatusCode::unavailable,
+                  fmt::format("rank 0 cannot wait for the others at {}: another process does; "
+                              "either rank 0 was started twice, or another job on this host has "
+                              "the same meeting place: give each job a MASTER_PORT of its own",
+                              place));
+    }
+    const std::string problem = fmt::format(
+        "rank 0 cannot wait for the others at {}: a process of another user does; give "
+        "the job another MASTER_PORT",
+        place);
+    if (!has_network) throw Error(StatusCode::unavailable, problem);
+    remark(problem);
+  }
+
+  void remark(const std::string& text) {
+    log_warning(text);
+    remark_ += (remark_.empty() ? "" : ". ") + text;
+  }
+
   void listen_to_network() {
     const std::vector<std::string> addresses = resolve(rendezvous_.host);
     if (addresses.empty()) {
@@ -166,14 +191,16 @@ class Host {
   // For ranks that the network leads here by an address which is none of this host's own.
   void wait_behind(const std::string& address) {
     const HostFacts facts = local_host_facts();
-    remark_ = fmt::format(
+    remark(fmt::format(
         "{} leads to {}, which is none of the addresses of rank 0's host {} ({}), so rank 0 waits "
         "at all of these: see that what is sent there arrives here, or start rank 0 on the host "
         "that has that address",
-        host_setting_of(rendezvous_), address, facts.host_name, fmt::join(facts.addresses, ", "));
-    log_warning(remark_);
-    Socket listener = try_listen_unix(meeting_name_behind(rendezvous_));
-    if (listener.is_open()) listeners_.push_back(std::move(listener));
+        host_setting_of(rendezvous_), address, facts.host_name, fmt::join(facts.addresses, ", ")));
+    if (listen_here(meeting_name_behind(rendezvous_))) return;
+    remark(
+        fmt::format("another process waits where ranks of rank 0's own host look for {}; give "
+                    "each job a MASTER_PORT of its own",
+                    rendezvous_.host));
   }
 
   void warn_of_strangers() const {
@@ -191,12 +218,16 @@ class Host {
       listeners_.push_back(std::move(listener));
       return;
     }
+    const std::string problem = fmt::format(
+        "rank 0 cannot wait for the others on {} ({}): the ports {} are taken; set "
+        "SCALECOM_RENDEZVOUS=host:port to a free one, on all ranks",
+        rendezvous_.host, address, fmt::join(rendezvous_.ports, ", "));
     // Nobody was promised that it would listen there.
-    if (rendezvous_.hosts != HostSpread::several && leads_back(rendezvous_.host)) return;
-    throw Error(StatusCode::unavailable,
-                fmt::format("rank 0 cannot wait for the others on {} ({}): the ports {} are taken; "
-                            "set SCALECOM_RENDEZVOUS=host:port to a free one, on all ranks",
-                            rendezvous_.host, address, fmt::join(rendezvous_.ports, ", ")));
+    if (rendezvous_.hosts != HostSpread::several && leads_back(rendezvous_.host)) {
+      remark(problem);
+      return;
+    }
+    throw Error(StatusCode::unavailable, problem);
   }
 
   void let_in(Reception::Arrival arrival) {

@@ -361,6 +361,30 @@ TEST_CASE("rank 0 says where it waited when its address is no other host's, or n
                  Contains("SCALECOM_RENDEZVOUS=192.0.2.7 leads to 192.0.2.7, which is none of"));
 }
 
+TEST_CASE("rank 0 whose place another user has says so, and waits over the network if it may") {
+  if (geteuid() != 0) return;
+  Rendezvous job = job_of(2);
+  const bool is_spread = GENERATE(true, false);
+  job.hosts = is_spread ? HostSpread::several : HostSpread::unknown;
+  job.ports = {free_port()};
+  const std::string name = meeting_name(job.job);
+  Socket listener;
+  const OtherUser other([&] { listener = listen_unix(name); });
+  REQUIRE(other.is_ready());
+  const std::string error = errors_of({job}, kShort)[0];
+  CHECK_THAT(error, Contains("a process of another user does"));
+  CHECK((error.find("rank 1 of 2 did not come") != std::string::npos) == is_spread);
+}
+
+TEST_CASE("rank 0 that finds all ports taken says so, though it need not have one") {
+  Rendezvous job = job_of(2);
+  job.secret = "secret";
+  job.ports = {0};
+  const Socket taken = listen_tcp("127.0.0.1", job.ports.front());
+  CHECK_THAT(errors_of({job}, kShort)[0],
+             Contains("rank 1 of 2 did not come") && Contains("are taken"));
+}
+
 TEST_CASE("rank 0 that waits at all addresses without a key warns of it") {
   Rendezvous job = job_of(2);
   job.host = kElsewhere;
