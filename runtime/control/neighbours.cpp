@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/error.hpp"
+#include "base/wait.hpp"
 #include "runtime/control/handshake.hpp"
 #include "runtime/control/reception.hpp"
 
@@ -99,30 +100,43 @@ Socket connect_to(const Endpoint& parent, bool is_same_host, const ControlOption
   return {};
 }
 
+// A firewall is none inside a host.
+Error cannot_connect(const Endpoint& parent, int parent_rank, int rank, const std::string& why) {
+  std::vector<std::string> places;
+  for (const auto& [address, port] : parent.tcp) {
+    places.push_back(fmt::format("{} port {}", address, port));
+  }
+  return {StatusCode::timed_out,
+          fmt::format("rank {} cannot connect to rank {} for control messages{}{} ({}); {}", rank,
+                      parent_rank, places.empty() ? "" : " at ", fmt::join(places, ", "), why,
+                      places.empty()
+                          ? "see whether that rank has failed, is stopped or very busy"
+                          : "a firewall may be in the way between the hosts, or an address "
+                            "translation (NAT): each rank must reach the others' own addresses")};
+}
+
+// A parent whose queue is full, or that dropped a rank which was slow, may have room later.
 Socket join_parent(const Endpoint& parent, const Handshake& handshake, int rank, bool is_same_host,
                    const ControlOptions& options, Deadline deadline) {
-  Socket socket = connect_to(parent, is_same_host, options, deadline);
-  if (!socket.is_open()) {
-    const bool is_listening = !parent.unix_name.empty() || !parent.tcp.empty();
-    const std::string why = is_listening ? std::strerror(errno) : "it does not listen";
-    std::vector<std::string> places;
-    for (const auto& [address, port] : parent.tcp) {
-      places.push_back(fmt::format("{} port {}", address, port));
-    }
-    throw Error(StatusCode::timed_out,
-                fmt::format("rank {} cannot connect to rank {} for control messages{}{} ({}); a "
-                            "firewall may be in the way between the hosts, or an address "
-                            "translation (NAT): each rank must reach the others' own addresses",
-                            rank, handshake.parent, places.empty() ? "" : " at ",
-                            fmt::join(places, ", "), why));
+  if (parent.unix_name.empty() && parent.tcp.empty()) {
+    throw cannot_connect(parent, handshake.parent, rank, "it does not listen");
   }
-  if (!introduce_to_parent(socket, handshake, rank, deadline)) {
-    throw Error(StatusCode::timed_out,
-                fmt::format("rank {} did not prove to rank {} that it belongs to this job in time; "
-                            "SCALECOM_CONNECT_TIMEOUT sets the time",
-                            handshake.parent, rank));
+  const WaitContext context{deadline};
+  WaitLoop loop(context);
+  while (true) {
+    Socket socket = connect_to(parent, is_same_host, options, deadline);
+    const int error = socket.is_open() ? 0 : errno;
+    if (error == 0 && introduce_to_parent(socket, handshake, rank, deadline)) return socket;
+    const Error problem =
+        error != 0 ? cannot_connect(parent, handshake.parent, rank, std::strerror(error))
+                   : Error(StatusCode::timed_out,
+                           fmt::format("rank {} did not prove to rank {} that it belongs to this "
+                                       "job in time; SCALECOM_CONNECT_TIMEOUT sets the time",
+                                       handshake.parent, rank));
+    if (error != 0 && error != EAGAIN) throw problem;
+    if (!deadline.has_passed()) loop.pause(problem.what());
+    if (deadline.has_passed()) throw problem;
   }
-  return socket;
 }
 
 void accept_children(const std::vector<Socket>& listeners, const Handshake& handshake,

@@ -1,5 +1,7 @@
+#include <fmt/format.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <barrier>
 #include <nlohmann/json.hpp>
@@ -7,6 +9,7 @@
 
 #include "runtime/control/handshake.hpp"
 #include "runtime/control/host_segment.hpp"
+#include "runtime/control/reception.hpp"
 #include "runtime/control/socket_channel.hpp"
 #include "scalecom/status.hpp"
 #include "tests/support/catch.hpp"
@@ -39,6 +42,14 @@ std::vector<ControlEvent> poll_until(ControlChannel& channel, std::size_t count)
     for (auto& event : channel.poll()) events.push_back(std::move(event));
   }
   return events;
+}
+
+// Rank 0 in the hands of the test: what it tells rank 1 of where it listens.
+std::string endpoint_blob(const std::string& key, const std::string& unix_name) {
+  return nlohmann::json{{"key", std::vector<std::uint8_t>(key.begin(), key.end())},
+                        {"unix", unix_name},
+                        {"tcp", nlohmann::json::array()}}
+      .dump();
 }
 
 }  // namespace
@@ -90,11 +101,7 @@ TEST_CASE("a rank that never comes is named when the time is over") {
   test::run_ranks(3, [&](int rank) {
     ThreadBootstrap bootstrap(exchange, rank, 3);
     if (rank == 2) {
-      bootstrap.exchange(
-          nlohmann::json{
-              {"key", std::vector<int>()}, {"unix", ""}, {"tcp", nlohmann::json::array()}}
-              .dump(),
-          Bootstrap::Limit(60.0));
+      bootstrap.exchange(endpoint_blob("", ""), Bootstrap::Limit(60.0));
       return;
     }
     try {
@@ -244,4 +251,57 @@ TEST_CASE("a rank on another network is named at once, and the others do not wai
   CHECK_THAT(messages[0], Contains("no network to rank 1 on container") && Contains("none"));
   CHECK_THAT(messages[1], Contains("cannot connect to rank 0"));
   CHECK_THAT(messages[2], Contains("cannot connect to rank 0"));
+}
+
+TEST_CASE("a child that its parent drops comes again") {
+  const std::string key(kSessionKeyBytes, 'k');
+  const std::string name = fmt::format("scalecom-test-{}-again", getpid());
+  Exchange exchange(2);
+  std::vector<Socket> listeners;
+  listeners.push_back(listen_unix(name));
+  std::vector<Reception::Arrival> arrivals;
+  test::run_ranks(2, [&](int rank) {
+    ThreadBootstrap bootstrap(exchange, rank, 2);
+    if (rank == 1) {
+      connect_control_channel(bootstrap, ControlTree::make(1, 2), facts_of(2, true), {});
+      return;
+    }
+    bootstrap.exchange(endpoint_blob(key, name), Bootstrap::Limit(60.0));
+    pollfd first{listeners[0].descriptor(), POLLIN, 0};
+    if (::poll(&first, 1, 10'000) != 1) return;
+    Socket(accept(first.fd, nullptr, nullptr));  // And drops it.
+    Reception reception(listeners, Handshake{key, 0});
+    const Deadline deadline = Deadline::after(std::chrono::seconds(10));
+    while (arrivals.empty() && !deadline.has_passed()) arrivals = reception.wait();
+  });
+  REQUIRE(arrivals.size() == 1);
+  CHECK(arrivals[0].rank == 1);
+}
+
+TEST_CASE("a parent of the same host whose queue stays full is tried for as long as it may take") {
+  const std::string name = fmt::format("scalecom-test-{}-full", getpid());
+  constexpr std::chrono::milliseconds kLimit{300};
+  Exchange exchange(2);
+  const Socket listener = listen_unix(name);
+  listen(listener.descriptor(), 0);
+  std::vector<Socket> queue;
+  do queue.push_back(connect_unix(name));
+  while (queue.back().is_open());
+  std::string message;
+  const TimePoint begin = Clock::now();
+  test::run_ranks(2, [&](int rank) {
+    ThreadBootstrap bootstrap(exchange, rank, 2);
+    if (rank == 0) {
+      bootstrap.exchange(endpoint_blob("", name), Bootstrap::Limit(60.0));
+      return;
+    }
+    try {
+      connect_control_channel(bootstrap, ControlTree::make(1, 2), facts_of(2, true),
+                              {.connect_timeout = kLimit});
+    } catch (const Error& error) {
+      message = error.what();
+    }
+  });
+  CHECK(Clock::now() - begin >= kLimit);
+  CHECK_THAT(message, Contains("rank 1 cannot connect to rank 0") && !Contains("firewall"));
 }
