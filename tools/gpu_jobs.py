@@ -1,7 +1,9 @@
-"""The jobs of several ranks that tools/test-gpu starts on one GPU: claims, kills, NCCL's choices, benches."""
+"""The jobs of several ranks that tools/test-gpu starts on GPUs: claims, kills, NCCL's choices, benches."""
 
+import dataclasses
 import importlib.util
 import itertools
+import os
 import pathlib
 import re
 import sys
@@ -39,11 +41,46 @@ def say(text):
     print(f"test-gpu: {text}", file=sys.stderr, flush=True)
 
 
-def start_ranks(folder, ranks, program, arguments, collectives, environment):
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Where ranks work: each on a GPU of its own where there are as many, else they share, by MPS if it is
+    there. devices: torch's names."""
+    devices: tuple
+    mps: dict = dataclasses.field(default_factory=dict)
+
+    def is_shared(self, ranks):
+        return len(self.devices) == 1 or ranks > len(self.devices)
+
+    def environment(self, ranks):
+        return {**NCCL, **self.mps} if self.is_shared(ranks) else {}
+
+    def variables(self, rank, ranks):
+        return {"NCCL_HOSTID": f"rank{rank}"} if self.is_shared(ranks) else {}
+
+    def arguments(self, rank):
+        return {"device": self.devices[rank % len(self.devices)]}
+
+
+class JaxPlaces(Places):
+    """JAX takes all that it sees: a rank sees its GPU only."""
+
+    def variables(self, rank, ranks):
+        variables = super().variables(rank, ranks)
+        if len(self.devices) > 1:
+            index = rank % len(self.devices)
+            seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+            variables["CUDA_VISIBLE_DEVICES"] = seen.split(",")[index] if seen else str(index)
+        return variables
+
+    def arguments(self, rank):
+        return {}
+
+
+def start_ranks(places, folder, ranks, program, arguments, collectives, environment):
     env = {**environment, "SCALECOM_CUDA_COLLECTIVES": collectives,
-           "SCALECOM_STALL_SHUTDOWN_TIME_SECONDS": "20", **NCCL}
-    return Job(folder, ranks, program, arguments, env=env,
-               variables=lambda rank: {"NCCL_HOSTID": f"rank{rank}"})
+           "SCALECOM_STALL_SHUTDOWN_TIME_SECONDS": "20", **places.environment(ranks)}
+    return Job(folder, ranks, program, lambda rank: {**arguments, **places.arguments(rank)}, env=env,
+               variables=lambda rank: places.variables(rank, ranks))
 
 
 def modules_on(ranks, options):
@@ -55,17 +92,17 @@ def modules_on(ranks, options):
 class Claims:
     """A job of programs.claims:check_modules: the modules in one, since torch starts slowly."""
 
-    def __init__(self, report, name, place, modules, device, options, environment, folder):
-        """name: of the report's part. place: the number of ranks, and their collectives."""
+    def __init__(self, report, name, job, modules, places, options, environment, folder):
+        """name: of the report's part. job: the number of ranks, and their collectives."""
         self._report, self._name, self._modules = report, name, modules
-        ranks, collectives = place
+        ranks, collectives = job
         self._label = f"{ranks} ranks, {collectives}"
         self._limit_s = report.limit(options.limit)
         say(f"{', '.join(modules)}: {self._label}")
         self._begin = time.monotonic()
-        self._job = start_ranks(folder, ranks, "programs.claims:check_modules",
-                                {"modules": modules, "device": device, "limit_s": self._limit_s},
-                                collectives, environment)
+        self._job = start_ranks(places, folder, ranks, "programs.claims:check_modules",
+                                {"modules": modules, "limit_s": self._limit_s}, collectives,
+                                environment)
 
     def judge(self):
         """Waits for it, and counts what has become of it."""
@@ -102,15 +139,19 @@ def run_claims(report, options, environment, folder):
     """The claims about torch, for each number of ranks over all collectives: one job after the other, or
     all at once."""
     jobs = []
-    for place in itertools.product(options.ranks, options.collectives):
-        modules = modules_on(place[0], options)
-        if not modules or not report.has_time_for(f"claims on {place[0]} ranks, {place[1]}"):
+    for job in itertools.product(options.ranks, options.collectives):
+        modules = modules_on(job[0], options)
+        if not modules or not report.has_time_for(f"claims on {job[0]} ranks, {job[1]}"):
             continue
-        jobs.append(Claims(report, "ranks", place, modules, options.device, options, environment, folder))
+        jobs.append(Claims(report, "ranks", job, modules, options.places, options, environment, folder))
         if not options.at_once:
             jobs.pop().judge()
     for job in jobs:
         job.judge()
+
+
+def jax_places(options):
+    return JaxPlaces(options.places.devices, options.places.mps)
 
 
 def jax_environment(options, environment):
@@ -118,29 +159,28 @@ def jax_environment(options, environment):
 
 
 def run_jax(report, options, environment, folder):
-    """The claims about JAX, which shares the GPU as torch does. All jobs at once: most of their time is a
+    """The claims about JAX, which shares GPUs as torch does. All jobs at once: most of their time is a
     core's that compiles."""
     if importlib.util.find_spec("jax") is None:
         report.skips.append("jax is not installed")
         return
     if not report.has_time_for("the claims about jax"):
         return
-    jobs = [Claims(report, "jax", place, JAX_CLAIMS + ["programs.jax_ends"] * (place[0] > 1), None, options,
-                   jax_environment(options, environment), folder)
-            for place in itertools.product(options.ranks, options.collectives)]
+    jobs = [Claims(report, "jax", job, JAX_CLAIMS + ["programs.jax_ends"] * (job[0] > 1), jax_places(options),
+                   options, jax_environment(options, environment), folder)
+            for job in itertools.product(options.ranks, options.collectives)]
     for job in jobs:
         job.judge()
 
 
-def run_bench(report, name, ranks, collectives, options, environment, folder, limit_s,
-              **arguments):
+def run_bench(report, name, ranks, collectives, places, options, environment, folder, limit_s):
     """(label, what rank 0 measured with {name}:measure of tools/bench/cuda, or None if it failed)."""
     label = f"{ranks} ranks, {collectives}"
     if not report.has_time_for(f"{name} on {label}"):
         return label, None
     search = {"PYTHONPATH": f"{ROOT / 'tools' / 'bench' / 'cuda'}:{environment['PYTHONPATH']}"}
-    job = start_ranks(folder, ranks, f"{name}:measure",
-                      {"rounds": int(options.rounds), "bytes_max": options.bytes_max, **arguments},
+    job = start_ranks(places, folder, ranks, f"{name}:measure",
+                      {"rounds": int(options.rounds), "bytes_max": options.bytes_max},
                       collectives, {**environment, **search})
     outcome = job.outcome(report.limit(limit_s))
     is_good = len(outcome.values) == ranks
@@ -155,7 +195,7 @@ def run_bench(report, name, ranks, collectives, options, environment, folder, li
 
 
 def run_jax_bench(report, collectives, options, environment, folder):
-    label, value = run_bench(report, "jax_bench", 2, collectives, options,
+    label, value = run_bench(report, "jax_bench", 2, collectives, jax_places(options), options,
                              jax_environment(options, environment), folder, limit_s=100)
     if value:
         print(f"JAX on {value['device']}, {label}:")
@@ -176,9 +216,10 @@ def run_kills(report, collectives, options, environment, folder):
         label = f"a killed rank in {work}, {collectives}"
         if not report.has_time_for(label):
             continue
-        job = start_ranks(folder, 3, "programs.kills:lose_a_rank_at_work",
-                          {"victim": 1, "work": work, "turns": 3, "delay": 0.05,
-                           "device": options.device}, collectives, environment)
+        # By themselves: a killed process can take MPS with it.
+        job = start_ranks(dataclasses.replace(options.places, mps={}), folder, 3,
+                          "programs.kills:lose_a_rank_at_work",
+                          {"victim": 1, "work": work, "turns": 3, "delay": 0.05}, collectives, environment)
         outcome = job.outcome(report.limit(60))
         problems = [f"ranks {sorted(outcome.values)} gave a verdict: {outcome.output[-2000:]}"
                     ] * (set(outcome.values) != {0, 2})
@@ -200,7 +241,8 @@ def run_shortage(report, collectives, options, environment, folder):
     label = f"little memory, {collectives}"
     if not report.has_time_for(label):
         return
-    job = start_ranks(folder, 2, "programs.shortage:reduce", {"device": options.device}, collectives,
+    one = dataclasses.replace(options.places, devices=options.places.devices[:1])
+    job = start_ranks(one, folder, 2, "programs.shortage:reduce", {}, collectives,
                       {**environment, "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": f"0={SHORTAGE_LIMIT}"})
     outcome = job.outcome(report.limit(90))
     errors = {rank: message for rank, (_, message) in outcome.values.items()}
@@ -221,7 +263,7 @@ def run_tuner(report, options, environment, folder):
         label = f"NCCL takes {ours}"
         if not report.has_time_for(label):
             continue
-        job = start_ranks(folder, 2, "programs.tuning:reduce", {"device": options.device}, "nccl",
+        job = start_ranks(options.places, folder, 2, "programs.tuning:reduce", {}, "nccl",
                           {**environment, "SCALECOM_ALLREDUCE_ALGORITHM": ours,
                            "NCCL_DEBUG": "INFO", "NCCL_DEBUG_SUBSYS": "INIT,TUNING"})
         outcome = job.outcome(report.limit(60))
@@ -239,8 +281,8 @@ def run_tuner(report, options, environment, folder):
 
 
 def run_rank_bench(report, ranks, collectives, options, environment, folder):
-    label, value = run_bench(report, "all_reduce_bench", ranks, collectives, options, environment, folder,
-                             limit_s=150, device=options.device)
+    label, value = run_bench(report, "all_reduce_bench", ranks, collectives, options.places, options,
+                             environment, folder, limit_s=150)
     if not value:
         return
     print(f"all-reduce, us on {label} (median, quartiles):")
@@ -280,22 +322,23 @@ def run_jax_benches(report, options, environment, folder):
 
 
 def run_jobs(report, options, environment):
+    """On options.places, which gets MPS here."""
     LOGS.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name, shared_gpu() as sharing:
         folder = pathlib.Path(name)
-        shared = {**environment, **sharing}
+        options.places = dataclasses.replace(options.places, mps=sharing)
         report.parts["mps"] = bool(sharing)
         for part in options.only:
-            if part == "kills":  # By themselves: a killed process can take MPS with it.
+            if part == "kills":
                 for collectives in options.collectives:
                     run_kills(report, collectives, options, environment, folder)
             elif part == "memory" and sharing:
                 for collectives in options.collectives:
-                    run_shortage(report, collectives, options, shared, folder)
+                    run_shortage(report, collectives, options, environment, folder)
             elif part == "tuner" and "nccl" in options.collectives:
-                run_tuner(report, options, shared, folder)
+                run_tuner(report, options, environment, folder)
             elif part in RUNNERS:
-                RUNNERS[part](report, options, shared, folder)
+                RUNNERS[part](report, options, environment, folder)
 
 
 RUNNERS = {"ranks": run_claims, "jax": run_jax, "bench": run_benches, "jax-bench": run_jax_benches}

@@ -113,7 +113,8 @@ def rank_variables(rank, ranks, port):
 
 
 class Job:
-    """Ranks as plain processes. variables(rank): more of the environment, or less where None."""
+    """Ranks as plain processes. arguments: the program's, or which they are by rank. variables(rank): more
+    of the environment, or less where None."""
 
     def __init__(self, folder, ranks, program, arguments=None, *, port=None, env=None,
                  variables=lambda rank: {}, starting=None, wrapper=()):
@@ -126,9 +127,10 @@ class Job:
             own = {**environment(env), **rank_variables(rank, ranks, port), **variables(rank)}
             own = {name: value for name, value in own.items() if value is not None}
             log = open(self.folder / f"log{rank}", "w+")
+            given = arguments(rank) if callable(arguments) else arguments or {}
             self.processes[rank] = subprocess.Popen(
                 [*wrapper, sys.executable, HERE / "run_program.py", program, self.folder,
-                 json.dumps(arguments or {})],
+                 json.dumps(given)],
                 env=own, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def outcome(self, timeout=60):

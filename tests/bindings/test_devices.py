@@ -56,3 +56,56 @@ def test_parts_of_a_gpus_report_that_there_are_not_are_named(test_gpu, monkeypat
     with pytest.raises(SystemExit):
         test_gpu.parse_options()
     assert "'ranx' is none of kernels,bench,ranks," in capsys.readouterr().err
+
+
+@pytest.fixture
+def without_packages(test_gpu, monkeypatch, tmp_path):
+    """A machine that has the tools of a build, but not fmt; nor a bundle yet."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for tool in ("cmake", "ninja", "nvcc"):
+        (tools / tool).write_text("#!/bin/sh\necho 'CMake Error at here:\n  no fmt\n\nCall Stack'; exit 1\n")
+        (tools / tool).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools), prepend=":")
+    monkeypatch.setattr(test_gpu, "BUNDLE", tmp_path / "gpu")
+    monkeypatch.setattr(test_gpu, "LOGS", tmp_path / "logs")
+    monkeypatch.setattr(sys, "argv", ["test-gpu"])
+    return test_gpu
+
+
+def test_what_was_packed_runs_where_packages_for_a_build_are_missing(without_packages, capsys):
+    with pytest.raises(SystemExit, match="has no programs; collect them"):
+        without_packages.locate(without_packages.parse_options())
+    for name in ("python", "libraries"):
+        (without_packages.BUNDLE / name).mkdir(parents=True)
+    (without_packages.BUNDLE / "gpu_kernels").touch()
+    folder, _ = without_packages.locate(without_packages.parse_options())
+    assert folder == without_packages.BUNDLE
+    assert "cannot be configured: CMake Error at here: no fmt\n" in capsys.readouterr().err
+
+
+# (--device, GPUs, ranks, JAX or torch) -> of each rank: its device, the GPUs that it sees, NCCL's host, MPS
+@pytest.mark.parametrize("device, gpus, ranks, kind, wanted", [
+    (None, 0, 1, "torch", [("cuda:0", None, "rank0", "pipe")]),
+    (None, 1, 2, "torch", [("cuda:0", None, "rank0", "pipe"), ("cuda:0", None, "rank1", "pipe")]),
+    (None, 2, 2, "torch", [("cuda:0", None, None, None), ("cuda:1", None, None, None)]),
+    (None, 2, 2, "jax", [(None, "0", None, None), (None, "1", None, None)]),
+    (None, 2, 3, "torch", [(f"cuda:{rank % 2}", None, f"rank{rank}", "pipe") for rank in range(3)]),
+    ("cuda:1", 2, 2, "torch", [("cuda:1", None, f"rank{rank}", "pipe") for rank in range(2)]),
+])
+def test_ranks_share_a_gpu_where_there_is_none_for_each(test_gpu, monkeypatch, device, gpus, ranks, kind,
+                                                        wanted):
+    import gpu_jobs
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    kinds = {"torch": gpu_jobs.Places, "jax": gpu_jobs.JaxPlaces}
+    places = kinds[kind](test_gpu.places(device, gpus).devices, {"CUDA_MPS_PIPE_DIRECTORY": "pipe"})
+    assert [(places.arguments(rank).get("device"), places.variables(rank, ranks).get("CUDA_VISIBLE_DEVICES"),
+             places.variables(rank, ranks).get("NCCL_HOSTID"),
+             places.environment(ranks).get("CUDA_MPS_PIPE_DIRECTORY")) for rank in range(ranks)] == wanted
+
+
+def test_a_rank_is_told_its_gpu(test_gpu, tmp_path):
+    import gpu_jobs
+    places = test_gpu.places(None, 2)
+    job = gpu_jobs.start_ranks(places, tmp_path, 2, "builtins:dict", {"turns": 3}, "nccl", {})
+    assert job.outcome().check() == [{"turns": 3, "device": f"cuda:{rank}"} for rank in range(2)]

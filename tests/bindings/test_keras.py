@@ -19,7 +19,7 @@ def test_every_claim_about_fit_holds(launch, backend, ranks):
     """In one job, of which the imports are a large part."""
     modules = ["programs.keras_training", "programs.keras_steps"]
     verdicts = launch(ranks, "programs.claims:check_modules", timeout=400,
-                      arguments={"modules": modules, "device": None, "limit_s": 380},
+                      arguments={"modules": modules, "limit_s": 380},
                       env={"KERAS_BACKEND": backend, "SCALECOM_STALL_SHUTDOWN_TIME_SECONDS": "40"})
     problems = [f"rank {rank}, {module}.{claim}:\n{problem}" for rank, verdict in enumerate(verdicts)
                 for module in modules for claim, problem in verdict[module].items() if problem]

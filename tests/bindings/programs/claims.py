@@ -63,7 +63,7 @@ def check_all(module, device=None):
     return verdicts
 
 
-def check_modules(modules, device, limit_s):
+def check_modules(modules, limit_s, device=None):
     """{module: what check_all() says, or {"import": traceback}}. Ends the process after limit_s
     seconds, with all threads' tracebacks."""
     faulthandler.dump_traceback_later(limit_s, exit=True)
