@@ -61,6 +61,19 @@ def read(store, names):
     return saved
 
 
+def is_taking_part(process_set):
+    """Whether this rank has residuals of the process set to save, and takes them up."""
+    return basics.is_initialized() and bool(process_set.included())
+
+
+def warn_of_left_out(where, process_set):
+    """Says why residuals that are in `where` are not taken up, where is_taking_part() is false."""
+    logging.getLogger("scalecom").warning(
+        "the residuals in %s are left out, as %s", where,
+        f"this rank is not in {process_set}" if basics.is_initialized() else
+        "scalecom is not initialized: call hvd.init() before loading, or load once more after it")
+
+
 class SavedResiduals(keras.layers.Layer):
     """The part of a distributed optimizer that has its residuals, for Keras to find.
 
@@ -78,11 +91,8 @@ class SavedResiduals(keras.layers.Layer):
         self._shapes = lambda: shapes_of(optimizer)
         self._reducer = reducer
 
-    def _is_taking_part(self):
-        return basics.is_initialized() and self._reducer.process_set.included()
-
     def save_own_variables(self, store):
-        if not self._is_taking_part():
+        if not is_taking_part(self._reducer.process_set):
             return
         with used(self._reducer.process_set):
             saved = residuals.model_state(set(self._shapes()))
@@ -91,11 +101,9 @@ class SavedResiduals(keras.layers.Layer):
         write(store, self._shapes(), saved)
 
     def load_own_variables(self, store):
-        if not self._is_taking_part():
+        if not is_taking_part(self._reducer.process_set):
             if "facts" in store.keys():
-                logging.getLogger("scalecom").warning(
-                    "the residuals in the file are left out: they are taken up after init(), on ranks of "
-                    "the optimizer's process set")
+                warn_of_left_out("the file", self._reducer.process_set)
             return
         if "facts" not in store.keys():
             self._begin_anew()

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import tempfile
+import unittest
 
 import keras
 import numpy
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 import scalecom.tensorflow as hvd
 from programs import horovod_surface
+from scalecom import basics
 from scalecom.arrays import residuals
 
 
@@ -157,7 +159,14 @@ def scalecom_sends_little_and_owes_the_rest():
     assert hvd.compression_stats()["compressed"]["step"] == 99
 
 
+def _warnings():
+    """A context in which there is one at least; its output has their texts."""
+    return unittest.TestCase().assertLogs("scalecom", "WARNING")
+
+
 def residuals_of_a_tape_are_in_a_checkpoint_or_left_as_they_are():
+    with pytest.raises(ValueError, match="variables is empty; .* once it is built"):
+        hvd.SavedResiduals(keras.Sequential([keras.layers.Dense(3)]).trainable_variables)
     variable = tf.Variable(tf.zeros([64, 64]), name="checkpointed")
     slopes = tf.random.stateless_normal([64, 64], [hvd.rank(), 1])
     compression = hvd.Compression.scalecom(rates={"checkpointed": 8, "*": None}, warmup_steps=0)
@@ -193,6 +202,14 @@ def residuals_of_a_tape_are_in_a_checkpoint_or_left_as_they_are():
         with pytest.raises(ValueError, match=message):
             kept.deserialize(packed.getvalue())
         assert _equal(owed(), before)
+    with _warnings() as told:
+        hvd.SavedResiduals([tf.Variable([1.0], name="stranger")]).serialize()
+    assert "no variable of which there is a residual: it has ['stranger'], and" in told.output[0]
+    with _warnings() as told, pytest.MonkeyPatch.context() as early:
+        early.setattr(basics, "is_initialized", lambda: False)
+        kept.deserialize(kept.serialize())
+    assert "in the checkpoint are left out, as scalecom is not initialized: call hvd.init()" in told.output[0]
+    assert _equal(owed(), before)
     # Of rank 0: what the others would owe is not theirs.
     kept.deserialize(hvd.broadcast_object(kept.serialize(), 0))
     assert _equal(owed(), before if hvd.rank() == 0 else 0 * before)
