@@ -15,7 +15,8 @@
 namespace scalecom {
 namespace {
 
-constexpr const char* kBarrierName = "scalecom.barrier";
+// In the form of names that stall reports give in words.
+constexpr const char* kBarrierName = "barrier.scalecom[barrier()]";
 
 // In top and debuggers; Linux takes 15 characters.
 constexpr const char* kThreadName = "scalecom";

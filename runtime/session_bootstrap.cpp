@@ -11,7 +11,8 @@
 namespace scalecom {
 namespace {
 
-constexpr const char* kName = "scalecom.process_set";
+// A report of a stall gives the words in the brackets.
+constexpr const char* kName = "allgather.scalecom[connections of a new process set]";
 // What a rank says in a round: a blob to exchange, or that it has ended, and how.
 constexpr char kExchanges = 'x';
 constexpr char kHasEnded = 'e';

@@ -28,7 +28,7 @@ std::string text_of(const std::vector<int>& ranks) {
 void meet_to_remove(Session& session, std::int32_t id) {
   std::uint8_t here = 1;
   const TensorView view{&here, DataType::uint8, {1}, {}};
-  const std::string name = "scalecom.process_set.remove." + std::to_string(id);
+  const std::string name = "allgather.scalecom[end of a process set]." + std::to_string(id);
   if (const Status status = session.all_gather(name, view).wait(); !status.is_ok()) {
     throw Error(status.code(), status.message());
   }

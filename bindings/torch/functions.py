@@ -50,7 +50,7 @@ def _unpack(values):
 
 def broadcast_object(obj, root_rank=0, name=None, process_set=None):
     """root_rank's object, on every rank; it is pickled: ValueError on all ranks where it cannot be."""
-    name = name or own_name("broadcast_object()")
+    name = name or "broadcast_object"
     is_root = basics.rank() == root_rank
     packed = pickling.pack(obj, root_rank) if is_root else b""
     values = _tensor_of(packed) if is_root else torch.empty(0, dtype=torch.uint8, device="cpu")
@@ -65,7 +65,7 @@ def broadcast_object(obj, root_rank=0, name=None, process_set=None):
 def allgather_object(obj, name=None, process_set=None):
     """The objects of all ranks in rank order; they are pickled: ValueError on all ranks where one
     cannot be."""
-    name = name or own_name("allgather_object()")
+    name = name or "allgather_object"
     values = _tensor_of(pickling.pack(obj, basics.rank()))
     size = torch.tensor([values.numel()], device="cpu")
     sizes = mpi_ops.allgather(size, f"{name}.object_size", process_set)

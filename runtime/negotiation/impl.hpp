@@ -138,6 +138,13 @@ class Negotiation::Impl {
   void apply_fusion(Reader& reader);
 
   // Stalls (stalls.cpp)
+  /// For one tensor, or for all that scalecom has for one purpose. Points into their names.
+  struct Wait {
+    std::string_view name;
+    std::string_view words;  ///< in the name's place where it is scalecom's own
+    RankSet behind;          ///< who has not submitted it, or not all of it; joined ones, too
+    TimePoint since{};
+  };
   void take_stall_report(std::size_t member, Reader& reader);
   void write_stall_reports(Writer& writer);
   void queue_stall_report(Tensor& tensor);
@@ -145,7 +152,8 @@ class Negotiation::Impl {
   TimePoint check_stall(Tensor& tensor, std::vector<Tensor*>& stalled);
   void report_stalls(const std::vector<Tensor*>& stalled);
   RankSet submitted_ranks(const Tensor& tensor) const;
-  std::string describe_wait(const Tensor& tensor) const;
+  Wait wait_for(const Tensor& tensor) const;
+  std::string describe_wait(const Wait& wait) const;
 
   // The steady state (steady.cpp)
   void learn(const std::vector<Tensor*>& tensors);

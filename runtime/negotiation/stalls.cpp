@@ -2,7 +2,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <set>
+#include <array>
+#include <map>
 #include <string_view>
 
 #include "runtime/negotiation/impl.hpp"
@@ -14,14 +15,33 @@ namespace {
 
 constexpr std::size_t kShownTensors = 10;
 
-// What an adapter reduces on its own account has words for it in its name, as in
-// "allreduce.scalecom[which gradients are sparse].w". They stand for the name. Else none.
+// A report waits for a fraction of the stall check time behind the first tensor that is due, so
+// that it has all that was submitted at about the same time.
+constexpr int kReportsLater = 32;
+
+// What sessions and adapters exchange for themselves is named "OPERATION.scalecom[WORDS]", with
+// ".KEY" behind it where there are several. The words stand for such a name. Else none: a user's
+// name may have such brackets further on, as paths of JAX's do.
 std::string_view own_words(std::string_view name) {
-  constexpr std::string_view kBegin = "scalecom[";
-  const std::size_t begin = name.find(kBegin);
-  if (begin == std::string_view::npos) return {};
-  const std::string_view words = name.substr(begin + kBegin.size());
-  return words.substr(0, words.find(']'));
+  constexpr std::array<std::string_view, 4> kOperations{"allgather", "allreduce", "barrier",
+                                                        "broadcast"};
+  constexpr std::string_view kBegin = ".scalecom[";
+  const std::string_view operation = name.substr(0, name.find('.'));
+  if (std::ranges::find(kOperations, operation) == kOperations.end()) return {};
+  name.remove_prefix(operation.size());
+  if (!name.starts_with(kBegin)) return {};
+  name.remove_prefix(kBegin.size());
+  const std::size_t end = name.find(']');
+  if (end == std::string_view::npos) return {};
+  return end + 1 == name.size() || name[end + 1] == '.' ? name.substr(0, end) : std::string_view();
+}
+
+std::string join_first(const std::vector<std::string>& texts) {
+  const std::size_t shown = std::min(texts.size(), kShownTensors);
+  const auto end = texts.begin() + static_cast<std::ptrdiff_t>(shown);
+  std::string joined = fmt::format("{}", fmt::join(texts.begin(), end, "; "));
+  if (texts.size() > shown) joined += fmt::format("; and {} more", texts.size() - shown);
+  return joined;
 }
 
 double seconds_between(TimePoint from, TimePoint to) {
@@ -98,14 +118,21 @@ void Negotiation::Impl::check_stalls() {
       const std::string message = fmt::format(
           "{} {}, and the stall shutdown time of {} s has passed "
           "(SCALECOM_STALL_SHUTDOWN_TIME_SECONDS)",
-          own_words(*tensor->name).empty() ? "tensor" : "scalecom's own", describe_wait(*tensor),
-          options_.stall_shutdown_time_s);
+          own_words(*tensor->name).empty() ? "tensor" : "scalecom's own",
+          describe_wait(wait_for(*tensor)), options_.stall_shutdown_time_s);
       end_everywhere(Status(StatusCode::timed_out, message));
       return;
     }
   }
-  next_stall_check_ = std::max(next, now_ + stall_look_ / 16);
-  if (!stalled.empty()) report_stalls(stalled);
+  next_stall_check_ = std::max(next, now_ + stall_look_ / kReportsLater);
+  const auto is_overdue = [&](const Tensor* tensor) {
+    return tensor->stall->next_event + stall_time_ / kReportsLater <= now_;
+  };
+  if (std::ranges::none_of(stalled, is_overdue)) return;
+  for (Tensor* tensor : stalled) {
+    tensor->stall->next_event = now_ + stall_time_ - stall_time_ / kReportsLater;
+  }
+  report_stalls(stalled);
 }
 
 // When the tensor is to be looked at again.
@@ -119,49 +146,62 @@ TimePoint Negotiation::Impl::check_stall(Tensor& tensor, std::vector<Tensor*>& s
   if (!tensor.stall) tensor.stall = std::make_unique<negotiation::StallState>();
   TimePoint& due = tensor.stall->next_event;
   due = std::max(due, first);
-  if (due <= now_) {
-    stalled.push_back(&tensor);
-    due = now_ + stall_time_;
-  }
-  if (stall_shutdown_ == Clock::duration::zero()) return due;
-  return std::min(due, tensor.since + stall_shutdown_);
+  if (due <= now_) stalled.push_back(&tensor);
+  const TimePoint next = due + stall_time_ / kReportsLater;
+  if (stall_shutdown_ == Clock::duration::zero()) return next;
+  return std::min(next, tensor.since + stall_shutdown_);
 }
 
-std::string Negotiation::Impl::describe_wait(const Tensor& tensor) const {
-  const RankSet submitted = submitted_ranks(tensor);
+Negotiation::Impl::Wait Negotiation::Impl::wait_for(const Tensor& tensor) const {
+  return {.name = *tensor.name,
+          .words = own_words(*tensor.name),
+          .behind = submitted_ranks(tensor).complement(options_.size),
+          .since = tensor.since};
+}
+
+std::string Negotiation::Impl::describe_wait(const Wait& wait) const {
+  const RankSet submitted = wait.behind.complement(options_.size);
   RankSet not_missing = submitted;
   not_missing.add(joined_);
   const RankSet missing = not_missing.complement(options_.size);
-  const std::string_view words = own_words(*tensor.name);
-  return fmt::format("{}: {} {} not {} it for {:.1f} s ({} did)",
-                     words.empty() ? *tensor.name : words, describe(missing),
-                     missing.count() == 1 ? "has" : "have", words.empty() ? "submitted" : "come to",
-                     seconds_between(tensor.since, now_), describe(submitted));
+  const bool is_own = !wait.words.empty();
+  return fmt::format("{}: {} {} not {} it for {:.1f} s ({})", is_own ? wait.words : wait.name,
+                     describe(missing), missing.count() == 1 ? "has" : "have",
+                     is_own ? "come to" : "submitted", seconds_between(wait.since, now_),
+                     submitted.is_empty() ? "no rank did all of it" : describe(submitted) + " did");
 }
 
 void Negotiation::Impl::report_stalls(const std::vector<Tensor*>& stalled) {
-  // The user's come first, and what several tensors are there for is said once.
+  // The user's come first. Of several tensors with the same words all missing ranks are told in
+  // one.
   std::vector<std::string> users;
-  std::vector<std::string> own;
-  std::set<std::string_view> said;
+  std::vector<Wait> own_waits;
+  std::map<std::string_view, std::size_t> places;  // by words
   for (const Tensor* tensor : stalled) {
-    const std::string_view words = own_words(*tensor->name);
-    if (!words.empty() && !said.insert(words).second) continue;
-    (words.empty() ? users : own).push_back(describe_wait(*tensor));
+    Wait wait = wait_for(*tensor);
+    if (wait.words.empty()) {
+      users.push_back(describe_wait(wait));
+      continue;
+    }
+    const auto [place, is_new] = places.try_emplace(wait.words, own_waits.size());
+    if (is_new) {
+      own_waits.push_back(std::move(wait));
+    } else {
+      Wait& joint = own_waits[place->second];
+      joint.behind.add(wait.behind);
+      joint.since = std::min(joint.since, wait.since);
+    }
   }
-  std::string message =
-      fmt::format("{} not {} by all ranks for {} s or more. ",
-                  users.empty()       ? "an exchange of scalecom's own was"
-                  : users.size() == 1 ? "1 tensor was"
-                                      : fmt::format("{} tensors were", users.size()),
-                  users.empty() ? "begun" : "submitted", options_.stall_check_time_s);
-  const std::size_t shown = std::min(users.size(), kShownTensors);
-  message += fmt::format(
-      "{}", fmt::join(users.begin(), users.begin() + static_cast<std::ptrdiff_t>(shown), "; "));
-  if (users.size() > shown) message += fmt::format("; and {} more", users.size() - shown);
+  std::vector<std::string> own;
+  for (const Wait& wait : own_waits) own.push_back(describe_wait(wait));
+  std::string message = fmt::format(
+      "{} not {} by all ranks for {} s or more. {}",
+      users.empty()       ? "an exchange of scalecom's own was"
+      : users.size() == 1 ? "1 tensor was"
+                          : fmt::format("{} tensors were", users.size()),
+      users.empty() ? "begun" : "submitted", options_.stall_check_time_s, join_first(users));
   if (!users.empty() && !own.empty()) message += ". Beside it scalecom waits for its own ";
-  message += fmt::format("{}. A rank may hang, or submit other tensors than the rest",
-                         fmt::join(own, "; "));
+  message += join_first(own) + ". A rank may hang, or submit other tensors than the rest";
   events_.emplace_back(Stall{std::move(message)});
 }
 

@@ -54,7 +54,7 @@ def test_timelines_are_started_and_stopped(launch, tmp_path, ranks):
     first, first_instants = rows(tmp_path / "first.json")
     second, second_instants = rows(tmp_path / "second.json")
     assert set(first) == {"allreduce.one"} and "CYCLE_START" in first_instants["cycles"]
-    assert set(second) == {"allreduce.three", "scalecom.barrier"}
+    assert set(second) == {"allreduce.three", "barrier.scalecom[barrier()]"}
     assert "cycles" not in second_instants
     assert not (tmp_path / "early.json").exists()
 

@@ -84,6 +84,51 @@ TEST_CASE("what an adapter waits for stands in its words behind the user's tenso
                          : "own was not begun by all ranks for 1 s or more. " + own));
 }
 
+TEST_CASE("who is missing for any of several tensors with the same words is told") {
+  WorldOptions options = steady(4);
+  options.negotiation.stall_check_time_s = 1.0;
+  World world(options);
+  const std::string name = "broadcast.scalecom[optimizer state].";
+  for (const int rank : {0, 1, 2}) world.submit(rank, name + "0", all_reduce());
+  for (const int rank : {0, 1, 3}) world.submit(rank, name + "1", all_reduce());
+  for (const int rank : {0, 2, 3}) world.submit(rank, "allgather.scalecom[ends]", all_reduce());
+  world.submit(1, "allgather.scalecom[ends].x", all_reduce());
+  world.run(1200ms);
+  REQUIRE(world.stalls().size() == 1);
+  CHECK_THAT(
+      world.stalls()[0].second,
+      Contains("optimizer state: ranks 2, 3 have not come to it for 1.0 s (ranks 0, 1 did)") &&
+          Contains("ends: ranks 0-3 have not come to it for 1.0 s (no rank did all of it)"));
+}
+
+TEST_CASE("a name that only looks like scalecom's own is the user's") {
+  const std::string name =
+      GENERATE("allreduce.layer.scalecom[0].w", "scalecom[0].w", "layer.scalecom[0]",
+               "allreduce.scalecom[0", "allreduce.scalecom[0]w", "allreduce.scalecoms[0]");
+  WorldOptions options = steady(2);
+  options.negotiation.stall_check_time_s = 1.0;
+  World world(options);
+  world.submit(0, name, all_reduce());
+  world.run(1200ms);
+  REQUIRE(world.stalls().size() == 1);
+  CHECK_THAT(world.stalls()[0].second,
+             Contains("1 tensor was not submitted by all ranks for 1 s or more. " + name +
+                      ": rank 1 has not submitted it"));
+}
+
+TEST_CASE("of many exchanges of scalecom's own a report shows ten") {
+  WorldOptions options = steady(2);
+  options.negotiation.stall_check_time_s = 1.0;
+  World world(options);
+  for (int i = 0; i < 12; ++i) {
+    world.submit(0, "allreduce.scalecom[purpose " + std::to_string(i) + "]", all_reduce());
+  }
+  world.run(1200ms);
+  REQUIRE(world.stalls().size() == 1);
+  CHECK_THAT(world.stalls()[0].second,
+             Contains("purpose 9: ") && !Contains("purpose 10: ") && Contains("; and 2 more. A"));
+}
+
 TEST_CASE("past the stall shutdown time every rank's session ends and names who is missing") {
   const double check_time = GENERATE(1.0, 60.0);
   WorldOptions options = steady(20);

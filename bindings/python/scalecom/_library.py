@@ -58,7 +58,8 @@ class Topology(ctypes.Structure):
 
 def own_name(words, key=""):
     """The name of a tensor that an adapter makes for itself: where ranks wait for it, a report gives the
-    words, which say what it is for. Equal on all ranks; `key` keeps those of one purpose apart."""
+    words, which say what it is for, if its full name is this one behind an operation and a dot. Equal on all
+    ranks; `key` keeps those of one purpose apart."""
     return f"scalecom[{words}]{key and f'.{key}'}"
 
 

@@ -72,7 +72,7 @@ def checked_root(root_rank):
 def allgather_object(obj, name=None):
     """The objects of all ranks in rank order; they are pickled: ValueError on all ranks where one
     cannot be."""
-    name = f"allgather.{name or _library.own_name('allgather_object()')}.object"
+    name = f"allgather.{name or 'allgather_object'}.object"
     mine = numpy.frombuffer(pickling.pack(obj, basics.rank()), numpy.uint8)
     sizes = all_gather(f"{name}_size", numpy.array([mine.size]))
     parts = numpy.split(all_gather(name, mine), numpy.cumsum(sizes)[:-1])
@@ -84,8 +84,7 @@ def broadcast_object(obj, root_rank=0, name=None):
     is_root = basics.rank() == checked_root(root_rank)
     # Only the root gives something: the gather knows its size by itself.
     packed = pickling.pack(obj, root_rank) if is_root else b""
-    name = name or _library.own_name("broadcast_object()")
-    everything = all_gather(f"broadcast.{name}.object", numpy.frombuffer(packed, numpy.uint8))
+    everything = all_gather(f"broadcast.{name or 'broadcast_object'}.object", numpy.frombuffer(packed, numpy.uint8))
     return pickling.sent(obj, packed) if is_root else pickling.unpack(everything.tobytes())
 
 

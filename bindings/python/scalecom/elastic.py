@@ -12,6 +12,10 @@ from scalecom.reductions import Min
 # Further resets without a commit in between are a program's error, not bad luck.
 IDLE_RESETS_MAX = 10
 
+_HOSTS = _library.own_name("question whether hosts have come or go (commit())")
+_ATTRIBUTES = _library.own_name("attributes of the elastic state")
+_HAS_STATE = f"allreduce.{_library.own_name('question which ranks need the elastic state')}".encode()
+
 
 class State:
     """What training goes on from after a reset; save(), restore() and sync() are a subclass's.
@@ -52,7 +56,7 @@ class State:
         if driver is None:
             return
         has_update = driver.has_update() if self._rank() == 0 else None
-        if self._bcast_object(has_update, 0, "elastic.hosts"):
+        if self._bcast_object(has_update, 0, _HOSTS):
             raise HostsUpdatedInterrupt()
 
     def save(self):
@@ -96,7 +100,7 @@ class ObjectState(State):
         """Gives all ranks rank 0's attributes, and saves them."""
         if not self._saved:
             return
-        self._saved = self._bcast_object(self._copied(), 0, "elastic.attributes")
+        self._saved = self._bcast_object(self._copied(), 0, _ATTRIBUTES)
         ObjectState.restore(self)
 
 
@@ -150,7 +154,7 @@ def _all_may(skip):
         return skip
     flag = array.array("f", [skip])
     view = _library.Tensor(flag.buffer_info()[0], (ctypes.c_int64 * 1)(1), 1, _library.FLOAT32)
-    arguments = (b"elastic.skip_sync", ctypes.byref(view), ctypes.byref(view), Min, 1.0, 1.0, None, 0)
+    arguments = (_HAS_STATE, ctypes.byref(view), ctypes.byref(view), Min, 1.0, 1.0, None, 0)
     _library.submit(_library.lib.scalecom_all_reduce, arguments, flag).wait()
     return bool(flag[0])
 

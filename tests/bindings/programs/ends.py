@@ -12,6 +12,7 @@ import time
 import torch
 
 import scalecom.torch as hvd
+from scalecom import elastic
 
 
 def _error_of(action):
@@ -116,7 +117,14 @@ def lag_for_a_while(seconds):
     hvd.init()
     if hvd.rank() == hvd.size() - 1:
         time.sleep(seconds)  # The lateness that the report is about.
-    return hvd.allreduce(torch.ones(1), name="late", op=hvd.Sum).item()
+    calls = [threading.Thread(target=call, args=arguments) for call, arguments in
+             ((hvd.barrier, ()), (hvd.broadcast_object, (1,)), (elastic._all_may, (True,)))]
+    for call in calls:
+        call.start()
+    value = hvd.allreduce(torch.ones(1), name="late", op=hvd.Sum).item()
+    for call in calls:
+        call.join()
+    return value
 
 
 def wait_without_the_interpreter(seconds):

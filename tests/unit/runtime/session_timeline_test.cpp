@@ -112,7 +112,8 @@ TEST_CASE("other operations have Horovod's names") {
   CHECK(timeline.names("broadcast") == names("BROADCAST", "MPI_BCAST"));
   CHECK(timeline.names("scattered") == names("REDUCESCATTER", "MPI_REDUCESCATTER"));
   CHECK(timeline.names("exchanged") == names("ALLTOALL", "MPI_ALLTOALL"));
-  CHECK(timeline.names("scalecom.barrier") == Names{"NEGOTIATE_BARRIER", "BARRIER", "QUEUE"});
+  CHECK(timeline.names("barrier.scalecom[barrier()]") ==
+        Names{"NEGOTIATE_BARRIER", "BARRIER", "QUEUE"});
 }
 
 TEST_CASE("spans of a row never overlap, also without negotiation and with batches side by side") {
