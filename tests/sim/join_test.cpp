@@ -148,7 +148,7 @@ std::string refusal_of(const TensorSignature& signature) {
 
 TEST_CASE(
     "ranks join at any time, and all others' tensors complete with the right steps and rows") {
-  run_all(150);
+  run_all(test::seeds_of(150));
 }
 
 TEST_CASE("ranks join at any time, many more seeds", "[slow]") { run_all(4000); }

@@ -190,7 +190,7 @@ void run_all(std::uint64_t count, int size_max) {
 }  // namespace
 
 TEST_CASE("every tensor completes once and in one order, whatever is late, lost or shut down") {
-  run_all(60, 256);
+  run_all(test::seeds_of(60), 256);
 }
 
 TEST_CASE("every tensor completes once and in one order, many more seeds", "[slow]") {

@@ -246,7 +246,7 @@ void run_all(std::uint64_t count, int size_max) {
 
 TEST_CASE("a training completes every call once, however it enters and leaves the steady state",
           "[training]") {
-  run_all(300, 256);
+  run_all(test::seeds_of(300), 256);
 }
 
 TEST_CASE("a training completes every call once, many more seeds", "[training][slow]") {

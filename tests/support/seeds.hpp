@@ -9,6 +9,10 @@
 
 namespace scalecom::test {
 
+/// How many of `count` fixed seeds to run: a quarter where a sanitizer makes each many times as
+/// long, since it looks at what is done rather than at the results, which other builds compare.
+unsigned seeds_of(unsigned count);
+
 /// Seeds to run: `count` fixed ones and a fresh one, printed, so that every run tries something
 /// new. Run the executable with --rng-seed N to try seed N alone.
 inline std::vector<std::uint64_t> choose_seeds(std::uint64_t count) {
