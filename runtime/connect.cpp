@@ -67,7 +67,7 @@ std::string file_problem(const Config& config) {
 std::string nccl_problem(const Config& config) {
   if (config.nccl_library.empty() || config.cuda_collectives == "host") return {};
   try {
-    device::nccl::probe(config.nccl_library);
+    device::nccl::probe({.named = config.nccl_library});
     return {};
   } catch (const Error& error) {
     return error.what();
@@ -154,7 +154,9 @@ std::vector<int> host_numbers(const HostRanks& hosts, int size) {
 std::unique_ptr<DeviceCollectives> make_device_collectives(Accelerator& accelerator,
                                                            const SessionParts& parts,
                                                            const WaitContext& context) {
-  const auto load_nccl = [&parts] { return device::nccl::load_api(parts.config.nccl_library); };
+  const auto load_nccl = [&config = parts.config] {
+    return device::nccl::load_api({.named = config.nccl_library, .offered = config.nccl_offered});
+  };
   return choose_device_collectives({.accelerator = accelerator,
                                     .host = *parts.collectives,
                                     .config = parts.config,

@@ -33,7 +33,7 @@ json describe_loadable(const Config& config) {
   device::nccl::Facts nccl;
   std::string problem;
   try {
-    nccl = device::nccl::probe(config.nccl_library);
+    nccl = device::nccl::probe({.named = config.nccl_library, .offered = config.nccl_offered});
   } catch (const Error& error) {
     problem = error.what();
   }

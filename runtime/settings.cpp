@@ -283,9 +283,10 @@ void add_cuda(std::vector<Setting>& table) {
       "What carries tensors on CUDA devices: nccl; host: the host's collectives behind copies "
       "through its memory; auto: NCCL where all ranks have it and a GPU each.")));
   table.push_back(free_text("NCCL_LIBRARY", &Config::nccl_library, "any path",
-                            "NCCL's library, where neither the one that is in the process (PyTorch "
-                            "brings one) nor the system's `libnccl.so.2` is meant. Init fails if "
-                            "it cannot be loaded, or the process has another one."));
+                            "NCCL's library, instead of the first of these: the one that is in the "
+                            "process (PyTorch brings one); for Python that of PyPI's "
+                            "`nvidia-nccl-cu*`; the system's `libnccl.so.2`. Init fails if it "
+                            "cannot be loaded, or the process has another one."));
 }
 
 void add_autotune(std::vector<Setting>& table) {

@@ -169,6 +169,10 @@ int scalecom_last_code(void) { return last_failure().code; }
 
 void scalecom_free(void* pointer) { std::free(pointer); }
 
+int scalecom_offer_nccl(const char* path) {
+  return guarded([&] { sessions().offer_nccl(path != nullptr ? path : ""); });
+}
+
 int scalecom_init(void) {
   return guarded([] { sessions().connect(); });
 }
@@ -469,6 +473,6 @@ int scalecom_info(char** json) {
     if (session != nullptr) report = session->report();
     deref(json, "json") = to_c_string(scalecom::describe_installation_json(
         report ? &*report : nullptr, session != nullptr ? &session->topology() : nullptr,
-        session != nullptr ? session->config() : scalecom::Config::from_environment()));
+        session != nullptr ? session->config() : sessions().read_config()));
   });
 }

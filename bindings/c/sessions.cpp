@@ -59,9 +59,21 @@ std::shared_ptr<Session> Sessions::get() {
 void Sessions::connect() {
   const std::lock_guard connect_lock(connect_mutex_);
   if (find() != nullptr) return;
-  std::shared_ptr<Session> session = Session::connect(Config::from_environment());
+  std::shared_ptr<Session> session = Session::connect(read_config());
   const std::lock_guard lock(mutex_);
   session_ = std::move(session);
+}
+
+void Sessions::offer_nccl(std::string path) {
+  const std::lock_guard lock(mutex_);
+  nccl_offered_ = std::move(path);
+}
+
+Config Sessions::read_config() {
+  Config config = Config::from_environment();
+  const std::lock_guard lock(mutex_);
+  config.nccl_offered = nccl_offered_;
+  return config;
 }
 
 void Sessions::disconnect() {

@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "scalecom/scalecom.hpp"
@@ -24,6 +25,11 @@ class Sessions {
 
   void connect();
   void disconnect();
+
+  /// Config::nccl_offered of what connects from now on.
+  void offer_nccl(std::string path);
+  /// The environment's, with that.
+  Config read_config();
 
   /// By all ranks in one order; returns the smallest number that is free, from 1 on.
   std::int32_t add_set(std::vector<int> ranks);
@@ -51,6 +57,7 @@ class Sessions {
 
   std::mutex connect_mutex_;
   std::mutex mutex_;
+  std::string nccl_offered_;
   std::shared_ptr<Session> session_;
   std::map<std::int32_t, ProcessSet> sets_;
 };

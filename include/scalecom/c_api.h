@@ -59,6 +59,9 @@ SCALECOM_API int scalecom_last_code(void);
 /* Releases a string that a function returned by char**. NULL is allowed. */
 SCALECOM_API void scalecom_free(void* pointer);
 
+/* NCCL's library for what is initialised from now on, where the process has none and
+ * SCALECOM_NCCL_LIBRARY names none; NULL: the system's, which else comes behind it. Copied. */
+SCALECOM_API int scalecom_offer_nccl(const char* path);
 /* Joins the job (see scalecom::Session::connect) with settings from the environment. Idempotent
  * while initialised; after shutdown it joins again. */
 SCALECOM_API int scalecom_init(void);

@@ -41,8 +41,12 @@ struct SCALECOM_API Config {
   std::string allreduce_algorithm = "auto";
   /// auto, nccl or host: what carries tensors on CUDA devices.
   std::string cuda_collectives = "auto";
-  /// Path of NCCL's library; empty: the one that the process has, else the system's.
+  /// Path of NCCL's library; empty: the one that the process has, else nccl_offered, else the
+  /// system's.
   std::string nccl_library;
+  /// Not a setting: the NCCL that the program's environment brings, as PyPI's nvidia-nccl-cu* does;
+  /// empty: none.
+  std::string nccl_offered;
   /// cyclic, sharded, hierarchical or auto: the mode of tensors with CompressionMode::by_setting.
   std::string mode = "sharded";
   /// Threads that work on a large compressed batch, the session's own among them.

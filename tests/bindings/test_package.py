@@ -121,6 +121,19 @@ def test_an_nccl_that_cannot_be_loaded_fails_init_unless_none_is_wanted():
     assert json.loads(result.stdout)["loads"]["nccl"].startswith("no (SCALECOM_NCCL_LIBRARY is /x.so")
 
 
+@pytest.mark.parametrize("command", [
+    [BIN / "scalecom-info", "--json"],
+    [sys.executable, "-c", "import sys, json; from scalecom import basics; print(json.dumps(basics.info())); "
+                           "assert 'nvidia' not in sys.modules"]])
+def test_pypis_nccl_is_found_where_it_is_installed(command, tmp_path):
+    folder = tmp_path / "nvidia" / "nccl" / "lib"
+    folder.mkdir(parents=True)
+    (folder / "libnccl.so.2").write_text("no library")
+    environment = rank_environment({"PYTHONPATH": str(tmp_path)})
+    result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60, env=environment)
+    assert json.loads(result.stdout)["loads"]["nccl"].startswith(f"no (NCCL cannot be loaded ({folder}/libnccl.so.2")
+
+
 @pytest.mark.parametrize("given", [None, "/mine.so"])
 def test_nccl_is_told_of_the_tuner_where_an_algorithm_is_named(given):
     variables = {"SCALECOM_ALLREDUCE_ALGORITHM": "ring"}

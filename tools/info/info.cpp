@@ -29,6 +29,8 @@ struct PlanOptions {
 };
 
 struct Options {
+  /// Config::nccl_offered.
+  std::string nccl;
   bool is_json = false;
   bool is_markdown = false;
   PlanOptions plan;
@@ -152,7 +154,7 @@ void show(const json& info, const Options& options) {
 }
 
 int run(const Options& options) {
-  if (scalecom_init() != 0) {
+  if (scalecom_offer_nccl(options.nccl.c_str()) != 0 || scalecom_init() != 0) {
     std::cerr << "scalecom-info: " << scalecom_last_error() << "\n";
     return 1;
   }
@@ -173,6 +175,8 @@ int main(int argc, char** argv) {
   CLI::App app{"Shows what this scalecom was built with, what it finds here, and its settings"};
   Options options;
   app.add_flag("--json", options.is_json, "Print JSON");
+  app.add_option("--offer-nccl", options.nccl,
+                 "NCCL's library to look at before the system's; Python's installation brings it");
   app.add_flag("--settings-markdown", options.is_markdown, "Print docs/configuration.md");
   const CLI::Validator is_count(
       [](std::string& text) {

@@ -7,7 +7,9 @@ up. Calls of `quick` keep it: they wait for nothing, and some read Python's obje
 
 import collections
 import ctypes
+import importlib.util
 import json
+import os
 import pathlib
 import time
 
@@ -82,6 +84,7 @@ def _declare(library):
         "scalecom_version": (c_char_p, []),
         "scalecom_last_error": (c_char_p, []),
         "scalecom_free": (None, [ctypes.c_void_p]),
+        "scalecom_offer_nccl": (c_int, [c_char_p]),
         "scalecom_init": (c_int, []),
         "scalecom_shutdown": (c_int, []),
         "scalecom_is_initialized": (c_int, []),
@@ -164,7 +167,23 @@ def _load():
                           "pip install .") from error
 
 
+def find_nccl():
+    """Path of NCCL's library in PyPI's nvidia-nccl-cu12 or -cu13, which the loader does not find; None
+    where it is not installed. Imports nothing, since that is a framework's to do."""
+    try:
+        spec = importlib.util.find_spec("nvidia")
+    except (ImportError, ValueError):
+        return None
+    for folder in spec and spec.submodule_search_locations or ():
+        path = pathlib.Path(folder, "nccl", "lib", "libnccl.so.2")
+        if path.is_file():
+            return str(path)
+    return None
+
+
 lib, quick = _load()
+if nccl := find_nccl():
+    lib.scalecom_offer_nccl(os.fsencode(nccl))
 
 
 def version():

@@ -3,16 +3,17 @@
 import os
 import sys
 
-from scalecom._library import prefix
+from scalecom._library import find_nccl, prefix
 
 
-def _run(name):
+def _run(name, *arguments):
     program = prefix() / "bin" / name
-    os.execv(program, [str(program), *sys.argv[1:]])
+    os.execv(program, [str(program), *arguments, *sys.argv[1:]])
 
 
 def info():
-    _run("scalecom-info")
+    nccl = find_nccl()
+    _run("scalecom-info", *(["--offer-nccl", nccl] if nccl else []))
 
 
 def bench():

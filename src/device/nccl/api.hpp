@@ -104,19 +104,26 @@ struct Api {
   std::function<Result()> group_end;
 };
 
-/// NCCL of this process. `path` is SCALECOM_NCCL_LIBRARY: that file (PyPI's nvidia-nccl-cu* has
-/// one that the loader does not find) and no other. Without it the copy that is in the process, as
-/// torch's is, else the system's libnccl.so.2; further copies there are warned of. Never unloaded.
+/// Files of NCCL besides what the process has loaded and what the loader finds.
+struct Files {
+  std::string named = {};    ///< SCALECOM_NCCL_LIBRARY; empty: it is not set
+  std::string offered = {};  ///< that of PyPI's nvidia-nccl-cu*, say; empty: none
+};
+
+/// NCCL of this process: the file that is named and no other. Without one the copy that is in the
+/// process, as torch's is, else the one that is offered, else the system's libnccl.so.2; further
+/// copies in the process are warned of. What is offered comes before the system's, as frameworks of
+/// the same installation load it, too, perhaps later. Never unloaded.
 /// Throws Error(unavailable), which names paths, versions and the remedy: nothing loads, the
-/// process has another file than `path`, or a version outside of kVersionMin to kVersionEnd.
-Api load_api(const std::string& path = {});
+/// process has another file than the named, or a version outside of kVersionMin to kVersionEnd.
+Api load_api(const Files& files = {});
 
 /// Which one load_api() would load: the same errors, but it is let go again.
 struct Facts {
   std::string path = {};
   int version = 0;
 };
-Facts probe(const std::string& path = {});
+Facts probe(const Files& files = {});
 
 /// Throws Error(unavailable) for a version that this library cannot use.
 void check_version(int version, const std::string& path);

@@ -19,7 +19,7 @@ constexpr const char* kLibrary = "libnccl.so.2";
 constexpr std::string_view kFileStem = "libnccl.so";
 constexpr const char* kRemedy =
     "install NCCL 2.14 or newer (pip install nvidia-nccl-cu13, or the package libnccl2); "
-    "SCALECOM_NCCL_LIBRARY names its libnccl.so.2 where the loader does not find it";
+    "SCALECOM_NCCL_LIBRARY names its libnccl.so.2 where that is not found";
 
 using Library = std::unique_ptr<void, int (*)(void*)>;
 
@@ -109,14 +109,19 @@ Library open_named(const std::string& path, const std::vector<std::string>& befo
                           describe(read_facts(before.front())), path));
 }
 
-Library open_library(const std::string& path) {
+Library open_library(const Files& files) {
   const std::vector<std::string> before = copies_in_process();
-  if (!path.empty()) return open_named(path, before);
+  if (!files.named.empty()) return open_named(files.named, before);
   // By its name in the process, whichever file it came from.
   if (Library loaded = open(kLibrary, RTLD_NOLOAD)) return loaded;
-  if (Library loaded = open(kLibrary)) return loaded;
+  std::vector<std::string> problems;
+  for (const std::string& file : {files.offered, std::string(kLibrary)}) {
+    if (file.empty()) continue;
+    if (Library loaded = open(file)) return loaded;
+    problems.emplace_back(dlerror());
+  }
   throw Error(StatusCode::unavailable,
-              fmt::format("NCCL cannot be loaded ({}); {}", dlerror(), kRemedy));
+              fmt::format("NCCL cannot be loaded ({}); {}", fmt::join(problems, "; "), kRemedy));
 }
 
 // What others of this process have loaded is theirs to sort out.
@@ -147,13 +152,13 @@ void check_version(int version, const std::string& path) {
                           describe({path, version}), kRemedy));
 }
 
-Facts probe(const std::string& path) { return facts_of(open_library(path).get()); }
+Facts probe(const Files& files) { return facts_of(open_library(files).get()); }
 
-Api load_api(const std::string& path) {
-  Library opened = open_library(path);
+Api load_api(const Files& files) {
+  Library opened = open_library(files);
   void* const library = opened.get();
   const Facts facts = facts_of(library);
-  if (path.empty()) warn_of_copies(facts);
+  if (files.named.empty()) warn_of_copies(facts);
   Api api;
   api.path = facts.path;
   api.version = facts.version;

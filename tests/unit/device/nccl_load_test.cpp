@@ -80,8 +80,8 @@ void load_framework(const fs::path& place, int version) {
   reinterpret_cast<void (*)(int)>(dlsym(library, "fake_nccl_set_version"))(version);
 }
 
-std::string load(const std::string& path = {}) {
-  const Api api = load_api(path);
+std::string load(const std::string& named = {}, const std::string& offered = {}) {
+  const Api api = load_api({.named = named, .offered = offered});
   return fmt::format("{} of {}", version_text(api.version), api.path);
 }
 
@@ -111,7 +111,7 @@ TEST_CASE("the NCCL that the setting names is loaded, and called") {
   CHECK(in_process([] { return load(kMine); }) == "2.28.9 of " + kMine.string());
   const std::string outcome = in_process([]() -> std::string {
     const WaitContext context{Deadline::after(std::chrono::seconds(20)), nullptr};
-    const auto api = std::make_shared<const Api>(load_api(kMine));
+    const auto api = std::make_shared<const Api>(load_api({.named = kMine}));
     if (api->comm_split) return "a split that the library has not";
     const auto communicator = Communicator::create(api, make_unique_id(*api), 1, 3, context);
     std::array<float, 4> values{1.0f, 2.0f, 3.0f, 4.0f};
@@ -138,6 +138,24 @@ TEST_CASE("a setting that cannot be had is an error, whatever else there is") {
 TEST_CASE("the NCCL that is in the process comes before the system's") {
   put_nccl({kSystem, kFramework});
   CHECK(load_beside(22703) == "2.27.3 of " + kFramework.string());
+}
+
+TEST_CASE(
+    "the NCCL that is offered comes behind the setting and the process, before the system's") {
+  put_nccl({kSystem, kMine, kFramework});
+  CHECK(in_process([] { return load({}, kMine); }) == "2.28.9 of " + kMine.string());
+  CHECK(in_process([] { return load(kFramework, kMine); }) == "2.28.9 of " + kFramework.string());
+  const std::string beside = in_process([] {
+    load_framework(kFramework, 22703);
+    return load({}, kMine);
+  });
+  CHECK(beside == "2.27.3 of " + kFramework.string());
+  put_nccl({kSystem});
+  CHECK(in_process([] { return load({}, kMine); }) == "2.28.9 of " + kSystem.string());
+  put_nccl({});
+  CHECK_THAT(in_process([] { return load({}, kMine); }),
+             Contains("error: NCCL cannot be loaded (" + kMine.string()) &&
+                 Contains("; " + kSystem.string()));
 }
 
 TEST_CASE("a setting that names the NCCL in the process is met, by whatever path") {
@@ -181,7 +199,7 @@ TEST_CASE("an NCCL that is too old is named with its file") {
 TEST_CASE("a look at NCCL leaves the process as it was") {
   put_nccl({kMine});
   const std::string outcome = in_process([] {
-    const Facts facts = probe(kMine);
+    const Facts facts = probe({.named = kMine});
     const bool is_left = dlopen("libnccl.so.2", RTLD_NOW | RTLD_NOLOAD) != nullptr;
     return fmt::format("{} of {}{}", facts.version, facts.path, is_left ? ", still there" : "");
   });
