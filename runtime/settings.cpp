@@ -222,8 +222,8 @@ void add_core(std::vector<Setting>& table) {
                          "negotiating, until one deviates. 0: they always negotiate.")));
   table.push_back(must_agree(
       choice("ALLREDUCE_ALGORITHM", &Config::allreduce_algorithm, allreduce_algorithm_names(),
-             "Algorithm of every all-reduce (docs/algorithms.md); mpi: MPI's "
-             "own collectives.")));
+             "Algorithm of every all-reduce (docs/algorithms.md); mpi: MPI's own collectives. Of "
+             "NCCL's only ring and double_tree are chosen so, and only from NCCL 2.24 on.")));
   table.push_back(must_agree(choice(
       "MODE", &Config::mode, {"cyclic", "sharded", "hierarchical", "auto"},
       "Who selects what compressed tensors send, unless their own options say: one rank a "
