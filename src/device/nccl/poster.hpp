@@ -24,8 +24,8 @@ class Poster {
   /// goes on, and so must own all that it uses.
   virtual Result run(Call call, std::string_view what, const WaitContext& context) = 0;
 
-  /// A call comes soon: what sleeps until then may wake up. By who makes the calls; takes as long as
-  /// waking a thread does.
+  /// A call comes soon: what sleeps until then may wake up. By who makes the calls; takes as long
+  /// as waking a thread does.
   virtual void get_ready() noexcept {}
 };
 
