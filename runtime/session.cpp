@@ -93,6 +93,14 @@ PendingTensor pending_all_gather(const std::string& name, const TensorView& inpu
   return {name, signature_of(OperationKind::all_gather, input), input, {}, nullptr};
 }
 
+PendingTensor pending_broadcast(const std::string& name, const TensorView& tensor, int root,
+                                int size) {
+  check_broadcast(name, tensor, root, size);
+  TensorSignature signature = signature_of(OperationKind::broadcast, tensor);
+  signature.root = root;
+  return {name, std::move(signature), tensor, tensor, nullptr};
+}
+
 PendingTensor pending_reduce_scatter(const std::string& name, const TensorView& input,
                                      const ReduceOptions& options) {
   check_reduce_scatter(name, input, options);
@@ -412,10 +420,15 @@ Ticket Session::all_to_all(const std::string& name, const TensorView& input,
 }
 
 Ticket Session::broadcast(const std::string& name, const TensorView& tensor, int root) {
-  check_broadcast(name, tensor, root, impl_->topology().size);
-  TensorSignature signature = signature_of(OperationKind::broadcast, tensor);
-  signature.root = root;
-  return impl_->submit({name, std::move(signature), tensor, tensor, nullptr});
+  return impl_->submit(pending_broadcast(name, tensor, root, impl_->topology().size));
+}
+
+Ticket Session::broadcast_group(const std::vector<NamedInput>& tensors, int root) {
+  std::vector<PendingTensor> pending;
+  for (const auto& [name, tensor] : tensors) {
+    pending.push_back(pending_broadcast(name, tensor, root, impl_->topology().size));
+  }
+  return impl_->submit_group(std::move(pending));
 }
 
 Ticket Session::barrier() {

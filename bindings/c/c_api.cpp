@@ -276,6 +276,23 @@ scalecom_ticket* scalecom_dlpack_all_reduce_group(const void* exchange, const ch
   });
 }
 
+scalecom_ticket* scalecom_dlpack_broadcast_group(const void* exchange, const char* names,
+                                                 void* const* tensors, int64_t count,
+                                                 int32_t root) {
+  return submit_objects([&] {
+    if (count < 0 || (count > 0 && (names == nullptr || tensors == nullptr))) {
+      throw Error(StatusCode::invalid_argument,
+                  "names or tensors is NULL or count is " + std::to_string(count));
+    }
+    std::vector<scalecom::NamedInput> members;
+    for (int64_t i = 0; i < count; ++i) {
+      members.push_back({names, to_view(to_exchange(exchange), tensors[i])});
+      names += members.back().name.size() + 1;
+    }
+    return sessions().get()->broadcast_group(members, root);
+  });
+}
+
 int scalecom_all_gather(const char* name, const scalecom_tensor* input, scalecom_ticket** ticket) {
   return guarded([&] {
     deref(ticket, "ticket") = nullptr;

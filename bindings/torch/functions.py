@@ -29,13 +29,11 @@ def _named_tensors(params):
 def broadcast_parameters(params, root_rank):
     """Gives every rank root_rank's values, in place. `params`: model.state_dict(),
     model.named_parameters(), or a list of tensors, in one order on every rank."""
-    pending = []
-    for name, tensor in _named_tensors(params):
-        target = tensor.detach()
-        buffer = target.contiguous()
-        pending.append((target, buffer, mpi_ops.broadcast_async_(buffer, root_rank, name)))
-    for target, buffer, handle in pending:
-        mpi_ops.synchronize(handle)
+    named = _named_tensors(params)
+    targets = [tensor.detach() for _, tensor in named]
+    buffers = [target.contiguous() for target in targets]
+    mpi_ops.broadcast_all_([name for name, _ in named], buffers, root_rank)
+    for target, buffer in zip(targets, buffers):
         if buffer.data_ptr() != target.data_ptr():
             target.copy_(buffer)
 

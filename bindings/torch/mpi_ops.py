@@ -388,6 +388,19 @@ def broadcast_async_(tensor, root_rank, name=None, process_set=None):
         return _start_broadcast(checked(tensor).detach(), root_rank, name, tensor)
 
 
+def broadcast_all_(names, tensors, root_rank):
+    """broadcast_ of each tensor, at the cost of little more than one where all are in the host's memory."""
+    ticket = None
+    if all(tensor.is_cpu for tensor in tensors):
+        ticket = submit.broadcast_group(tensors, [full_name("broadcast", name) for name in names],
+                                        _place_of(root_rank))
+    if ticket is not None:
+        ticket.wait()
+        return
+    for handle in [broadcast_async_(tensor, root_rank, name) for name, tensor in zip(names, tensors)]:
+        synchronize(handle)
+
+
 class _Broadcast(torch.autograd.Function):
     """The gradient is the averaged gradients on the root, and zero elsewhere."""
 

@@ -247,18 +247,30 @@ def all_reduce_burst(tensors, names, reductions):
     return _submit_list(b"\0".join(names) + b"\0", tensors, tensors, reductions)
 
 
+def broadcast_group(tensors, names, root):
+    """Submits a broadcast in place of each tensor, on one device, under its full name, all or none;
+    returns their one ticket, or None where one cannot be read here, of which submit() can tell more."""
+    objects = array.array("q", map(id, tensors))
+    return _submit_objects_by(_library.quick.scalecom_dlpack_broadcast_group, tensors, tensors,
+                              b"\0".join(names) + b"\0", objects.buffer_info()[0], len(tensors), root)
+
+
 def _submit_list(names, tensors, outputs, reductions):
     """The one ticket of all-reduces, all or none; None where a tensor cannot be read here."""
-    if _EXCHANGE is None:
-        return None
     # In CPython, an object's id is its address.
     sources = array.array("q", map(id, tensors))
     targets = None if outputs is tensors else array.array("q", map(id, outputs))
     ways = array.array("q", [reduction.address for reduction in reductions])
+    return _submit_objects_by(_submit_objects, tensors, outputs, names, sources.buffer_info()[0],
+                              None if targets is None else targets.buffer_info()[0],
+                              len(tensors), ways.buffer_info()[0])
+
+
+def _submit_objects_by(function, tensors, outputs, *arguments):
+    if _EXCHANGE is None:
+        return None
     try:
-        pointer = _submit_objects(_EXCHANGE, names, sources.buffer_info()[0],
-                                  None if targets is None else targets.buffer_info()[0],
-                                  len(tensors), ways.buffer_info()[0])
+        pointer = function(_EXCHANGE, *arguments)
     except Exception:  # What torch says of a tensor that it cannot export.
         return None
     if pointer is None:

@@ -152,10 +152,11 @@ SCALECOM_API int scalecom_barrier(scalecom_ticket** ticket);
  * device's number, where this rank has used none yet; -1: none. */
 SCALECOM_API int scalecom_join(int32_t device, scalecom_ticket** ticket);
 
-/* All-reduces of Python's tensor objects, which are read by the DLPack exchange interface of their
- * type (what the capsule type(tensor).__dlpack_c_exchange_api__ holds): a fraction of a microsecond
- * each, where reading a tensor's attributes one by one takes several. Call them with the
- * interpreter's lock held; they give it up for nothing, since they wait for nothing.
+/* All-reduces and broadcasts of Python's tensor objects, which are read by the DLPack exchange
+ * interface of their type (what the capsule type(tensor).__dlpack_c_exchange_api__ holds): a
+ * fraction of a microsecond each, where reading a tensor's attributes one by one takes several.
+ * Call them with the interpreter's lock held; they give it up for nothing, since they wait for
+ * nothing.
  *
  * Each returns the ticket; or NULL, when scalecom_last_code() tells why: SCALECOM_NOT_PLAIN for a
  * tensor that is not in the host's memory or on a CUDA device, contiguous and of a known type, and
@@ -174,6 +175,12 @@ SCALECOM_API scalecom_ticket* scalecom_dlpack_all_reduce(const void* exchange, c
 SCALECOM_API scalecom_ticket* scalecom_dlpack_all_reduce_group(
     const void* exchange, const char* names, void* const* inputs, void* const* outputs,
     int64_t count, const scalecom_reduction* const* reductions);
+/* scalecom_broadcast() of each of `count` tensors, with one ticket, which completes when all have.
+ * All are submitted, or none. `names` as above. */
+SCALECOM_API scalecom_ticket* scalecom_dlpack_broadcast_group(const void* exchange,
+                                                              const char* names,
+                                                              void* const* tensors, int64_t count,
+                                                              int32_t root);
 
 /* 1 when completed (well or badly), else 0. */
 SCALECOM_API int scalecom_ticket_is_ready(const scalecom_ticket* ticket);

@@ -60,7 +60,7 @@ struct GroupMember {
   std::optional<AllReduceOptions> options = {};  ///< where they are not the group's
 };
 
-/// A tensor of a group whose results are its tickets' own.
+/// A tensor of a group whose results are its tickets' own, or which is worked on in place.
 struct NamedInput {
   std::string name;
   TensorView input;
@@ -197,6 +197,10 @@ class SCALECOM_API Session {
 
   /// tensor = root's tensor, in place.
   Ticket broadcast(const std::string& name, const TensorView& tensor, int root);
+
+  /// broadcast() of each tensor, at the cost of little more than one submit, with one ticket, as
+  /// that of all_reduce_group(). All are submitted, or none.
+  Ticket broadcast_group(const std::vector<NamedInput>& tensors, int root);
 
   /// Completes when every rank has submitted it; overtakes pending tensors.
   Ticket barrier();

@@ -145,6 +145,8 @@ def _declare_quick(library):
                                                  address]),
         "scalecom_dlpack_all_reduce_group": (address, [address, ctypes.c_char_p, address, address,
                                                        c_int64, address]),
+        "scalecom_dlpack_broadcast_group": (address, [address, ctypes.c_char_p, address, c_int64,
+                                                      ctypes.c_int32]),
     })
 
 

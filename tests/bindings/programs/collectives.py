@@ -9,6 +9,7 @@ import torch
 
 import scalecom.torch as hvd
 from scalecom import arrays
+from scalecom.torch import mpi_ops
 from scalecom.torch.versions import TESTED, warn_of_version
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -321,6 +322,20 @@ def parameters_become_the_roots():
     unnamed = [torch.full((2,), float(hvd.rank())), torch.full((3,), -float(hvd.rank()))]
     hvd.broadcast_parameters(unnamed, root_rank=hvd.size() - 1)
     assert [tensor.abs().sum() for tensor in unnamed] == [2 * hvd.size() - 2, 3 * hvd.size() - 3]
+
+
+def parameters_in_the_hosts_memory_are_one_submit():
+    mine = [("once", torch.full((3,), float(hvd.rank()), device="cpu")), ("twice", torch.ones(2, device="cpu"))]
+    with pytest.raises(ValueError, match="twice"):
+        hvd.broadcast_parameters([*mine, mine[1]], root_rank=hvd.size() - 1)
+    hvd.broadcast_parameters([], root_rank=0)
+    with pytest.MonkeyPatch.context() as patched:
+        if hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
+            patched.setattr(mpi_ops, "broadcast_async_", None)
+        hvd.broadcast_parameters(mine, root_rank=hvd.size() - 1)
+    assert (mine[0][1] == hvd.size() - 1).all()
+    with pytest.raises(ValueError, match=f"root.*{hvd.size()}"):
+        hvd.broadcast_parameters(mine, root_rank=hvd.size())
 
 
 def the_optimizers_state_becomes_the_roots():

@@ -161,7 +161,8 @@ TEST_CASE("groups of all-gathers and reduce-scatters have a ticket for each memb
   }
 }
 
-TEST_CASE("of a group of all-gathers or reduce-scatters with a wrong member nothing is submitted") {
+TEST_CASE(
+    "of a group of gathers, scatters or broadcasts with a wrong member nothing is submitted") {
   SessionWorld world(1);
   std::vector<float> values{1.0f};
   const TensorView good = view_of(values);
@@ -175,6 +176,7 @@ TEST_CASE("of a group of all-gathers or reduce-scatters with a wrong member noth
   CHECK_THROWS_WITH(world[0].reduce_scatter_group({{"a", good}, {"b", bad}}, sum()), Contains("b"));
   CHECK_THROWS_WITH(world[0].reduce_scatter_group({{"b", good}, {"b", good}}, sum()),
                     Contains("b") && Contains("in flight"));
+  CHECK_THROWS_WITH(world[0].broadcast_group({{"a", good}, {"b", bad}}, 0), Contains("b"));
   CHECK(world[0].all_gather_group({}).empty());
   CHECK(world[0].stats().tensors_completed == 1);
 }
@@ -182,6 +184,7 @@ TEST_CASE("of a group of all-gathers or reduce-scatters with a wrong member noth
 TEST_CASE("a group without members is complete") {
   SessionWorld world(1);
   CHECK(world[0].all_reduce_group({}).is_ready());
+  CHECK(world[0].broadcast_group({}, 0).is_ready());
   CHECK(world[0].all_reduce_group({}).wait().is_ok());
 }
 
