@@ -71,7 +71,10 @@ if(NOT SCALECOM_WITH_CUDA STREQUAL "OFF")
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
     set(no_cuda "")
-    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND "$ENV{CUDAARCHS}" STREQUAL "")
+    # CMake reads it when it first sees the compiler, and not again in a tree that has one.
+    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT "$ENV{CUDAARCHS}" STREQUAL "")
+      set(CMAKE_CUDA_ARCHITECTURES "$ENV{CUDAARCHS}" CACHE STRING "CUDA architectures")
+    elseif(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
       scalecom_choose_cuda_architectures("${CMAKE_CUDA_COMPILER}" CMAKE_CUDA_ARCHITECTURES no_cuda)
     endif()
     # Its test program is compiled for all of them, and CMake ends here where one is unknown.

@@ -134,6 +134,15 @@ class _Work(dist.Work):
         return self._future.value()
 
 
+class _WorkWithoutResult(_Work):
+    """A future has its waits on streams only for the devices of what it holds: this one's holds a tensor for
+    that alone."""
+
+    def result(self):
+        super().result()
+        return []
+
+
 class _DoneWork(_Work):
     """Of a collective that is over. Nobody may ask for its future, which takes time to make."""
 
@@ -245,10 +254,10 @@ class ScaleComProcessGroup(dist.ProcessGroup):
 
         device = outputs[0].device if outputs else device or torch.device("cpu")
         if getattr(opts, "asyncOp", True):
-            # A future has its waits on streams only for devices of what it holds.
-            is_empty = device.type == "cuda" and not outputs
-            value = [torch.empty(0, device=device)] if is_empty else outputs
-            return _Work(self._completion.future_of(end, value, device))
+            if device.type != "cuda" or outputs:
+                return _Work(self._completion.future_of(end, outputs, device))
+            future = self._completion.future_of(end, [torch.empty(0, device=device)], device)
+            return _WorkWithoutResult(future)
         end()
         return _DoneWork(outputs, device)
 

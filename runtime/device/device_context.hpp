@@ -19,8 +19,8 @@ struct DeviceEvent {
   std::uint64_t number = 0;  ///< later ones of a stream have higher numbers
 };
 
-/// Accelerator::enter(), for who gives things back: a device that has failed is not entered, and the
-/// log says why.
+/// Accelerator::enter(), for who gives things back: a device that has failed is not entered, and
+/// the log says why.
 std::shared_ptr<void> enter_to_give_back(Accelerator& accelerator) noexcept;
 
 /// A session's accelerator with what application threads and the coordinator share of it: events,

@@ -73,15 +73,15 @@ def without_packages(test_gpu, monkeypatch, tmp_path):
     return test_gpu
 
 
-def test_what_was_packed_runs_where_packages_for_a_build_are_missing(without_packages, capsys):
-    with pytest.raises(SystemExit, match="has no programs; collect them"):
+def test_what_was_packed_runs_where_packages_for_a_build_are_missing(without_packages):
+    with pytest.raises(SystemExit, match="no fmt, and it has no programs; collect them"):
         without_packages.locate(without_packages.parse_options())
     for name in ("python", "libraries"):
         (without_packages.BUNDLE / name).mkdir(parents=True)
     (without_packages.BUNDLE / "gpu_kernels").touch()
-    folder, _ = without_packages.locate(without_packages.parse_options())
+    folder, source, _ = without_packages.locate(without_packages.parse_options())
     assert folder == without_packages.BUNDLE
-    assert "cannot be configured: CMake Error at here: no fmt\n" in capsys.readouterr().err
+    assert source.endswith("as it was packed: the build cannot be configured: CMake Error at here: no fmt")
 
 
 # (--device, GPUs, ranks, JAX or torch) -> of each rank: its device, the GPUs that it sees, NCCL's host, MPS

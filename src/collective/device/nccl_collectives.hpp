@@ -46,6 +46,9 @@ class NcclCollectives final : public DeviceCollectives {
   int rank() const noexcept override { return needs_.host.rank(); }
   int size() const noexcept override { return static_cast<int>(needs_.host_of_rank.size()); }
   int host_size() const noexcept override { return host_part_.size; }
+  void get_ready() noexcept override {
+    if (needs_.poster != nullptr) needs_.poster->get_ready();
+  }
 
   void all_reduce(std::byte* data, std::int64_t count, DataType dtype, ReduceOp op, Span span,
                   StreamHandle stream, const WaitContext& context) override;

@@ -140,6 +140,20 @@ TEST_CASE("what follows an operation that NCCL lacks is posted behind it") {
   }
 }
 
+TEST_CASE("who makes NCCL's calls gets ready when an operation is near") {
+  NcclWorld nccl;
+  LoopbackWorld world(1);
+  const auto transport = world.make_transport(0);
+  MessageCollectives host(*transport);
+  FakeAccelerator accelerator(1);
+  NcclCollectives::Needs one = needs(nccl.make_api(accelerator), accelerator, host, {0});
+  const auto& poster = static_cast<const test::CallersPoster&>(*one.poster);
+  const auto collectives = NcclCollectives::create(std::move(one), patience());
+  const int before = poster.times_ready;
+  collectives->get_ready();
+  CHECK(poster.times_ready == before + 1);
+}
+
 TEST_CASE("bytes are counted as they are handed to NCCL") {
   std::array<TransportCounters, 2> counters;
   const auto outcomes =

@@ -157,8 +157,9 @@ TEST_CASE("a rank without memory for a gather's result fails it on all ranks, by
   };
   for (const Status& status : run_short_of_memory(20'000, submit)) {
     CHECK(status.code() == StatusCode::unavailable);
-    CHECK_THAT(status.message(), Contains("on rank 1") &&
-                                     Contains("tensor w: its result takes 24000 bytes on the device"));
+    CHECK_THAT(
+        status.message(),
+        Contains("on rank 1") && Contains("tensor w: its result takes 24000 bytes on the device"));
   }
 }
 
