@@ -41,7 +41,7 @@ std::vector<Reception::Arrival> Reception::wait() {
   // One of each, so that no listener's crowd keeps another's out. Without poll()'s word accept()
   // may fail for want of descriptors where nobody came.
   for (std::size_t i = 0; i < listeners_.size(); ++i) {
-    if (news[i].revents != 0) welcome(listeners_[i]);
+    if (news[i].revents != 0) welcome(listeners_[i], arrivals.empty());
   }
   return arrivals;
 }
@@ -71,13 +71,13 @@ std::vector<pollfd> Reception::wait_for_news() const {
   return descriptors;
 }
 
-void Reception::welcome(const Socket& listener) {
+void Reception::welcome(const Socket& listener, bool is_first) {
   if (is_full()) return;
   Socket socket(accept4(listener.descriptor(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (!socket.is_open()) {
     if (errno != EMFILE && errno != ENFILE) return;
-    if (visitors_.empty()) throw_errno("accepting a connection");
-    visitors_max_ = visitors_.size();
+    if (visitors_.empty() && is_first) throw_errno("accepting a connection");
+    visitors_max_ = std::max(visitors_.size(), std::size_t{1});
     return;
   }
   // There may be descriptors again: the next one tells.

@@ -58,7 +58,8 @@ class Reception {
   bool has_overstayed(const Visitor& visitor) const;
   /// What poll() says of the listeners, and behind them of the visitors.
   std::vector<pollfd> wait_for_news() const;
-  void welcome(const Socket& listener);
+  /// `is_first`: nobody has arrived in this turn, who would be lost by a throw.
+  void welcome(const Socket& listener, bool is_first);
   Reading read(Visitor& visitor) const;
   bool check(Visitor& visitor) const;
 

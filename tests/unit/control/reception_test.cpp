@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "scalecom/status.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/other_user.hpp"
 #include "tests/support/ranks.hpp"
@@ -144,4 +145,27 @@ TEST_CASE("a lack of descriptors is none while nobody comes, and no lasting one"
   for (int turn = 0; turn < 4; ++turn) reception.wait();
   CHECK(is_served(visitors[1]));
   CHECK(is_served(visitors[2]));
+}
+
+TEST_CASE("who has arrived is not lost where there is no descriptor for the next") {
+  std::vector<Socket> listeners;
+  const std::string name = unix_name_of("arrived");
+  listeners.push_back(listen_unix(name));
+  const Handshake handshake{std::string(kSessionKeyBytes, 'k'), 0};
+  Reception reception(listeners, handshake);
+  const Socket first = connect_unix(name);
+  reception.wait();
+  const std::string challenge = receive_exactly(first, kChallengeBytes, soon());
+  REQUIRE(send_all(first, handshake.answer(challenge, 7), soon()));
+  const Socket second = connect_unix(name);
+  std::vector<Reception::Arrival> arrivals;
+  {
+    const FewDescriptors none(0);
+    arrivals = reception.wait();
+    CHECK_THROWS_AS(reception.wait(), Error);  // Not for even one.
+  }
+  REQUIRE(arrivals.size() == 1);
+  CHECK(arrivals[0].rank == 7);
+  reception.wait();
+  CHECK_FALSE(receive_exactly(second, kChallengeBytes, Deadline::after(kShort)).empty());
 }
