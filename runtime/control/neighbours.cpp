@@ -88,15 +88,19 @@ std::vector<Socket> listen_for_children(const Links& links, const std::vector<Ho
 Socket connect_to(const Endpoint& parent, bool is_same_host, const ControlOptions& options,
                   Deadline deadline) {
   if (is_same_host) return connect_unix(parent.unix_name);
+  int error = EHOSTUNREACH;
   for (const auto& [address, port] : parent.tcp) {
     Socket socket =
         connect_tcp(address, port,
                     std::min(deadline, Deadline::after(options.peer_timeout),
                              [](const Deadline& a, const Deadline& b) { return a.at() < b.at(); }));
-    if (!socket.is_open()) continue;
-    set_tcp_options(socket, options.peer_timeout);
-    return socket;
+    if (socket.is_open()) {
+      set_tcp_options(socket, options.peer_timeout);
+      return socket;
+    }
+    if (error != ETIMEDOUT) error = errno;  // Who is silent may have room later.
   }
+  errno = error;
   return {};
 }
 
@@ -107,15 +111,18 @@ Error cannot_connect(const Endpoint& parent, int parent_rank, int rank, const st
     places.push_back(fmt::format("{} port {}", address, port));
   }
   return {StatusCode::timed_out,
-          fmt::format("rank {} cannot connect to rank {} for control messages{}{} ({}); {}", rank,
-                      parent_rank, places.empty() ? "" : " at ", fmt::join(places, ", "), why,
-                      places.empty()
-                          ? "see whether that rank has failed, is stopped or very busy"
-                          : "a firewall may be in the way between the hosts, or an address "
-                            "translation (NAT): each rank must reach the others' own addresses")};
+          fmt::format(
+              "rank {} cannot connect to rank {} for control messages{}{} ({}); {}", rank,
+              parent_rank, places.empty() ? "" : " at ", fmt::join(places, ", "), why,
+              places.empty()
+                  ? "see whether that rank has failed, is stopped or very busy"
+                  : "a firewall may be in the way between the hosts, or an address "
+                    "translation (NAT): each rank must reach the others' own addresses; or that "
+                    "rank is stopped or very busy")};
 }
 
-// A parent whose queue is full, or that dropped a rank which was slow, may have room later.
+// A parent whose queue is full, or that dropped a rank which was slow, may have room later. Over
+// TCP a full queue is silent, as a firewall is.
 Socket join_parent(const Endpoint& parent, const Handshake& handshake, int rank, bool is_same_host,
                    const ControlOptions& options, Deadline deadline) {
   if (parent.unix_name.empty() && parent.tcp.empty()) {
@@ -133,7 +140,7 @@ Socket join_parent(const Endpoint& parent, const Handshake& handshake, int rank,
                            fmt::format("rank {} did not prove to rank {} that it belongs to this "
                                        "job in time; SCALECOM_CONNECT_TIMEOUT sets the time",
                                        handshake.parent, rank));
-    if (error != 0 && error != EAGAIN) throw problem;
+    if (error != 0 && error != EAGAIN && error != ETIMEDOUT) throw problem;
     if (!deadline.has_passed()) loop.pause(problem.what());
     if (deadline.has_passed()) throw problem;
   }
