@@ -143,21 +143,30 @@ class Host {
     return true;
   }
 
-  // Another user's process, which may know the name, keeps nobody from meeting over the network.
+  // Another user's process, which may know the name, keeps nobody from meeting over the network;
+  // nor does one that may be another user's.
   void do_without_place(bool has_network) {
-    const std::string place = describe_place(rendezvous_);
-    if (!is_of_another_user(connect_unix(meeting_name(rendezvous_.job)))) {
-      throw Error(StatusCode::unavailable,
-                  fmt::format("rank 0 cannot wait for the others at {}: another process does; "
-                              "either rank 0 was started twice, or another job on this host has "
-                              "the same meeting place: give each job a MASTER_PORT of its own",
-                              place));
+    const Socket holder = connect_unix(meeting_name(rendezvous_.job));
+    const std::string silence = holder.is_open() ? "" : std::strerror(errno);
+    const bool is_own = holder.is_open() && !is_of_another_user(holder);
+    std::string who = "a process of another user does; give the job another MASTER_PORT";
+    if (is_own) {
+      who =
+          "another process does; either rank 0 was started twice, or another job on this host has "
+          "the same meeting place: give each job a MASTER_PORT of its own";
+    } else if (!holder.is_open()) {
+      who = fmt::format(
+          "another process does, and it is not known whose, since it does not answer "
+          "({}): either rank 0 was started twice, or it is another job's or another "
+          "user's; give the job another MASTER_PORT",
+          silence);
     }
-    const std::string problem = fmt::format(
-        "rank 0 cannot wait for the others at {}: a process of another user does; give "
-        "the job another MASTER_PORT",
-        place);
-    if (!has_network) throw Error(StatusCode::unavailable, problem);
+    const std::string problem = fmt::format("rank 0 cannot wait for the others at {}: {}",
+                                            describe_place(rendezvous_), who);
+    // Ranks of this host that were given localhost, too, look at this place only.
+    if (is_own || !has_network || leads_back(rendezvous_.host)) {
+      throw Error(StatusCode::unavailable, problem);
+    }
     remark(problem);
   }
 
@@ -349,7 +358,9 @@ class Guest {
     Socket root = connect_unix(name);
     if (!root.is_open()) return {};
     if (is_of_another_user(root)) {
-      finding_ = "a process of another user waits at this host's meeting place";
+      finding_ =
+          "a process of another user waits at this host's meeting place; give the job another "
+          "MASTER_PORT";
       return {};
     }
     // A process of this user, which may have many to answer: who left would begin anew behind them.
@@ -364,7 +375,6 @@ class Guest {
         const std::string place = fmt::format("{}:{}", rendezvous_.host, port);
         if (is_root(root, place, soon(deadline))) return root;
         refusal.clear();
-        has_answered_ = true;
       } else {
         refusal = std::strerror(errno);
       }
@@ -383,20 +393,29 @@ class Guest {
   // Says who this rank is, by the deadline, and waits until all have come.
   bool is_root(const Socket& socket, const std::string& place, Deadline deadline) {
     if (!introduce_to_parent(socket, handshake_, rendezvous_.rank, deadline)) {
+      const bool is_late = deadline.has_passed();
+      // A try that was cut short tells nothing new.
+      if (is_late && has_answered_) return false;
+      has_answered_ = true;
       finding_ = fmt::format(
-          "who answers at {} is not rank 0 of this job, or has another "
-          "SCALECOM_RENDEZVOUS_KEY",
-          place);
+          "who waits at {} {}", place,
+          is_late
+              ? "did not answer in time: if it is rank 0, see whether it is stopped or very busy"
+              : "is not rank 0 of this job, or has another SCALECOM_RENDEZVOUS_KEY");
       return false;
     }
     const std::string hello = std::to_string(rendezvous_.size);
     std::optional<std::string> reply;
     // Rank 0 has waited before this rank came, so that its time is over first.
-    if (send_frame(socket, hello, deadline)) {
-      reply = receive_frame(socket, Deadline::after(limit_ + kVerdictTime));
-    }
+    const Deadline verdict = Deadline::after(limit_ + kVerdictTime);
+    if (send_frame(socket, hello, deadline)) reply = receive_frame(socket, verdict);
     if (!reply) {
-      finding_ = fmt::format("rank 0, at {}, closed the connection before all had come", place);
+      has_answered_ = true;
+      finding_ = fmt::format("rank 0, at {}, {}", place,
+                             verdict.has_passed()
+                                 ? "did not say in time that all had come: see whether it is "
+                                   "stopped or very busy"
+                                 : "closed the connection before all had come");
       return false;
     }
     read_reply(*reply);

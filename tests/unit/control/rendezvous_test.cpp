@@ -216,18 +216,21 @@ TEST_CASE("a rank does not talk to a process of another user in the place of ran
 TEST_CASE("a rank keeps its place with a rank 0 of its host that is busy") {
   const Rendezvous job = job_of(2);
   const Socket busy = listen_unix(meeting_name(job.job));
+  Socket first;
   bool does_come_again = true;
+  std::string error;
   test::run_ranks(2, [&](int side) {
     if (side == 0) {
-      errors_of({rank_of(job, 1)}, Limit(2.5));
+      error = errors_of({rank_of(job, 1)}, Limit(2.5))[0];
       return;
     }
     pollfd visit{busy.descriptor(), POLLIN, 0};
     if (poll(&visit, 1, 10'000) != 1) return;
-    const Socket first(accept(busy.descriptor(), nullptr, nullptr));
+    first = Socket(accept(busy.descriptor(), nullptr, nullptr));
     does_come_again = poll(&visit, 1, 2200) == 1;  // Over the network it tries for 2 s.
   });
   CHECK_FALSE(does_come_again);
+  CHECK_THAT(error, Contains("who waits at this host did not answer in time"));
 }
 
 TEST_CASE("a rank that leaves before all have come may come again") {
@@ -361,19 +364,25 @@ TEST_CASE("rank 0 says where it waited when its address is no other host's, or n
                  Contains("SCALECOM_RENDEZVOUS=192.0.2.7 leads to 192.0.2.7, which is none of"));
 }
 
-TEST_CASE("rank 0 whose place another user has says so, and waits over the network if it may") {
+TEST_CASE("rank 0 whose place another user has says so, and waits over the network if all can") {
   if (geteuid() != 0) return;
   Rendezvous job = job_of(2);
-  const bool is_spread = GENERATE(true, false);
-  job.hosts = is_spread ? HostSpread::several : HostSpread::unknown;
+  const bool does_answer = GENERATE(true, false);
+  const bool is_here_only = GENERATE(true, false);
+  job.host = is_here_only ? "localhost" : kElsewhere;
+  job.secret = "secret";  // It listens to the network in any case.
   job.ports = {free_port()};
   const std::string name = meeting_name(job.job);
   Socket listener;
-  const OtherUser other([&] { listener = listen_unix(name); });
+  const OtherUser other([&] {
+    listener = listen_unix(name);
+    if (!does_answer) shutdown(listener.descriptor(), SHUT_RDWR);  // As one that only has the name.
+  });
   REQUIRE(other.is_ready());
   const std::string error = errors_of({job}, kShort)[0];
-  CHECK_THAT(error, Contains("a process of another user does"));
-  CHECK((error.find("rank 1 of 2 did not come") != std::string::npos) == is_spread);
+  CHECK_THAT(error,
+             Contains(does_answer ? "a process of another user does" : "it is not known whose"));
+  CHECK((error.find("rank 1 of 2 did not come") == std::string::npos) == is_here_only);
 }
 
 TEST_CASE("rank 0 that finds all ports taken says so, though it need not have one") {
