@@ -22,7 +22,8 @@ from jax.interpreters import partial_eval as pe
 _has_made_any = False
 
 
-def _has_one_device():
+def are_chains_inside():
+    """Whether a process's one device, its CPU, runs programs in the order of their calls anyway."""
     backends = jax.extend.backend.backends()
     return list(backends) == ["cpu"] and backends["cpu"].device_count() == 1
 
@@ -65,7 +66,7 @@ def keep_chains_inside(effect):
 
     def lower(program, *arguments, lowering_platforms, lowering_parameters, **named):
         if (set(program.effects) == {effect} and program.out_avals and lowering_platforms is None
-                and not lowering_parameters.for_export and _has_one_device()):
+                and not lowering_parameters.for_export and are_chains_inside()):
             global _has_made_any
             _has_made_any = True
             program = _as_one_call(primitive, program)
