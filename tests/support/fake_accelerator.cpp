@@ -298,14 +298,14 @@ std::unique_ptr<StepTable> FakeAccelerator::make_step_table(std::size_t tensors_
                                                             StreamHandle stream,
                                                             PinnedPool* pinned) {
   return std::make_unique<FakeStepTable>(
-      *this, tensors_max, table_staging(tensors_max * sizeof(StepTensor), stream, pinned));
+      *this, tensors_max, stream, table_staging(tensors_max * sizeof(StepTensor), stream, pinned));
 }
 
 std::unique_ptr<CopyTable> FakeAccelerator::make_copy_table(std::size_t tensors_max,
                                                             StreamHandle stream,
                                                             PinnedPool* pinned) {
   return std::make_unique<FakeCopyTable>(
-      *this, tensors_max, table_staging(tensors_max * sizeof(CopyTensor), stream, pinned));
+      *this, tensors_max, stream, table_staging(tensors_max * sizeof(CopyTensor), stream, pinned));
 }
 
 std::unique_ptr<SampleTable> FakeAccelerator::make_sample_table(std::size_t tensors_max,
@@ -313,7 +313,7 @@ std::unique_ptr<SampleTable> FakeAccelerator::make_sample_table(std::size_t tens
                                                                 StreamHandle stream,
                                                                 PinnedPool* pinned) {
   return std::make_unique<FakeSampleTable>(
-      *this, tensors_max, chunks_max,
+      *this, tensors_max, chunks_max, stream,
       table_staging(chunks_max * sizeof(SampledChunk), stream, pinned));
 }
 

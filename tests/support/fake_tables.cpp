@@ -95,15 +95,31 @@ void copy_on_host(const CopyTensor& t) {
 
 template <class Tensor>
 FakeTable<Tensor>::FakeTable(FakeAccelerator& accelerator, std::size_t tensors_max,
-                             AcceleratorMemory staging)
+                             StreamHandle stream, AcceleratorMemory staging)
     : accelerator_(accelerator),
       tensors_max_(tensors_max),
+      stream_(stream),
       staging_(std::move(staging)),
       rows_(std::make_shared<FakeRows<Tensor>>()) {}
 
 template <class Tensor>
 FakeTable<Tensor>::~FakeTable() {
-  accelerator_.require(rows_->queued == 0, "a table ends while queued operations use it");
+  accelerator_.require(rows_->queued_elsewhere == 0,
+                       "a table ends while queued operations of another stream use it");
+}
+
+template <class Tensor>
+void FakeTable<Tensor>::enqueue(StreamHandle stream, Operation operation) const {
+  const int elsewhere = stream == stream_ ? 0 : 1;
+  ++rows_->queued;
+  rows_->queued_elsewhere += elsewhere;
+  operation.run = [rows = rows_, run = std::move(operation.run), elsewhere] {
+    run();
+    --rows->queued;
+    rows->queued_elsewhere -= elsewhere;
+    return true;
+  };
+  accelerator_.enqueue(stream, std::move(operation));
 }
 
 template <class Tensor>
@@ -113,12 +129,10 @@ void FakeTable<Tensor>::assign(std::span<const Tensor> tensors, StreamHandle str
   for (const Tensor& tensor : tensors) check(tensor);
   accelerator_.require(rows_->queued == 0, "assign() to a table that queued operations use");
   rows_->assigned.assign(tensors.begin(), tensors.end());
-  ++rows_->queued;
-  accelerator_.enqueue(stream, {"assign", {{staging_.get(), 1}}, true, [rows = rows_] {
-                                  rows->uploaded = rows->assigned;
-                                  --rows->queued;
-                                  return true;
-                                }});
+  enqueue(stream, {"assign", {{staging_.get(), 1}}, true, [rows = rows_] {
+                     rows->uploaded = rows->assigned;
+                     return true;
+                   }});
 }
 
 template <class Tensor>
@@ -133,12 +147,10 @@ void FakeTable<Tensor>::launch(const char* name, std::vector<MemoryUse> (*uses)(
     for (const MemoryUse& use : uses(rows_->assigned[i])) all.push_back(use);
   }
   if (places.empty()) return;
-  ++rows_->queued;
-  accelerator_.enqueue(stream, {name, std::move(all), false, [rows = rows_, pass, places] {
-                                  for (const std::size_t i : places) pass(rows->uploaded[i]);
-                                  --rows->queued;
-                                  return true;
-                                }});
+  enqueue(stream, {name, std::move(all), false, [rows = rows_, pass, places] {
+                     for (const std::size_t i : places) pass(rows->uploaded[i]);
+                     return true;
+                   }});
 }
 
 template class FakeTable<StepTensor>;

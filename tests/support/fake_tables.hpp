@@ -15,13 +15,17 @@ struct FakeRows {
   std::vector<Tensor> assigned;
   std::vector<Tensor> uploaded;
   std::atomic<int> queued = 0;  ///< operations that are not done yet
+  /// Those of other streams than the one in whose order the table ends.
+  std::atomic<int> queued_elsewhere = 0;
 };
 
 /// What both tables have in common.
 template <class Tensor>
 class FakeTable {
  public:
-  FakeTable(FakeAccelerator& accelerator, std::size_t tensors_max, AcceleratorMemory staging);
+  /// Its end is in the order of `stream`, as its memory is.
+  FakeTable(FakeAccelerator& accelerator, std::size_t tensors_max, StreamHandle stream,
+            AcceleratorMemory staging);
   ~FakeTable();
   void assign(std::span<const Tensor> tensors, StreamHandle stream);
   /// Runs `pass` for each tensor whose place is in `range`, or is not, when the stream comes to it;
@@ -31,16 +35,20 @@ class FakeTable {
               bool is_inside = false) const;
 
  private:
+  void enqueue(StreamHandle stream, Operation operation) const;
+
   FakeAccelerator& accelerator_;
   std::size_t tensors_max_;
+  const StreamHandle stream_;
   AcceleratorMemory staging_;  ///< what a device would copy rows from
   std::shared_ptr<FakeRows<Tensor>> rows_;
 };
 
 class FakeStepTable final : public StepTable {
  public:
-  FakeStepTable(FakeAccelerator& accelerator, std::size_t tensors_max, AcceleratorMemory staging)
-      : table_(accelerator, tensors_max, std::move(staging)) {}
+  FakeStepTable(FakeAccelerator& accelerator, std::size_t tensors_max, StreamHandle stream,
+                AcceleratorMemory staging)
+      : table_(accelerator, tensors_max, stream, std::move(staging)) {}
   void assign(std::span<const StepTensor> tensors, StreamHandle stream) override;
   void select_and_sweep(StreamHandle stream, TensorRange led) const override;
   void gather_and_sweep(StreamHandle stream, TensorRange led) const override;
@@ -61,10 +69,10 @@ void check(const FakeSample& sample);
 class FakeSampleTable final : public SampleTable {
  public:
   FakeSampleTable(FakeAccelerator& accelerator, std::size_t tensors_max, std::size_t chunks_max,
-                  AcceleratorMemory staging)
+                  StreamHandle stream, AcceleratorMemory staging)
       : accelerator_(accelerator),
         chunks_max_(chunks_max),
-        table_(accelerator, tensors_max, std::move(staging)) {}
+        table_(accelerator, tensors_max, stream, std::move(staging)) {}
   void assign(std::span<const SampledTensor> tensors, StreamHandle stream) override;
   void look(StreamHandle stream) const override;
 
@@ -76,8 +84,9 @@ class FakeSampleTable final : public SampleTable {
 
 class FakeCopyTable final : public CopyTable {
  public:
-  FakeCopyTable(FakeAccelerator& accelerator, std::size_t tensors_max, AcceleratorMemory staging)
-      : table_(accelerator, tensors_max, std::move(staging)) {}
+  FakeCopyTable(FakeAccelerator& accelerator, std::size_t tensors_max, StreamHandle stream,
+                AcceleratorMemory staging)
+      : table_(accelerator, tensors_max, stream, std::move(staging)) {}
   void assign(std::span<const CopyTensor> tensors, StreamHandle stream) override;
   void scale_copy(StreamHandle stream) const override;
 

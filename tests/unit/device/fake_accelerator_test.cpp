@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "kernels/pinned_pool.hpp"
 #include "tests/support/seeds.hpp"
 
 using namespace scalecom;
@@ -236,6 +237,25 @@ TEST_CASE("a table keeps the rows that the stream has uploaded") {
   CHECK(read(to) == -1);
   w.accelerator.synchronize();
   CHECK(read(to) == 0);
+}
+
+TEST_CASE("a table ends in the order of its stream, but not before another's operations") {
+  Watched w;
+  const auto other = w.accelerator.make_stream();
+  PinnedPool pool(w.accelerator);
+  const auto memory = w.accelerator.allocate(16);
+  const CopyTensor tensor{memory.get(), memory.get(), 4, DataType::int32, {}};
+  const auto end_table = [&](StreamHandle used_on) {
+    const auto table = w.accelerator.make_copy_table(1, nullptr, &pool);
+    table->assign({&tensor, 1}, nullptr);
+    w.accelerator.synchronize();
+    table->scale_copy(used_on);
+  };
+  end_table(nullptr);
+  CHECK(w.misuse.empty());
+  end_table(other.get());
+  CHECK(w.has_misuse("a table ends while queued operations of another stream use it"));
+  w.accelerator.synchronize();
 }
 
 TEST_CASE("what a closed stream has left is done, also from several threads") {

@@ -1,0 +1,71 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "runtime/negotiation.hpp"
+
+namespace scalecom::sim {
+
+using Bytes = std::vector<std::byte>;
+
+/// What goes wrong in a run.
+enum class DeviceFault {
+  none,
+  shortage,      ///< some ranks' devices have no memory for the fusion buffers of all lanes
+  silent_rank,   ///< one rank and its device do nothing any more
+  failing_rank,  ///< one rank's collectives throw
+};
+
+/// A tensor that is submitted once a step, and what a step of it comes to.
+struct PlannedTensor {
+  std::string name;
+  TensorSignature signature;
+  bool is_in_place = false;
+  std::size_t stream = 0;  ///< of the application's
+
+  struct Step {
+    std::vector<Bytes> inputs;       ///< by rank
+    std::vector<std::int64_t> rows;  ///< all_gather: by rank
+    Bytes result;                    ///< every rank's
+  };
+  std::vector<Step> steps;
+  /// By rank, behind the last step; empty: it is not compressed.
+  std::vector<std::vector<float>> residuals;
+};
+
+/// Steps of a training, drawn from a seed, with the results that the host's kernels give.
+struct DevicePlan {
+  std::uint64_t seed = 0;
+  DeviceFault fault = DeviceFault::none;
+  int size = 1;
+  std::size_t steps = 1;
+  std::int64_t threshold_bytes = 0;
+  std::int64_t health_steps = 0;
+  std::size_t ahead_max = 1;  ///< calls that an application has submitted and not read
+  /// Memory that each tensor has, in turn, on one stream each: with two the application need not
+  /// wait for a step's results before it writes the next one's gradient.
+  std::size_t turns = 1;
+  bool is_grouped = false;     ///< a call's tensors are all written before they are submitted
+  bool ends_at_once = false;   ///< after a failure, with all that is enqueued
+  std::size_t free_bytes = 0;  ///< shortage: what a device has for fusion buffers
+  std::vector<PlannedTensor> tensors;
+  std::vector<std::vector<std::size_t>> calls;  ///< of each step, in this order: places in tensors
+
+  std::size_t call_count() const { return steps * calls.size(); }
+  const std::vector<std::size_t>& call(std::size_t number) const {
+    return calls[number % calls.size()];
+  }
+  std::size_t step_of(std::size_t call) const { return call / calls.size(); }
+  /// What the ranks agree on for a call, as `rank` knows it.
+  Agreement agreement(std::size_t call, int rank) const;
+  /// For people: how to run it again.
+  std::string description() const;
+};
+
+DevicePlan make_device_plan(std::uint64_t seed, DeviceFault fault);
+
+}  // namespace scalecom::sim

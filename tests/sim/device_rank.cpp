@@ -1,0 +1,361 @@
+#include "tests/sim/device_rank.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <utility>
+
+namespace scalecom::sim {
+namespace {
+
+// No wait of a run lasts: one that does is an error.
+WaitContext patience() { return {Deadline::after(std::chrono::seconds(10)), nullptr}; }
+
+Config config_of(const DevicePlan& plan) {
+  Config config;
+  config.health_steps = plan.health_steps;
+  return config;
+}
+
+std::uint64_t seed_of(const DevicePlan& plan, int rank) {
+  return plan.seed * 1009 + static_cast<std::uint64_t>(plan.fault) * 101 +
+         static_cast<std::uint64_t>(rank);
+}
+
+std::size_t largest(const std::vector<Bytes>& parts) {
+  std::size_t bytes = 1;
+  for (const Bytes& part : parts) bytes = std::max(bytes, part.size());
+  return bytes;
+}
+
+}  // namespace
+
+DeviceRank::DeviceRank(const DevicePlan& plan, int rank, Meeting& meeting,
+                       std::vector<std::string>& violations)
+    : plan_(plan),
+      rank_(rank),
+      violations_(violations),
+      device_([this](int index) {
+        auto made = std::make_unique<test::FakeAccelerator>(
+            seed_of(plan_, rank_), index, [this](const std::string& what) { violate(what); });
+        accelerator_ = made.get();
+        return made;
+      }),
+      residuals_(std::in_place),
+      health_(config_of(plan), rank),
+      calls_(plan.call_count()) {
+  device_.acquire(0);
+  const auto entered = accelerator_->enter();
+  blocks_at_start_ = accelerator_->blocks();
+  execution_.emplace(rank, plan.size, config_of(plan), *residuals_, health_,
+                     DeviceNeeds{&device_, [&](Accelerator&, const WaitContext&) {
+                                   auto made = std::make_unique<MeetingCollectives>(
+                                       *accelerator_, meeting, rank_, seed_of(plan_, rank_) + 50);
+                                   collectives_ = made.get();
+                                   collective_state_ = made->state();
+                                   return made;
+                                 }});
+  execution_->connect(0, patience());
+  make_memory();
+  const bool is_short = plan.fault == DeviceFault::shortage && seed_of(plan, rank) % 3 > 0;
+  if (is_short) accelerator_->set_free(plan.free_bytes);
+}
+
+void DeviceRank::violate(const std::string& what) {
+  violations_.push_back(fmt::format("rank {}: {}", rank_, what));
+}
+
+// In the order of the application's streams, so that it is gone behind the last reading.
+void DeviceRank::make_memory() {
+  for (StreamOwner& stream : streams_) stream = accelerator_->make_stream();
+  for (std::size_t turn = 0; turn < plan_.turns; ++turn) {
+    for (const PlannedTensor& tensor : plan_.tensors) {
+      std::size_t input = 1;
+      std::size_t output = 1;
+      for (const PlannedTensor::Step& step : tensor.steps) {
+        input = std::max(input, largest(step.inputs));
+        output = std::max(output, step.result.size());
+      }
+      Memory& memory = memory_.emplace_back();
+      memory.input = accelerator_->allocate(input, stream_of(tensor, turn));
+      memory.result = memory.input.get();
+      if (tensor.is_in_place) continue;
+      memory.output = accelerator_->allocate(output, stream_of(tensor, turn));
+      memory.result = memory.output.get();
+    }
+  }
+}
+
+void DeviceRank::enqueue(StreamHandle stream, const char* name, std::vector<test::MemoryUse> uses,
+                         std::function<void()> body) {
+  accelerator_->enqueue(stream, {name, std::move(uses), false, [body = std::move(body)] {
+                                   body();
+                                   return true;
+                                 }});
+}
+
+void DeviceRank::write(std::size_t place, std::size_t step) {
+  const PlannedTensor& tensor = plan_.tensors[place];
+  const Bytes& values = tensor.steps[step].inputs[static_cast<std::size_t>(rank_)];
+  std::byte* const to = memory_of(place, step).input.get();
+  enqueue(stream_of(tensor, step), "the application's gradient", {{to, values.size()}},
+          [to, &values] { std::copy(values.begin(), values.end(), to); });
+}
+
+PendingTensor DeviceRank::pending(const AgreedTensor& agreed, std::size_t place,
+                                  std::size_t step) const {
+  const Memory& memory = memory_of(place, step);
+  PendingTensor made;
+  made.name = agreed.name;
+  made.signature = agreed.signature;
+  made.input = {memory.input.get(), agreed.signature.dtype, agreed.signature.shape,
+                Device{DeviceKind::cuda, 0}, stream_of(plan_.tensors[place], step)};
+  if (agreed.signature.kind == OperationKind::all_reduce) {
+    made.output = made.input;
+    made.output.data = memory.result;
+  }
+  return made;
+}
+
+// As SessionImpl does it.
+void DeviceRank::mark_ready(PendingTensor& tensor, const PendingTensor* before) {
+  const auto stream = static_cast<StreamHandle>(tensor.input.stream);
+  const bool is_marked = before != nullptr && before->ready->stream == stream;
+  tensor.ready = is_marked ? before->ready : device_.context()->record(stream);
+}
+
+bool DeviceRank::may_submit() const {
+  if (has_aborted_ || submitted_ == plan_.call_count()) return false;
+  const std::size_t step_calls = plan_.calls.size();
+  if (submitted_ - read_ >= std::min(plan_.ahead_max, plan_.turns * step_calls)) return false;
+  if (submitted_ < step_calls) return true;
+  const auto& last = calls_[submitted_ - step_calls].ticket;  // Of the same names.
+  return last == nullptr || last->is_ready();
+}
+
+bool DeviceRank::submit() {
+  if (!may_submit()) return false;
+  const auto entered = accelerator_->enter();
+  const Agreement known = plan_.agreement(submitted_, rank_);
+  const std::vector<std::size_t>& places = plan_.call(submitted_);
+  const std::size_t step = plan_.step_of(submitted_);
+  Call& call = calls_[submitted_++];
+  call.ticket = std::make_shared<TicketState>(nullptr, places.size());
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    write(places[i], step);
+    PendingTensor& tensor = call.tensors.emplace_back(pending(known.tensors[i], places[i], step));
+    tensor.ticket = call.ticket;
+    if (!plan_.is_grouped) mark_ready(tensor, nullptr);
+  }
+  const PendingTensor* before = nullptr;
+  for (PendingTensor& tensor : call.tensors) {
+    if (plan_.is_grouped) mark_ready(tensor, before);
+    before = &tensor;
+  }
+  return true;
+}
+
+bool DeviceRank::read() {
+  if (has_aborted_ || read_ == submitted_ || !calls_[read_].ticket->is_ready()) return false;
+  const auto entered = accelerator_->enter();
+  Call& call = calls_[read_];
+  const std::size_t step = plan_.step_of(read_);
+  for (const std::size_t place : plan_.call(read_)) {
+    const PlannedTensor& tensor = plan_.tensors[place];
+    const StreamHandle stream = stream_of(tensor, step);
+    if (tensor.signature.kind == OperationKind::all_gather) {
+      call.ticket->copy_output(memory_of(place, step).result, stream);
+    } else {
+      call.ticket->make_wait(stream);
+    }
+    check_result(place, step);
+  }
+  call.ticket.reset();
+  ++read_;
+  return true;
+}
+
+// On the device. What comes behind an operation that was aborted may be anything.
+void DeviceRank::check_result(std::size_t place, std::size_t step) {
+  const PlannedTensor& tensor = plan_.tensors[place];
+  const Bytes& expected = tensor.steps[step].result;
+  const std::byte* const found = memory_of(place, step).result;
+  enqueue(stream_of(tensor, step), "the application's reading", {{found, expected.size()}},
+          [this, &tensor, &expected, step, found] {
+            ++results_;
+            if (collective_state_->skipped > 0) return;
+            const auto first = std::ranges::mismatch(expected, std::span(found, expected.size()));
+            if (first.in1 == expected.end()) return;
+            violate(fmt::format("{} ({}) in step {} differs at byte {} of {}", tensor.name,
+                                to_string(tensor.signature.dtype), step,
+                                first.in1 - expected.begin(), expected.size()));
+          });
+}
+
+void DeviceRank::plan_call() {
+  agreement_ = plan_.agreement(begun_++, rank_);
+  settle_rates(agreement_);
+  const auto batches = plan_batches(agreement_, plan_.size, plan_.threshold_bytes);
+  batches_.assign(batches.begin(), batches.end());
+}
+
+void DeviceRank::start() {
+  tensors_.clear();
+  for (const std::size_t place : batches_.front().tensors) {
+    tensors_.push_back(&calls_[begun_ - 1].tensors[place]);
+  }
+  execution_->start(batches_.front(), agreement_, tensors_);
+}
+
+bool DeviceRank::coordinate(std::size_t agreed) {
+  if (has_aborted_) return false;
+  try {
+    if (execution_->is_done()) {
+      if (batches_.empty() && begun_ == agreed) return false;
+      if (batches_.empty()) plan_call();
+      start();
+    }
+    if (!execution_->advance(patience())) return false;
+    if (execution_->is_done()) complete();
+    return true;
+  } catch (const Error& error) {
+    const bool is_expected =
+        plan_.fault == DeviceFault::failing_rank && error.code() == StatusCode::rank_lost;
+    if (!is_expected) violate(error.what());
+    abort();
+    return true;
+  }
+}
+
+void DeviceRank::complete() {
+  ++counts_.batches;
+  batches_.pop_front();
+  for (PendingTensor* tensor : tensors_) tensor->ticket->complete({});
+  if (!batches_.empty()) return;
+  completed_.push_back(begun_ - 1);
+  if (!calls_[begun_ - 1].ticket->is_ready()) violate("a call whose batches are done is not");
+  calls_[begun_ - 1].tensors.clear();
+}
+
+void DeviceRank::look() {
+  if (has_aborted_) return;
+  try {
+    execution_->check();
+    counts_.samples += static_cast<int>(execution_->read_samples().size());
+  } catch (const Error& error) {
+    if (plan_.fault != DeviceFault::failing_rank) violate(error.what());
+    abort();
+  }
+}
+
+// Who waits for the device asks it.
+void DeviceRank::abort() {
+  if (std::exchange(has_aborted_, true)) return;
+  if (!execution_->is_done()) ++counts_.aborted_within;
+  const int asked = accelerator_->calls()["is_done"];
+  execution_->abort();
+  for (std::size_t call = read_; call < submitted_; ++call) {
+    const Status status(StatusCode::rank_lost, "a rank is lost");
+    const bool is_begun = call + 1 == begun_ && !batches_.empty();
+    std::size_t left = call < begun_ ? 0 : plan_.call(call).size();
+    if (is_begun) {
+      for (const Batch& batch : batches_) left += batch.tensors.size();
+    }
+    if (left > 0) calls_[call].ticket->complete(status, left);
+    calls_[call].tensors.clear();
+  }
+  end_application();
+  if (plan_.ends_at_once) give_back();
+  if (accelerator_->calls()["is_done"] != asked) violate("the end has asked the device");
+}
+
+// What is enqueued goes on.
+void DeviceRank::give_back() {
+  execution_.reset();
+  residuals_.reset();
+}
+
+// Its memory goes behind what the tickets know of.
+void DeviceRank::end_application() {
+  const auto entered = accelerator_->enter();
+  for (Call& call : calls_) {
+    if (call.ticket == nullptr) continue;
+    for (const StreamOwner& stream : streams_) call.ticket->make_wait(stream.get());
+    call.ticket.reset();
+  }
+  memory_.clear();
+  for (const StreamOwner& stream : streams_) {
+    enqueue(stream.get(), "the application's end", {}, [this] { ++ended_streams_; });
+  }
+}
+
+bool DeviceRank::is_over() {
+  if (has_aborted_) return ended_streams_ == streams_.size();
+  std::size_t results = 0;
+  for (const auto& call : plan_.calls) results += call.size();
+  return results_ == results * plan_.steps && !execution_->is_busy();
+}
+
+void DeviceRank::check_residuals() {
+  for (const PlannedTensor& tensor : plan_.tensors) {
+    if (tensor.residuals.empty()) continue;
+    const ResidualStore::Entry* const entry = residuals_->find(tensor.name);
+    const auto& expected = tensor.residuals[static_cast<std::size_t>(rank_)];
+    const std::vector<float> found = entry == nullptr ? std::vector<float>() : entry->copy();
+    const bool is_same = found.size() == expected.size() &&
+                         std::memcmp(found.data(), expected.data(), found.size() * 4) == 0;
+    if (!is_same) violate(fmt::format("the residual of {} differs", tensor.name));
+  }
+}
+
+void DeviceRank::end() {
+  if (!has_aborted_) {
+    std::vector<std::size_t> in_order(plan_.call_count());
+    std::iota(in_order.begin(), in_order.end(), std::size_t{0});
+    if (completed_ != in_order) violate("calls were not completed in their order");
+    look();
+    check_residuals();
+    execution_->close(patience());
+    end_application();
+  }
+  const auto entered = accelerator_->enter();
+  counts_ = counts();
+  give_back();
+  accelerator_->synchronize();
+  for (StreamOwner& stream : streams_) stream.reset();
+  if (accelerator_->blocks() != blocks_at_start_) {
+    violate(fmt::format("{} pieces of memory are not given back",
+                        accelerator_->blocks() - blocks_at_start_));
+  }
+}
+
+std::string DeviceRank::figures() const {
+  std::string text;
+  for (const CompressionHealth& one : health_.health()) {
+    text += fmt::format("{} in step {}: {} chunks, {} {} {} {}; ", one.name, one.step,
+                        one.sampled_chunks, one.mean_relative_error, one.mean_residual_to_gradient,
+                        one.hamming_distance, one.chunk_overlap);
+  }
+  return text;
+}
+
+DeviceRank::Counts DeviceRank::counts() const {
+  Counts counts = counts_;
+  const auto calls = accelerator_->calls();
+  const auto refused = calls.find("refuse");
+  counts.refused = refused == calls.end() ? 0 : refused->second;
+  counts.results = results_;
+  return counts;
+}
+
+std::string DeviceRank::calls() const {
+  std::string text;
+  for (const auto& [name, count] : accelerator_->calls()) {
+    text += fmt::format("{} {}, ", name, count);
+  }
+  return text;
+}
+
+}  // namespace scalecom::sim

@@ -1,0 +1,130 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/device/device_execution.hpp"
+#include "tests/sim/device_plan.hpp"
+#include "tests/sim/meeting_collectives.hpp"
+#include "tests/support/fake_accelerator.hpp"
+
+namespace scalecom::sim {
+
+/// A rank of a simulation, in pieces that a scheduler calls one by one: an application that submits
+/// what a plan says and reads the results, what a coordinator does for its DeviceExecution, and a
+/// fake accelerator. What is wrong goes to `violations`.
+class DeviceRank {
+ public:
+  /// All outlive it.
+  DeviceRank(const DevicePlan& plan, int rank, Meeting& meeting,
+             std::vector<std::string>& violations);
+  DeviceRank(const DeviceRank&) = delete;
+  DeviceRank& operator=(const DeviceRank&) = delete;
+
+  /// The application's next call; false: not before it has read others.
+  bool submit();
+  /// Enqueues what reads the results of the oldest call that has not been read.
+  bool read();
+  /// Starts the next batch of the first `agreed` calls, or advances the one under way.
+  bool coordinate(std::size_t agreed);
+  /// Runs some of what is enqueued on the accelerator.
+  void move() { accelerator_->advance(); }
+  /// What a coordinator does from time to time.
+  void look();
+  /// The rank's collectives throw from now on.
+  void fail() { collectives_->fail(); }
+  /// A rank is lost: gives up, fails what was submitted, and the application ends.
+  void abort();
+
+  std::size_t submitted() const noexcept { return submitted_; }
+  std::size_t begun() const noexcept { return begun_; }
+  bool has_aborted() const noexcept { return has_aborted_; }
+  /// The application has read everything, or has ended, on the device too; and no lane is busy.
+  bool is_over();
+
+  /// When all ranks are over: compares residuals, and gives everything back.
+  void end();
+
+  /// The health of its tensors, as far as every rank has computed it from the same bits.
+  std::string figures() const;
+
+  struct Counts {
+    int batches = 0;
+    int refused = 0;         ///< allocations
+    int aborted_within = 0;  ///< batches that abort() has found half-way
+    int samples = 0;
+    std::size_t results = 0;
+  };
+  Counts counts() const;
+  /// What the rank has done to its accelerator so far.
+  std::string calls() const;
+
+ private:
+  struct Memory {
+    AcceleratorMemory input;
+    AcceleratorMemory output;  ///< of an all-gather: what its result is copied to
+    std::byte* result = nullptr;
+  };
+  struct Call {
+    std::vector<PendingTensor> tensors;
+    std::shared_ptr<TicketState> ticket;
+  };
+
+  void make_memory();
+  bool may_submit() const;
+  const Memory& memory_of(std::size_t place, std::size_t step) const {
+    return memory_[step % plan_.turns * plan_.tensors.size() + place];
+  }
+  StreamHandle stream_of(const PlannedTensor& tensor, std::size_t step) const {
+    return streams_[(tensor.stream + step % plan_.turns) % streams_.size()].get();
+  }
+  void write(std::size_t place, std::size_t step);
+  PendingTensor pending(const AgreedTensor& agreed, std::size_t place, std::size_t step) const;
+  void mark_ready(PendingTensor& tensor, const PendingTensor* before);
+  void check_result(std::size_t place, std::size_t step);
+  void enqueue(StreamHandle stream, const char* name, std::vector<test::MemoryUse> uses,
+               std::function<void()> body);
+  void plan_call();
+  void start();
+  void complete();
+  void end_application();
+  void give_back();
+  void check_residuals();
+  void violate(const std::string& what);
+
+  const DevicePlan& plan_;
+  const int rank_;
+  std::vector<std::string>& violations_;
+  test::FakeAccelerator* accelerator_ = nullptr;  ///< the context's
+  std::size_t blocks_at_start_ = 0;
+  SessionDevice device_;
+  std::optional<ResidualStore> residuals_;
+  HealthMonitor health_;
+  MeetingCollectives* collectives_ = nullptr;  ///< the execution's
+  std::shared_ptr<MeetingCollectives::State> collective_state_;
+  std::optional<DeviceExecution> execution_;
+  // The application.
+  std::array<StreamOwner, 2> streams_;
+  std::vector<Memory> memory_;  ///< by turn and tensor
+  std::vector<Call> calls_;
+  std::size_t submitted_ = 0;
+  std::size_t read_ = 0;     ///< calls whose reading is enqueued
+  std::size_t results_ = 0;  ///< tensors that were compared
+  std::size_t ended_streams_ = 0;
+  // The coordinator.
+  std::size_t begun_ = 0;  ///< calls
+  Agreement agreement_;
+  std::deque<Batch> batches_;  ///< of the agreement, the one under way first
+  std::vector<PendingTensor*> tensors_;
+  std::vector<std::size_t> completed_;  ///< calls, in the order of their tickets
+  bool has_aborted_ = false;
+  Counts counts_;
+};
+
+}  // namespace scalecom::sim
