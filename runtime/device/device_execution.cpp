@@ -390,6 +390,7 @@ void DeviceExecution::abort() noexcept {
     const auto end = context_->record(lane().passes());
     for (const auto& residual : used_) residual->set_last_use(end);
     end_at(end);
+    context_->keep_until(*end);  // Results that no ticket has yet go with the operation.
   } catch (const Error& error) {
     log_error(error.what());
   }

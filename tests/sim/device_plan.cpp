@@ -109,7 +109,7 @@ class Shard {
  private:
   StepTensor row(const std::vector<Bytes>& inputs, Residuals& residuals, std::size_t rank) {
     StepTensor one;
-    one.memory = residuals[rank].data() + first_;
+    one.residual = residuals[rank].data() + first_;
     one.gradient = {inputs[rank].data() + first_ * size_of(signature_.dtype), signature_.dtype,
                     count_, static_cast<float>(input_scale(signature_).multiply)};
     one.beta = static_cast<float>(signature_.compression.beta);
