@@ -17,6 +17,7 @@ from scalecom.launch import hosts
 # Meetings in succession that may fail because a worker was lost meanwhile.
 MEETINGS_MAX = 10
 _TIMEOUT_S = 10.0
+_CLOSED = "scalecomrun --elastic has ended, or does not take this process for one of its workers"
 
 
 class Driver:
@@ -44,6 +45,8 @@ class Driver:
     def _send(self, **message):
         try:
             self._socket.sendall(json.dumps(message).encode() + b"\n")
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise ValueError(_CLOSED) from error
         except OSError as error:
             raise ValueError(f"scalecomrun --elastic has ended: {error.strerror}") from error
 
@@ -52,11 +55,12 @@ class Driver:
         while b"\n" not in self._rest:
             try:
                 block = self._socket.recv(1 << 16)
+            except ConnectionResetError as error:
+                raise ValueError(_CLOSED) from error
             except OSError as error:
                 raise ValueError(f"scalecomrun --elastic has ended: {error.strerror}") from error
             if not block:
-                raise ValueError("scalecomrun --elastic has ended, or does not take this process "
-                                 "for one of its workers")
+                raise ValueError(_CLOSED)
             self._rest += block
         line, _, self._rest = self._rest.partition(b"\n")
         return json.loads(line)
