@@ -6,6 +6,7 @@ import os
 import threading
 
 import torch
+from programs.claims import is_cuda
 
 import scalecom.torch as hvd
 
@@ -37,13 +38,9 @@ def _capture_beside(work):
     assert doubled.tolist() == [2.0] * 5 and tripled.tolist() == [3.0] * 5
 
 
-def _is_cuda():
-    return torch.get_default_device().type == "cuda"
-
-
 def the_first_cuda_tensor_may_come_beside_a_capture():
     """But where NCCL connects: its own calls end the capture."""
-    if not _is_cuda() or (os.environ.get("SCALECOM_CUDA_COLLECTIVES") == "nccl" and hvd.size() > 1):
+    if not is_cuda() or (os.environ.get("SCALECOM_CUDA_COLLECTIVES") == "nccl" and hvd.size() > 1):
         return
     tensor = torch.full((COUNT,), hvd.rank() + 1.0)
     torch.cuda.synchronize()
@@ -53,7 +50,7 @@ def the_first_cuda_tensor_may_come_beside_a_capture():
 
 def operations_go_on_beside_a_capture():
     """In place: what torch allocates in another thread may end a capture, too."""
-    if not _is_cuda():
+    if not is_cuda():
         return
     compression = hvd.Compression.scalecom(rate=100, warmup_steps=0)
     tensors = [torch.empty(COUNT) for _ in range(20)]

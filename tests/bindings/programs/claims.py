@@ -31,14 +31,19 @@ def _use(device):
     torch.backends.cudnn.allow_tf32 = False
 
 
+def is_cuda():
+    """Whether what the claims make is on a CUDA device."""
+    import torch
+    return torch.get_default_device().type == "cuda"
+
+
 @contextlib.contextmanager
 def device_at_work(cycles=500_000_000):
     """The current stream has something for some 250 ms, and still has it when this is over: what is
     done inside does not wait for the device. Of NCCL's collectives: the host's have to. Elsewhere
     nothing is looked at."""
     import torch
-    is_watched = (torch.get_default_device().type == "cuda"
-                  and os.environ.get("SCALECOM_CUDA_COLLECTIVES") == "nccl")
+    is_watched = is_cuda() and os.environ.get("SCALECOM_CUDA_COLLECTIVES") == "nccl"
     if is_watched:
         torch.cuda.synchronize()
         torch.cuda._sleep(cycles)

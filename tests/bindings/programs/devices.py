@@ -11,16 +11,13 @@ import time
 
 import pytest
 import torch
+from programs.claims import is_cuda
 
 import scalecom.torch as hvd
 
 DTYPES = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16,
           torch.bfloat16, torch.float32, torch.float64]
 COUNT = 100_003
-
-
-def _is_cuda():
-    return torch.get_default_device().type == "cuda"
 
 
 def _each():
@@ -33,12 +30,12 @@ def _total():
 
 def _stream():
     """A stream of its own, to be entered."""
-    return torch.cuda.stream(torch.cuda.Stream()) if _is_cuda() else contextlib.nullcontext()
+    return torch.cuda.stream(torch.cuda.Stream()) if is_cuda() else contextlib.nullcontext()
 
 
 def _delay(cycles=40_000_000):
     """Some 20 ms of the current stream."""
-    if _is_cuda():
+    if is_cuda():
         torch.cuda._sleep(cycles)
 
 
@@ -118,7 +115,7 @@ def what_follows_synchronize_comes_behind_the_operation():
 
 def the_host_does_not_wait_for_the_device():
     """But for its own collectives, to which it has to bring the data."""
-    if not _is_cuda() or os.environ.get("SCALECOM_CUDA_COLLECTIVES") != "nccl":
+    if not is_cuda() or os.environ.get("SCALECOM_CUDA_COLLECTIVES") != "nccl":
         return
     torch.cuda.synchronize()
     hvd.barrier()
@@ -134,7 +131,7 @@ def the_host_does_not_wait_for_the_device():
 def memory_is_not_given_to_others_while_an_operation_uses_it():
     """Torch gives what is freed to the stream that it was allocated for, here the first."""
     count = 16 << 20
-    torch.cuda.synchronize() if _is_cuda() else None
+    torch.cuda.synchronize() if is_cuda() else None
     first = _stream()
     for turn in range(3):
         with first:
@@ -310,14 +307,14 @@ def health_is_the_cpus_and_a_guard_goes_by_it():
                                        ("device health", torch.get_default_device()))]
         travelled.append([int((result != 0).sum()) for result in results])
         if step == 99:
-            torch.cuda.synchronize() if _is_cuda() else None
+            torch.cuda.synchronize() if is_cuda() else None
             stats = hvd.compression_stats()
     wanted, found = stats["cpu health"], stats["device health"]
     assert found["step"] == wanted["step"] == 99 and found["halvings"] == wanted["halvings"] == 1
     for figure, value in wanted.items():
         slack = 1e-5 * abs(value) if _is_same_sum() else 0.1  # Of 32 chunks some may tie.
         assert abs(found[figure] - value) <= slack, (figure, found, wanted)
-    first = 109 if _is_cuda() else 101
+    first = 109 if is_cuda() else 101
     assert travelled[first - 1][1] == 256 and travelled[first][1] == 512, travelled[100:]
     assert travelled[100][0] == 256 and travelled[101][0] == 512, travelled[100:]
 
@@ -382,7 +379,7 @@ def tensors_of_both_kinds_are_in_flight_at_once():
 
 
 def a_group_of_two_devices_is_refused():
-    if not _is_cuda():
+    if not is_cuda():
         return
     for tensors in ([torch.ones(3), torch.ones(3, device="cpu")],
                     [torch.ones(3, device="cpu"), torch.ones(3)]):
@@ -393,7 +390,7 @@ def a_group_of_two_devices_is_refused():
 
 
 def a_tensor_whose_stream_is_being_captured_is_refused():
-    if not _is_cuda():
+    if not is_cuda():
         return
     tensor, graph = torch.ones(5), torch.cuda.CUDAGraph()
     with pytest.raises(ValueError, match="captured into a CUDA graph"):
@@ -406,7 +403,7 @@ def a_tensor_whose_stream_is_being_captured_is_refused():
 
 
 def ranks_that_differ_in_the_device_fail_everywhere():
-    if not _is_cuda() or hvd.size() == 1:
+    if not is_cuda() or hvd.size() == 1:
         return
     place = "cpu" if hvd.rank() == 0 else torch.get_default_device()
     begin = time.monotonic()

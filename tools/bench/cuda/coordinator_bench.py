@@ -46,13 +46,29 @@ def _finish_device(device):
         torch.cuda.synchronize(device)
 
 
-def _run(tensors, kind, name):
-    """One batch. This thread only looks now and then, so that the session's own carries it on."""
-    handle = hvd.grouped_allreduce_async_(tensors, name=name, op=hvd.Sum,
-                                          compression=BATCHES[kind] or hvd.Compression.none)
+def _start(tensors, kind, name):
+    return hvd.grouped_allreduce_async_(tensors, name=name, op=hvd.Sum,
+                                        compression=BATCHES[kind] or hvd.Compression.none)
+
+
+def _finish(handle):
+    """This thread only looks now and then, so that the session's own carries the batch on."""
     while not hvd.poll(handle):
         time.sleep(2e-4)
     return hvd.synchronize(handle)
+
+
+def _run(tensors, kind, name):
+    """One batch."""
+    return _finish(_start(tensors, kind, name))
+
+
+def _enqueued(before, after, rounds):
+    """Of what stats() said before and after: batches of a round, and microseconds of each."""
+    batches = after["device_batches"] - before["device_batches"]
+    enqueued = after["device_enqueue_us"] - before["device_enqueue_us"]
+    return {"device_batches": batches / rounds,
+            "enqueue_us": round(enqueued / batches, 1) if batches else None}
 
 
 def _time(device, threads, kind, count, rounds):
@@ -70,26 +86,18 @@ def _time(device, threads, kind, count, rounds):
         _finish_device(device)
         time.sleep(1e-3)
     worked, after = _processor_us(threads) - worked, hvd.stats()
-    batches = after["device_batches"] - before["device_batches"]
-    enqueued = after["device_enqueue_us"] - before["device_enqueue_us"]
-    return {"thread_us": round(worked / rounds, 1), "device_batches": batches / rounds,
-            "enqueue_us": round(enqueued / batches, 1) if batches else None}
+    return {"thread_us": round(worked / rounds, 1), **_enqueued(before, after, rounds)}
 
 
 def _time_in_a_row(device, kind, count, rounds):
     """Microseconds a batch of those that follow each other, as the last layers' in a backward pass do:
     the thread and what it needs are warm."""
     groups = [[torch.zeros(ELEMENTS, device=device) for _ in range(count)] for _ in range(ROW)]
-    compression = BATCHES[kind] or hvd.Compression.none
 
     def run():
-        handles = [hvd.grouped_allreduce_async_(group, name=f"row.{kind}.{count}.{place}", op=hvd.Sum,
-                                                compression=compression)
-                   for place, group in enumerate(groups)]
+        handles = [_start(group, kind, f"row.{kind}.{count}.{place}") for place, group in enumerate(groups)]
         for handle in handles:
-            while not hvd.poll(handle):
-                time.sleep(2e-4)
-            hvd.synchronize(handle)
+            _finish(handle)
         _finish_device(device)
 
     for _ in range(3):
@@ -97,11 +105,7 @@ def _time_in_a_row(device, kind, count, rounds):
     before = hvd.stats()
     for _ in range(rounds):
         run()
-    after = hvd.stats()
-    batches = after["device_batches"] - before["device_batches"]
-    enqueued = after["device_enqueue_us"] - before["device_enqueue_us"]
-    return {"device_batches": batches / rounds,
-            "enqueue_us": round(enqueued / batches, 1) if batches else None}
+    return _enqueued(before, hvd.stats(), rounds)
 
 
 def calls_of_batches(trace):
