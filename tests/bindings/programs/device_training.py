@@ -55,18 +55,22 @@ def _wrap(model, prefix, compression=hvd.Compression.none):
                                     _named(model, prefix), compression)
 
 
-def _losses(place, prefix, compression):
-    """Of the ranks' mean, in each step."""
-    model = _model(place)
+def _train(model, prefix, compression, steps, loss_of):
+    """Losses of the ranks' mean, in each step."""
     optimizer = _wrap(model, prefix, compression)
     losses = []
-    for step in range(STEPS):
+    for step in range(steps):
         optimizer.zero_grad()
-        loss = _loss(model, step, place)
+        loss = loss_of(step)
         loss.backward()
         optimizer.step()
         losses.append(loss.detach().cpu())
     return hvd.allreduce(torch.stack(losses), name=f"losses of {prefix}")
+
+
+def _losses(place, prefix, compression):
+    model = _model(place)
+    return _train(model, prefix, compression, STEPS, lambda step: _loss(model, step, place))
 
 
 def _assert_same_bits(model):
@@ -104,22 +108,19 @@ def _images():
 
 
 def _image_losses(place, prefix, compression, images, labels):
-    """Of the ranks' mean, in each step of a convolutional network."""
+    """As _losses(), of a convolutional network."""
     with torch.device("cpu"):
         torch.manual_seed(7)
         model = nn.Sequential(nn.Conv2d(1, 8, 5, stride=2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
                               nn.Linear(8 * 36, 64), nn.ReLU(), nn.Linear(64, 10))
-    optimizer = _wrap(model.to(place), prefix, compression)
+    model.to(place)
     parts = torch.arange(IMAGES, device="cpu").split(64)
-    losses = []
-    for step in range(2 * STEPS):
+
+    def loss_of(step):
         mine = parts[step % len(parts)][hvd.rank()::hvd.size()]
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model(images[mine].to(place)), labels[mine].to(place))
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach().cpu())
-    return hvd.allreduce(torch.stack(losses), name=f"losses of {prefix}")
+        return nn.functional.cross_entropy(model(images[mine].to(place)), labels[mine].to(place))
+
+    return _train(model, prefix, compression, 2 * STEPS, loss_of)
 
 
 def images_are_learnt_as_on_the_cpu():
