@@ -23,9 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy
 
-from scalecom import arrays as host_arrays, basics, reductions, scalecom_options
+from scalecom import arrays as host_arrays, basics, reductions
+from scalecom.compression import check_uniform, options_of
 from scalecom.jax import gradients, primitives  # noqa: F401 (registers the derivatives)
-from scalecom.jax.compression import Compression, ScaleComCompressor, check_compression
+from scalecom.jax.compression import Compression
 from scalecom.process_sets import count_call, current, used
 from scalecom.reductions import Adasum, Average, Max, Min, Product, Sum
 
@@ -108,8 +109,7 @@ def reduce_all(arrays, names, op, prescale_factor, postscale_factor, compression
 
 
 def _options_of(compression, name):
-    check_compression(compression)
-    return scalecom_options.options_of(compression, name, "a tensor needs a name: its residual is")
+    return options_of(compression, name, "a tensor needs a name: its residual is")
 
 
 def allreduce(tensor, average=None, name=None, compression=Compression.none, op=None,
@@ -173,9 +173,7 @@ def grouped_allgather(tensors, name=None, process_set=None):
 
 def _scatter(process_set, names, arrays, op, prescale_factor, postscale_factor, compression):
     op = choose_op(None, op)
-    check_compression(compression)
-    if isinstance(compression, ScaleComCompressor):
-        raise ValueError("compression is Compression.scalecom; it works with allreduce only")
+    check_uniform(compression)
     if not arrays:
         return ()
     wires, contexts = zip(*map(compression.compress, arrays))

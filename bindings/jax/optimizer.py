@@ -8,12 +8,12 @@ import numpy
 
 from scalecom import basics
 from scalecom.arrays import residuals
+from scalecom.compression import ScaleComCompressor, check_compression, gradient_options
 from scalecom.jax.collectives import (Average, Sum, as_array, checked_set, full_name,
                                       reduce_all)
-from scalecom.jax.compression import Compression, ScaleComCompressor, check_compression
+from scalecom.jax.compression import Compression
 from scalecom.process_sets import used
 from scalecom.reductions import check_predivide_factor
-from scalecom.scalecom_options import gradient_options
 
 
 def _optax():
@@ -110,10 +110,10 @@ def distributed(compression=Compression.none, op=Average, gradient_predivide_fac
         if not isinstance(compression, ScaleComCompressor):
             return optax.EmptyState()
         leaves = jax.tree_util.tree_leaves_with_path(params)
-        shapes = {name: leaf.shape for name, (_, leaf) in zip(_names_of(leaves), leaves)}
-        compression.check_patterns(list(shapes))
-        return DistributedState(tuple((name, shape) for name, shape in shapes.items()
-                                      if compression.options_for(name, shape) is not None))
+        names = _names_of(leaves)
+        compression.check_patterns(names)
+        return DistributedState(tuple((name, leaf.shape) for name, (_, leaf) in zip(names, leaves)
+                                      if compression.options_for(name, leaf) is not None))
 
     def update(updates, state, params=None):
         del params
@@ -121,7 +121,7 @@ def distributed(compression=Compression.none, op=Average, gradient_predivide_fac
         names = _names_of(paths)
         gradients = [as_array(gradient) for _, gradient in paths]
         ranks = checked_set(process_set)
-        options = [gradient_options(compression, name, gradient.shape)
+        options = [gradient_options(compression, name, gradient)
                    for name, gradient in zip(names, gradients)]
         full = [full_name(ranks, "allreduce", name, gradients) for name in names]
         reduced = reduce_all(gradients, full, op, 1.0 / gradient_predivide_factor, gradient_predivide_factor,

@@ -10,9 +10,9 @@ import warnings
 import keras
 
 from scalecom import elastic, process_sets
+from scalecom.compression import gradient_options
 from scalecom.process_sets import used
 from scalecom.reducer import GradientReducer
-from scalecom.scalecom_options import gradient_options
 from scalecom.versions import warn_outside
 
 TESTED = "3.15"
@@ -33,7 +33,7 @@ def _load_jax():
 
     class Reducer(GradientReducer):
         def _reduce_all(self, gradients, names, op, prescale_factor, postscale_factor):
-            options = [gradient_options(self.compression, name, gradient.shape)
+            options = [gradient_options(self.compression, name, gradient)
                        for name, gradient in zip(names, gradients)]
             return reduce_all(gradients, [f"allreduce.{name}" for name in names], op, prescale_factor,
                               postscale_factor, self.compression, options, self.process_set)

@@ -6,12 +6,12 @@ import keras
 
 from scalecom import arrays
 from scalecom._library import own_name
+from scalecom.compression import ScaleComCompressor
 from scalecom.keras.backend import adapter
 from scalecom.keras.optimizer import DistributedOptimizer
 from scalecom.keras_optimizer import is_distributed
 from scalecom.process_sets import global_process_set
 from scalecom.reductions import Average
-from scalecom.scalecom_options import ScaleComOptions
 from scalecom.variables import build_optimizer, key_of, shapes_of, variables_of
 
 _VARIABLES = own_name("variables of the model and its optimizer (a broadcast)")
@@ -111,7 +111,7 @@ def load_model(filepath, custom_optimizers=None, custom_objects=None, compressio
     model = keras.models.load_model(own, custom_objects={**known, **(custom_objects or {})})
     if getattr(model, "optimizer", None) is not None:
         DistributedOptimizer(model.optimizer, compression=compression, **distributed)
-        if not isinstance(compression, ScaleComOptions):
+        if not isinstance(compression, ScaleComCompressor):
             return model
         if isinstance(filepath, (list, tuple)):
             load_residuals(model, files)

@@ -2,19 +2,9 @@
 
 import tensorflow as tf
 
-from scalecom.scalecom_options import (NoneCompressor, ScaleComOptions, check_compression,
-                                       choices_of)
+from scalecom.compression import NoneCompressor, ScaleComCompressor, choices_of
 
-
-class ScaleComCompressor(ScaleComOptions, NoneCompressor):
-    __doc__ = ScaleComOptions.__doc__
-
-    def options_for(self, name, shape):
-        return self.options_by_size(name, len(shape), shape.num_elements() or 0)
-
-
-Compression = choices_of(tf, tf.cast, ScaleComCompressor)
+Compression = choices_of(__name__, tf, tf.cast)
 FP16Compressor, BF16Compressor = Compression.fp16, Compression.bf16
 
-__all__ = ["BF16Compressor", "Compression", "FP16Compressor", "NoneCompressor", "ScaleComCompressor",
-           "check_compression"]
+__all__ = ["BF16Compressor", "Compression", "FP16Compressor", "NoneCompressor", "ScaleComCompressor"]

@@ -17,14 +17,15 @@ import operator
 
 import tensorflow as tf
 
-from scalecom import basics, scalecom_options
+from scalecom import basics
+from scalecom.compression import check_compression, check_uniform, options_of
 from scalecom.process_sets import global_process_set
 from scalecom.process_sets import join as _join
 from scalecom.process_sets import ranks_by_number
 from scalecom.reductions import Adasum, Average, Max, Min, Product, Sum, choose_op
 from scalecom.tensorflow import gradients as gradients
 from scalecom.tensorflow import operations
-from scalecom.tensorflow.compression import (Compression, ScaleComCompressor, check_compression)
+from scalecom.tensorflow.compression import Compression
 from scalecom.tensorflow.operations import describe_reduction, name_group, name_one
 
 
@@ -48,15 +49,10 @@ def _converted(tensors):
     return [_tensor(tensor) for tensor in _as_list(tensors)]
 
 
-def _options_of(compression, name, need):
-    check_compression(compression)
-    return scalecom_options.options_of(compression, name, need)
-
-
 @functools.lru_cache(maxsize=1 << 12, typed=True)
 def _checked_once(average, op, compression, name, prescale_factor, postscale_factor, priority):
     op = choose_op(average, op)
-    options = _options_of(compression, name, "a tensor needs a name: its residual is")
+    options = options_of(compression, name, "a tensor needs a name: its residual is")
     return [describe_reduction(op, prescale_factor, postscale_factor, options, priority)]
 
 
@@ -66,14 +62,6 @@ def _reduction_of(*arguments):
         return _checked_once(*arguments)
     except TypeError:  # What has no hash is wrong, and the check says so.
         return _checked_once.__wrapped__(*arguments)
-
-
-def check_uniform(compression):
-    """Raises ValueError unless `compression` treats all elements alike, as all but all-reduces
-    need it."""
-    check_compression(compression)
-    if isinstance(compression, ScaleComCompressor):
-        raise ValueError("compression is Compression.scalecom; it works with allreduce only")
 
 
 def allreduce(tensor, average=None, device_dense="", device_sparse="",
@@ -151,7 +139,7 @@ def grouped_allreduce(tensors, average=None, device_dense="", device_sparse="",
     all-gather for what is tf.IndexedSlices. The arguments are those of allreduce and hold for every tensor;
     shapes and dtypes may differ. The member at place i is the tensor `name`.i."""
     op = choose_op(average, op)
-    options = _options_of(compression, name, "a group needs a name: the residuals are")
+    options = options_of(compression, name, "a group needs a name: the residuals are")
     tensors = _as_list(tensors)
 
     def reduce_dense(places):

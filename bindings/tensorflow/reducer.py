@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
+from scalecom.compression import gradient_options
 from scalecom.process_sets import global_process_set
 from scalecom.reducer import GradientReducer
-from scalecom.scalecom_options import gradient_options
 from scalecom.tensorflow import mpi_ops, operations
 from scalecom.tensorflow.operations import describe_reduction
 
@@ -16,8 +16,7 @@ def reduce_all(gradients, names, op, prescale_factor, postscale_factor, compress
     def reduce_dense(places):
         wires, contexts = zip(*(compression.compress(gradients[place]) for place in places))
         reductions = [describe_reduction(op, prescale_factor, postscale_factor,
-                                         gradient_options(compression, names[place],
-                                                          gradients[place].shape))
+                                         gradient_options(compression, names[place], gradients[place]))
                       for place in places]
         results = operations.all_reduce(
             list(wires), operations.Names("allreduce.", [names[place] for place in places]),
@@ -36,7 +35,9 @@ class Reducer(GradientReducer):
 
     def _prepare(self, gradient, variable):
         if isinstance(gradient, tf.IndexedSlices):
-            return tf.convert_to_tensor(gradient) if self._sparse_as_dense else gradient
+            if not self._sparse_as_dense:
+                return gradient
+            gradient = tf.convert_to_tensor(gradient)
         # What is compressed goes by the shape.
         return gradient if gradient.shape.is_fully_defined() else tf.ensure_shape(gradient, variable.shape)
 

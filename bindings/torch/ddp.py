@@ -16,11 +16,11 @@ import torch
 import torch.distributed as dist
 
 from scalecom import basics
+from scalecom.compression import ScaleComCompressor, check_compression, gradient_options
 from scalecom.process_sets import used
 from scalecom.residuals import check_parts
-from scalecom.scalecom_options import gradient_options
 from scalecom.torch import completion, mpi_ops, plan, state, submit
-from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
+from scalecom.torch.compression import Compression
 from scalecom.torch.process_group import ScaleComProcessGroup
 
 

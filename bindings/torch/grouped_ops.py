@@ -11,11 +11,12 @@ import torch
 
 from scalecom import basics
 from scalecom._library import lib
+from scalecom.compression import check_uniform, options_of
 from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import current, used
 from scalecom.torch import mpi_ops, submit
 from scalecom.torch.compression import Compression
-from scalecom.torch.mpi_ops import (Average, choose_op, compress, options_of, register, synchronize)
+from scalecom.torch.mpi_ops import Average, choose_op, compress, register, synchronize
 
 
 def _checked_list(tensors):
@@ -206,7 +207,7 @@ def grouped_reducescatter_async(tensors, name=None, op=Average, process_set=None
     """Starts a reduce-scatter of each of `tensors`; see reducescatter."""
     with used(process_set):
         op = choose_op(None, op)
-        mpi_ops.check_uniform(compression)
+        check_uniform(compression)
         tensors = _checked_list(tensors)
         is_changed = op == Average or prescale_factor != 1.0 or postscale_factor != 1.0
         for tensor in tensors:

@@ -16,12 +16,13 @@ import operator
 
 import torch
 
-from scalecom import _library, basics, process_sets, scalecom_options
+from scalecom import _library, basics, process_sets
 from scalecom._library import lib
+from scalecom.compression import check_uniform, options_of
 from scalecom.process_sets import current, global_process_set, used
 from scalecom.reductions import Adasum, Average, Max, Min, Product, Sum, choose_op
 from scalecom.torch import submit
-from scalecom.torch.compression import Compression, ScaleComCompressor, check_compression
+from scalecom.torch.compression import Compression
 from scalecom.torch.submit import as_number, checked, full_name, view
 
 _handle_numbers = itertools.count(1)
@@ -69,12 +70,6 @@ def _start_allreduce(tensor, in_place, name, op, prescale_factor, postscale_fact
     ticket = submit.all_reduce(tensor, reduced, name, op, prescale_factor, postscale_factor,
                                options, priority)
     return register(ticket, reduced)
-
-
-def options_of(compression, name, need):
-    """C options of a compression, or None. need: who needs a name, and what for."""
-    check_compression(compression)
-    return scalecom_options.options_of(compression, name, need)
 
 
 def compress(tensor, in_place, compression):
@@ -233,15 +228,6 @@ def reducescatter_async(tensor, name=None, op=Average, process_set=None, prescal
         arguments = (full_name("reducescatter", name), view(wire),
                      *scatter_arguments(op, prescale_factor, postscale_factor))
         return register(submit.submit(lib.scalecom_reduce_scatter, arguments, wire), None, finish)
-
-
-def check_uniform(compression):
-    """Raises ValueError unless `compression` treats all elements alike, as all but all-reduces
-    need it."""
-    if compression is not Compression.none:
-        check_compression(compression)
-    if isinstance(compression, ScaleComCompressor):
-        raise ValueError("compression is Compression.scalecom; it works with allreduce only")
 
 
 def scatter_wire(tensor, compression):

@@ -7,10 +7,10 @@ import warnings
 import torch
 
 from scalecom import _library
+from scalecom.compression import gradient_options
 from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import era, global_process_set, used
 from scalecom.reductions import check_predivide_factor
-from scalecom.scalecom_options import gradient_options
 from scalecom.torch import mpi_ops, plan, sparse_ops, submit
 from scalecom.torch.compression import Compression
 from scalecom.torch.delta_optimizer import DeltaMixin, DeltaSettings

@@ -1,9 +1,9 @@
 """What of a DistributedOptimizer is saved, and what may change between two steps."""
 
+from scalecom.compression import ScaleComCompressor, check_compression
 from scalecom.process_sets import used
 from scalecom.reductions import Adasum
 from scalecom.torch import state
-from scalecom.torch.compression import ScaleComCompressor, check_compression
 
 
 def check_use(compression, op, names):

@@ -3,9 +3,8 @@
 import weakref
 
 from scalecom import _library
+from scalecom.compression import ScaleComCompressor, check_compression, gradient_options
 from scalecom.process_sets import used
-from scalecom.scalecom_options import gradient_options
-from scalecom.torch.compression import ScaleComCompressor, check_compression
 from scalecom.torch.parameters import checked_pairs
 from scalecom.torch.submit import DEVICE_KINDS, DTYPES, device_kind
 

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from scalecom import basics
+from scalecom.compression import MIN_ELEMENTS, VALUES
 from scalecom.rates import RATE_MAX, check_choice
-from scalecom.scalecom_options import MIN_ELEMENTS, VALUES
 from scalecom.torch.parameters import checked_pairs
 
 # Chen et al., NeurIPS 2020: the rate for a layer of at least so many FLOPs a gradient element, where

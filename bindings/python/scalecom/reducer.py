@@ -1,8 +1,8 @@
 """The reduction of a step's gradients: what the tapes and optimizers of TensorFlow and Keras share."""
 
+from scalecom.compression import ScaleComCompressor, check_compression
 from scalecom.process_sets import global_process_set, used
 from scalecom.reductions import Adasum, Average, Sum, check_predivide_factor
-from scalecom.scalecom_options import ScaleComOptions, check_compression
 from scalecom.variables import check_groups, key_of, names_of
 
 
@@ -19,7 +19,7 @@ class GradientReducer:
         check_compression(compression)
         if op not in ops:
             raise ValueError(f"op is {op!r}; allowed are {', '.join(_NAMES[one] for one in ops)}")
-        if op == Adasum and isinstance(compression, ScaleComOptions):
+        if op == Adasum and isinstance(compression, ScaleComCompressor):
             raise ValueError("compression is Compression.scalecom; it works with op Average and Sum, not "
                              "with Adasum, which needs every element")
         check_predivide_factor(predivide_factor, op)
@@ -33,7 +33,7 @@ class GradientReducer:
         self._sparse_as_dense = sparse_as_dense
         self._local = set()
         self._local_layers = []
-        self._has_checked = not isinstance(compression, ScaleComOptions)
+        self._has_checked = not isinstance(compression, ScaleComCompressor)
 
     def _reduce_all(self, gradients, names, op, prescale_factor, postscale_factor):
         """The reduced gradients, in their order, all submitted at once. What is sparse sees no factors,
@@ -55,7 +55,7 @@ class GradientReducer:
 
     def _settings(self):
         choice = self.compression
-        if isinstance(choice, ScaleComOptions):
+        if isinstance(choice, ScaleComCompressor):
             choice = {name: value for name, value in vars(choice).items() if name != "_options"}
         return (choice, self.op, self.process_set, self._predivide_factor, self._scale_local_gradients,
                 self._sparse_as_dense)

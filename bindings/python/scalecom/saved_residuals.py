@@ -11,9 +11,9 @@ import numpy
 
 from scalecom import basics
 from scalecom.arrays import residuals
+from scalecom.compression import ScaleComCompressor
 from scalecom.process_sets import used
 from scalecom.reductions import Sum
-from scalecom.scalecom_options import ScaleComOptions
 from scalecom.variables import shapes_of
 
 
@@ -96,7 +96,7 @@ class SavedResiduals(keras.layers.Layer):
             return
         with used(self._reducer.process_set):
             saved = residuals.model_state(set(self._shapes()))
-        if not saved["residuals"] and not isinstance(self._reducer.compression, ScaleComOptions):
+        if not saved["residuals"] and not isinstance(self._reducer.compression, ScaleComCompressor):
             return
         write(store, self._shapes(), saved)
 
@@ -156,6 +156,6 @@ class SavedResiduals(keras.layers.Layer):
     def _begin_anew(self):
         with used(self._reducer.process_set):
             residuals.load_model_state({"residuals": {}, "steps": {}}, self._shapes())
-        if isinstance(self._reducer.compression, ScaleComOptions):
+        if isinstance(self._reducer.compression, ScaleComCompressor):
             logging.getLogger("scalecom").warning(
                 "the file has no residuals: they begin with zero on rank %d", basics.rank())

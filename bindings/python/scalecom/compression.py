@@ -1,6 +1,7 @@
-"""How much ScaleCom compresses what: the choices of Compression.scalecom(), for every adapter."""
+"""How the bytes of an all-reduce are reduced: the choices for `compression=` of every adapter."""
 
 import fnmatch
+import math
 import numbers
 import types
 
@@ -12,7 +13,20 @@ VALUES = {"float32": 6, "float16": 5, "bfloat16": 9}
 MIN_ELEMENTS = 1024
 
 
-class ScaleComOptions:
+class NoneCompressor:
+    """Every element travels as it is."""
+
+    @staticmethod
+    def compress(tensor):
+        """Returns what travels, and what decompress() needs."""
+        return tensor, None
+
+    @staticmethod
+    def decompress(tensor, context):
+        return tensor
+
+
+class ScaleComCompressor(NoneCompressor):
     """ScaleCom: of every `rate` elements one travels, the same on all ranks; the rest stays in this
     rank's residual and travels later (Chen et al., NeurIPS 2020, arXiv 2104.11125).
 
@@ -76,26 +90,31 @@ class ScaleComOptions:
                                                     self.guard or 0.0, self.ramp_steps)
         return self._options[way]
 
-    def _way_for(self, name, dimensions, elements):
+    def _way_for(self, name, shape):
         """(rate, None for dense; mode, None as in general; why, in words) for a parameter's gradient."""
         for pattern, way in self.__dict__["rates"].items():
             if fnmatch.fnmatchcase(name, pattern):
                 of_pattern = way if isinstance(way, dict) else {"rate": way, "mode": None}
                 return of_pattern["rate"], of_pattern["mode"], f"rates says so for {pattern!r}"
-        if dimensions < 2:
-            return None, None, f"it has {dimensions} dimension{'s' if dimensions == 0 else ''}, fewer than 2"
-        if elements < self.min_elements:
+        if len(shape) < 2:
+            return None, None, f"it has {len(shape)} dimension{'' if len(shape) == 1 else 's'}, fewer than 2"
+        if math.prod(map(int, shape)) < self.min_elements:
             return None, None, f"it has fewer than {self.min_elements} elements"
         return self.rate, None, "no pattern matches: rate"
 
-    def choice_for(self, name, dimensions, elements):
-        """The rate for the gradient of a parameter, None for dense; and why, in words."""
-        rate, _, reason = self._way_for(name, dimensions, elements)
+    def choice_of(self, name, parameter):
+        """The rate DistributedOptimizer uses for a parameter, which has a shape, None for dense; and why, in
+        words."""
+        rate, _, reason = self._way_for(name, parameter.shape)
         return rate, reason
 
-    def options_by_size(self, name, dimensions, elements):
+    def rate_of(self, name, parameter):
+        """The rate DistributedOptimizer uses for a parameter; None is dense."""
+        return self.choice_of(name, parameter)[0]
+
+    def options_for(self, name, parameter):
         """The C options for the gradient of a parameter, None for dense."""
-        rate, mode, _ = self._way_for(name, dimensions, elements)
+        rate, mode, _ = self._way_for(name, parameter.shape)
         return None if rate is None else self.options(rate, mode)
 
     def check_patterns(self, names):
@@ -107,19 +126,6 @@ class ScaleComOptions:
                 f"warmup_steps={self.warmup_steps}, ramp_steps={self.ramp_steps}, "
                 f"mode={self.mode!r}, values={self.values!r}, rates={self.__dict__['rates']}, "
                 f"guard={self.guard})")
-
-
-class NoneCompressor:
-    """Every element travels as it is."""
-
-    @staticmethod
-    def compress(tensor):
-        """Returns what travels, and what decompress() needs."""
-        return tensor, None
-
-    @staticmethod
-    def decompress(tensor, context):
-        return tensor
 
 
 class CastCompressor(NoneCompressor):
@@ -139,20 +145,20 @@ class CastCompressor(NoneCompressor):
         return tensor if context is None else cls.cast(tensor, context)
 
 
-def choices_of(framework, cast, scalecom):
-    """An adapter's Compression. framework: its module, which has the dtypes. cast(tensor, dtype). scalecom: its
-    ScaleComOptions."""
+def choices_of(module, framework, cast):
+    """An adapter's Compression. module: the name of where it is. framework: its module, which has the dtypes.
+    cast(tensor, dtype)."""
 
     def casting(name, dtype):
         return type(f"{name}Compressor", (CastCompressor,), {
-            "__doc__": f"float32 and float64 travel as {dtype}.", "__module__": scalecom.__module__,
+            "__doc__": f"float32 and float64 travel as {dtype}.", "__module__": module,
             "cast": staticmethod(cast), "wide": (framework.float32, framework.float64),
             "wire_dtype": getattr(framework, dtype)})
 
     return type("Compression", (), {
-        "__doc__": "The choices for `compression=`.", "__module__": scalecom.__module__,
+        "__doc__": "The choices for `compression=`.", "__module__": module,
         "none": NoneCompressor, "fp16": casting("FP16", "float16"), "bf16": casting("BF16", "bfloat16"),
-        "scalecom": scalecom})
+        "scalecom": ScaleComCompressor})
 
 
 def check_compression(compression):
@@ -160,22 +166,31 @@ def check_compression(compression):
     if compression is NoneCompressor:
         return
     has_both = all(callable(getattr(compression, name, None)) for name in ("compress", "decompress"))
-    if not has_both or isinstance(compression, type) and issubclass(compression, ScaleComOptions):
+    if not has_both or isinstance(compression, type) and issubclass(compression, ScaleComCompressor):
         raise ValueError(f"compression is {compression!r}; allowed are Compression.none, "
                          "Compression.fp16, Compression.bf16, Compression.scalecom(...), with its "
                          "parentheses, and what has compress(tensor) and decompress(tensor, context)")
 
 
-def gradient_options(compression, name, of):
-    """The C options of a checked compression for a parameter's gradient, or None. of: what the adapter
-    tells its size by."""
-    return compression.options_for(name, of) if isinstance(compression, ScaleComOptions) else None
+def gradient_options(compression, name, parameter):
+    """The C options of a checked compression for a parameter's gradient, or None. parameter: what has its
+    shape."""
+    return compression.options_for(name, parameter) if isinstance(compression, ScaleComCompressor) else None
+
+
+def check_uniform(compression):
+    """Raises ValueError unless `compression` treats all elements alike, as all but all-reduces
+    need it."""
+    check_compression(compression)
+    if isinstance(compression, ScaleComCompressor):
+        raise ValueError("compression is Compression.scalecom; it works with allreduce only")
 
 
 def options_of(compression, name, need):
-    """C options of a checked compression for a call under a name, or None. need: who needs the name,
-    and what for."""
-    if not isinstance(compression, ScaleComOptions):
+    """C options of a compression for a call under a name, or None. need: who needs the name, and what
+    for. ValueError for what is no compression, and for Compression.scalecom without a name."""
+    check_compression(compression)
+    if not isinstance(compression, ScaleComCompressor):
         return None
     if name is None:
         raise ValueError(f"name is None; with Compression.scalecom {need} kept under it from one "
