@@ -24,11 +24,15 @@ import jax.numpy as jnp
 import numpy
 
 from scalecom import arrays as host_arrays, basics, reductions
+from scalecom._library import DTYPES
 from scalecom.compression import check_uniform, options_of
 from scalecom.jax import gradients, primitives  # noqa: F401 (registers the derivatives)
 from scalecom.jax.compression import Compression
 from scalecom.process_sets import count_call, current, used
 from scalecom.reductions import Adasum, Average, Max, Min, Product, Sum
+
+
+_DTYPES = dict.fromkeys(map(jnp.dtype, DTYPES))
 
 
 def choose_op(average, op):
@@ -67,11 +71,6 @@ def as_array(tensor):
         raise ValueError(f"dtype {array.dtype} is not supported; allowed are "
                          f"{', '.join(map(str, _DTYPES))}")
     return array
-
-
-_DTYPES = {jnp.dtype(kind): None for kind in (
-    jnp.uint8, jnp.int8, jnp.int16, jnp.int32, jnp.int64, jnp.float16, jnp.float32, jnp.float64,
-    jnp.bool_, jnp.bfloat16)}
 
 
 def _rows_of(tensor, verb):

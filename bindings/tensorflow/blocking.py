@@ -13,15 +13,10 @@ import tensorflow as tf
 
 from scalecom import _library, basics, process_sets
 from scalecom._library import lib
+from scalecom.arrays import view
 from scalecom.exceptions import HorovodInternalError
 from scalecom.tensorflow import gradients
-
-_DTYPES = {tf.uint8: 0, tf.int8: 1, tf.int16: 2, tf.int32: 3, tf.int64: 4, tf.float16: 5,
-           tf.float32: 6, tf.float64: 7, tf.bool: 8, tf.bfloat16: 9}
-_ERRORS = {_library.MISMATCH: tf.errors.FailedPreconditionError, _library.SHUT_DOWN: tf.errors.AbortedError,
-           _library.RANK_LOST: tf.errors.UnavailableError,
-           _library.TIMED_OUT: tf.errors.DeadlineExceededError,
-           _library.UNAVAILABLE: tf.errors.FailedPreconditionError}
+from scalecom.tensorflow.operations import ERRORS
 
 
 class _Record:
@@ -63,19 +58,10 @@ def _eagerly(compute, values):
     except ValueError as error:
         is_ours = str(error) == _library.last_error()
         code = _library.quick.scalecom_last_code() if is_ours else _library.INVALID_ARGUMENT
-        kind = _ERRORS.get(code, tf.errors.InvalidArgumentError)
+        kind = ERRORS.get(code, tf.errors.InvalidArgumentError)
         raise kind(None, None, str(error)) from error
     except HorovodInternalError as error:
-        raise _ERRORS.get(error.code, tf.errors.InternalError)(None, None, str(error)) from error
-
-
-def _view(array):
-    dtype = _DTYPES.get(tf.as_dtype(array.dtype))
-    if dtype is None:
-        raise ValueError(f"dtype {array.dtype} is not supported; allowed are "
-                         f"{', '.join(known.name for known in _DTYPES)}")
-    return _library.Tensor(array.ctypes.data, (ctypes.c_int64 * array.ndim)(*array.shape),
-                           array.ndim, dtype, 0, 0, None)
+        raise ERRORS.get(error.code, tf.errors.InternalError)(None, None, str(error)) from error
 
 
 def _full_names(prefix, suffixes, call, count):
@@ -114,8 +100,8 @@ def scalecom_all_reduce(call, tensors, prefix, suffixes, process_set, reductions
                           if reductions[place if len(reductions) > 1 else 0] == text]
                 keep = [(arrays[place], outputs[place]) for place in places]
                 arguments = ((ctypes.c_char_p * len(places))(*(names[place] for place in places)),
-                             (_library.Tensor * len(places))(*(_view(pair[0]) for pair in keep)),
-                             (_library.Tensor * len(places))(*(_view(pair[1]) for pair in keep)),
+                             (_library.Tensor * len(places))(*(view(pair[0]) for pair in keep)),
+                             (_library.Tensor * len(places))(*(view(pair[1]) for pair in keep)),
                              len(places), _reduction(text))
                 tickets.append(_library.submit(lib.scalecom_all_reduce_group, arguments, keep))
             _wait_for(tickets)
@@ -133,7 +119,7 @@ def _run_each(kind, function, tensors, names, process_set, attributes, more=()):
     def compute(arrays):
         full = _full_names(prefix, suffixes, call, len(arrays))
         with process_sets.used(process_sets.find_process_set(process_set)):
-            tickets = _library.submit_each(function, full, map(_view, arrays), more, arrays)
+            tickets = _library.submit_each(function, full, map(view, arrays), more, arrays)
             _wait_for(tickets)
             return [_output_of(ticket, array) for ticket, array in zip(tickets, arrays)]
 
@@ -159,7 +145,7 @@ def scalecom_broadcast(call, tensors, prefix, suffixes, process_set, root):
         copies = [array.copy() for array in arrays]
         names = _full_names(prefix, suffixes, call, len(arrays))
         with process_sets.used(process_sets.find_process_set(process_set)):
-            _wait_for([_library.submit(lib.scalecom_broadcast, (name, _view(copy), root), copy)
+            _wait_for([_library.submit(lib.scalecom_broadcast, (name, view(copy), root), copy)
                        for name, copy in zip(names, copies)])
         return copies
 
@@ -172,7 +158,7 @@ def scalecom_all_to_all(call, rows, splits, prefix, suffixes, process_set):
         array, numbers = arrays
         with process_sets.used(process_sets.find_process_set(process_set)):
             name, = _full_names(prefix, suffixes, call, 1)
-            arguments = (name, _view(array), (ctypes.c_int64 * len(numbers))(*numbers), len(numbers))
+            arguments = (name, view(array), (ctypes.c_int64 * len(numbers))(*numbers), len(numbers))
             ticket = _library.submit(lib.scalecom_all_to_all, arguments, array)
             ticket.wait()
             received = ticket.received_splits(basics.size())

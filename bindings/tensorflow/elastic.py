@@ -6,13 +6,10 @@ from scalecom import _library, elastic
 from scalecom.accumulation import forget_steps
 from scalecom.elastic import ObjectState
 from scalecom.exceptions import HorovodInternalError
+from scalecom.tensorflow.operations import ERRORS
 from scalecom.variables import ModelState, VariablesState
 
 __all__ = ["ObjectState", "TensorFlowKerasState", "TensorFlowState", "run"]
-
-_CODES = {tf.errors.FailedPreconditionError: _library.MISMATCH, tf.errors.AbortedError: _library.SHUT_DOWN,
-          tf.errors.UnavailableError: _library.RANK_LOST,
-          tf.errors.DeadlineExceededError: _library.TIMED_OUT}
 
 
 def find_failure(error):
@@ -21,7 +18,7 @@ def find_failure(error):
         return elastic.find_failure(error)
     code = elastic.session_code()
     if code == _library.OK and "scalecom" in str(error).lower():
-        code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), code)
+        code = next((code for code, kind in ERRORS.items() if isinstance(error, kind)), code)
     return None if code == _library.OK else HorovodInternalError(error.message, code=code)
 
 

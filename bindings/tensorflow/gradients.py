@@ -3,10 +3,8 @@
 import tensorflow as tf
 
 from scalecom import process_sets
+from scalecom.reductions import Adasum, Average, Sum
 from scalecom.tensorflow import operations
-
-_AVERAGE, _SUM, _ADASUM = 0, 1, 2
-
 
 _by_operation = {}
 
@@ -32,7 +30,7 @@ def _reduction_of(op):
     """(op, prescale, postscale) of the first of the operation's reductions."""
     text = op.get_attr("reductions")[0]
     kind, prescale, postscale = (text.decode() if isinstance(text, bytes) else text).split()[:3]
-    if int(kind) not in (_AVERAGE, _SUM, _ADASUM):
+    if int(kind) not in (Average, Sum, Adasum):
         raise NotImplementedError("a reduction is differentiable for Average, Sum and Adasum only")
     return int(kind), float(prescale), float(postscale)
 
@@ -57,7 +55,7 @@ def _of_all_reduce(op, *gradients):
 def _of_all_gather(op, *gradients):
     """This rank's parts of the averaged gradients."""
     process_set, tensors = _set_of(op), op.inputs[1:]
-    reduced = _all_reduced(_dense(gradients, op.outputs), process_set, _AVERAGE)
+    reduced = _all_reduced(_dense(gradients, op.outputs), process_set, Average)
     mine = tf.stack([tf.shape(tensor, tf.int64)[0] for tensor in tensors])
     rows, = operations.all_gather([mine[tf.newaxis]],
                                   operations.name_one("allgather", None, process_set), process_set)
@@ -71,7 +69,7 @@ def _of_reduce_scatter(op, *gradients):
     """The ranks' gathered gradients; of a sum, as many times that as there are ranks."""
     process_set, (kind, prescale, postscale) = _set_of(op), _reduction_of(op)
     factor = prescale * postscale
-    if kind == _SUM:
+    if kind == Sum:
         factor *= operations.size_when_run(process_set, tf.float64)
     scaled = [gradient * tf.cast(factor, gradient.dtype)
               for gradient in _dense(gradients, op.outputs)]
@@ -83,7 +81,7 @@ def _of_reduce_scatter(op, *gradients):
 def _of_broadcast(op, *gradients):
     """The averaged gradients on the root, zero elsewhere."""
     process_set = _set_of(op)
-    reduced = _all_reduced(_dense(gradients, op.outputs), process_set, _AVERAGE)
+    reduced = _all_reduced(_dense(gradients, op.outputs), process_set, Average)
     # Not ==, which in a graph of tf.compat.v1 asks whether they are one tensor.
     is_root = tf.equal(operations.rank_when_run(process_set), op.get_attr("root"))
     return [None, *(tf.where(is_root, gradient, tf.zeros_like(gradient)) for gradient in reduced)]

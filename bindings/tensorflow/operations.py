@@ -22,6 +22,11 @@ from scalecom import _library, process_sets
 _SELF_TEST_LIMIT_S = 60.0
 _choice_lock = threading.Lock()
 
+# What an operation fails with, by the library's code; with InternalError for others.
+ERRORS = {_library.MISMATCH: tf.errors.FailedPreconditionError, _library.SHUT_DOWN: tf.errors.AbortedError,
+          _library.RANK_LOST: tf.errors.UnavailableError, _library.TIMED_OUT: tf.errors.DeadlineExceededError,
+          _library.UNAVAILABLE: tf.errors.FailedPreconditionError}
+
 # Values of `fact` of the operation Fact.
 RANK, SIZE, LOCAL_RANK, LOCAL_SIZE, INCLUDED = range(5)
 

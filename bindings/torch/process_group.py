@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 from torch._C._dynamo import eval_frame
 
-from scalecom import _library
 from scalecom._library import lib
 from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import used

@@ -16,9 +16,7 @@ import torch
 from scalecom import _library, process_sets
 from scalecom._library import lib
 
-DTYPES = {torch.uint8: 0, torch.int8: 1, torch.int16: 2, torch.int32: 3, torch.int64: 4,
-           torch.float16: 5, torch.float32: 6, torch.float64: 7, torch.bool: 8,
-           torch.bfloat16: 9}
+DTYPES = {getattr(torch, name): code for name, code in _library.DTYPES.items()}
 DEVICE_KINDS = {"cpu": 0, "cuda": 1}
 
 # None: this torch has none.

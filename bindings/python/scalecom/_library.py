@@ -5,6 +5,7 @@ releases the interpreter lock during each call of `lib`: a waiting thread sleeps
 up. Calls of `quick` keep it: they wait for nothing, and some read Python's objects.
 """
 
+import array
 import collections
 import ctypes
 import importlib.util
@@ -24,7 +25,9 @@ TIMED_OUT = 5
 UNAVAILABLE = 6
 NOT_PLAIN = -1
 
-FLOAT32 = 6
+# How the C interface counts them, by the names that numpy and every framework give them.
+DTYPES = {"uint8": 0, "int8": 1, "int16": 2, "int32": 3, "int64": 4, "float16": 5, "float32": 6,
+          "float64": 7, "bool": 8, "bfloat16": 9}
 
 
 class Tensor(ctypes.Structure):
@@ -322,6 +325,15 @@ def submit_each(function, names, views, arguments, keep, ticket=Ticket):
     pointers = (ctypes.c_void_p * count)()
     check(function((ctypes.c_char_p * count)(*names), (Tensor * count)(*views), count, *arguments, pointers))
     return [ticket(ctypes.c_void_p(pointer), one) for pointer, one in zip(pointers, keep)]
+
+
+def all_reduce_number(name, number, op):
+    """The reduction, as float32, of a number of every rank under a full name; it waits for all of them."""
+    values = array.array("f", [number])
+    view = Tensor(values.buffer_info()[0], (ctypes.c_int64 * 1)(1), 1, DTYPES["float32"])
+    arguments = (name, ctypes.byref(view), ctypes.byref(view), op, 1.0, 1.0, None, 0)
+    submit(lib.scalecom_all_reduce, arguments, values).wait()
+    return values[0]
 
 
 def exchange_of(tensor_type):

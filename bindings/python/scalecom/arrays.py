@@ -9,11 +9,9 @@ import ctypes
 import numpy
 
 from scalecom import _library, basics, pickling
-from scalecom._library import lib
+from scalecom._library import DTYPES, lib
 from scalecom.residuals import Residuals
 
-_DTYPES = {"uint8": 0, "int8": 1, "int16": 2, "int32": 3, "int64": 4, "float16": 5, "float32": 6,
-           "float64": 7, "bool": 8, "bfloat16": 9}
 _FLOATS = ("float16", "float32", "float64", "bfloat16")
 
 # Those of the process set in use.
@@ -26,11 +24,12 @@ residuals = Residuals(
     address_of=lambda array: array.ctypes.data)
 
 
-def _view(array):
-    dtype = _DTYPES.get(array.dtype.name)
-    if dtype is None or not array.flags.c_contiguous:
-        raise ValueError(f"an array of dtype {array.dtype} and strides {array.strides} is not "
-                         f"supported; allowed are contiguous ones of {', '.join(_DTYPES)}")
+def view(array):
+    """A contiguous array as the C interface takes it; ValueError for a dtype that does not travel."""
+    assert array.flags.c_contiguous, array.strides
+    dtype = DTYPES.get(array.dtype.name)
+    if dtype is None:
+        raise ValueError(f"dtype {array.dtype} is not supported; allowed are {', '.join(DTYPES)}")
     shape = (ctypes.c_int64 * array.ndim)(*array.shape)
     return _library.Tensor(array.ctypes.data, shape, array.ndim, dtype, 0, 0, None)
 
@@ -38,14 +37,14 @@ def _view(array):
 def all_reduce(name, array, op):
     """The reduction of `array` over all ranks."""
     reduced = numpy.empty_like(array)
-    arguments = (name.encode(), _view(array), _view(reduced), op, 1.0, 1.0, None, 0)
+    arguments = (name.encode(), view(array), view(reduced), op, 1.0, 1.0, None, 0)
     _library.submit(lib.scalecom_all_reduce, arguments, (array, reduced)).wait()
     return reduced
 
 
 def all_gather(name, array):
     """The ranks' arrays, concatenated along the first dimension, which may differ."""
-    ticket = _library.submit(lib.scalecom_all_gather, (name.encode(), _view(array)), (array,))
+    ticket = _library.submit(lib.scalecom_all_gather, (name.encode(), view(array)), (array,))
     ticket.wait()
     gathered = numpy.empty(ticket.output_shape(), array.dtype)
     ticket.copy_output(gathered.ctypes.data, None)
@@ -56,7 +55,7 @@ def broadcast(names, arrays, root_rank):
     """root_rank's arrays, as new ones."""
     root = checked_root(root_rank)
     sent = [numpy.array(array, order="C", ndmin=0) for array in arrays]
-    tickets = [_library.submit(lib.scalecom_broadcast, (name.encode(), _view(array), root), (array,))
+    tickets = [_library.submit(lib.scalecom_broadcast, (name.encode(), view(array), root), (array,))
                for name, array in zip(names, sent)]
     for ticket in tickets:
         ticket.wait()

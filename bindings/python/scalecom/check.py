@@ -2,27 +2,16 @@
 or torchrun."""
 
 import argparse
-import array
-import ctypes
 import sys
 
 from scalecom import _library, basics
 from scalecom.exceptions import HorovodInternalError
-
-
-def _all_reduce_of_ones():
-    values = array.array("f", [1.0])
-    address, _ = values.buffer_info()
-    shape = (ctypes.c_int64 * 1)(1)
-    view = _library.Tensor(address, shape, 1, _library.FLOAT32)
-    arguments = (b"scalecom.check", ctypes.byref(view), ctypes.byref(view), 1, 1.0, 1.0, None, 0)
-    _library.submit(_library.lib.scalecom_all_reduce, arguments, values).wait()
-    return values[0]
+from scalecom.reductions import Sum
 
 
 def _check():
     basics.init()
-    total = _all_reduce_of_ones()
+    total = _library.all_reduce_number(b"scalecom.check", 1.0, Sum)
     assert total == basics.size(), f"the ranks add up to {total}, not {basics.size()}"
     if basics.rank() == 0:
         session = basics.info()["session"]

@@ -5,10 +5,10 @@ import math
 import numbers
 import types
 
-from scalecom._library import CompressionOptions
+from scalecom._library import DTYPES, CompressionOptions
 from scalecom.rates import MODES, check_choice, check_patterns, checked_rate, checked_rates, is_whole
 
-VALUES = {"float32": 6, "float16": 5, "bfloat16": 9}
+VALUES = ("float32", "float16", "bfloat16")
 
 MIN_ELEMENTS = 1024
 
@@ -86,7 +86,7 @@ class ScaleComCompressor(NoneCompressor):
         way = self.rate if rate is None else rate, self.mode if mode is None else mode
         if way not in self._options:
             self._options[way] = CompressionOptions(MODES[way[1]], way[0], self.beta,
-                                                    self.warmup_steps, VALUES[self.values],
+                                                    self.warmup_steps, DTYPES[self.values],
                                                     self.guard or 0.0, self.ramp_steps)
         return self._options[way]
 

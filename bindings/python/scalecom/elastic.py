@@ -1,8 +1,6 @@
 """Elastic training for any framework: the loop that goes on without lost ranks, and its state."""
 
-import array
 import copy
-import ctypes
 import functools
 
 from scalecom import _library, basics, worker
@@ -152,11 +150,7 @@ def _all_may(skip):
     """Whether it is so on all ranks; who has come has not got the state."""
     if not basics.is_initialized():
         return skip
-    flag = array.array("f", [skip])
-    view = _library.Tensor(flag.buffer_info()[0], (ctypes.c_int64 * 1)(1), 1, _library.FLOAT32)
-    arguments = (_HAS_STATE, ctypes.byref(view), ctypes.byref(view), Min, 1.0, 1.0, None, 0)
-    _library.submit(_library.lib.scalecom_all_reduce, arguments, flag).wait()
-    return bool(flag[0])
+    return bool(_library.all_reduce_number(_HAS_STATE, skip, Min))
 
 
 def _sync(state, skip):
