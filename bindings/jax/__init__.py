@@ -5,9 +5,9 @@ try:
 except ImportError as error:
     raise ImportError("scalecom.jax needs JAX, which is not installed: pip install jax") from error
 
-from scalecom.jax.versions import warn_of_version as _warn_of_version
+from scalecom.versions import warn_of_version as _warn_of_version
 
-_warn_of_version(_jax.__version__)
+_warn_of_version("jax", _jax.__version__)
 
 from scalecom.arrays import allgather_object, broadcast_object
 from scalecom.basics import (ccl_built, cross_rank, cross_size, cuda_built, ddl_built, gloo_built,

@@ -9,9 +9,11 @@ except ImportError as error:
     raise ImportError(f"Keras cannot be imported: {error}. Install its back end, or set KERAS_BACKEND to "
                       "jax, tensorflow or torch") from error
 
-from scalecom.keras.backend import check_version as _check_version
+from scalecom.versions import warn_of_version as _warn_of_version
 
-_check_version(_keras.__version__)
+if _keras.__version__.startswith("2."):
+    raise ImportError(f"Keras {_keras.__version__} is here; scalecom.keras needs Keras 3: pip install keras")
+_warn_of_version("keras", _keras.__version__)
 
 from scalecom.arrays import allgather_object, barrier, broadcast_object
 from scalecom.basics import (ccl_built, cross_rank, cross_size, cuda_built, ddl_built, gloo_built,

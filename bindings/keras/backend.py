@@ -4,7 +4,6 @@ adapter: its module, with allreduce, allgather, broadcast, Compression. Reducer:
 all that the rest of scalecom.keras knows of a back end.
 """
 
-import re
 import warnings
 
 import keras
@@ -13,18 +12,6 @@ from scalecom import elastic, process_sets
 from scalecom.compression import gradient_options
 from scalecom.process_sets import used
 from scalecom.reducer import GradientReducer
-from scalecom.versions import warn_outside
-
-TESTED = "3.15"
-
-
-def check_version(version):
-    """Raises ImportError for Keras 2; warns of a Keras outside of what was tested."""
-    match = re.match(r"(\d+)\.(\d+)", version)
-    if match is not None and int(match.group(1)) < 3:
-        raise ImportError(f"Keras {version} is here; scalecom.keras needs Keras 3: pip install keras")
-    warn_outside((3, 15), (3, 15), version, "Keras",
-                 f"scalecom.keras was tested with {TESTED}: if something fails, install that one")
 
 
 def _load_jax():

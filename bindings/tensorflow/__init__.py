@@ -30,9 +30,9 @@ from scalecom.tensorflow.mpi_ops import (Adasum, Average, Max, Min, Product, Sum
                                          process_set_included_op, rank_op, reducescatter, size_op)
 from scalecom.tensorflow.optimizer import DistributedOptimizer
 from scalecom.tensorflow.sync_batch_norm import SyncBatchNormalization
-from scalecom.tensorflow.versions import warn_of_version as _warn_of_version
+from scalecom.versions import warn_of_version as _warn_of_version
 
-_warn_of_version(_tf.__version__)
+_warn_of_version("tensorflow", _tf.__version__)
 
 __all__ = [
     "Adasum", "Average", "BroadcastGlobalVariablesHook", "Compression", "DistributedGradientTape", "DistributedOptimizer",

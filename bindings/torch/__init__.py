@@ -38,9 +38,9 @@ from scalecom.torch.state import (compression_betas, compression_state, compress
                                   compression_steps, fold_compression_states,
                                   load_compression_state)
 from scalecom.torch.sync_batch_norm import SyncBatchNorm
-from scalecom.torch.versions import warn_of_version as _warn_of_version
+from scalecom.versions import warn_of_version as _warn_of_version
 
-_warn_of_version(_torch.__version__)
+_warn_of_version("torch", _torch.__version__)
 
 if _torch.distributed.is_available():
     from scalecom.torch import distributed as distributed

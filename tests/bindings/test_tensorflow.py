@@ -47,13 +47,13 @@ def test_without_tensorflow_the_import_says_what_to_install(tmp_path):
 
 
 def test_an_untested_version_is_warned_of():
-    from scalecom.tensorflow.versions import TESTED, warn_of_version
-    with pytest.warns(UserWarning, match=f"TensorFlow 2.40.1 is here.*{TESTED}"):
-        warn_of_version("2.40.1")
+    from scalecom.versions import TESTED, warn_of_version
+    with pytest.warns(UserWarning, match=f"TensorFlow 2.40.1 is here.*{TESTED['tensorflow'].words}"):
+        warn_of_version("tensorflow", "2.40.1")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_version("2.16.2")
-        warn_of_version(tensorflow.__version__)
+        warn_of_version("tensorflow", "2.16.2")
+        warn_of_version("tensorflow", tensorflow.__version__)
 
 
 @pytest.mark.parametrize("claim", ["it_is_told_why", "the_collectives_are_the_same",

@@ -2,11 +2,31 @@
 
 import re
 import warnings
+from typing import NamedTuple
 
 
-def warn_outside(first, last, version, framework, advice):
-    """Warns of a version that is not from `first` to `last`, each (major, minor), in the name of who imports the
-    adapter."""
+class Tested(NamedTuple):
+    framework: str
+    first: tuple  # (major, minor)
+    last: tuple
+    words: str  # For people: those that were tested.
+    remedy: str
+
+
+# By adapter.
+TESTED = {
+    "torch": Tested("PyTorch", (2, 1), (2, 13), "2.11 and 2.13, and made for 2.1 and later", "install 2.13"),
+    "jax": Tested("JAX", (0, 10), (0, 11), "0.10 and 0.11", "install one of them"),
+    "tensorflow": Tested("TensorFlow", (2, 16), (2, 21), "2.21, and made for 2.16 and later", "install 2.21"),
+    "keras": Tested("Keras", (3, 15), (3, 15), "3.15", "install that one"),
+}
+
+
+def warn_of_version(adapter, version):
+    """Warns of a version of the adapter's framework that is not from `first` to `last`, in the name of who
+    imports the adapter, which calls this itself."""
+    framework, first, last, words, remedy = TESTED[adapter]
     match = re.match(r"(\d+)\.(\d+)", version)
     if match is None or not first <= tuple(map(int, match.groups())) <= last:
-        warnings.warn(f"{framework} {version} is here; {advice}", stacklevel=4)
+        warnings.warn(f"{framework} {version} is here; scalecom.{adapter} was tested with {words}: if something "
+                      f"fails, {remedy}", stacklevel=3)

@@ -10,7 +10,7 @@ import torch
 import scalecom.torch as hvd
 from scalecom import arrays
 from scalecom.torch import mpi_ops
-from scalecom.torch.versions import TESTED, warn_of_version
+from scalecom.versions import TESTED, warn_of_version
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
@@ -297,12 +297,12 @@ def an_object_that_cannot_be_pickled_is_an_error_on_all_ranks():
 
 
 def an_untested_torch_is_warned_of():
-    with pytest.warns(UserWarning, match=f"PyTorch 3.0.1 is here.*{TESTED}"):
-        warn_of_version("3.0.1")
+    with pytest.warns(UserWarning, match=f"PyTorch 3.0.1 is here.*{TESTED['torch'].words}"):
+        warn_of_version("torch", "3.0.1")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for version in ("2.1.0", "2.11.0+cu130", torch.__version__):
-            warn_of_version(version)
+            warn_of_version("torch", version)
 
 
 def parameters_become_the_roots():
