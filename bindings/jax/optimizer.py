@@ -9,11 +9,10 @@ import numpy
 from scalecom import basics
 from scalecom.arrays import residuals
 from scalecom.compression import ScaleComCompressor, check_compression, gradient_options
-from scalecom.jax.collectives import (Average, Sum, as_array, checked_set, full_name,
-                                      reduce_all)
+from scalecom.jax.collectives import as_array, checked_set, full_name, reduce_all
 from scalecom.jax.compression import Compression
 from scalecom.process_sets import used
-from scalecom.reductions import check_predivide_factor
+from scalecom.reductions import Average, Sum, check_predivide_factor
 
 
 def _optax():

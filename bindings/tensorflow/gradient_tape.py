@@ -3,8 +3,8 @@
 import tensorflow as tf
 
 from scalecom.process_sets import global_process_set
+from scalecom.reductions import Average
 from scalecom.tensorflow.compression import Compression
-from scalecom.tensorflow.mpi_ops import Average
 from scalecom.tensorflow.reducer import Reducer
 
 

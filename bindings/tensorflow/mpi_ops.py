@@ -22,9 +22,8 @@ from scalecom.compression import check_compression, check_uniform, options_of
 from scalecom.process_sets import global_process_set
 from scalecom.process_sets import join as _join
 from scalecom.process_sets import ranks_by_number
-from scalecom.reductions import Adasum, Average, Max, Min, Product, Sum, choose_op
-from scalecom.tensorflow import gradients as gradients
-from scalecom.tensorflow import operations
+from scalecom.reductions import Average, Sum, choose_op
+from scalecom.tensorflow import gradients, operations  # noqa: F401 (registers the derivatives)
 from scalecom.tensorflow.compression import Compression
 from scalecom.tensorflow.operations import describe_reduction, name_group, name_one
 

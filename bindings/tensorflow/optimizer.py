@@ -5,10 +5,10 @@ import tensorflow as tf
 from scalecom.accumulation import check_again, check_passes
 from scalecom.keras_optimizer import distribute
 from scalecom.process_sets import global_process_set
+from scalecom.reductions import Adasum, Average, Sum
 from scalecom.tensorflow import legacy
 from scalecom.tensorflow.compression import Compression
 from scalecom.tensorflow.graph_accumulation import GraphAccumulation
-from scalecom.tensorflow.mpi_ops import Adasum, Average, Sum
 from scalecom.tensorflow.reducer import Reducer
 
 

@@ -4,7 +4,8 @@ import keras
 import tensorflow as tf
 
 from scalecom.process_sets import global_process_set
-from scalecom.tensorflow.mpi_ops import Sum, allreduce
+from scalecom.reductions import Sum
+from scalecom.tensorflow.mpi_ops import allreduce
 
 
 @keras.saving.register_keras_serializable(package="scalecom")

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from scalecom import basics
 from scalecom.compression import ScaleComCompressor, check_compression, gradient_options
 from scalecom.process_sets import used
+from scalecom.reductions import Average, Sum
 from scalecom.residuals import check_parts
 from scalecom.torch import completion, mpi_ops, plan, state, submit
 from scalecom.torch.compression import Compression
@@ -30,7 +31,7 @@ class HookState:
 
     def __init__(self, compression, op, name):
         check_compression(compression)
-        if op not in (mpi_ops.Average, mpi_ops.Sum):
+        if op not in (Average, Sum):
             raise ValueError(f"op is {op}; a hook takes Average or Sum")
         self._compression = compression
         self.op = op
@@ -140,7 +141,7 @@ class DDPState(HookState):
     needs attach(model) before it is used.
     """
 
-    def __init__(self, model, compression=Compression.none, op=mpi_ops.Average, name=""):
+    def __init__(self, model, compression=Compression.none, op=Average, name=""):
         super().__init__(compression, op, name)
         self._saved = None
         self.attach(model)

@@ -4,6 +4,7 @@ import torch
 
 from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import used
+from scalecom.reductions import Adasum
 from scalecom.torch import mpi_ops
 from scalecom.torch.optimizer_state import ChangeMixin
 from scalecom.torch.parameters import Hooks, check_passes, refuse_pass, takes_part
@@ -12,7 +13,7 @@ from scalecom.torch.parameters import Hooks, check_passes, refuse_pass, takes_pa
 class DeltaSettings(Hooks):
     """What the wrapped optimizer was asked for, and its backward passes since the last step."""
 
-    op = mpi_ops.Adasum
+    op = Adasum
 
     def __init__(self, names, compression, passes, process_set):
         super().__init__(names)
@@ -78,7 +79,7 @@ class DeltaMixin(ChangeMixin):
         for place, ((parameter, name), start) in enumerate(zip(names.items(), starts)):
             delta = (parameter - start).contiguous()
             handles.append(mpi_ops.allreduce_async_(
-                delta, name=name, op=mpi_ops.Adasum, compression=self._scalecom.compression,
+                delta, name=name, op=Adasum, compression=self._scalecom.compression,
                 priority=-1 - place))
         first_error = None
         for parameter, start, handle in zip(names, starts, handles):

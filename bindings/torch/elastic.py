@@ -10,8 +10,9 @@ from scalecom import basics
 from scalecom._library import own_name
 from scalecom.elastic import ObjectState, run
 from scalecom.process_sets import global_process_set
+from scalecom.reductions import Adasum, Average
 from scalecom.residuals import KeptResiduals
-from scalecom.torch import mpi_ops, state
+from scalecom.torch import state
 from scalecom.torch.functions import (allgather_object, broadcast_object,
                                       broadcast_parameters, share_optimizer_state)
 
@@ -155,8 +156,8 @@ class _OptimizerKeeper(_ModelKeeper):
 
     def sync_own(self):
         names = self._names()
-        if names and self.value._scalecom.op != mpi_ops.Adasum:
-            self._kept.sync(names, self.value._scalecom.op == mpi_ops.Average)
+        if names and self.value._scalecom.op != Adasum:
+            self._kept.sync(names, self.value._scalecom.op == Average)
 
     def reset(self):
         if self._names():

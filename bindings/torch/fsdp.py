@@ -15,7 +15,7 @@ import functools
 
 import torch
 
-from scalecom.torch import mpi_ops
+from scalecom.reductions import Average
 from scalecom.torch.compression import Compression
 from scalecom.torch.ddp import HookState, finish, process_set_of
 
@@ -95,7 +95,7 @@ class FSDPState(HookState):
                                               for parameter in parameters]))
 
 
-def register_fsdp_hook(model, group, compression=Compression.none, op=mpi_ops.Average, name=""):
+def register_fsdp_hook(model, group, compression=Compression.none, op=Average, name=""):
     """Makes every module of `model` that fully_shard was applied to reduce its gradients over
     `group`, the process group of the ranks that hold the same shards; returns an FSDPState.
 

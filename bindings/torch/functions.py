@@ -4,6 +4,7 @@ import torch
 
 from scalecom import basics, pickling
 from scalecom._library import own_name
+from scalecom.reductions import Adasum
 from scalecom.torch import mpi_ops, state
 from scalecom.torch.parameters import check_is_optimizer
 
@@ -131,7 +132,7 @@ def broadcast_optimizer_state(optimizer, root_rank, model=None):
     _fill_gradients(optimizer, model)
     share_optimizer_state(optimizer, root_rank)
     settings = getattr(optimizer, "_scalecom", None)
-    if settings is not None and settings.op != mpi_ops.Adasum:
+    if settings is not None and settings.op != Adasum:
         shapes = {name: tuple(parameter.shape) for parameter, name in settings.names.items()}
         state.residuals.share_steps(shapes, settings.process_set, root_rank, broadcast_object)
 

@@ -14,9 +14,10 @@ from scalecom._library import lib
 from scalecom.compression import check_uniform, options_of
 from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import current, used
+from scalecom.reductions import Average, choose_op
 from scalecom.torch import mpi_ops, submit
 from scalecom.torch.compression import Compression
-from scalecom.torch.mpi_ops import Average, choose_op, compress, register, synchronize
+from scalecom.torch.mpi_ops import compress, register, synchronize
 
 
 def _checked_list(tensors):

@@ -20,7 +20,7 @@ from scalecom import _library, basics, process_sets
 from scalecom._library import lib
 from scalecom.compression import check_uniform, options_of
 from scalecom.process_sets import current, global_process_set, used
-from scalecom.reductions import Adasum, Average, Max, Min, Product, Sum, choose_op
+from scalecom.reductions import Adasum, Average, Sum, choose_op
 from scalecom.torch import submit
 from scalecom.torch.compression import Compression
 from scalecom.torch.submit import as_number, checked, full_name, view

@@ -10,7 +10,7 @@ from scalecom import _library
 from scalecom.compression import gradient_options
 from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import era, global_process_set, used
-from scalecom.reductions import check_predivide_factor
+from scalecom.reductions import Adasum, Average, Max, Sum, check_predivide_factor
 from scalecom.torch import mpi_ops, plan, sparse_ops, submit
 from scalecom.torch.compression import Compression
 from scalecom.torch.delta_optimizer import DeltaMixin, DeltaSettings
@@ -207,7 +207,7 @@ class _Settings(Hooks):
         kinds = torch.tensor([gradient.kind() for gradient in self.gradients], dtype=torch.int32,
                              device="cpu")
         agreed = mpi_ops.allreduce(kinds, name=_library.own_name(
-            "question which gradients are sparse (in a first step())", self.gradients[0].name), op=mpi_ops.Max, process_set=self.process_set).tolist()
+            "question which gradients are sparse (in a first step())", self.gradients[0].name), op=Max, process_set=self.process_set).tolist()
         torn = [gradient.name for gradient, (_, _, part, left_out) in zip(self.gradients, agreed)
                 if part and left_out]
         if torn:
@@ -393,7 +393,7 @@ class _DistributedMixin(StateMixin, ChangeMixin):
 
 
 def DistributedOptimizer(optimizer, named_parameters=None, compression=Compression.none,
-                         backward_passes_per_step=1, op=mpi_ops.Average,
+                         backward_passes_per_step=1, op=Average,
                          gradient_predivide_factor=1.0, num_groups=0, groups=None,
                          sparse_as_dense=False, process_set=None):
     """Wraps an optimizer: its gradients are reduced over all ranks before each step.
@@ -428,7 +428,7 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     """
     used(process_set)
     check_optimizer(optimizer)
-    if op not in (mpi_ops.Average, mpi_ops.Sum, mpi_ops.Adasum):
+    if op not in (Average, Sum, Adasum):
         raise ValueError(f"op is {op}; a DistributedOptimizer takes Average or Sum, or Adasum")
     check_passes(backward_passes_per_step)
     check_predivide_factor(gradient_predivide_factor, op)
@@ -436,7 +436,7 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     check_use(compression, op, names)
     lists = groups_of(names, num_groups if groups is None else groups)
     base = optimizer.__class__
-    mixin = DeltaMixin if op == mpi_ops.Adasum else _DistributedMixin
+    mixin = DeltaMixin if op == Adasum else _DistributedMixin
     wrapped_class = type(base.__name__, (mixin, base), {})
     wrapped = wrapped_class.__new__(wrapped_class)
     wrapped.__dict__ = optimizer.__dict__
@@ -445,7 +445,7 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
         process_set = None
     for former in take_over(names):
         plan.forget(former)
-    if op == mpi_ops.Adasum:
+    if op == Adasum:
         wrapped._scalecom = DeltaSettings(names, compression, backward_passes_per_step, process_set)
     else:
         wrapped._scalecom = _Settings(names, compression, op, backward_passes_per_step,

@@ -16,14 +16,15 @@ import torch
 import torch.distributed as dist
 from torch._C._dynamo import eval_frame
 
+from scalecom import reductions
 from scalecom._library import lib
 from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import used
-from scalecom.torch import completion, mpi_ops, submit
+from scalecom.torch import completion, submit
 
-_OPS = {dist.ReduceOp.RedOpType.SUM: mpi_ops.Sum, dist.ReduceOp.RedOpType.AVG: mpi_ops.Average,
-        dist.ReduceOp.RedOpType.PRODUCT: mpi_ops.Product, dist.ReduceOp.RedOpType.MIN: mpi_ops.Min,
-        dist.ReduceOp.RedOpType.MAX: mpi_ops.Max}
+_OPS = {dist.ReduceOp.RedOpType.SUM: reductions.Sum, dist.ReduceOp.RedOpType.AVG: reductions.Average,
+        dist.ReduceOp.RedOpType.PRODUCT: reductions.Product, dist.ReduceOp.RedOpType.MIN: reductions.Min,
+        dist.ReduceOp.RedOpType.MAX: reductions.Max}
 _FOREVER = datetime.timedelta(0)
 # A group has as many names. A loop of 1 to 8 collectives, or of any number that divides it, meets the
 # same operation again under each, as the cache and the steady state need it. More in flight wait.

@@ -10,9 +10,10 @@ from scalecom import basics
 from scalecom._library import lib
 from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import used
+from scalecom.reductions import Average, Sum
 from scalecom.torch import submit
 from scalecom.torch.grouped_ops import Tickets
-from scalecom.torch.mpi_ops import Average, Sum, copier, register, synchronize
+from scalecom.torch.mpi_ops import copier, register, synchronize
 from scalecom.torch.submit import submit_each
 
 _WIDE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}

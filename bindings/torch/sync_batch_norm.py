@@ -6,7 +6,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from scalecom import basics
 from scalecom._library import own_name
-from scalecom.torch.mpi_ops import Sum, allgather, allreduce
+from scalecom.reductions import Sum
+from scalecom.torch.mpi_ops import allgather, allreduce
 
 
 def _wide(values):
