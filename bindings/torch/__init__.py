@@ -8,6 +8,7 @@ except ImportError as error:
 
 from scalecom import common as _common
 from scalecom.common import *  # noqa: F401, F403
+from scalecom.residuals import compression_betas, compression_steps
 from scalecom.torch import elastic
 from scalecom.torch.compression import Compression
 from scalecom.torch.ddp import DDPState, ddp_hook
@@ -25,9 +26,9 @@ from scalecom.torch.mpi_ops import (allgather, allgather_async, allreduce, allre
 from scalecom.torch.optimizer import DistributedOptimizer
 from scalecom.torch.plan import compression_plan
 from scalecom.torch.policy import budget_rates, flops_per_gradient, flops_rates
+from scalecom.torch.residuals import (compression_state, fold_compression_states,
+                                      load_compression_state)
 from scalecom.torch.sparse_ops import sparse_allreduce_async
-from scalecom.torch.state import (compression_betas, compression_state, compression_steps,
-                                  fold_compression_states, load_compression_state)
 from scalecom.torch.sync_batch_norm import SyncBatchNorm
 from scalecom.versions import warn_of_version as _warn_of_version
 

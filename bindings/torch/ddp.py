@@ -20,9 +20,10 @@ from scalecom.compression import ScaleComCompressor, check_compression, gradient
 from scalecom.process_sets import used
 from scalecom.reductions import Average, Sum
 from scalecom.residuals import check_parts
-from scalecom.torch import completion, mpi_ops, plan, state, submit
+from scalecom.torch import completion, mpi_ops, plan, submit
 from scalecom.torch.compression import Compression
 from scalecom.torch.process_group import ScaleComProcessGroup
+from scalecom.torch.residuals import residuals
 
 
 class HookState:
@@ -72,7 +73,7 @@ class HookState:
         changed where this raises."""
         gradients = self._ways(self._compression, names)
         with used(process_set):
-            load = (lambda: None) if saved is None else state.prepare_model_state(
+            load = (lambda: None) if saved is None else residuals.prepare_model_state(
                 saved, self._shapes_of(gradients))
             self.process_set, self._gradients = process_set, gradients
             load()
@@ -98,13 +99,13 @@ class HookState:
     def state_dict(self):
         """This rank's residuals and steps of the attached model."""
         with used(self.process_set):
-            return state.model_state({name for name, _, _ in self._gradients.values()})
+            return residuals.model_state({name for name, _, _ in self._gradients.values()})
 
     def load_state_dict(self, saved):
         """Replaces residuals and steps; nothing where they are another model's (ValueError). Of another
         rank, or number of ranks, they start with zero, and a warning says so."""
         with used(self.process_set):
-            state.load_model_state(saved, self._shapes_of(self._gradients))
+            residuals.load_model_state(saved, self._shapes_of(self._gradients))
 
     def start(self, gradients, places):
         """Starts to reduce the gradients in place; finish() ends what this returns. places: (name,

@@ -12,9 +12,9 @@ from scalecom.elastic import ObjectState, run
 from scalecom.process_sets import global_process_set
 from scalecom.reductions import Adasum, Average
 from scalecom.residuals import KeptResiduals
-from scalecom.torch import state
 from scalecom.torch.functions import (allgather_object, broadcast_object,
                                       broadcast_parameters, share_optimizer_state)
+from scalecom.torch.residuals import residuals
 
 __all__ = ["ElasticSampler", "ObjectState", "TorchState", "run"]
 
@@ -130,7 +130,7 @@ class _OptimizerKeeper(_ModelKeeper):
             raise ValueError(f"the optimizer is of {settings.process_set}; a TorchState keeps none of "
                              "a process set, which ends with a change of ranks: leave it out of the "
                              "state, and make it anew in a reset callback")
-        self._kept = KeptResiduals(state.residuals, broadcast_object, allgather_object)
+        self._kept = KeptResiduals(residuals, broadcast_object, allgather_object)
         super().__init__(value)
 
     def _names(self):
@@ -139,13 +139,13 @@ class _OptimizerKeeper(_ModelKeeper):
 
     def copied(self):
         saved = self.value.state_dict()
-        residuals = saved.pop("scalecom", None)  # They are copies.
-        return copy.deepcopy(saved), residuals
+        owed = saved.pop("scalecom", None)  # Copies already.
+        return copy.deepcopy(saved), owed
 
     def keep(self, copied, is_sync=False):
-        self._saved, residuals = copied
-        if residuals is not None:
-            self._kept.save(residuals)
+        self._saved, owed = copied
+        if owed is not None:
+            self._kept.save(owed)
 
     def restore(self):
         self.value.load_state_dict(copy.deepcopy(self._saved))

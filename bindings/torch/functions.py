@@ -5,8 +5,9 @@ import torch
 from scalecom import basics, pickling
 from scalecom._library import own_name
 from scalecom.reductions import Adasum
-from scalecom.torch import mpi_ops, state
+from scalecom.torch import mpi_ops
 from scalecom.torch.parameters import check_is_optimizer
+from scalecom.torch.residuals import residuals
 
 _STATE = own_name("optimizer state (broadcast_optimizer_state())")
 
@@ -133,8 +134,7 @@ def broadcast_optimizer_state(optimizer, root_rank, model=None):
     share_optimizer_state(optimizer, root_rank)
     settings = getattr(optimizer, "_scalecom", None)
     if settings is not None and settings.op != Adasum:
-        shapes = {name: tuple(parameter.shape) for parameter, name in settings.names.items()}
-        state.residuals.share_steps(shapes, settings.process_set, root_rank, broadcast_object)
+        residuals.share_steps(settings.names.shapes(), settings.process_set, root_rank, broadcast_object)
 
 
 def share_optimizer_state(optimizer, root_rank):

@@ -3,7 +3,7 @@
 from scalecom.compression import ScaleComCompressor, check_compression
 from scalecom.process_sets import used
 from scalecom.reductions import Adasum
-from scalecom.torch import state
+from scalecom.torch.residuals import residuals
 
 
 def check_use(compression, op, names):
@@ -54,7 +54,7 @@ class StateMixin:
         saved = super().state_dict()
         names = set(self._scalecom.names.values())
         with used(self._scalecom.process_set):
-            saved["scalecom"] = state.model_state(names)
+            saved["scalecom"] = residuals.model_state(names)
         return saved
 
     def load_state_dict(self, state_dict):
@@ -62,13 +62,13 @@ class StateMixin:
         are. ValueError, and nothing is changed, for residuals of another model or broken ones."""
         state_dict = dict(state_dict)
         settings = self._scalecom
-        shapes = {name: tuple(parameter.shape) for parameter, name in settings.names.items()}
+        shapes = settings.names.shapes()
         with used(settings.process_set):
             load = None
             if "scalecom" in state_dict:
                 saved = state_dict.pop("scalecom")
                 if shapes:  # Else this rank is not in the process set.
-                    load = state.prepare_model_state(saved, shapes)
+                    load = residuals.prepare_model_state(saved, shapes)
             super().load_state_dict(state_dict)
             if load is not None:
                 load()

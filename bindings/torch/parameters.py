@@ -27,6 +27,10 @@ class ParameterNames(dict):
                          if parameter in own)
         self._is_idle = False
 
+    def shapes(self):
+        """{name: shape}"""
+        return {name: tuple(parameter.shape) for parameter, name in self.items()}
+
     def leave_out(self):
         """This rank is not in the process set: there are none, and none to come."""
         self.clear()

@@ -2,13 +2,9 @@
 
 import torch
 
-from scalecom.residuals import (Residuals, compression_betas, compression_stats,
-                                compression_steps)
+from scalecom.residuals import Residuals
 
-__all__ = ["compression_betas", "compression_state", "compression_stats", "compression_steps",
-           "fold_compression_states", "load_compression_state", "load_model_state", "model_state",
-           "prepare_model_state"]
-
+# Those of the process set in use.
 residuals = Residuals(
     zeros=lambda shape: torch.zeros(shape, dtype=torch.float32, device="cpu"),
     is_array=lambda value: (isinstance(value, torch.Tensor) and value.is_floating_point()
@@ -20,7 +16,4 @@ residuals = Residuals(
 
 compression_state = residuals.state
 load_compression_state = residuals.load
-model_state = residuals.model_state
-load_model_state = residuals.load_model_state
-prepare_model_state = residuals.prepare_model_state
 fold_compression_states = residuals.fold
