@@ -38,10 +38,10 @@ def _load_torch():
             with used(self.process_set):
                 for place, (name, gradient) in enumerate(zip(names, gradients)):
                     wire, context = self.compression.compress(gradient.detach().contiguous())
-                    ticket = submit.all_reduce(wire, wire, name, op, prescale_factor, postscale_factor,
-                                               gradient_options(self.compression, name, gradient),
-                                               -1 - place)
-                    started.append((ticket, wire, context))
+                    reduction = submit.reduction_of(
+                        op, prescale_factor, postscale_factor,
+                        gradient_options(self.compression, name, gradient), -1 - place)
+                    started.append((submit.all_reduce(wire, wire, name, reduction), wire, context))
                 for ticket, _, _ in started:
                     ticket.wait()
             return [self.compression.decompress(wire, context) for _, wire, context in started]

@@ -38,7 +38,7 @@ class HookState:
         self.op = op
         self.name = name
         self.process_set = None
-        self._gradients = None  # parameter -> (name, C options or None, priority)
+        self._gradients = None  # parameter -> (name, its reduction)
 
     @property
     def compression(self):
@@ -52,7 +52,7 @@ class HookState:
         if self._gradients is not None:
             self._gradients = self._ways(compression, {
                 name[len(self.name):]: parameter
-                for parameter, (name, _, _) in self._gradients.items()})
+                for parameter, (name, _) in self._gradients.items()})
         self._compression = compression
 
     def _check(self, compression):
@@ -60,12 +60,12 @@ class HookState:
         check_compression(compression)
 
     def _ways(self, compression, names):
-        """parameter -> (name, C options or None, priority), of {name in the model: parameter}."""
+        """parameter -> (name, its reduction), of {name in the model: parameter}."""
         if isinstance(compression, ScaleComCompressor):
             compression.check_patterns(list(names))
         # What the next forward pass needs first goes first, as in DistributedOptimizer.
-        return {parameter: (self.name + name, gradient_options(compression, name, self._part_of(parameter)),
-                            -1 - place)
+        return {parameter: (self.name + name, submit.reduction_of(
+            self.op, options=gradient_options(compression, name, self._part_of(parameter)), priority=-1 - place))
                 for place, (name, parameter) in enumerate(names.items())}
 
     def _take(self, names, process_set, saved=None):
@@ -88,18 +88,18 @@ class HookState:
         return tuple(parameter.shape)
 
     def _shapes_of(self, gradients):
-        return {name: self._shape_of(parameter) for parameter, (name, _, _) in gradients.items()}
+        return {name: self._shape_of(parameter) for parameter, (name, _) in gradients.items()}
 
     def named_parameters(self):
         """Of the attached model, as the patterns of rates know them: the part that is reduced here of
         each."""
         return [(name[len(self.name):], self._part_of(parameter))
-                for parameter, (name, _, _) in (self._gradients or {}).items()]
+                for parameter, (name, _) in (self._gradients or {}).items()]
 
     def state_dict(self):
         """This rank's residuals and steps of the attached model."""
         with used(self.process_set):
-            return residuals.model_state({name for name, _, _ in self._gradients.values()})
+            return residuals.model_state({name for name, _ in self._gradients.values()})
 
     def load_state_dict(self, saved):
         """Replaces residuals and steps; nothing where they are another model's (ValueError). Of another
@@ -109,15 +109,14 @@ class HookState:
 
     def start(self, gradients, places):
         """Starts to reduce the gradients in place; finish() ends what this returns. places: (name,
-        C options, priority) of each."""
+        reduction) of each."""
         parts = []
         try:
-            for gradient, (name, options, priority) in zip(gradients, places):
+            for gradient, (name, reduction) in zip(gradients, places):
                 # Memory is reduced in the order it lies in, of a channels_last parameter its own.
                 wire, _, end = mpi_ops.compress(gradient, True, self.compression)
                 with used(self.process_set):
-                    ticket = submit.all_reduce(wire, wire, name, self.op, 1.0, 1.0, options,
-                                               priority)
+                    ticket = submit.all_reduce(wire, wire, name, reduction)
                 parts.append((ticket, end))
         except Exception:
             with contextlib.suppress(Exception):
@@ -167,7 +166,7 @@ class DDPState(HookState):
         _check_unused(self._finds_unused, compression)
 
     def gradient_of(self, parameter):
-        """(name, C options, priority)"""
+        """(name, reduction)"""
         if self._gradients is None:
             raise ValueError("this DDPState was unpickled; call attach(model) before it is used")
         if parameter not in self._gradients:

@@ -42,23 +42,15 @@ def _start(tensors, in_place, name, op, prescale_factor, postscale_factor, compr
     options = None
     if compression is not Compression.none:
         options = options_of(compression, name, "a group needs a name: the residuals are")
+    reduction = submit.reduction_of(op, prescale_factor, postscale_factor, options, priority)
     compression = mpi_ops.place_for(op, tensors, compression)
     if compression.compress is not Compression.none.compress:
-        return _start_converted(tensors, in_place, name, op, prescale_factor, postscale_factor,
-                                compression, options, priority)
+        parts = [compress(tensor, in_place, compression) for tensor in tensors]
+        wires, reduced, finishes = ([part[place] for part in parts] for place in range(3))
+        return register(submit.all_reduce_group(wires, reduced, name, reduction), None,
+                        lambda _: [finish() for finish in finishes])
     reduced = tensors if in_place else list(map(torch.empty_like, tensors))
-    ticket = submit.all_reduce_group(tensors, reduced, name, op, prescale_factor, postscale_factor,
-                                     options, priority)
-    return register(ticket, reduced)
-
-
-def _start_converted(tensors, in_place, name, op, prescale_factor, postscale_factor, compression,
-                     options, priority):
-    parts = [compress(tensor, in_place, compression) for tensor in tensors]
-    wires, reduced, finishes = ([part[place] for part in parts] for place in range(3))
-    ticket = submit.all_reduce_group(wires, reduced, name, op, prescale_factor, postscale_factor,
-                                     options, priority)
-    return register(ticket, None, lambda _: [finish() for finish in finishes])
+    return register(submit.all_reduce_group(tensors, reduced, name, reduction), reduced)
 
 
 def grouped_allreduce_async(tensors, average=None, name=None, op=None, prescale_factor=1.0,

@@ -62,14 +62,13 @@ def _start_allreduce(tensor, in_place, name, op, prescale_factor, postscale_fact
     options = None
     if compression is not Compression.none:
         options = options_of(compression, name, "a tensor needs a name: its residual is")
+    reduction = submit.reduction_of(op, prescale_factor, postscale_factor, options, priority)
     compression = place_for(op, [tensor], compression)
     if compression.compress is not Compression.none.compress:
-        return _start_converted(tensor, in_place, name, op, prescale_factor, postscale_factor,
-                                compression, options, priority)
+        wire, reduced, finish = compress(tensor, in_place, compression)
+        return register(submit.all_reduce(wire, reduced, name, reduction), None, lambda _: finish())
     reduced = tensor if in_place else torch.empty_like(tensor)
-    ticket = submit.all_reduce(tensor, reduced, name, op, prescale_factor, postscale_factor,
-                               options, priority)
-    return register(ticket, reduced)
+    return register(submit.all_reduce(tensor, reduced, name, reduction), reduced)
 
 
 def compress(tensor, in_place, compression):
@@ -89,14 +88,6 @@ def compress(tensor, in_place, compression):
         return tensor
 
     return wire, reduced, finish
-
-
-def _start_converted(tensor, in_place, name, op, prescale_factor, postscale_factor, compression,
-                     options, priority):
-    wire, reduced, finish = compress(tensor, in_place, compression)
-    ticket = submit.all_reduce(wire, reduced, name, op, prescale_factor, postscale_factor, options,
-                               priority)
-    return register(ticket, None, lambda _: finish())
 
 
 def allreduce_async(tensor, average=None, name=None, op=None, prescale_factor=1.0,

@@ -266,8 +266,8 @@ class _Settings(Hooks):
                     return
                 while burst:  # What cannot be read as it is tells why alone.
                     gradient = burst[0]
-                    ticket = submit.reduce_by(gradient.reduction, gradient.full_name, gradient.wire,
-                                              gradient.wire)
+                    ticket = submit.all_reduce(gradient.wire, gradient.wire, gradient.full_name,
+                                               gradient.reduction)
                     self.pending.append((ticket, [gradient]))
                     burst = burst[1:]
         except BaseException:

@@ -280,18 +280,16 @@ class ScaleComProcessGroup(dist.ProcessGroup):
     @_eager
     def allreduce(self, tensors, opts=None):
         opts = opts or dist.AllreduceOptions()
-        op = _op_of(opts)
+        reduction = submit.reduction_of(_op_of(opts))
         return self._in_place([_only(tensors, "tensors")], lambda name, wires: submit.all_reduce(
-            wires[0], wires[0], name, op, 1.0, 1.0, None, 0), opts)
+            wires[0], wires[0], name, reduction), opts)
 
     @_eager
     def allreduce_coalesced(self, tensors, opts=None):
         opts = opts or dist.AllreduceCoalescedOptions()
-        op = _op_of(opts)
-        return self._in_place(
-            [tensor.detach() for tensor in tensors],
-            lambda name, wires: submit.all_reduce_group(wires, wires, name, op, 1.0, 1.0, None, 0),
-            opts)
+        reduction = submit.reduction_of(_op_of(opts))
+        return self._in_place([tensor.detach() for tensor in tensors], lambda name, wires:
+                              submit.all_reduce_group(wires, wires, name, reduction), opts)
 
     @_eager
     def broadcast(self, tensors, opts=None):
@@ -303,12 +301,12 @@ class ScaleComProcessGroup(dist.ProcessGroup):
     def reduce(self, tensors, opts=None):
         """By an all-reduce, into memory of its own; the root alone takes the result."""
         opts = opts or dist.ReduceOptions()
-        op, tensor = _op_of(opts), _only(tensors, "tensors")
+        reduction, tensor = submit.reduction_of(_op_of(opts)), _only(tensors, "tensors")
         wire = _contiguous(tensor)
         reduced = torch.empty_like(wire)
         is_root = self._rank == opts.rootRank
         return self._run(
-            lambda name: submit.all_reduce(wire, reduced, name, op, 1.0, 1.0, None, 0),
+            lambda name: submit.all_reduce(wire, reduced, name, reduction),
             lambda _: tensor.copy_(reduced) if is_root else None, [tensor], opts)
 
     def _gather(self, targets, source, opts, rows=1):

@@ -25,16 +25,16 @@ _submit_object = _library.quick.scalecom_dlpack_all_reduce
 _submit_objects = _library.quick.scalecom_dlpack_all_reduce_group
 
 
+class FullName(bytes):
+    """A name as the ranks know it."""
+
+
 @functools.lru_cache(maxsize=1 << 14)
 def _encoded(kind, name):
     full = f"{kind}.{name}"
     if "\0" in full:
         raise ValueError(f"name is {name!r}; a name cannot hold a zero byte")
-    return full.encode()
-
-
-class FullName(bytes):
-    """A name as the ranks know it."""
+    return FullName(full.encode())
 
 
 def full_name(kind, name):
@@ -47,7 +47,7 @@ def full_name(kind, name):
     if name is not None:  # Others that are equal may be written differently, as 1 and 1.0 are.
         return _encoded.__wrapped__(kind, name)
     number = process_sets.count_call(process_sets.current(), kind)
-    return f"{kind}.noname.{number}".encode()
+    return FullName(f"{kind}.noname.{number}".encode())
 
 
 def _join_member_names(name, count):
@@ -162,36 +162,30 @@ def as_number(convert, argument, value):
 
 # Every parameter of a model has its own priority.
 @functools.lru_cache(maxsize=1 << 14)
-def reduction_of(op, prescale_factor, postscale_factor, compression, priority):
-    """The C structure of an all-reduce, made once for each; compression: C options, or None."""
+def _made_once(op, prescale_factor, postscale_factor, options, priority):
     if not -2**31 <= priority < 2**31:
         raise ValueError(f"priority is {priority}; allowed are {-2**31} to {2**31 - 1}")
     reduction = _library.Reduction(op, prescale_factor, postscale_factor, priority=priority)
-    if compression is not None:
-        reduction.compression = compression
+    if options is not None:
+        reduction.compression = options
     reduction.address = ctypes.addressof(reduction)
     return reduction
 
 
-def _choose_reduction(op, prescale_factor, postscale_factor, compression, priority):
-    # What is no float may be equal to another and change: it is no key.
-    return reduction_of(op, as_number(float, "prescale_factor", prescale_factor),
-                        as_number(float, "postscale_factor", postscale_factor), compression,
-                        as_number(operator.index, "priority", priority))
+def reduction_of(op, prescale_factor=1.0, postscale_factor=1.0, options=None, priority=0):
+    """The C structure of an all-reduce, made once for each. options: of its compression, or None. ValueError
+    for factors that are no numbers and a priority that is no whole number of 32 bits."""
+    if not (type(prescale_factor) is type(postscale_factor) is float and type(priority) is int):
+        # What is no float may be equal to another and change: it is no key.
+        prescale_factor = as_number(float, "prescale_factor", prescale_factor)
+        postscale_factor = as_number(float, "postscale_factor", postscale_factor)
+        priority = as_number(operator.index, "priority", priority)
+    return _made_once(op, prescale_factor, postscale_factor, options, priority)
 
 
-def all_reduce(tensor, output, name, op, prescale_factor, postscale_factor, compression, priority):
-    """Submits one all-reduce and returns its ticket. compression: C options, or None."""
-    if type(prescale_factor) is type(postscale_factor) is float and type(priority) is int:
-        reduction = reduction_of(op, prescale_factor, postscale_factor, compression, priority)
-    else:
-        reduction = _choose_reduction(op, prescale_factor, postscale_factor, compression, priority)
+def all_reduce(tensor, output, name, reduction):
+    """Submits an all-reduce by what reduction_of() made, and returns its ticket."""
     name = _encoded("allreduce", name) if type(name) is str else full_name("allreduce", name)
-    return reduce_by(reduction, name, tensor, output)
-
-
-def reduce_by(reduction, name, tensor, output):
-    """Submits an all-reduce by what reduction_of() made, under a full name; returns its ticket."""
     # These lines are most of a submit's cost in Python; calls in them are avoided.
     if _EXCHANGE is not None:
         try:
@@ -212,11 +206,9 @@ def reduce_by(reduction, name, tensor, output):
                            _ticket_type(tensor))
 
 
-def all_reduce_group(tensors, outputs, name, op, prescale_factor, postscale_factor, compression,
-                     priority):
+def all_reduce_group(tensors, outputs, name, reduction):
     """Submits an all-reduce of each tensor, all or none, and returns their one ticket. The member at
     place i is the tensor `name`.i. The lists stay as they are until the ticket completes."""
-    reduction = _choose_reduction(op, prescale_factor, postscale_factor, compression, priority)
     count = len(tensors)
     join = _join_member_names if name is None else _member_names
     names = join(full_name("allreduce", name), count)
@@ -241,7 +233,7 @@ def submit_each(function, names, tensors, arguments=()):
 def all_reduce_burst(tensors, names, reductions):
     """Submits an all-reduce in place of each tensor, on one device, under its full name and by what
     reduction_of() made, all or none; returns their one ticket, or None where one cannot be read here,
-    of which reduce_by() can tell more."""
+    of which all_reduce() can tell more."""
     return _submit_list(b"\0".join(names) + b"\0", tensors, tensors, reductions)
 
 
