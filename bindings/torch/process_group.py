@@ -7,7 +7,6 @@ contiguous travel as copies.
 """
 
 import ctypes
-import datetime
 import itertools
 import math
 import threading
@@ -21,11 +20,11 @@ from scalecom._library import lib
 from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import used
 from scalecom.torch import completion, submit
+from scalecom.torch.work import DoneWork, Work, WorkWithoutResult
 
 _OPS = {dist.ReduceOp.RedOpType.SUM: reductions.Sum, dist.ReduceOp.RedOpType.AVG: reductions.Average,
         dist.ReduceOp.RedOpType.PRODUCT: reductions.Product, dist.ReduceOp.RedOpType.MIN: reductions.Min,
         dist.ReduceOp.RedOpType.MAX: reductions.Max}
-_FOREVER = datetime.timedelta(0)
 # A group has as many names. A loop of 1 to 8 collectives, or of any number that divides it, meets the
 # same operation again under each, as the cache and the steady state need it. More in flight wait.
 _NAMES = 840
@@ -92,81 +91,6 @@ def _deliver(ticket, targets):
 def _empty(rows):
     """The shape of a part without elements, beside which others have `rows` of one element or one."""
     return (rows, 0) if rows else (0, 1)
-
-
-class _Work(dist.Work):
-    """What a collective returns: all of it is safe from any thread."""
-
-    def __init__(self, future):
-        super().__init__()
-        self._future = future
-
-    def wait(self, timeout=_FOREVER):
-        """Sleeps until the result is there; on a CUDA device the current stream then waits for it.
-        Raises RuntimeError with the cause where the collective failed, and when `timeout` (a
-        timedelta) is over, after which the collective goes on."""
-        if timeout > _FOREVER and not self._future.done():
-            done = threading.Event()
-            self._future.add_done_callback(lambda _: done.set())
-            if not done.wait(timeout.total_seconds()):
-                raise dist.DistBackendError(f"a collective of scalecom took more than {timeout}; it "
-                                            "goes on: wait() again, or for longer")
-        self._future.wait()
-        return True
-
-    def get_future(self):
-        return self._future
-
-    def is_completed(self):
-        return self._future.done()
-
-    def is_success(self):
-        return self.is_completed() and self.exception() is None
-
-    def exception(self):
-        try:
-            self._future.value()
-        except Exception as problem:
-            return problem
-        return None
-
-    def result(self):
-        return self._future.value()
-
-
-class _WorkWithoutResult(_Work):
-    """A future has its waits on streams only for the devices of what it holds: this one's holds a tensor for
-    that alone."""
-
-    def result(self):
-        super().result()
-        return []
-
-
-class _DoneWork(_Work):
-    """Of a collective that is over. Nobody may ask for its future, which takes time to make."""
-
-    def __init__(self, outputs, device):
-        super().__init__(None)
-        self._outputs, self._device = outputs, device
-
-    def wait(self, timeout=_FOREVER):
-        return True
-
-    def get_future(self):
-        if self._future is None:
-            self._future = completion.new_future(self._device)
-            self._future.set_result(self._outputs)
-        return self._future
-
-    def is_completed(self):
-        return True
-
-    def exception(self):
-        return None
-
-    def result(self):
-        return self._outputs
 
 
 def _settle(ticket):
@@ -255,11 +179,11 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         device = outputs[0].device if outputs else device or torch.device("cpu")
         if getattr(opts, "asyncOp", True):
             if device.type != "cuda" or outputs:
-                return _Work(self._completion.future_of(end, outputs, device))
+                return Work(self._completion.future_of(end, outputs, device))
             future = self._completion.future_of(end, [torch.empty(0, device=device)], device)
-            return _WorkWithoutResult(future)
+            return WorkWithoutResult(future)
         end()
-        return _DoneWork(outputs, device)
+        return DoneWork(outputs, device)
 
     def _run_exchange(self, function, tensor, arguments, finish, outputs, opts):
         return self._run(lambda name: submit.submit(function, (name, submit.view(tensor), *arguments),
@@ -483,6 +407,6 @@ def _last(works):
     device, on which who waits lets the stream wait; one of collect_all() does not."""
     futures = [work.get_future() for work in works]
     if not futures:
-        return _Work(torch.futures.collect_all([]))
-    return _Work(futures[-1].then(lambda _: list(itertools.chain.from_iterable(
+        return Work(torch.futures.collect_all([]))
+    return Work(futures[-1].then(lambda _: list(itertools.chain.from_iterable(
         future.value() for future in futures))))

@@ -9,7 +9,7 @@ import torch.distributed
 
 import coordinator_bench
 import scalecom.torch as hvd
-from scalecom.torch import optimizer
+from scalecom.torch import gradient_optimizer
 
 SIZES = [4, 4 << 10, 64 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20, 256 << 20]
 COMPRESSED_BYTES_MIN = 1 << 20
@@ -119,11 +119,11 @@ def _bursts(device, rounds):
     parameters = [torch.nn.Parameter(torch.ones(1000, device=device)) for _ in range(PARAMETERS)]
     named = [(f"burst.{place}", parameter) for place, parameter in enumerate(parameters)]
     wrapped = hvd.DistributedOptimizer(torch.optim.SGD(parameters, lr=0.0), named_parameters=named)
-    usual = optimizer._BURST_TENSORS
+    usual = gradient_optimizer._BURST_TENSORS
     times = {usual: [], 1: []}
     for turn in range(-2, min(rounds, 10)):
         for most in times:
-            optimizer._BURST_TENSORS = most
+            gradient_optimizer._BURST_TENSORS = most
             wrapped.zero_grad()
             loss = torch.cat(parameters).sum()
             if device.type == "cuda":
@@ -136,7 +136,7 @@ def _bursts(device, rounds):
                 times[most].append((time.perf_counter() - begin) * 1e3)
             with wrapped.skip_synchronize():
                 wrapped.step()
-    optimizer._BURST_TENSORS = usual
+    gradient_optimizer._BURST_TENSORS = usual
     return {most: _summary(values) for most, values in times.items()}
 
 
