@@ -41,13 +41,13 @@ def _checked(hosts, source):
     return hosts
 
 
-def parse_hosts(text, source="-H", default_slots=1):
-    """Hosts of "host:slots,host:slots"."""
-    found = [_parse_host(part, source, default_slots) for part in text.split(",")]
+def parse_hosts(text):
+    """Hosts of -H: "host:slots,host:slots". ValueError for what is none."""
+    found = [_parse_host(part, "-H", 1) for part in text.split(",")]
     for host in found:
         if host.slots < 1:
-            raise ValueError(f"{source} has {host.name}:0; leave it out, or give it 1 slot or more")
-    return _checked(found, source)
+            raise ValueError(f"-H has {host.name}:0; leave it out, or give it 1 slot or more")
+    return _checked(found, "-H")
 
 
 def parse_lines(text, source, default_slots=1):
