@@ -10,7 +10,7 @@ from scalecom._library import own_name
 from scalecom.keras.backend import refuse_xla
 from scalecom.keras.functions import broadcast_global_variables
 from scalecom.reductions import Average, Min
-from scalecom.variables import is_built_throughout
+from scalecom.variables import fetch_jax_state, is_built_throughout
 
 __all__ = ["BestModelCheckpoint", "BroadcastGlobalVariablesCallback", "LearningRateScheduleCallback",
            "LearningRateWarmupCallback", "MetricAverageCallback"]
@@ -109,8 +109,7 @@ class LearningRateScheduleCallback(keras.callbacks.Callback):
     def _set_rate(self, epoch):
         if self._start_epoch <= self._epoch and (
                 self._end_epoch is None or self._epoch < self._end_epoch):
-            if hasattr(self.model, "jax_state_sync"):
-                self.model.jax_state_sync()  # Between two batches the state is not in the variables.
+            fetch_jax_state(self.model)
             self.model.optimizer.learning_rate = self._initial_lr * self._multiplier(epoch)
 
     def on_epoch_end(self, epoch, logs=None):

@@ -12,7 +12,7 @@ from scalecom.keras.optimizer import DistributedOptimizer
 from scalecom.keras_optimizer import is_distributed
 from scalecom.process_sets import global_process_set
 from scalecom.reductions import Average
-from scalecom.variables import build_optimizer, key_of, shapes_of, variables_of
+from scalecom.variables import build_optimizer, fetch_jax_state, key_of, shapes_of, variables_of
 
 _VARIABLES = own_name("variables of the model and its optimizer (a broadcast)")
 
@@ -53,8 +53,7 @@ def broadcast_global_variables(root_rank, model, local_variables=()):
     if not model.built:
         raise ValueError("the model is not built, so it has no weights yet; call model.build(input_shape) first, or "
                          "give fit() a BroadcastGlobalVariablesCallback, which waits for the first batch")
-    if hasattr(model, "jax_state_sync"):
-        model.jax_state_sync()  # Between two batches the state is not in the variables.
+    fetch_jax_state(model)
     own = set(map(key_of, local_variables))
     variables = [weight for weight in model.weights if key_of(weight) not in own]
     optimizer = getattr(model, "optimizer", None)

@@ -67,6 +67,12 @@ def variables_of(optimizer):
     return list(variables() if callable(variables) else variables)
 
 
+def fetch_jax_state(model):
+    """Puts what Keras's JAX back end has in the arguments of its steps into a model's variables."""
+    if hasattr(model, "jax_state_sync"):
+        model.jax_state_sync()
+
+
 def is_built_throughout(model):
     """Whether a Keras model and all of its layers have their variables."""
     return all(layer.built for layer in model._flatten_layers())
@@ -196,8 +202,7 @@ class ModelState(VariablesState):
 
     def save(self):
         """Keeps copies in memory: all of them, or none where it raises."""
-        if hasattr(self.model, "jax_state_sync"):
-            self.model.jax_state_sync()  # Between two batches the state is not in the variables.
+        fetch_jax_state(self.model)
         super().save()
 
     def reset(self):
