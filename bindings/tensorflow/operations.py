@@ -171,11 +171,7 @@ def _number_of(process_set):
 def all_reduce(tensors, names, process_set, reductions):
     """The reductions of `tensors`, as a list: one submit. reductions: a description for each tensor,
     or one for all of them."""
-    if names.call == _IN_GRAPH:
-        check_compiler()
-    return _operations().scalecom_all_reduce(
-        call=names.call, tensors=tensors, prefix=names.prefix, suffixes=names.suffixes,
-        process_set=_number_of(process_set), reductions=reductions)
+    return _run(_operations().scalecom_all_reduce, tensors, names, process_set, reductions=reductions)
 
 
 def _moved(tensors):

@@ -3,35 +3,30 @@
 import tensorflow as tf
 
 from scalecom.compression import gradient_options
-from scalecom.process_sets import global_process_set
 from scalecom.reducer import GradientReducer
 from scalecom.tensorflow import mpi_ops, operations
 from scalecom.tensorflow.operations import describe_reduction
-
-
-def reduce_all(gradients, names, op, prescale_factor, postscale_factor, compression,
-               process_set=global_process_set):
-    """The reduced gradients, in their order: one submit for the dense ones, however many they are, and
-    an all-gather for the IndexedSlices, without the factors."""
-    def reduce_dense(places):
-        wires, contexts = zip(*(compression.compress(gradients[place]) for place in places))
-        reductions = [describe_reduction(op, prescale_factor, postscale_factor,
-                                         gradient_options(compression, names[place], gradients[place]))
-                      for place in places]
-        results = operations.all_reduce(
-            list(wires), operations.Names("allreduce.", [names[place] for place in places]),
-            process_set, reductions)
-        return map(compression.decompress, results, contexts)
-
-    return mpi_ops.reduce_mixed(gradients, names, op, 1.0, process_set, reduce_dense)
 
 
 class Reducer(GradientReducer):
     """How gradients are reduced; see DistributedGradientTape for the arguments."""
 
     def _reduce_all(self, gradients, names, op, prescale_factor, postscale_factor):
-        return reduce_all(gradients, names, op, prescale_factor, postscale_factor, self.compression,
-                          self.process_set)
+        """One submit for the dense ones, however many they are, and an all-gather for the IndexedSlices,
+        without the factors."""
+        compression = self.compression
+
+        def reduce_dense(places):
+            wires, contexts = zip(*(compression.compress(gradients[place]) for place in places))
+            reductions = [describe_reduction(op, prescale_factor, postscale_factor,
+                                             gradient_options(compression, names[place], gradients[place]))
+                          for place in places]
+            results = operations.all_reduce(
+                list(wires), operations.Names("allreduce.", [names[place] for place in places]),
+                self.process_set, reductions)
+            return map(compression.decompress, results, contexts)
+
+        return mpi_ops.reduce_mixed(gradients, names, op, 1.0, self.process_set, reduce_dense)
 
     def _prepare(self, gradient, variable):
         if isinstance(gradient, tf.IndexedSlices):
