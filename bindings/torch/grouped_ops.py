@@ -12,7 +12,6 @@ import torch
 from scalecom import basics
 from scalecom._library import lib
 from scalecom.compression import check_uniform, options_of
-from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import current, used
 from scalecom.reductions import Average, choose_op
 from scalecom.torch import mpi_ops, submit
@@ -119,29 +118,8 @@ def grouped_allreduce_(tensors, average=None, name=None, op=None, prescale_facto
                                                 compression=compression, priority=priority))
 
 
-class Tickets:
-    """The tickets of several submits, as one."""
-
-    def __init__(self, tickets):
-        self.tickets = tickets
-
-    def is_ready(self):
-        return all(ticket.is_ready() for ticket in self.tickets)
-
-    def wait(self):
-        """Sleeps until all have completed; raises the first's error of those that failed."""
-        first_error = None
-        for ticket in self.tickets:
-            try:
-                ticket.wait()
-            except HorovodInternalError as error:
-                first_error = first_error or error
-        if first_error is not None:
-            raise first_error
-
-
 def _register_each(tickets, finishes):
-    return register(Tickets(tickets), None,
+    return register(submit.Tickets(tickets), None,
                     lambda _: [finish(ticket) for ticket, finish in zip(tickets, finishes)])
 
 

@@ -12,9 +12,8 @@ from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import used
 from scalecom.reductions import Average, Sum
 from scalecom.torch import submit
-from scalecom.torch.grouped_ops import Tickets
 from scalecom.torch.mpi_ops import copier, register, synchronize
-from scalecom.torch.submit import submit_each
+from scalecom.torch.submit import Tickets, submit_each
 
 _WIDE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
