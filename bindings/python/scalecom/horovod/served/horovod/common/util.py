@@ -1,11 +1,10 @@
 """Served by scalecom: the helpers of Horovod that scripts use."""
 
-import contextlib
 import functools
 import os
 import re
 
-from scalecom import basics, reductions
+from scalecom import basics, communicators, reductions
 
 EXTENSIONS = ["tensorflow", "torch"]  # The frameworks whose adapters are served.
 
@@ -53,20 +52,9 @@ def ccl_built(verbose=False):
     return basics.ccl_built()
 
 
-@contextlib.contextmanager
 def env(**kwargs):
     """Environment variables that hold inside the with; those given as None stay as they are."""
-    given = {name: value for name, value in kwargs.items() if value is not None}
-    before = {name: os.environ.get(name) for name in given}
-    os.environ.update(given)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    return communicators.environment({name: value for name, value in kwargs.items() if value is not None})
 
 
 def get_average_backwards_compatibility_fun(reduce_ops):
