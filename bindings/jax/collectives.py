@@ -115,9 +115,9 @@ def allreduce(tensor, average=None, name=None, compression=Compression.none, op=
               prescale_factor=1.0, postscale_factor=1.0, process_set=None):
     """The reduction of `tensor` over all ranks. Differentiable for Average, Sum and Adasum.
 
-    op: Average (default), Sum, Adasum (of floating-point arrays), Min, Max or Product. Each rank's values are multiplied by
-    prescale_factor before, the result by postscale_factor. With Compression.scalecom(...) one call
-    is one step of ScaleCom for the tensor of this name.
+    op: Average (default), Sum, Adasum (of floating-point arrays), Min, Max or Product. Each rank's
+    values are multiplied by prescale_factor before, the result by postscale_factor. With
+    Compression.scalecom(...) one call is one step of ScaleCom for the tensor of this name.
     """
     process_set = checked_set(process_set)
     array = as_array(tensor)

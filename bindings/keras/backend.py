@@ -65,13 +65,16 @@ def _load(name):
     return _LOADERS[name]()
 
 
-def refuse_xla(model):
-    """Takes XLA away from a model of the TensorFlow back end, with a warning: it cannot compile
-    scalecom's operations."""
-    if keras.backend.backend() == "tensorflow" and model.jit_compile:
-        model.jit_compile = False
-        warnings.warn("the model was to be compiled by XLA, which cannot compile scalecom's operations: "
-                      "jit_compile is False now; say so in compile(jit_compile=False)", stacklevel=2)
+class Callback(keras.callbacks.Callback):
+    """Of a model whose batches call scalecom's operations, which XLA cannot compile."""
+
+    def set_model(self, model):
+        super().set_model(model)
+        # Here, as fit() makes its function before on_train_begin.
+        if keras.backend.backend() == "tensorflow" and model.jit_compile:
+            model.jit_compile = False
+            warnings.warn("the model was to be compiled by XLA, which cannot compile scalecom's operations: "
+                          "jit_compile is False now; say so in compile(jit_compile=False)", stacklevel=2)
 
 
 adapter, Reducer = _load(keras.backend.backend())

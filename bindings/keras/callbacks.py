@@ -7,7 +7,7 @@ import numpy
 
 from scalecom import arrays, basics
 from scalecom._library import own_name
-from scalecom.keras.backend import refuse_xla
+from scalecom.keras.backend import Callback
 from scalecom.keras.functions import broadcast_global_variables
 from scalecom.reductions import Average, Min
 from scalecom.variables import fetch_jax_state, is_built_throughout
@@ -19,7 +19,7 @@ _IS_BUILT = "allreduce." + own_name("question whether the model is built (Broadc
 _METRICS = "allreduce." + own_name("metrics of an epoch (MetricAverageCallback)")
 
 
-class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
+class BroadcastGlobalVariablesCallback(Callback):
     """Gives the model and its optimizer root_rank's values when training begins: before the first batch where
     the model is built on every rank, else after it, which has built it. Horovod does the latter always.
     local_variables, one or a list, stay each rank's own, but for the optimizer's variables for them.
@@ -35,10 +35,6 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
     def register_local_var(self, var):
         """This variable stays each rank's own."""
         self._local.append(var)
-
-    def set_model(self, model):
-        super().set_model(model)
-        refuse_xla(model)  # fit() makes its function before on_train_begin.
 
     def on_train_begin(self, logs=None):
         mine = numpy.array([is_built_throughout(self.model)], "int32")

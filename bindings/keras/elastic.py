@@ -11,11 +11,9 @@
     train(state)  # run() calls it again after a reset, and after the rest of an epoch that a reset interrupted.
 """
 
-import keras
-
 from scalecom.elastic import ObjectState
+from scalecom.keras.backend import Callback
 from scalecom.keras.backend import elastic_run as run
-from scalecom.keras.backend import refuse_xla
 from scalecom.variables import ModelState
 
 __all__ = ["CommitStateCallback", "KerasState", "ObjectState", "UpdateBatchStateCallback",
@@ -26,14 +24,10 @@ class KerasState(ModelState):
     __doc__ = ModelState.__doc__
 
 
-class _StateCallback(keras.callbacks.Callback):
+class _StateCallback(Callback):
     def __init__(self, state):
         super().__init__()
         self.state = state
-
-    def set_model(self, model):
-        super().set_model(model)
-        refuse_xla(model)  # fit() makes its function before on_train_begin.
 
 
 class CommitStateCallback(_StateCallback):

@@ -98,10 +98,11 @@ def load_model(filepath, custom_optimizers=None, custom_objects=None, compressio
                **distributed):
     """keras.models.load_model(), with the model's optimizer made distributed.
 
-    custom_optimizers: classes of optimizers beside Keras's own. compression and `distributed`: arguments of
-    DistributedOptimizer. legacy_opts is Horovod's. With Compression.scalecom residuals are taken up, too: where they are to go on,
-    each rank saves a file of its own, and loads it, or gives a list of the files of all ranks in the place of
-    filepath, from which any number of ranks goes on: see load_residuals().
+    custom_optimizers: classes of optimizers beside Keras's own. compression and `distributed`:
+    arguments of DistributedOptimizer. legacy_opts is Horovod's. With Compression.scalecom residuals
+    are taken up, too: where they are to go on, each rank saves a file of its own, and loads it, or
+    gives a list of the files of all ranks in the place of filepath, from which any number of ranks
+    goes on: see load_residuals().
     """
     files = _files_of(filepath)
     rank = distributed.get("process_set", global_process_set).rank() if len(files) > 1 else 0

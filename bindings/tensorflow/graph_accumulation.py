@@ -72,8 +72,9 @@ class GraphAccumulation:
         global_step, as other passes do here."""
         ends = {id(end): end for end in (self._ends.get(key_of(variable)) for _, variable in pairs)}
         if len(ends) != 1 or None in ends.values():
-            raise ValueError(f"apply_gradients() is given pairs of {', '.join(one.name for _, one in pairs)}, which are "
-                             "not of one compute_gradients() of this optimizer: with backward_passes_per_step above "
+            names = ", ".join(one.name for _, one in pairs)
+            raise ValueError(f"apply_gradients() is given pairs of {names}, which are not of one "
+                             "compute_gradients() of this optimizer: with backward_passes_per_step above "
                              "1 give it what one call of that returned")
         is_end, = ends.values()
         count = tf.no_op if global_step is None else lambda: tf.group(global_step.assign_add(1))

@@ -68,11 +68,12 @@ def allreduce(tensor, average=None, device_dense="", device_sparse="",
               name=None, process_set=global_process_set, ignore_name_scope=False, *, priority=0):
     """The reduction of `tensor` over all ranks.
 
-    op: Average (default), Sum, Adasum (of floating-point tensors), Min, Max or Product. Each rank's values are multiplied by
-    prescale_factor before, the result by postscale_factor. tf.IndexedSlices give tf.IndexedSlices
-    with all ranks' rows, for Average and Sum, uncompressed; NotImplementedError else. With
-    Compression.scalecom(...) one run is one step of ScaleCom for the tensor of this name. priority:
-    among tensors that all ranks have submitted, those of a higher one go first.
+    op: Average (default), Sum, Adasum (of floating-point tensors), Min, Max or Product. Each rank's
+    values are multiplied by prescale_factor before, the result by postscale_factor.
+    tf.IndexedSlices give tf.IndexedSlices with all ranks' rows, for Average and Sum, uncompressed;
+    NotImplementedError else. With Compression.scalecom(...) one run is one step of ScaleCom for the
+    tensor of this name. priority: among tensors that all ranks have submitted, those of a higher
+    one go first.
     """
     if isinstance(tensor, tf.IndexedSlices):
         check_compression(compression)

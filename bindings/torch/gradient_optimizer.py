@@ -203,8 +203,9 @@ class GradientSettings(Hooks):
             return
         kinds = torch.tensor([gradient.kind() for gradient in self.gradients], dtype=torch.int32,
                              device="cpu")
-        agreed = mpi_ops.allreduce(kinds, name=_library.own_name(
-            "question which gradients are sparse (in a first step())", self.gradients[0].name), op=Max, process_set=self.process_set).tolist()
+        name = _library.own_name("question which gradients are sparse (in a first step())",
+                                 self.gradients[0].name)
+        agreed = mpi_ops.allreduce(kinds, name=name, op=Max, process_set=self.process_set).tolist()
         torn = [gradient.name for gradient, (_, _, part, left_out) in zip(self.gradients, agreed)
                 if part and left_out]
         if torn:

@@ -143,9 +143,10 @@ def allreduce(tensor, average=None, name=None, compression=Compression.none, op=
     """The reduction of `tensor` over all ranks, as a new tensor. Differentiable.
 
     op: Average (default), Sum, Adasum (arXiv 2006.02924; floating-point tensors, combined in the
-    host's memory, to which CUDA tensors are copied at the call), Min, Max or Product. Each rank's values are multiplied by
-    prescale_factor before, the result by postscale_factor. With Compression.scalecom(...) one call
-    is one step of ScaleCom for the tensor of this name. priority: see allreduce_async.
+    host's memory, to which CUDA tensors are copied at the call), Min, Max or Product. Each rank's
+    values are multiplied by prescale_factor before, the result by postscale_factor. With
+    Compression.scalecom(...) one call is one step of ScaleCom for the tensor of this name.
+    priority: see allreduce_async.
     """
     with used(process_set):
         op = choose_op(average, op)

@@ -50,14 +50,15 @@ def compression_plan(named_parameters=None, compression=None, flops=None):
     """What happens to each parameter's gradient, and why: a list of dicts to read or to print.
 
     Without arguments for every DistributedOptimizer, DDPState and FSDPState that lives in this
-    process, of the last one for the shards, with padding; else for named_parameters with `compression`, as DistributedOptimizer takes them, before anything is
-    trained. name, elements; mode: "dense", "cyclic", "sharded" or "hierarchical"; rate, None where it is dense;
-    dense_us and sparse_us: the tensor's share of its batch by the cost model and the figures measured
-    at init, for a CUDA parameter with the first CUDA tensors of mode "auto" (one on the meta device
-    counts as in host memory); sparse_us None where compression was not asked for; dense_bytes and bytes_sent: by a
-    rank in a step; reason in words. flops: what flops_per_gradient() gives; the plan then has each parameter's
-    FLOPs a gradient element, too. Rates and modes are those after warm-up and ramp. The same on
-    every rank. After init() only.
+    process, of the last one for the shards, with padding; else for named_parameters with
+    `compression`, as DistributedOptimizer takes them, before anything is trained. name, elements;
+    mode: "dense", "cyclic", "sharded" or "hierarchical"; rate, None where it is dense; dense_us and
+    sparse_us: the tensor's share of its batch by the cost model and the figures measured at init,
+    for a CUDA parameter with the first CUDA tensors of mode "auto" (one on the meta device counts
+    as in host memory); sparse_us None where compression was not asked for; dense_bytes and
+    bytes_sent: by a rank in a step; reason in words. flops: what flops_per_gradient() gives; the
+    plan then has each parameter's FLOPs a gradient element, too. Rates and modes are those after
+    warm-up and ramp. The same on every rank. After init() only.
     """
     if (named_parameters is None) != (compression is None):
         raise ValueError("named_parameters and compression go together; give both or none")

@@ -125,9 +125,10 @@ def flops_per_gradient(model, *example_inputs):
 
     example_inputs: what a rank gives the model in one step. A rank with 64 samples has twice the
     figure of one with 32: it computes longer for the same gradient. Runs model(*example_inputs)
-    once, in the mode (train or eval) that it is in; parameters, gradients, buffers and random states
-    are unchanged afterwards; a model on the meta device computes nothing. FLOPs are torch.utils.flop_counter's; operations that it does not know,
-    look-ups among them, count nothing.
+    once, in the mode (train or eval) that it is in; parameters, gradients, buffers and random
+    states are unchanged afterwards; a model on the meta device computes nothing. FLOPs are
+    torch.utils.flop_counter's; operations that it does not know, look-ups among them, count
+    nothing.
     """
     return _measured_flops(model, example_inputs)[0]
 

@@ -30,23 +30,26 @@ class ScaleComCompressor(NoneCompressor):
     """ScaleCom: of every `rate` elements one travels, the same on all ranks; the rest stays in this
     rank's residual and travels later (Chen et al., NeurIPS 2020, arXiv 2104.11125).
 
-    rate: elements in a chunk, 1 to 65,536. beta: discount of the residual's low-pass filter, in
-    (0, 1]; 1 is classical error feedback. warmup_steps: steps of a tensor that go dense at first.
+    rate: elements in a chunk, 1 to 65,536.
+    beta: discount of the residual's low-pass filter, in (0, 1]; 1 is classical error feedback.
+    warmup_steps: steps of a tensor that go dense at first.
     ramp_steps: steps after them in which the rate rises to what it is to be, from 4 to 7 on, doubling
     after equal numbers of steps.
     mode: "cyclic", rank (step mod size) selects; "sharded", every rank selects for one shard, which
-    changes with the step; "hierarchical", the same on the average over the ranks of a host, so
-    that hosts are the workers; "auto", sharded or dense, whichever finishes earlier by what was measured
-    at init, for CUDA tensors with the first of them, which are dense (scalecom-info --plan and, in scalecom.torch, compression_plan() tell); None, what SCALECOM_MODE says. values: what travels is
-    "float32", "float16" or "bfloat16"; what rounding takes away stays in the residual. guard:
-    largest d/k, above 0 and at most 1, that a sampled step may show (hvd.compression_stats()); past
-    it the tensor's chunks are halved, down to 1, where every element travels. None: no guard.
+    changes with the step; "hierarchical", the same on the average over the ranks of a host, so that
+    hosts are the workers; "auto", sharded or dense, whichever finishes earlier by what was measured at
+    init, for CUDA tensors with the first of them, which are dense (scalecom-info --plan and, in
+    scalecom.torch, compression_plan() tell); None, what SCALECOM_MODE says.
+    values: what travels is "float32", "float16" or "bfloat16"; what rounding takes away stays in the
+    residual.
+    guard: largest d/k, above 0 and at most 1, that a sampled step may show (hvd.compression_stats());
+    past it the tensor's chunks are halved, down to 1, where every element travels. None: no guard.
 
     In DistributedOptimizer, one-dimensional parameters and those of fewer than `min_elements` stay
-    dense. `rates` overrides rate and that rule by parameter name: {"fc*.weight": 400,
-    "conv1.*": None, "words.*": {"rate": 50, "mode": "cyclic"}}; patterns as in fnmatch, the first that matches
-    counts, None is dense, a rate alone goes by `mode`. It may be
-    the path of a JSON file with such an object; flops_rates() and budget_rates() of scalecom.torch make one.
+    dense. `rates` overrides rate and that rule by parameter name: {"fc*.weight": 400, "conv1.*": None,
+    "words.*": {"rate": 50, "mode": "cyclic"}}; patterns as in fnmatch, the first that matches counts,
+    None is dense, a rate alone goes by `mode`. It may be the path of a JSON file with such an object;
+    flops_rates() and budget_rates() of scalecom.torch make one.
 
     It cannot be changed; assign a new one to what has it, as optimizer.compression, between two steps.
     """

@@ -224,10 +224,10 @@ class Residuals:
         """The state to load on every rank of a job of another size that averages (op=Average): `states` are
         the model_state()s that all ranks of the former job saved, one a rank.
 
-        `states` are looked at one by one, and may be a generator. It holds the mean m of their residuals. What the former n ranks still owed the average, the sum of
-        m_r over n beta, is what any number of ranks that hold m owe it: nothing is lost. N ranks that
-        sum (op=Sum) owe as much with m n / N. Raises ValueError where the states are not of one model and
-        moment.
+        `states` are looked at one by one, and may be a generator. It holds the mean m of their
+        residuals. What the former n ranks still owed the average, the sum of m_r over n beta, is
+        what any number of ranks that hold m owe it: nothing is lost. N ranks that sum (op=Sum) owe
+        as much with m n / N. Raises ValueError where the states are not of one model and moment.
         """
         first, totals, count, places = None, {}, 0, []
         for saved in states:

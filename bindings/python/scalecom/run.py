@@ -78,10 +78,12 @@ def _make_parser():
              "VIRTUAL_ENV and OMP_NUM_THREADS go to other hosts without it")
     add("--launcher", choices=("auto", "mpirun", "srun", "local"), default="auto",
         help="who starts the ranks (default: %(default)s)")
-    add("--launcher-args", default="", metavar="WORDS", help="further options for mpirun or srun, as in --launcher-args=\"--mem=0 -v\"")
+    add("--launcher-args", default="", metavar="WORDS",
+        help="further options for mpirun or srun, as in --launcher-args=\"--mem=0 -v\"")
     _add_elastic(parser)
     add("--allow-run-as-root", action="store_true", help="let Open MPI start ranks as root")
-    add("--prefix-output", action="store_true", help="each line of output begins with its rank; in an elastic job with the number of its process")
+    add("--prefix-output", action="store_true",
+        help="each line of output begins with its rank; in an elastic job with the number of its process")
     add("--dry-run", action="store_true", help="print what would be run, and run nothing")
     add("--verbose", action="store_true", help="print it, and run it")
     add("-v", "--version", action="version", version=f"scalecom {_library.version()}")

@@ -79,10 +79,10 @@ class SavedResiduals(keras.layers.Layer):
 
     model.save() and save_weights() write this rank's residuals and steps beside the optimizer's
     variables, where an optimizer that is not distributed does not look; load_weights() and
-    hvd.load_model() take them up. A file of another rank, or of another number of ranks, gives the steps
-    and residuals of zero; one without residuals lets them begin anew; before init(), outside of the
-    process set and where the optimizer is not built they are left out; a warning says each. ValueError where a residual is not of the variable's
-    shape, or not finite: none is changed then.
+    hvd.load_model() take them up. A file of another rank, or of another number of ranks, gives the
+    steps and residuals of zero; one without residuals lets them begin anew; before init(), outside
+    of the process set and where the optimizer is not built they are left out; a warning says each.
+    ValueError where a residual is not of the variable's shape, or not finite: none is changed then.
     """
 
     def __init__(self, optimizer, reducer):

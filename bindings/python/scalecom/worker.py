@@ -1,6 +1,7 @@
 """This process as a worker of an elastic job: its end of the connection to the driver.
 
-scalecom/launch/agent.py is the other end, which passes on what is said to driver.py. Messages are JSON, one a line. One thread uses it.
+scalecom/launch/agent.py is the other end, which passes on what is said to driver.py. Messages are
+JSON, one a line. One thread uses it.
 """
 
 import functools
