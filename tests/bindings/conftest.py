@@ -17,6 +17,10 @@ import pytest
 from jobs import HERE, Outcome, rank_environment, run_limited
 
 
+# Options of mpirun, which else ends every rank when one dies.
+RECOVERY = ("--mca", "orte_enable_recovery", "1")
+
+
 def mpirun_command(ranks, options=()):
     mpirun = shutil.which("mpirun.openmpi") or shutil.which("mpirun")
     if mpirun is None:

@@ -1,9 +1,7 @@
 """Ranks that die, leave or lag: an error that names them, in time, and nothing hangs."""
 
 import pytest
-
-# Without it mpirun ends every rank when one dies.
-RECOVERY = ("--mca", "orte_enable_recovery", "1")
+from conftest import RECOVERY
 
 
 @pytest.mark.parametrize("ranks, victim", [(2, 1), (3, 0), (4, 2)])
@@ -25,6 +23,17 @@ def test_a_rank_killed_in_a_collective_is_named(launch_unchecked):
     assert set(outcome.values) == {0, 2}, (outcome.errors, outcome.output)
     for value in outcome.values.values():
         assert "rank 1" in value["messages"][0]
+        assert value["shutdown_seconds"] < 5.0
+
+
+@pytest.mark.parametrize("victim", [1, 2])
+def test_a_rank_is_killed_while_others_have_joined(launch_unchecked, victim):
+    """The victim is one that has joined, or the one that goes on."""
+    outcome = launch_unchecked(3, "programs.ends:lose_a_rank_while_others_have_joined",
+                               arguments={"victim": victim}, options=RECOVERY)
+    assert set(outcome.values) == {0, 1, 2} - {victim}, (outcome.errors, outcome.output)
+    for value in outcome.values.values():
+        assert f"rank {victim}" in value["messages"][0]
         assert value["shutdown_seconds"] < 5.0
 
 

@@ -1,13 +1,6 @@
-"""Grouped all-reduces, and how tensors are read, on one process and on 1 to 3 ranks under mpirun."""
+"""Groups that are not submitted, or not on all ranks."""
 
 import pytest
-from programs.claims import names
-
-
-@pytest.mark.parametrize("ranks", [0, 1, 2, 3])
-@pytest.mark.parametrize("claim", names("programs.grouped"))
-def test_grouped(claims, ranks, claim):
-    claims.check(ranks, "programs.grouped", claim)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

@@ -7,8 +7,8 @@ import re
 import time
 
 import pytest
+from conftest import RECOVERY
 from programs.kills import WORKS
-from test_ends import RECOVERY
 
 LEAVE_S_MAX = 5.0
 # From the death to mpirun's end, which waits for the interpreters of the survivors.

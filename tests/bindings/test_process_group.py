@@ -1,21 +1,9 @@
-"""torch.distributed's backend "scalecom", on one process, on 1 to 3 ranks under mpirun, and under
-torchrun."""
+"""torch.distributed's backend "scalecom" under torchrun, where it is refused, and what a rank's death is to it."""
 
 import sys
 
-import pytest
+from conftest import RECOVERY
 from jobs import HERE, Outcome, environment, run_limited
-from programs.claims import names
-from test_ends import RECOVERY
-
-MODULES = ("programs.process_group", "programs.process_group_training")
-
-
-@pytest.mark.parametrize("ranks", [0, 1, 2, 3])
-@pytest.mark.parametrize("module, claim", [(module, claim) for module in MODULES
-                                           for claim in names(module)])
-def test_process_group(claims, ranks, module, claim):
-    claims.check(ranks, module, claim)
 
 
 def test_torchrun_alone_starts_a_group(tmp_path):

@@ -1,13 +1,6 @@
-"""The global process set, and what init() takes, on one process and on 1 to 3 ranks."""
+"""Communicators of mpi4py that init() takes."""
 
 import pytest
-from programs.claims import names
-
-
-@pytest.mark.parametrize("ranks", [0, 1, 2, 3])
-@pytest.mark.parametrize("claim", names("programs.process_sets"))
-def test_process_sets(claims, ranks, claim):
-    claims.check(ranks, "programs.process_sets", claim)
 
 
 def test_init_takes_communicators_and_lists_of_ranks(launch):
