@@ -17,15 +17,6 @@ def test_a_killed_rank_is_named_within_five_seconds(launch_unchecked, ranks, vic
         assert value["shutdown_seconds"] < 5.0
 
 
-def test_a_rank_killed_in_a_collective_is_named(launch_unchecked):
-    outcome = launch_unchecked(3, "programs.ends:lose_a_rank_in_a_collective",
-                               arguments={"victim": 1}, options=RECOVERY)
-    assert set(outcome.values) == {0, 2}, (outcome.errors, outcome.output)
-    for value in outcome.values.values():
-        assert "rank 1" in value["messages"][0]
-        assert value["shutdown_seconds"] < 5.0
-
-
 @pytest.mark.parametrize("victim", [1, 2])
 def test_a_rank_is_killed_while_others_have_joined(launch_unchecked, victim):
     """The victim is one that has joined, or the one that goes on."""
@@ -91,12 +82,6 @@ def test_a_waiting_thread_sleeps_and_holds_no_lock(launch):
     assert value["waited"] > 0.5
     assert value["counted"] > 10_000
     assert value["waiter_cpu"] < 0.05 * value["waited"]
-
-
-def test_an_idle_rank_and_a_waiting_rank_take_no_core(launch):
-    for value in launch(2, "programs.ends:idle", arguments={"seconds": 3.0}):
-        assert value["idle"] < 0.005
-        assert value["waiting"] < 0.02
 
 
 def test_calls_before_init_say_so(launch):

@@ -44,26 +44,6 @@ def lose_a_rank(victim):
             "shutdown_seconds": time.monotonic() - begin}
 
 
-def lose_a_rank_in_a_collective(victim):
-    """As above, while large all-reduces run without end."""
-    hvd.init()
-    tensors = [torch.ones(1_000_000) for _ in range(4)]
-
-    def run(steps):
-        for _ in range(steps):
-            for handle in [hvd.allreduce_async_(tensor, name=f"large.{number}")
-                           for number, tensor in enumerate(tensors)]:
-                hvd.synchronize(handle)
-
-    run(2)
-    if hvd.rank() == victim:
-        threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
-    message, _ = _error_of(lambda: run(1_000_000))
-    begin = time.monotonic()
-    hvd.shutdown()
-    return {"messages": [message], "shutdown_seconds": time.monotonic() - begin}
-
-
 def lose_a_rank_while_others_have_joined(victim):
     """Rank 2 goes on alone."""
     hvd.init()
@@ -156,25 +136,6 @@ def wait_without_the_interpreter(seconds):
     time.sleep(seconds)  # The lateness of the rank that is waited for.
     hvd.allreduce(torch.ones(1), name="late")
     return None
-
-
-def idle(seconds):
-    """Processor time that a connected rank takes while nothing is to do, and while it waits."""
-    hvd.init()
-    hvd.allreduce(torch.ones(1), name="first")
-    begin, cpu = time.monotonic(), time.process_time()
-    time.sleep(seconds)
-    idle_share = (time.process_time() - cpu) / (time.monotonic() - begin)
-    handle = None
-    if hvd.rank() == 0:
-        handle = hvd.allreduce_async(torch.ones(1), name="late")
-        begin, cpu = time.monotonic(), time.process_time()
-        hvd.synchronize(handle)
-        return {"idle": idle_share,
-                "waiting": (time.process_time() - cpu) / (time.monotonic() - begin)}
-    time.sleep(seconds)
-    hvd.allreduce(torch.ones(1), name="late")
-    return {"idle": idle_share, "waiting": 0.0}
 
 
 def interrupt_a_wait():
