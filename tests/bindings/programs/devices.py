@@ -12,16 +12,11 @@ import time
 import pytest
 import torch
 from programs.claims import is_cuda
+from programs.collectives import FLOATS, INTEGERS, _each
 
 import scalecom.torch as hvd
 
-DTYPES = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16,
-          torch.bfloat16, torch.float32, torch.float64]
 COUNT = 100_003
-
-
-def _each():
-    return range(hvd.size())
 
 
 def _total():
@@ -168,7 +163,7 @@ def every_type_op_and_size_gives_the_cpus_bits():
     """Of whole numbers, whose sums are exact."""
     ops = {hvd.Sum: "sum", hvd.Average: "average", hvd.Min: "min", hvd.Max: "max",
            hvd.Product: "product"}
-    for dtype in DTYPES:
+    for dtype in INTEGERS + FLOATS:
         for count in (1, 2, 31, 257, 4099):
             mine = (torch.arange(count, device="cpu") % 3 + 1 + hvd.rank()).to(dtype)
             pairs = []

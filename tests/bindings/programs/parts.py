@@ -2,19 +2,10 @@
 
 import pytest
 import torch
+from programs.collectives import FLOATS, INTEGERS, _each
+from programs.errors import _assert_disagreement, _is_last
 
 import scalecom.torch as hvd
-
-FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
-
-
-def _each():
-    return range(hvd.size())
-
-
-def _is_last():
-    return hvd.rank() == hvd.size() - 1
 
 
 def _rows_of(rank, rows):
@@ -192,15 +183,6 @@ def wrong_tensors_and_options_are_refused_at_the_call():
         hvd.reducescatter(torch.ones(4), name="s", compression=hvd.Compression.scalecom())
     with pytest.raises(ValueError, match="bool"):
         hvd.reducescatter(torch.tensor([True]))
-
-
-def _assert_disagreement(submit, name, *parts):
-    if hvd.size() == 1:
-        return
-    with pytest.raises(hvd.HorovodInternalError) as caught:
-        submit()
-    for part in (name, str(hvd.size() - 1), *parts):
-        assert part in str(caught.value), f"{part!r} is not in: {caught.value}"
 
 
 def ranks_that_differ_fail_everywhere_with_both_values():
