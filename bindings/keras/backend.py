@@ -30,21 +30,22 @@ def _load_jax():
 
 def _load_torch():
     import scalecom.torch as adapter
-    from scalecom.torch import submit
+    from scalecom.torch import mpi_ops, submit
 
     class Reducer(GradientReducer):
         def _reduce_all(self, gradients, names, op, prescale_factor, postscale_factor):
             started = []
+            compression = mpi_ops.place_for(op, gradients, self.compression)
             with used(self.process_set):
                 for place, (name, gradient) in enumerate(zip(names, gradients)):
-                    wire, context = self.compression.compress(gradient.detach().contiguous())
+                    wire, context = compression.compress(gradient.detach().contiguous())
                     reduction = submit.reduction_of(
                         op, prescale_factor, postscale_factor,
                         gradient_options(self.compression, name, gradient), -1 - place)
                     started.append((submit.all_reduce(wire, wire, name, reduction), wire, context))
                 for ticket, _, _ in started:
                     ticket.wait()
-            return [self.compression.decompress(wire, context) for _, wire, context in started]
+            return [compression.decompress(wire, context) for _, wire, context in started]
 
     return adapter, Reducer
 

@@ -54,6 +54,23 @@ def adasum_reduces_what_a_step_does():
             hvd.DistributedOptimizer(inner, op=hvd.Adasum)
 
 
+def torchs_adasum_is_made_where_it_can_be():
+    """Of CUDA tensors in the host's memory, to which place_for()'s compression brings them."""
+    if keras.backend.backend() != "torch":
+        return
+    from scalecom.torch import mpi_ops
+    place_for, ops = mpi_ops.place_for, []
+    mpi_ops.place_for = lambda op, tensors, compression: ops.append(op) or mpi_ops._ThroughHost(compression)
+    try:
+        variable = keras.Variable(numpy.ones(3, "float32"), name="placed")
+        hvd.DistributedOptimizer(keras.optimizers.SGD(0.5), op=hvd.Adasum).apply(
+            [keras.ops.convert_to_tensor(numpy.ones(3, "float32"))], [variable])
+    finally:
+        mpi_ops.place_for = place_for
+    assert ops == [hvd.Adasum]
+    assert numpy.allclose(keras.ops.convert_to_numpy(variable), 0.5)
+
+
 def adasum_leaves_no_constraint():
     keras.utils.set_random_seed(1)
     model = keras.Sequential([keras.Input((32,)), keras.layers.Dense(4, kernel_constraint="unit_norm", name="unit")])
