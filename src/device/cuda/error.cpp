@@ -13,6 +13,31 @@ const char* remedy(cudaError_t error) {
     case cudaErrorInsufficientDriver:
       return "the NVIDIA driver is absent or older than this build's CUDA runtime: install a newer "
              "driver, or use tensors in host memory";
+    case cudaErrorStubLibrary:
+      return "the loader has found the CUDA toolkit's stub of libcuda.so, which is for linking: "
+             "take "
+             "its folder (stubs) out of LD_LIBRARY_PATH, so that the driver's own is found";
+    case cudaErrorInitializationError:
+      return "the driver cannot begin here; a process that was forked from one that uses CUDA "
+             "cannot use it: start processes by spawn (multiprocessing's set_start_method), or "
+             "fork "
+             "before CUDA is used; else see nvidia-smi";
+    case cudaErrorOperatingSystem:
+    case cudaErrorUnknown:
+      return "the driver's devices may be missing or closed to this process: see that nvidia-smi "
+             "works here, and that /dev/nvidia* (nvidia-uvm, too) are there";
+    case cudaErrorSystemNotReady:
+      return "the machine's NVSwitches are not set up: see that nvidia-fabricmanager runs, in the "
+             "driver's version";
+    case cudaErrorMpsConnectionFailed:
+    case cudaErrorMpsRpcFailure:
+    case cudaErrorMpsServerNotReady:
+    case cudaErrorMpsMaxClientsReached:
+    case cudaErrorMpsMaxConnectionsReached:
+      return "MPS, which this process is to share the device by, does not take it: see that "
+             "nvidia-cuda-mps-control runs with the same CUDA_MPS_PIPE_DIRECTORY, by the same "
+             "user, "
+             "and has a place left; or unset CUDA_MPS_PIPE_DIRECTORY";
     case cudaErrorNoDevice:
       return "no CUDA device is visible: check nvidia-smi and CUDA_VISIBLE_DEVICES";
     case cudaErrorInvalidDevice: return "the device index is not one of CUDA_VISIBLE_DEVICES";
@@ -22,10 +47,21 @@ const char* remedy(cudaError_t error) {
     case cudaErrorNoKernelImageForDevice:
       return "this build has no code for the device: build again with CMAKE_CUDA_ARCHITECTURES set "
              "to its compute capability";
+    case cudaErrorUnsupportedPtxVersion:
+    case cudaErrorJitCompilationDisabled:
+      return "this build has only PTX for the device, which the driver cannot compile: install a "
+             "newer driver (and unset CUDA_DISABLE_PTX_JIT), or build again with "
+             "CMAKE_CUDA_ARCHITECTURES set to its compute capability";
     case cudaErrorSystemDriverMismatch:
     case cudaErrorCompatNotSupportedOnDevice:
       return "the driver in use and its libraries differ: restart the machine after a driver "
              "update";
+    case cudaErrorInvalidResourceHandle:
+      return "a stream is of another device than its tensor, of another process, or is no more: "
+             "submit with a stream of the tensor's device";
+    case cudaErrorECCUncorrectable:
+      return "the device's memory is damaged: nvidia-smi -q -d ECC tells more, and a reset of the "
+             "device may help";
     case cudaErrorIllegalAddress:
     case cudaErrorLaunchFailure:
     case cudaErrorMisalignedAddress:

@@ -29,15 +29,24 @@ TEST_CASE("a CUDA error names the call, CUDA's name for it and what helps") {
     int error;
     const char* name;
     const char* remedy;
-  } cases[] = {{cudaErrorInsufficientDriver, "cudaErrorInsufficientDriver", "newer driver"},
-               {cudaErrorNoDevice, "cudaErrorNoDevice", "CUDA_VISIBLE_DEVICES"},
-               {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "CUDA_VISIBLE_DEVICES"},
-               {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "torch.cuda.empty_cache"},
-               {cudaErrorNoKernelImageForDevice, "cudaErrorNoKernelImageForDevice",
-                "CMAKE_CUDA_ARCHITECTURES"},
-               {cudaErrorStreamCaptureIsolation, "cudaErrorStreamCaptureIsolation",
-                "before or behind the capture"},
-               {cudaErrorIllegalAddress, "cudaErrorIllegalAddress", "compute-sanitizer"}};
+  } cases[] = {
+      {cudaErrorInsufficientDriver, "cudaErrorInsufficientDriver", "newer driver"},
+      {cudaErrorNoDevice, "cudaErrorNoDevice", "CUDA_VISIBLE_DEVICES"},
+      {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "CUDA_VISIBLE_DEVICES"},
+      {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "torch.cuda.empty_cache"},
+      {cudaErrorNoKernelImageForDevice, "cudaErrorNoKernelImageForDevice",
+       "CMAKE_CUDA_ARCHITECTURES"},
+      {cudaErrorStreamCaptureIsolation, "cudaErrorStreamCaptureIsolation",
+       "before or behind the capture"},
+      {cudaErrorStubLibrary, "cudaErrorStubLibrary", "LD_LIBRARY_PATH"},
+      {cudaErrorInitializationError, "cudaErrorInitializationError", "spawn"},
+      {cudaErrorUnknown, "cudaErrorUnknown", "nvidia-uvm"},
+      {cudaErrorSystemNotReady, "cudaErrorSystemNotReady", "nvidia-fabricmanager"},
+      {cudaErrorMpsConnectionFailed, "cudaErrorMpsConnectionFailed", "CUDA_MPS_PIPE_DIRECTORY"},
+      {cudaErrorUnsupportedPtxVersion, "cudaErrorUnsupportedPtxVersion", "CUDA_DISABLE_PTX_JIT"},
+      {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "of the tensor's device"},
+      {cudaErrorECCUncorrectable, "cudaErrorECCUncorrectable", "nvidia-smi -q -d ECC"},
+      {cudaErrorIllegalAddress, "cudaErrorIllegalAddress", "compute-sanitizer"}};
   for (const auto& [error, name, remedy] : cases) {
     const std::string message = message_of(error);
     CAPTURE(message);
