@@ -124,6 +124,44 @@ Library open_library(const Files& files) {
               fmt::format("NCCL cannot be loaded ({}); {}", fmt::join(problems, "; "), kRemedy));
 }
 
+Api read_api(void* library) {
+  const Facts facts = facts_of(library);
+  Api api;
+  api.path = facts.path;
+  api.version = facts.version;
+  need(library, api.path, "ncclGetUniqueId", api.get_unique_id);
+  need(library, api.path, "ncclCommInitRankConfig", api.comm_init_rank_config);
+  find(library, "ncclCommSplit", api.comm_split);
+  need(library, api.path, "ncclCommFinalize", api.comm_finalize);
+  need(library, api.path, "ncclCommDestroy", api.comm_destroy);
+  need(library, api.path, "ncclCommAbort", api.comm_abort);
+  need(library, api.path, "ncclCommGetAsyncError", api.comm_get_async_error);
+  need(library, api.path, "ncclGetErrorString", api.get_error_string);
+  need(library, api.path, "ncclGetLastError", api.get_last_error);
+  need(library, api.path, "ncclAllReduce", api.all_reduce);
+  need(library, api.path, "ncclBroadcast", api.broadcast);
+  need(library, api.path, "ncclAllGather", api.all_gather);
+  need(library, api.path, "ncclReduceScatter", api.reduce_scatter);
+  need(library, api.path, "ncclReduce", api.reduce);
+  need(library, api.path, "ncclSend", api.send);
+  need(library, api.path, "ncclRecv", api.receive);
+  need(library, api.path, "ncclGroupStart", api.group_start);
+  need(library, api.path, "ncclGroupEnd", api.group_end);
+  return api;
+}
+
+// What `read` gives of the library that was opened. Its errors say whose choice that library was.
+template <class Read>
+auto read_opened(const Files& files, const Read& read) {
+  try {
+    return read();
+  } catch (const Error& error) {
+    if (files.named.empty()) throw;
+    throw Error(error.code(), fmt::format("SCALECOM_NCCL_LIBRARY is {}, which cannot be used: {}",
+                                          files.named, error.what()));
+  }
+}
+
 // What others of this process have loaded is theirs to sort out.
 void warn_of_copies(const Facts& taken) {
   std::vector<std::string> others;
@@ -152,35 +190,16 @@ void check_version(int version, const std::string& path) {
                           describe({path, version}), kRemedy));
 }
 
-Facts probe(const Files& files) { return facts_of(open_library(files).get()); }
+Facts probe(const Files& files) {
+  const Library opened = open_library(files);
+  return read_opened(files, [&] { return facts_of(opened.get()); });
+}
 
 Api load_api(const Files& files) {
   Library opened = open_library(files);
-  void* const library = opened.get();
-  const Facts facts = facts_of(library);
-  if (files.named.empty()) warn_of_copies(facts);
-  Api api;
-  api.path = facts.path;
-  api.version = facts.version;
-  need(library, api.path, "ncclGetUniqueId", api.get_unique_id);
-  need(library, api.path, "ncclCommInitRankConfig", api.comm_init_rank_config);
-  find(library, "ncclCommSplit", api.comm_split);
-  need(library, api.path, "ncclCommFinalize", api.comm_finalize);
-  need(library, api.path, "ncclCommDestroy", api.comm_destroy);
-  need(library, api.path, "ncclCommAbort", api.comm_abort);
-  need(library, api.path, "ncclCommGetAsyncError", api.comm_get_async_error);
-  need(library, api.path, "ncclGetErrorString", api.get_error_string);
-  need(library, api.path, "ncclGetLastError", api.get_last_error);
-  need(library, api.path, "ncclAllReduce", api.all_reduce);
-  need(library, api.path, "ncclBroadcast", api.broadcast);
-  need(library, api.path, "ncclAllGather", api.all_gather);
-  need(library, api.path, "ncclReduceScatter", api.reduce_scatter);
-  need(library, api.path, "ncclReduce", api.reduce);
-  need(library, api.path, "ncclSend", api.send);
-  need(library, api.path, "ncclRecv", api.receive);
-  need(library, api.path, "ncclGroupStart", api.group_start);
-  need(library, api.path, "ncclGroupEnd", api.group_end);
+  Api api = read_opened(files, [&] { return read_api(opened.get()); });
   opened.release();
+  if (files.named.empty()) warn_of_copies({api.path, api.version});
   return api;
 }
 

@@ -132,7 +132,13 @@ TEST_CASE("a setting that cannot be had is an error, whatever else there is") {
                             Contains("No such file") && Contains("leave it out"));
   }
   CHECK_THAT(in_process([] { return load("libm.so.6"); }),
-             Contains("libm.so.6 lacks ncclGetVersion") && Contains("SCALECOM_NCCL_LIBRARY"));
+             Contains("error: SCALECOM_NCCL_LIBRARY is libm.so.6, which cannot be used") &&
+                 Contains("libm.so.6 lacks ncclGetVersion"));
+  CHECK_THAT(in_process([] { return fmt::format("{}", probe({.named = "libm.so.6"}).version); }),
+             Contains("error: SCALECOM_NCCL_LIBRARY is libm.so.6, which cannot be used"));
+  CHECK_THAT(load_beside(21304, kFramework),
+             Contains("SCALECOM_NCCL_LIBRARY is " + kFramework.string()) &&
+                 Contains("NCCL 2.13.4 (" + kFramework.string() + ") is not supported"));
 }
 
 TEST_CASE("the NCCL that is in the process comes before the system's") {
