@@ -16,6 +16,7 @@ from jobs import Job  # noqa: E402
 from mps import shared_gpu  # noqa: E402
 
 LOGS = ROOT / "build" / "test-logs"
+PROGRAMS_FOLDER = ROOT / "tests" / "bindings" / "programs"
 CLAIMS = [f"programs.{name}" for name in ("devices", "device_training", "collectives", "grouped",
                                           "grouped_gathers", "parts", "errors", "clt_k",
                                           "optimizer", "optimizer_groups", "optimizer_styles",
@@ -180,7 +181,7 @@ def run_bench(report, name, ranks, collectives, places, options, environment, fo
         return label, None
     search = {"PYTHONPATH": f"{ROOT / 'tools' / 'bench' / 'cuda'}:{environment['PYTHONPATH']}"}
     job = start_ranks(places, folder, ranks, f"{name}:measure",
-                      {"rounds": int(options.rounds), "bytes_max": options.bytes_max},
+                      {"rounds": options.rounds, "bytes_max": options.bytes_max},
                       collectives, {**environment, **search})
     outcome = job.outcome(report.limit(limit_s))
     is_good = len(outcome.values) == ranks

@@ -51,11 +51,39 @@ def test_a_gpus_report_has_what_was_measured_before_the_time_ended(test_gpu, tmp
     assert [entry.name for entry in path.parent.iterdir()] == ["report.json"]
 
 
-def test_parts_of_a_gpus_report_that_there_are_not_are_named(test_gpu, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["test-gpu", "--only", "kernels,ranx"])
+@pytest.mark.parametrize("arguments, problem", [
+    ("--only kernels,ranx", "'ranx' is none of kernels,bench,ranks,"),
+    ("--collectives gloo", "'gloo' is none of host,nccl"),
+    ("--claims devises", "'devises' is none of "),
+    ("--ranks 2,0", "'0' is not allowed; allowed is a whole number above 0"),
+    ("--ranks two", "'two' is not allowed"), ("--within nan", "'nan' is not allowed; allowed is a number above 0"),
+    ("--device gpu:0", "'gpu:0' is not allowed; allowed are cpu, cuda,"),
+    ("--pack there --build nowhere", "nowhere has no tests/gpu/gpu_kernels, "),
+    ("--build .", "has no tests/gpu/gpu_kernels")])
+def test_wrong_arguments_of_a_gpus_test_are_told_with_what_is_allowed(test_gpu, monkeypatch, capsys, arguments,
+                                                                      problem):
+    monkeypatch.setattr(sys, "argv", ["test-gpu", *arguments.split()])
     with pytest.raises(SystemExit):
         test_gpu.parse_options()
-    assert "'ranx' is none of kernels,bench,ranks," in capsys.readouterr().err
+    assert problem in capsys.readouterr().err
+
+
+_MACHINE = {"gpus": 0, "torch": "2.11", "torch_cuda": "13.0", "driver_cuda": "13.0"}
+
+
+@pytest.mark.parametrize("arguments, machine, kept, skip", [
+    ([], {"gpus": 1}, "kernels,bench,ranks,jax,tuner,kills,memory,jax-bench", ""),
+    (["--device", "cpu"], {}, "kernels,bench,ranks,jax,tuner,kills,memory,jax-bench", ""),
+    ([], {"torch_cuda": None}, "kernels,jax,jax-bench", "torch is built without CUDA"),
+    ([], {"torch": None}, "kernels,jax,jax-bench", "torch cannot be used"),
+    ([], {"driver_cuda": None}, "kernels", "jax-bench on ranks: torch sees no GPU")])
+def test_jobs_that_need_a_gpu_are_left_out_where_there_is_none(test_gpu, monkeypatch, tmp_path, arguments, machine,
+                                                               kept, skip):
+    monkeypatch.setattr(sys, "argv", ["test-gpu", *arguments])
+    options, report = test_gpu.parse_options(), test_gpu.Report(tmp_path / "report.json", 1000.0)
+    test_gpu.leave_out_what_needs_a_gpu(report, options, {**_MACHINE, **machine})
+    assert ",".join(options.only) == kept
+    assert all(skip in line for line in report.skips) and len(report.skips) == bool(skip)
 
 
 @pytest.fixture
