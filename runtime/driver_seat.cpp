@@ -38,7 +38,7 @@ bool DriverSeat::take_if_soon_free(const std::function<bool()>& is_enough) {
 }
 
 void DriverSeat::look_in_vain() {
-  if (is_napping_.load() && !is_taken_.load()) call();
+  if (is_napping_.load() && !is_taken_.load() && owner_.is_here()) call();
 }
 
 void DriverSeat::call() {

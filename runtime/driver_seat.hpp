@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "base/deadline.hpp"
+#include "runtime/owner_process.hpp"
 
 namespace scalecom {
 
@@ -40,6 +41,9 @@ class DriverSeat {
   /// `work` is not called any more after close().
   explicit DriverSeat(Drivable& work) : work_(work) {}
 
+  /// In any other process nobody is to wait for something here, nor to drive.
+  const OwnerProcess& owner() const noexcept { return owner_; }
+
   /// A waiting thread: drives until `is_enough`, the deadline, or Drivable::drive() returns before.
   /// Returns soon without having done anything where another thread keeps the seat.
   void drive_until(const std::function<bool()>& is_enough, Deadline deadline);
@@ -66,6 +70,7 @@ class DriverSeat {
   void stand_by();
 
   Drivable& work_;
+  const OwnerProcess owner_;
   std::atomic<bool> is_taken_{false};
   std::atomic<int> wanted_{0};
   /// Times that waiting threads have taken the seat.

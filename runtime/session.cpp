@@ -130,6 +130,7 @@ SessionImpl::~SessionImpl() {
 }
 
 Ticket SessionImpl::submit(PendingTensor tensor) {
+  coordinator_.seat()->owner().check();
   tensor.ticket = std::make_shared<TicketState>(coordinator_.seat());
   Ticket ticket(tensor.ticket);
   mark_ready(tensor, nullptr);
@@ -156,6 +157,7 @@ std::vector<Ticket> SessionImpl::submit_each(std::vector<PendingTensor> tensors)
 }
 
 void SessionImpl::push_group(std::vector<PendingTensor> tensors) {
+  coordinator_.seat()->owner().check();
   const PendingTensor* before = nullptr;
   for (PendingTensor& tensor : tensors) {
     mark_ready(tensor, before);
@@ -210,6 +212,7 @@ void SessionImpl::run_urgently(const CoordinatorTask& task) {
 }
 
 void SessionImpl::run_by(bool (TensorQueue::*push)(CoordinatorTask), const CoordinatorTask& task) {
+  coordinator_.seat()->owner().check();
   auto done = std::make_shared<std::promise<Status>>();
   std::future<Status> outcome = done->get_future();
   const bool is_pushed = (queue_.*push)([&task, done] {
@@ -238,6 +241,7 @@ void SessionImpl::run_by(bool (TensorQueue::*push)(CoordinatorTask), const Coord
 
 // The thread ends within the coordinator's shutdown time, whatever the other ranks do.
 void SessionImpl::shutdown() {
+  if (!is_of_this_process()) return;
   // A program that ends calls it too, also one that ends by an exception.
   const std::string message = fmt::format(
       "rank {} called shutdown(), or its program ended: look at its output, and see that all ranks "
@@ -354,7 +358,10 @@ std::unique_ptr<Session> Session::connect(const Config& config) {
 }
 
 Session::Session(std::unique_ptr<SessionImpl> impl) : impl_(std::move(impl)) {}
-Session::~Session() = default;
+// The other process's: to end it here would be to end it there.
+Session::~Session() {
+  if (!impl_->is_of_this_process()) impl_.release();
+}
 
 void Session::shutdown() { impl_->shutdown(); }
 Status Session::status() const { return impl_->status(); }

@@ -64,6 +64,9 @@ class SessionImpl {
   /// The CUDA device of this number is the session's, if that has none yet and there is such a one.
   void take_device(int index);
 
+  /// False where this process was forked from the session's: shutdown() does nothing there, and
+  /// what needs the other ranks throws.
+  bool is_of_this_process() const noexcept { return coordinator_.seat()->owner().is_here(); }
   void shutdown();
   Status status() const;
   std::vector<ResidualInfo> residuals();

@@ -49,7 +49,10 @@ bool TicketState::look() const {
 }
 
 std::optional<Status> TicketState::wait_until(Deadline deadline) const {
-  if (!is_ready() && seat_ != nullptr) seat_->drive_until([this] { return is_ready(); }, deadline);
+  if (!is_ready() && seat_ != nullptr) {
+    if (const Status other = seat_->owner().status(); !other.is_ok()) return other;
+    seat_->drive_until([this] { return is_ready(); }, deadline);
+  }
   std::unique_lock lock(mutex_);
   const auto is_done = [this] { return is_ready_.load(std::memory_order_relaxed); };
   if (!completed_.wait_until(lock, deadline.at(), is_done)) return std::nullopt;

@@ -1,5 +1,6 @@
 """Claims about wrong input. Each function is called on every rank of a job, in this order."""
 
+import os
 import time
 
 import pytest
@@ -200,3 +201,39 @@ def wrong_types_are_refused_at_the_call():
     for root in (0.5, "root"):
         with pytest.raises(ValueError, match="root_rank is"):
             hvd.broadcast(torch.ones(2), root)
+
+
+def _ones_on_host():
+    return torch.ones(3, device="cpu")  # A forked process can use no GPU.
+
+
+def _use_what_another_process_has(handle):
+    """In a process that was forked."""
+    assert hvd.rank() < hvd.size()
+    uses = [lambda: hvd.allreduce(_ones_on_host(), name="forked"), hvd.barrier, hvd.compression_state]
+    if hvd.size() > 1:
+        uses.append(lambda: hvd.synchronize(handle))
+    for use in uses:
+        with pytest.raises((ValueError, hvd.HorovodInternalError), match="was forked from"):
+            use()
+    hvd.shutdown()
+
+
+def a_forked_process_is_told_so_and_leaves_the_session_alone():
+    submits = [lambda rank=rank: hvd.allreduce_async(_ones_on_host(), name=f"fork {rank}", op=hvd.Sum)
+               for rank in range(hvd.size())]
+    own = submits.pop(hvd.rank())()  # The others submit it when they have forked, too.
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            _use_what_another_process_has(own)
+        except BaseException as problem:
+            os.write(writing, repr(problem).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        assert pipe.read() == ""
+    os.waitpid(child, 0)
+    for handle in [own, *(submit() for submit in submits)]:
+        assert hvd.synchronize(handle).tolist() == [hvd.size()] * 3
