@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/log.hpp"
 #include "device/nccl/api.hpp"
 #include "scalecom/export.hpp"
 
@@ -17,6 +18,7 @@ namespace {
 std::atomic<AllReduceAlgorithm> algorithm_of_new{AllReduceAlgorithm::own_choice};
 std::atomic<int> living{0};  // TunedCommunicators, all of one algorithm
 std::atomic<std::int64_t> times_asked{0};
+std::atomic<bool> has_told{false};
 
 constexpr int kAllReduce = 4;      // ncclFuncAllReduce
 constexpr float kIgnored = -1.0f;  // NCCL_ALGO_PROTO_IGNORE
@@ -32,6 +34,16 @@ Result begin(std::size_t, std::size_t, void (*)(), void** context) {
   return Result::success;
 }
 
+// Once for the process: each call is asked about.
+void tell_of_own_choice(int wanted) {
+  if (has_told.exchange(true)) return;
+  const bool is_tree = wanted == static_cast<int>(AllReduceAlgorithm::tree);
+  log_warning(std::string("SCALECOM_ALLREDUCE_ALGORITHM is ") + (is_tree ? "double_tree" : "ring") +
+              ", which NCCL cannot take for an all-reduce here, so that it chooses by itself: see "
+              "that NCCL_ALGO, where it is set, allows it (NCCL_DEBUG=INFO with "
+              "NCCL_DEBUG_SUBSYS=TUNING tells more)");
+}
+
 // `costs` is a table by algorithm and protocol. NCCL takes the least cost that is not ignored: the
 // protocol stays its choice. Where it has ruled the algorithm out, all stays its choice.
 Result choose(void* context, int function, std::size_t, int, float** costs, int algorithms,
@@ -41,6 +53,7 @@ Result choose(void* context, int function, std::size_t, int, float** costs, int 
   float* const table = reinterpret_cast<float*>(costs);
   float* const row = table + wanted * protocols;
   if (std::all_of(row, row + protocols, [](float cost) { return cost < 0.0f; })) {
+    tell_of_own_choice(wanted);
     return Result::success;
   }
   std::fill(table, row, kIgnored);

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <string>
 
+#include "tests/support/captured_stderr.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/unit/device/tuner_plugin.hpp"
 
@@ -76,13 +77,25 @@ TEST_CASE("a communicator's all-reduces take the algorithm that it was made with
   CHECK(tuner_plugin().destroy(ring) == 0);
 }
 
-TEST_CASE("communicators of others, and what NCCL has ruled out, stay NCCL's choice") {
+TEST_CASE(
+    "communicators of others, and what NCCL has ruled out, stay NCCL's choice, which is told "
+    "once") {
   CHECK(ask(make_communicator(), kAllReduce) == offered());
   const TunedCommunicators made(AllReduceAlgorithm::tree);
   void* const tree = make_communicator();
   Costs without_tree = offered();
   std::fill_n(without_tree.begin(), kProtocols, -1.0f);
-  CHECK(ask(tree, kAllReduce, without_tree) == without_tree);
+  std::string told;
+  {
+    const scalecom::test::CapturedStderr log;
+    CHECK(ask(tree, kAllReduce, without_tree) == without_tree);
+    CHECK(ask(tree, kAllReduce, without_tree) == without_tree);
+    told = log.text();
+  }
+  const std::string setting = "SCALECOM_ALLREDUCE_ALGORITHM is double_tree";
+  CHECK(told.find(setting) != std::string::npos);
+  CHECK(told.find(setting) == told.rfind(setting));
+  CHECK(told.find("NCCL_ALGO") != std::string::npos);
 }
 
 TEST_CASE("names of algorithms mean the same on the GPU where NCCL has them") {
