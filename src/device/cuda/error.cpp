@@ -12,7 +12,8 @@ const char* remedy(cudaError_t error) {
   switch (error) {
     case cudaErrorInsufficientDriver:
       return "the NVIDIA driver is absent or older than this build's CUDA runtime: install a newer "
-             "driver, or use tensors in host memory";
+             "driver, or build with a CUDA toolkit that is no newer than the CUDA version that "
+             "nvidia-smi shows, or use tensors in host memory";
     case cudaErrorStubLibrary:
       return "the loader has found the CUDA toolkit's stub of libcuda.so, which is for linking: "
              "take "
@@ -60,8 +61,7 @@ const char* remedy(cudaError_t error) {
       return "a stream is of another device than its tensor, of another process, or is no more: "
              "submit with a stream of the tensor's device";
     case cudaErrorECCUncorrectable:
-      return "the device's memory is damaged: nvidia-smi -q -d ECC tells more, and a reset of the "
-             "device may help";
+      return "the device's memory is damaged: nvidia-smi -q -d ECC tells more";
     case cudaErrorIllegalAddress:
     case cudaErrorLaunchFailure:
     case cudaErrorMisalignedAddress:

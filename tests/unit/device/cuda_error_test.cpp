@@ -30,7 +30,7 @@ TEST_CASE("a CUDA error names the call, CUDA's name for it and what helps") {
     const char* name;
     const char* remedy;
   } cases[] = {
-      {cudaErrorInsufficientDriver, "cudaErrorInsufficientDriver", "newer driver"},
+      {cudaErrorInsufficientDriver, "cudaErrorInsufficientDriver", "nvidia-smi shows"},
       {cudaErrorNoDevice, "cudaErrorNoDevice", "CUDA_VISIBLE_DEVICES"},
       {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "CUDA_VISIBLE_DEVICES"},
       {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "torch.cuda.empty_cache"},
