@@ -55,6 +55,15 @@ void check_view(const std::string& name, const TensorView& view) {
     refuse(name, fmt::format("device kind {} is not known; allowed are host (0) and CUDA (1)",
                              static_cast<int>(device.kind)));
   }
+  // A host reads elements from any place, a GPU does not.
+  const auto address = reinterpret_cast<std::uintptr_t>(view.data);
+  const auto bytes = static_cast<std::uintptr_t>(size_of(view.dtype));
+  if (device.kind == DeviceKind::cuda && view.count() > 0 && address % bytes != 0) {
+    refuse(name,
+           fmt::format("its memory on {} begins at {:#x}, which is no multiple of the {} bytes of "
+                       "a {}; copy it into memory that is",
+                       to_string(device), address, bytes, scalecom::to_string(view.dtype)));
+  }
 }
 
 bool is_floating(DataType dtype) {

@@ -69,6 +69,15 @@ TensorSignature signature_of(OperationKind kind, const TensorView& tensor,
   return signature;
 }
 
+// The session's device, for one of its tensors.
+std::shared_ptr<DeviceContext> acquire(SessionDevice& device, const PendingTensor& tensor) {
+  try {
+    return device.acquire(tensor.input.device.index);
+  } catch (const Error& error) {
+    throw Error(error.code(), fmt::format("tensor {}: {}", tensor.name, error.what()));
+  }
+}
+
 PendingTensor pending_all_reduce(std::string name, TensorView input, TensorView output,
                                  const AllReduceOptions& options, SessionImpl& session) {
   TensorSignature signature = signature_of(OperationKind::all_reduce, input, options);
@@ -170,11 +179,9 @@ void SessionImpl::push_group(std::vector<PendingTensor> tensors) {
 void SessionImpl::mark_ready(PendingTensor& tensor, const PendingTensor* before) {
   const TensorView& input = tensor.input;
   if (input.device.kind != DeviceKind::cuda) return;
-  const std::shared_ptr<DeviceContext> context = device_.acquire(input.device.index);
+  const std::shared_ptr<DeviceContext> context = acquire(device_, tensor);
   const auto stream = static_cast<StreamHandle>(input.stream);
-  const bool is_marked =
-      before != nullptr && before->ready != nullptr && before->ready->stream == stream;
-  if (is_marked) {
+  if (before != nullptr && before->ready != nullptr && before->ready->stream == stream) {
     tensor.ready = before->ready;
     return;
   }

@@ -150,7 +150,7 @@ std::shared_ptr<DeviceContext> SessionDevice::acquire(int index) {
   if (mine != index) {
     throw Error(
         StatusCode::invalid_argument,
-        fmt::format("the tensor is on CUDA device {}, but this session works on device {}, "
+        fmt::format("it is on CUDA device {}, but this session works on device {}, "
                     "where its first tensor, or its join(), was; give each rank one device, as "
                     "torch.cuda.set_device(local_rank) or JAX's setting "
                     "jax_cuda_visible_devices do",

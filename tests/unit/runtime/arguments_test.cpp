@@ -73,6 +73,11 @@ TEST_CASE("a refusal names the tensor, what was got and what is allowed") {
   cuda.device.kind = DeviceKind::cuda;
   CHECK_THROWS_WITH(check_all_reduce("w", cuda, view(), {}),
                     Contains("tensor w") && Contains("cuda:0") && Contains("the host"));
+  cuda.data = reinterpret_cast<std::byte*>(storage) + 2;
+  CHECK_THROWS_WITH(check_all_gather("w", cuda), Contains("tensor w") && Contains("cuda:0") &&
+                                                     Contains("multiple of the 4 bytes"));
+  cuda.dtype = DataType::float16;
+  CHECK_NOTHROW(check_all_gather("w", cuda));
   TensorView nowhere = view();
   nowhere.device.kind = static_cast<DeviceKind>(7);
   CHECK_THROWS_WITH(check_all_reduce("w", nowhere, nowhere, {}),

@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include <atomic>
 #include <latch>
 #include <thread>
@@ -98,6 +100,23 @@ TEST_CASE("a tensor whose stream is being captured is refused, and the session g
   expect_ok(devices[0].all_reduce("w", view, view).wait());
 }
 
+TEST_CASE(
+    "a tensor on another device than the session's is refused by name, and the session goes on") {
+  DeviceWorld devices(1, 1);
+  DeviceTensor tensor(devices.accelerator(0), DataType::float32, {4});
+  const TensorView view = tensor.view();
+  expect_ok(devices[0].all_reduce("w", view, view).wait());
+  TensorView other = view;
+  other.device.index = view.device.index + 1;
+  const std::string told =
+      fmt::format("tensor v: it is on CUDA device {}, but this session works on device {}",
+                  other.device.index, view.device.index);
+  CHECK_THROWS_WITH(devices[0].all_reduce("v", other, other), Contains(told));
+  CHECK_THROWS_WITH(devices[0].all_reduce_group({{"u", view, view}, {"v", other, other}}),
+                    Contains("tensor v") && Contains("one device"));
+  expect_ok(devices[0].all_reduce("v", view, view).wait());
+}
+
 TEST_CASE("ranks that disagree on the device of a tensor are told so") {
   DeviceWorld devices(2, 1);
   std::vector<Status> outcome(2, Status());
@@ -125,7 +144,7 @@ TEST_CASE("a process that cannot use the CUDA device is told why at the call, an
   std::vector<float> values(4, 1.0f);
   TensorView view = test::view_of(values);
   view.device = {DeviceKind::cuda, 1000};
-  CHECK_THROWS_WITH(world[0].all_reduce("w", view, view), Contains(expected));
+  CHECK_THROWS_WITH(world[0].all_reduce("w", view, view), Contains("tensor w: " + expected));
   view.device = {};
   expect_ok(world[0].all_reduce("w", view, view).wait());
 }
