@@ -25,7 +25,7 @@ std::string remedy(Result result, const std::string& message) {
     return "two ranks use one GPU: give each its own (torch.cuda.set_device(local_rank)), or set "
            "NCCL_MULTI_RANK_GPU_ENABLE=1 (NCCL 2.30 or newer)";
   }
-  if (says(message, "No socket interface")) {
+  if (says(message, "interface found")) {
     return "NCCL_SOCKET_IFNAME names the network interface that leads to the other hosts";
   }
   if (says(message, "shared memory") || says(message, "/dev/shm")) {
