@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <optional>
+
 #include "scalecom/status.hpp"
+#include "transport/socket/address.hpp"
 
 namespace scalecom {
 namespace {
@@ -30,12 +33,17 @@ Rendezvous plan_rendezvous(const RankLaunch& launch, const Config& config) {
   rendezvous.secret = config.rendezvous_key;
   rendezvous.hosts = launch.hosts;
   if (!config.rendezvous.empty()) {
-    const std::size_t colon = config.rendezvous.rfind(':');
-    const std::string port = config.rendezvous.substr(colon + 1);
-    rendezvous.host = config.rendezvous.substr(0, colon);
+    const std::optional<Place> place = parse_place(config.rendezvous);
+    if (!place) {
+      throw Error(StatusCode::invalid_argument,
+                  fmt::format("SCALECOM_RENDEZVOUS={} is not allowed; allowed: host:port, and "
+                              "[IPv6 address]:port",
+                              config.rendezvous));
+    }
     rendezvous.host_setting = "SCALECOM_RENDEZVOUS";
-    rendezvous.ports = {std::stoi(port)};
-    rendezvous.job = "port " + port;
+    rendezvous.host = parse_host(place->host, rendezvous.host_setting);
+    rendezvous.ports = {place->port};
+    rendezvous.job = fmt::format("port {}", place->port);
   } else {
     if (launch.master_address.empty() || launch.master_port == 0) {
       throw Error(StatusCode::invalid_argument,
@@ -44,7 +52,7 @@ Rendezvous plan_rendezvous(const RankLaunch& launch, const Config& config) {
                               "does, or SCALECOM_RENDEZVOUS=host:port",
                               launch.master_address.empty() ? "MASTER_ADDR" : "MASTER_PORT"));
     }
-    rendezvous.host = launch.master_address;
+    rendezvous.host = parse_host(launch.master_address, rendezvous.host_setting);
     rendezvous.ports = ports_behind(launch.master_port);
     rendezvous.job = fmt::format("MASTER_PORT {}", launch.master_port);
   }

@@ -13,6 +13,7 @@
 #include "base/error.hpp"
 #include "collective/selector.hpp"
 #include "runtime/negotiation.hpp"
+#include "transport/socket/address.hpp"
 
 namespace scalecom {
 namespace {
@@ -137,14 +138,11 @@ Setting cycle_time() {
 Setting rendezvous() {
   return {"RENDEZVOUS",
           "",
-          "host:port, with a port of 1 to 65535",
+          "host:port, with a port of 1 to 65535, and an IPv6 address in brackets",
           "Where the ranks of a job without MPI meet, on the host of rank 0. Not set: at "
           "MASTER_ADDR, on the first free one of the 16 ports behind MASTER_PORT.",
           [](Config& config, const std::string& text) {
-            const std::size_t colon = text.rfind(':');
-            std::int64_t port = 0;
-            if (colon == std::string::npos || colon == 0) return false;
-            if (!parse_integer(text.substr(colon + 1), 1, 65535, port)) return false;
+            if (!parse_place(text)) return false;
             config.rendezvous = text;
             return true;
           },

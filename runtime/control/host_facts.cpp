@@ -1,9 +1,7 @@
 #include "runtime/control/host_facts.hpp"
 
-#include <arpa/inet.h>
 #include <ifaddrs.h>
 #include <net/if.h>
-#include <netdb.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,8 +10,10 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "scalecom/status.hpp"
+#include "transport/socket/address.hpp"
 
 namespace scalecom {
 namespace {
@@ -37,14 +37,13 @@ std::vector<std::string> interface_addresses() {
   if (getifaddrs(&raw) != 0) return {};
   const std::unique_ptr<ifaddrs, decltype(&freeifaddrs)> list(raw, &freeifaddrs);
   std::vector<std::string> addresses;
-  for (const ifaddrs* entry = list.get(); entry != nullptr; entry = entry->ifa_next) {
-    const bool is_usable = entry->ifa_addr != nullptr && (entry->ifa_flags & IFF_UP) != 0 &&
-                           (entry->ifa_flags & IFF_LOOPBACK) == 0;
-    if (!is_usable || entry->ifa_addr->sa_family != AF_INET) continue;
-    std::array<char, NI_MAXHOST> text{};
-    if (getnameinfo(entry->ifa_addr, sizeof(sockaddr_in), text.data(), text.size(), nullptr, 0,
-                    NI_NUMERICHOST) == 0) {
-      addresses.emplace_back(text.data());
+  for (const int family : {AF_INET, AF_INET6}) {
+    for (const ifaddrs* entry = list.get(); entry != nullptr; entry = entry->ifa_next) {
+      const bool is_usable = entry->ifa_addr != nullptr && (entry->ifa_flags & IFF_UP) != 0 &&
+                             (entry->ifa_flags & IFF_LOOPBACK) == 0;
+      if (!is_usable || entry->ifa_addr->sa_family != family) continue;
+      const std::optional<Address> address = Address::of(entry->ifa_addr);
+      if (address && !address->is_link_local()) addresses.push_back(address->to_string());
     }
   }
   return addresses;

@@ -13,7 +13,8 @@ struct HostFacts {
   /// Equal on two ranks exactly when they can reach each other inside one host: the kernel's boot
   /// id and the network namespace.
   std::string host_id;
-  /// Addresses of the host's interfaces that are up, numeric, without loopback.
+  /// Addresses of the host's interfaces that are up, numeric, IPv4 before IPv6, without those that
+  /// mean something on the host only: loopback and link-local ones.
   std::vector<std::string> addresses;
 
   bool operator==(const HostFacts&) const = default;

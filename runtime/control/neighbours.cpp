@@ -13,15 +13,18 @@
 #include "base/wait.hpp"
 #include "runtime/control/handshake.hpp"
 #include "runtime/control/reception.hpp"
+#include "transport/socket/address.hpp"
 
 namespace scalecom {
 namespace {
 
 // What a parent tells the others: where its children find it. Rank 0 adds the key.
 struct Endpoint {
+  using Places = std::vector<std::pair<std::string, int>>;  // address and port
+
   std::string key;
   std::string unix_name;
-  std::vector<std::pair<std::string, int>> tcp;  // address and port
+  Places tcp;
 
   std::string to_blob() const {
     std::vector<std::uint8_t> bytes(key.begin(), key.end());
@@ -85,11 +88,11 @@ std::vector<Socket> listen_for_children(const Links& links, const std::vector<Ho
   return listeners;
 }
 
-Socket connect_to(const Endpoint& parent, bool is_same_host, const ControlOptions& options,
-                  Deadline deadline) {
-  if (is_same_host) return connect_unix(parent.unix_name);
+// The error is ETIMEDOUT where one is silent: it may have room later.
+Socket connect_over_tcp(const Endpoint::Places& places, const ControlOptions& options,
+                        Deadline deadline) {
   int error = EHOSTUNREACH;
-  for (const auto& [address, port] : parent.tcp) {
+  for (const auto& [address, port] : places) {
     Socket socket =
         connect_tcp(address, port,
                     std::min(deadline, Deadline::after(options.peer_timeout),
@@ -98,10 +101,30 @@ Socket connect_to(const Endpoint& parent, bool is_same_host, const ControlOption
       set_tcp_options(socket, options.peer_timeout);
       return socket;
     }
-    if (error != ETIMEDOUT) error = errno;  // Who is silent may have room later.
+    if (error != ETIMEDOUT) error = errno;
   }
   errno = error;
   return {};
+}
+
+// IPv4 comes first, unless a parent before this one was reached by IPv6 only: where one of the two
+// leads nowhere in silence, each try costs the peer's time. The second says nothing of a parent
+// that the first does not reach.
+Socket connect_to(const Endpoint& parent, bool is_same_host, const ControlOptions& options,
+                  Deadline deadline, bool& is_by_ipv6) {
+  if (is_same_host) return connect_unix(parent.unix_name);
+  std::vector<Endpoint::Places> families(2);
+  for (const auto& place : parent.tcp) {
+    families[is_ipv6(place.first) == is_by_ipv6 ? 0 : 1].push_back(place);
+  }
+  if (families[0].empty()) std::swap(families[0], families[1]);
+  Socket socket = connect_over_tcp(families[0], options, deadline);
+  if (socket.is_open() || families[1].empty()) return socket;
+  const int error = errno;
+  socket = connect_over_tcp(families[1], options, deadline);
+  if (socket.is_open()) is_by_ipv6 = !is_by_ipv6;
+  errno = error;
+  return socket;
 }
 
 // A firewall is none inside a host.
@@ -124,14 +147,14 @@ Error cannot_connect(const Endpoint& parent, int parent_rank, int rank, const st
 // A parent whose queue is full, or that dropped a rank which was slow, may have room later. Over
 // TCP a full queue is silent, as a firewall is.
 Socket join_parent(const Endpoint& parent, const Handshake& handshake, int rank, bool is_same_host,
-                   const ControlOptions& options, Deadline deadline) {
+                   const ControlOptions& options, Deadline deadline, bool& is_by_ipv6) {
   if (parent.unix_name.empty() && parent.tcp.empty()) {
     throw cannot_connect(parent, handshake.parent, rank, "it does not listen");
   }
   const WaitContext context{deadline};
   WaitLoop loop(context);
   while (true) {
-    Socket socket = connect_to(parent, is_same_host, options, deadline);
+    Socket socket = connect_to(parent, is_same_host, options, deadline, is_by_ipv6);
     const int error = socket.is_open() ? 0 : errno;
     if (error == 0 && introduce_to_parent(socket, handshake, rank, deadline)) return socket;
     const Error problem =
@@ -202,10 +225,12 @@ Neighbours connect_neighbours(Bootstrap& bootstrap, const Links& links,
   if (problem) throw *problem;
   const std::string key = Endpoint::from_blob(blobs.front()).key;
   Neighbours neighbours;
+  bool is_by_ipv6 = false;
   for (const int rank : links.parents) {
     const Endpoint parent = Endpoint::from_blob(blobs[static_cast<std::size_t>(rank)]);
-    neighbours.emplace(rank, join_parent(parent, Handshake{key, rank}, links.rank,
-                                         is_same_host(facts, links.rank, rank), options, deadline));
+    neighbours.emplace(
+        rank, join_parent(parent, Handshake{key, rank}, links.rank,
+                          is_same_host(facts, links.rank, rank), options, deadline, is_by_ipv6));
   }
   accept_children(listeners, Handshake{key, links.rank},
                   {links.children.begin(), links.children.end()}, options, deadline, neighbours);

@@ -23,6 +23,7 @@
 #include "runtime/control/reception.hpp"
 #include "runtime/control/tree.hpp"
 #include "scalecom/status.hpp"
+#include "transport/socket/address.hpp"
 
 namespace scalecom {
 namespace {
@@ -63,10 +64,6 @@ bool is_networked(const Rendezvous& rendezvous) {
 
 bool looks_here_only(const Rendezvous& rendezvous) {
   return rendezvous.hosts == HostSpread::one || leads_back(rendezvous.host);
-}
-
-bool is_own_address(const std::string& address) {
-  return local_address_towards(address) == address;
 }
 
 std::string host_setting_of(const Rendezvous& rendezvous) {
@@ -179,7 +176,7 @@ class Host {
     const std::vector<std::string> addresses = resolve(rendezvous_.host);
     if (addresses.empty()) {
       throw Error(StatusCode::unavailable,
-                  fmt::format("rank 0 finds no IPv4 address of its own host's name {}; set {} to "
+                  fmt::format("rank 0 finds no address of its own host's name {}; set {} to "
                               "an address of the host of rank 0",
                               rendezvous_.host, rendezvous_.host_setting));
     }
@@ -191,10 +188,20 @@ class Host {
     if (!is_named_here) wait_behind(addresses.front());
     // A host's own name may lead itself to its loopback interface, and others to it.
     if (own.empty()) {
-      own.emplace_back("0.0.0.0");
+      own = all_addresses(addresses);
       if (rendezvous_.secret.empty()) warn_of_strangers();
     }
-    for (const std::string& address : own) listen_at(address);
+    listen_at(own);
+  }
+
+  // Of the families by which others may come: who is given a loopback address cannot know that.
+  static std::vector<std::string> all_addresses(const std::vector<std::string>& addresses) {
+    const bool is_any = std::ranges::any_of(addresses, is_loopback);
+    std::vector<std::string> all;
+    if (is_any || !std::ranges::all_of(addresses, is_ipv6)) all.emplace_back("0.0.0.0");
+    const bool is_by_ipv6 = is_any || std::ranges::any_of(addresses, is_ipv6);
+    if (is_by_ipv6 && is_own_address("::1")) all.emplace_back("::");
+    return all;
   }
 
   // For ranks that the network leads here by an address which is none of this host's own.
@@ -220,23 +227,33 @@ class Host {
         local_host_facts().host_name, host_setting_of(rendezvous_)));
   }
 
-  void listen_at(const std::string& address) {
+  // At each of the addresses where a port is free.
+  void listen_at(const std::vector<std::string>& addresses) {
+    std::vector<std::string> taken;
+    std::ranges::copy_if(addresses, std::back_inserter(taken),
+                         [&](const std::string& address) { return !has_free_port(address); });
+    if (taken.empty()) return;
+    const std::string problem = fmt::format(
+        "rank 0 cannot wait for the others on {} ({}): the ports {} are taken; set "
+        "SCALECOM_RENDEZVOUS=host:port to a free one, on all ranks",
+        rendezvous_.host, fmt::join(taken, ", "), fmt::join(rendezvous_.ports, ", "));
+    // Nobody was promised that it would listen there.
+    const bool is_extra = rendezvous_.hosts != HostSpread::several && leads_back(rendezvous_.host);
+    if (!is_extra && taken.size() == addresses.size()) {
+      throw Error(StatusCode::unavailable, problem);
+    }
+    remark(problem);
+  }
+
+  // Listens there.
+  bool has_free_port(const std::string& address) {
     for (const int port : rendezvous_.ports) {
       Socket listener = try_listen_tcp(address, port);
       if (!listener.is_open()) continue;
       listeners_.push_back(std::move(listener));
-      return;
+      return true;
     }
-    const std::string problem = fmt::format(
-        "rank 0 cannot wait for the others on {} ({}): the ports {} are taken; set "
-        "SCALECOM_RENDEZVOUS=host:port to a free one, on all ranks",
-        rendezvous_.host, address, fmt::join(rendezvous_.ports, ", "));
-    // Nobody was promised that it would listen there.
-    if (rendezvous_.hosts != HostSpread::several && leads_back(rendezvous_.host)) {
-      remark(problem);
-      return;
-    }
-    throw Error(StatusCode::unavailable, problem);
+    return false;
   }
 
   void let_in(Reception::Arrival arrival) {
@@ -339,7 +356,7 @@ class Guest {
     if (looks_here_only_) return find_root_here(meeting_name(rendezvous_.job), deadline);
     const std::vector<std::string> addresses = resolve(rendezvous_.host);
     if (addresses.empty()) {
-      finding_ = rendezvous_.host + " has no IPv4 address";
+      finding_ = rendezvous_.host + " has no address";
       return {};
     }
     // Rank 0 of another job with this port may wait here, if ours is elsewhere.
@@ -348,8 +365,16 @@ class Guest {
     });
     Socket root = find_root_here(
         is_here ? meeting_name(rendezvous_.job) : meeting_name_behind(rendezvous_), deadline);
+    std::vector<std::string> refusals;
     for (const std::string& address : addresses) {
-      if (!root.is_open()) root = find_root_at(address, deadline);
+      if (!root.is_open()) root = find_root_at(address, deadline, refusals);
+    }
+    // Who has answered tells more than who has not, and a try that was cut short tells nothing new.
+    if (!root.is_open() && !has_answered_ && !(was_refused_ && deadline.has_passed())) {
+      was_refused_ = true;
+      finding_ = fmt::format(
+          "nobody answers there ({}; a rank 0 with MASTER_ADDR=localhost keeps off the network)",
+          fmt::join(refusals, ", "));
     }
     return root;
   }
@@ -367,26 +392,20 @@ class Guest {
     return is_root(root, "this host", deadline) ? std::move(root) : Socket();
   }
 
-  Socket find_root_at(const std::string& address, Deadline deadline) {
+  // Adds to `refusals` why nobody is there.
+  Socket find_root_at(const std::string& address, Deadline deadline,
+                      std::vector<std::string>& refusals) {
     std::string refusal;
     for (const int port : rendezvous_.ports) {
       Socket root = connect_tcp(address, port, soon(deadline));
       if (root.is_open()) {
-        const std::string place = fmt::format("{}:{}", rendezvous_.host, port);
-        if (is_root(root, place, soon(deadline))) return root;
+        if (is_root(root, show_place(rendezvous_.host, port), soon(deadline))) return root;
         refusal.clear();
       } else {
         refusal = std::strerror(errno);
       }
     }
-    // Who has answered tells more than who has not, and a try that was cut short tells nothing new.
-    if (!has_answered_ && !(was_refused_ && deadline.has_passed())) {
-      was_refused_ = true;
-      finding_ = fmt::format(
-          "nobody answers there ({}: {}; a rank 0 with MASTER_ADDR=localhost keeps off the "
-          "network)",
-          address, refusal);
-    }
+    refusals.push_back(fmt::format("{}: {}", address, refusal));
     return {};
   }
 

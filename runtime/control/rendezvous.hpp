@@ -19,7 +19,7 @@ struct Rendezvous {
   std::string job;
   /// What ranks must know to be let in; may be empty.
   std::string secret;
-  /// Rank 0's host: a name or a numeric IPv4 address. Ranks may know it by different ones.
+  /// Rank 0's host: a name or a numeric address. Ranks may know it by different ones.
   std::string host;
   /// What says so, for messages.
   std::string host_setting = "MASTER_ADDR";
@@ -32,10 +32,10 @@ struct Rendezvous {
 /// on what they exchange. It listens on an abstract Unix socket named by the job, to processes of
 /// its own user only, and, unless all are on one host, on one of the TCP ports: at the addresses of
 /// `host` that are its own host's, or at all of that where none is, since the network may lead such
-/// an address here (NAT, a cluster's service). Where `host` is localhost or 127.x.x.x, or a name
-/// that leads there and is not the host's own, rank 0 keeps off the network unless it knows that
-/// ranks are on other hosts, or has a secret, and another rank looks on its own host only. Both
-/// ends prove by HMAC-SHA256 (runtime/control/handshake.hpp) that they know `job` and `secret`
+/// an address here (NAT, a cluster's service). Where `host` is localhost, 127.x.x.x or ::1, or a
+/// name that leads there and is not the host's own, rank 0 keeps off the network unless it knows
+/// that ranks are on other hosts, or has a secret, and another rank looks on its own host only.
+/// Both ends prove by HMAC-SHA256 (runtime/control/handshake.hpp) that they know `job` and `secret`
 /// before a byte of the other counts; who does not is dropped and holds nobody up. Over TCP the
 /// secret is all that keeps strangers out, and nothing is encrypted.
 ///

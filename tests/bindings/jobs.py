@@ -1,6 +1,7 @@
 """Jobs of several ranks on this machine, started without MPI, and what becomes of them. No pytest
 needed: tools/test-gpu has these on machines without it."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -98,6 +99,13 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def has_ipv6():
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::1", 0))
+        return True
+    return False
 
 
 def environment(extra=None):

@@ -272,7 +272,7 @@ def test_a_command_that_fails_at_once_is_not_started_again(tmp_path):
     (("--elastic",), "-np is missing"),
     (("--min-np", "1", "-np", "2", "-H", "localhost:1,127.0.0.1:1"), "which are all this host"),
     (("--min-np", "1", "-np", "2", "--remote-shell", ""), "--remote-shell is empty"),
-    (("--min-np", "1", "-np", "2", "--own-address", "here"), "--own-address is here; give an IPv4"),
+    (("--min-np", "1", "-np", "2", "--own-address", "here"), "--own-address is here; give an address"),
     (("--min-np", "1", "-np", "2", "--blacklist-cooldown-range", "3", "2"), "is 3 2; give the"),
     (("--min-np", "2", "--max-np", "2", "-H", "localhost:1"), "the hosts have 1 slots"),
     (("--min-np", "1", "--launcher", "mpirun"), "--launcher is mpirun"),

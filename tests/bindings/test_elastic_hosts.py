@@ -11,24 +11,26 @@ import sys
 import time
 
 import pytest
-from jobs import HERE, is_alive, rank_environment, run_limited
+from jobs import HERE, has_ipv6, is_alive, rank_environment, run_limited
 from test_elastic import GO_ON_S_MAX, ElasticJob, check_resets, check_training
 
 NETLAB = HERE.parent.parent / "tools" / "netlab"
 LIMIT_S = 150.0
+# Alone, where there is IPv6: other tests have IPv4.
+IPV6 = ("--ipv6",) if has_ipv6() else ()
 
 
 class HostsJob(ElasticJob):
     """An elastic job on 3 hosts; set_hosts() says which it has, and break_host() is a shell that
-    does not get there."""
+    does not get there. network: words for netlab."""
 
-    def __init__(self, folder, hosts, *options, **training):
+    def __init__(self, folder, hosts, *options, network=(), **training):
         self._there = folder
         self.set_hosts(hosts)
         super().__init__(folder, "--host-discovery-script", str(self._write_discovery()),
                          "--remote-shell", str(self._write_shell()), *options, limit=LIMIT_S,
-                         wrapper=[sys.executable, str(NETLAB / "netlab"), "--hosts", "3", "--on",
-                                  "0", "--"], steps=100_000, pause=0.02, **training)
+                         wrapper=[sys.executable, str(NETLAB / "netlab"), "--hosts", "3",
+                                  *network, "--on", "0", "--"], steps=100_000, pause=0.02, **training)
 
     def set_hosts(self, text):
         """text: "0:2 1:1", hosts by their numbers."""
@@ -149,7 +151,7 @@ def test_a_lost_host_is_left_tried_again_and_taken_in(start):
 
 
 def test_hosts_come_and_the_one_with_the_state_goes(start):
-    job = start("1:2", "--min-np", "1", "--max-np", "4")
+    job = start("1:2", "--min-np", "1", "--max-np", "4", network=IPV6)
     first = job.steps_of(size=2)
     assert first["host"].endswith("h1")
     job.set_hosts("1:2 2:none")
@@ -170,7 +172,7 @@ def test_hosts_come_and_the_one_with_the_state_goes(start):
 
 
 def test_a_host_that_is_silent_is_left(start):
-    job = start("0:1 1:1", "--min-np", "1", "--max-np", "2", "--host-timeout", "5")
+    job = start("0:1 1:1", "--min-np", "1", "--max-np", "2", "--host-timeout", "5", network=IPV6)
     line = job.steps_of(size=2)
     agents = job.find(1, "scalecom.launch.agent")
     lost = job.find(1, str(HERE / "scripts" / "elastic_training.py"))
@@ -270,7 +272,7 @@ same.invalid) {known};;
 *) {SHELL};;
 esac"""
     reasons = {"silent": "its remote shell ended with exit code 255", "strange": "KeyError('address')",
-               "nameless": "its name has no IPv4 address here",
+               "nameless": "its name has no address here",
                "same": "its address is 127.0.0.1, which other hosts take for themselves; if it is this",
                "ended": "its agent got SIGTERM"}
     hosts = ",".join(f"{name}.invalid:1" for name in reasons)

@@ -1,5 +1,6 @@
 """Jobs without MPI: ranks started as plain processes, and by torchrun."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -7,9 +8,10 @@ import subprocess
 import sys
 
 import pytest
-from jobs import HERE, Job, environment, free_port, run_limited
+from jobs import HERE, Job, environment, free_port, has_ipv6, run_limited
 from programs.claims import names
 
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 (no ::1)")
 EXAMPLES = HERE.parent.parent / "docs" / "examples"
 
 
@@ -55,6 +57,13 @@ def socket_claims(tmp_path_factory):
             assert not problems, "\n".join(problems)
 
     return check
+
+
+@needs_ipv6
+def test_ranks_meet_at_the_ipv6_loopback(tmp_path):
+    job = Job(tmp_path, 2, "programs.rendezvous:work", env={"SCALECOM_RENDEZVOUS_KEY": "secret"},
+              variables=lambda rank: {"MASTER_ADDR": "[::1]" if rank else "::1"})
+    assert all(value["is_right"] for value in job.outcome().check())
 
 
 def torchrun(ranks, *arguments, env=None):
@@ -135,6 +144,8 @@ def test_a_rank_that_may_open_too_few_files_is_named_on_all_at_once(tmp_path, vi
     ({"MASTER_PORT": "http"}, "MASTER_PORT=http is not allowed"),
     ({"MASTER_PORT": None}, "MASTER_PORT is not"),
     ({"MASTER_ADDR": None}, "MASTER_ADDR is not"),
+    ({"MASTER_ADDR": "[::1"}, "MASTER_ADDR=[::1 is no host"),
+    ({"MASTER_ADDR": "fe80::1"}, "MASTER_ADDR=fe80::1 is a link-local address"),
     ({"SCALECOM_RENDEZVOUS": "nowhere"}, "SCALECOM_RENDEZVOUS=nowhere is not allowed"),
     ({"RANK": None, "WORLD_SIZE": None, "SCALECOM_RENDEZVOUS": "a:1"}, "neither RANK nor"),
     ({"SCALECOM_ALLREDUCE_ALGORITHM": "mpi"}, "needs a job that was launched by MPI"),
@@ -174,6 +185,20 @@ def start_alone(folder, ranks, port, rank, env, wrapper=()):
 @pytest.fixture
 def two_hosts():
     """Two network namespaces with a cable between them: commands to run in each."""
+    with joined_hosts(lambda number: [f"10.77.0.{number}/24"]) as hosts:
+        yield hosts
+
+
+@pytest.fixture
+def two_ipv6_hosts():
+    """The same, without any IPv4."""
+    with joined_hosts(lambda number: [f"fd77::{number}/64", "nodad"]) as hosts:
+        yield hosts
+
+
+@contextlib.contextmanager
+def joined_hosts(address):
+    """address(number): words of ip."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("only root, with ip (package iproute2), makes networks")
     spaces = [f"scalecom-test-{os.getpid()}-{end}" for end in "ab"]
@@ -190,7 +215,7 @@ def two_hosts():
         ip("-n", spaces[0], "link", "add", "cable", "type", "veth", "peer", "name", "cable",
            "netns", spaces[1])
         for number, space in enumerate(spaces, 1):
-            ip("-n", space, "address", "add", f"10.77.0.{number}/24", "dev", "cable")
+            ip("-n", space, "address", "add", *address(number), "dev", "cable")
             ip("-n", space, "link", "set", "cable", "up")
         yield [("ip", "netns", "exec", space) for space in spaces]
     finally:
@@ -211,16 +236,31 @@ def off_network(rank, variables):
     lambda rank: off_network(rank, {"LOCAL_WORLD_SIZE": "2"}),
 ])
 def test_ranks_of_two_hosts_meet_over_the_network(tmp_path, two_hosts, place):
-    """Ranks 0 and 2 on one host, 1 and 3 on the other."""
+    check_two_hosts(tmp_path, 4, two_hosts, place)
+
+
+@needs_ipv6
+@pytest.mark.parametrize("place", [
+    lambda rank: {"MASTER_ADDR": "fd77::1"},
+    # Rank 0 cannot know that nobody comes by IPv4.
+    lambda rank: {"SCALECOM_RENDEZVOUS": f"{'[fd77::1]' if rank else '127.0.0.1'}:4321",
+                  "LOCAL_WORLD_SIZE": "1"},
+])
+def test_ranks_of_two_hosts_with_ipv6_alone_meet_over_the_network(tmp_path, two_ipv6_hosts, place):
+    check_two_hosts(tmp_path, 2, two_ipv6_hosts, place)
+
+
+def check_two_hosts(folder, ranks, hosts, place):
+    """Those of even number on one host, the others on the other."""
     port = free_port()
-    jobs = [start_alone(tmp_path, 4, port, rank, place(rank), two_hosts[rank % 2])
-            for rank in range(4)]
+    jobs = [start_alone(folder, ranks, port, rank, place(rank), hosts[rank % 2])
+            for rank in range(ranks)]
     for rank, job in enumerate(jobs):
         outcome = job.outcome()
         assert rank in outcome.values, (outcome.errors, outcome.output)
         value = outcome.values[rank]
         assert value["is_right"] and value["transport"] == "sockets"
-        assert (value["local_rank"], value["local_size"]) == (rank // 2, 2)
+        assert (value["local_rank"], value["local_size"]) == (rank // 2, ranks // 2)
         assert (value["cross_rank"], value["cross_size"]) == (rank % 2, 2)
 
 

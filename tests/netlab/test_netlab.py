@@ -59,8 +59,10 @@ def test_each_host_has_its_own_name_and_shared_memory():
     assert all(device != machines for _, device, machines in lines)
 
 
-def test_ranks_see_two_hosts_of_two():
-    info = json.loads(run("--hosts", 2, "--ranks-per-host", 2, "--", built(INFO), "--json"))
+@pytest.mark.parametrize("network", [(), ("--ipv6",)])
+def test_ranks_see_two_hosts_of_two(network):
+    info = json.loads(run("--hosts", 2, *network, "--ranks-per-host", 2, "--", built(INFO),
+                          "--json"))
     session = info["session"]
     assert (session["size"], session["local_size"], session["cross_size"]) == (4, 2, 2)
     assert len(set(session["hosts"])) == 2

@@ -2,6 +2,7 @@
 
     host namespace netlab3h0          wire namespace netlab3wire         netlab3h1
     eth0 10.77.3.1, tbf on egress --- port0  [bridge or switch]  port1 --- eth0 10.77.3.2
+      or fd77:3::1                                                           or fd77:3::2
 
 Nothing of it is in the machine's own network namespace, so no address or device can collide there.
 """
@@ -30,6 +31,7 @@ class Link:
     latency_us: float = 0.0
     jitter_us: float = 0.0
     loss_percent: float = 0.0
+    is_ipv6: bool = False  # And nothing else.
 
     @property
     def needs_switch(self):
@@ -57,6 +59,8 @@ class Lab:
         self._stop_signals = stop_signals
 
     def address(self, host):
+        if self.link.is_ipv6:
+            return f"fd77:{self.record.number:x}::{host + 1:x}"
         return f"10.77.{self.record.number}.{host + 1}"
 
     def build(self, switch_program):
@@ -124,7 +128,10 @@ class Lab:
 
     def _set_up_interface(self, host, name):
         self._step("ip", "-n", name, "link", "set", INTERFACE, "mtu", self.link.mtu, "up")
-        self._step("ip", "-n", name, "addr", "add", f"{self.address(host)}/24", "dev", INTERFACE)
+        # An IPv6 address is used at once, without a search for another host that has it.
+        length = ["/64", "nodad"] if self.link.is_ipv6 else ["/24"]
+        self._step("ip", "-n", name, "addr", "add", self.address(host) + length[0], *length[1:],
+                   "dev", INTERFACE)
         if self.link.rate_bit_s:
             self._step("tc", "-n", name, "qdisc", "add", "dev", INTERFACE, "root", "tbf", "rate",
                        f"{self.link.rate_bit_s}", "burst", self.link.burst_bytes, "limit", "4mb")

@@ -118,13 +118,15 @@ def _meet(comm):
 
 
 def _address():
-    """One by which other hosts reach this one."""
+    """One by which other hosts reach this one, as a place has it: IPv4 where there is one."""
     name = socket.gethostname()
-    with contextlib.suppress(OSError):
-        address = socket.gethostbyname(name)
-        if not address.startswith("127."):
-            return address
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # Sends nothing: it asks which interface would.
-        return probe.getsockname()[0]
+    for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        with contextlib.suppress(OSError):
+            for *_, place in socket.getaddrinfo(name, None, family=family, type=socket.SOCK_DGRAM):
+                if hosts.is_reachable(place[0]):
+                    return hosts.in_place(place[0])
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((elsewhere, 9))  # Sends nothing: it asks which interface would.
+            if hosts.is_reachable(found := probe.getsockname()[0]):
+                return hosts.in_place(found)
     return name

@@ -116,8 +116,8 @@ def _add_elastic(parser):
         help="what leads to another host, before its name and a command line (default: "
              "%(default)s)")
     add("--own-address", metavar="ADDRESS",
-        help="IPv4 address by which other hosts reach this one (default: that of the interface "
-             "which leads to them)")
+        help="address by which other hosts reach this one (default: that of the interface which leads "
+             "to them)")
     add("--host-timeout", type=_positive, default=20, metavar="S",
         help="seconds of silence after which a host counts as gone (default: %(default)s)")
     add("--blacklist-cooldown-range", nargs=2, type=_positive, default=(10, 300), metavar="S",
@@ -149,13 +149,23 @@ def _make_limits(options):
     return limits
 
 
+def _check_address(text):
+    """ValueError unless other hosts may reach this one by it."""
+    try:
+        is_allowed = hosts.is_reachable(text)
+    except ValueError:
+        is_allowed = False
+    if not is_allowed:
+        raise ValueError(f"--own-address is {text}; give an address of this host that the others reach, "
+                         "such as 10.0.0.1 or fd00::1")
+
+
 def _make_reach(options):
     shell = shlex.split(options.remote_shell)
     if not shell:
         raise ValueError("--remote-shell is empty; give a program and its options, such as ssh -p 222")
-    if options.own_address and not re.fullmatch(r"\d{1,3}(\.\d{1,3}){3}", options.own_address):
-        raise ValueError(f"--own-address is {options.own_address}; give an IPv4 address of this host, "
-                         "such as 10.0.0.1")
+    if options.own_address:
+        _check_address(options.own_address)
     first, last = options.blacklist_cooldown_range
     if first > last:
         raise ValueError(f"--blacklist-cooldown-range is {first} {last}; give the shorter time first")

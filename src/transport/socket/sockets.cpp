@@ -1,6 +1,5 @@
 #include "transport/socket/sockets.hpp"
 
-#include <arpa/inet.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -16,15 +15,24 @@
 #include <cstddef>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "scalecom/status.hpp"
+#include "transport/socket/address.hpp"
 
 namespace scalecom {
 namespace {
 
-Socket make_socket(int family) {
+// Closed where the system has none of that family.
+Socket try_make_socket(int family) {
   Socket made(socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!made.is_open() && errno != EAFNOSUPPORT) throw_errno("socket");
+  return made;
+}
+
+Socket make_socket(int family) {
+  Socket made = try_make_socket(family);
   if (!made.is_open()) throw_errno("socket");
   return made;
 }
@@ -38,20 +46,31 @@ std::pair<sockaddr_un, socklen_t> unix_address(const std::string& name) {
   return {address, static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + length)};
 }
 
-sockaddr_in tcp_address(const std::string& address, int port) {
-  sockaddr_in target{};
-  target.sin_family = AF_INET;
-  target.sin_port = htons(static_cast<std::uint16_t>(port));
-  if (inet_pton(AF_INET, address.c_str(), &target.sin_addr) != 1) {
-    throw Error(StatusCode::internal, address + " is not a numeric IPv4 address");
+// A numeric address and a port, as the system's calls take them.
+struct TcpAddress {
+  TcpAddress(const std::string& text, int port) {
+    const std::optional<Address> address = Address::parse(text);
+    if (!address) throw Error(StatusCode::internal, text + " is not a numeric address");
+    length = address->write(storage, port);
   }
-  return target;
+  const sockaddr* raw() const { return reinterpret_cast<const sockaddr*>(&storage); }
+  int family() const { return storage.ss_family; }
+
+  sockaddr_storage storage{};
+  socklen_t length = 0;
+};
+
+// What getsockname() or getpeername() says; AF_UNSPEC where it fails.
+template <class Name>
+sockaddr_storage name_of(const Socket& socket, Name name) {
+  sockaddr_storage named{};
+  socklen_t length = sizeof named;
+  name(socket.descriptor(), reinterpret_cast<sockaddr*>(&named), &length);
+  return named;
 }
 
-std::string to_text(const sockaddr_in& address) {
-  char text[INET_ADDRSTRLEN] = "";
-  inet_ntop(AF_INET, &address.sin_addr, text, sizeof text);
-  return text;
+std::optional<Address> address_of(const sockaddr_storage& named) {
+  return Address::of(reinterpret_cast<const sockaddr*>(&named));
 }
 
 bool wait_for(const Socket& socket, short events, Deadline deadline) {
@@ -107,12 +126,16 @@ Socket listen_unix(const std::string& name) {
 }
 
 Socket try_listen_tcp(const std::string& address, int port) {
-  Socket listener = make_socket(AF_INET);
+  const TcpAddress bound(address, port);
+  Socket listener = make_socket(bound.family());
   // Connections of a job before that are dying out do not hold the port.
   const int yes = 1;
   setsockopt(listener.descriptor(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-  const sockaddr_in bound = tcp_address(address, port);
-  if (bind(listener.descriptor(), reinterpret_cast<const sockaddr*>(&bound), sizeof bound) != 0 ||
+  // Else :: would be all IPv4 addresses, too.
+  if (bound.family() == AF_INET6) {
+    setsockopt(listener.descriptor(), IPPROTO_IPV6, IPV6_V6ONLY, &yes, sizeof yes);
+  }
+  if (bind(listener.descriptor(), bound.raw(), bound.length) != 0 ||
       listen(listener.descriptor(), SOMAXCONN) != 0) {
     if (errno == EADDRINUSE || errno == EACCES) return {};
     throw_errno("listening on " + address);
@@ -122,13 +145,10 @@ Socket try_listen_tcp(const std::string& address, int port) {
 
 Socket listen_tcp(const std::string& address, int& port) {
   Socket listener = try_listen_tcp(address, 0);
-  sockaddr_in bound{};
-  socklen_t length = sizeof bound;
-  if (!listener.is_open() ||
-      getsockname(listener.descriptor(), reinterpret_cast<sockaddr*>(&bound), &length) != 0) {
-    throw_errno("listening on " + address);
-  }
-  port = ntohs(bound.sin_port);
+  if (!listener.is_open()) throw_errno("listening on " + address);
+  const sockaddr_storage bound = name_of(listener, getsockname);
+  // The port is at the same place in both.
+  port = ntohs(reinterpret_cast<const sockaddr_in&>(bound).sin_port);
   return listener;
 }
 
@@ -145,18 +165,15 @@ bool is_of_another_user(const Socket& socket) {
 
 std::string origin_of(const Socket& socket) {
   if (is_of_another_user(socket)) return "another user";
-  sockaddr_in peer{};
-  socklen_t length = sizeof peer;
-  getpeername(socket.descriptor(), reinterpret_cast<sockaddr*>(&peer), &length);
-  if (peer.sin_family != AF_INET) return {};
+  const std::optional<Address> peer = address_of(name_of(socket, getpeername));
+  if (!peer) return {};
   // Any process of this host may take any of the loopback interface's addresses.
-  const std::string address = to_text(peer);
-  return is_loopback(address) ? "loopback" : address;
+  return peer->is_loopback() ? "loopback" : peer->to_string();
 }
 
 bool is_loopback(const std::string& address) {
-  in_addr number{};
-  return inet_pton(AF_INET, address.c_str(), &number) == 1 && ntohl(number.s_addr) >> 24 == 127;
+  const std::optional<Address> number = Address::parse(address);
+  return number && number->is_loopback();
 }
 
 bool is_hung_up(const Socket& socket) {
@@ -166,14 +183,18 @@ bool is_hung_up(const Socket& socket) {
 
 std::vector<std::string> resolve(const std::string& host) {
   addrinfo wanted{};
-  wanted.ai_family = AF_INET;
+  wanted.ai_family = AF_UNSPEC;
   wanted.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
   if (getaddrinfo(host.c_str(), nullptr, &wanted, &found) != 0) return {};
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> list(found, &freeaddrinfo);
   std::vector<std::string> addresses;
-  for (const addrinfo* entry = found; entry != nullptr; entry = entry->ai_next) {
-    addresses.push_back(to_text(*reinterpret_cast<const sockaddr_in*>(entry->ai_addr)));
+  for (const int family : {AF_INET, AF_INET6}) {
+    for (const addrinfo* entry = found; entry != nullptr; entry = entry->ai_next) {
+      const std::optional<Address> address = Address::of(entry->ai_addr);
+      if (!address || address->family() != family || address->is_link_local()) continue;
+      addresses.push_back(address->to_string());
+    }
   }
   return addresses;
 }
@@ -188,11 +209,10 @@ Socket connect_unix(const std::string& name) {
 }
 
 Socket connect_tcp(const std::string& address, int port, Deadline deadline) {
-  Socket made = make_socket(AF_INET);
-  const sockaddr_in target = tcp_address(address, port);
-  if (connect(made.descriptor(), reinterpret_cast<const sockaddr*>(&target), sizeof target) == 0) {
-    return made;
-  }
+  const TcpAddress target(address, port);
+  Socket made = try_make_socket(target.family());
+  if (!made.is_open()) return {};
+  if (connect(made.descriptor(), target.raw(), target.length) == 0) return made;
   int error = errno;
   if (error == EINPROGRESS) {
     error = ETIMEDOUT;
@@ -209,16 +229,15 @@ Socket connect_tcp(const std::string& address, int port, Deadline deadline) {
 
 // Asks the routing table: connecting a datagram socket sends nothing.
 std::string local_address_towards(const std::string& peer_address) {
-  const Socket probe(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  const sockaddr_in target = tcp_address(peer_address, 9);
-  sockaddr_in local{};
-  socklen_t length = sizeof local;
-  if (!probe.is_open() ||
-      connect(probe.descriptor(), reinterpret_cast<const sockaddr*>(&target), sizeof target) != 0 ||
-      getsockname(probe.descriptor(), reinterpret_cast<sockaddr*>(&local), &length) != 0) {
-    return {};
-  }
-  return to_text(local);
+  const TcpAddress target(peer_address, 9);
+  const Socket probe(socket(target.family(), SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!probe.is_open() || connect(probe.descriptor(), target.raw(), target.length) != 0) return {};
+  const std::optional<Address> local = address_of(name_of(probe, getsockname));
+  return local && !local->is_link_local() ? local->to_string() : "";
+}
+
+bool is_own_address(const std::string& address) {
+  return local_address_towards(address) == address;
 }
 
 void set_tcp_options(const Socket& socket, std::chrono::duration<double> peer_timeout) {

@@ -34,9 +34,10 @@ Socket listen_unix(const std::string& name);
 /// As listen_unix(), or a closed socket where the name is taken.
 Socket try_listen_unix(const std::string& name);
 
-/// Listens on one numeric IPv4 address and any free port, which is written to `port`.
+/// Listens on one numeric address and any free port, which is written to `port`.
 Socket listen_tcp(const std::string& address, int& port);
-/// Listens on that port, or gives a closed socket where it is taken. 0.0.0.0: on all addresses.
+/// Listens on that port, or gives a closed socket where it is taken. 0.0.0.0 is all of the host's
+/// IPv4 addresses, :: all IPv6 ones.
 Socket try_listen_tcp(const std::string& address, int port);
 
 /// Whether a process of another user is at the other end of a Unix socket, as the kernel tells. Of
@@ -47,22 +48,26 @@ bool is_of_another_user(const Socket& socket);
 /// numeric address of a TCP connection, all loopback ones as one. Empty: from this user.
 std::string origin_of(const Socket& socket);
 
-/// Whether a numeric IPv4 address is of the loopback interface; false for a name.
+/// Whether a numeric address is of the loopback interface; false for a name.
 bool is_loopback(const std::string& address);
 
 /// Whether the other end has closed; what it sent before may still be there to read.
 bool is_hung_up(const Socket& socket);
 
-/// The numeric IPv4 addresses of a host; none when there are none (yet). Asks the system's
-/// resolver, which has time-outs of its own.
+/// The numeric addresses of a host, IPv4 before IPv6, without link-local ones; none when there are
+/// none (yet). Asks the system's resolver, which has time-outs of its own.
 std::vector<std::string> resolve(const std::string& host);
 
 /// A connection, or a closed socket when the peer refuses or the deadline passes: errno says why.
 Socket connect_unix(const std::string& name);
 Socket connect_tcp(const std::string& address, int port, Deadline deadline);
 
-/// This host's address from which `peer_address` is reached; empty when there is no route.
+/// This host's address from which `peer_address` is reached; empty when there is no route, or only
+/// one from a link-local address.
 std::string local_address_towards(const std::string& peer_address);
+
+/// Whether an address is one of this host's.
+bool is_own_address(const std::string& address);
 
 /// Small messages at once; a silent peer is given up after `peer_timeout`. Not for Unix sockets.
 void set_tcp_options(const Socket& socket, std::chrono::duration<double> peer_timeout);

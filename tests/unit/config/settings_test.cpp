@@ -228,8 +228,10 @@ TEST_CASE("torchrun's variables say where the ranks are and which start it is") 
 
 TEST_CASE("a meeting place is host and port, and the key is never shown") {
   {
-    const Variable place("SCALECOM_RENDEZVOUS", GENERATE("host", "host:", ":1", "host:0", "h:x"));
-    CHECK_THROWS_WITH(Config::from_environment(), Contains("host:port"));
+    const Variable place("SCALECOM_RENDEZVOUS",
+                         GENERATE("host", "host:", ":1", "host:0", "h:x", "::1:4000", "[::1:4000"));
+    CHECK_THROWS_WITH(Config::from_environment(),
+                      Contains("host:port") && Contains("IPv6 address in brackets"));
   }
   const Variable place("SCALECOM_RENDEZVOUS", "host:4000");
   const Variable key("SCALECOM_RENDEZVOUS_KEY", "secret");

@@ -13,6 +13,7 @@
 #include "runtime/control/socket_channel.hpp"
 #include "scalecom/status.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/ipv6.hpp"
 #include "tests/support/ranks.hpp"
 #include "tests/support/thread_bootstrap.hpp"
 #include "transport/socket/sockets.hpp"
@@ -313,4 +314,47 @@ TEST_CASE("a parent whose queue stays full is tried for as long as it may take")
   CHECK(Clock::now() - begin >= kLimit);
   CHECK_THAT(message, Contains("rank 1 cannot connect to rank 0") && Contains("very busy"));
   CHECK((message.find("firewall") == std::string::npos) == is_one_host);
+}
+
+TEST_CASE("where only IPv6 leads to a parent, the next one is asked by it first") {
+  if (!test::has_ipv6()) return;
+  const std::string key(kSessionKeyBytes, 'k');
+  std::vector<std::vector<Socket>> listeners(2);
+  std::vector<TcpPlaces> places(2);
+  for (std::size_t parent : {0, 1}) {
+    for (const char* address : {"127.0.0.1", "::1"}) {
+      int port = 0;
+      listeners[parent].push_back(listen_tcp(address, port));
+      places[parent].emplace_back(address, port);
+    }
+  }
+  const Socket closed = std::exchange(listeners[0][0], Socket());
+  shutdown(closed.descriptor(), SHUT_RDWR);  // Nobody listens there, nor does another program.
+  std::vector<int> visits(2);                // of rank 1's listeners
+  std::size_t met = 0;
+  Exchange exchange(3);
+  test::run_ranks(3, [&](int rank) {
+    ThreadBootstrap bootstrap(exchange, rank, 3);
+    if (rank == 2) {
+      met = connect_neighbours(bootstrap, Links::to_all(2, 3), facts_of(3, false), {}).size();
+      return;
+    }
+    const auto place = static_cast<std::size_t>(rank);
+    bootstrap.exchange(endpoint_blob(key, "", places[place]), Bootstrap::Limit(60.0));
+    std::erase_if(listeners[place], [](const Socket& one) { return !one.is_open(); });
+    pollfd visit{listeners[place].back().descriptor(), POLLIN, 0};
+    if (::poll(&visit, 1, 10'000) != 1) return;
+    if (rank == 1) {
+      for (std::size_t i : {0, 1}) {
+        pollfd at{listeners[1][i].descriptor(), POLLIN, 0};
+        visits[i] = ::poll(&at, 1, 0);
+      }
+    }
+    Reception reception(listeners[place], Handshake{key, rank});
+    const Deadline deadline = Deadline::after(std::chrono::seconds(10));
+    while (reception.wait().empty() && !deadline.has_passed()) {
+    }
+  });
+  CHECK(met == 2);
+  CHECK(visits == std::vector<int>{0, 1});
 }

@@ -17,6 +17,7 @@
 #include "scalecom/status.hpp"
 #include "tests/support/captured_stderr.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/ipv6.hpp"
 #include "tests/support/other_user.hpp"
 #include "tests/support/ranks.hpp"
 
@@ -394,6 +395,31 @@ TEST_CASE("rank 0 that finds all ports taken says so, though it need not have on
              Contains("rank 1 of 2 did not come") && Contains("are taken"));
 }
 
+TEST_CASE("rank 0 that is ::1 to itself waits at all addresses, of both families") {
+  if (!test::has_ipv6()) return;
+  Rendezvous job = job_of(2);
+  job.host = "::1";
+  job.secret = "secret";
+  job.ports = {free_port()};
+  const std::string address = GENERATE("127.0.0.1", "::1");
+  std::size_t met = 0;
+  bool is_welcome = false;
+  test::run_ranks(2, [&](int rank) {
+    if (rank == 0) {
+      met = meet(job, kLong)->exchange("", kLong).size();
+      return;
+    }
+    Socket socket;
+    for (const Deadline deadline = soon(); !socket.is_open() && !deadline.has_passed();) {
+      socket = connect_tcp(address, job.ports.front(), soon());
+    }
+    const Socket root = come_by_hand(rank_of(job, 1), std::move(socket));
+    is_welcome = receive_frame(root, soon()).has_value() && send_frame(root, "", soon());
+  });
+  CHECK(is_welcome);
+  CHECK(met == 2);
+}
+
 TEST_CASE("rank 0 that waits at all addresses without a key warns of it") {
   Rendezvous job = job_of(2);
   job.host = kElsewhere;
@@ -410,7 +436,7 @@ TEST_CASE("rank 0 that waits at all addresses without a key warns of it") {
 
 TEST_CASE("a host that is another way to write the loopback interface is that") {
   Rendezvous job = job_of(2);
-  job.host = "2130706433";  // 127.0.0.1 as one number
+  job.host = GENERATE("2130706433", "::ffff:127.0.0.1", "::1");  // The first is 127.0.0.1.
   job.ports = {free_port()};
   CHECK_THAT(errors_of({job}, kShort)[0], Contains("keeps rank 0 off the network"));
 }

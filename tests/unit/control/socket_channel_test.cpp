@@ -16,6 +16,7 @@
 #include "runtime/control/socket_channel.hpp"
 #include "scalecom/status.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/ipv6.hpp"
 #include "transport/socket/sockets.hpp"
 
 using namespace scalecom;
@@ -141,6 +142,16 @@ TEST_CASE("a rank listens only where a child can come from") {
   auto facts = facts_of(Medium::tcp);
   facts[0].addresses = facts[1].addresses = {"127.0.0.9"};
   CHECK(published_with(facts).at("tcp").empty());
+}
+
+TEST_CASE("a rank listens at an address of each family that its child has") {
+  if (!test::has_ipv6()) return;
+  auto facts = facts_of(Medium::tcp);
+  facts[1].addresses = {"127.0.0.2", "::1"};
+  const auto places = published_with(facts).at("tcp");
+  REQUIRE(places.size() == 2);
+  CHECK(places[0][0] == "127.0.0.1");
+  CHECK(places[1][0] == "::1");
 }
 
 TEST_CASE("a neighbour that dies without a goodbye is lost once, after its last message") {

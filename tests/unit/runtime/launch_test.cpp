@@ -52,3 +52,21 @@ TEST_CASE("without a place to meet the variable that is missing is named") {
   CHECK_THROWS_WITH(plan_rendezvous({0, 2, "host", 0, HostSpread::one, ""}, {}),
                     Contains("MASTER_PORT is not"));
 }
+
+TEST_CASE("the place to meet may be an IPv6 address, and is refused where it can be none") {
+  const auto host_of = [](const char* address) {
+    return plan_rendezvous({0, 2, address, 29500, HostSpread::unknown, ""}, {}).host;
+  };
+  CHECK(host_of("::1") == "::1");
+  CHECK(host_of("[fd00::0:1]") == "fd00::1");
+  CHECK_THROWS_WITH(host_of("[::1"), Contains("MASTER_ADDR=[::1 is no host"));
+  CHECK_THROWS_WITH(host_of("fe80::1"), Contains("MASTER_ADDR=fe80::1 is a link-local address"));
+  Config config;
+  config.rendezvous = "[fd00::1]:4000";
+  const Rendezvous rendezvous = plan_rendezvous({0, 2, "", 0, HostSpread::unknown, ""}, config);
+  CHECK(rendezvous.host == "fd00::1");
+  CHECK(rendezvous.ports == std::vector{4000});
+  config.rendezvous = "[fe80::1]:4000";
+  CHECK_THROWS_WITH(plan_rendezvous({0, 2, "", 0, HostSpread::unknown, ""}, config),
+                    Contains("SCALECOM_RENDEZVOUS=[fe80::1] is a link-local address"));
+}

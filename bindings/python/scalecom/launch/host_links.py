@@ -169,26 +169,30 @@ class RemoteLink:
 
     async def _find_addresses(self, told):
         """told: by which a shell's server was reached, where it has said so."""
-        loop = asyncio.get_running_loop()
         try:
-            found = await loop.getaddrinfo(self.name, None, family=socket.AF_INET,
-                                           type=socket.SOCK_DGRAM)
-            self.address = found[0][4][0]
+            self.address = await self._address_of_name()
         except OSError as error:
             if told == "-":
-                raise ValueError(f"its name has no IPv4 address here: {error.strerror}") from error
+                raise ValueError(f"its name has no address here: {error.strerror}") from error
             self.address = told
-        if self.address.startswith("127."):
+        if not hosts.is_reachable(self.address):
             raise ValueError(f"its address is {self.address}, which other hosts take for themselves; if "
                              "it is this host, call it localhost, else have its name lead to an "
                              "address that all hosts reach (/etc/hosts)")
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
+        family = socket.AF_INET6 if ":" in self.address else socket.AF_INET
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
                 probe.connect((self.address, 9))  # Sends nothing.
-            except OSError as error:
-                raise ValueError(f"no network leads to its address {self.address}: {error.strerror}"
-                                 ) from error
-            self.own_address = probe.getsockname()[0]
+                self.own_address = probe.getsockname()[0]
+        except OSError as error:
+            raise ValueError(f"no network leads to its address {self.address}: {error.strerror}"
+                             ) from error
+
+    async def _address_of_name(self):
+        """One that other hosts reach, if there is any, and IPv4 before IPv6."""
+        found = await asyncio.get_running_loop().getaddrinfo(self.name, None, type=socket.SOCK_DGRAM)
+        addresses = sorted((place[0] for *_, place in found), key=lambda address: ":" in address)
+        return next(filter(hosts.is_reachable, addresses), addresses[0])
 
     async def _listen(self):
         """Returns why the agent has ended; None where only its output has."""

@@ -1,5 +1,6 @@
-"""Hosts, the ranks that each of them has room for, and free ports of this one."""
+"""Hosts, the ranks that each of them has room for, their addresses, and free ports of this one."""
 
+import ipaddress
 import re
 import socket
 from typing import NamedTuple
@@ -17,6 +18,18 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def is_reachable(address):
+    """Whether other hosts may reach one by a numeric address, IPv4 or IPv6: not by a loopback one,
+    nor by a link-local one of IPv6, which each of them knows by an interface of its own."""
+    number = ipaddress.ip_address(address)
+    return not (number.is_loopback or (number.version == 6 and number.is_link_local))
+
+
+def in_place(address):
+    """A numeric address as "address:port" has it."""
+    return f"[{address}]" if ":" in address else address
+
+
 def _make_host(name, slots, source):
     if not re.fullmatch(r"[A-Za-z0-9._-]+", name) or name.startswith("-"):
         raise ValueError(f"{source} has {name}:{slots}; allowed are a host's name and 1 slot or "
@@ -28,7 +41,8 @@ def _parse_host(text, source, default_slots):
     match = re.fullmatch(r"([^\s:=]+)(?:\s*:\s*(\d+)|\s+slots\s*=\s*(\d+).*)?", text.strip())
     if match is None:
         raise ValueError(f"{source} has {text.strip()!r}; allowed are host, host:slots and, in a "
-                         "file, host slots=N")
+                         "file, host slots=N; a host with an IPv6 address needs a name that leads "
+                         "to it (/etc/hosts)")
     return _make_host(match[1], match[2] or match[3] or default_slots, source)
 
 
