@@ -103,8 +103,10 @@ bool Execution::may_wait_inside() const noexcept {
 bool Execution::can_start(const Batch& batch) const noexcept {
   if (under_way_.empty()) return true;
   const BatchUnderWay& last = under_way_.back();
-  const bool is_posted = last.is_on_device ? on_devices_.is_done()
-                                           : last.sparse == nullptr || last.sparse->is_posted();
+  const bool is_next_on_device = batch.device == DeviceKind::cuda;
+  const bool is_posted = last.is_on_device
+                             ? (is_next_on_device ? on_devices_.can_start() : on_devices_.is_done())
+                             : last.sparse == nullptr || last.sparse->is_posted();
   return goes_in_steps(batch) && under_way_.size() < kBatchesMax && is_posted;
 }
 
@@ -311,8 +313,8 @@ void Execution::start_on_device(BatchUnderWay& work) {
 }
 
 bool Execution::advance_on_device(BatchUnderWay& work) {
-  if (is_done(work) || !on_devices_.advance(work.context)) return false;
-  if (!on_devices_.is_done()) return true;
+  if (is_done(work) || !on_devices_.advance(work.batch, work.context)) return false;
+  if (!on_devices_.is_done(work.batch)) return true;
   if (work.batch.kind == BatchKind::sparse_all_reduce) {
     compressed_tensors_ += static_cast<std::int64_t>(work.tensors.size());
   }

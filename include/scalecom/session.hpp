@@ -83,8 +83,8 @@ struct SessionStats {
   std::int64_t steady_leaves = 0;      ///< returns to negotiation from that
   std::int64_t guard_halvings = 0;     ///< times that a guard raised a tensor's density
   std::int64_t device_batches = 0;     ///< of CUDA tensors, among batches_executed
-  /// Summed from the start of each until all of it was enqueued. More than 8 that are not done on
-  /// the device wait for it meanwhile.
+  /// While any was being enqueued, from its start until all of it was. More than 8 that are not
+  /// done on the device wait for it meanwhile.
   std::int64_t device_enqueue_us = 0;
 };
 

@@ -33,18 +33,17 @@ DeviceExchange::DeviceExchange(DeviceLane& lane, DeviceContext& context, DeviceE
       rank_(lane.collectives().rank()),
       size_(lane.collectives().size()) {}
 
-bool DeviceExchange::step(const WaitContext& context) {
-  if (transfers_.empty()) {
-    prepare();
-    lane_.go_to_wire();
-  }
+DeviceOperation::Collective DeviceExchange::step() {
+  if (transfers_.empty()) prepare();
   if (next_ < transfers_.size()) {
-    start(next_++, context);
-    return true;
+    return [this, place = next_++](const WaitContext& context) {
+      if (place == 0) lane_.go_to_wire();
+      start(place, context);
+    };
   }
   lane_.return_from_wire();
   finish();
-  return false;
+  return {};
 }
 
 void DeviceExchange::prepare() {

@@ -24,7 +24,7 @@ class DeviceExchange final : public DeviceOperation {
  public:
   DeviceExchange(DeviceLane& lane, DeviceContext& context, DeviceExchangeBatch batch);
 
-  bool step(const WaitContext& context) override;
+  Collective step() override;
 
  private:
   struct Transfer {

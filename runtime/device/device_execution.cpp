@@ -51,8 +51,7 @@ DeviceExecution::DeviceExecution(int rank, int size, const Config& config, Resid
 DeviceExecution::~DeviceExecution() {
   if (context_ == nullptr) return;
   const auto entered = enter_to_give_back(context_->accelerator());
-  work_.reset();
-  used_.clear();
+  works_.clear();
   samples_.clear();
   lanes_.clear();
   collectives_.reset();
@@ -75,62 +74,77 @@ void DeviceExecution::connect(int index, const WaitContext& wait) {
 void DeviceExecution::measure(Collectives& host, const WaitContext& wait) {
   const auto entered = context_->accelerator().enter();
   WaitLoop loop(wait);
-  while (!take_lane()) {
+  Lane* free = nullptr;
+  while ((free = find_lane()) == nullptr) {
     check();
     loop.pause("batches on the CUDA device, before it is measured");
   }
-  const DeviceCosts costs = measure_device_costs(lane(), host, wait);
+  const DeviceCosts costs = measure_device_costs(*free->lane, host, wait);
   needs_.session->set_costs(costs);
   if (rank_ == 0) log_info("CUDA tensors: " + describe(costs));
 }
 
 void DeviceExecution::start(const Batch& batch, const Agreement& agreement,
                             std::span<PendingTensor* const> tensors) {
-  SCALECOM_ASSERT(is_connected() && is_done(), "a device batch before its turn");
-  work_.emplace(Work{batch, agreement, tensors, Clock::now(), nullptr});
+  SCALECOM_ASSERT(is_connected() && can_start(), "a device batch before its turn");
+  works_.push_back({batch, agreement, tensors, Clock::now()});
 }
 
-bool DeviceExecution::advance(const WaitContext& wait) {
-  if (is_done()) return false;
+bool DeviceExecution::is_done(const Batch& batch) const {
+  return std::ranges::none_of(works_, [&](const Work& work) { return &work.batch == &batch; });
+}
+
+bool DeviceExecution::advance(const Batch& batch, const WaitContext& wait) {
   const auto entered = context_->accelerator().enter();
-  bool has_moved = false;
-  if (work_->operation == nullptr) {
-    if (!take_lane() || !find_room()) {
-      check();
-      return false;
-    }
-    begin();
-    has_moved = true;
-  }
+  const bool is_first = &works_.front().batch == &batch;
+  work_ = is_first ? &works_.front() : &works_.back();
+  bool has_moved = begin();
+  if (!is_first || work_->operation == nullptr) return has_moved;
   for (;;) {
     has_moved = collectives_->advance(wait) || has_moved;
     if (!collectives_->is_posted()) return has_moved;
-    if (!work_->operation->step(wait)) break;
+    if (!work_->collective) work_->collective = work_->operation->step();
+    if (!work_->collective) break;
+    std::exchange(work_->collective, nullptr)(wait);
     has_moved = true;
   }
   finish();
   return true;
 }
 
+// Its first passes, where that can be done and has not been.
+bool DeviceExecution::begin() {
+  if (work_->operation != nullptr) return false;
+  if (work_->lane == nullptr) work_->lane = find_lane();
+  if (work_->lane == nullptr || !find_room()) {
+    check();
+    return false;
+  }
+  collectives_->get_ready();
+  wait_for_inputs();
+  work_->operation = make_operation();
+  work_->collective = work_->operation->step();
+  return true;
+}
+
 // Asked once after each batch: a look at the device costs as much as an operation of it.
 bool DeviceExecution::is_free(Lane& lane) const {
+  if (std::ranges::find(works_, &lane, &Work::lane) != works_.end()) return false;
   if (lane.done != nullptr && context_->accelerator().is_done(lane.done->event.get())) {
     lane.done.reset();
   }
   return lane.done == nullptr;
 }
 
-// The first that is free: their buffers are as large as what they have had.
-bool DeviceExecution::take_lane() {
+// The first that is free: their buffers are as large as what they have had. Null: none is.
+DeviceExecution::Lane* DeviceExecution::find_lane() {
   const auto found = std::ranges::find_if(lanes_, [this](Lane& lane) { return is_free(lane); });
-  turn_ = static_cast<std::size_t>(found - lanes_.begin());
-  if (found != lanes_.end()) return true;
-  if (lanes_.size() == kLanesMax) return false;
+  if (found != lanes_.end()) return &*found;
+  if (lanes_.size() == kLanesMax) return nullptr;
   auto lane = std::make_unique<DeviceLane>(context_->accelerator(), context_->pinned(),
                                            *collectives_, wire_.get());
   auto layouts = std::make_unique<DeviceSparseLayouts>(*lane);
-  lanes_.push_back({std::move(lane), std::move(layouts), {}, {}});
-  return true;
+  return &lanes_.emplace_back(Lane{std::move(lane), std::move(layouts), {}, {}});
 }
 
 // What the batch takes of Buffer::packed for sure: one that owes takes as much where this says 0.
@@ -156,10 +170,8 @@ std::size_t DeviceExecution::packed_bytes() const {
 bool DeviceExecution::find_room() {
   const std::size_t bytes = packed_bytes();
   if (bytes == 0) return true;
-  if (work_->is_short_of_memory &&
-      std::ranges::any_of(lanes_, [this](Lane& lane) { return !is_free(lane); })) {
-    return false;
-  }
+  const auto is_in_use = [this](Lane& lane) { return &lane != work_->lane && !is_free(lane); };
+  if (work_->is_short_of_memory && std::ranges::any_of(lanes_, is_in_use)) return false;
   try {
     lane().acquire(DeviceLane::Buffer::packed, bytes);
     return true;
@@ -179,9 +191,8 @@ bool DeviceExecution::find_room() {
 // Whether there is something to be had, now or when a batch is done.
 bool DeviceExecution::give_back_others() {
   bool has_any = false;
-  for (std::size_t i = 0; i < lanes_.size(); ++i) {
-    Lane& other = lanes_[i];
-    if (i == turn_) continue;
+  for (Lane& other : lanes_) {
+    if (&other == work_->lane) continue;
     if (!is_free(other)) {
       has_any = true;
     } else if (other.lane->give_back()) {
@@ -191,12 +202,6 @@ bool DeviceExecution::give_back_others() {
     }
   }
   return has_any;
-}
-
-void DeviceExecution::begin() {
-  collectives_->get_ready();
-  wait_for_inputs();
-  work_->operation = make_operation();
 }
 
 // Behind the last submit of each stream come all before it.
@@ -213,18 +218,16 @@ void DeviceExecution::wait_for_inputs() const {
 
 void DeviceExecution::finish() {
   const auto done = context_->record(lane().passes());
-  for (const auto& residual : used_) {
-    residual->set_last_use(done);
-  }
-  used_.clear();
-  samples_.finish(done);
+  for (const auto& residual : work_->used) residual->set_last_use(done);
+  if (work_->sample != nullptr) samples_.finish(*work_->sample, done);
   end_at(done);
   const TimePoint now = Clock::now();
-  lanes_[turn_].finished = now;
-  lanes_[turn_].done = done;
+  work_->lane->finished = now;
+  work_->lane->done = done;
   ++enqueued_.batches;
   enqueued_.time += now - work_->started;
-  work_.reset();
+  works_.pop_front();
+  if (!works_.empty()) works_.front().started = now;
 }
 
 // What the work's tensors use is free behind `end`.
@@ -265,7 +268,7 @@ std::unique_ptr<DeviceOperation> DeviceExecution::make_dense() {
                    input_scale(signature(i)), output_scale(signature(i), size_)};
     piece.owed = owed_by(tensor);
     if (piece.owed != nullptr && tensor.input.dtype == DataType::float32) {
-      piece.void_mark = used_.back()->ask_whether_void();
+      piece.void_mark = work_->used.back()->ask_whether_void();
     }
     piece.limit = value_limit(tensor.input.dtype, size_);
   }
@@ -281,9 +284,9 @@ std::unique_ptr<DeviceOperation> DeviceExecution::make_sparse() {
     float* const residual = residual_of(tensor.name, residual_for_step(residuals_, tensor, agreed));
     slots_.push_back(sparse_slot(tensor, agreed, residual, size_));
   }
-  return std::make_unique<DeviceSparseAllReduce>(
-      lane(), *lanes_[turn_].layouts, slots_, work_->batch.sparse,
-      samples_.begin(context_->pinned(), work_->batch, work_->agreement));
+  work_->sample = samples_.begin(context_->pinned(), work_->batch, work_->agreement);
+  return std::make_unique<DeviceSparseAllReduce>(lane(), *work_->lane->layouts, slots_,
+                                                 work_->batch.sparse, work_->sample);
 }
 
 std::vector<CompressionHealth> DeviceExecution::read_samples() {
@@ -315,11 +318,12 @@ DeviceResidual& DeviceExecution::bring(const std::string& name, ResidualStore::E
 float* DeviceExecution::residual_of(const std::string& name, ResidualStore::Entry& entry) {
   DeviceResidual& residual = bring(name, entry);
   const auto& last = residual.last_use();
-  const bool is_new = used_.empty() || used_.back()->last_use() != last;
+  auto& used = work_->used;
+  const bool is_new = used.empty() || used.back()->last_use() != last;
   if (is_new && last->stream != lane().passes()) {
     context_->accelerator().make_wait(lane().passes(), last->event.get());
   }
-  used_.push_back(std::static_pointer_cast<DeviceResidual>(entry.elsewhere));
+  used.push_back(std::static_pointer_cast<DeviceResidual>(entry.elsewhere));
   return residual.data();
 }
 
@@ -358,7 +362,8 @@ void DeviceExecution::check() {
   if (!is_busy()) return;
   collectives_->check();
   for (Lane& lane : lanes_) {
-    if (is_free(lane) || Clock::now() - lane.finished < limit_) continue;
+    const bool is_under_way = !is_free(lane) && lane.done != nullptr;
+    if (!is_under_way || Clock::now() - lane.finished < limit_) continue;
     throw Error(StatusCode::timed_out,
                 fmt::format("a batch on the CUDA device has not ended {:.0f} s after it was "
                             "enqueued; a rank may hang, or SCALECOM_COLLECTIVE_TIMEOUT is too "
@@ -383,16 +388,19 @@ void DeviceExecution::close(const WaitContext& wait) {
 void DeviceExecution::abort() noexcept {
   if (collectives_ != nullptr) collectives_->abort();
   samples_.clear();
-  if (!work_ || work_->operation == nullptr) return;
-  try {
-    const auto entered = context_->accelerator().enter();
-    lane().return_from_wire();
-    const auto end = context_->record(lane().passes());
-    for (const auto& residual : used_) residual->set_last_use(end);
-    end_at(end);
-    context_->keep_until(*end);  // Results that no ticket has yet go with the operation.
-  } catch (const Error& error) {
-    log_error(error.what());
+  for (Work& work : works_) {
+    if (work.operation == nullptr) continue;
+    work_ = &work;
+    try {
+      const auto entered = context_->accelerator().enter();
+      lane().return_from_wire();
+      const auto end = context_->record(lane().passes());
+      for (const auto& residual : work.used) residual->set_last_use(end);
+      end_at(end);
+      context_->keep_until(*end);  // Results that no ticket has yet go with the operation.
+    } catch (const Error& error) {
+      log_error(error.what());
+    }
   }
 }
 

@@ -1,9 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <span>
 #include <vector>
 
@@ -32,11 +32,17 @@ struct DeviceNeeds {
 /// Enqueues batches of tensors on this rank's accelerator. A batch is over for the host when all of
 /// it is enqueued; on the device it goes on, in the order of streams. A batch takes a lane that is
 /// free there, so that its passes overlap the transfers of those before; the host runs ahead of the
-/// device by kLanesMax batches, or fewer where their fusion buffers do not fit there at once.
-/// Confined to the coordinator's thread.
+/// device by kLanesMax batches, or fewer where their fusion buffers do not fit there at once. While
+/// one waits until a collective is posted, the passes before the first collective of the next are
+/// enqueued. Confined to the coordinator's thread.
 class DeviceExecution {
  public:
   static constexpr std::size_t kLanesMax = 8;
+  /// Batches that are being enqueued at once: one that starts its collectives, and of the next one
+  /// the passes before its first. These wait for no other rank, so that they end whatever happens;
+  /// with more of them a collective, when its call is made at last, would find the device's
+  /// processors taken for longer, while other ranks' wait for it on theirs.
+  static constexpr std::size_t kWorksMax = 2;
 
   /// `residuals` and `health` outlive it.
   DeviceExecution(int rank, int size, const Config& config, ResidualStore& residuals,
@@ -51,13 +57,20 @@ class DeviceExecution {
   /// device takes and tells the session.
   void measure(Collectives& host, const WaitContext& wait);
 
-  /// Takes up a batch, with is_done(); `batch`, agreement and tensors stay until it is done again.
+  /// Whether a batch may be taken up: none is there, or one that waits for a collective.
+  bool can_start() const noexcept {
+    return works_.empty() || (works_.size() < kWorksMax && works_.back().operation != nullptr);
+  }
+  /// Takes up a batch, with can_start(); `batch`, agreement and tensors stay until it is done.
   void start(const Batch& batch, const Agreement& agreement,
              std::span<PendingTensor* const> tensors);
-  /// Enqueues what can be enqueued; false: nothing could. When is_done() comes true the tickets may
-  /// be completed: each knows the event behind its results.
-  bool advance(const WaitContext& wait);
-  bool is_done() const noexcept { return !work_; }
+  /// Enqueues what can be enqueued of a batch that is not done; false: nothing could. When
+  /// is_done(batch) comes true, in the order of their start, the tickets may be completed: each
+  /// knows the event behind its results.
+  bool advance(const Batch& batch, const WaitContext& wait);
+  bool is_done(const Batch& batch) const;
+  /// All are.
+  bool is_done() const noexcept { return works_.empty(); }
 
   /// Throws what has gone wrong on the device since, or if a batch takes longer than
   /// SCALECOM_COLLECTIVE_TIMEOUT there.
@@ -77,7 +90,7 @@ class DeviceExecution {
   /// Zero before connect().
   TransportCounters counters() const;
 
-  /// Batches so far, and what they have taken of the host from start() until is_done().
+  /// Batches so far, and how long any was between its start() and is_done().
   struct Enqueued {
     std::int64_t batches = 0;
     Clock::duration time{};
@@ -85,28 +98,34 @@ class DeviceExecution {
   const Enqueued& enqueued() const noexcept { return enqueued_; }
 
  private:
+  struct Lane {
+    std::unique_ptr<DeviceLane> lane;
+    std::unique_ptr<DeviceSparseLayouts> layouts;
+    TimePoint finished{};
+    /// Behind its last batch; null: that is known to be done.
+    std::shared_ptr<const DeviceEvent> done;
+  };
   struct Work {
     const Batch& batch;
     const Agreement& agreement;
     std::span<PendingTensor* const> tensors;
     TimePoint started;
-    std::unique_ptr<DeviceOperation> operation;
+    std::unique_ptr<DeviceOperation> operation = nullptr;
+    /// Of a step whose passes are enqueued; empty: there is none to be started.
+    DeviceOperation::Collective collective = {};
+    Lane* lane = nullptr;
     bool is_short_of_memory = false;  ///< waits for what other lanes give back
-  };
-  struct Lane {
-    std::unique_ptr<DeviceLane> lane;
-    std::unique_ptr<DeviceSparseLayouts> layouts;
-    TimePoint finished{};
-    /// Behind its last batch; null: it is known to be free.
-    std::shared_ptr<const DeviceEvent> done;
+    /// The residuals that it uses.
+    std::vector<std::shared_ptr<DeviceResidual>> used = {};
+    DeviceHealthSample* sample = nullptr;
   };
 
   bool is_free(Lane& lane) const;
-  bool take_lane();
+  Lane* find_lane();
   std::size_t packed_bytes() const;
   bool find_room();
   bool give_back_others();
-  void begin();
+  bool begin();
   void finish();
   void end_at(const std::shared_ptr<const DeviceEvent>& end);
   std::unique_ptr<DeviceOperation> make_operation();
@@ -117,7 +136,7 @@ class DeviceExecution {
   float* residual_of(const std::string& name, ResidualStore::Entry& entry);
   float* owed_by(const PendingTensor& tensor);
   const TensorSignature& signature(std::size_t place) const;
-  DeviceLane& lane() const { return *lanes_[turn_].lane; }
+  DeviceLane& lane() const { return *work_->lane->lane; }
 
   const int rank_;
   const int size_;
@@ -128,14 +147,14 @@ class DeviceExecution {
   std::shared_ptr<DeviceContext> context_;
   StreamOwner wire_;
   std::unique_ptr<DeviceCollectives> collectives_;
-  /// As many as are needed at once.
-  std::vector<Lane> lanes_;
-  std::size_t turn_ = 0;
-  std::optional<Work> work_;
+  /// As many as are needed at once; they stay where they are.
+  std::deque<Lane> lanes_;
+  /// The first starts its collectives, and those behind it theirs when all of it is enqueued: in
+  /// the same order on all ranks.
+  std::deque<Work> works_;
+  Work* work_ = nullptr;  ///< the one that is seen to
   Enqueued enqueued_;
   bool has_told_of_shortage_ = false;
-  /// The residuals that the work uses.
-  std::vector<std::shared_ptr<DeviceResidual>> used_;
   std::vector<SparseSlot> slots_;  ///< of the work, while its operation is made
   DeviceSamples samples_;
 };

@@ -25,10 +25,10 @@ DeviceHealthSample* DeviceSamples::begin(PinnedPool& pinned, const Batch& batch,
   return sample.health.get();
 }
 
-void DeviceSamples::finish(std::shared_ptr<const DeviceEvent> done) {
-  if (!under_way_.empty() && under_way_.back().done == nullptr) {
-    under_way_.back().done = std::move(done);
-  }
+void DeviceSamples::finish(const DeviceHealthSample& health,
+                           std::shared_ptr<const DeviceEvent> done) {
+  const auto is_it = [&](const Sample& sample) { return sample.health.get() == &health; };
+  std::ranges::find_if(under_way_, is_it)->done = std::move(done);
 }
 
 std::vector<CompressionHealth> DeviceSamples::read(Accelerator& accelerator, int size) {

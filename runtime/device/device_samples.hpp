@@ -23,8 +23,8 @@ class DeviceSamples {
 
   /// What a ScaleCom batch that begins is to look at; null: nothing of it is sampled in this step.
   DeviceHealthSample* begin(PinnedPool& pinned, const Batch& batch, const Agreement& agreement);
-  /// All of the batch begun last is enqueued; it is done behind `done`.
-  void finish(std::shared_ptr<const DeviceEvent> done);
+  /// All of the batch that `health` was begun for is enqueued; it is done behind `done`.
+  void finish(const DeviceHealthSample& health, std::shared_ptr<const DeviceEvent> done);
 
   /// Gives the figures that are there to the health monitor, of `size` ranks, in the order of the
   /// batches; returns what it tells of them.

@@ -11,7 +11,9 @@
 #include <system_error>
 #include <utility>
 
+#include "base/error.hpp"
 #include "base/log.hpp"
+#include "base/wait.hpp"
 #include "scalecom/status.hpp"
 
 namespace scalecom {
@@ -51,14 +53,12 @@ struct PostingThread::Shared {
     phase.store(next, std::memory_order_release);
     phase.notify_one();
   }
-  void wait_until_free(std::string_view what, const WaitContext& context) const {
-    WaitLoop loop(context);
-    while (phase.load(std::memory_order_acquire) == Phase::called) loop.pause(what);
-  }
+  bool is_free() const { return phase.load(std::memory_order_acquire) != Phase::called; }
   bool is_free_by(Deadline deadline) const {
     const WaitContext context{deadline, nullptr};
+    WaitLoop loop(context);
     try {
-      wait_until_free("a call", context);
+      while (!is_free()) loop.pause("a call");
       return true;
     } catch (const Error&) {
       return false;
@@ -82,7 +82,7 @@ PostingThread::PostingThread(std::function<std::shared_ptr<void>()> enter, Patie
 }
 
 PostingThread::~PostingThread() {
-  if (!shared_->is_free_by(Deadline::after(patience_.after_abort))) {
+  if (!shared_->is_free_by(Deadline::after(patience_.at_end))) {
     log_warning(
         "NCCL does not come back from a call whose communicator was aborted: its thread is left "
         "there until the process ends");
@@ -92,21 +92,21 @@ PostingThread::~PostingThread() {
   if (thread_.joinable()) thread_.join();
 }
 
-device::nccl::Result PostingThread::run(Call call, std::string_view what,
-                                        const WaitContext& context) {
-  shared_->wait_until_free(what, context);
+void PostingThread::start(Call call) {
+  SCALECOM_ASSERT(shared_->is_free(), "a call before the end of the one before it");
   shared_->call = std::move(call);
   shared_->error.reset();
   shared_->set(Phase::called);
-  try {
-    shared_->wait_until_free(what, context);
-  } catch (const Error&) {
-    // Whether or not it is: who made the wait end goes on.
-    shared_->is_free_by(Deadline::after(patience_.before_abort));
-    throw;
-  }
+}
+
+std::optional<device::nccl::Result> PostingThread::result() {
+  if (!shared_->is_free()) return std::nullopt;
   if (shared_->error) throw Error(*shared_->error);
   return shared_->result;
+}
+
+bool PostingThread::give_up() noexcept {
+  return shared_->is_free_by(Deadline::after(patience_.when_given_up));
 }
 
 void PostingThread::get_ready() noexcept {

@@ -2,7 +2,7 @@
 
 #include <functional>
 #include <memory>
-#include <string_view>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -15,11 +15,10 @@ namespace scalecom {
 /// who can be woken does, and then sleeps.
 class PostingThread final : public device::nccl::Poster {
  public:
-  /// How long a call may go on once nobody waits for its result any more: run() and the destructor
-  /// take as much longer.
+  /// How long a call may go on once nobody asks for its result any more.
   struct Patience {
-    Clock::duration before_abort = std::chrono::milliseconds(500);
-    Clock::duration after_abort = std::chrono::seconds(3);
+    Clock::duration when_given_up = std::chrono::milliseconds(500);
+    Clock::duration at_end = std::chrono::seconds(3);  ///< of the thread
   };
   /// `enter` is called on the thread before the first call that it lets be made; what it gives is
   /// let go at the thread's end. Throws Error(unavailable) where there can be no further thread.
@@ -30,10 +29,10 @@ class PostingThread final : public device::nccl::Poster {
   /// time is left there, with a warning.
   ~PostingThread() override;
 
-  /// What `call` or `enter` throw is thrown here, as an Error. A wait that has to end leaves the
-  /// call some time to come back by itself: an abort frees what a call still looks at.
-  device::nccl::Result run(Call call, std::string_view what, const WaitContext& context) override;
-
+  void start(Call call) override;
+  /// Also what `enter` throws. Wakes nobody: who waits for it looks again.
+  std::optional<device::nccl::Result> result() override;
+  bool give_up() noexcept override;
   /// A thread that sleeps looks for a call again.
   void get_ready() noexcept override;
 

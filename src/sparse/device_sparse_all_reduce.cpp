@@ -1,6 +1,11 @@
 #include "sparse/device_sparse_all_reduce.hpp"
 
 namespace scalecom {
+namespace {
+
+constexpr auto kNothingTravels = [](const WaitContext&) {};
+
+}  // namespace
 
 DeviceSparseAllReduce::DeviceSparseAllReduce(DeviceLane& lane, DeviceSparseLayouts& layouts,
                                              std::span<const SparseSlot> slots,
@@ -41,19 +46,20 @@ void DeviceSparseAllReduce::find_turn(const SparsePlan& plan) {
   wire_ = is_in_place ? reinterpret_cast<std::byte*>(buffers_.offsets) : buffers_.wire;
 }
 
-bool DeviceSparseAllReduce::step(const WaitContext& context) {
-  switch (actions_[action_]) {
-    case Action::average: average(context); break;
-    case Action::select: select(context); break;
-    case Action::gather: gather(context); break;
-    case Action::sum_sample: sample_->sum(lane_, context); break;
+DeviceOperation::Collective DeviceSparseAllReduce::step() {
+  switch (actions_[action_++]) {
+    case Action::average: return average();
+    case Action::select: return select();
+    case Action::gather: return gather();
+    case Action::sum_sample:
+      return [this](const WaitContext& context) { sample_->sum(lane_, context); };
     case Action::fill: fill(); break;
   }
-  return ++action_ < actions_.size();
+  return {};
 }
 
 // In float32, so that no rounding of an average is lost where gradients have 16 bits.
-void DeviceSparseAllReduce::average(const WaitContext& context) {
+DeviceOperation::Collective DeviceSparseAllReduce::average() {
   std::vector<CopyTensor> in;
   float* place = buffers_.averages;
   for (const SparseSlot& slot : layout_.slots()) {
@@ -66,10 +72,12 @@ void DeviceSparseAllReduce::average(const WaitContext& context) {
     place += slot.count;
   }
   if (!in.empty()) lane_.assign(DeviceLane::Copy::in, in).scale_copy(lane_.passes());
-  lane_.go_to_wire();
-  lane_.collectives().all_reduce(reinterpret_cast<std::byte*>(buffers_.averages),
-                                 layout_.elements(), DataType::float32, ReduceOp::sum,
-                                 DeviceCollectives::Span::host, lane_.wire(), context);
+  return [this](const WaitContext& context) {
+    lane_.go_to_wire();
+    lane_.collectives().all_reduce(reinterpret_cast<std::byte*>(buffers_.averages),
+                                   layout_.elements(), DataType::float32, ReduceOp::sum,
+                                   DeviceCollectives::Span::host, lane_.wire(), context);
+  };
 }
 
 void DeviceSparseAllReduce::scale_averages() {
@@ -80,10 +88,10 @@ void DeviceSparseAllReduce::scale_averages() {
   lane_.assign(DeviceLane::Copy::out, {&all, 1}).scale_copy(lane_.passes());
 }
 
-void DeviceSparseAllReduce::select(const WaitContext& context) {
+DeviceOperation::Collective DeviceSparseAllReduce::select() {
   if (layout_.has_averages()) scale_averages();
   layout_.steps().select_and_sweep(lane_.passes(), led_);
-  if (size_ == 1) return;
+  if (size_ == 1) return kNothingTravels;
   if (wire_ == buffers_.wire && led_chunks_ > 0) {
     const std::int64_t bytes = layout_.offset_bytes();
     const std::int64_t all = layout_.chunks();
@@ -91,11 +99,13 @@ void DeviceSparseAllReduce::select(const WaitContext& context) {
     lane_.accelerator().pack_offsets(wire_ + place * bytes, bytes, buffers_.offsets + led_begin_,
                                      led_chunks_, lane_.passes());
   }
-  lane_.go_to_wire();
-  lane_.collectives().all_gather(wire_, wire_bytes_, lane_.wire(), context);
+  return [this](const WaitContext& context) {
+    lane_.go_to_wire();
+    lane_.collectives().all_gather(wire_, wire_bytes_, lane_.wire(), context);
+  };
 }
 
-void DeviceSparseAllReduce::gather(const WaitContext& context) {
+DeviceOperation::Collective DeviceSparseAllReduce::gather() {
   Accelerator& accelerator = lane_.accelerator();
   if (size_ > 1) {
     lane_.return_from_wire();
@@ -108,11 +118,13 @@ void DeviceSparseAllReduce::gather(const WaitContext& context) {
   if (sample_ != nullptr) look_at_sample();
   accelerator.mark(buffers_.values + layout_.chunks() * size_of(values_), values_, buffers_.counts,
                    layout_.marks(), lane_.passes());
-  if (size_ == 1) return;
-  lane_.go_to_wire();
-  lane_.collectives().all_reduce(buffers_.values, layout_.chunks() + layout_.marks(), values_,
-                                 ReduceOp::sum, DeviceCollectives::Span::all, lane_.wire(),
-                                 context);
+  if (size_ == 1) return kNothingTravels;
+  return [this](const WaitContext& context) {
+    lane_.go_to_wire();
+    lane_.collectives().all_reduce(buffers_.values, layout_.chunks() + layout_.marks(), values_,
+                                   ReduceOp::sum, DeviceCollectives::Span::all, lane_.wire(),
+                                   context);
+  };
 }
 
 void DeviceSparseAllReduce::look_at_sample() {

@@ -36,15 +36,15 @@ class DeviceSparseAllReduce final : public DeviceOperation {
                         std::span<const SparseSlot> slots, const SparsePlan& plan,
                         DeviceHealthSample* sample = nullptr);
 
-  bool step(const WaitContext& context) override;
+  Collective step() override;
 
  private:
   enum class Action { average, select, gather, sum_sample, fill };
 
   void find_turn(const SparsePlan& plan);
-  void average(const WaitContext& context);
-  void select(const WaitContext& context);
-  void gather(const WaitContext& context);
+  Collective average();
+  Collective select();
+  Collective gather();
   void look_at_sample();
   void fill();
   void scale_averages();

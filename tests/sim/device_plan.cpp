@@ -261,8 +261,9 @@ Agreement DevicePlan::agreement(std::size_t number, int rank) const {
 
 std::string DevicePlan::description() const {
   constexpr std::array kFaults{"no fault", "too little memory", "a silent rank", "a failing rank"};
-  return fmt::format("seed {} (again with --rng-seed {}): {} ranks, {} calls, {}", seed, seed, size,
-                     call_count(), kFaults[static_cast<std::size_t>(fault)]);
+  return fmt::format("seed {} (again with --rng-seed {}): {} ranks{}, {} calls, {}", seed, seed,
+                     size, is_over_nccl() ? " over NCCL" : "", call_count(),
+                     kFaults[static_cast<std::size_t>(fault)]);
 }
 
 DevicePlan make_device_plan(std::uint64_t seed, DeviceFault fault) {

@@ -55,6 +55,8 @@ struct DevicePlan {
   std::vector<PlannedTensor> tensors;
   std::vector<std::vector<std::size_t>> calls;  ///< of each step, in this order: places in tensors
 
+  /// The ranks' collectives are NCCL's, and not a Meeting's.
+  bool is_over_nccl() const { return seed % 2 == 0; }
   std::size_t call_count() const { return steps * calls.size(); }
   const std::vector<std::size_t>& call(std::size_t number) const {
     return calls[number % calls.size()];

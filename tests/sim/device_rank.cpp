@@ -32,7 +32,7 @@ std::size_t largest(const std::vector<Bytes>& parts) {
 
 }  // namespace
 
-DeviceRank::DeviceRank(const DevicePlan& plan, int rank, Meeting& meeting,
+DeviceRank::DeviceRank(const DevicePlan& plan, int rank, Meeting& meeting, SimulatedJob& job,
                        std::vector<std::string>& violations)
     : plan_(plan),
       rank_(rank),
@@ -49,18 +49,29 @@ DeviceRank::DeviceRank(const DevicePlan& plan, int rank, Meeting& meeting,
   device_.acquire(0);
   const auto entered = accelerator_->enter();
   blocks_at_start_ = accelerator_->blocks();
+  if (plan.is_over_nccl()) nccl_.emplace(*accelerator_, job, rank, seed_of(plan, rank) + 50);
   execution_.emplace(rank, plan.size, config_of(plan), *residuals_, health_,
                      DeviceNeeds{&device_, [&](Accelerator&, const WaitContext&) {
-                                   auto made = std::make_unique<MeetingCollectives>(
-                                       *accelerator_, meeting, rank_, seed_of(plan_, rank_) + 50);
-                                   collectives_ = made.get();
-                                   collective_state_ = made->state();
-                                   return made;
+                                   return make_collectives(meeting);
                                  }});
   execution_->connect(0, patience());
   make_memory();
   const bool is_short = plan.fault == DeviceFault::shortage && seed_of(plan, rank) % 3 > 0;
   if (is_short) accelerator_->set_free(plan.free_bytes);
+}
+
+std::unique_ptr<DeviceCollectives> DeviceRank::make_collectives(Meeting& meeting) {
+  if (nccl_) return nccl_->connect();
+  auto made = std::make_unique<MeetingCollectives>(*accelerator_, meeting, rank_,
+                                                   seed_of(plan_, rank_) + 50);
+  collectives_ = made.get();
+  collective_state_ = made->state();
+  return made;
+}
+
+// An operation has ended without results, as it was aborted.
+bool DeviceRank::has_skipped() const {
+  return nccl_ ? nccl_->skipped() > 0 : collective_state_->skipped > 0;
 }
 
 void DeviceRank::violate(const std::string& what) {
@@ -143,6 +154,7 @@ bool DeviceRank::submit() {
   const std::size_t step = plan_.step_of(submitted_);
   Call& call = calls_[submitted_++];
   call.ticket = std::make_shared<TicketState>(nullptr, places.size());
+  call.left = places.size();
   for (std::size_t i = 0; i < places.size(); ++i) {
     write(places[i], step);
     PendingTensor& tensor = call.tensors.emplace_back(pending(known.tensors[i], places[i], step));
@@ -185,7 +197,7 @@ void DeviceRank::check_result(std::size_t place, std::size_t step) {
   enqueue(stream_of(tensor, step), "the application's reading", {{found, expected.size()}},
           [this, &tensor, &expected, step, found] {
             ++results_;
-            if (collective_state_->skipped > 0) return;
+            if (has_skipped()) return;
             const auto first = std::ranges::mismatch(expected, std::span(found, expected.size()));
             if (first.in1 == expected.end()) return;
             violate(fmt::format("{} ({}) in step {} differs at byte {} of {}", tensor.name,
@@ -195,31 +207,51 @@ void DeviceRank::check_result(std::size_t place, std::size_t step) {
 }
 
 void DeviceRank::plan_call() {
-  agreement_ = plan_.agreement(begun_++, rank_);
-  settle_rates(agreement_);
-  const auto batches = plan_batches(agreement_, plan_.size, plan_.threshold_bytes);
+  Agreement made = plan_.agreement(begun_++, rank_);
+  settle_rates(made);
+  const auto batches = plan_batches(made, plan_.size, plan_.threshold_bytes);
   batches_.assign(batches.begin(), batches.end());
+  agreement_ = std::make_shared<const Agreement>(std::move(made));
 }
 
-void DeviceRank::start() {
-  tensors_.clear();
-  for (const std::size_t place : batches_.front().tensors) {
-    tensors_.push_back(&calls_[begun_ - 1].tensors[place]);
+bool DeviceRank::start(std::size_t agreed) {
+  if (!execution_->can_start() || (batches_.empty() && begun_ == agreed)) return false;
+  if (batches_.empty()) plan_call();
+  BatchUnderWay& work =
+      under_way_.emplace_back(BatchUnderWay{std::move(batches_.front()), agreement_, begun_ - 1});
+  batches_.pop_front();
+  for (const std::size_t place : work.batch.tensors) {
+    work.tensors.push_back(&calls_[work.call].tensors[place]);
   }
-  execution_->start(batches_.front(), agreement_, tensors_);
+  execution_->start(work.batch, *work.agreement, work.tensors);
+  return true;
+}
+
+// As Execution does it.
+bool DeviceRank::advance() {
+  bool has_moved = false;
+  const bool has_call = nccl_ && nccl_->is_called();
+  const std::size_t first_done = static_cast<std::size_t>(counts_.batches);
+  for (BatchUnderWay& work : under_way_) {
+    const bool has_begun = execution_->advance(work.batch, patience());
+    if (has_begun && has_call && nccl_->is_called() && &work != &under_way_.front()) {
+      ++counts_.overlaps;
+    }
+    has_moved = has_begun || has_moved;
+    if (execution_->is_done(work.batch)) complete(work);
+  }
+  const auto done = static_cast<std::size_t>(counts_.batches) - first_done;
+  under_way_.erase(under_way_.begin(), under_way_.begin() + static_cast<std::ptrdiff_t>(done));
+  return has_moved;
 }
 
 bool DeviceRank::coordinate(std::size_t agreed) {
   if (has_aborted_) return false;
   try {
-    if (execution_->is_done()) {
-      if (batches_.empty() && begun_ == agreed) return false;
-      if (batches_.empty()) plan_call();
-      start();
-    }
-    if (!execution_->advance(patience())) return false;
-    if (execution_->is_done()) complete();
-    return true;
+    const bool has_started = start(agreed);
+    const bool has_moved = advance() || has_started;
+    if (nccl_ && nccl_->has_failed()) violate("an error of a call has not been told");
+    return has_moved;
   } catch (const Error& error) {
     const bool is_expected =
         plan_.fault == DeviceFault::failing_rank && error.code() == StatusCode::rank_lost;
@@ -229,14 +261,15 @@ bool DeviceRank::coordinate(std::size_t agreed) {
   }
 }
 
-void DeviceRank::complete() {
+void DeviceRank::complete(BatchUnderWay& work) {
   ++counts_.batches;
-  batches_.pop_front();
-  for (PendingTensor* tensor : tensors_) tensor->ticket->complete({});
-  if (!batches_.empty()) return;
-  completed_.push_back(begun_ - 1);
-  if (!calls_[begun_ - 1].ticket->is_ready()) violate("a call whose batches are done is not");
-  calls_[begun_ - 1].tensors.clear();
+  Call& call = calls_[work.call];
+  for (PendingTensor* tensor : work.tensors) tensor->ticket->complete({});
+  call.left -= work.tensors.size();
+  if (call.left > 0) return;
+  completed_.push_back(work.call);
+  if (!call.ticket->is_ready()) violate("a call whose batches are done is not");
+  call.tensors.clear();
 }
 
 void DeviceRank::look() {
@@ -254,16 +287,12 @@ void DeviceRank::look() {
 void DeviceRank::abort() {
   if (std::exchange(has_aborted_, true)) return;
   if (!execution_->is_done()) ++counts_.aborted_within;
+  if (nccl_ && nccl_->is_called()) ++counts_.aborted_calls;
   const int asked = accelerator_->calls()["is_done"];
   execution_->abort();
   for (std::size_t call = read_; call < submitted_; ++call) {
     const Status status(StatusCode::rank_lost, "a rank is lost");
-    const bool is_begun = call + 1 == begun_ && !batches_.empty();
-    std::size_t left = call < begun_ ? 0 : plan_.call(call).size();
-    if (is_begun) {
-      for (const Batch& batch : batches_) left += batch.tensors.size();
-    }
-    if (left > 0) calls_[call].ticket->complete(status, left);
+    if (calls_[call].left > 0) calls_[call].ticket->complete(status, calls_[call].left);
     calls_[call].tensors.clear();
   }
   end_application();
@@ -317,6 +346,7 @@ void DeviceRank::end() {
     if (completed_ != in_order) violate("calls were not completed in their order");
     look();
     check_residuals();
+    if (nccl_) nccl_->make_at_once();
     execution_->close(patience());
     end_application();
   }

@@ -12,6 +12,7 @@
 #include "runtime/device/device_execution.hpp"
 #include "tests/sim/device_plan.hpp"
 #include "tests/sim/meeting_collectives.hpp"
+#include "tests/sim/simulated_nccl.hpp"
 #include "tests/support/fake_accelerator.hpp"
 
 namespace scalecom::sim {
@@ -21,8 +22,8 @@ namespace scalecom::sim {
 /// fake accelerator. What is wrong goes to `violations`.
 class DeviceRank {
  public:
-  /// All outlive it.
-  DeviceRank(const DevicePlan& plan, int rank, Meeting& meeting,
+  /// All outlive it. `meeting` or, over NCCL, `job` is where its operations meet the others'.
+  DeviceRank(const DevicePlan& plan, int rank, Meeting& meeting, SimulatedJob& job,
              std::vector<std::string>& violations);
   DeviceRank(const DeviceRank&) = delete;
   DeviceRank& operator=(const DeviceRank&) = delete;
@@ -31,14 +32,17 @@ class DeviceRank {
   bool submit();
   /// Enqueues what reads the results of the oldest call that has not been read.
   bool read();
-  /// Starts the next batch of the first `agreed` calls, or advances the one under way.
+  /// Starts the next batch of the first `agreed` calls where it can, and advances what is under
+  /// way.
   bool coordinate(std::size_t agreed);
+  /// Over NCCL: the thread makes the call that it has.
+  bool post() { return nccl_ && nccl_->post(); }
   /// Runs some of what is enqueued on the accelerator.
   void move() { accelerator_->advance(); }
   /// What a coordinator does from time to time.
   void look();
   /// The rank's collectives throw from now on.
-  void fail() { collectives_->fail(); }
+  void fail() { nccl_ ? nccl_->fail() : collectives_->fail(); }
   /// A rank is lost: gives up, fails what was submitted, and the application ends.
   void abort();
 
@@ -58,6 +62,8 @@ class DeviceRank {
     int batches = 0;
     int refused = 0;         ///< allocations
     int aborted_within = 0;  ///< batches that abort() has found half-way
+    int aborted_calls = 0;   ///< of NCCL, in the thread's hands then
+    int overlaps = 0;        ///< batches that began while a call was in the thread's hands
     int samples = 0;
     std::size_t results = 0;
   };
@@ -74,6 +80,13 @@ class DeviceRank {
   struct Call {
     std::vector<PendingTensor> tensors;
     std::shared_ptr<TicketState> ticket;
+    std::size_t left = 0;  ///< tensors that are not complete
+  };
+  struct BatchUnderWay {
+    Batch batch;
+    std::shared_ptr<const Agreement> agreement;
+    std::size_t call;
+    std::vector<PendingTensor*> tensors = {};
   };
 
   void make_memory();
@@ -90,9 +103,12 @@ class DeviceRank {
   void check_result(std::size_t place, std::size_t step);
   void enqueue(StreamHandle stream, const char* name, std::vector<test::MemoryUse> uses,
                std::function<void()> body);
+  std::unique_ptr<DeviceCollectives> make_collectives(Meeting& meeting);
+  bool has_skipped() const;
   void plan_call();
-  void start();
-  void complete();
+  bool start(std::size_t agreed);
+  bool advance();
+  void complete(BatchUnderWay& work);
   void end_application();
   void give_back();
   void check_residuals();
@@ -103,11 +119,13 @@ class DeviceRank {
   std::vector<std::string>& violations_;
   test::FakeAccelerator* accelerator_ = nullptr;  ///< the context's
   std::size_t blocks_at_start_ = 0;
+  // Of what is enqueued, to its end: one of them.
+  std::optional<SimulatedNccl> nccl_;
+  std::shared_ptr<MeetingCollectives::State> collective_state_;
   SessionDevice device_;
   std::optional<ResidualStore> residuals_;
   HealthMonitor health_;
-  MeetingCollectives* collectives_ = nullptr;  ///< the execution's
-  std::shared_ptr<MeetingCollectives::State> collective_state_;
+  MeetingCollectives* collectives_ = nullptr;  ///< the execution's, unless it is over NCCL
   std::optional<DeviceExecution> execution_;
   // The application.
   std::array<StreamOwner, 2> streams_;
@@ -119,9 +137,9 @@ class DeviceRank {
   std::size_t ended_streams_ = 0;
   // The coordinator.
   std::size_t begun_ = 0;  ///< calls
-  Agreement agreement_;
-  std::deque<Batch> batches_;  ///< of the agreement, the one under way first
-  std::vector<PendingTensor*> tensors_;
+  std::shared_ptr<const Agreement> agreement_;
+  std::deque<Batch> batches_;  ///< of the agreement, not started
+  std::deque<BatchUnderWay> under_way_;
   std::vector<std::size_t> completed_;  ///< calls, in the order of their tickets
   bool has_aborted_ = false;
   Counts counts_;

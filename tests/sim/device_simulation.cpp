@@ -3,22 +3,30 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
 
 namespace scalecom::sim {
 namespace {
 
 // A run takes far fewer: who waits for what never comes makes no more progress.
 constexpr std::size_t kDrawsMax = 100'000;
-constexpr std::size_t kActions = 16;
+constexpr std::size_t kActions = 18;
+
+std::vector<int> hosts_of(const DevicePlan& plan) {
+  std::vector<int> each_its_own(static_cast<std::size_t>(plan.size));
+  std::iota(each_its_own.begin(), each_its_own.end(), 0);
+  return each_its_own;
+}
 
 }  // namespace
 
 DeviceSimulation::DeviceSimulation(const DevicePlan& plan)
     : plan_(plan),
       random_(plan.seed * 31 + static_cast<std::uint64_t>(plan.fault)),
-      meeting_(plan.size, violations_) {
+      meeting_(plan.size, violations_),
+      job_(hosts_of(plan)) {
   for (int rank = 0; rank < plan.size; ++rank) {
-    ranks_.push_back(std::make_unique<DeviceRank>(plan, rank, meeting_, violations_));
+    ranks_.push_back(std::make_unique<DeviceRank>(plan, rank, meeting_, job_, violations_));
   }
   laggard_ = ranks_.size();
   lost_ = draw(ranks_.size());
@@ -80,7 +88,7 @@ void DeviceSimulation::step() {
   const bool is_silent = is_lost_ && rank == lost_ && plan_.fault == DeviceFault::silent_rank;
   if (rank == laggard_ || is_silent) return;
   const bool has_moved = act(rank, action);
-  log_ += fmt::format("{}{:x}{}", rank, action, has_moved ? '+' : '-');
+  log_ += fmt::format("{}{}{}", rank, static_cast<char>('a' + action), has_moved ? '+' : '-');
 }
 
 bool DeviceSimulation::act(std::size_t place, std::size_t action) {
@@ -98,6 +106,8 @@ bool DeviceSimulation::act(std::size_t place, std::size_t action) {
     case 7:
     case 8:
     case 9: rank.move(); return true;
+    case 10:
+    case 11: return rank.post();
     default: return rank.coordinate(agreed());
   }
 }

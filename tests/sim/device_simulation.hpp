@@ -37,6 +37,7 @@ class DeviceSimulation {
   std::mt19937_64 random_;
   std::vector<std::string> violations_;
   Meeting meeting_;
+  SimulatedJob job_;
   std::vector<std::unique_ptr<DeviceRank>> ranks_;
   std::size_t laggard_ = 0;     ///< stands still until another draw; the size: none
   std::size_t lost_ = 0;        ///< the rank that will be

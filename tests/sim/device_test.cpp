@@ -27,6 +27,8 @@ struct Coverage {
       all.batches += counts.batches;
       all.refused += counts.refused;
       all.aborted_within += counts.aborted_within;
+      all.aborted_calls += counts.aborted_calls;
+      all.overlaps += counts.overlaps;
       all.samples += counts.samples;
       all.results += counts.results;
     }
@@ -63,6 +65,7 @@ Coverage run_seeds(DeviceFault fault, std::uint64_t seeds) {
 TEST_CASE("batches on devices give the host's bits, whoever moves when") {
   const Coverage coverage = run_seeds(DeviceFault::none, 20);
   CHECK((coverage.all.samples > 0 || !coverage.is_of_many));
+  CHECK((coverage.all.overlaps > 0 || !coverage.is_of_many));
 }
 
 TEST_CASE("batches for which a device has no memory wait for those before") {
@@ -74,11 +77,13 @@ TEST_CASE("a rank that is lost leaves nobody waiting") {
   const auto fault = GENERATE(DeviceFault::silent_rank, DeviceFault::failing_rank);
   const Coverage coverage = run_seeds(fault, 16);
   CHECK((coverage.all.aborted_within > 0 || !coverage.is_of_many));
+  CHECK((coverage.all.aborted_calls > 0 || !coverage.is_of_many));
 }
 
 TEST_CASE("a seed gives one interleaving") {
-  const auto log_of = [](DeviceFault fault) {
-    const DevicePlan plan = make_device_plan(3, fault);
+  const std::uint64_t seed = GENERATE(3, 4);
+  const auto log_of = [seed](DeviceFault fault) {
+    const DevicePlan plan = make_device_plan(seed, fault);
     return run(plan)->log();
   };
   const auto fault = GENERATE(DeviceFault::none, DeviceFault::shortage, DeviceFault::silent_rank);

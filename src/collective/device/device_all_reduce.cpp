@@ -3,12 +3,12 @@
 #include <algorithm>
 
 namespace scalecom {
-bool DeviceAllReduce::step(const WaitContext& context) {
+DeviceOperation::Collective DeviceAllReduce::step() {
   if (steps_++ > 0) {
     lane_.return_from_wire();
     if (!owing_.empty()) settle_owed();
     if (!is_in_place_) lane_.table(DeviceLane::Copy::out).scale_copy(lane_.passes());
-    return false;
+    return {};
   }
   const Piece& first = pieces_.front().piece;
   is_in_place_ = pieces_.size() == 1 && pieces_.front().owed == nullptr &&
@@ -23,10 +23,11 @@ bool DeviceAllReduce::step(const WaitContext& context) {
       lane_.accelerator().copy(data_, first.input, bytes, lane_.passes());
     }
   }
-  lane_.go_to_wire();
-  lane_.collectives().all_reduce(data_, count_, dtype_, op_, DeviceCollectives::Span::all,
-                                 lane_.wire(), context);
-  return true;
+  return [this](const WaitContext& context) {
+    lane_.go_to_wire();
+    lane_.collectives().all_reduce(data_, count_, dtype_, op_, DeviceCollectives::Span::all,
+                                   lane_.wire(), context);
+  };
 }
 
 void DeviceAllReduce::pack() {

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <vector>
 
@@ -10,13 +11,18 @@
 
 namespace scalecom {
 
-/// An operation of several steps on a lane. Each enqueues passes and at most starts one collective;
-/// the next step may follow when that is posted.
+/// An operation of several steps on a lane: passes, and a collective behind them.
 class DeviceOperation {
  public:
+  /// Starts the collective of a step, or none where it has none. For once; the operation outlives
+  /// it.
+  using Collective = std::function<void(const WaitContext& context)>;
+
   virtual ~DeviceOperation() = default;
-  /// Enqueues the next step; false when it was the last. The lane's collectives are posted.
-  virtual bool step(const WaitContext& context) = 0;
+  /// Enqueues the passes of the next step and returns its collective; empty: it was the last step.
+  /// That collective may be held back until operations before this one have started all of theirs.
+  /// The next step follows when it is posted.
+  virtual Collective step() = 0;
 };
 
 /// A vector in an accelerator's memory that is reduced together with others.
@@ -38,7 +44,7 @@ class DeviceAllReduce final : public DeviceOperation {
   DeviceAllReduce(DeviceLane& lane, std::vector<DevicePiece> pieces, DataType dtype, ReduceOp op)
       : lane_(lane), pieces_(std::move(pieces)), dtype_(dtype), op_(op) {}
 
-  bool step(const WaitContext& context) override;
+  Collective step() override;
 
  private:
   void pack();

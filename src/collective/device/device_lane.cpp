@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "base/error.hpp"
 #include "scalecom/status.hpp"
 
 namespace scalecom {
@@ -17,12 +18,14 @@ DeviceLane::DeviceLane(Accelerator& accelerator, PinnedPool& pinned, DeviceColle
 
 void DeviceLane::go_to_wire() {
   if (wire_ == passes()) return;
+  SCALECOM_ASSERT(collectives_.is_posted(), "the wire before what was started is on it");
   accelerator_.record(handed_over_.get(), passes());
   accelerator_.make_wait(wire_, handed_over_.get());
 }
 
 void DeviceLane::return_from_wire() {
   if (wire_ == passes()) return;
+  SCALECOM_ASSERT(collectives_.is_posted(), "results before what was started is on the wire");
   accelerator_.record(handed_over_.get(), wire_);
   accelerator_.make_wait(passes(), handed_over_.get());
 }

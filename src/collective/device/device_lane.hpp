@@ -28,7 +28,8 @@ class DeviceLane {
   /// Where its batches have tables.
   TablePlace table_place() const noexcept { return {accelerator_, passes(), pinned_}; }
 
-  /// What is enqueued on the wire from now on comes behind the passes so far, and the reverse.
+  /// What is enqueued on the wire from now on comes behind the passes so far, and the reverse. All
+  /// collectives that were started are posted: another thread may be about to enqueue them there.
   void go_to_wire();
   void return_from_wire();
 

@@ -223,10 +223,15 @@ void NcclCollectives::start(Post post, const WaitContext& context) {
   });
 }
 
+bool NcclCollectives::has_posted_begun() const noexcept {
+  return staged_.is_posted() && everyone_->is_posted() &&
+         (inside_ == nullptr || inside_->is_posted());
+}
+
 bool NcclCollectives::post_waiting(const WaitContext& context) {
-  if (waiting_.empty() || !staged_.is_posted()) return false;
+  if (waiting_.empty() || !has_posted_begun()) return false;
   const auto entered = needs_.accelerator.enter();
-  while (!waiting_.empty() && staged_.is_posted()) {
+  while (!waiting_.empty() && has_posted_begun()) {
     const Post post = std::move(waiting_.front());
     waiting_.pop_front();
     post(context);
@@ -236,7 +241,9 @@ bool NcclCollectives::post_waiting(const WaitContext& context) {
 
 bool NcclCollectives::advance(const WaitContext& context) {
   return guarded([&] {
-    const bool has_moved = staged_.advance(context);
+    bool has_moved = staged_.advance(context);
+    has_moved = everyone_->advance() || has_moved;
+    if (inside_ != nullptr) has_moved = inside_->advance() || has_moved;
     return post_waiting(context) || has_moved;
   });
 }

@@ -16,12 +16,13 @@
 
 namespace scalecom {
 
-/// Collectives on CUDA memory over NCCL: an operation is posted in the call that starts it. What
-/// NCCL does not reduce, int16, goes through the host's collectives, and operations behind it wait
-/// until it is posted. boolean travels as uint8: sum and max are max, product and min are min.
+/// Collectives on CUDA memory over NCCL. One operation is begun at a time, in their order: those
+/// behind it wait until it is posted. What NCCL does not reduce, int16, goes through the host's
+/// collectives. boolean travels as uint8: sum and max are max, product and min are min.
 ///
 /// From NCCL 2.18 on it works on communicators that block, which are split off at the beginning:
-/// one of all ranks, and where several hosts have several ranks one inside each host.
+/// one of all ranks, and where several hosts have several ranks one inside each host. advance()
+/// looks whether a call has come back: one that has not by the deadline it was begun with fails.
 class NcclCollectives final : public DeviceCollectives {
  public:
   struct Needs {
@@ -64,7 +65,7 @@ class NcclCollectives final : public DeviceCollectives {
                   StreamHandle stream, const WaitContext& context) override;
 
   bool advance(const WaitContext& context) override;
-  bool is_posted() const noexcept override { return waiting_.empty() && staged_.is_posted(); }
+  bool is_posted() const noexcept override { return waiting_.empty() && has_posted_begun(); }
   void check() override;
   void close(const WaitContext& context) override;
   void abort() noexcept override;
@@ -80,6 +81,7 @@ class NcclCollectives final : public DeviceCollectives {
   void connect(const device::nccl::UniqueId& id, const WaitContext& context);
   void start(Post post, const WaitContext& context);
   bool post_waiting(const WaitContext& context);
+  bool has_posted_begun() const noexcept;
   Communicator& communicator_of(Span span);
   void count(std::int64_t bytes);
   void ensure_usable() const;
@@ -91,7 +93,7 @@ class NcclCollectives final : public DeviceCollectives {
   StagedCollectives staged_;
   std::unique_ptr<Communicator> everyone_;
   std::unique_ptr<Communicator> inside_;
-  std::deque<Post> waiting_;
+  std::deque<Post> waiting_;  ///< not begun
   TransportCounters counters_;
   std::optional<Error> failure_;
 };

@@ -76,7 +76,8 @@ std::unique_ptr<Communicator> Communicator::create(std::shared_ptr<const Api> ap
   std::unique_ptr<Communicator> made(new Communicator(std::move(api), nullptr, rank, size));
   CommConfig config;
   const Result result = made->api_->comm_init_rank_config(&made->comm_, size, id, rank, &config);
-  made->settle(result, fmt::format("connecting {} ranks", size), context);
+  made->posting_ = {fmt::format("connecting {} ranks", size), context.deadline, result};
+  made->wait(context);
   return made;
 }
 
@@ -95,9 +96,12 @@ std::unique_ptr<Communicator> Communicator::split(const Part& part, Poster& post
   const Result result = api_->comm_split(comm_, color, part.rank, &made->comm_, &config);
   // The call itself is one of this communicator, which does not block. NCCL returns success while
   // this one is in progress, and gives the new one with the end of that.
-  settle(has_failed(result) ? result : Result::in_progress, "splitting a communicator", context);
+  posting_ = {"splitting a communicator", context.deadline,
+              has_failed(result) ? result : Result::in_progress};
+  wait(context);
   if (made->comm_ == nullptr) return nullptr;
-  made->settle(Result::in_progress, "connecting a group of ranks", context);
+  made->posting_ = {"connecting a group of ranks", context.deadline, Result::in_progress};
+  made->wait(context);
   return made;
 }
 
@@ -201,20 +205,56 @@ void Communicator::all_to_all(const Parts& from, const Parts& to, StreamHandle s
   post_group(std::move(calls), "all-to-all", context);
 }
 
-Result Communicator::make(Call call, const std::string& what, const WaitContext& context) {
-  if (poster_ == nullptr) return call(*api_, comm_);
-  try {
-    return poster_->run(
-        [call = std::move(call), api = api_, comm = comm_] { return call(*api, comm); },
-        "NCCL: " + what, context);
-  } catch (const Error& error) {
-    fail(error);
+void Communicator::post(Call call, const std::string& what, const WaitContext& context) {
+  ensure_usable();
+  SCALECOM_ASSERT(is_posted(), what + " before what was begun earlier is posted");
+  begin(std::move(call), what, context);
+  advance();
+}
+
+void Communicator::begin(Call call, const std::string& what, const WaitContext& context) {
+  posting_ = {what, context.deadline, std::nullopt};
+  if (poster_ == nullptr) {
+    posting_->result = call(*api_, comm_);
+  } else {
+    poster_->start([call = std::move(call), api = api_, comm = comm_] { return call(*api, comm); });
   }
 }
 
-void Communicator::post(Call call, const std::string& what, const WaitContext& context) {
-  ensure_usable();
-  settle(make(std::move(call), what, context), what, context);
+bool Communicator::advance() {
+  if (is_posted()) return false;
+  try {
+    if (!posting_->result) posting_->result = poster_->result();
+    if (posting_->result == Result::in_progress) {
+      Result state = Result::success;
+      const Result asked = api_->comm_get_async_error(comm_, &state);
+      posting_->result = asked == Result::success ? state : asked;
+    }
+    const Result result = posting_->result.value_or(Result::in_progress);
+    if (has_failed(result)) throw error_of(*api_, result, comm_, posting_->what);
+    if (result == Result::in_progress) {
+      if (!posting_->deadline.has_passed()) return false;
+      throw Error(StatusCode::timed_out,
+                  fmt::format("NCCL: {}: the deadline has passed", posting_->what));
+    }
+  } catch (const Error& error) {
+    fail(error);
+  }
+  posting_.reset();
+  return true;
+}
+
+void Communicator::wait(const WaitContext& context) {
+  WaitLoop loop(context);
+  const std::string waits_for = posting_ ? "NCCL: " + posting_->what : "";
+  while (!is_posted()) {
+    if (advance()) return;
+    try {
+      loop.pause(waits_for);
+    } catch (const Error& error) {
+      fail(error);
+    }
+  }
 }
 
 // A group that was begun is ended in any case; the first failure is the cause.
@@ -244,39 +284,32 @@ void Communicator::check() {
 void Communicator::close(const WaitContext& context) {
   const std::string what = "ending a communicator";
   post([](const Api& api, CommHandle comm) { return api.comm_finalize(comm); }, what, context);
-  // From here on it is not ours to abort.
+  wait(context);
+  // From here on it is not ours to abort, nor to ask.
   const Call destroy = [comm = std::exchange(comm_, nullptr)](const Api& api, CommHandle) {
-    return api.comm_destroy(comm);
+    const Result result = api.comm_destroy(comm);
+    return has_failed(result) ? result : Result::success;
   };
-  const Result result = make(destroy, what, context);
-  if (has_failed(result)) fail(error_of(*api_, result, nullptr, what));
+  begin(destroy, what, context);
+  wait(context);
 }
 
+// A call that is under way has time to come back by itself, as an abort frees what it still looks
+// at; and after the abort, which ends it, as it may have got as far as the stream: who gives back
+// the memory of what was aborted does so behind what is in the stream.
 void Communicator::abort() noexcept {
+  const bool is_under_way = posting_ && !posting_->result;
+  const bool is_back = !is_under_way || poster_->give_up();
+  posting_.reset();
   if (comm_ == nullptr) return;
   api_->comm_abort(std::exchange(comm_, nullptr));
+  if (!is_back) poster_->give_up();
   if (!failure_) failure_ = Error(StatusCode::shut_down, "the communicator was aborted");
 }
 
 void Communicator::ensure_usable() const {
   if (failure_) throw *failure_;
   if (comm_ == nullptr) throw Error(StatusCode::shut_down, "the communicator was closed");
-}
-
-void Communicator::settle(Result result, const std::string& what, const WaitContext& context) {
-  WaitLoop loop(context);
-  const std::string waits_for = "NCCL: " + what;
-  while (result == Result::in_progress) {
-    const Result asked = api_->comm_get_async_error(comm_, &result);
-    if (asked != Result::success) result = asked;
-    if (result != Result::in_progress) break;
-    try {
-      loop.pause(waits_for);
-    } catch (const Error& error) {
-      fail(error);
-    }
-  }
-  if (result != Result::success) fail(error_of(*api_, result, comm_, what));
 }
 
 void Communicator::fail(const Error& error) {

@@ -24,12 +24,12 @@ UniqueId make_unique_id(const Api& api);
 /// thread. Every rank of it makes the same calls in the same order.
 ///
 /// No call blocks the caller's thread in NCCL: what create() gives does not block, and what is in
-/// progress is polled; the calls of what split() gives block, and are a poster's. Both waits are
-/// under the wait discipline. A collective returns when it is in the stream, not when it is done;
-/// check() tells meanwhile whether it has failed. The first error, a deadline that has passed or
-/// an interrupt (another rank was lost) aborts the communicator, which ends its kernels and what a
-/// poster is in: memory given to it is free once the stream is synchronized. Calls after that throw
-/// the first error again.
+/// progress is polled; the calls of what split() gives block, and are a poster's. A collective
+/// begins its call, which is over when is_posted(): it is in the stream then, not done. The next
+/// one may be begun; check() tells meanwhile whether it has failed. The others wait, under the wait
+/// discipline. The first error, a deadline that has passed or an interrupt (another rank was lost)
+/// aborts the communicator, which ends its kernels and what a poster is in: memory given to it is
+/// free once the stream is synchronized. Calls after that throw the first error again.
 class Communicator {
  public:
   /// All ranks call it with rank 0's id.
@@ -54,6 +54,13 @@ class Communicator {
   /// negative color. `poster` makes its calls, and outlives it. Throws Error(unavailable) for NCCL
   /// before 2.18, which leaves this communicator usable.
   std::unique_ptr<Communicator> split(const Part& part, Poster& poster, const WaitContext& context);
+
+  /// What was begun is in the stream.
+  bool is_posted() const noexcept { return !posting_; }
+  /// Looks after the call that was begun; false: nothing has come of it. Throws what it ended with,
+  /// or that the deadline which it was begun with has passed. Interrupts are its caller's, who
+  /// waits.
+  bool advance();
 
   /// `from` may be `to`. Throws Error(invalid_argument) for what NCCL does not reduce: int16 and
   /// boolean.
@@ -93,7 +100,8 @@ class Communicator {
   /// All ranks end it in an orderly way, once what is in their streams is done.
   void close(const WaitContext& context);
 
-  /// Gives it up: its kernels end, and nobody is waited for.
+  /// Gives it up: its kernels end. Nobody is waited for, but for a moment a poster that is in a
+  /// call: once that is back, all that was begun is in its stream or never will be.
   void abort() noexcept;
 
  private:
@@ -103,13 +111,13 @@ class Communicator {
   void ensure_usable() const;
   /// NCCL's functions and the handle, for a call that may outlast this object.
   using Call = std::function<Result(const Api& api, CommHandle comm)>;
-  /// Here, or where the poster makes it.
-  Result make(Call call, const std::string& what, const WaitContext& context);
-  /// Makes it, and waits until what it does is in the stream.
+  /// Begins it, and looks whether it is over already.
   void post(Call call, const std::string& what, const WaitContext& context);
   void post_group(std::vector<Call> calls, const std::string& what, const WaitContext& context);
-  /// Waits until NCCL has finished what returned `result`. Aborts and throws where it fails.
-  void settle(Result result, const std::string& what, const WaitContext& context);
+  /// Here, or where the poster makes it.
+  void begin(Call call, const std::string& what, const WaitContext& context);
+  /// Until what was begun is over. Aborts and throws where it fails.
+  void wait(const WaitContext& context);
   [[noreturn]] void fail(const Error& error);
 
   const std::shared_ptr<const Api> api_;
@@ -117,6 +125,12 @@ class Communicator {
   const int rank_;
   const int size_;
   CommHandle comm_ = nullptr;
+  struct Posting {
+    std::string what;
+    Deadline deadline;
+    std::optional<Result> result;  ///< absent: the poster is in the call
+  };
+  std::optional<Posting> posting_;  ///< what is not over yet
   std::optional<Error> failure_;
 };
 

@@ -1,9 +1,8 @@
 #pragma once
 
 #include <functional>
-#include <string_view>
+#include <optional>
 
-#include "base/wait.hpp"
 #include "device/nccl/api.hpp"
 
 namespace scalecom::device::nccl {
@@ -19,10 +18,17 @@ class Poster {
 
   virtual ~Poster() = default;
 
-  /// Makes the call and returns its result. One caller at a time; calls are made in their order.
-  /// The wait ends with Error (the deadline, the interrupt) while the call is under way still: it
-  /// goes on, and so must own all that it uses.
-  virtual Result run(Call call, std::string_view what, const WaitContext& context) = 0;
+  /// Begins the call, and does not wait for it. None is under way. It must own all that it uses:
+  /// who began it may be gone when it comes back.
+  virtual void start(Call call) = 0;
+
+  /// What the call has returned; absent while it is under way. What it has thrown is thrown here,
+  /// as an Error.
+  virtual std::optional<Result> result() = 0;
+
+  /// Nobody asks for the result any more: a call that is under way is left some time to come back.
+  /// False: it has not.
+  virtual bool give_up() noexcept = 0;
 
   /// A call comes soon: what sleeps until then may wake up. By who makes the calls; takes as long
   /// as waking a thread does.

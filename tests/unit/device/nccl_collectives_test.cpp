@@ -48,7 +48,8 @@ using Body = std::function<void(int rank, NcclCollectives&, FakeAccelerator&)>;
 // Two ranks on two hosts; `edit` changes what NCCL does. Returns what each rank threw.
 std::vector<Status> run_pair(
     const Edit& edit, const Body& body, const WaitContext& connecting = patience(),
-    nccl::AllReduceAlgorithm algorithm = nccl::AllReduceAlgorithm::own_choice) {
+    nccl::AllReduceAlgorithm algorithm = nccl::AllReduceAlgorithm::own_choice,
+    std::array<CallersPoster*, 2>* posters = nullptr) {
   NcclWorld nccl;
   LoopbackWorld world(2);
   std::vector<Status> outcomes(2);
@@ -59,8 +60,11 @@ std::vector<Status> run_pair(
     nccl::Api api = nccl.make_api(accelerator);
     edit(rank, api);
     try {
-      const auto collectives = NcclCollectives::create(
-          needs(std::move(api), accelerator, host, {0, 1}, algorithm), connecting);
+      NcclCollectives::Needs own = needs(std::move(api), accelerator, host, {0, 1}, algorithm);
+      if (posters != nullptr) {
+        (*posters)[index(rank)] = static_cast<CallersPoster*>(own.poster.get());
+      }
+      const auto collectives = NcclCollectives::create(std::move(own), connecting);
       const auto entered = accelerator.enter();
       body(rank, *collectives, accelerator);
     } catch (const Error& error) {
@@ -92,8 +96,9 @@ TEST_CASE("collectives over NCCL give the serial results, of every kind, dtype a
       const auto host_of_rank = numbers_of(job.hosts, job.size);
       nccl::Api api = nccl.make_api(accelerator);
       if (job.hosts.size() == 1 && seed % 2 == 0) api.comm_split = nullptr;  // As before 2.18.
-      const auto collectives = NcclCollectives::create(
-          needs(std::move(api), accelerator, host, host_of_rank), patience());
+      NcclCollectives::Needs own = needs(std::move(api), accelerator, host, host_of_rank);
+      static_cast<CallersPoster&>(*own.poster).looks_in_vain = static_cast<int>(seed / 2 % 3);
+      const auto collectives = NcclCollectives::create(std::move(own), patience());
       DeviceRank device{accelerator, *collectives,
                         [&](const WaitContext& context) { return host.advance(context); },
                         job.hosts[index(host_of_rank[index(rank)])]};
@@ -137,6 +142,61 @@ TEST_CASE("what follows an operation that NCCL lacks is posted behind it") {
     CHECK(outcomes[rank].is_ok());
     CHECK(calls_before[rank] == 0);
     CHECK_FALSE(was_posted[rank]);
+  }
+}
+
+TEST_CASE("an operation is begun when NCCL's call before it has come back, by NCCL or not") {
+  std::array<CallersPoster*, 2> posters{};
+  std::array<std::string, 2> seen;
+  const auto outcomes = run_pair(
+      kAsItIs,
+      [&](int rank, NcclCollectives& collectives, FakeAccelerator& accelerator) {
+        CallersPoster& poster = *posters[index(rank)];
+        poster.is_held_back = true;
+        DeviceCall call(accelerator, nullptr, Bytes(16));
+        const auto look = [&] {
+          for (int i = 0; i < 200; ++i) collectives.advance(patience());
+          auto calls = accelerator.calls();
+          seen[index(rank)] += fmt::format("nccl {} copies {} posted {}; ", calls["nccl"],
+                                           calls["copy"], collectives.is_posted());
+        };
+        reduce(collectives, call, DataType::float32, patience());
+        reduce(collectives, call, DataType::int16, patience());
+        reduce(collectives, call, DataType::float32, patience());
+        look();
+        poster.make();
+        look();
+        collectives.abort();
+        accelerator.synchronize();
+      },
+      patience(), nccl::AllReduceAlgorithm::own_choice, &posters);
+  CHECK(outcomes == std::vector<Status>(2));
+  for (const std::string& text : seen) {
+    CHECK(text == "nccl 0 copies 0 posted false; nccl 1 copies 1 posted false; ");
+  }
+}
+
+TEST_CASE("a call that does not come back fails at its deadline, whoever advances it") {
+  std::array<CallersPoster*, 2> posters{};
+  const auto outcomes = run_pair(
+      kAsItIs,
+      [&](int rank, NcclCollectives& collectives, FakeAccelerator& accelerator) {
+        posters[index(rank)]->is_held_back = true;
+        DeviceCall call(accelerator, nullptr, Bytes(16));
+        const WaitContext later = patience();
+        reduce(collectives, call, DataType::float32,
+               {Deadline::after(std::chrono::milliseconds(20)), nullptr});
+        try {
+          while (!later.deadline.has_passed()) collectives.advance(later);
+        } catch (const Error&) {
+          accelerator.synchronize();
+          throw;
+        }
+      },
+      patience(), nccl::AllReduceAlgorithm::own_choice, &posters);
+  for (const Status& status : outcomes) {
+    CHECK(status.code() == StatusCode::timed_out);
+    CHECK_THAT(status.message(), Contains("NCCL: all-reduce: the deadline has passed"));
   }
 }
 

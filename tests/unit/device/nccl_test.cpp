@@ -123,6 +123,8 @@ class FakeNccl {
 
 void reduce(Communicator& communicator, const WaitContext& context) {
   communicator.all_reduce(nullptr, nullptr, 10, DataType::float32, ReduceOp::sum, nullptr, context);
+  const Deadline limit = Deadline::after(std::chrono::seconds(30));
+  while (!communicator.is_posted() && !limit.has_passed()) communicator.advance();
 }
 
 Error error_of_reduce(Communicator& communicator, const WaitContext& context = patience()) {
@@ -136,25 +138,22 @@ Error error_of_reduce(Communicator& communicator, const WaitContext& context = p
 
 using Calls = std::vector<std::string>;
 
-// Makes calls at once, noting which; or leaves them, as after a deadline.
+// Makes calls at once, noting that it is who makes them.
 class NotingPoster final : public Poster {
  public:
   explicit NotingPoster(FakeNccl& nccl) : nccl_(nccl) {}
 
-  Result run(Call call, std::string_view what, const WaitContext&) override {
-    runs.emplace_back(what);
-    if (error) throw Error(*error);
+  void start(Call call) override {
     nccl_.by = " by the poster";
-    const Result result = call();
+    result_ = call();
     nccl_.by = "";
-    return result;
   }
-
-  Calls runs;
-  std::optional<Error> error;
+  std::optional<Result> result() override { return result_; }
+  bool give_up() noexcept override { return true; }
 
  private:
   FakeNccl& nccl_;
+  Result result_ = Result::success;
 };
 
 }  // namespace
@@ -312,10 +311,10 @@ TEST_CASE("a lost rank ends the wait, and aborts") {
   test::LostRank lost;
   const WaitContext context{Deadline::after(std::chrono::seconds(20)), &lost};
   nccl.always = Result::in_progress;
-  SECTION("in a collective") {
-    nccl.results["all_reduce"] = Result::in_progress;
+  SECTION("for the orderly end") {
+    nccl.results["finalize"] = Result::in_progress;
     const auto communicator = nccl.connect();
-    CHECK(std::string(error_of_reduce(*communicator, context).what()) == "rank 2 is lost");
+    CHECK_THROWS_WITH(communicator->close(context), "rank 2 is lost");
   }
   SECTION("while the ranks connect") {
     nccl.results["init"] = Result::in_progress;
@@ -395,8 +394,6 @@ TEST_CASE("a poster makes all calls of what is split off, each group as one") {
   part->close(patience());
   part.reset();
   reduce(*whole, patience());
-  CHECK(poster.runs == Calls{"NCCL: all-reduce", "NCCL: all-to-all", "NCCL: ending a communicator",
-                             "NCCL: ending a communicator"});
   CHECK(nccl.calls == Calls{"split 0 1 blocking 1", "all_reduce 10 7 0 on 2 by the poster",
                             "group_start by the poster", "send 1 to 0 at 0 by the poster",
                             "receive 1 from 0 at 0 by the poster", "group_end by the poster",
@@ -404,23 +401,86 @@ TEST_CASE("a poster makes all calls of what is split off, each group as one") {
                             "all_reduce 10 7 0 on 1"});
 }
 
-TEST_CASE("a call that does not come back is left at the deadline with an abort") {
+TEST_CASE("a collective does not wait for its poster, and is posted when the call has come back") {
+  FakeNccl nccl;
+  test::CallersPoster poster;
+  const auto whole = nccl.connect();
+  const auto part = whole->split({.color = 0, .rank = 1, .size = 3}, poster, patience());
+  poster.is_held_back = true;
+  nccl.results["all_reduce"] = GENERATE(Result::success, Result::remote_error, Result::in_progress);
+  part->all_reduce(nullptr, nullptr, 10, DataType::float32, ReduceOp::sum, nullptr, patience());
+  CHECK_FALSE(part->is_posted());
+  CHECK_FALSE(part->advance());
+  CHECK(nccl.calls == Calls{"split 0 1 blocking 1"});
+  nccl.states = {Result::in_progress, Result::success};
+  poster.make();
+  if (nccl.results["all_reduce"] == Result::remote_error) {
+    CHECK_THROWS_WITH(part->advance(), Contains("all-reduce failed") && Contains("process exited"));
+    CHECK(nccl.calls.back() == "abort on 2");
+    return;
+  }
+  if (nccl.results["all_reduce"] == Result::in_progress) CHECK_FALSE(part->advance());
+  CHECK(part->advance());
+  CHECK(part->is_posted());
+  CHECK(poster.times_given_up == 0);
+}
+
+TEST_CASE("a call that does not come back is left with an abort, after it was given up") {
+  FakeNccl nccl;
+  test::CallersPoster poster;
+  const auto whole = nccl.connect();
+  const auto part = whole->split({.color = 0, .rank = 1, .size = 3}, poster, patience());
+  int given_up_before_abort = 0;
+  nccl.api.comm_abort = [&, real = nccl.api.comm_abort](CommHandle comm) {
+    given_up_before_abort = poster.times_given_up;
+    return real(comm);
+  };
+  poster.is_held_back = true;
+  SECTION("a collective at its deadline") {
+    const Error error = error_of_reduce(*part, patience(std::chrono::milliseconds(20)));
+    CHECK(error.code() == StatusCode::timed_out);
+    CHECK_THAT(error.what(), Contains("NCCL: all-reduce"));
+    CHECK(std::string(error_of_reduce(*part).what()) == error.what());
+  }
+  SECTION("a collective when all is given up") {
+    part->all_reduce(nullptr, nullptr, 10, DataType::float32, ReduceOp::sum, nullptr, patience());
+    part->abort();
+    CHECK(error_of_reduce(*part).code() == StatusCode::shut_down);
+  }
+  SECTION("the orderly end, when a rank is lost") {
+    test::LostRank lost;
+    CHECK_THROWS_WITH(part->close({Deadline::after(std::chrono::seconds(20)), &lost}),
+                      "rank 2 is lost");
+  }
+  CHECK(given_up_before_abort == 1);
+  CHECK(poster.times_given_up == 2);
+  CHECK(nccl.calls == Calls{"split 0 1 blocking 1", "abort on 2"});
+}
+
+TEST_CASE("what a call that is aborted puts into the stream is there when the abort returns") {
+  FakeNccl nccl;
+  test::CallersPoster poster;
+  const auto whole = nccl.connect();
+  const auto part = whole->split({.color = 0, .rank = 1, .size = 3}, poster, patience());
+  poster.is_held_back = true;
+  poster.comes_back_at = GENERATE(1, 2);
+  part->all_reduce(nullptr, nullptr, 10, DataType::float32, ReduceOp::sum, nullptr, patience());
+  part->abort();
+  const std::string call = "all_reduce 10 7 0 on 2";
+  const std::string abort = "abort on 2";
+  CHECK(nccl.calls == (poster.comes_back_at == 1 ? Calls{"split 0 1 blocking 1", call, abort}
+                                                 : Calls{"split 0 1 blocking 1", abort, call}));
+  CHECK(poster.times_given_up == poster.comes_back_at);
+}
+
+TEST_CASE("an orderly end that fails half done is told, and nothing is left to abort") {
   FakeNccl nccl;
   NotingPoster poster(nccl);
   const auto whole = nccl.connect();
   const auto part = whole->split({.color = 0, .rank = 1, .size = 3}, poster, patience());
-  SECTION("a collective") {
-    poster.error = Error(StatusCode::timed_out, "NCCL: all-reduce: the deadline has passed");
-    CHECK(error_of_reduce(*part).code() == StatusCode::timed_out);
-    CHECK(nccl.calls == Calls{"split 0 1 blocking 1", "abort on 2"});
-    poster.error.reset();
-    CHECK(error_of_reduce(*part).code() == StatusCode::timed_out);
-  }
-  SECTION("the orderly end, which may be half done") {
-    nccl.results["destroy"] = Result::system_error;
-    CHECK_THROWS_WITH(part->close(patience()), Contains("ending a communicator failed"));
-    CHECK(nccl.calls.back() == "destroy on 2 by the poster");
-  }
+  nccl.results["destroy"] = Result::system_error;
+  CHECK_THROWS_WITH(part->close(patience()), Contains("ending a communicator failed"));
+  CHECK(nccl.calls.back() == "destroy on 2 by the poster");
 }
 
 TEST_CASE("before 2.18 there is no split, and the communicator goes on") {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -15,12 +16,20 @@
 
 namespace scalecom::test {
 
-/// NCCL for ranks that are threads with fake accelerators: calls enqueue on the rank's stream what
-/// waits there for the other ranks' and then does what NCCL would, in rank order.
+/// NCCL for ranks that are threads, or one, with fake accelerators: calls enqueue on the rank's
+/// stream what waits there for the other ranks' and then does what NCCL would, in rank order.
 class NcclWorld {
  public:
   /// The functions of one rank. Both outlive them.
   device::nccl::Api make_api(FakeAccelerator& accelerator);
+  /// For ranks in one thread: what each waits for until NcclCollectives is connected is there.
+  void expect(const std::vector<int>& host_of_rank);
+
+  /// Operations of this rank that were aborted before they had results.
+  int skipped(const FakeAccelerator& accelerator) {
+    const std::lock_guard lock(mutex_);
+    return skipped_[&accelerator];
+  }
 
   /// How each communicator of each rank has ended: "all of rank 0: finalize destroy".
   std::vector<std::string> ends() {
@@ -72,8 +81,9 @@ class NcclWorld {
   };
   device::nccl::Result enqueue(FakeAccelerator& accelerator, const Comm& comm, StreamHandle stream,
                                Call call);
-  bool is_aborted(const Comm& comm) {
+  bool skip_if_aborted(const FakeAccelerator& accelerator, const Comm& comm) {
     const std::lock_guard lock(mutex_);
+    if (comm.is_aborted) ++skipped_[&accelerator];
     return comm.is_aborted;
   }
   static Keys keys_of(const Comm& comm, std::uint64_t call);
@@ -81,6 +91,7 @@ class NcclWorld {
   std::mutex mutex_;
   std::map<std::string, Bytes> mail_;
   std::vector<std::unique_ptr<Comm>> comms_;
+  std::map<const FakeAccelerator*, int> skipped_;
   device::nccl::Result failure_ = device::nccl::Result::success;
 };
 
@@ -115,21 +126,33 @@ inline NcclWorld::Keys NcclWorld::keys_of(const Comm& comm, std::uint64_t call) 
 inline device::nccl::Result NcclWorld::enqueue(FakeAccelerator& accelerator, const Comm& comm,
                                                StreamHandle stream, Call call) {
   const std::vector<MemoryUse> uses{{call.from, call.bytes_from}, {call.to, call.bytes_to}};
-  accelerator.enqueue(stream,
-                      {"nccl", uses, false, [this, &comm, call, has_given = false]() mutable {
-                         if (is_aborted(comm)) return true;
-                         if (call.key && !has_given) {
-                           const auto* from = static_cast<const std::byte*>(call.from);
-                           put(*call.key, Bytes(from, from + call.bytes_from));
-                           has_given = true;
-                         }
-                         const auto found = take(call.needs);
-                         if (!found) return false;
-                         if (call.to == nullptr) return true;
-                         const Bytes result = call.combine(*found);
-                         std::copy(result.begin(), result.end(), static_cast<std::byte*>(call.to));
-                         return true;
-                       }});
+  const std::size_t bytes_each = call.bytes_from > 0 ? call.bytes_from : call.bytes_to;
+  accelerator.enqueue(
+      stream, {"nccl", uses, false,
+               [this, &accelerator, &comm, call, bytes_each, has_given = false]() mutable {
+                 if (skip_if_aborted(accelerator, comm)) {
+                   // Whatever: no offset beyond its chunk.
+                   if (call.to != nullptr) std::memset(call.to, 0, call.bytes_to);
+                   return true;
+                 }
+                 if (call.key && !has_given) {
+                   const auto* from = static_cast<const std::byte*>(call.from);
+                   put(*call.key, Bytes(from, from + call.bytes_from));
+                   has_given = true;
+                 }
+                 const auto found = take(call.needs);
+                 if (!found) return false;
+                 for (const Bytes& one : *found) {
+                   const bool is_same = one.size() == bytes_each;
+                   accelerator.require(
+                       is_same, fmt::format("NCCL: {} bytes meet {}", bytes_each, one.size()));
+                   if (!is_same) return true;
+                 }
+                 if (call.to == nullptr) return true;
+                 const Bytes result = call.combine(*found);
+                 std::copy(result.begin(), result.end(), static_cast<std::byte*>(call.to));
+                 return true;
+               }});
   return device::nccl::Result::success;
 }
 
@@ -276,6 +299,16 @@ inline void NcclWorld::add_movements(device::nccl::Api& api, FakeAccelerator& ac
            return all.front();
          }});
   };
+}
+
+inline void NcclWorld::expect(const std::vector<int>& host_of_rank) {
+  const Comm all{.name = "all", .size = static_cast<int>(host_of_rank.size())};
+  for (const std::string& key : keys_of(all, 0)) put(key, {});
+  for (std::size_t rank = 0; rank < host_of_rank.size(); ++rank) {
+    put(fmt::format("all split 1 {}", rank), Bytes(1, std::byte{0}));
+    put(fmt::format("all split 2 {}", rank),
+        Bytes(1, static_cast<std::byte>(1 + host_of_rank[rank])));
+  }
 }
 
 inline device::nccl::Api NcclWorld::make_api(FakeAccelerator& accelerator) {

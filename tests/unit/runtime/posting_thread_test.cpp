@@ -25,7 +25,7 @@ using device::nccl::Result;
 
 namespace {
 
-WaitContext patience(Clock::duration limit = 20s) { return {Deadline::after(limit), nullptr}; }
+WaitContext patience() { return {Deadline::after(20s), nullptr}; }
 
 std::shared_ptr<void> enter_nothing() { return nullptr; }
 constexpr PostingThread::Patience kShort{1ms, 20ms};
@@ -46,10 +46,23 @@ PostingThread::Call blocking_call(const std::shared_ptr<Gate>& gate) {
   };
 }
 
-std::string message_of_run(PostingThread& thread, const PostingThread::Call& call,
-                           const WaitContext& context) {
+Result result_of(PostingThread& thread) {
+  const WaitContext context = patience();
+  WaitLoop loop(context);
+  for (;;) {
+    if (const auto result = thread.result()) return *result;
+    loop.pause("a call");
+  }
+}
+
+Result run(PostingThread& thread, const PostingThread::Call& call) {
+  thread.start(call);
+  return result_of(thread);
+}
+
+std::string message_of_run(PostingThread& thread, const PostingThread::Call& call) {
   try {
-    thread.run(call, "NCCL: a call", context);
+    run(thread, call);
   } catch (const Error& error) {
     return error.what();
   }
@@ -88,12 +101,10 @@ TEST_CASE("calls are made in order on one other thread, which enters once and le
                                    [&](void*) { left.push_back(std::this_thread::get_id()); });
     });
     for (int i = 0; i < 3; ++i) {
-      const Result result = thread.run(
-          [&calls, i] {
-            calls.emplace_back(i, std::this_thread::get_id());
-            return i == 1 ? Result::in_progress : Result::success;
-          },
-          "a call", patience());
+      const Result result = run(thread, [&calls, i] {
+        calls.emplace_back(i, std::this_thread::get_id());
+        return i == 1 ? Result::in_progress : Result::success;
+      });
       CHECK(result == (i == 1 ? Result::in_progress : Result::success));
     }
     CHECK(left.empty());
@@ -108,12 +119,10 @@ TEST_CASE("without calls the thread sleeps, and a call wakes it") {
   PostingThread thread(enter_nothing);
   for (int i = 0; i < 3; ++i) {
     long number = 0;
-    thread.run(
-        [&number] {
-          number = syscall(SYS_gettid);
-          return Result::success;
-        },
-        "a call", patience());
+    run(thread, [&number] {
+      number = syscall(SYS_gettid);
+      return Result::success;
+    });
     const WaitContext context = patience();
     WaitLoop loop(context);
     while (state_of(number) != 'S') loop.pause("the thread to sleep");
@@ -127,7 +136,7 @@ TEST_CASE("a thread that sleeps wakes to get ready, and goes to sleep again wher
     number = syscall(SYS_gettid);
     return Result::success;
   };
-  thread.run(ask, "a call", patience());
+  run(thread, ask);
   for (int i = 0; i < 3; ++i) {
     const WaitContext context = patience();
     WaitLoop loop(context);
@@ -136,42 +145,32 @@ TEST_CASE("a thread that sleeps wakes to get ready, and goes to sleep again wher
     thread.get_ready();
     while (sleeps_of(number) == sleeps) loop.pause("the thread to wake and sleep again");
   }
-  CHECK(thread.run(ask, "a call", patience()) == Result::success);
+  CHECK(run(thread, ask) == Result::success);
 }
 
-TEST_CASE("a call that blocks is left at the deadline or when a rank is lost, and not overtaken") {
+TEST_CASE("a call that blocks holds nobody up, and its result is there when it has come back") {
   PostingThread thread(enter_nothing, {1ms, 20s});
   const auto gate = std::make_shared<Gate>();
-  test::LostRank lost;
-  CHECK(message_of_run(thread, blocking_call(gate), {Deadline::after(20s), &lost}) ==
-        "rank 2 is lost");
+  thread.start(blocking_call(gate));
   gate->entered.get_future().wait();
-  int calls = 0;
-  const auto count = [&calls] {
-    ++calls;
-    return Result::success;
-  };
-  CHECK_THAT(message_of_run(thread, count, patience(20ms)), Contains("NCCL: a call: the deadline"));
-  CHECK(calls == 0);
+  CHECK(thread.result() == std::nullopt);
+  CHECK_FALSE(thread.give_up());  // It goes on.
+  CHECK(thread.result() == std::nullopt);
   gate->opened.set_value();
-  CHECK(thread.run(count, "a call", patience()) == Result::success);
-  CHECK(calls == 1);
+  CHECK(result_of(thread) == Result::remote_error);
+  CHECK(gate.use_count() == 1);
+  CHECK(run(thread, [] { return Result::success; }) == Result::success);
 }
 
-TEST_CASE("a call that nobody waits for any more is given time to come back before it is left") {
+TEST_CASE("a call that is given up has time to come back before it is left") {
   const auto gate = std::make_shared<Gate>();
-  // Opens it once the wait has ended: each look at the world comes before the patience begins.
-  struct Opening final : Interrupt {
-    explicit Opening(Gate& to_open) : gate(to_open) {}
-    void check() override {
-      gate.opened.set_value();
-      throw Error(StatusCode::rank_lost, "rank 2 is lost");
-    }
-    Gate& gate;
-  } opening(*gate);
   PostingThread thread(enter_nothing, {20s, 20s});
-  CHECK(message_of_run(thread, blocking_call(gate), {Deadline::after(20s), &opening}) ==
-        "rank 2 is lost");
+  thread.start(blocking_call(gate));
+  const std::jthread opening([&] {
+    gate->entered.get_future().wait();
+    gate->opened.set_value();
+  });
+  CHECK(thread.give_up());
   // The call has come back, and let go what it had.
   CHECK(gate->left.get_future().wait_for(0s) == std::future_status::ready);
   CHECK(gate.use_count() == 1);
@@ -185,12 +184,12 @@ TEST_CASE("what a call or entering throws is thrown to the caller") {
   });
   const auto fail = []() -> Result { throw Error(StatusCode::internal, "wrong"); };
   const auto fail_otherwise = []() -> Result { throw std::runtime_error("no Error"); };
-  CHECK(message_of_run(thread, fail, patience()) == "no such device");
-  CHECK(message_of_run(thread, fail, patience()) == "no such device");
+  CHECK(message_of_run(thread, fail) == "no such device");
+  CHECK(message_of_run(thread, fail) == "no such device");
   can_enter = true;
-  CHECK(message_of_run(thread, fail, patience()) == "wrong");
-  CHECK(message_of_run(thread, fail_otherwise, patience()) == "no Error");
-  CHECK(thread.run([] { return Result::success; }, "a call", patience()) == Result::success);
+  CHECK(message_of_run(thread, fail) == "wrong");
+  CHECK(message_of_run(thread, fail_otherwise) == "no Error");
+  CHECK(run(thread, [] { return Result::success; }) == Result::success);
 }
 
 TEST_CASE("the end waits for a call that is under way, and lets go what it used") {
@@ -198,7 +197,7 @@ TEST_CASE("the end waits for a call that is under way, and lets go what it used"
   std::promise<void> ended;
   {
     auto thread = std::make_unique<PostingThread>(enter_nothing, PostingThread::Patience{1ms, 20s});
-    CHECK_THAT(message_of_run(*thread, blocking_call(gate), patience(1ms)), Contains("deadline"));
+    thread->start(blocking_call(gate));
     gate->entered.get_future().wait();
     const std::jthread ending([&] {
       thread.reset();
@@ -219,7 +218,7 @@ TEST_CASE("a thread that a call never gives back is left, with a warning") {
     const test::CapturedStderr captured;
     {
       PostingThread thread([entered] { return entered; }, kShort);
-      CHECK_THAT(message_of_run(thread, blocking_call(gate), patience(1ms)), Contains("deadline"));
+      thread.start(blocking_call(gate));
     }
     warned = captured.text();
   }
@@ -268,17 +267,19 @@ TEST_CASE("a lost rank ends a call of NCCL that waits for it, by an abort") {
     const auto whole = Communicator::create(std::make_shared<const Api>(api), {}, 0, 2, patience());
     const auto blocking = whole->split({0, 0, 2}, thread, patience());
     test::LostRank lost;
-    const WaitContext context{Deadline::after(20s), &lost};
     const bool is_closing = GENERATE(false, true);
     try {
       if (is_closing) {
-        blocking->close(context);
+        blocking->close({Deadline::after(20s), &lost});
       } else {
-        blocking->broadcast(nullptr, nullptr, 1, 0, nullptr, context);
+        blocking->broadcast(nullptr, nullptr, 1, 0, nullptr, patience());
+        CHECK_FALSE(blocking->is_posted());
+        lost.check();
       }
     } catch (const Error& error) {
       message = error.what();
     }
+    blocking->abort();
   }
   CHECK(message == "rank 2 is lost");
   CHECK(came_back.get_future().wait_for(0s) == std::future_status::ready);

@@ -2,10 +2,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
+#include <latch>
 #include <map>
 #include <numeric>
 #include <random>
 #include <string>
+#include <thread>
 
 #include "tests/support/catch.hpp"
 #include "tests/support/device_world.hpp"
@@ -65,6 +68,67 @@ std::string calls_of_batch(Session& session, test::FakeAccelerator& accelerator,
   }
   return fmt::format("{}", fmt::join(calls, ", "));
 }
+
+// Of a rank alone. What is started is posted a look or two later; a reduce-scatter not before the
+// batch behind its own, an all-reduce, has begun.
+class LateCollectives final : public DeviceCollectives {
+ public:
+  std::string_view name() const noexcept override { return "late"; }
+  std::string description() const override { return "late"; }
+  int rank() const noexcept override { return 0; }
+  int size() const noexcept override { return 1; }
+  int host_size() const noexcept override { return 1; }
+  void get_ready() noexcept override {
+    if (is_posted()) return;
+    has_next_begun_ = true;
+    ++overlaps;
+  }
+  void all_reduce(std::byte*, std::int64_t, DataType, ReduceOp, Span, StreamHandle,
+                  const WaitContext&) override {
+    start("all-reduce");
+  }
+  void all_gather(std::byte*, std::span<const std::int64_t>, StreamHandle,
+                  const WaitContext&) override {}
+  void broadcast(std::byte*, std::int64_t, int, StreamHandle, const WaitContext&) override {}
+  void reduce_scatter(std::byte*, std::span<const std::int64_t>, DataType, ReduceOp, StreamHandle,
+                      const WaitContext&) override {
+    start("reduce-scatter");
+  }
+  void all_to_all(const std::byte*, std::span<const std::int64_t>, std::byte*,
+                  std::span<const std::int64_t>, StreamHandle, const WaitContext&) override {}
+  bool advance(const WaitContext&) override {
+    if (is_posted() || (!has_next_begun_ && !limit_.has_passed())) return false;
+    return --looks_left_ == 0;
+  }
+  bool is_posted() const noexcept override { return looks_left_ == 0; }
+  void check() override {}
+  void close(const WaitContext&) override {}
+  void abort() noexcept override {}
+  TransportCounters counters() const noexcept override { return {}; }
+
+  /// What was started, by the coordinator's thread.
+  std::vector<std::string> started;
+  int early = 0;     ///< before what was started earlier was posted
+  int overlaps = 0;  ///< batches that began before that
+
+ private:
+  void start(const std::string& what) {
+    if (!is_posted()) ++early;
+    started.push_back(what);
+    looks_left_ = 1 + static_cast<int>(draw_() % 2);
+    if (what == "all-reduce") {
+      has_next_begun_ = false;
+      limit_ = Deadline::after(Clock::duration::zero());
+    } else {
+      limit_ = Deadline::after(std::chrono::seconds(1));
+    }
+  }
+
+  std::mt19937 draw_{5};
+  int looks_left_ = 0;
+  bool has_next_begun_ = false;
+  Deadline limit_ = Deadline::after(Clock::duration::zero());
+};
 
 using Calls = std::vector<std::string>;
 
@@ -218,4 +282,103 @@ TEST_CASE("the host's time for an accelerator's batches is counted") {
     CHECK(devices[0].stats().device_batches == batch);
   }
   CHECK(devices[0].stats().device_enqueue_us >= 0);
+}
+
+TEST_CASE("first passes of a batch do not wait for NCCL's call of the one before") {
+  const bool is_compressed = GENERATE(false, true);
+  const char* const pass = is_compressed ? "select_and_sweep" : "scale_copy";
+  const AllReduceOptions options = is_compressed ? compressed() : AllReduceOptions();
+  Config config;
+  config.fusion_threshold_bytes = 1;  // A batch a tensor.
+  config.health_steps = 1;
+  std::atomic<bool> is_held = false;
+  const auto wait_while_held = [&is_held] {
+    const Deadline limit = Deadline::after(std::chrono::seconds(20));
+    while (is_held && !limit.has_passed()) std::this_thread::yield();
+  };
+  test::NcclWorld nccl;
+  const auto load = [&](test::FakeAccelerator& fake) {
+    device::nccl::Api api = nccl.make_api(fake);
+    api.all_reduce = [&, real = api.all_reduce](auto... arguments) {
+      wait_while_held();
+      return real(arguments...);
+    };
+    api.all_gather = [&, real = api.all_gather](auto... arguments) {
+      wait_while_held();
+      return real(arguments...);
+    };
+    return api;
+  };
+  DeviceWorld devices(2, 5, load, nullptr, config);
+  std::latch are_connected(2);
+  std::latch have_passes(2);
+  std::vector<std::string> found(2);
+  test::run_ranks(2, [&](int rank) {
+    Session& session = devices[rank];
+    test::FakeAccelerator& accelerator = devices.accelerator(rank);
+    DeviceTensor one(accelerator, DataType::float32, {kCount});
+    DeviceTensor two(accelerator, DataType::float32, {2 * kCount});
+    const std::vector<float> ones(2 * kCount, 1.0f);
+    const auto bytes = std::as_bytes(std::span(ones));
+    one.write(bytes.first(bytes.size() / 2));
+    two.write(bytes);
+    expect_ok(session.all_reduce("first", one.view(), one.view()).wait());
+    auto before = accelerator.calls();
+    are_connected.arrive_and_wait();
+    is_held = true;
+    const Ticket first = session.all_reduce("one", one.view(), one.view(), options);
+    const Ticket second = session.all_reduce("two", two.view(), two.view(), options);
+    const Deadline limit = Deadline::after(std::chrono::seconds(10));
+    while (accelerator.calls()[pass] < before[pass] + 2 && !limit.has_passed()) {
+      std::this_thread::yield();
+    }
+    auto calls = accelerator.calls();
+    found[static_cast<std::size_t>(rank)] = fmt::format(
+        "{} passes, {} calls", calls[pass] - before[pass], calls["nccl"] - before["nccl"]);
+    have_passes.arrive_and_wait();
+    is_held = false;
+    expect_ok(second.wait());
+    expect_ok(first.wait());
+    const auto got = two.read(second);
+    if (!is_compressed && !std::ranges::equal(got, bytes)) {
+      found[static_cast<std::size_t>(rank)] += ", and another result";
+    }
+    // Each batch's sample is read, whichever was enqueued to its end first.
+    accelerator.synchronize();
+    if (is_compressed && session.compression_health().size() != 2) {
+      found[static_cast<std::size_t>(rank)] += ", and no health of both";
+    }
+  });
+  CHECK(found == std::vector<std::string>(2, "2 passes, 0 calls"));
+}
+
+TEST_CASE("collectives of a batch are started behind all of the batch before") {
+  constexpr int kRounds = 20;
+  auto owned = std::make_unique<test::FakeAccelerator>(1);
+  test::FakeAccelerator& accelerator = *owned;
+  LateCollectives* collectives = nullptr;
+  SessionWorld world(1, {}, [&](int, SessionParts& parts) {
+    parts.host_of_rank = {0};
+    parts.make_accelerator = [&owned](int) { return std::move(owned); };
+    parts.make_device_collectives = [&collectives](auto&&...) {
+      auto made = std::make_unique<LateCollectives>();
+      collectives = made.get();
+      return made;
+    };
+  });
+  DeviceTensor one(accelerator, DataType::float32, {kCount});
+  DeviceTensor two(accelerator, DataType::float32, {kCount});
+  ReduceOptions sum;
+  sum.op = ReduceOp::sum;
+  std::vector<std::string> expected;
+  for (int round = 0; round < kRounds; ++round) {
+    const auto scattered =
+        world[0].reduce_scatter_group({{"a", one.view()}, {"b", one.view()}}, sum);
+    expect_ok(world[0].all_reduce("c", two.view(), two.view()).wait());
+    for (const Ticket& ticket : scattered) expect_ok(ticket.wait());
+    expected.insert(expected.end(), {"reduce-scatter", "reduce-scatter", "all-reduce"});
+  }
+  CHECK(collectives->started == expected);
+  CHECK(collectives->early == 0);
+  CHECK(collectives->overlaps > kRounds / 2);
 }

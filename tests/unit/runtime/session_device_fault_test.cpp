@@ -325,3 +325,57 @@ TEST_CASE("a collective that waits for a lost rank holds up neither a read nor t
   CHECK(outcome.code() == StatusCode::rank_lost);
   CHECK(figures == 0);  // Of a batch that was aborted there are none.
 }
+
+TEST_CASE("a call of NCCL that does not come back ends at its deadline, or when a rank is lost") {
+  const bool is_lost = GENERATE(false, true);
+  Config config;
+  config.collective_timeout_s = is_lost ? 20.0 : 0.3;
+  config.fusion_threshold_bytes = 1;  // A batch a tensor.
+  std::atomic<bool> is_held = false;
+  test::NcclWorld nccl;
+  const auto load = [&](test::FakeAccelerator& accelerator) {
+    device::nccl::Api api = nccl.make_api(accelerator);
+    const auto is_aborted = std::make_shared<std::atomic<bool>>(false);
+    api.all_reduce = [&is_held, is_aborted, real = api.all_reduce](auto... arguments) {
+      if (!is_held) return real(arguments...);
+      const Deadline limit = Deadline::after(std::chrono::seconds(20));
+      while (!*is_aborted && !limit.has_passed()) std::this_thread::yield();
+      return device::nccl::Result::internal_error;
+    };
+    api.comm_abort = [is_aborted, real = api.comm_abort](device::nccl::CommHandle comm) {
+      *is_aborted = true;
+      return real(comm);
+    };
+    return api;
+  };
+  DeviceWorld devices(2, 3, load, nullptr, config);
+  std::vector<Status> outcome(4, Status());
+  std::latch are_connected(2);
+  std::latch have_passes(2);
+  const TimePoint begun = Clock::now();
+  test::run_ranks(2, [&](int rank) {
+    test::FakeAccelerator& accelerator = devices.accelerator(rank);
+    DeviceTensor one(accelerator, DataType::float32, {300});
+    DeviceTensor two(accelerator, DataType::float32, {300});
+    expect_ok(devices[rank].all_reduce("first", one.view(), one.view()).wait());
+    const int passes = accelerator.calls()["scale_copy"];
+    are_connected.arrive_and_wait();
+    is_held = true;
+    const Ticket first = devices[rank].all_reduce("one", one.view(), one.view());
+    const Ticket second = devices[rank].all_reduce("two", two.view(), two.view());
+    const Deadline limit = Deadline::after(std::chrono::seconds(10));
+    while (accelerator.calls()["scale_copy"] < passes + 2 && !limit.has_passed()) {
+      std::this_thread::yield();
+    }
+    have_passes.arrive_and_wait();
+    if (is_lost && rank == 1) devices.lose(1);
+    const auto at = 2 * static_cast<std::size_t>(rank);
+    outcome[at] = first.wait();
+    outcome[at + 1] = second.wait();
+  });
+  const StatusCode expected = is_lost ? StatusCode::rank_lost : StatusCode::timed_out;
+  CHECK(outcome[0].code() == expected);
+  CHECK(outcome[1] == outcome[0]);
+  if (!is_lost) CHECK_THAT(outcome[0].message(), Contains("the deadline has passed"));
+  CHECK(Clock::now() - begun < std::chrono::seconds(15));
+}
