@@ -302,7 +302,8 @@ void Communicator::abort() noexcept {
   const bool is_back = !is_under_way || poster_->give_up();
   posting_.reset();
   if (comm_ == nullptr) return;
-  api_->comm_abort(std::exchange(comm_, nullptr));
+  api_->comm_abort(comm_);
+  comm_ = nullptr;  // Not before: NCCL's thread that connects writes the handle at its end, too.
   if (!is_back) poster_->give_up();
   if (!failure_) failure_ = Error(StatusCode::shut_down, "the communicator was aborted");
 }

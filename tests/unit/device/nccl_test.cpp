@@ -2,10 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <deque>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "device/nccl/communicator.hpp"
@@ -37,7 +39,10 @@ class FakeNccl {
     api.comm_init_rank_config = [this](CommHandle* comm, int ranks, UniqueId, int rank,
                                        CommConfig* config) {
       *comm = handle_of(++made_);
-      return answer(fmt::format("init {} of {} blocking {}", rank, ranks, config->blocking));
+      const Result result =
+          answer(fmt::format("init {} of {} blocking {}", rank, ranks, config->blocking));
+      connecting_ = result == Result::in_progress ? comm : nullptr;
+      return result;
     };
     api.comm_split = [this](CommHandle, int color, int key, CommHandle* comm, CommConfig* config) {
       *comm = color < 0 ? nullptr : handle_of(++made_);
@@ -45,7 +50,11 @@ class FakeNccl {
     };
     api.comm_finalize = [this](CommHandle comm) { return answer("finalize", comm); };
     api.comm_destroy = [this](CommHandle comm) { return answer("destroy", comm); };
-    api.comm_abort = [this](CommHandle comm) { return answer("abort", comm); };
+    api.comm_abort = [this](CommHandle comm) {
+      // At its end NCCL's thread that connects writes the handle once more; an abort waits for it.
+      if (connecting_ != nullptr) *std::exchange(connecting_, nullptr) = comm;
+      return answer("abort", comm);
+    };
     api.comm_get_async_error = [this](CommHandle, Result* error) {
       *error = states.empty() ? always : states.front();
       if (!states.empty()) states.pop_front();
@@ -119,6 +128,7 @@ class FakeNccl {
   }
 
   std::size_t made_ = 0;
+  CommHandle* connecting_ = nullptr;
 };
 
 void reduce(Communicator& communicator, const WaitContext& context) {
@@ -320,6 +330,7 @@ TEST_CASE("a lost rank ends the wait, and aborts") {
     nccl.results["init"] = Result::in_progress;
     CHECK_THROWS_WITH(Communicator::create(nccl.shared(), {}, 0, 3, context), "rank 2 is lost");
   }
+  CHECK(std::ranges::count(nccl.calls, "abort on 1") == 1);
   CHECK(nccl.calls.back() == "abort on 1");
 }
 
