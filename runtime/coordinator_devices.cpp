@@ -28,7 +28,9 @@ void Coordinator::check_devices(TimePoint now) {
   awaits_figures_ = awaits_figures_ && samples.are_awaited_by(std::get<Agreement>(events_.front()));
   const bool is_busy = execution_.devices().is_busy() || !samples.is_empty();
   const Clock::duration period = awaits_figures_ ? Clock::duration(kFiguresPeriod) : kDevicePeriod;
-  device_timer_ = is_busy ? now + period : TimePoint::max();
+  // A device that does nothing more is to have back what it has not used since.
+  const TimePoint limits_kept = parts_.devices.session->context()->limit_kept(now);
+  device_timer_ = is_busy ? now + period : limits_kept;
 }
 
 // The next agreement's guards may need figures of a step that the device is still busy with. What

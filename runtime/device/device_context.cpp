@@ -29,7 +29,8 @@ std::shared_ptr<void> enter_to_give_back(Accelerator& accelerator) noexcept {
 DeviceContext::DeviceContext(std::unique_ptr<Accelerator> accelerator)
     : accelerator_(std::move(accelerator)) {
   const auto entered = accelerator_->enter();
-  results_ = accelerator_->make_stream();
+  copies_ = accelerator_->make_stream();
+  ends_ = accelerator_->make_stream();
   pinned_ = std::make_unique<PinnedPool>(*accelerator_);
 }
 
@@ -74,12 +75,15 @@ void DeviceContext::give_back(DeviceEvent* event) {
   idle_.emplace_back(event);
 }
 
+AcceleratorMemory DeviceContext::allocate(std::size_t bytes, StreamHandle stream) {
+  return accelerator_->allocate(bytes, {stream, ends_.get()});
+}
+
 std::shared_ptr<std::byte[]> DeviceContext::allocate_result(std::size_t bytes,
                                                             StreamHandle stream) {
   const auto entered = accelerator_->enter();
-  auto memory = std::make_shared<AcceleratorMemory>(
-      accelerator_->allocate(std::max<std::size_t>(bytes, 1), results_.get()));
-  accelerator_->make_wait(stream, record(results_.get())->event.get());
+  auto memory =
+      std::make_shared<AcceleratorMemory>(allocate(std::max<std::size_t>(bytes, 1), stream));
   std::byte* const data = memory->get();
   return {data, [self = shared_from_this(), memory = std::move(memory)](std::byte*) {
             const auto inside = enter_to_give_back(*self->accelerator_);
@@ -108,23 +112,32 @@ DeviceContext::Table& DeviceContext::idle_table(StreamHandle stream) {
   const auto found = std::ranges::find_if(
       tables_, [this](const Table& table) { return accelerator_->is_done(table.used.get()); });
   if (found != tables_.end()) return *found;
-  Table table{accelerator_->make_copy_table(1, results_.get(), pinned_.get()),
+  Table table{accelerator_->make_copy_table(1, copies(), pinned_.get()),
               accelerator_->make_event()};
-  accelerator_->record(table.used.get(), results_.get());
+  accelerator_->record(table.used.get(), copies());
   accelerator_->make_wait(stream, table.used.get());
   return tables_.emplace_back(std::move(table));
 }
 
 void DeviceContext::keep_until(const DeviceEvent& event) {
   const auto entered = accelerator_->enter();
-  accelerator_->make_wait(results_.get(), event.event.get());
+  accelerator_->make_wait(ends_.get(), event.event.get());
+}
+
+TimePoint DeviceContext::limit_kept(TimePoint now) {
+  if (now < next_limit_) return next_limit_;
+  const auto entered = accelerator_->enter();
+  accelerator_->limit_kept();
+  next_limit_ = now + kKeptTime;
+  return next_limit_;
 }
 
 DeviceContext::Zeros DeviceContext::allocate_zeros(std::size_t bytes) {
   const auto entered = accelerator_->enter();
-  Zeros zeros{allocate_result(bytes, results_.get()), nullptr};
-  accelerator_->set_zero(zeros.memory.get(), bytes, results_.get());
-  zeros.ready = record(results_.get());
+  Zeros zeros{allocate_result(bytes, copies()), nullptr};
+  accelerator_->set_zero(zeros.memory.get(), bytes, copies());
+  zeros.ready = record(copies());
+  keep_until(*zeros.ready);  // They may go without a use.
   return zeros;
 }
 

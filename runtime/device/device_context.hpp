@@ -1,12 +1,13 @@
 #pragma once
 
-#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <vector>
 
+#include "base/deadline.hpp"
 #include "kernels/pinned_pool.hpp"
 #include "runtime/device/device_costs.hpp"
 
@@ -35,8 +36,16 @@ class DeviceContext : public std::enable_shared_from_this<DeviceContext> {
 
   std::shared_ptr<const DeviceEvent> record(StreamHandle stream);
 
-  /// Memory for a result; what is enqueued on `stream` from now on may use it. It is given back
-  /// behind the copies that copy() has enqueued by then, and what keep_until() was given.
+  /// For what need not be in the order of a batch. Waits on it are those of the host only: whoever
+  /// waits for what may take long gives it an event of another stream.
+  StreamHandle copies() const noexcept { return copies_.get(); }
+
+  /// From a thread that has entered the accelerator. What is enqueued on `stream` from now on may
+  /// use it. Its end is no part of that stream: it comes behind what keep_until() was given by
+  /// then.
+  AcceleratorMemory allocate(std::size_t bytes, StreamHandle stream);
+  /// Memory for a result, as allocate(); its end comes behind what copy() has enqueued by then,
+  /// too.
   std::shared_ptr<std::byte[]> allocate_result(std::size_t bytes, StreamHandle stream);
   void keep_until(const DeviceEvent& event);
   struct Zeros {
@@ -46,6 +55,11 @@ class DeviceContext : public std::enable_shared_from_this<DeviceContext> {
   Zeros allocate_zeros(std::size_t bytes);
   /// In the order of `stream`, from a result.
   void copy(void* destination, const std::byte* result, std::size_t bytes, StreamHandle stream);
+
+  /// Called again and again, by one thread at a time, to give the device what has not been used for
+  /// a while: calls Accelerator::limit_kept() once in kKeptTime, and returns when it is time again.
+  TimePoint limit_kept(TimePoint now);
+  static constexpr std::chrono::seconds kKeptTime{10};
 
   /// In the order of `stream`: one tensor of the accelerator's memory.
   void scale_copy(const CopyTensor& tensor, StreamHandle stream);
@@ -60,14 +74,17 @@ class DeviceContext : public std::enable_shared_from_this<DeviceContext> {
   Table& idle_table(StreamHandle stream);
 
   const std::unique_ptr<Accelerator> accelerator_;
-  /// In whose order results are allocated and given back.
-  StreamOwner results_;
+  StreamOwner copies_;
+  /// In whose order memory is given back. Nothing waits for it: it waits for what users do with
+  /// results, as long as that takes.
+  StreamOwner ends_;
   std::unique_ptr<PinnedPool> pinned_;
+  TimePoint next_limit_{};  ///< of limit_kept()'s threads
   std::mutex mutex_;
   // Guarded by mutex_.
   std::vector<std::unique_ptr<DeviceEvent>> idle_;
   std::uint64_t recorded_ = 0;
-  /// Of one tensor each; kept, as their end is in the order of results_ and their use is not.
+  /// Of one tensor each; kept, as their end is in the order of copies_ and their use is not.
   std::vector<Table> tables_;
 };
 

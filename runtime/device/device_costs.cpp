@@ -40,7 +40,7 @@ class Bench {
       : lane_(lane), host_(host), context_(context), end_(lane_.accelerator().make_event()) {
     const std::int64_t chunks = kElements / kShortChunk;
     const auto bytes = static_cast<std::size_t>(3 * kElements * 4 + chunks * (3 * 4 + 2) + 8);
-    memory_ = lane_.accelerator().allocate(bytes, lane_.passes());
+    memory_ = lane_.accelerator().allocate(bytes, {lane_.passes(), lane_.passes()});
     lane_.accelerator().set_zero(memory_.get(), bytes, lane_.passes());
     // So that nothing is missing in the middle of an all-reduce.
     lane_.acquire(DeviceLane::Buffer::packed, static_cast<std::size_t>(kManyBytes));

@@ -9,7 +9,9 @@
 
 namespace scalecom {
 
-/// A residual's values in an accelerator's memory. Confined to the coordinator's thread.
+/// A residual's values in an accelerator's memory. All of a session share a stream for copies, in
+/// which they wait for nothing that the host does not wait for. Confined to the coordinator's
+/// thread.
 class DeviceResidual final : public ResidualMemory {
  public:
   /// How waits for the device end without it.
@@ -39,6 +41,9 @@ class DeviceResidual final : public ResidualMemory {
   void scale(double multiply, double divide) override;
 
  private:
+  /// Whatever the memory holds.
+  DeviceResidual(std::shared_ptr<DeviceContext> context, std::int64_t count, const Bounds& bounds);
+  std::size_t bytes() const noexcept;
   void upload(const std::vector<float>& values);
   AcceleratorMemory staging() const;
   void wait_for_copies(const char* what, Interrupt* interrupt) const;
@@ -46,7 +51,6 @@ class DeviceResidual final : public ResidualMemory {
   const std::shared_ptr<DeviceContext> context_;
   const std::int64_t count_;
   const Bounds bounds_;
-  StreamOwner copies_;
   AcceleratorMemory memory_;
   std::shared_ptr<const DeviceEvent> last_use_;
   struct Delivery {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "base/error.hpp"
+#include "base/out_of_memory.hpp"
 
 namespace scalecom {
 namespace {
@@ -16,6 +17,24 @@ bool is_floating(DataType dtype) {
 }
 
 }  // namespace
+
+AcceleratorMemory Accelerator::allocate(std::size_t bytes) {
+  try {
+    return take(bytes);
+  } catch (const OutOfMemory&) {
+    give_back_kept();
+  }
+  return take(bytes);
+}
+
+AcceleratorMemory Accelerator::allocate(std::size_t bytes, MemoryOrder order) {
+  try {
+    return take(bytes, order);
+  } catch (const OutOfMemory&) {
+    give_back_kept();
+  }
+  return take(bytes, order);
+}
 
 void check(const StepTensor& tensor) {
   const kernels::Gradient& gradient = tensor.gradient;

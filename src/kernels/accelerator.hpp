@@ -28,6 +28,13 @@ using EventHandle = CUevent_st*;
 
 class PinnedPool;
 
+/// Memory's time, by places in streams. The end comes behind the begin and all uses: by waits,
+/// where the streams are two.
+struct MemoryOrder {
+  StreamHandle from = nullptr;   ///< what is enqueued there from now on may use it
+  StreamHandle until = nullptr;  ///< what is enqueued there before it is given back may, too
+};
+
 /// Owners of what an accelerator has given out. It outlives them.
 template <class T>
 using Owned = std::unique_ptr<T, std::function<void(T*)>>;
@@ -169,9 +176,14 @@ class Accelerator {
   /// below but is_done().
   [[nodiscard]] virtual std::shared_ptr<void> enter() = 0;
 
-  virtual AcceleratorMemory allocate(std::size_t bytes) = 0;
-  /// In the order of `stream`, and given back so: what is enqueued there before may use it.
-  virtual AcceleratorMemory allocate(std::size_t bytes, StreamHandle stream) = 0;
+  /// Where there is not that much, the device gets back first what is kept of memory that was in
+  /// order, and is not used. Throw OutOfMemory where that does not help.
+  AcceleratorMemory allocate(std::size_t bytes);
+  AcceleratorMemory allocate(std::size_t bytes, MemoryOrder order);
+  /// From here on no more is kept, used and unused, than was used at once since the last call, and
+  /// a little; the rest goes when somebody in the process next waits for the device (CUDA's
+  /// synchronize calls). Without a call all is kept.
+  virtual void limit_kept() = 0;
   /// Host memory that it copies from and to by itself.
   virtual AcceleratorMemory allocate_pinned(std::size_t bytes) = 0;
 
@@ -221,6 +233,12 @@ class Accelerator {
   virtual void unpack_offsets(std::uint16_t* offsets, const std::byte* wire,
                               std::int64_t wire_bytes, std::int64_t count, std::int64_t first,
                               StreamHandle stream) = 0;
+
+ private:
+  virtual AcceleratorMemory take(std::size_t bytes) = 0;
+  virtual AcceleratorMemory take(std::size_t bytes, MemoryOrder order) = 0;
+  /// All that is kept and not used, without a wait: what is on its way back may stay.
+  virtual void give_back_kept() = 0;
 };
 
 /// The CUDA device of this number. Throws Error(unavailable): no driver, no such device, or this

@@ -27,6 +27,12 @@ std::string message_of(const Call& call) {
   return "";
 }
 
+std::size_t free_bytes() {
+  std::size_t free = 0;
+  std::size_t total = 0;
+  return cudaMemGetInfo(&free, &total) == cudaSuccess ? free : 0;
+}
+
 }  // namespace
 
 TEST_CASE("too much device memory is refused with what was asked for, what is free and what helps",
@@ -35,7 +41,7 @@ TEST_CASE("too much device memory is refused with what was asked for, what is fr
   const auto entered = accelerator->enter();
   constexpr std::size_t kBytes = std::size_t{1} << 46;
   for (const std::string& message : {message_of([&] { accelerator->allocate(kBytes); }),
-                                     message_of([&] { accelerator->allocate(kBytes, nullptr); })}) {
+                                     message_of([&] { accelerator->allocate(kBytes, {}); })}) {
     CAPTURE(message);
     CHECK(message.find("70368744177664 bytes (") != std::string::npos);
     CHECK(message.find("are free") != std::string::npos);
@@ -43,6 +49,42 @@ TEST_CASE("too much device memory is refused with what was asked for, what is fr
     CHECK(message.find("torch.cuda.empty_cache()") != std::string::npos);
   }
   CHECK(device::cuda::multiprocessors() > 0);  // The error is not reported again.
+}
+
+TEST_CASE("memory that is kept goes to whoever lacks it") {
+  const auto accelerator = make_cuda_accelerator(0);
+  const auto entered = accelerator->enter();
+  const StreamOwner stream = accelerator->make_stream();
+  const MemoryOrder order{stream.get(), stream.get()};
+  const std::size_t most = free_bytes() / 5 * 3;  // Not twice.
+  const std::size_t part = most / 4;
+  std::vector<AcceleratorMemory> parts;
+  for (int i = 0; i < 4; ++i) parts.push_back(accelerator->allocate(part, order));
+  parts.clear();
+  test::finish(*accelerator, stream.get());
+  CHECK(free_bytes() < most);
+  CHECK(message_of([&] { accelerator->allocate(most, order); }) == "");
+  test::finish(*accelerator, stream.get());
+  CHECK(free_bytes() < most);
+  CHECK(message_of([&] { accelerator->allocate(most); }) == "");
+}
+
+TEST_CASE("memory that is kept goes when it is used no more, at the next wait for the device") {
+  const auto accelerator = make_cuda_accelerator(0);
+  const auto entered = accelerator->enter();
+  const StreamOwner stream = accelerator->make_stream();
+  constexpr std::size_t kBytes = std::size_t{1} << 30;
+  const std::size_t before = free_bytes();
+  const auto kept_after_wait = [&] {
+    CHECK(cudaStreamSynchronize(stream.get()) == cudaSuccess);
+    return free_bytes() + kBytes / 2 < before;
+  };
+  accelerator->allocate(kBytes, {stream.get(), stream.get()});
+  CHECK(kept_after_wait());
+  accelerator->limit_kept();  // It was used before.
+  CHECK(kept_after_wait());
+  accelerator->limit_kept();
+  CHECK_FALSE(kept_after_wait());
 }
 
 TEST_CASE("a device that is not there is refused with what is", "[light]") {
@@ -75,7 +117,7 @@ TEST_CASE("a capture of a graph goes on while another thread asks for events and
     const auto inside = accelerator->enter();
     accelerator->is_done(event.get());
     memory.push_back(accelerator->allocate(1 << 20));
-    memory.push_back(accelerator->allocate(1 << 20, own.get()));
+    memory.push_back(accelerator->allocate(1 << 20, {own.get(), own.get()}));
     memory.push_back(accelerator->allocate_pinned(1 << 20));
   };
   const std::string message = std::async(std::launch::async, [&] { return message_of(use); }).get();

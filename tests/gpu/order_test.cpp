@@ -65,8 +65,8 @@ TEST_CASE("memory in a stream's order is given back behind its uses, and used ag
   for (unsigned char round = 0; round < kRounds; ++round) {
     sources.push_back(device.pinned(static_cast<unsigned char>(round + 1)));
     results.push_back(device.pinned(0));
-    const auto memory = accelerator.allocate(kBytes, stream.get());
-    const auto other = accelerator.allocate(kBytes, stream.get());
+    const auto memory = accelerator.allocate(kBytes, {stream.get(), stream.get()});
+    const auto other = accelerator.allocate(kBytes, {stream.get(), stream.get()});
     accelerator.copy(memory.get(), sources.back().get(), kBytes, stream.get());
     accelerator.copy(other.get(), memory.get(), kBytes, stream.get());
     accelerator.set_zero(memory.get(), kBytes, stream.get());
@@ -82,7 +82,7 @@ TEST_CASE("nothing is no work", "[light]") {
   const Entered device;
   Accelerator& accelerator = *device.accelerator;
   const auto none = accelerator.allocate(0);
-  const auto none_in_order = accelerator.allocate(0, nullptr);
+  const auto none_in_order = accelerator.allocate(0, {});
   accelerator.copy(none.get(), none_in_order.get(), 0, nullptr);
   accelerator.set_zero(none.get(), 0, nullptr);
   const auto steps = accelerator.make_step_table(4, nullptr);

@@ -90,10 +90,11 @@ void DeviceRank::make_memory() {
         output = std::max(output, step.result.size());
       }
       Memory& memory = memory_.emplace_back();
-      memory.input = accelerator_->allocate(input, stream_of(tensor, turn));
+      const MemoryOrder order{stream_of(tensor, turn), stream_of(tensor, turn)};
+      memory.input = accelerator_->allocate(input, order);
       memory.result = memory.input.get();
       if (tensor.is_in_place) continue;
-      memory.output = accelerator_->allocate(output, stream_of(tensor, turn));
+      memory.output = accelerator_->allocate(output, order);
       memory.result = memory.output.get();
     }
   }

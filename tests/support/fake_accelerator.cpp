@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/error.hpp"
+#include "base/out_of_memory.hpp"
 #include "kernels/pinned_pool.hpp"
 #include "tests/support/fake_tables.hpp"
 #include "tests/support/step_on_host.hpp"
@@ -110,6 +111,8 @@ void FakeAccelerator::advance() {
 void FakeAccelerator::synchronize(std::chrono::seconds limit) {
   wait_for_streams([this] { return streams_.is_idle(); }, limit,
                    fmt::format("streams stand still for {} s", limit.count()));
+  const Lock lock(mutex_);
+  give_back_kept(kept_max_);
 }
 
 void FakeAccelerator::wait_for_streams(const std::function<bool()>& is_over,
@@ -135,9 +138,8 @@ AcceleratorMemory FakeAccelerator::give_out(std::size_t bytes, MemoryKind kind) 
   require_entered();
   ++calls_["allocate"];
   if (bytes > free_) {
-    ++calls_["refuse"];
-    throw Error(StatusCode::unavailable,
-                fmt::format("the fake has not {} bytes ({} are free)", bytes, free_));
+    if (kept_.empty()) ++calls_["refuse"];
+    throw OutOfMemory(fmt::format("the fake has not {} bytes ({} are free)", bytes, free_));
   }
   free_ -= bytes;
   std::byte* const memory = memory_.allocate(bytes, kind);
@@ -147,9 +149,54 @@ AcceleratorMemory FakeAccelerator::give_out(std::size_t bytes, MemoryKind kind) 
 void FakeAccelerator::set_free(std::size_t bytes) {
   const Lock lock(mutex_);
   free_ = bytes;
+  kept_.clear();
 }
 
-AcceleratorMemory FakeAccelerator::allocate(std::size_t bytes) {
+std::size_t FakeAccelerator::kept() const {
+  const Lock lock(mutex_);
+  std::size_t bytes = 0;
+  for (const Kept& piece : kept_) bytes += piece.bytes;
+  return bytes;
+}
+
+bool FakeAccelerator::is_kept_limited() const {
+  const Lock lock(mutex_);
+  return kept_max_ < std::numeric_limits<std::size_t>::max();
+}
+
+// The smallest that is large enough, also one whose end another stream has still to come to: the
+// allocation waits for it then. The rest of it stays.
+bool FakeAccelerator::take_kept(std::size_t bytes) {
+  Kept* best = nullptr;
+  for (Kept& piece : kept_) {
+    if (piece.bytes >= bytes && (best == nullptr || piece.bytes < best->bytes)) best = &piece;
+  }
+  if (best == nullptr) return false;
+  best->bytes -= bytes;
+  std::erase_if(kept_, [](const Kept& piece) { return piece.bytes == 0; });
+  return true;
+}
+
+void FakeAccelerator::give_back_kept(std::size_t all_bytes) {
+  const Lock lock(mutex_);
+  streams_.run_first({"a wait", "free"});
+  std::size_t bytes = used_ + kept();
+  std::erase_if(kept_, [&](const Kept& piece) {
+    if (!*piece.is_free || bytes <= all_bytes) return false;
+    bytes -= piece.bytes;
+    free_ += piece.bytes;
+    return true;
+  });
+}
+
+void FakeAccelerator::limit_kept() {
+  const Lock lock(mutex_);
+  require_entered();
+  kept_max_ = std::max(most_used_, used_);
+  most_used_ = 0;
+}
+
+AcceleratorMemory FakeAccelerator::take(std::size_t bytes) {
   const Lock lock(mutex_);
   auto memory = give_out(bytes, MemoryKind::device);
   memory_.make_ready(memory.get());
@@ -176,11 +223,13 @@ AcceleratorMemory FakeAccelerator::allocate_pinned(std::size_t bytes) {
           }};
 }
 
-AcceleratorMemory FakeAccelerator::allocate(std::size_t bytes, StreamHandle stream) {
+AcceleratorMemory FakeAccelerator::take(std::size_t bytes, MemoryOrder order) {
   const Lock lock(mutex_);
+  if (take_kept(bytes)) free_ += bytes;
   auto memory = give_out(bytes, MemoryKind::device);
-  launch(stream, "allocate", {}, [this, begin = memory.get()] { memory_.make_ready(begin); });
-  return {memory.release(), [this, stream](std::byte* own) { give_back(own, stream); }};
+  most_used_ = std::max(most_used_, used_ += bytes);
+  launch(order.from, "allocate", {}, [this, begin = memory.get()] { memory_.make_ready(begin); });
+  return {memory.release(), [this, order](std::byte* own) { give_back(own, order.until); }};
 }
 
 void FakeAccelerator::give_back(std::byte* memory) {
@@ -203,9 +252,15 @@ void FakeAccelerator::give_back(std::byte* memory, StreamHandle stream) {
   const Lock lock(mutex_);
   require_stream(stream);
   if (!streams_.is_stream(stream)) return;
-  free_ += memory_.bytes_of(memory);  // Another stream's allocation may wait for this one.
-  streams_.enqueue(stream, {"free", {}, false, [this, memory] {
-                              memory_.give_back(memory);
+  const std::size_t bytes = memory_.bytes_of(memory);
+  const auto is_free = std::make_shared<bool>(false);
+  used_ -= bytes;
+  if (bytes > 0) kept_.push_back({bytes, is_free});
+  streams_.enqueue(stream, {"free", {}, false, [this, memory, is_free] {
+                              *is_free = true;
+                              const bool is_there = memory_.is_ready(memory);
+                              require(is_there, "memory is freed before it is allocated");
+                              if (is_there) memory_.give_back(memory);
                               return true;
                             }});
 }

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "kernels/accelerator.hpp"
 #include "tests/support/fake_memory.hpp"
@@ -19,10 +20,11 @@ namespace scalecom::test {
 /// streams drawn from a seed. So a forgotten wait shows as a wrong result, for some seed.
 ///
 /// What would be undefined on a device is *misuse*: an operation on memory that the accelerator has
-/// not given out, or not yet, or no more; pinned memory in a kernel; freeing memory that queued
-/// operations use; freeing pinned memory, which waits for all that is enqueued as CUDA does, while
-/// that stands still; assign() to a table in use; a call without enter(); handles that are gone. It
-/// ends the process, or goes to the test's own function, which is called with the lock held.
+/// not given out, or not yet, or no more; pinned memory in a kernel; freeing memory that is not yet
+/// given out, or that queued operations use; freeing pinned memory, which waits for all that is
+/// enqueued as CUDA does, while that stands still; assign() to a table in use; a call without
+/// enter(); handles that are gone. It ends the process, or goes to the test's own function, which
+/// is called with the lock held.
 class FakeAccelerator final : public Accelerator {
  public:
   using Misuse = std::function<void(const std::string&)>;
@@ -37,8 +39,13 @@ class FakeAccelerator final : public Accelerator {
   void advance();
   /// Runs all that is enqueued. Misuse if that takes longer than `limit`.
   void synchronize(std::chrono::seconds limit = std::chrono::seconds(60));
-  /// From now on there are so many bytes, pinned ones among them, and what is given back.
+  /// From now on there are so many bytes, pinned ones among them, and what is given back. Of that
+  /// what was in order is kept, in its pieces, for what will be; as CUDA's pools do it.
   void set_free(std::size_t bytes);
+  /// Bytes that are kept and not used.
+  std::size_t kept() const;
+  /// Whether limit_kept() was called.
+  bool is_kept_limited() const;
   /// From now on `stream` is being captured; null: none is.
   void capture(StreamHandle stream);
   /// How much memory is given out, in pieces.
@@ -50,8 +57,7 @@ class FakeAccelerator final : public Accelerator {
   std::string description() const override { return "a fake accelerator"; }
   std::string bus_id() const override;
   std::shared_ptr<void> enter() override;
-  AcceleratorMemory allocate(std::size_t bytes) override;
-  AcceleratorMemory allocate(std::size_t bytes, StreamHandle stream) override;
+  void limit_kept() override;
   AcceleratorMemory allocate_pinned(std::size_t bytes) override;
   StreamOwner make_stream() override;
   bool is_capturing(StreamHandle stream) override;
@@ -87,6 +93,11 @@ class FakeAccelerator final : public Accelerator {
   void launch(StreamHandle stream, std::string name, std::vector<MemoryUse> uses,
               std::function<void()> body);
   void push(StreamHandle stream, Operation operation);
+  AcceleratorMemory take(std::size_t bytes) override;
+  AcceleratorMemory take(std::size_t bytes, MemoryOrder order) override;
+  bool take_kept(std::size_t bytes);
+  void give_back_kept() override { give_back_kept(0); }
+  void give_back_kept(std::size_t all_bytes);
   AcceleratorMemory give_out(std::size_t bytes, MemoryKind kind);
   AcceleratorMemory table_staging(std::size_t bytes, StreamHandle stream, PinnedPool* pinned);
   void give_back(std::byte* memory);
@@ -103,6 +114,14 @@ class FakeAccelerator final : public Accelerator {
   const Misuse on_misuse_;
   mutable std::recursive_mutex mutex_;
   std::size_t free_ = std::numeric_limits<std::size_t>::max();
+  struct Kept {
+    std::size_t bytes = 0;
+    std::shared_ptr<const bool> is_free;  ///< the stream has come to its end
+  };
+  std::vector<Kept> kept_;
+  std::size_t used_ = 0;  ///< bytes in order
+  std::size_t most_used_ = 0;
+  std::size_t kept_max_ = std::numeric_limits<std::size_t>::max();  ///< with what is used
   StreamHandle captured_ = nullptr;
   FakeMemory memory_;
   FakeStreams streams_;

@@ -28,6 +28,7 @@ class FakeMemory {
   /// It may be used once make_ready() was called.
   std::byte* allocate(std::size_t bytes, MemoryKind kind);
   void make_ready(const std::byte* memory);
+  bool is_ready(const std::byte* memory) const { return blocks_.at(memory).is_ready; }
   /// Fills it with kGivenBack. It stays readable until much more was given back.
   void give_back(const std::byte* memory);
 

@@ -71,6 +71,17 @@ bool FakeStreams::run_next(const std::function<bool(const Operation&)>& run) {
   return false;
 }
 
+void FakeStreams::run_first(const std::set<std::string>& names) {
+  for (const auto& stream : all()) {
+    while (!stream->queue.empty() && names.contains(stream->queue.front().name) &&
+           stream->queue.front().run()) {
+      const Operation done = std::move(stream->queue.front());
+      stream->queue.pop_front();
+      ++stream->done;
+    }
+  }
+}
+
 bool FakeStreams::is_idle() const {
   const auto streams = all();
   return std::all_of(streams.begin(), streams.end(),

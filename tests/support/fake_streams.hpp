@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -45,6 +46,8 @@ class FakeStreams {
   /// Gives the first operations of streams, drawn one after the other, to `run` until it returns
   /// true: that one is done. False: none was.
   bool run_next(const std::function<bool(const Operation&)>& run);
+  /// Does what is first in its stream and of these names, and done.
+  void run_first(const std::set<std::string>& names);
   bool is_idle() const;
   /// Whether all is done that is enqueued when this is called.
   std::function<bool()> end_of_queues() const;

@@ -34,7 +34,7 @@ void DeviceLane::return_from_wire() {
 // rank that is lost may hold up.
 AcceleratorMemory DeviceLane::allocate(std::size_t bytes) {
   try {
-    return accelerator_.allocate(bytes, passes());
+    return accelerator_.allocate(bytes, {passes(), passes()});
   } catch (const Error& error) {
     throw Error(error.code(),
                 fmt::format("a buffer of {} bytes on the device: {}; a lower "

@@ -3,7 +3,7 @@
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
-#include "base/error.hpp"
+#include "base/out_of_memory.hpp"
 
 namespace scalecom::device::cuda {
 namespace {
@@ -85,9 +85,11 @@ void check(int cuda_error, const char* call) {
   const auto error = static_cast<cudaError_t>(cuda_error);
   if (error == cudaSuccess) return;
   cudaGetLastError();  // Takes the error back, so that the next call does not report it again.
-  throw Error(StatusCode::unavailable,
-              fmt::format("{} failed with {} ({}): {}", call, cudaGetErrorName(error),
-                          cudaGetErrorString(error), remedy(error)));
+  const std::string message =
+      fmt::format("{} failed with {} ({}): {}", call, cudaGetErrorName(error),
+                  cudaGetErrorString(error), remedy(error));
+  if (error == cudaErrorMemoryAllocation) throw OutOfMemory(message);
+  throw Error(StatusCode::unavailable, message);
 }
 
 bool has_device(const char** reason) noexcept {

@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <string>
@@ -22,14 +23,19 @@ void FreePinned::operator()(std::byte* memory) const noexcept {
 
 namespace {
 
+/// Takes an error back, so that the next call does not report it again.
+bool is_success(cudaError_t error) {
+  if (error != cudaSuccess) cudaGetLastError();
+  return error == cudaSuccess;
+}
+
 /// "call of 1024 bytes", and of a device that has not that many how many are free.
 void check_allocation(cudaError_t error, const char* call, std::size_t bytes) {
-  if (error == cudaSuccess) return;
-  cudaGetLastError();
+  if (is_success(error)) return;
   std::size_t free = 0;
   std::size_t total = 0;
   const bool is_known =
-      error == cudaErrorMemoryAllocation && cudaMemGetInfo(&free, &total) == cudaSuccess;
+      error == cudaErrorMemoryAllocation && is_success(cudaMemGetInfo(&free, &total));
   const std::string rest =
       is_known ? fmt::format(" ({} of the device's {} are free)", free, total) : "";
   check(error, fmt::format("{} of {} bytes{}", call, bytes, rest).c_str());
@@ -73,20 +79,36 @@ MemoryPool::MemoryPool(int device) {
 
 MemoryPool::~MemoryPool() { cudaMemPoolDestroy(pool_); }
 
-OrderedMemory MemoryPool::allocate(std::size_t bytes, StreamHandle stream) {
+std::byte* MemoryPool::allocate(std::size_t bytes, StreamHandle stream) {
+  if (bytes == 0) return nullptr;
+  const BesideCaptures beside;
   void* memory = nullptr;
-  if (bytes > 0) {
-    const BesideCaptures beside;
-    cudaError_t error = cudaMallocFromPoolAsync(&memory, bytes, pool_, stream);
-    if (error == cudaErrorMemoryAllocation) {
-      // What the pool keeps may be in pieces of other sizes.
-      cudaGetLastError();
-      cudaMemPoolTrimTo(pool_, 0);
-      error = cudaMallocFromPoolAsync(&memory, bytes, pool_, stream);
-    }
-    check_allocation(error, "cudaMallocFromPoolAsync", bytes);
+  check_allocation(cudaMallocFromPoolAsync(&memory, bytes, pool_, stream),
+                   "cudaMallocFromPoolAsync", bytes);
+  return static_cast<std::byte*>(memory);
+}
+
+void MemoryPool::give_back_kept(const std::vector<StreamHandle>& streams) noexcept {
+  const BesideCaptures beside;
+  for (const StreamHandle stream : streams) is_success(cudaStreamQuery(stream));
+  is_success(cudaMemPoolTrimTo(pool_, 0));
+}
+
+// Used memory is in no multiple of the pieces that CUDA has of the device, and not one behind the
+// other: with less than some more each use would take memory from the device, and give it back.
+void MemoryPool::limit_kept() noexcept {
+  constexpr std::uint64_t kMore = 64 << 20;
+  std::uint64_t most = 0;
+  std::uint64_t used = 0;
+  if (!is_success(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrUsedMemHigh, &most)) ||
+      !is_success(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrUsedMemCurrent, &used))) {
+    return;
   }
-  return OrderedMemory(static_cast<std::byte*>(memory), FreeInOrder{stream});
+  std::uint64_t kept = std::max(most, used);
+  kept += kept / 8 + kMore;
+  is_success(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &kept));
+  std::uint64_t none = 0;
+  is_success(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrUsedMemHigh, &none));
 }
 
 }  // namespace scalecom::device::cuda

@@ -5,7 +5,9 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <mutex>
 #include <optional>
+#include <set>
 
 #include "device/cuda/error.hpp"
 #include "device/cuda/memory.hpp"
@@ -82,19 +84,23 @@ class CudaAccelerator final : public Accelerator {
   std::string bus_id() const override { return bus_id_; }
   std::shared_ptr<void> enter() override { return make_current(index_); }
 
-  AcceleratorMemory allocate(std::size_t bytes) override {
-    return {cuda::allocate_device(bytes).release(), cuda::FreeDevice()};
-  }
-  AcceleratorMemory allocate(std::size_t bytes, StreamHandle stream) override {
-    // Without pools freeing waits for the device, and so comes behind what uses the memory.
-    if (!pool_) return allocate(bytes);
-    return {pool_->allocate(bytes, stream).release(), cuda::FreeInOrder{stream}};
+  void limit_kept() override {
+    if (pool_) pool_->limit_kept();
   }
   AcceleratorMemory allocate_pinned(std::size_t bytes) override {
     return {cuda::allocate_pinned(bytes).release(), cuda::FreePinned()};
   }
 
-  StreamOwner make_stream() override { return {cuda::Stream().release(), cuda::DestroyStream()}; }
+  StreamOwner make_stream() override {
+    const std::lock_guard lock(mutex_);
+    StreamOwner stream(cuda::Stream().release(), [this](StreamHandle gone) {
+      const std::lock_guard at_end(mutex_);
+      streams_.erase(gone);
+      cuda::DestroyStream()(gone);
+    });
+    streams_.insert(stream.get());
+    return stream;
+  }
   bool is_capturing(StreamHandle stream) override { return cuda::is_capturing(stream); }
   EventOwner make_event() override { return {cuda::Event().release(), cuda::DestroyEvent()}; }
   void record(EventHandle event, StreamHandle stream) override { cuda::record(event, stream); }
@@ -168,16 +174,32 @@ class CudaAccelerator final : public Accelerator {
   }
 
  private:
+  AcceleratorMemory take(std::size_t bytes) override {
+    return {cuda::allocate_device(bytes).release(), cuda::FreeDevice()};
+  }
+  AcceleratorMemory take(std::size_t bytes, MemoryOrder order) override {
+    // Without pools freeing waits for the device, and so comes behind what uses the memory.
+    if (!pool_) return take(bytes);
+    return {pool_->allocate(bytes, order.from), cuda::FreeInOrder{order.until}};
+  }
+  void give_back_kept() override {
+    if (!pool_) return;
+    const std::lock_guard lock(mutex_);
+    pool_->give_back_kept({streams_.begin(), streams_.end()});
+  }
+
   kernels::cuda::TableMemory table_memory(std::size_t bytes, StreamHandle stream,
                                           PinnedPool* pinned) {
     return {bytes, pinned != nullptr ? pinned->allocate(bytes, stream) : allocate_pinned(bytes),
-            allocate(bytes, stream)};
+            allocate(bytes, {stream, stream})};
   }
 
   const int index_;
   const std::string description_;
   const std::string bus_id_;
   std::optional<cuda::MemoryPool> pool_;
+  std::mutex mutex_;
+  std::set<StreamHandle> streams_;  ///< that there are; guarded by mutex_
 };
 
 }  // namespace

@@ -152,7 +152,7 @@ TEST_CASE("memory in a stream's order is there from its place in the stream to i
   for (std::uint64_t seed = 1; seed <= kSeeds; ++seed) {
     Watched right(seed);
     {
-      const auto memory = right.accelerator.allocate(8, nullptr);
+      const auto memory = right.accelerator.allocate(8, {});
       right.accelerator.set_zero(memory.get(), 8, nullptr);
     }
     CHECK(right.accelerator.blocks() == 1);  // The stream has not come to it.
@@ -163,7 +163,7 @@ TEST_CASE("memory in a stream's order is there from its place in the stream to i
     Watched wrong(seed);
     const auto other = wrong.accelerator.make_stream();
     {
-      const auto memory = wrong.accelerator.allocate(8, nullptr);
+      const auto memory = wrong.accelerator.allocate(8, {});
       wrong.accelerator.set_zero(memory.get(), 8, other.get());
     }
     wrong.accelerator.synchronize();

@@ -182,6 +182,38 @@ TEST_CASE("a rank without memory for a gather's result fails it on all ranks, by
   }
 }
 
+TEST_CASE("memory that a gather's result has left is there for whatever comes next") {
+  struct Next {
+    std::size_t free;  // More than the result's 24,000 bytes, less than those and what is needed.
+    Submit submit;
+  };
+  AllReduceOptions compressed;
+  compressed.compression.mode = CompressionMode::sharded;
+  const std::vector<Next> all{
+      {36'000, [](auto& session, auto&, auto& v) { return session.all_reduce("v", v, v); }},
+      {36'000,
+       [&](auto& session, auto&, auto& v) { return session.all_reduce("v", v, v, compressed); }},
+      {60'000, [](auto& session, auto&, auto& v) { return session.all_gather("v", v); }}};
+  for (const Next& next : all) {
+    DeviceWorld devices(2, 1);
+    std::vector<int> is_limited(2);
+    test::run_ranks(2, [&](int rank) {
+      test::FakeAccelerator& accelerator = devices.accelerator(rank);
+      DeviceTensor w(accelerator, DataType::float32, {3000});
+      DeviceTensor v(accelerator, DataType::float32, {7000});
+      expect_ok(devices[rank].all_reduce("w", w.view(), w.view()).wait());
+      accelerator.set_free(next.free);
+      expect_ok(devices[rank].all_gather("w", w.view()).wait());
+      accelerator.synchronize();
+      expect_ok(next.submit(devices[rank], w.view(), v.view()).wait());
+      const Deadline deadline = Deadline::after(std::chrono::seconds(10));
+      while (!accelerator.is_kept_limited() && !deadline.has_passed()) std::this_thread::yield();
+      is_limited[static_cast<std::size_t>(rank)] = accelerator.is_kept_limited();
+    });
+    CHECK(is_limited == std::vector<int>(2, 1));
+  }
+}
+
 TEST_CASE("batches that an accelerator has no memory for at once go one after the other") {
   test::NcclWorld nccl;
   DeviceWorld devices(2, 3, [&](auto& accelerator) { return nccl.make_api(accelerator); });
