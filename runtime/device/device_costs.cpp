@@ -18,16 +18,10 @@
 namespace scalecom {
 namespace {
 
-// Of float32, 14 bytes each with all that a step has: a GPU's cache has up to 50 MB, and a model's
-// tensors are not found there.
-constexpr std::int64_t kElements = 1 << 23;
 // Passes enqueued at once, so that neither the first one's launch nor the look at the end counts.
 constexpr int kPassesInRow = 4;
 // The fastest counts: load only ever makes them slower.
 constexpr int kCalls = 3;
-// All-reduced. What takes latency alone, and what hardly does: a second's worth of 100 Mbit/s.
-constexpr std::int64_t kFewBytes = 32 << 10;
-constexpr std::int64_t kManyBytes = 8 << 20;
 
 constexpr double kNever = std::numeric_limits<double>::infinity();
 
@@ -36,19 +30,23 @@ using Times = std::array<double, 3>;
 // The passes of a sharded step over one tensor, and dense all-reduces.
 class Bench {
  public:
-  Bench(DeviceLane& lane, Collectives& host, const WaitContext& context)
-      : lane_(lane), host_(host), context_(context), end_(lane_.accelerator().make_event()) {
-    const std::int64_t chunks = kElements / kShortChunk;
-    const auto bytes = static_cast<std::size_t>(3 * kElements * 4 + chunks * (3 * 4 + 2) + 8);
+  Bench(DeviceLane& lane, Collectives& host, const MeasuredSizes& sizes, const WaitContext& context)
+      : lane_(lane),
+        host_(host),
+        sizes_(sizes),
+        context_(context),
+        end_(lane_.accelerator().make_event()) {
+    const std::int64_t chunks = sizes_.elements / kShortChunk;
+    const auto bytes = static_cast<std::size_t>(3 * sizes_.elements * 4 + chunks * (3 * 4 + 2) + 8);
     memory_ = lane_.accelerator().allocate(bytes, {lane_.passes(), lane_.passes()});
     lane_.accelerator().set_zero(memory_.get(), bytes, lane_.passes());
     // So that nothing is missing in the middle of an all-reduce.
-    lane_.acquire(DeviceLane::Buffer::packed, static_cast<std::size_t>(kManyBytes));
+    lane_.acquire(DeviceLane::Buffer::packed, static_cast<std::size_t>(sizes_.many_bytes));
     auto* const floats = reinterpret_cast<float*>(memory_.get());
-    tensor_.gradient = {reinterpret_cast<std::byte*>(floats), DataType::float32, kElements};
-    tensor_.residual = floats + kElements;
-    tensor_.result = reinterpret_cast<std::byte*>(floats + 2 * kElements);
-    float* const selected = floats + 3 * kElements;
+    tensor_.gradient = {reinterpret_cast<std::byte*>(floats), DataType::float32, sizes_.elements};
+    tensor_.residual = floats + sizes_.elements;
+    tensor_.result = reinterpret_cast<std::byte*>(floats + 2 * sizes_.elements);
+    float* const selected = floats + 3 * sizes_.elements;
     tensor_.selected.values = reinterpret_cast<std::byte*>(selected);
     tensor_.selected.kept = selected + chunks;
     tensor_.reduced = selected + 2 * chunks;
@@ -70,16 +68,16 @@ class Bench {
     return {swept_s, filled_s, seconds_of(sweep) + seconds_of(fill)};
   }
 
-  // Of kFewBytes and kManyBytes.
+  // Of few bytes and of many.
   Times time_all_reduces() {
-    return {all_reduce_seconds(kFewBytes), all_reduce_seconds(kManyBytes), 0.0};
+    return {all_reduce_seconds(sizes_.few_bytes), all_reduce_seconds(sizes_.many_bytes), 0.0};
   }
 
  private:
   // An n-th for the pass that selects, the rest for the one that takes what others have selected.
   void cut(std::int64_t chunk) {
     finish();
-    const std::int64_t chunks = kElements / chunk;
+    const std::int64_t chunks = sizes_.elements / chunk;
     const std::int64_t own = chunks / lane_.collectives().size();
     StepTensor mine = tensor_;
     mine.chunk = chunk;
@@ -159,6 +157,7 @@ class Bench {
 
   DeviceLane& lane_;
   Collectives& host_;
+  const MeasuredSizes sizes_;
   const WaitContext& context_;
   EventOwner end_;
   AcceleratorMemory memory_;
@@ -173,8 +172,8 @@ Times slowest(const Times& mine, std::size_t size, Collectives& host, const Wait
   return times;
 }
 
-KernelCosts kernel_costs(const Times& passes) {
-  constexpr auto elements = static_cast<double>(kElements);
+KernelCosts kernel_costs(const Times& passes, std::int64_t count) {
+  const auto elements = static_cast<double>(count);
   const auto [swept_s, filled_s, short_s] = passes;
   const double more_selected = elements / kShortChunk - elements / kPassChunk;
   const double more_s = std::max(short_s - swept_s - filled_s, 0.0);
@@ -200,12 +199,13 @@ std::string describe(const DeviceCosts& costs) {
       1e-9 * costs.kernels.swept_elements_per_s, 1e-9 * costs.kernels.filled_elements_per_s);
 }
 
-DeviceCosts measure_device_costs(DeviceLane& lane, Collectives& host, const WaitContext& context) {
+DeviceCosts measure_device_costs(DeviceLane& lane, Collectives& host, const MeasuredSizes& sizes,
+                                 const WaitContext& context) {
   const auto size = static_cast<std::size_t>(lane.collectives().size());
   std::optional<Bench> bench;
   Times passes{kNever, kNever, kNever};
   try {
-    passes = bench.emplace(lane, host, context).time_passes();
+    passes = bench.emplace(lane, host, sizes, context).time_passes();
   } catch (const Error& error) {
     if (error.code() != StatusCode::unavailable) throw;
     log_warning(fmt::format(
@@ -217,9 +217,11 @@ DeviceCosts measure_device_costs(DeviceLane& lane, Collectives& host, const Wait
   passes = slowest(passes, size, host, context);
   if (!std::isfinite(passes.front())) return costs;
   const auto [few_s, many_s, none] = slowest(bench->time_all_reduces(), size, host, context);
-  costs.kernels = kernel_costs(passes);
-  costs.all_reduce_byte_s = std::max(many_s - few_s, 0.0) / (kManyBytes - kFewBytes);
-  costs.all_reduce_s = std::max(many_s - kManyBytes * costs.all_reduce_byte_s, 0.0);
+  costs.kernels = kernel_costs(passes, sizes.elements);
+  costs.all_reduce_byte_s =
+      std::max(many_s - few_s, 0.0) / static_cast<double>(sizes.many_bytes - sizes.few_bytes);
+  costs.all_reduce_s =
+      std::max(many_s - static_cast<double>(sizes.many_bytes) * costs.all_reduce_byte_s, 0.0);
   return costs;
 }
 

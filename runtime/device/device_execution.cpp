@@ -10,7 +10,6 @@
 
 #include "base/error.hpp"
 #include "base/log.hpp"
-#include "runtime/device/device_costs.hpp"
 #include "runtime/device/device_exchange.hpp"
 #include "runtime/residual_delivery.hpp"
 #include "runtime/sparse_slot.hpp"
@@ -79,7 +78,7 @@ void DeviceExecution::measure(Collectives& host, const WaitContext& wait) {
     check();
     loop.pause("batches on the CUDA device, before it is measured");
   }
-  const DeviceCosts costs = measure_device_costs(*free->lane, host, wait);
+  const DeviceCosts costs = measure_device_costs(*free->lane, host, needs_.measured, wait);
   needs_.session->set_costs(costs);
   if (rank_ == 0) log_info("CUDA tensors: " + describe(costs));
 }

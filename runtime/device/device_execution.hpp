@@ -10,6 +10,7 @@
 #include "collective/device/device_all_reduce.hpp"
 #include "compress/residual_store.hpp"
 #include "runtime/device/device_context.hpp"
+#include "runtime/device/device_costs.hpp"
 #include "runtime/device/device_residual.hpp"
 #include "runtime/device/device_samples.hpp"
 #include "runtime/fusion.hpp"
@@ -27,6 +28,7 @@ using MakeDeviceCollectives =
 struct DeviceNeeds {
   SessionDevice* session = nullptr;  ///< outlives the execution
   MakeDeviceCollectives make_collectives;
+  MeasuredSizes measured = {};
 };
 
 /// Enqueues batches of tensors on this rank's accelerator. A batch is over for the host when all of

@@ -2,7 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <random>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +18,8 @@ enum class DeviceFault {
   shortage,      ///< some ranks' devices have no memory for the fusion buffers of all lanes
   silent_rank,   ///< one rank and its device do nothing any more
   failing_rank,  ///< one rank's collectives throw
+  no_memory,     ///< one rank's device has no more memory than it has given out
+  device_error,  ///< one rank's device refuses every call
 };
 
 /// A tensor that is submitted once a step, and what a step of it comes to.
@@ -29,12 +31,22 @@ struct PlannedTensor {
 
   struct Step {
     std::vector<Bytes> inputs;       ///< by rank
-    std::vector<std::int64_t> rows;  ///< all_gather: by rank
-    Bytes result;                    ///< every rank's
+    std::vector<std::int64_t> rows;  ///< Agreement's first extents
+    std::vector<Bytes> results;      ///< by rank, or every rank's
+
+    const Bytes& result_of(int rank) const {
+      return results[results.size() == 1 ? 0 : static_cast<std::size_t>(rank)];
+    }
   };
   std::vector<Step> steps;
   /// By rank, behind the last step; empty: it is not compressed.
   std::vector<std::vector<float>> residuals;
+
+  /// Its result is the ticket's, which the application copies.
+  bool has_own_result() const {
+    return signature.kind != OperationKind::all_reduce &&
+           signature.kind != OperationKind::broadcast;
+  }
 };
 
 /// Steps of a training, drawn from a seed, with the results that the host's kernels give.
@@ -42,6 +54,7 @@ struct DevicePlan {
   std::uint64_t seed = 0;
   DeviceFault fault = DeviceFault::none;
   int size = 1;
+  std::vector<std::size_t> host_of_rank;
   std::size_t steps = 1;
   std::int64_t threshold_bytes = 0;
   std::int64_t health_steps = 0;
@@ -49,6 +62,7 @@ struct DevicePlan {
   /// Memory that each tensor has, in turn, on one stream each: with two the application need not
   /// wait for a step's results before it writes the next one's gradient.
   std::size_t turns = 1;
+  std::optional<std::size_t> measures_before;  ///< the call before which devices are measured
   bool is_grouped = false;     ///< a call's tensors are all written before they are submitted
   bool ends_at_once = false;   ///< after a failure, with all that is enqueued
   std::size_t free_bytes = 0;  ///< shortage: what a device has for fusion buffers

@@ -7,11 +7,16 @@
 #include <numeric>
 #include <utility>
 
+#include "runtime/device/device_costs.hpp"
+
 namespace scalecom::sim {
 namespace {
 
 // No wait of a run lasts: one that does is an error.
-WaitContext patience() { return {Deadline::after(std::chrono::seconds(10)), nullptr}; }
+WaitContext patience() { return {Deadline::after(std::chrono::seconds(60)), nullptr}; }
+
+// It does not matter what figures come of it.
+constexpr MeasuredSizes kMeasured{.elements = 1 << 13, .few_bytes = 1 << 9, .many_bytes = 1 << 11};
 
 Config config_of(const DevicePlan& plan) {
   Config config;
@@ -32,7 +37,7 @@ std::size_t largest(const std::vector<Bytes>& parts) {
 
 }  // namespace
 
-DeviceRank::DeviceRank(const DevicePlan& plan, int rank, Meeting& meeting, SimulatedJob& job,
+DeviceRank::DeviceRank(const DevicePlan& plan, int rank, Meetings& meetings, SimulatedJob& job,
                        std::vector<std::string>& violations)
     : plan_(plan),
       rank_(rank),
@@ -45,24 +50,26 @@ DeviceRank::DeviceRank(const DevicePlan& plan, int rank, Meeting& meeting, Simul
       }),
       residuals_(std::in_place),
       health_(config_of(plan), rank),
-      calls_(plan.call_count()) {
+      calls_(plan.call_count()),
+      host_(meetings.control(rank), [this] { measuring_->pause(); }) {
   device_.acquire(0);
   const auto entered = accelerator_->enter();
   blocks_at_start_ = accelerator_->blocks();
   if (plan.is_over_nccl()) nccl_.emplace(*accelerator_, job, rank, seed_of(plan, rank) + 50);
-  execution_.emplace(rank, plan.size, config_of(plan), *residuals_, health_,
-                     DeviceNeeds{&device_, [&](Accelerator&, const WaitContext&) {
-                                   return make_collectives(meeting);
-                                 }});
+  execution_.emplace(
+      rank, plan.size, config_of(plan), *residuals_, health_,
+      DeviceNeeds{&device_,
+                  [&](Accelerator&, const WaitContext&) { return make_collectives(meetings); },
+                  kMeasured});
   execution_->connect(0, patience());
   make_memory();
   const bool is_short = plan.fault == DeviceFault::shortage && seed_of(plan, rank) % 3 > 0;
   if (is_short) accelerator_->set_free(plan.free_bytes);
 }
 
-std::unique_ptr<DeviceCollectives> DeviceRank::make_collectives(Meeting& meeting) {
+std::unique_ptr<DeviceCollectives> DeviceRank::make_collectives(Meetings& meetings) {
   if (nccl_) return nccl_->connect();
-  auto made = std::make_unique<MeetingCollectives>(*accelerator_, meeting, rank_,
+  auto made = std::make_unique<MeetingCollectives>(*accelerator_, meetings, rank_,
                                                    seed_of(plan_, rank_) + 50);
   collectives_ = made.get();
   collective_state_ = made->state();
@@ -87,7 +94,7 @@ void DeviceRank::make_memory() {
       std::size_t output = 1;
       for (const PlannedTensor::Step& step : tensor.steps) {
         input = std::max(input, largest(step.inputs));
-        output = std::max(output, step.result.size());
+        output = std::max(output, step.result_of(rank_).size());
       }
       Memory& memory = memory_.emplace_back();
       const MemoryOrder order{stream_of(tensor, turn), stream_of(tensor, turn)};
@@ -124,9 +131,13 @@ PendingTensor DeviceRank::pending(const AgreedTensor& agreed, std::size_t place,
   made.signature = agreed.signature;
   made.input = {memory.input.get(), agreed.signature.dtype, agreed.signature.shape,
                 Device{DeviceKind::cuda, 0}, stream_of(plan_.tensors[place], step)};
-  if (agreed.signature.kind == OperationKind::all_reduce) {
+  if (!plan_.tensors[place].has_own_result()) {
     made.output = made.input;
     made.output.data = memory.result;
+  }
+  if (agreed.signature.kind == OperationKind::all_to_all) {
+    const auto own = agreed.first_extents.begin() + rank_ * plan_.size;
+    made.splits.assign(own, own + plan_.size);
   }
   return made;
 }
@@ -143,23 +154,30 @@ bool DeviceRank::may_submit() const {
   const std::size_t step_calls = plan_.calls.size();
   if (submitted_ - read_ >= std::min(plan_.ahead_max, plan_.turns * step_calls)) return false;
   if (submitted_ < step_calls) return true;
-  const auto& last = calls_[submitted_ - step_calls].ticket;  // Of the same names.
-  return last == nullptr || last->is_ready();
+  return calls_[submitted_ - step_calls].is_ready();  // Of the same names.
 }
 
 bool DeviceRank::submit() {
   if (!may_submit()) return false;
+  if (is_device_lost()) {
+    abort();  // The application's own calls fail, too, and its process ends.
+    return true;
+  }
   const auto entered = accelerator_->enter();
   const Agreement known = plan_.agreement(submitted_, rank_);
   const std::vector<std::size_t>& places = plan_.call(submitted_);
   const std::size_t step = plan_.step_of(submitted_);
   Call& call = calls_[submitted_++];
-  call.ticket = std::make_shared<TicketState>(nullptr, places.size());
+  const bool is_group = !plan_.tensors[places.front()].has_own_result();
   call.left = places.size();
   for (std::size_t i = 0; i < places.size(); ++i) {
     write(places[i], step);
     PendingTensor& tensor = call.tensors.emplace_back(pending(known.tensors[i], places[i], step));
-    tensor.ticket = call.ticket;
+    const bool has_ticket = is_group && i > 0;
+    tensor.ticket = has_ticket
+                        ? call.tickets.front()
+                        : std::make_shared<TicketState>(nullptr, is_group ? places.size() : 1);
+    call.tickets.push_back(tensor.ticket);
     if (!plan_.is_grouped) mark_ready(tensor, nullptr);
   }
   const PendingTensor* before = nullptr;
@@ -171,21 +189,27 @@ bool DeviceRank::submit() {
 }
 
 bool DeviceRank::read() {
-  if (has_aborted_ || read_ == submitted_ || !calls_[read_].ticket->is_ready()) return false;
+  if (has_aborted_ || read_ == submitted_ || !calls_[read_].is_ready()) return false;
+  if (is_device_lost()) {
+    abort();
+    return true;
+  }
   const auto entered = accelerator_->enter();
   Call& call = calls_[read_];
   const std::size_t step = plan_.step_of(read_);
-  for (const std::size_t place : plan_.call(read_)) {
-    const PlannedTensor& tensor = plan_.tensors[place];
+  const std::vector<std::size_t>& places = plan_.call(read_);
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    const PlannedTensor& tensor = plan_.tensors[places[i]];
     const StreamHandle stream = stream_of(tensor, step);
-    if (tensor.signature.kind == OperationKind::all_gather) {
-      call.ticket->copy_output(memory_of(place, step).result, stream);
+    if (tensor.has_own_result()) {
+      call.tickets[i]->copy_output(memory_of(places[i], step).result, stream);
+      check_splits(tensor, step, *call.tickets[i]);
     } else {
-      call.ticket->make_wait(stream);
+      call.tickets[i]->make_wait(stream);
     }
-    check_result(place, step);
+    check_result(places[i], step);
   }
-  call.ticket.reset();
+  call.tickets.clear();
   ++read_;
   return true;
 }
@@ -193,7 +217,7 @@ bool DeviceRank::read() {
 // On the device. What comes behind an operation that was aborted may be anything.
 void DeviceRank::check_result(std::size_t place, std::size_t step) {
   const PlannedTensor& tensor = plan_.tensors[place];
-  const Bytes& expected = tensor.steps[step].result;
+  const Bytes& expected = tensor.steps[step].result_of(rank_);
   const std::byte* const found = memory_of(place, step).result;
   enqueue(stream_of(tensor, step), "the application's reading", {{found, expected.size()}},
           [this, &tensor, &expected, step, found] {
@@ -207,17 +231,62 @@ void DeviceRank::check_result(std::size_t place, std::size_t step) {
           });
 }
 
+// And that the result is as long as what was expected: the copy takes the ticket's length.
+void DeviceRank::check_splits(const PlannedTensor& tensor, std::size_t step,
+                              const TicketState& ticket) {
+  const PlannedTensor::Step& expected = tensor.steps[step];
+  const auto bytes = static_cast<std::size_t>(ticket.output().bytes());
+  if (bytes != expected.result_of(rank_).size()) {
+    violate(fmt::format("{} in step {} has {} bytes, not {}", tensor.name, step, bytes,
+                        expected.result_of(rank_).size()));
+  }
+  std::vector<std::int64_t> splits;
+  if (tensor.signature.kind == OperationKind::all_to_all) {
+    for (int from = 0; from < plan_.size; ++from) {
+      splits.push_back(expected.rows[static_cast<std::size_t>(from * plan_.size + rank_)]);
+    }
+  }
+  if (ticket.received_splits() == splits) return;
+  violate(fmt::format("{} in step {} comes in {} rows, not {}", tensor.name, step,
+                      fmt::join(ticket.received_splits(), " "), fmt::join(splits, " ")));
+}
+
 void DeviceRank::plan_call() {
   Agreement made = plan_.agreement(begun_++, rank_);
   settle_rates(made);
   const auto batches = plan_batches(made, plan_.size, plan_.threshold_bytes);
   batches_.assign(batches.begin(), batches.end());
+  batches_.front().measures_device = plan_.measures_before == begun_ - 1;
   agreement_ = std::make_shared<const Agreement>(std::move(made));
+}
+
+// As Execution does it: nothing else of the rank's coordinator goes on meanwhile.
+bool DeviceRank::measure() {
+  if (measuring_ == nullptr) {
+    measuring_ = std::make_unique<SteppedCall>([this] { execution_->measure(host_, patience()); });
+    collectives_->set_pause([this] { measuring_->pause(); });
+  }
+  if (!measuring_->resume()) return false;
+  end_measuring();
+  batches_.front().measures_device = false;
+  return true;
+}
+
+void DeviceRank::end_measuring() {
+  if (measuring_ == nullptr) return;
+  measuring_.reset();
+  collectives_->set_pause({});
+}
+
+std::string DeviceRank::costs() const {
+  const auto costs = device_.costs();
+  return costs == nullptr ? "" : describe(*costs);
 }
 
 bool DeviceRank::start(std::size_t agreed) {
   if (!execution_->can_start() || (batches_.empty() && begun_ == agreed)) return false;
   if (batches_.empty()) plan_call();
+  if (batches_.front().measures_device && (!under_way_.empty() || !measure())) return false;
   BatchUnderWay& work =
       under_way_.emplace_back(BatchUnderWay{std::move(batches_.front()), agreement_, begun_ - 1});
   batches_.pop_front();
@@ -254,32 +323,51 @@ bool DeviceRank::coordinate(std::size_t agreed) {
     if (nccl_ && nccl_->has_failed()) violate("an error of a call has not been told");
     return has_moved;
   } catch (const Error& error) {
-    const bool is_expected =
-        plan_.fault == DeviceFault::failing_rank && error.code() == StatusCode::rank_lost;
-    if (!is_expected) violate(error.what());
+    if (!is_expected(error)) violate(error.what());
     abort();
     return true;
+  }
+}
+
+// It is Execution that says which tensors the batch has; a result's error knows its own.
+bool DeviceRank::is_expected(const Error& error) const {
+  if (!has_failed_) return false;
+  switch (plan_.fault) {
+    case DeviceFault::failing_rank: return error.code() == StatusCode::rank_lost;
+    case DeviceFault::no_memory: return error.code() == StatusCode::unavailable;
+    case DeviceFault::device_error: return error.code() == StatusCode::internal;
+    default: return false;
+  }
+}
+
+void DeviceRank::fail() {
+  has_failed_ = true;
+  switch (plan_.fault) {
+    case DeviceFault::failing_rank: return nccl_ ? nccl_->fail() : collectives_->fail();
+    case DeviceFault::no_memory: return accelerator_->set_free(0);
+    case DeviceFault::device_error: return accelerator_->fail();
+    default: return;
   }
 }
 
 void DeviceRank::complete(BatchUnderWay& work) {
   ++counts_.batches;
   Call& call = calls_[work.call];
-  for (PendingTensor* tensor : work.tensors) tensor->ticket->complete({});
+  for (PendingTensor* tensor : work.tensors) std::exchange(tensor->ticket, nullptr)->complete({});
   call.left -= work.tensors.size();
   if (call.left > 0) return;
   completed_.push_back(work.call);
-  if (!call.ticket->is_ready()) violate("a call whose batches are done is not");
+  if (!call.is_ready()) violate("a call whose batches are done is not");
   call.tensors.clear();
 }
 
 void DeviceRank::look() {
-  if (has_aborted_) return;
+  if (has_aborted_ || measuring_ != nullptr) return;
   try {
     execution_->check();
     counts_.samples += static_cast<int>(execution_->read_samples().size());
   } catch (const Error& error) {
-    if (plan_.fault != DeviceFault::failing_rank) violate(error.what());
+    if (!is_expected(error)) violate(error.what());
     abort();
   }
 }
@@ -289,11 +377,16 @@ void DeviceRank::abort() {
   if (std::exchange(has_aborted_, true)) return;
   if (!execution_->is_done()) ++counts_.aborted_within;
   if (nccl_ && nccl_->is_called()) ++counts_.aborted_calls;
+  if (measuring_ != nullptr) ++counts_.aborted_measuring;
+  end_measuring();
   const int asked = accelerator_->calls()["is_done"];
   execution_->abort();
+  const Status status(StatusCode::rank_lost, "a rank is lost");
   for (std::size_t call = read_; call < submitted_; ++call) {
-    const Status status(StatusCode::rank_lost, "a rank is lost");
-    if (calls_[call].left > 0) calls_[call].ticket->complete(status, calls_[call].left);
+    for (PendingTensor& tensor : calls_[call].tensors) {
+      if (tensor.ticket != nullptr) tensor.ticket->complete(status);
+    }
+    if (!calls_[call].is_ready()) violate(fmt::format("call {} has not ended", call));
     calls_[call].tensors.clear();
   }
   end_application();
@@ -309,11 +402,18 @@ void DeviceRank::give_back() {
 
 // Its memory goes behind what the tickets know of.
 void DeviceRank::end_application() {
+  if (is_device_lost()) {
+    for (Call& call : calls_) call.tickets.clear();
+    memory_.clear();
+    ended_streams_ = streams_.size();
+    return;
+  }
   const auto entered = accelerator_->enter();
   for (Call& call : calls_) {
-    if (call.ticket == nullptr) continue;
-    for (const StreamOwner& stream : streams_) call.ticket->make_wait(stream.get());
-    call.ticket.reset();
+    for (const auto& ticket : call.tickets) {
+      for (const StreamOwner& stream : streams_) ticket->make_wait(stream.get());
+    }
+    call.tickets.clear();
   }
   memory_.clear();
   for (const StreamOwner& stream : streams_) {
@@ -351,7 +451,7 @@ void DeviceRank::end() {
     execution_->close(patience());
     end_application();
   }
-  const auto entered = accelerator_->enter();
+  const auto entered = is_device_lost() ? nullptr : accelerator_->enter();
   counts_ = counts();
   give_back();
   accelerator_->synchronize();
@@ -378,6 +478,7 @@ DeviceRank::Counts DeviceRank::counts() const {
   const auto refused = calls.find("refuse");
   counts.refused = refused == calls.end() ? 0 : refused->second;
   counts.results = results_;
+  counts.measured = device_.costs() != nullptr && device_.costs()->is_measured() ? 1 : 0;
   return counts;
 }
 

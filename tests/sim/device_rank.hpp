@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -12,7 +13,9 @@
 #include "runtime/device/device_execution.hpp"
 #include "tests/sim/device_plan.hpp"
 #include "tests/sim/meeting_collectives.hpp"
+#include "tests/sim/meeting_host.hpp"
 #include "tests/sim/simulated_nccl.hpp"
+#include "tests/sim/stepped_call.hpp"
 #include "tests/support/fake_accelerator.hpp"
 
 namespace scalecom::sim {
@@ -22,8 +25,8 @@ namespace scalecom::sim {
 /// fake accelerator. What is wrong goes to `violations`.
 class DeviceRank {
  public:
-  /// All outlive it. `meeting` or, over NCCL, `job` is where its operations meet the others'.
-  DeviceRank(const DevicePlan& plan, int rank, Meeting& meeting, SimulatedJob& job,
+  /// All outlive it. `meetings` or, over NCCL, `job` is where its operations meet the others'.
+  DeviceRank(const DevicePlan& plan, int rank, Meetings& meetings, SimulatedJob& job,
              std::vector<std::string>& violations);
   DeviceRank(const DeviceRank&) = delete;
   DeviceRank& operator=(const DeviceRank&) = delete;
@@ -41,8 +44,8 @@ class DeviceRank {
   void move() { accelerator_->advance(); }
   /// What a coordinator does from time to time.
   void look();
-  /// The rank's collectives throw from now on.
-  void fail() { nccl_ ? nccl_->fail() : collectives_->fail(); }
+  /// What is the plan's fault begins on this rank.
+  void fail();
   /// A rank is lost: gives up, fails what was submitted, and the application ends.
   void abort();
 
@@ -57,6 +60,8 @@ class DeviceRank {
 
   /// The health of its tensors, as far as every rank has computed it from the same bits.
   std::string figures() const;
+  /// What its device takes, as its session was told; empty: it was not measured.
+  std::string costs() const;
 
   struct Counts {
     int batches = 0;
@@ -64,7 +69,9 @@ class DeviceRank {
     int aborted_within = 0;  ///< batches that abort() has found half-way
     int aborted_calls = 0;   ///< of NCCL, in the thread's hands then
     int overlaps = 0;        ///< batches that began while a call was in the thread's hands
+    int aborted_measuring = 0;
     int samples = 0;
+    int measured = 0;  ///< devices whose costs are known
     std::size_t results = 0;
   };
   Counts counts() const;
@@ -74,13 +81,18 @@ class DeviceRank {
  private:
   struct Memory {
     AcceleratorMemory input;
-    AcceleratorMemory output;  ///< of an all-gather: what its result is copied to
+    AcceleratorMemory output;  ///< what a result of the ticket's is copied to
     std::byte* result = nullptr;
   };
   struct Call {
     std::vector<PendingTensor> tensors;
-    std::shared_ptr<TicketState> ticket;
+    /// By tensor; a group's have one. Empty: not submitted, or read.
+    std::vector<std::shared_ptr<TicketState>> tickets;
     std::size_t left = 0;  ///< tensors that are not complete
+
+    bool is_ready() const {
+      return std::ranges::all_of(tickets, [](const auto& ticket) { return ticket->is_ready(); });
+    }
   };
   struct BatchUnderWay {
     Batch batch;
@@ -101,11 +113,16 @@ class DeviceRank {
   PendingTensor pending(const AgreedTensor& agreed, std::size_t place, std::size_t step) const;
   void mark_ready(PendingTensor& tensor, const PendingTensor* before);
   void check_result(std::size_t place, std::size_t step);
+  void check_splits(const PlannedTensor& tensor, std::size_t step, const TicketState& ticket);
+  bool is_device_lost() const { return has_failed_ && plan_.fault == DeviceFault::device_error; }
+  bool is_expected(const Error& error) const;
   void enqueue(StreamHandle stream, const char* name, std::vector<test::MemoryUse> uses,
                std::function<void()> body);
-  std::unique_ptr<DeviceCollectives> make_collectives(Meeting& meeting);
+  std::unique_ptr<DeviceCollectives> make_collectives(Meetings& meetings);
   bool has_skipped() const;
   void plan_call();
+  bool measure();
+  void end_measuring();
   bool start(std::size_t agreed);
   bool advance();
   void complete(BatchUnderWay& work);
@@ -141,7 +158,10 @@ class DeviceRank {
   std::deque<Batch> batches_;  ///< of the agreement, not started
   std::deque<BatchUnderWay> under_way_;
   std::vector<std::size_t> completed_;  ///< calls, in the order of their tickets
+  MeetingHost host_;
+  std::unique_ptr<SteppedCall> measuring_;
   bool has_aborted_ = false;
+  bool has_failed_ = false;
   Counts counts_;
 };
 

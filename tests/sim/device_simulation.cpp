@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <numeric>
 
 namespace scalecom::sim {
 namespace {
@@ -12,25 +11,20 @@ namespace {
 constexpr std::size_t kDrawsMax = 100'000;
 constexpr std::size_t kActions = 18;
 
-std::vector<int> hosts_of(const DevicePlan& plan) {
-  std::vector<int> each_its_own(static_cast<std::size_t>(plan.size));
-  std::iota(each_its_own.begin(), each_its_own.end(), 0);
-  return each_its_own;
-}
-
 }  // namespace
 
 DeviceSimulation::DeviceSimulation(const DevicePlan& plan)
     : plan_(plan),
       random_(plan.seed * 31 + static_cast<std::uint64_t>(plan.fault)),
-      meeting_(plan.size, violations_),
-      job_(hosts_of(plan)) {
+      meetings_(plan.host_of_rank, violations_),
+      job_({plan.host_of_rank.begin(), plan.host_of_rank.end()}) {
   for (int rank = 0; rank < plan.size; ++rank) {
-    ranks_.push_back(std::make_unique<DeviceRank>(plan, rank, meeting_, job_, violations_));
+    ranks_.push_back(std::make_unique<DeviceRank>(plan, rank, meetings_, job_, violations_));
   }
   laggard_ = ranks_.size();
   lost_ = draw(ranks_.size());
   lost_after_ = draw(plan.call_count());
+  if (plan.measures_before && draw(4) > 0) lost_after_ = *plan.measures_before;
 }
 
 void DeviceSimulation::run() {
@@ -43,13 +37,17 @@ void DeviceSimulation::run() {
   }
   if (!violations_.empty()) return;
   // As its process ends.
-  if (is_lost_) ranks_[lost_]->abort();
+  if (is_known()) ranks_[lost_]->abort();
   for (const auto& rank : ranks_) {
     log_ += rank->calls();
     rank->end();
   }
   if (is_lost_) return;
   for (const auto& rank : ranks_) {
+    if (rank->costs() != ranks_.front()->costs()) {
+      violations_.push_back(
+          fmt::format("costs differ: {} and {}", rank->costs(), ranks_.front()->costs()));
+    }
     if (rank->figures() == ranks_.front()->figures()) continue;
     violations_.push_back(
         fmt::format("health differs: {} and {}", rank->figures(), ranks_.front()->figures()));
@@ -72,12 +70,16 @@ std::size_t DeviceSimulation::agreed() const {
 }
 
 void DeviceSimulation::lose_rank() {
-  const bool has_fault =
-      plan_.fault == DeviceFault::silent_rank || plan_.fault == DeviceFault::failing_rank;
+  const bool has_fault = plan_.fault != DeviceFault::none && plan_.fault != DeviceFault::shortage;
   if (!has_fault || is_lost_ || ranks_[lost_]->begun() <= lost_after_ || draw(8) > 0) return;
   is_lost_ = true;
   log_ += fmt::format("(rank {} is lost)", lost_);
-  if (plan_.fault == DeviceFault::failing_rank) ranks_[lost_]->fail();
+  ranks_[lost_]->fail();
+}
+
+// A rank whose device has no memory may get through without any.
+bool DeviceSimulation::is_known() const {
+  return is_lost_ && (plan_.fault != DeviceFault::no_memory || ranks_[lost_]->has_aborted());
 }
 
 void DeviceSimulation::step() {
@@ -100,8 +102,8 @@ bool DeviceSimulation::act(std::size_t place, std::size_t action) {
     case 3: return rank.read();
     case 4: rank.look(); return true;
     case 5:  // Hears of it.
-      if (is_lost_) rank.abort();
-      return is_lost_;
+      if (is_known()) rank.abort();
+      return is_known();
     case 6:
     case 7:
     case 8:

@@ -31,12 +31,13 @@ class DeviceSimulation {
   void step();
   bool act(std::size_t rank, std::size_t action);
   void lose_rank();
+  bool is_known() const;  ///< that a rank is lost
   std::size_t agreed() const;
 
   const DevicePlan& plan_;
   std::mt19937_64 random_;
   std::vector<std::string> violations_;
-  Meeting meeting_;
+  Meetings meetings_;
   SimulatedJob job_;
   std::vector<std::unique_ptr<DeviceRank>> ranks_;
   std::size_t laggard_ = 0;     ///< stands still until another draw; the size: none

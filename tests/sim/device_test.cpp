@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <iostream>
+#include <set>
 
 #include "base/log.hpp"
 #include "tests/sim/device_simulation.hpp"
@@ -18,25 +19,37 @@ namespace {
 struct Coverage {
   DeviceRank::Counts all;
   std::size_t draws = 0;
-  bool is_of_many = false;  ///< a seed that was given need not meet it all
+  std::set<OperationKind> kinds;
+  bool has_averages = false;  ///< inside hosts
+  bool is_of_many = false;    ///< a seed that was given need not meet it all
 
-  void add(const DeviceSimulation& simulation, int size) {
+  void add(const DeviceSimulation& simulation, const DevicePlan& plan) {
     draws += simulation.draws();
-    for (int rank = 0; rank < size; ++rank) {
+    const bool has_pairs = std::set(plan.host_of_rank.begin(), plan.host_of_rank.end()).size() <
+                           plan.host_of_rank.size();
+    for (const PlannedTensor& tensor : plan.tensors) {
+      const TensorSignature& signature = tensor.signature;
+      kinds.insert(signature.kind);
+      const bool is_hierarchical = signature.compression.mode == CompressionMode::hierarchical;
+      has_averages = has_averages || (is_hierarchical && has_pairs);
+    }
+    for (int rank = 0; rank < plan.size; ++rank) {
       const DeviceRank::Counts counts = simulation.rank(rank).counts();
       all.batches += counts.batches;
       all.refused += counts.refused;
       all.aborted_within += counts.aborted_within;
       all.aborted_calls += counts.aborted_calls;
       all.overlaps += counts.overlaps;
+      all.aborted_measuring += counts.aborted_measuring;
       all.samples += counts.samples;
+      all.measured += counts.measured;
       all.results += counts.results;
     }
   }
 };
 
 std::unique_ptr<DeviceSimulation> run(const DevicePlan& plan) {
-  configure_log(LogLevel::error, 0);  // That memory is short is the plan's.
+  configure_log(LogLevel::fatal, 0);  // What is short or fails is the plan's.
   auto simulation = std::make_unique<DeviceSimulation>(plan);
   simulation->run();
   return simulation;
@@ -53,7 +66,7 @@ Coverage run_seeds(DeviceFault fault, std::uint64_t seeds) {
     std::string wrong;
     for (const std::string& line : simulation->violations()) wrong += line + "\n";
     REQUIRE(wrong == "");
-    coverage.add(*simulation, plan.size);
+    coverage.add(*simulation, plan);
   }
   std::cout << fmt::format("{} batches, {} results in {} draws\n", coverage.all.batches,
                            coverage.all.results, coverage.draws);
@@ -64,6 +77,9 @@ Coverage run_seeds(DeviceFault fault, std::uint64_t seeds) {
 
 TEST_CASE("batches on devices give the host's bits, whoever moves when") {
   const Coverage coverage = run_seeds(DeviceFault::none, 20);
+  CHECK((coverage.kinds.size() == 5 || !coverage.is_of_many));
+  CHECK((coverage.has_averages || !coverage.is_of_many));
+  CHECK((coverage.all.measured > 0 || !coverage.is_of_many));
   CHECK((coverage.all.samples > 0 || !coverage.is_of_many));
   CHECK((coverage.all.overlaps > 0 || !coverage.is_of_many));
 }
@@ -74,10 +90,16 @@ TEST_CASE("batches for which a device has no memory wait for those before") {
 }
 
 TEST_CASE("a rank that is lost leaves nobody waiting") {
-  const auto fault = GENERATE(DeviceFault::silent_rank, DeviceFault::failing_rank);
+  const auto fault = GENERATE(DeviceFault::silent_rank, DeviceFault::failing_rank,
+                              DeviceFault::no_memory, DeviceFault::device_error);
   const Coverage coverage = run_seeds(fault, 16);
+  CHECK((coverage.kinds.size() == 5 || !coverage.is_of_many));
+  CHECK((coverage.has_averages || !coverage.is_of_many));
   CHECK((coverage.all.aborted_within > 0 || !coverage.is_of_many));
   CHECK((coverage.all.aborted_calls > 0 || !coverage.is_of_many));
+  // Who has no memory to measure with says so, and goes on.
+  const bool ends_measuring = fault != DeviceFault::no_memory;
+  CHECK((coverage.all.aborted_measuring > 0 || !ends_measuring || !coverage.is_of_many));
 }
 
 TEST_CASE("a seed gives one interleaving") {

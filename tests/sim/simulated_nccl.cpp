@@ -62,9 +62,13 @@ class SimulatedNccl::Thread final : public device::nccl::Poster {
     SCALECOM_ASSERT(!owner_.is_called(), "a call before the end of the one before it");
     owner_.call_ = std::move(call);
     owner_.result_.reset();
+    owner_.error_.reset();
     if (!owner_.is_held_back_) owner_.make();
   }
-  std::optional<Result> result() override { return owner_.result_; }
+  std::optional<Result> result() override {
+    if (owner_.error_) throw Error(*owner_.error_);
+    return owner_.result_;
+  }
   bool give_up() noexcept override { return owner_.give_up(); }
 
  private:
@@ -88,7 +92,14 @@ std::unique_ptr<DeviceCollectives> SimulatedNccl::connect() {
                                  patience());
 }
 
-void SimulatedNccl::make() { result_ = std::exchange(call_, nullptr)(); }
+// What it throws is the collectives' to tell.
+void SimulatedNccl::make() {
+  try {
+    result_ = std::exchange(call_, nullptr)();
+  } catch (const Error& error) {
+    error_ = error;
+  }
+}
 
 bool SimulatedNccl::post() {
   if (!is_called()) return false;

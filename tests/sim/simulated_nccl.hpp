@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#include "base/error.hpp"
 #include "collective/collectives.hpp"
 #include "collective/device/device_collectives.hpp"
 #include "device/nccl/poster.hpp"
@@ -66,6 +67,7 @@ class SimulatedNccl {
   std::unique_ptr<Collectives> host_;
   device::nccl::Poster::Call call_;
   std::optional<Result> result_;
+  std::optional<Error> error_;
   bool is_held_back_ = true;
   bool fails_ = false;
   bool has_failed_ = false;

@@ -37,7 +37,12 @@ void FakeAccelerator::require(bool is_right, const std::string& misuse) const {
   on_misuse_(misuse);
 }
 
+void FakeAccelerator::require_working() const {
+  if (has_failed_) throw Error(StatusCode::internal, "the fake device has failed");
+}
+
 void FakeAccelerator::require_entered() const {
+  require_working();
   const auto found = entered_.find(std::this_thread::get_id());
   require(found != entered_.end() && found->second > 0, "a call without enter()");
 }
@@ -54,6 +59,7 @@ std::string FakeAccelerator::bus_id() const { return fmt::format("0000:{:02x}:00
 
 std::shared_ptr<void> FakeAccelerator::enter() {
   const Lock lock(mutex_);
+  require_working();
   const auto thread = std::this_thread::get_id();
   ++entered_[thread];
   return std::shared_ptr<void>(this, [this, thread](void*) {
@@ -94,6 +100,7 @@ void FakeAccelerator::launch(StreamHandle stream, std::string name, std::vector<
 
 bool FakeAccelerator::run_one() {
   return streams_.run_next([this](const Operation& operation) {
+    if (has_failed_ && operation.name != "free") return true;
     for (const MemoryUse& use : operation.uses) {
       const std::string problem = memory_.problem(use, operation.allows_pinned);
       require(problem.empty(), operation.name + " uses " + problem);
@@ -258,7 +265,7 @@ void FakeAccelerator::give_back(std::byte* memory, StreamHandle stream) {
   if (bytes > 0) kept_.push_back({bytes, is_free});
   streams_.enqueue(stream, {"free", {}, false, [this, memory, is_free] {
                               *is_free = true;
-                              const bool is_there = memory_.is_ready(memory);
+                              const bool is_there = has_failed_ || memory_.is_ready(memory);
                               require(is_there, "memory is freed before it is allocated");
                               if (is_there) memory_.give_back(memory);
                               return true;
@@ -273,6 +280,11 @@ StreamOwner FakeAccelerator::make_stream() {
             const Lock at_end(mutex_);
             streams_.close_stream(stream);
           }};
+}
+
+void FakeAccelerator::fail() {
+  const Lock lock(mutex_);
+  has_failed_ = true;
 }
 
 void FakeAccelerator::capture(StreamHandle stream) {
@@ -317,6 +329,7 @@ void FakeAccelerator::make_wait(StreamHandle stream, EventHandle event) {
 
 bool FakeAccelerator::is_done(EventHandle event) {
   const Lock lock(mutex_);
+  require_working();
   require_event(event);
   ++calls_["is_done"];
   advance();

@@ -46,6 +46,9 @@ class FakeAccelerator final : public Accelerator {
   std::size_t kept() const;
   /// Whether limit_kept() was called.
   bool is_kept_limited() const;
+  /// As a device that has failed, from now on: every call that may throw does, and what is enqueued
+  /// ends without having touched any memory.
+  void fail();
   /// From now on `stream` is being captured; null: none is.
   void capture(StreamHandle stream);
   /// How much memory is given out, in pieces.
@@ -107,6 +110,7 @@ class FakeAccelerator final : public Accelerator {
   bool run_one();
   void require_unused(const std::byte* memory) const;
   void require_entered() const;
+  void require_working() const;
   void require_stream(StreamHandle stream) const;
   void require_event(EventHandle event) const;
 
@@ -123,6 +127,7 @@ class FakeAccelerator final : public Accelerator {
   std::size_t most_used_ = 0;
   std::size_t kept_max_ = std::numeric_limits<std::size_t>::max();  ///< with what is used
   StreamHandle captured_ = nullptr;
+  bool has_failed_ = false;
   FakeMemory memory_;
   FakeStreams streams_;
   std::map<std::thread::id, int> entered_;
