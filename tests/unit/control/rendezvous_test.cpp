@@ -237,8 +237,13 @@ TEST_CASE("a rank keeps its place with a rank 0 of its host that is busy") {
 TEST_CASE("a rank that leaves before all have come may come again") {
   const Rendezvous job = job_of(3);
   std::vector<std::size_t> met(3);
+  std::promise<void> has_left;
   test::run_ranks(3, [&](int rank) {
-    if (rank == 1) come_by_hand(rank_of(job, 1), find_meeting(job));  // And closes.
+    if (rank == 1) {
+      come_by_hand(rank_of(job, 1), find_meeting(job));  // And closes.
+      has_left.set_value();
+    }
+    if (rank == 2) has_left.get_future().wait_for(kLong);
     met[static_cast<std::size_t>(rank)] =
         meet(rank_of(job, rank), kLong)->exchange("", kLong).size();
   });
