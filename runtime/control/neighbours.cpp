@@ -108,8 +108,8 @@ Socket connect_over_tcp(const Endpoint::Places& places, const ControlOptions& op
 }
 
 // IPv4 comes first, unless a parent before this one was reached by IPv6 only: where one of the two
-// leads nowhere in silence, each try costs the peer's time. The second says nothing of a parent
-// that the first does not reach.
+// leads nowhere in silence, each try costs the peer's time. The first says what has become of the
+// parent, unless there is no way by it.
 Socket connect_to(const Endpoint& parent, bool is_same_host, const ControlOptions& options,
                   Deadline deadline, bool& is_by_ipv6) {
   if (is_same_host) return connect_unix(parent.unix_name);
@@ -123,7 +123,7 @@ Socket connect_to(const Endpoint& parent, bool is_same_host, const ControlOption
   const int error = errno;
   socket = connect_over_tcp(families[1], options, deadline);
   if (socket.is_open()) is_by_ipv6 = !is_by_ipv6;
-  errno = error;
+  if (error != ENETUNREACH && error != EHOSTUNREACH && error != EADDRNOTAVAIL) errno = error;
   return socket;
 }
 

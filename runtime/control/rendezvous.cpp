@@ -186,11 +186,17 @@ class Host {
     });
     const bool is_named_here = std::ranges::any_of(addresses, is_loopback) || !own.empty();
     if (!is_named_here) wait_behind(addresses.front());
-    // A host's own name may lead itself to its loopback interface, and others to it.
+    // A host's own name may lead itself to its loopback interface, and others to it; or to that by
+    // IPv4, and to an address of its own by IPv6.
+    const auto is_ipv4 = [](const std::string& address) { return !is_ipv6(address); };
+    const bool is_open = own.empty() || (std::ranges::none_of(own, is_ipv4) &&
+                                         std::ranges::any_of(addresses, is_ipv4));
     if (own.empty()) {
       own = all_addresses(addresses);
-      if (rendezvous_.secret.empty()) warn_of_strangers();
+    } else if (is_open) {
+      own.emplace_back("0.0.0.0");
     }
+    if (is_open && rendezvous_.secret.empty()) warn_of_strangers();
     listen_at(own);
   }
 
@@ -367,7 +373,7 @@ class Guest {
         is_here ? meeting_name(rendezvous_.job) : meeting_name_behind(rendezvous_), deadline);
     std::vector<std::string> refusals;
     for (const std::string& address : addresses) {
-      if (!root.is_open()) root = find_root_at(address, deadline, refusals);
+      if (!root.is_open()) root = find_root_at(address, addresses.size() > 1, deadline, refusals);
     }
     // Who has answered tells more than who has not, and a try that was cut short tells nothing new.
     if (!root.is_open() && !has_answered_ && !(was_refused_ && deadline.has_passed())) {
@@ -392,17 +398,27 @@ class Guest {
     return is_root(root, "this host", deadline) ? std::move(root) : Socket();
   }
 
-  // Adds to `refusals` why nobody is there.
-  Socket find_root_at(const std::string& address, Deadline deadline,
+  // Adds to `refusals` why nobody is there. One of many that is silent costs a round the time of
+  // one try, and the next begins behind that port: rank 0 may have come to another meanwhile.
+  Socket find_root_at(const std::string& address, bool is_one_of_many, Deadline deadline,
                       std::vector<std::string>& refusals) {
     std::string refusal;
-    for (const int port : rendezvous_.ports) {
-      Socket root = connect_tcp(address, port, soon(deadline));
+    const std::vector<int>& ports = rendezvous_.ports;
+    std::size_t& first = first_port_[address];
+    const std::size_t begin = first;
+    for (std::size_t step = 0; step < ports.size(); ++step) {
+      const std::size_t place = (begin + step) % ports.size();
+      Socket root = connect_tcp(address, ports[place], soon(deadline));
       if (root.is_open()) {
-        if (is_root(root, show_place(rendezvous_.host, port), soon(deadline))) return root;
+        if (is_root(root, show_place(rendezvous_.host, ports[place]), soon(deadline))) return root;
         refusal.clear();
-      } else {
-        refusal = std::strerror(errno);
+        continue;
+      }
+      const int error = errno;
+      refusal = std::strerror(error);
+      if (is_one_of_many && error == ETIMEDOUT) {
+        first = (place + 1) % ports.size();
+        break;
       }
     }
     refusals.push_back(fmt::format("{}: {}", address, refusal));
@@ -452,6 +468,7 @@ class Guest {
   std::string finding_ = "nobody answers there";
   bool has_answered_ = false;
   bool was_refused_ = false;
+  std::map<std::string, std::size_t> first_port_;  ///< of an address, where a round begins
 };
 
 }  // namespace

@@ -128,7 +128,8 @@ std::string parse_host(const std::string& text, const std::string& setting) {
                     " is a link-local address, which each host knows by an interface of its own; "
                     "give all ranks another address of the host of rank 0, or its name");
   }
-  if (address && address->family() == AF_INET6 && bare.find('%') == std::string::npos) {
+  // An IPv4 address that is written as an IPv6 one is returned as what it is.
+  if (address && bare.find(':') != std::string::npos && bare.find('%') == std::string::npos) {
     return address->to_string();
   }
   if (bare != text || bare.find_first_of(":[]%") != std::string::npos) {

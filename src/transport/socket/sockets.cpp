@@ -69,6 +69,13 @@ sockaddr_storage name_of(const Socket& socket, Name name) {
   return named;
 }
 
+// Not a temporary one (privacy extensions), which goes after days, and connections with it.
+void prefer_lasting_address(const Socket& socket, int family) {
+  constexpr int kPublic = 2;  // IPV6_PREFER_SRC_PUBLIC, of linux/in6.h alone.
+  if (family != AF_INET6) return;
+  setsockopt(socket.descriptor(), IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, &kPublic, sizeof kPublic);
+}
+
 std::optional<Address> address_of(const sockaddr_storage& named) {
   return Address::of(reinterpret_cast<const sockaddr*>(&named));
 }
@@ -186,7 +193,13 @@ std::vector<std::string> resolve(const std::string& host) {
   wanted.ai_family = AF_UNSPEC;
   wanted.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
-  if (getaddrinfo(host.c_str(), nullptr, &wanted, &found) != 0) return {};
+  int problem = getaddrinfo(host.c_str(), nullptr, &wanted, &found);
+  // A name server may have no answer at all to the question for IPv6.
+  if (problem == EAI_AGAIN || problem == EAI_FAIL) {
+    wanted.ai_family = AF_INET;
+    problem = getaddrinfo(host.c_str(), nullptr, &wanted, &found);
+  }
+  if (problem != 0) return {};
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> list(found, &freeaddrinfo);
   std::vector<std::string> addresses;
   for (const int family : {AF_INET, AF_INET6}) {
@@ -212,6 +225,7 @@ Socket connect_tcp(const std::string& address, int port, Deadline deadline) {
   const TcpAddress target(address, port);
   Socket made = try_make_socket(target.family());
   if (!made.is_open()) return {};
+  prefer_lasting_address(made, target.family());
   if (connect(made.descriptor(), target.raw(), target.length) == 0) return made;
   int error = errno;
   if (error == EINPROGRESS) {
@@ -231,7 +245,9 @@ Socket connect_tcp(const std::string& address, int port, Deadline deadline) {
 std::string local_address_towards(const std::string& peer_address) {
   const TcpAddress target(peer_address, 9);
   const Socket probe(socket(target.family(), SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  if (!probe.is_open() || connect(probe.descriptor(), target.raw(), target.length) != 0) return {};
+  if (!probe.is_open()) return {};
+  prefer_lasting_address(probe, target.family());
+  if (connect(probe.descriptor(), target.raw(), target.length) != 0) return {};
   const std::optional<Address> local = address_of(name_of(probe, getsockname));
   return local && !local->is_link_local() ? local->to_string() : "";
 }

@@ -28,6 +28,7 @@ TEST_CASE("addresses of both families survive the journey, in their shortest for
   }
   CHECK(Address::parse("FD00:0:0::0001")->to_string() == "fd00::1");
   CHECK(Address::parse("::ffff:10.0.0.1") == Address::parse("10.0.0.1"));
+  CHECK(parse_host("[::ffff:10.0.0.1]", "X") == "10.0.0.1");
   for (const char* text : {"", "host", "10.0.0", "[::1]", "::1%lo", "fd00:::1", "2130706433"}) {
     CHECK_FALSE(Address::parse(text));
   }
