@@ -17,8 +17,7 @@ class OwnerProcess {
     if (is_here()) return {};
     return Status(StatusCode::invalid_argument,
                   "this process was forked from the one that called init(), whose session it "
-                  "cannot use: leave collectives to that one, or start processes by spawn "
-                  "(multiprocessing.set_start_method(\"spawn\")), each of which calls init()");
+                  "cannot use: leave collectives to that one, which is the job's rank");
   }
   /// Throws what status() says.
   void check() const {

@@ -93,6 +93,7 @@ std::unique_ptr<Session> Session::make_process_set(const std::vector<int>& ranks
 
 std::unique_ptr<Session> Session::connect_process_set(const std::vector<int>& ranks,
                                                       const Exchange& exchange) const {
+  impl_->check_process();
   check_ranks(ranks, topology().size);
   const int place = place_of(topology().rank, ranks);
   if (place < 0) {

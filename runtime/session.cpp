@@ -332,6 +332,7 @@ void SessionImpl::start_timeline_by_setting() {
 }
 
 void SessionImpl::start_timeline(const std::string& path, bool mark_cycles) {
+  check_process();  // Before the file, which may be the other process's.
   const std::lock_guard lock(timeline_mutex_);
   if (const Status ended = status(); !ended.is_ok()) throw Error(ended.code(), ended.message());
   if (path.empty()) {

@@ -67,6 +67,8 @@ class SessionImpl {
   /// False where this process was forked from the session's: shutdown() does nothing there, and
   /// what needs the other ranks throws.
   bool is_of_this_process() const noexcept { return coordinator_.seat()->owner().is_here(); }
+  /// Throws where it is false.
+  void check_process() const { coordinator_.seat()->owner().check(); }
   void shutdown();
   Status status() const;
   std::vector<ResidualInfo> residuals();

@@ -20,6 +20,7 @@ from jax.interpreters import mlir
 from jax.interpreters import partial_eval as pe
 
 _has_made_any = False
+_process = os.getpid()
 
 
 def are_chains_inside():
@@ -74,7 +75,7 @@ def keep_chains_inside(effect):
                             lowering_parameters=lowering_parameters, **named)
 
     pxla.lower_sharding_computation = lower
-    atexit.register(_end, os.getpid())
+    atexit.register(_end)
 
 
 @jax.jit
@@ -84,14 +85,13 @@ def _nothing(number):
 
 def wait_for_dispatched():
     """Waits for the programs that this thread has dispatched whose chains are inside: this one is behind them."""
-    if _has_made_any:
+    if _has_made_any and os.getpid() == _process:  # A forked one has none of XLA's threads.
         with jax.ensure_compile_time_eval():
             _nothing(0).block_until_ready()
 
 
-def _end(process):
+def _end():
     """At the process's exit, before JAX takes its device away."""
-    if os.getpid() == process:  # A forked one has none of XLA's threads.
-        wait_for_dispatched()
+    wait_for_dispatched()
     global _has_made_any
     _has_made_any = False

@@ -60,7 +60,7 @@ class Completion:
             return _future_now(finish, value, device)  # A callback: it would wait for itself.
         future, errors = new_future(device), []
         with self._lock:
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():  # As in a forked process.
                 self._pending = queue.SimpleQueue()
                 self._thread = threading.Thread(target=self._run, args=(self._pending,),
                                                 name="scalecom-completion", daemon=True)

@@ -22,6 +22,16 @@ std::atomic<pid_t>& finalizing_process() {
   return process;
 }
 
+// Whose MPI this is. A forked process has it in its memory, and would send in the other's name.
+void refuse_forked() {
+  static std::atomic<pid_t> user{0};
+  pid_t before = 0;
+  if (user.compare_exchange_strong(before, getpid()) || before == getpid()) return;
+  throw Error(StatusCode::unavailable,
+              "this process was forked from one that uses MPI, and cannot use it too: leave init() "
+              "and collectives to that one, which is the job's rank");
+}
+
 void finalize_at_exit() {
   if (finalizing_process() != getpid()) return;
   int is_finalized = 0;
@@ -49,6 +59,7 @@ void initialise() {
 }  // namespace
 
 void ensure_mpi() {
+  refuse_forked();
   int is_initialized = 0;
   int is_finalized = 0;
   MPI_Initialized(&is_initialized);

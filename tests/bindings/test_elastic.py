@@ -289,7 +289,7 @@ def run_script(folder, options, code):
     and `wait(condition)`."""
     path = folder / "script.py"
     path.write_text(f"""import os, pathlib, subprocess, sys, time
-import torch
+import pytest, torch
 import scalecom.torch as hvd
 from scalecom import worker
 there = pathlib.Path({str(folder)!r})
@@ -329,6 +329,13 @@ if number == 3:
 if number == 1:
     (there / "first").write_text(str(os.getpid()))
     if {newcomer!r} == "waits":
+        # What is for the worker goes neither to a forked process nor to another one with its variables.
+        if (child := os.fork()) == 0:
+            pytest.raises(ValueError, worker.find_driver().has_update)
+            pytest.raises(ValueError, worker.Driver(os.environ["SCALECOM_ELASTIC_ADDRESS"],
+                                                    os.environ["SCALECOM_ELASTIC_SECRET"], number).meet)
+            os._exit(hvd.local_rank() is None)
+        assert os.waitpid(child, 0)[1] == 0
         wait(worker.find_driver().has_update)
     else:
         wait((there / "newcomer").exists)

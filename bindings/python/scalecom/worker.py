@@ -26,6 +26,7 @@ class Driver:
 
     def __init__(self, address, secret, number):
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._process = os.getpid()
         self._rest = b""
         self._has_update = False
         self.local_rank = None  # Its slot on this host, once it has met others.
@@ -43,7 +44,13 @@ class Driver:
                              "should")
         self._send(secret=secret, worker=number)
 
+    def _check_process(self):
+        if os.getpid() != self._process:
+            raise ValueError("this process was forked from a worker of scalecomrun --elastic, and is none "
+                             "itself: leave init() and the elastic state to that one")
+
     def _send(self, **message):
+        self._check_process()
         try:
             self._socket.sendall(json.dumps(message).encode() + b"\n")
         except (BrokenPipeError, ConnectionResetError) as error:
@@ -86,6 +93,7 @@ class Driver:
 
     def has_update(self):
         """Whether hosts changed since the last meeting. Waits for nothing."""
+        self._check_process()
         while b"\n" in self._rest or select.select([self._socket], [], [], 0)[0]:
             if self._read().get("updated"):
                 self._has_update = True
@@ -100,16 +108,14 @@ class Driver:
         self._send(mismatch=text[:1000])
 
 
-@functools.lru_cache(maxsize=None)  # Once for each process.
-def _connect(_):
+@functools.lru_cache(maxsize=None)
+def find_driver():
+    """The Driver of this process; None where scalecomrun --elastic has not started it. A process that is
+    forked has its parent's, and may ask it for its local_rank: a connection of its own would take the
+    parent's place."""
     variables = [os.environ.get(f"SCALECOM_ELASTIC_{name}")
                  for name in ("ADDRESS", "SECRET", "WORKER")]
     return Driver(*variables[:2], int(variables[2])) if all(variables) else None
-
-
-def find_driver():
-    """The Driver of this process; None where scalecomrun --elastic has not started it."""
-    return _connect(os.getpid())
 
 
 def join(connect):

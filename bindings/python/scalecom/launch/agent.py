@@ -155,8 +155,8 @@ class Agent:
         hello = json.loads(await asyncio.wait_for(reader.readline(), HELLO_TIMEOUT_S))
         number = hello["worker"]
         if (not hmac.compare_digest(str(hello["secret"]), self._job["secret"])
-                or number not in self._processes):
-            return None
+                or number not in self._processes or number in self._writers):
+            return None  # In the last case a process of the worker's own, as a subprocess is.
         self._writers[number] = writer
         return number
 
