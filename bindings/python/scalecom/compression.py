@@ -101,7 +101,8 @@ class ScaleComCompressor(NoneCompressor):
                 return of_pattern["rate"], of_pattern["mode"], f"rates says so for {pattern!r}"
         if len(shape) < 2:
             return None, None, f"it has {len(shape)} dimension{'' if len(shape) == 1 else 's'}, fewer than 2"
-        if math.prod(map(int, shape)) < self.min_elements:
+        # TensorFlow may not know an extent; of what it is, nobody knows whether it is large.
+        if math.prod(int(extent or 0) for extent in shape) < self.min_elements:
             return None, None, f"it has fewer than {self.min_elements} elements"
         return self.rate, None, "no pattern matches: rate"
 
