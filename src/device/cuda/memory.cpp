@@ -43,7 +43,10 @@ void check_allocation(cudaError_t error, const char* call, std::size_t bytes) {
 
 }  // namespace
 
-void FreeInOrder::operator()(std::byte* memory) const noexcept { cudaFreeAsync(memory, stream); }
+void FreeInOrder::operator()(std::byte* memory) const noexcept {
+  const BesideCaptures beside;
+  is_success(cudaFreeAsync(memory, stream));
+}
 
 DeviceMemory allocate_device(std::size_t bytes) {
   const BesideCaptures beside;
@@ -97,6 +100,7 @@ void MemoryPool::give_back_kept(const std::vector<StreamHandle>& streams) noexce
 // Used memory is in no multiple of the pieces that CUDA has of the device, and not one behind the
 // other: with less than some more each use would take memory from the device, and give it back.
 void MemoryPool::limit_kept() noexcept {
+  const BesideCaptures beside;
   constexpr std::uint64_t kMore = 64 << 20;
   std::uint64_t most = 0;
   std::uint64_t used = 0;
