@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <map>
 #include <typeinfo>
 #include <utility>
 
@@ -105,22 +104,31 @@ bool DeviceExecution::advance(const Batch& batch, const WaitContext& wait) {
     if (!work_->collective) work_->collective = work_->operation->step();
     if (!work_->collective) break;
     std::exchange(work_->collective, nullptr)(wait);
+    works_.back().has_inputs.reset();
     has_moved = true;
   }
   finish();
   return true;
 }
 
-// Its first passes, where that can be done and has not been.
+// Its first passes, where that can be done and has not been. Of the second batch, when its tensors
+// are there: a wait for them may hold up, in a queue of the device that streams share, what the
+// first has still to enqueue. Where they are not, the device has enough to do.
 bool DeviceExecution::begin() {
   if (work_->operation != nullptr) return false;
+  if (work_ != &works_.front()) {
+    if (!work_->has_inputs) work_->has_inputs = has_inputs();
+    if (!*work_->has_inputs) return false;
+  }
   if (work_->lane == nullptr) work_->lane = find_lane();
   if (work_->lane == nullptr || !find_room()) {
     check();
     return false;
   }
   collectives_->get_ready();
-  wait_for_inputs();
+  for (const auto& [stream, event] : inputs()) {
+    context_->accelerator().make_wait(lane().passes(), event->event.get());
+  }
   work_->operation = make_operation();
   work_->collective = work_->operation->step();
   return true;
@@ -204,15 +212,19 @@ bool DeviceExecution::give_back_others() {
 }
 
 // Behind the last submit of each stream come all before it.
-void DeviceExecution::wait_for_inputs() const {
-  std::map<StreamHandle, const DeviceEvent*> last;
+DeviceExecution::Inputs DeviceExecution::inputs() const {
+  Inputs last;
   for (const PendingTensor* tensor : work_->tensors) {
     const DeviceEvent*& event = last[tensor->ready->stream];
     if (event == nullptr || event->number < tensor->ready->number) event = tensor->ready.get();
   }
-  for (const auto& [stream, event] : last) {
-    context_->accelerator().make_wait(lane().passes(), event->event.get());
-  }
+  return last;
+}
+
+bool DeviceExecution::has_inputs() const {
+  return std::ranges::all_of(inputs(), [this](const auto& input) {
+    return context_->accelerator().is_done(input.second->event.get());
+  });
 }
 
 void DeviceExecution::finish() {

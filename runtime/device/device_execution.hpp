@@ -3,7 +3,9 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -40,10 +42,10 @@ struct DeviceNeeds {
 class DeviceExecution {
  public:
   static constexpr std::size_t kLanesMax = 8;
-  /// Batches that are being enqueued at once: one that starts its collectives, and of the next one
-  /// the passes before its first. These wait for no other rank, so that they end whatever happens;
-  /// with more of them a collective, when its call is made at last, would find the device's
-  /// processors taken for longer, while other ranks' wait for it on theirs.
+  /// Batches that are being enqueued at once: one that starts its collectives, and of the next one,
+  /// once its tensors are there, the passes before its first. These wait for no other rank, so that
+  /// they end whatever happens; with more of them a collective, when its call is made at last,
+  /// would find the device's processors taken for longer, while other ranks' wait for it on theirs.
   static constexpr std::size_t kWorksMax = 2;
 
   /// `residuals` and `health` outlive it.
@@ -116,6 +118,8 @@ class DeviceExecution {
     /// Of a step whose passes are enqueued; empty: there is none to be started.
     DeviceOperation::Collective collective = {};
     Lane* lane = nullptr;
+    /// Whether they were there at the last look; absent: it is time for one.
+    std::optional<bool> has_inputs = {};
     bool is_short_of_memory = false;  ///< waits for what other lanes give back
     /// The residuals that it uses.
     std::vector<std::shared_ptr<DeviceResidual>> used = {};
@@ -133,7 +137,9 @@ class DeviceExecution {
   std::unique_ptr<DeviceOperation> make_operation();
   std::unique_ptr<DeviceOperation> make_dense();
   std::unique_ptr<DeviceOperation> make_sparse();
-  void wait_for_inputs() const;
+  using Inputs = std::map<StreamHandle, const DeviceEvent*>;
+  Inputs inputs() const;
+  bool has_inputs() const;
   DeviceResidual& bring(const std::string& name, ResidualStore::Entry& entry) const;
   float* residual_of(const std::string& name, ResidualStore::Entry& entry);
   float* owed_by(const PendingTensor& tensor);

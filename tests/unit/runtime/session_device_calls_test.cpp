@@ -213,6 +213,23 @@ std::string differences_in_place(Session& host, Session& device, test::FakeAccel
   return differs;
 }
 
+// NCCL whose all-reduces and all-gathers are not made while that is true, nor for more than 20 s.
+auto load_held(test::NcclWorld& nccl, const std::atomic<bool>& is_held) {
+  return [&](test::FakeAccelerator& accelerator) {
+    device::nccl::Api api = nccl.make_api(accelerator);
+    const auto hold = [&is_held](auto& call) {
+      call = [&is_held, real = call](auto... arguments) {
+        const Deadline limit = Deadline::after(std::chrono::seconds(20));
+        while (is_held && !limit.has_passed()) std::this_thread::yield();
+        return real(arguments...);
+      };
+    };
+    hold(api.all_reduce);
+    hold(api.all_gather);
+    return api;
+  };
+}
+
 }  // namespace
 
 // The group's inputs and the batch's end are an event each; packing and unpacking a pass each.
@@ -284,32 +301,19 @@ TEST_CASE("the host's time for an accelerator's batches is counted") {
   CHECK(devices[0].stats().device_enqueue_us >= 0);
 }
 
-TEST_CASE("first passes of a batch do not wait for NCCL's call of the one before") {
+TEST_CASE(
+    "first passes of a batch whose tensors are there do not wait for NCCL's call of the one "
+    "before") {
   const bool is_compressed = GENERATE(false, true);
+  const bool are_there = GENERATE(true, false);
   const char* const pass = is_compressed ? "select_and_sweep" : "scale_copy";
   const AllReduceOptions options = is_compressed ? compressed() : AllReduceOptions();
   Config config;
   config.fusion_threshold_bytes = 1;  // A batch a tensor.
   config.health_steps = 1;
   std::atomic<bool> is_held = false;
-  const auto wait_while_held = [&is_held] {
-    const Deadline limit = Deadline::after(std::chrono::seconds(20));
-    while (is_held && !limit.has_passed()) std::this_thread::yield();
-  };
   test::NcclWorld nccl;
-  const auto load = [&](test::FakeAccelerator& fake) {
-    device::nccl::Api api = nccl.make_api(fake);
-    api.all_reduce = [&, real = api.all_reduce](auto... arguments) {
-      wait_while_held();
-      return real(arguments...);
-    };
-    api.all_gather = [&, real = api.all_gather](auto... arguments) {
-      wait_while_held();
-      return real(arguments...);
-    };
-    return api;
-  };
-  DeviceWorld devices(2, 5, load, nullptr, config);
+  DeviceWorld devices(2, 5, load_held(nccl, is_held), nullptr, config);
   std::latch are_connected(2);
   std::latch have_passes(2);
   std::vector<std::string> found(2);
@@ -323,16 +327,25 @@ TEST_CASE("first passes of a batch do not wait for NCCL's call of the one before
     one.write(bytes.first(bytes.size() / 2));
     two.write(bytes);
     expect_ok(session.all_reduce("first", one.view(), one.view()).wait());
+    accelerator.synchronize();
     auto before = accelerator.calls();
     are_connected.arrive_and_wait();
     is_held = true;
+    if (!are_there) {
+      const auto entered = accelerator.enter();
+      accelerator.enqueue(static_cast<StreamHandle>(two.view().stream),
+                          {"of the user", {}, false, [&is_held] { return !is_held; }});
+    }
     const Ticket first = session.all_reduce("one", one.view(), one.view(), options);
     const Ticket second = session.all_reduce("two", two.view(), two.view(), options);
     const Deadline limit = Deadline::after(std::chrono::seconds(10));
-    while (accelerator.calls()[pass] < before[pass] + 2 && !limit.has_passed()) {
-      std::this_thread::yield();
-    }
+    // Looks are for the lane of the batch before, and then for tensors.
     auto calls = accelerator.calls();
+    while (calls[pass] < before[pass] + 2 && !limit.has_passed() &&
+           (are_there || calls["is_done"] < before["is_done"] + 2)) {
+      std::this_thread::yield();
+      calls = accelerator.calls();
+    }
     found[static_cast<std::size_t>(rank)] = fmt::format(
         "{} passes, {} calls", calls[pass] - before[pass], calls["nccl"] - before["nccl"]);
     have_passes.arrive_and_wait();
@@ -349,7 +362,8 @@ TEST_CASE("first passes of a batch do not wait for NCCL's call of the one before
       found[static_cast<std::size_t>(rank)] += ", and no health of both";
     }
   });
-  CHECK(found == std::vector<std::string>(2, "2 passes, 0 calls"));
+  CHECK(found ==
+        std::vector<std::string>(2, are_there ? "2 passes, 0 calls" : "1 passes, 0 calls"));
 }
 
 TEST_CASE("collectives of a batch are started behind all of the batch before") {
