@@ -123,6 +123,8 @@ void NcclCollectives::connect(const UniqueId& id, const WaitContext& context) {
         everyone_, everyone_->split({kColorOfAll, rank(), size()}, *needs_.poster, context));
     if (are_several_on_hosts(needs_.host_of_rank)) {
       inside_ = whole->split(host_part_, *needs_.poster, context);
+      everyone_->leave_abort_to_caller();
+      inside_->leave_abort_to_caller();
     }
     whole->close(context);
   }
@@ -269,8 +271,12 @@ void NcclCollectives::abort() noexcept {
   if (!failure_) failure_ = Error(StatusCode::shut_down, "the collectives were aborted");
   waiting_.clear();
   staged_.abort();
+  // In a group both are told to end, from NCCL 2.22 on, before either is waited for.
+  const bool are_two = inside_ != nullptr && everyone_ != nullptr;
+  if (are_two) needs_.api->group_start();
   if (inside_ != nullptr) inside_->abort();
   if (everyone_ != nullptr) everyone_->abort();
+  if (are_two) needs_.api->group_end();
 }
 
 void NcclCollectives::count(std::int64_t bytes) {

@@ -315,7 +315,7 @@ void Communicator::ensure_usable() const {
 
 void Communicator::fail(const Error& error) {
   if (!failure_) failure_ = error;
-  abort();
+  if (!is_aborted_by_caller_) abort();
   throw *failure_;
 }
 

@@ -100,6 +100,11 @@ class Communicator {
   /// All ranks end it in an orderly way, once what is in their streams is done.
   void close(const WaitContext& context);
 
+  /// From here on a failure does not abort it, and whoever called must: who has several in one
+  /// stream aborts them together, in a group of NCCL's. Each abort waits for what its own kernels
+  /// wait for, and so one after the other might never end.
+  void leave_abort_to_caller() noexcept { is_aborted_by_caller_ = true; }
+
   /// Gives it up: its kernels end. Nobody is waited for, but for a moment a poster that is in a
   /// call: once that is back, all that was begun is in its stream or never will be.
   void abort() noexcept;
@@ -132,6 +137,7 @@ class Communicator {
   };
   std::optional<Posting> posting_;  ///< what is not over yet
   std::optional<Error> failure_;
+  bool is_aborted_by_caller_ = false;
 };
 
 }  // namespace scalecom::device::nccl

@@ -2,12 +2,16 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "device/nccl/api.hpp"
@@ -57,6 +61,8 @@ class NcclWorld {
     std::map<int, std::uint64_t> received = {};
     std::function<bool()> connect = {};  ///< until it is true the communicator is in progress
     bool is_aborted = false;             ///< then what is enqueued ends as it is
+    /// In whose streams its kernels are.
+    std::multiset<std::pair<const FakeAccelerator*, StreamHandle>> queued = {};
     std::string ends = {};
   };
   using Keys = std::vector<std::string>;
@@ -79,8 +85,15 @@ class NcclWorld {
     std::size_t bytes_to = 0;
     std::function<Bytes(const std::vector<Bytes>&)> combine;  ///< what it needs, to the result
   };
-  device::nccl::Result enqueue(FakeAccelerator& accelerator, const Comm& comm, StreamHandle stream,
+  device::nccl::Result enqueue(FakeAccelerator& accelerator, Comm& comm, StreamHandle stream,
                                Call call);
+  /// Of one rank's thread.
+  struct Group {
+    int depth = 0;
+    std::vector<const Comm*> aborted = {};
+  };
+  void wait_for_aborted(FakeAccelerator& accelerator, Group& group);
+  bool run(FakeAccelerator& accelerator, const Comm& comm, const Call& call, bool& has_given);
   bool skip_if_aborted(const FakeAccelerator& accelerator, const Comm& comm) {
     const std::lock_guard lock(mutex_);
     if (comm.is_aborted) ++skipped_[&accelerator];
@@ -123,37 +136,64 @@ inline NcclWorld::Keys NcclWorld::keys_of(const Comm& comm, std::uint64_t call) 
   return keys;
 }
 
-inline device::nccl::Result NcclWorld::enqueue(FakeAccelerator& accelerator, const Comm& comm,
+inline bool NcclWorld::run(FakeAccelerator& accelerator, const Comm& comm, const Call& call,
+                           bool& has_given) {
+  if (skip_if_aborted(accelerator, comm)) {
+    // Whatever: no offset beyond its chunk.
+    if (call.to != nullptr) std::memset(call.to, 0, call.bytes_to);
+    return true;
+  }
+  if (call.key && !has_given) {
+    const auto* from = static_cast<const std::byte*>(call.from);
+    put(*call.key, Bytes(from, from + call.bytes_from));
+    has_given = true;
+  }
+  const auto found = take(call.needs);
+  if (!found) return false;
+  const std::size_t bytes_each = call.bytes_from > 0 ? call.bytes_from : call.bytes_to;
+  for (const Bytes& one : *found) {
+    const bool is_same = one.size() == bytes_each;
+    accelerator.require(is_same, fmt::format("NCCL: {} bytes meet {}", bytes_each, one.size()));
+    if (!is_same) return true;
+  }
+  if (call.to == nullptr) return true;
+  const Bytes result = call.combine(*found);
+  std::copy(result.begin(), result.end(), static_cast<std::byte*>(call.to));
+  return true;
+}
+
+inline device::nccl::Result NcclWorld::enqueue(FakeAccelerator& accelerator, Comm& comm,
                                                StreamHandle stream, Call call) {
   const std::vector<MemoryUse> uses{{call.from, call.bytes_from}, {call.to, call.bytes_to}};
-  const std::size_t bytes_each = call.bytes_from > 0 ? call.bytes_from : call.bytes_to;
-  accelerator.enqueue(
-      stream, {"nccl", uses, false,
-               [this, &accelerator, &comm, call, bytes_each, has_given = false]() mutable {
-                 if (skip_if_aborted(accelerator, comm)) {
-                   // Whatever: no offset beyond its chunk.
-                   if (call.to != nullptr) std::memset(call.to, 0, call.bytes_to);
-                   return true;
-                 }
-                 if (call.key && !has_given) {
-                   const auto* from = static_cast<const std::byte*>(call.from);
-                   put(*call.key, Bytes(from, from + call.bytes_from));
-                   has_given = true;
-                 }
-                 const auto found = take(call.needs);
-                 if (!found) return false;
-                 for (const Bytes& one : *found) {
-                   const bool is_same = one.size() == bytes_each;
-                   accelerator.require(
-                       is_same, fmt::format("NCCL: {} bytes meet {}", bytes_each, one.size()));
-                   if (!is_same) return true;
-                 }
-                 if (call.to == nullptr) return true;
-                 const Bytes result = call.combine(*found);
-                 std::copy(result.begin(), result.end(), static_cast<std::byte*>(call.to));
-                 return true;
-               }});
+  {
+    const std::lock_guard lock(mutex_);
+    comm.queued.emplace(&accelerator, stream);
+  }
+  accelerator.enqueue(stream, {"nccl", uses, false,
+                               [this, &accelerator, &comm, stream, call = std::move(call),
+                                has_given = false]() mutable {
+                                 if (!run(accelerator, comm, call, has_given)) return false;
+                                 const std::lock_guard lock(mutex_);
+                                 comm.queued.erase(comm.queued.find({&accelerator, stream}));
+                                 return true;
+                               }});
   return device::nccl::Result::success;
+}
+
+// An abort waits for its own kernels, which may be behind another communicator's in their stream.
+inline void NcclWorld::wait_for_aborted(FakeAccelerator& accelerator, Group& group) {
+  const std::lock_guard lock(mutex_);
+  for (const Comm* aborted : std::exchange(group.aborted, {})) {
+    for (const auto& other : comms_) {
+      const bool is_held_up =
+          !other->is_aborted && std::ranges::any_of(other->queued, [&](const auto& place) {
+            return aborted->queued.contains(place);
+          });
+      accelerator.require(!is_held_up,
+                          fmt::format("NCCL: the abort of {} may wait for {}, which is not aborted",
+                                      aborted->name, other->name));
+    }
+  }
 }
 
 inline DataType dtype_of(device::nccl::ElementType type) {
@@ -349,16 +389,34 @@ inline device::nccl::Api NcclWorld::make_api(FakeAccelerator& accelerator) {
   };
   api.comm_finalize = end("finalize");
   api.comm_destroy = end("destroy");
-  api.comm_abort = [this, abort = end("abort")](CommHandle handle) {
-    abort(handle);
+  // Begun in one thread while another one, which posts calls, may be in a group of its own.
+  const auto groups = std::make_shared<std::map<std::thread::id, Group>>();
+  const auto group_here = [this, groups]() -> Group& {
     const std::lock_guard lock(mutex_);
-    comm_of(handle).is_aborted = true;
+    return (*groups)[std::this_thread::get_id()];
+  };
+  api.comm_abort = [this, &accelerator, group_here, abort = end("abort")](CommHandle handle) {
+    abort(handle);
+    Group& group = group_here();
+    {
+      const std::lock_guard lock(mutex_);
+      comm_of(handle).is_aborted = true;
+      group.aborted.push_back(&comm_of(handle));
+    }
+    if (group.depth == 0) wait_for_aborted(accelerator, group);
     return Result::success;
   };
   api.get_error_string = [](Result) { return "an error"; };
   api.get_last_error = [](CommHandle) { return ""; };
-  api.group_start = [] { return Result::success; };
-  api.group_end = [] { return Result::success; };
+  api.group_start = [group_here] {
+    ++group_here().depth;
+    return Result::success;
+  };
+  api.group_end = [this, &accelerator, group_here] {
+    Group& group = group_here();
+    if (--group.depth == 0) wait_for_aborted(accelerator, group);
+    return Result::success;
+  };
   add_reductions(api, accelerator);
   add_movements(api, accelerator);
   return api;
