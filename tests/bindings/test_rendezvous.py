@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 from jobs import HERE, Job, environment, free_port, has_ipv6, run_limited
@@ -248,6 +249,34 @@ def test_ranks_of_two_hosts_meet_over_the_network(tmp_path, two_hosts, place):
 ])
 def test_ranks_of_two_hosts_with_ipv6_alone_meet_over_the_network(tmp_path, two_ipv6_hosts, place):
     check_two_hosts(tmp_path, 2, two_ipv6_hosts, place)
+
+
+@needs_ipv6
+def test_an_address_that_leads_nowhere_keeps_nobody_from_another_one(tmp_path, two_hosts):
+    """Rank 1 comes first, and of the two addresses of rank 0's host nobody has the IPv6 one."""
+    subprocess.run([*two_hosts[1], "ip", "address", "add", "fd77::2/64", "dev", "cable", "nodad"],
+                   check=True, timeout=10)
+    table = tmp_path / "hosts"
+    table.write_text("10.77.0.1 root\nfd77::9 root\n")
+    with_table = ("unshare", "--mount", "sh", "-c", f'mount --bind {table} /etc/hosts && exec "$@"', "sh")
+    port = free_port()
+
+    def start(rank):
+        place = {"MASTER_ADDR": "root", "SCALECOM_CONNECT_TIMEOUT": "20"}
+        return start_alone(tmp_path, 2, port, rank, place, (*two_hosts[rank], *with_table))
+
+    def is_tried():
+        return "fd77::9" in subprocess.run([*two_hosts[1], "ss", "-6tnH", "state", "syn-sent"],
+                                           capture_output=True, text=True, timeout=10).stdout
+
+    guest = start(1)
+    deadline = time.monotonic() + 20
+    while not is_tried():
+        assert time.monotonic() < deadline
+    jobs = [start(0), guest]
+    for rank, job in enumerate(jobs):
+        outcome = job.outcome()
+        assert rank in outcome.values, (outcome.errors, outcome.output)
 
 
 def check_two_hosts(folder, ranks, hosts, place):
