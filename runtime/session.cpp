@@ -139,7 +139,7 @@ SessionImpl::~SessionImpl() {
 }
 
 Ticket SessionImpl::submit(PendingTensor tensor) {
-  coordinator_.seat()->owner().check();
+  check_process();
   tensor.ticket = std::make_shared<TicketState>(coordinator_.seat());
   Ticket ticket(tensor.ticket);
   mark_ready(tensor, nullptr);
@@ -166,7 +166,7 @@ std::vector<Ticket> SessionImpl::submit_each(std::vector<PendingTensor> tensors)
 }
 
 void SessionImpl::push_group(std::vector<PendingTensor> tensors) {
-  coordinator_.seat()->owner().check();
+  check_process();
   const PendingTensor* before = nullptr;
   for (PendingTensor& tensor : tensors) {
     mark_ready(tensor, before);
@@ -219,7 +219,7 @@ void SessionImpl::run_urgently(const CoordinatorTask& task) {
 }
 
 void SessionImpl::run_by(bool (TensorQueue::*push)(CoordinatorTask), const CoordinatorTask& task) {
-  coordinator_.seat()->owner().check();
+  check_process();
   auto done = std::make_shared<std::promise<Status>>();
   std::future<Status> outcome = done->get_future();
   const bool is_pushed = (queue_.*push)([&task, done] {
