@@ -6,15 +6,14 @@
 #include <string_view>
 #include <vector>
 
-#include "base/error.hpp"
-#include "collective/collectives.hpp"
 #include "tests/sim/meeting.hpp"
+#include "tests/sim/refusing_collectives.hpp"
 
 namespace scalecom::sim {
 
 /// One rank's collectives on the host, as far as devices are measured with them: all-gathers, in
 /// which `pause` is called until every rank's part is there.
-class MeetingHost final : public Collectives {
+class MeetingHost final : public RefusingCollectives {
  public:
   MeetingHost(Seat seat, std::function<void()> pause) : seat_(seat), pause_(std::move(pause)) {}
 
@@ -32,23 +31,7 @@ class MeetingHost final : public Collectives {
     }
   }
 
-  void all_reduce(std::span<std::byte>, DataType, ReduceOp, const WaitContext&) override {
-    refuse();
-  }
-  void broadcast(std::span<std::byte>, int, const WaitContext&) override { refuse(); }
-  void reduce_scatter(std::span<std::byte>, std::span<const std::int64_t>, DataType, ReduceOp,
-                      const WaitContext&) override {
-    refuse();
-  }
-  void all_to_all(std::span<const std::byte>, std::span<const std::int64_t>, std::span<std::byte>,
-                  std::span<const std::int64_t>, const WaitContext&) override {
-    refuse();
-  }
-  TransportCounters counters() const noexcept override { return {}; }
-
  private:
-  static void refuse() { SCALECOM_ASSERT(false, "no device is measured with it"); }
-
   Seat seat_;
   const std::function<void()> pause_;
 };

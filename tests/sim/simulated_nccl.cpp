@@ -5,6 +5,7 @@
 
 #include "base/error.hpp"
 #include "collective/device/nccl_collectives.hpp"
+#include "tests/sim/refusing_collectives.hpp"
 
 namespace scalecom::sim {
 namespace {
@@ -13,7 +14,7 @@ namespace {
 WaitContext patience() { return {Deadline::after(std::chrono::seconds(10)), nullptr}; }
 
 /// The host's collectives, of which NCCL's need the unique id of rank 0. It connects first.
-class IdBroadcast final : public Collectives {
+class IdBroadcast final : public RefusingCollectives {
  public:
   IdBroadcast(SimulatedJob& job, int rank) : job_(job), rank_(rank) {}
 
@@ -27,26 +28,8 @@ class IdBroadcast final : public Collectives {
     if (rank_ == root) job_.unique_id.assign(data.begin(), data.end());
     std::ranges::copy(job_.unique_id, data.begin());
   }
-  void all_reduce(std::span<std::byte>, DataType, ReduceOp, const WaitContext&) override {
-    refuse();
-  }
-  void all_gather(std::span<const std::byte>, std::span<std::byte>, std::span<const std::int64_t>,
-                  const WaitContext&) override {
-    refuse();
-  }
-  void reduce_scatter(std::span<std::byte>, std::span<const std::int64_t>, DataType, ReduceOp,
-                      const WaitContext&) override {
-    refuse();
-  }
-  void all_to_all(std::span<const std::byte>, std::span<const std::int64_t>, std::span<std::byte>,
-                  std::span<const std::int64_t>, const WaitContext&) override {
-    refuse();
-  }
-  TransportCounters counters() const noexcept override { return {}; }
 
  private:
-  static void refuse() { SCALECOM_ASSERT(false, "NCCL takes every dtype of a run"); }
-
   SimulatedJob& job_;
   const int rank_;
 };
