@@ -44,7 +44,9 @@ void TicketState::on_complete(std::function<void()> callback) {
 
 bool TicketState::look() const {
   if (is_ready()) return true;
-  if (seat_ != nullptr) seat_->look_in_vain();
+  if (seat_ == nullptr) return false;
+  if (!seat_->owner().is_here()) return true;  // wait_until() says at once what is wrong.
+  seat_->look_in_vain();
   return false;
 }
 

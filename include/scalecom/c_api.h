@@ -182,7 +182,7 @@ SCALECOM_API scalecom_ticket* scalecom_dlpack_broadcast_group(const void* exchan
                                                               void* const* tensors, int64_t count,
                                                               int32_t root);
 
-/* 1 when completed (well or badly), else 0. */
+/* 1 when completed (well or badly), and where a wait fails at once (a forked process); else 0. */
 SCALECOM_API int scalecom_ticket_is_ready(const scalecom_ticket* ticket);
 /* Sleeps until completion and returns its code. timeout_s < 0: as long as it takes (bounded by
  * the session). On time-out returns timed_out (5) and the operation goes on. */

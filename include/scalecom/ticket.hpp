@@ -20,7 +20,8 @@ class SCALECOM_API Ticket {
  public:
   explicit Ticket(std::shared_ptr<TicketState> state);
 
-  /// True once the operation has completed, well or badly. Never blocks.
+  /// True once the operation has completed, well or badly, and in a process forked from the
+  /// session's, where wait() fails at once. Never blocks.
   bool is_ready() const noexcept;
 
   /// Blocks, asleep, until completion and returns the outcome. Bounded: the session fails every

@@ -213,6 +213,7 @@ def _use_what_another_process_has(handle):
     uses = [lambda: hvd.allreduce(_ones_on_host(), name="forked"), hvd.barrier, hvd.compression_state,
             lambda: hvd.start_timeline("/nowhere/timeline.json")]
     if hvd.size() > 1:
+        assert hvd.poll(handle)  # Whoever polls until it is ready must not do so for ever.
         uses.append(lambda: hvd.synchronize(handle))
     for use in uses:
         with pytest.raises((ValueError, hvd.HorovodInternalError), match="was forked from"):
