@@ -5,27 +5,16 @@
 #include <algorithm>
 #include <array>
 #include <numeric>
-#include <random>
 
 #include "collective/device/device_lane.hpp"
 #include "tests/sim/device_reference.hpp"
+#include "tests/sim/random.hpp"
 #include "tests/support/exact_values.hpp"
 
 namespace scalecom::sim {
 namespace {
 
-using Random = std::mt19937_64;
-
 std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
-
-std::int64_t draw(Random& random, std::int64_t from, std::int64_t to) {
-  return from + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(to - from + 1));
-}
-
-template <class Value>
-Value pick(Random& random, std::initializer_list<Value> values) {
-  return *(values.begin() + draw(random, 0, std::ssize(values) - 1));
-}
 
 DataType draw_dtype(Random& random) {
   return pick(random, {DataType::float32, DataType::float16, DataType::bfloat16});

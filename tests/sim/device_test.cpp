@@ -92,7 +92,7 @@ TEST_CASE("batches for which a device has no memory wait for those before") {
 TEST_CASE("a rank that is lost leaves nobody waiting") {
   const auto fault = GENERATE(DeviceFault::silent_rank, DeviceFault::failing_rank,
                               DeviceFault::no_memory, DeviceFault::device_error);
-  const Coverage coverage = run_seeds(fault, 16);
+  const Coverage coverage = run_seeds(fault, 24);
   CHECK((coverage.kinds.size() == 5 || !coverage.is_of_many));
   CHECK((coverage.has_averages || !coverage.is_of_many));
   CHECK((coverage.all.aborted_within > 0 || !coverage.is_of_many));

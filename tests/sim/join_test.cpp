@@ -22,15 +22,6 @@ struct Scenario {
   UnevenOptions uneven;
 };
 
-int draw(Random& random, int from, int to) {
-  return std::uniform_int_distribution<int>(from, to)(random);
-}
-
-template <class Value>
-Value pick(Random& random, std::initializer_list<Value> values) {
-  return *(values.begin() + draw(random, 0, static_cast<int>(values.size()) - 1));
-}
-
 Scenario make_scenario(std::uint64_t seed) {
   Random random(seed * 6151 + 3);
   Scenario scenario;

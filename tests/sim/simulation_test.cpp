@@ -16,15 +16,6 @@ using Catch::Contains;
 
 namespace {
 
-int draw(Random& random, int from, int to) {
-  return std::uniform_int_distribution<int>(from, to)(random);
-}
-
-template <class Value>
-Value pick(Random& random, std::initializer_list<Value> values) {
-  return *(values.begin() + draw(random, 0, static_cast<int>(values.size()) - 1));
-}
-
 /// Everything about a run follows from its seed.
 struct Scenario {
   WorldOptions world;

@@ -12,21 +12,14 @@ Training::Training(World& world, TrainingOptions options) : world_(world), optio
   world_.on_completion([this](int rank, const std::string& name) { take_completion(rank, name); });
 }
 
-bool Training::draw(double chance) {
-  return std::uniform_real_distribution<double>(0, 1)(world_.random()) < chance;
-}
-
-int Training::draw_below(int limit) {
-  return std::uniform_int_distribution<int>(0, limit - 1)(world_.random());
-}
-
 void Training::make_steps() {
   for (int tensor = 0; tensor < options_.tensors; ++tensor) {
     Call call;
     call.name = "layer" + std::to_string(tensor) + ".weight";
-    call.signature.shape = {1 + draw_below(1000), 3};
-    call.signature.priority = draw_below(options_.tensors);
-    if (draw(options_.compressed)) call.signature.compression.mode = CompressionMode::cyclic;
+    call.signature.shape = {1 + draw_below(world_.random(), 1000), 3};
+    call.signature.priority = draw_below(world_.random(), options_.tensors);
+    if (happens(world_.random(), options_.compressed))
+      call.signature.compression.mode = CompressionMode::cyclic;
     usual_.push_back(std::move(call));
   }
   steps_.resize(static_cast<std::size_t>(options_.steps));
@@ -34,34 +27,36 @@ void Training::make_steps() {
   for (std::size_t number = 0; number < steps_.size(); ++number) {
     Step& step = steps_[number];
     step.groups[0].insert(step.groups[0].begin(), usual_.begin(), usual_.end());
-    if (draw(options_.deviations)) deviate(step, number);
+    if (happens(world_.random(), options_.deviations)) deviate(step, number);
   }
 }
 
 void Training::deviate(Step& step, std::size_t number) {
   std::vector<Call>& calls = step.groups[0];
   const int kinds = static_cast<int>(Deviation::last);
-  const auto deviation = static_cast<Deviation>(1 + draw_below(kinds));
+  const auto deviation = static_cast<Deviation>(1 + draw_below(world_.random(), kinds));
   ++deviations_[deviation];
-  const auto one = static_cast<std::size_t>(draw_below(options_.tensors));
+  const auto one = static_cast<std::size_t>(draw_below(world_.random(), options_.tensors));
   Call extra;
-  extra.name = "extra" + std::to_string(draw_below(2));
+  extra.name = "extra" + std::to_string(draw_below(world_.random(), 2));
   extra.signature.shape = {1};
   switch (deviation) {
     case Deviation::none: break;
     case Deviation::other_tensor: calls.push_back(extra); break;
     case Deviation::lone_tensor: add_lone_tensor(number); break;
     case Deviation::changed_shape:
-      usual_[one].signature.shape[1] = 4 + draw_below(100);
+      usual_[one].signature.shape[1] = 4 + draw_below(world_.random(), 100);
       calls[one].signature = usual_[one].signature;
       break;
-    case Deviation::mismatch: calls[one].odd_rank = draw_below(world_.size()); break;
+    case Deviation::mismatch:
+      calls[one].odd_rank = draw_below(world_.random(), world_.size());
+      break;
     case Deviation::changed_first_step:
-      usual_[one].signature.first_step = draw_below(1000);
+      usual_[one].signature.first_step = draw_below(world_.random(), 1000);
       calls[one].signature = usual_[one].signature;
       break;
     case Deviation::changed_priority:
-      usual_[one].signature.priority += 1 + draw_below(3);
+      usual_[one].signature.priority += 1 + draw_below(world_.random(), 3);
       calls[one].signature = usual_[one].signature;
       break;
     case Deviation::restart: step.restarts.push_back(usual_[one].name); break;
@@ -87,7 +82,7 @@ void Training::deviate(Step& step, std::size_t number) {
       break;
     case Deviation::pause:
     case Deviation::pause_amid:
-      step.paused_rank = draw_below(world_.size());
+      step.paused_rank = draw_below(world_.random(), world_.size());
       step.is_paused_amid = deviation == Deviation::pause_amid;
       step.pause = world_.random_duration(options_.pause_max);
   }
@@ -97,9 +92,9 @@ void Training::add_lone_tensor(std::size_t number) {
   Call lone;
   lone.name = "lone" + std::to_string(number);
   lone.is_waited_for = false;
-  const int rank = draw_below(world_.size());
-  const std::size_t later =
-      std::min(number + 1 + static_cast<std::size_t>(draw_below(8)), steps_.size() - 1);
+  const int rank = draw_below(world_.random(), world_.size());
+  const std::size_t later = std::min(
+      number + 1 + static_cast<std::size_t>(draw_below(world_.random(), 8)), steps_.size() - 1);
   lone.only_rank = rank;
   steps_[number].groups[0].push_back(lone);
   lone.only_rank = -1;
@@ -161,7 +156,7 @@ void Training::start_group(int rank) {
   }
   if (options_.is_shuffled) std::shuffle(calls.begin(), calls.end(), world_.random());
   Duration after{};
-  const bool has_gaps = draw(0.5);
+  const bool has_gaps = happens(world_.random(), 0.5);
   for (std::size_t i = 0; i < calls.size(); ++i) {
     if (has_gaps) after += world_.random_duration(options_.gap_max);
     const bool is_pause = step.is_paused_amid ? i == calls.size() / 2 : i == 0;

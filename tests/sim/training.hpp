@@ -76,8 +76,6 @@ class Training {
   void deviate(Step& step, std::size_t number);
   void add_lone_tensor(std::size_t number);
   void expect_calls();
-  int draw_below(int limit);
-  bool draw(double chance);
   void start_step(int rank);
   void start_group(int rank);
   void submit(int rank, const Call& call);

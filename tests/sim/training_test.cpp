@@ -9,6 +9,7 @@
 #include <array>
 #include <iostream>
 
+#include "tests/sim/random.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/seeds.hpp"
 
@@ -18,15 +19,6 @@ using namespace std::chrono_literals;
 using Catch::Contains;
 
 namespace {
-
-int draw(Random& random, int from, int to) {
-  return std::uniform_int_distribution<int>(from, to)(random);
-}
-
-template <class Value>
-Value pick(Random& random, std::initializer_list<Value> values) {
-  return *(values.begin() + draw(random, 0, static_cast<int>(values.size()) - 1));
-}
 
 struct Scenario {
   WorldOptions world;

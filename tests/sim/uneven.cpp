@@ -26,14 +26,6 @@ Uneven::Uneven(World& world, UnevenOptions options) : world_(world), options_(op
   world_.on_joined([this](int rank, int last_rank) { take_end(rank, last_rank); });
 }
 
-int Uneven::draw_below(int limit) {
-  return std::uniform_int_distribution<int>(0, limit - 1)(world_.random());
-}
-
-bool Uneven::draw(double chance) {
-  return std::uniform_real_distribution<double>(0, 1)(world_.random()) < chance;
-}
-
 Uneven::Tensor Uneven::make_tensor(int place) {
   Tensor tensor;
   tensor.name = fmt::format("tensor{}", place);
@@ -42,10 +34,11 @@ Uneven::Tensor Uneven::make_tensor(int place) {
     constexpr std::array kKinds = {OperationKind::all_reduce,     OperationKind::all_gather,
                                    OperationKind::broadcast,      OperationKind::barrier,
                                    OperationKind::reduce_scatter, OperationKind::all_to_all};
-    signature.kind = kKinds[index(draw_below(static_cast<int>(kKinds.size())))];
+    signature.kind = kKinds[index(draw_below(world_.random(), static_cast<int>(kKinds.size())))];
   }
-  if (signature.kind != OperationKind::barrier) signature.shape = {1 + draw_below(1000), 3};
-  if (signature.kind == OperationKind::all_reduce && draw(0.5)) {
+  if (signature.kind != OperationKind::barrier)
+    signature.shape = {1 + draw_below(world_.random(), 1000), 3};
+  if (signature.kind == OperationKind::all_reduce && happens(world_.random(), 0.5)) {
     signature.compression.mode = CompressionMode::cyclic;
   }
   return tensor;
@@ -53,10 +46,10 @@ Uneven::Tensor Uneven::make_tensor(int place) {
 
 void Uneven::make_epoch() {
   std::vector<int>& steps = steps_.emplace_back(index(world_.size()));
-  const int even = draw_below(options_.steps_max);
+  const int even = draw_below(world_.random(), options_.steps_max);
   for (int& of_rank : steps) {
-    of_rank = options_.is_nearly_even ? std::max(0, even + draw_below(3) - 1)
-                                      : draw_below(options_.steps_max + 1);
+    of_rank = options_.is_nearly_even ? std::max(0, even + draw_below(world_.random(), 3) - 1)
+                                      : draw_below(world_.random(), options_.steps_max + 1);
   }
 }
 
@@ -126,8 +119,8 @@ void Uneven::start_step(int rank) {
   std::vector<std::size_t> order(tensors_.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::shuffle(order.begin(), order.end(), world_.random());
-  const bool is_hasty = progress.step + 1 == steps && draw(0.5);
-  const bool has_gaps = draw(0.5);
+  const bool is_hasty = progress.step + 1 == steps && happens(world_.random(), 0.5);
+  const bool has_gaps = happens(world_.random(), 0.5);
   progress_[index(rank)].open = is_hasty ? 0 : order.size();
   Duration after{};
   for (const std::size_t place : order) {

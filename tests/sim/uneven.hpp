@@ -40,8 +40,6 @@ class Uneven {
     std::size_t open = 0;  ///< tensors of the step that the rank waits for
   };
 
-  int draw_below(int limit);
-  bool draw(double chance);
   Tensor make_tensor(int place);
   void make_epoch();
   void expect_calls();

@@ -9,6 +9,7 @@
 
 using namespace scalecom;
 using namespace scalecom::negotiation;
+using sim::draw_below;
 using namespace std::chrono_literals;
 using Catch::Contains;
 
@@ -140,12 +141,9 @@ TEST_CASE("random bytes and random changes never do more than end the session") 
   int ends = 0;
   for (const std::uint64_t seed : test::choose_seeds(3000)) {
     sim::Random random(seed);
-    const auto draw = [&random](int limit) {
-      return std::uniform_int_distribution<int>(0, limit - 1)(random);
-    };
     // A real message with a few bytes changed gets further than noise does.
     sim::WorldOptions options;
-    options.size = 3 + draw(30);
+    options.size = 3 + draw_below(random, 30);
     options.seed = seed;
     options.negotiation.cache_capacity = 4;
     options.negotiation.steady_steps = 2;
@@ -153,39 +151,41 @@ TEST_CASE("random bytes and random changes never do more than end the session") 
     TensorSignature signature;
     signature.shape = {4};
     // Half of the worlds run a schedule, and a few of those are about to leave it.
-    const bool is_steady = draw(2) == 0;
+    const bool is_steady = draw_below(random, 2) == 0;
     for (int step = 0; step < (is_steady ? 4 : 0); ++step) {
       for (int rank = 0; rank < world.size(); ++rank) {
         for (const char* name : {"a", "b", "c"}) world.submit(rank, name, signature);
       }
       world.run(10ms);
     }
-    if (is_steady && draw(4) == 0) world.submit(draw(world.size()), "other", signature);
+    if (is_steady && draw_below(random, 4) == 0)
+      world.submit(draw_below(random, world.size()), "other", signature);
     for (int rank = 0; rank < world.size(); ++rank) {
       TensorSignature own = signature;
-      if (draw(8) == 0) own.shape = {5};
+      if (draw_below(random, 8) == 0) own.shape = {5};
       for (const char* name : {"a", "b", "c"}) world.submit(rank, name, own);
-      if (draw(4) > 0) world.submit(rank, "late", signature);
+      if (draw_below(random, 4) > 0) world.submit(rank, "late", signature);
     }
     world.run(is_steady ? world.random_duration(300us) : 100ms);
-    const int to = draw(world.size());
+    const int to = draw_below(random, world.size());
     const ControlTree& tree = world.tree(to);
-    const bool is_down = tree.children.empty() || (tree.parent >= 0 && draw(2) == 0);
-    const int from =
-        is_down
-            ? tree.parent
-            : tree.children[static_cast<std::size_t>(draw(static_cast<int>(tree.children.size())))];
+    const bool is_down = tree.children.empty() || (tree.parent >= 0 && draw_below(random, 2) == 0);
+    const int from = is_down ? tree.parent
+                             : tree.children[static_cast<std::size_t>(
+                                   draw_below(random, static_cast<int>(tree.children.size())))];
     std::string message;
-    if (draw(4) == 0) {
-      for (int i = draw(40); i >= 0; --i) message.push_back(static_cast<char>(draw(256)));
+    if (draw_below(random, 4) == 0) {
+      for (int i = draw_below(random, 40); i >= 0; --i)
+        message.push_back(static_cast<char>(draw_below(random, 256)));
     } else {
       // The next frame, generation 0, then items of small numbers and known names.
       message.push_back(static_cast<char>(world.traffic_between(from, to).messages + 1));
       if (!is_down) message.push_back(0);
-      for (int i = draw(30); i >= 0; --i) {
-        message.push_back(static_cast<char>(draw(3) > 0 ? draw(10)
-                                                        : "\x01"
-                                                          "abc\xff"[draw(5)]));
+      for (int i = draw_below(random, 30); i >= 0; --i) {
+        message.push_back(static_cast<char>(draw_below(random, 3) > 0
+                                                ? draw_below(random, 10)
+                                                : "\x01"
+                                                  "abc\xff"[draw_below(random, 5)]));
       }
     }
     world.inject(from, to, message);

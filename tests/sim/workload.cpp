@@ -22,16 +22,8 @@ std::size_t Workload::calls_per_rank() const noexcept {
   return plans_.size() * static_cast<std::size_t>(options_.calls);
 }
 
-bool Workload::draw(double chance) {
-  return std::uniform_real_distribution<double>(0, 1)(world_.random()) < chance;
-}
-
-int Workload::draw_below(int limit) {
-  return std::uniform_int_distribution<int>(0, limit - 1)(world_.random());
-}
-
 OperationKind Workload::draw_kind() {
-  switch (draw_below(12)) {
+  switch (draw_below(world_.random(), 12)) {
     case 0:
     case 1: return OperationKind::all_gather;
     case 2: return OperationKind::broadcast;
@@ -48,12 +40,16 @@ Workload::Plan Workload::make_plan(int tensor) {
       "layer" + std::to_string(tensor) + (tensor % 3 == 0 ? ".bias" : ".some.longer.weight");
   TensorSignature signature;
   signature.kind = draw_kind();
-  if (signature.kind != OperationKind::barrier) signature.shape = {1 + draw_below(1000), 3};
-  if (signature.kind == OperationKind::broadcast) signature.root = draw_below(world_.size());
-  if (signature.kind == OperationKind::all_reduce) signature.priority = draw_below(5) - 2;
-  if (signature.kind == OperationKind::all_reduce && draw(0.6)) {
+  if (signature.kind != OperationKind::barrier)
+    signature.shape = {1 + draw_below(world_.random(), 1000), 3};
+  if (signature.kind == OperationKind::broadcast)
+    signature.root = draw_below(world_.random(), world_.size());
+  if (signature.kind == OperationKind::all_reduce)
+    signature.priority = draw_below(world_.random(), 5) - 2;
+  if (signature.kind == OperationKind::all_reduce && happens(world_.random(), 0.6)) {
     signature.compression.mode = CompressionMode::cyclic;
-    signature.first_step = draw(0.2) ? 1 + draw_below(1000) : 0;
+    signature.first_step =
+        happens(world_.random(), 0.2) ? 1 + draw_below(world_.random(), 1000) : 0;
   }
   const auto size = static_cast<std::size_t>(world_.size());
   for (int call = 0; call < options_.calls; ++call) {
@@ -61,16 +57,16 @@ Workload::Plan Workload::make_plan(int tensor) {
     Call next;
     next.signature = signature;
     next.is_odd.assign(size, false);
-    if (size > 1 && draw(options_.mismatches)) {
+    if (size > 1 && happens(world_.random(), options_.mismatches)) {
       next.odd = make_odd(signature);
-      const int odd_ranks = 1 + draw_below(world_.size() - 1);
+      const int odd_ranks = 1 + draw_below(world_.random(), world_.size() - 1);
       for (int i = 0; i < odd_ranks; ++i) next.is_odd[static_cast<std::size_t>(i)] = true;
       std::shuffle(next.is_odd.begin(), next.is_odd.end(), world_.random());
     }
-    const bool is_equal = draw(0.5);
+    const bool is_equal = happens(world_.random(), 0.5);
     const std::size_t extents = size * first_extents_of_rank(signature.kind, world_.size());
     for (std::size_t i = 0; i < extents; ++i) {
-      next.first_extents.push_back(is_equal ? 7 : draw_below(20));
+      next.first_extents.push_back(is_equal ? 7 : draw_below(world_.random(), 20));
     }
     plan.calls.push_back(std::move(next));
   }
@@ -78,20 +74,21 @@ Workload::Plan Workload::make_plan(int tensor) {
 }
 
 void Workload::vary(TensorSignature& signature, bool may_restart) {
-  if (!signature.shape.empty() && draw(options_.shape_changes)) {
-    signature.shape[1] = 1 + draw_below(50);
+  if (!signature.shape.empty() && happens(world_.random(), options_.shape_changes)) {
+    signature.shape[1] = 1 + draw_below(world_.random(), 50);
   }
   const bool is_compressed = signature.compression.mode != CompressionMode::none;
-  if (may_restart && is_compressed && draw(options_.first_step_changes)) {
-    signature.first_step = draw_below(100'000);
+  if (may_restart && is_compressed && happens(world_.random(), options_.first_step_changes)) {
+    signature.first_step = draw_below(world_.random(), 100'000);
   }
-  if (signature.kind == OperationKind::all_reduce && draw(options_.priority_changes)) {
-    signature.priority = draw_below(5) - 2;
+  if (signature.kind == OperationKind::all_reduce &&
+      happens(world_.random(), options_.priority_changes)) {
+    signature.priority = draw_below(world_.random(), 5) - 2;
   }
 }
 
 TensorSignature Workload::make_odd(TensorSignature signature) {
-  switch (draw_below(8)) {
+  switch (draw_below(world_.random(), 8)) {
     case 0: signature.dtype = DataType::float64; break;
     case 1: signature.op = ReduceOp::max; break;
     case 2: signature.prescale = 0.5; break;
@@ -151,11 +148,12 @@ void Workload::start() {
 void Workload::start_step(int rank) {
   std::vector<std::size_t> order(plans_.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  if (draw(0.8)) std::shuffle(order.begin(), order.end(), world_.random());
+  if (happens(world_.random(), 0.8)) std::shuffle(order.begin(), order.end(), world_.random());
   open_[static_cast<std::size_t>(rank)] = order.size();
   Duration after{};
   for (const std::size_t tensor : order) {
-    if (!draw(options_.bursts)) after += world_.random_duration(options_.gap_max);
+    if (!happens(world_.random(), options_.bursts))
+      after += world_.random_duration(options_.gap_max);
     world_.at(rank, after, [this, rank, tensor] { submit_next(rank, tensor); });
   }
 }
@@ -175,7 +173,7 @@ void Workload::take_completion(int rank, const std::string& name) {
   const auto calls = static_cast<std::size_t>(options_.calls);
   if (options_.is_pipelined) {
     if (next_call_[r][tensor] >= calls) return;
-    if (draw(options_.bursts)) {
+    if (happens(world_.random(), options_.bursts)) {
       submit_next(rank, tensor);  // The name is used again at once.
     } else {
       world_.at(rank, world_.random_duration(options_.gap_max),

@@ -54,8 +54,6 @@ class Workload {
   TensorSignature signature_of(const Call& call, int rank) const;
   std::vector<std::int64_t> splits_of(const Call& call, int rank) const;
   OperationKind draw_kind();
-  bool draw(double chance);
-  int draw_below(int limit);
   void expect_calls(const Plan& plan);
   void start_step(int rank);
   void submit_next(int rank, std::size_t tensor);

@@ -189,8 +189,7 @@ void World::send(int from, int to, ControlMessage message) {
       options_.delay_min + random_duration(options_.delay_max - options_.delay_min);
   TimePoint& last = last_arrival_[{from, to}];
   last = std::max(last + Duration(1), now_ + delay);
-  const bool is_repeated =
-      std::uniform_real_distribution<double>(0, 1)(random_) < options_.duplicates;
+  const bool is_repeated = happens(random_, options_.duplicates);
   ++work_left_;
   schedule(last, [this, from, to, is_repeated, message = std::move(message)] {
     --work_left_;

@@ -14,10 +14,10 @@
 
 #include "runtime/control/tree.hpp"
 #include "runtime/negotiation.hpp"
+#include "tests/sim/random.hpp"
 
 namespace scalecom::sim {
 
-using Random = std::mt19937_64;
 using Duration = Clock::duration;
 
 /// What one call of a tensor must lead to: the reference that a world checks its ranks against.
