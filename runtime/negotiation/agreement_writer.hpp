@@ -22,7 +22,7 @@ class AgreementWriter {
         count_ > 0 && number == next_number_ && (!step || !has_run_step_ || *step == run_step_);
     if (!joins) {
       end_run();
-      put_entry(AgreementEntry::cached_run);
+      writer_.put_enum(AgreementEntry::cached_run);
       writer_.put_signed(number - next_number_);
     }
     ++count_;
@@ -35,9 +35,9 @@ class AgreementWriter {
 
   void add_cached_extents(std::int32_t number, const std::vector<std::int64_t>& first_extents) {
     end_run();
-    put_entry(AgreementEntry::cached_extents);
+    writer_.put_enum(AgreementEntry::cached_extents);
     put(static_cast<std::uint64_t>(number));
-    write_extents(writer_, first_extents, 0, first_extents.size());
+    write_extents(writer_, first_extents);
   }
 
   /// `announced`: what ranks that have not submitted it need, or null. The caller appends the first
@@ -45,7 +45,7 @@ class AgreementWriter {
   void add_full(std::string_view name, bool gets_number, std::int64_t step,
                 const TensorSignature* announced = nullptr) {
     end_run();
-    put_entry(announced != nullptr ? AgreementEntry::announced : AgreementEntry::full);
+    writer_.put_enum(announced != nullptr ? AgreementEntry::announced : AgreementEntry::full);
     writer_.put_string(name);
     put(gets_number ? 1 : 0);
     put_step(step);
@@ -54,12 +54,11 @@ class AgreementWriter {
 
   void finish() {
     end_run();
-    put_entry(AgreementEntry::last);
+    writer_.put_enum(AgreementEntry::last);
   }
 
  private:
   void put(std::uint64_t value) { writer_.put_varint(value); }
-  void put_entry(AgreementEntry entry) { put(static_cast<std::uint64_t>(entry)); }
   void put_step(std::int64_t step) {
     // Wraps around like the reader's sum.
     writer_.put_signed(static_cast<std::int64_t>(static_cast<std::uint64_t>(step) -

@@ -37,7 +37,7 @@ void Negotiation::Impl::publish_fusion_if_due() {
   if (schedule_ || !next_fusion_) return;
   const FusionSettings settings = *std::exchange(next_fusion_, std::nullopt);
   Writer item;
-  item.put_varint(static_cast<std::uint64_t>(negotiation::DownItem::fusion));
+  item.put_enum(negotiation::DownItem::fusion);
   item.put_signed(settings.threshold_bytes);
   item.put_double(settings.cycle_time_ms);
   publish(item);

@@ -50,9 +50,9 @@ void Negotiation::Impl::take_join(std::size_t member, Reader& reader) {
 // Behind the requests: who has joined has nothing more on its way.
 void Negotiation::Impl::write_joins(Writer& writer) {
   for (const Join& join : std::exchange(joins_up_, {})) {
-    writer.put_varint(static_cast<std::uint64_t>(UpItem::join));
+    writer.put_enum(UpItem::join);
     writer.put_varint(static_cast<std::uint64_t>(join.rank));
-    writer.put_varint(static_cast<std::uint64_t>(join.zeros_on));
+    writer.put_enum(join.zeros_on);
   }
 }
 
@@ -104,7 +104,7 @@ void Negotiation::Impl::refuse_if_impossible(Tensor& tensor) {
 void Negotiation::Impl::release_joined(int last_rank) {
   release_all();
   Writer item;
-  item.put_varint(static_cast<std::uint64_t>(DownItem::joined));
+  item.put_enum(DownItem::joined);
   item.put_varint(static_cast<std::uint64_t>(last_rank));
   publish(item);
 }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <span>
 #include <utility>
 
 #include "base/error.hpp"
@@ -111,9 +112,9 @@ void Negotiation::Impl::take_extents(Tensor& tensor, OperationKind kind, std::si
   const RankRange ranks = members_[member].ranks;
   const std::size_t of_rank = first_extents_of_rank(kind, options_.size);
   if (of_rank == 0) return;
-  read_extents(reader, extents_of(tensor, kind),
-               static_cast<std::size_t>(ranks.first - options_.rank) * of_rank,
-               static_cast<std::size_t>(ranks.end - ranks.first) * of_rank);
+  read_extents(reader, std::span(extents_of(tensor, kind))
+                           .subspan(static_cast<std::size_t>(ranks.first - options_.rank) * of_rank,
+                                    static_cast<std::size_t>(ranks.end - ranks.first) * of_rank));
 }
 
 void Negotiation::Impl::list(Tensor& tensor) {

@@ -15,10 +15,6 @@ namespace {
 
 using negotiation::DownItem;
 
-void put(negotiation::Writer& writer, DownItem item) {
-  writer.put_varint(static_cast<std::uint64_t>(item));
-}
-
 // What the tensor adds to a fused buffer in this step, at most where it is not known yet.
 std::int64_t fused_bytes(const TensorSignature& signature, std::int64_t step) {
   const std::int64_t count = count_of(signature.shape);
@@ -38,7 +34,7 @@ void Negotiation::Impl::order(Tensor& tensor) {
   } else if (!tensor.groups.empty()) {
     learner_.reset();
     Writer item;
-    put(item, DownItem::mismatch);
+    item.put_enum(DownItem::mismatch);
     item.put_string(*tensor.name);
     item.put_string(negotiation::describe_mismatch(*tensor.name, tensor.groups));
     publish(item);
@@ -105,13 +101,13 @@ void Negotiation::Impl::start_generation_if_due(const std::vector<Tensor*>& tens
   if (acknowledged_below() != table_.generation()) return;
   cache_misses_ = 0;
   Writer item;
-  put(item, DownItem::generation);
+  item.put_enum(DownItem::generation);
   item.put_varint(table_.generation() + 1);
   publish(item);
 }
 
 void Negotiation::Impl::write_agreement(Writer& writer, const std::vector<Tensor*>& tensors) {
-  put(writer, DownItem::agreement);
+  writer.put_enum(DownItem::agreement);
   writer.put_varint(sequence_ + 1);
   negotiation::AgreementWriter agreement(writer);
   std::size_t room = table_.room();
@@ -125,7 +121,7 @@ void Negotiation::Impl::write_agreement(Writer& writer, const std::vector<Tensor
       const bool gets_number = number < 0 && room > 0;
       if (gets_number) --room;
       agreement.add_full(*tensor->name, gets_number, step, has_joins_ ? &signature : nullptr);
-      if (has_extents) write_extents(writer, tensor->extents, 0, tensor->extents.size());
+      if (has_extents) write_extents(writer, tensor->extents);
     } else if (has_extents) {
       agreement.add_cached_extents(number, tensor->extents);
     } else {

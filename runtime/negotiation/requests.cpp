@@ -17,10 +17,6 @@ using negotiation::UpItem;
 // Tensors in flight that one node knows at most: 4 times the default queue of a rank.
 constexpr std::size_t kInFlightMax = std::size_t{1} << 22;
 
-void put(negotiation::Writer& writer, UpItem item) {
-  writer.put_varint(static_cast<std::uint64_t>(item));
-}
-
 }  // namespace
 
 void Negotiation::Impl::receive_requests(std::size_t member, Reader& reader) {
@@ -165,9 +161,9 @@ void Negotiation::Impl::write_requests(Writer& writer) {
       continue;
     }
     if (has_own_first_extent(tensor.cached.kind)) {
-      put(writer, UpItem::cached_extents);
+      writer.put_enum(UpItem::cached_extents);
       writer.put_varint(static_cast<std::uint64_t>(number));
-      write_extents(writer, tensor.extents, 0, tensor.extents.size());
+      write_extents(writer, tensor.extents);
       ++i;
       continue;
     }
@@ -177,7 +173,7 @@ void Negotiation::Impl::write_requests(Writer& writer) {
            table_.number_of(*complete_[i]) == number + static_cast<std::int32_t>(i - first)) {
       ++i;
     }
-    put(writer, UpItem::cached_run);
+    writer.put_enum(UpItem::cached_run);
     writer.put_signed(number - expected);
     writer.put_varint(i - first - 1);
     expected = number + static_cast<std::int64_t>(i - first);
@@ -187,12 +183,12 @@ void Negotiation::Impl::write_requests(Writer& writer) {
 }
 
 void Negotiation::Impl::write_full_request(Writer& writer, const Tensor& tensor) const {
-  put(writer, tensor.groups.empty() ? UpItem::full : UpItem::split);
+  writer.put_enum(tensor.groups.empty() ? UpItem::full : UpItem::split);
   writer.put_string(*tensor.name);
   if (tensor.groups.empty()) {
     write_signature(writer, *tensor.common);
     if (has_own_first_extent(tensor.common->kind)) {
-      write_extents(writer, tensor.extents, 0, tensor.extents.size());
+      write_extents(writer, tensor.extents);
     }
     return;
   }
@@ -215,7 +211,7 @@ void Negotiation::Impl::write_acknowledgement(Writer& writer) {
   const std::uint64_t acknowledged = acknowledged_below();
   if (acknowledged == acknowledged_up_) return;
   acknowledged_up_ = acknowledged;
-  put(writer, UpItem::acknowledge);
+  writer.put_enum(UpItem::acknowledge);
   writer.put_varint(acknowledged);
 }
 
@@ -230,7 +226,7 @@ void Negotiation::Impl::send_up() {
     write_steady_items(items);
   }
   if (end_request_) {
-    put(items, UpItem::end);
+    items.put_enum(UpItem::end);
     write_status(items, *end_request_);
     end_request_.reset();
   }

@@ -75,7 +75,7 @@ void Negotiation::Impl::end_everywhere(const Status& status) {
     release_all();
   }
   Writer item;
-  item.put_varint(static_cast<std::uint64_t>(DownItem::end));
+  item.put_enum(DownItem::end);
   write_status(item, status);
   publish(item);
 }
@@ -87,7 +87,7 @@ void Negotiation::Impl::end_here(const Status& status, bool is_parent_left) {
   }
   Writer message;
   message.put_varint(++down_frame_ % negotiation::kFrames);
-  message.put_varint(static_cast<std::uint64_t>(DownItem::end));
+  message.put_enum(DownItem::end);
   write_status(message, status);
   for (const int child : tree_.children) outgoing_.push_back({child, message.bytes()});
   end_request_.reset();

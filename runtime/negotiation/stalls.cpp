@@ -64,7 +64,7 @@ void Negotiation::Impl::write_stall_reports(Writer& writer) {
     if (tensor->is_sent_up) continue;
     const auto age =
         std::chrono::duration_cast<std::chrono::milliseconds>(now_ - tensor->since).count();
-    writer.put_varint(static_cast<std::uint64_t>(negotiation::UpItem::stall));
+    writer.put_enum(negotiation::UpItem::stall);
     writer.put_string(*tensor->name);
     writer.put_varint(static_cast<std::uint64_t>(std::max<std::int64_t>(age, 0)));
     write_ranks(writer, submitted_ranks(*tensor));

@@ -54,7 +54,7 @@ void Negotiation::Impl::start_schedule_if_due() {
 
 void Negotiation::Impl::write_schedule(Writer& writer) const {
   const auto agreements = learner_.schedule();
-  writer.put_varint(static_cast<std::uint64_t>(negotiation::DownItem::schedule));
+  writer.put_enum(negotiation::DownItem::schedule);
   writer.put_varint(sequence_ + 1);
   const auto patience = std::chrono::duration_cast<microseconds>(learner_.patience());
   writer.put_varint(static_cast<std::uint64_t>(patience.count()));

@@ -20,11 +20,6 @@ using negotiation::ScheduledTensor;
 // rank 0 calls nobody late.
 constexpr auto kReplyTime = std::chrono::milliseconds(100);
 
-template <class Item>
-void put(negotiation::Writer& writer, Item item) {
-  writer.put_varint(static_cast<std::uint64_t>(item));
-}
-
 }  // namespace
 
 // This node, or one below it, wants the schedule to end.
@@ -36,7 +31,7 @@ void Negotiation::Impl::leave(const std::string& reason) {
     return;
   }
   Writer item;
-  put(item, negotiation::DownItem::stop);
+  item.put_enum(negotiation::DownItem::stop);
   item.put_string(reason);
   publish(item);
 }
@@ -90,7 +85,7 @@ void Negotiation::Impl::report_if_complete() {
     return;
   }
   Writer item;
-  put(item, negotiation::DownItem::decision);
+  item.put_enum(negotiation::DownItem::decision);
   item.put_varint(schedule_->taken_min);
   item.put_varint(schedule_->taken_max - schedule_->taken_min);
   publish(item);
@@ -98,13 +93,13 @@ void Negotiation::Impl::report_if_complete() {
 
 void Negotiation::Impl::write_steady_items(Writer& writer) {
   if (leave_request_) {
-    put(writer, negotiation::UpItem::leave);
+    writer.put_enum(negotiation::UpItem::leave);
     writer.put_string(*leave_request_);
     leave_request_.reset();
   }
   if (!schedule_ || !schedule_->is_report_due) return;
   schedule_->is_report_due = false;
-  put(writer, negotiation::UpItem::report);
+  writer.put_enum(negotiation::UpItem::report);
   writer.put_varint(schedule_->taken_min);
   writer.put_varint(schedule_->taken_max - schedule_->taken_min);
 }

@@ -158,7 +158,7 @@ std::vector<std::int64_t> Negotiation::Impl::read_first_extents(Reader& reader,
                                                                 OperationKind kind) const {
   std::vector<std::int64_t> extents(static_cast<std::size_t>(options_.size) *
                                     first_extents_of_rank(kind, options_.size));
-  read_extents(reader, extents, 0, extents.size());
+  read_extents(reader, extents);
   return extents;
 }
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <bit>
 
 #include "base/error.hpp"
@@ -102,18 +103,18 @@ std::size_t Reader::get_count(const char* what) {
 }
 
 void write_signature(Writer& writer, const TensorSignature& signature) {
-  writer.put_varint(static_cast<std::uint64_t>(signature.kind));
-  writer.put_varint(static_cast<std::uint64_t>(signature.dtype));
-  writer.put_varint(static_cast<std::uint64_t>(signature.op));
-  writer.put_varint(static_cast<std::uint64_t>(signature.device));
+  writer.put_enum(signature.kind);
+  writer.put_enum(signature.dtype);
+  writer.put_enum(signature.op);
+  writer.put_enum(signature.device);
   writer.put_signed(signature.root);
   writer.put_double(signature.prescale);
   writer.put_double(signature.postscale);
-  writer.put_varint(static_cast<std::uint64_t>(signature.compression.mode));
+  writer.put_enum(signature.compression.mode);
   writer.put_signed(signature.compression.rate);
   writer.put_double(signature.compression.beta);
   writer.put_signed(signature.compression.warmup_steps);
-  writer.put_varint(static_cast<std::uint64_t>(signature.compression.values));
+  writer.put_enum(signature.compression.values);
   writer.put_double(signature.compression.guard);
   writer.put_signed(signature.compression.ramp_steps);
   writer.put_signed(signature.first_step);
@@ -147,7 +148,7 @@ TensorSignature read_signature(Reader& reader) {
 }
 
 void write_status(Writer& writer, const Status& status) {
-  writer.put_varint(static_cast<std::uint64_t>(status.code()));
+  writer.put_enum(status.code());
   writer.put_string(status.message());
 }
 
@@ -184,28 +185,26 @@ RankSet read_ranks(Reader& reader, int first, int end) {
   return ranks;
 }
 
-void write_extents(Writer& writer, const std::vector<std::int64_t>& extents, std::size_t first,
-                   std::size_t count) {
-  const std::size_t end = first + count;
-  while (first < end) {
-    std::size_t next = first + 1;
-    while (next < end && extents[next] == extents[first]) ++next;
-    writer.put_signed(extents[first]);
-    writer.put_varint(next - first);
+void write_extents(Writer& writer, std::span<const std::int64_t> extents) {
+  for (auto first = extents.begin(); first != extents.end();) {
+    const auto next =
+        std::find_if(first, extents.end(), [&](std::int64_t extent) { return extent != *first; });
+    writer.put_signed(*first);
+    writer.put_varint(static_cast<std::uint64_t>(next - first));
     first = next;
   }
 }
 
-void read_extents(Reader& reader, std::vector<std::int64_t>& extents, std::size_t first,
-                  std::size_t count) {
-  while (count > 0) {
+void read_extents(Reader& reader, std::span<std::int64_t> extents) {
+  while (!extents.empty()) {
     const std::int64_t extent = reader.get_signed();
     const std::uint64_t repeats = reader.get_varint();
-    if (repeats == 0 || repeats > count) {
-      refuse_message(fmt::format("{} first extents, where {} are missing", repeats, count));
+    if (repeats == 0 || repeats > extents.size()) {
+      refuse_message(
+          fmt::format("{} first extents, where {} are missing", repeats, extents.size()));
     }
-    for (std::uint64_t i = 0; i < repeats; ++i) extents[first++] = extent;
-    count -= static_cast<std::size_t>(repeats);
+    std::ranges::fill(extents.first(repeats), extent);
+    extents = extents.subspan(repeats);
   }
 }
 

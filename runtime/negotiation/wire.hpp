@@ -2,10 +2,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
-#include <vector>
 
 #include "runtime/negotiation.hpp"
 #include "runtime/negotiation/rank_set.hpp"
@@ -16,6 +16,10 @@ namespace scalecom::negotiation {
 class Writer {
  public:
   void put_varint(std::uint64_t value);
+  template <class Enum>
+  void put_enum(Enum value) {
+    put_varint(static_cast<std::uint64_t>(value));
+  }
   void put_signed(std::int64_t value);
   void put_double(double value);
   void put_string(std::string_view text);
@@ -64,10 +68,8 @@ void write_ranks(Writer& writer, const RankSet& ranks);
 RankSet read_ranks(Reader& reader, int first, int end);
 
 /// Runs of equal extents: ranks that agree cost nothing.
-void write_extents(Writer& writer, const std::vector<std::int64_t>& extents, std::size_t first,
-                   std::size_t count);
-/// Replaces extents[first, first + count).
-void read_extents(Reader& reader, std::vector<std::int64_t>& extents, std::size_t first,
-                  std::size_t count);
+void write_extents(Writer& writer, std::span<const std::int64_t> extents);
+/// As many as `extents` has.
+void read_extents(Reader& reader, std::span<std::int64_t> extents);
 
 }  // namespace scalecom::negotiation

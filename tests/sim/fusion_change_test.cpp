@@ -50,7 +50,7 @@ std::string end_of(Negotiation& node) {
 
 std::string fusion_item(std::int64_t threshold_bytes, double cycle_time_ms) {
   negotiation::Writer writer;
-  writer.put_varint(static_cast<std::uint64_t>(negotiation::DownItem::fusion));
+  writer.put_enum(negotiation::DownItem::fusion);
   writer.put_signed(threshold_bytes);
   writer.put_double(cycle_time_ms);
   return writer.take();

@@ -14,7 +14,7 @@ namespace {
 template <class Item>
 Writer item(Item kind, std::initializer_list<std::uint64_t> numbers) {
   Writer writer;
-  writer.put_varint(static_cast<std::uint64_t>(kind));
+  writer.put_enum(kind);
   for (const std::uint64_t number : numbers) writer.put_varint(number);
   return writer;
 }

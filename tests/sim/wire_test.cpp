@@ -46,7 +46,7 @@ std::string write_everything() {
   RankSet ranks({2, 5});
   ranks.add({7, 8});
   write_ranks(writer, ranks);
-  write_extents(writer, {5, 5, 5, 9, 0}, 0, 5);
+  write_extents(writer, std::vector<std::int64_t>{5, 5, 5, 9, 0});
   return writer.take();
 }
 
@@ -67,7 +67,7 @@ Everything read_everything(std::string_view bytes) {
   all.signature = read_signature(reader);
   all.status = read_status(reader);
   all.ranks = read_ranks(reader, 0, 10);
-  read_extents(reader, all.extents, 0, 5);
+  read_extents(reader, all.extents);
   if (!reader.is_at_end()) refuse_message("bytes are left");
   return all;
 }
@@ -129,11 +129,11 @@ TEST_CASE("values out of range are refused") {
   refuses([](Writer& w) { write_ranks(w, RankSet()); }, [](Reader& r) { read_ranks(r, 0, 9); });
   refuses(
       [](Writer& w) {
-        write_extents(w, {1, 1, 1}, 0, 3);
+        write_extents(w, std::vector<std::int64_t>{1, 1, 1});
       },
       [](Reader& r) {
         std::vector<std::int64_t> extents(2);
-        read_extents(r, extents, 0, 2);
+        read_extents(r, extents);
       });
 }
 
