@@ -60,9 +60,7 @@ class AgreementWriter {
  private:
   void put(std::uint64_t value) { writer_.put_varint(value); }
   void put_step(std::int64_t step) {
-    // Wraps around like the reader's sum.
-    writer_.put_signed(static_cast<std::int64_t>(static_cast<std::uint64_t>(step) -
-                                                 static_cast<std::uint64_t>(last_step_)));
+    write_step(writer_, step, last_step_);
     last_step_ = step;
   }
   void end_run() {

@@ -67,6 +67,8 @@ class Negotiation::Impl {
   /// -1: no neighbour below.
   int member_of(int rank) const noexcept;
   int rank_of(std::size_t member) const noexcept { return members_[member].ranks.first; }
+  /// Of the members whose bits are set.
+  RankSet ranks_of(std::uint32_t members) const;
   /// A member whose ranks have all joined is not waited for.
   bool is_complete(const Tensor& tensor) const noexcept {
     return tensor.arrived != 0 && (tensor.arrived | joined_members_) == all_members_;
@@ -86,6 +88,7 @@ class Negotiation::Impl {
   void take_extents(Tensor& tensor, OperationKind kind, std::size_t member, Reader& reader);
 
   // Requests from below and to above (requests.cpp)
+  static bool has_next_frame(Reader& message, std::uint64_t last);
   void receive_requests(std::size_t member, Reader& reader);
   void take_request_run(std::size_t member, std::uint64_t generation, Reader& reader,
                         std::uint64_t& expected);
@@ -110,7 +113,7 @@ class Negotiation::Impl {
   std::optional<TimePoint> release_time() const;
   void start_generation_if_due(const std::vector<Tensor*>& tensors);
   void write_agreement(Writer& writer, const std::vector<Tensor*>& tensors);
-  void publish(Writer& item);
+  void publish(const Writer& item);
 
   // The stream from rank 0 (stream.cpp)
   void receive_stream(const ControlMessage& message);
@@ -131,7 +134,7 @@ class Negotiation::Impl {
   void check_agreed_by_number(const Tensor& tensor, bool is_entry_of_kind) const;
   std::vector<std::int64_t> read_first_extents(Reader& reader, OperationKind kind) const;
   std::uint64_t acknowledged_below() const noexcept;
-  void send_down();
+  void send_down(const Writer& items);
 
   // Other fusion settings (fusion_change.cpp)
   void publish_fusion_if_due();
@@ -149,6 +152,10 @@ class Negotiation::Impl {
   void write_stall_reports(Writer& writer);
   void queue_stall_report(Tensor& tensor);
   void check_stalls();
+  /// Rank 0: whether what has been waited for since then has used up the stall shutdown time, and
+  /// the end that this is; `what` says who waits for whom.
+  bool is_shutdown_due(TimePoint since) const noexcept;
+  void end_stalled(const std::string& what);
   TimePoint check_stall(Tensor& tensor, std::vector<Tensor*>& stalled);
   void report_stalls(const std::vector<Tensor*>& stalled);
   RankSet submitted_ranks(const Tensor& tensor) const;

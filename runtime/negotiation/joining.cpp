@@ -118,15 +118,12 @@ void Negotiation::Impl::apply_joined(Reader& reader) {
   }
   own_join_.reset();
   has_joins_ = false;
-  lacks_device_ = false;
-  joined_ = {};
-  joined_members_ = 0;
-  for (Member& member : members_) member.joined = 0;
+  forget_joins();
   events_.emplace_back(Joined{static_cast<int>(last)});
 }
 
-// A schedule starts. The requests of a rank that has joined are taken back like all others, so that
-// its join must come again behind them.
+// All have joined; or a schedule starts: the requests of a rank that has joined are taken back like
+// all others, so that its join must come again behind them.
 void Negotiation::Impl::forget_joins() {
   lacks_device_ = false;
   joined_ = {};
@@ -154,10 +151,8 @@ void Negotiation::Impl::check_joins() {
       "{} {} joined, and for {:.1f} s {} neither joined nor agreed on a tensor", describe(joined_),
       joined_.count() == 1 ? "has" : "have", std::chrono::duration<double>(quiet).count(),
       describe(missing) + (missing.count() == 1 ? " has" : " have"));
-  if (stall_shutdown_ > Clock::duration::zero() && quiet >= stall_shutdown_) {
-    end_everywhere(Status(StatusCode::timed_out, message +
-                                                     ", and the stall shutdown time has passed "
-                                                     "(SCALECOM_STALL_SHUTDOWN_TIME_SECONDS)"));
+  if (is_shutdown_due(last_agreement_)) {
+    end_stalled(message);
   } else if (quiet >= stall_time_) {
     events_.emplace_back(Stall{message + ". A rank may hang, or end without join()"});
   }

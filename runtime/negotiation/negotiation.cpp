@@ -68,6 +68,14 @@ int Negotiation::Impl::member_of(int rank) const noexcept {
   return static_cast<int>(child - tree_.children.begin()) + 1;
 }
 
+negotiation::RankSet Negotiation::Impl::ranks_of(std::uint32_t members) const {
+  RankSet ranks;
+  for (std::size_t member = 0; member < members_.size(); ++member) {
+    if ((members >> member & 1) != 0) ranks.add(members_[member].ranks);
+  }
+  return ranks;
+}
+
 void Negotiation::Impl::submit(TensorRequest request, TimePoint now) {
   if (has_ended_) return;
   now_ = now;
@@ -151,11 +159,7 @@ void Negotiation::Impl::arrive_split(Tensor& tensor, std::size_t member,
 // From "all the same" to one group of those that have arrived.
 void Negotiation::Impl::split(Tensor& tensor) {
   if (tensor.common == nullptr) return;
-  RankSet ranks;
-  for (std::size_t member = 0; member < members_.size(); ++member) {
-    if ((tensor.arrived >> member & 1) != 0) ranks.add(members_[member].ranks);
-  }
-  tensor.groups.push_back({*tensor.common, std::move(ranks)});
+  tensor.groups.push_back({*tensor.common, ranks_of(tensor.arrived)});
   tensor.common = nullptr;
 }
 
@@ -237,7 +241,7 @@ std::optional<TimePoint> Negotiation::Impl::next_timer() const {
 
 std::vector<OutgoingMessage> Negotiation::Impl::take_outgoing() {
   release_due();
-  send_down();
+  send_down(std::exchange(stream_, {}));
   send_up();
   return std::exchange(outgoing_, {});
 }

@@ -132,7 +132,7 @@ void Negotiation::Impl::write_agreement(Writer& writer, const std::vector<Tensor
 }
 
 // Rank 0 takes its own stream like all others, so that all hold the same tables.
-void Negotiation::Impl::publish(Writer& item) {
+void Negotiation::Impl::publish(const Writer& item) {
   if (members_.size() > 1) stream_.put_bytes(item.bytes());
   Reader reader(item.bytes());
   apply_item(reader);

@@ -19,13 +19,17 @@ constexpr std::size_t kInFlightMax = std::size_t{1} << 22;
 
 }  // namespace
 
+// False: the one behind `last` has come again.
+bool Negotiation::Impl::has_next_frame(Reader& message, std::uint64_t last) {
+  const std::uint64_t frame = message.get_below(negotiation::kFrames, "frame");
+  if (frame == last % negotiation::kFrames && last > 0) return false;
+  if (frame == (last + 1) % negotiation::kFrames) return true;
+  refuse_message(fmt::format("frame {} follows frame {}", frame, last));
+}
+
 void Negotiation::Impl::receive_requests(std::size_t member, Reader& reader) {
-  const std::uint64_t frame = reader.get_below(negotiation::kFrames, "frame");
   std::uint64_t& last = members_[member].frame;
-  if (frame == last % negotiation::kFrames && last > 0) return;
-  if (frame != (last + 1) % negotiation::kFrames) {
-    refuse_message(fmt::format("frame {} follows frame {}", frame, last));
-  }
+  if (!has_next_frame(reader, last)) return;
   ++last;
   const std::uint64_t generation = reader.get_varint();
   std::uint64_t expected = 0;

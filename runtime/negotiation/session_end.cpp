@@ -1,8 +1,6 @@
 // The end of a session: ordered by rank 0 like everything else, as long as rank 0 can be reached.
 #include <fmt/format.h>
 
-#include <utility>
-
 #include "base/error.hpp"
 #include "base/lost_rank.hpp"
 #include "runtime/negotiation/impl.hpp"
@@ -11,11 +9,16 @@
 namespace scalecom {
 namespace {
 
-using negotiation::DownItem;
-
 // A node that knows of a failure waits this long for rank 0 to end the session; then it ends the
 // session of its subtree by itself.
 constexpr auto kEndTime = std::chrono::seconds(1);
+
+negotiation::Writer end_item(const Status& status) {
+  negotiation::Writer item;
+  item.put_enum(negotiation::DownItem::end);
+  write_status(item, status);
+  return item;
+}
 
 }  // namespace
 
@@ -74,10 +77,7 @@ void Negotiation::Impl::end_everywhere(const Status& status) {
     }
     release_all();
   }
-  Writer item;
-  item.put_enum(DownItem::end);
-  write_status(item, status);
-  publish(item);
+  publish(end_item(status));
 }
 
 void Negotiation::Impl::end_here(const Status& status, bool is_parent_left) {
@@ -85,11 +85,7 @@ void Negotiation::Impl::end_here(const Status& status, bool is_parent_left) {
     end_everywhere(status);
     return;
   }
-  Writer message;
-  message.put_varint(++down_frame_ % negotiation::kFrames);
-  message.put_enum(DownItem::end);
-  write_status(message, status);
-  for (const int child : tree_.children) outgoing_.push_back({child, message.bytes()});
+  send_down(end_item(status));
   end_request_.reset();
   if (is_parent_left) end_request_ = status;
   events_.emplace_back(SessionEnd{status});

@@ -94,13 +94,9 @@ void Negotiation::Impl::take_stall_report(std::size_t member, Reader& reader) {
 }
 
 negotiation::RankSet Negotiation::Impl::submitted_ranks(const Tensor& tensor) const {
-  RankSet ranks;
-  for (std::size_t member = 0; member < members_.size(); ++member) {
-    if ((tensor.arrived >> member & 1) != 0) {
-      ranks.add(members_[member].ranks);
-    } else if (tensor.stall && member < tensor.stall->reported.size()) {
-      ranks.add(tensor.stall->reported[member]);
-    }
+  RankSet ranks = ranks_of(tensor.arrived);
+  if (tensor.stall) {
+    for (const RankSet& reported : tensor.stall->reported) ranks.add(reported);
   }
   return ranks;
 }
@@ -112,16 +108,10 @@ void Negotiation::Impl::check_stalls() {
   std::vector<Tensor*> stalled;
   for (Tensor* tensor = table_.first_partial(); tensor != nullptr; tensor = tensor->next) {
     next = std::min(next, check_stall(*tensor, stalled));
-    const bool is_over = is_root() && stall_shutdown_ > Clock::duration::zero() &&
-                         now_ - tensor->since >= stall_shutdown_;
-    if (is_over) {
-      const std::string message = fmt::format(
-          "{} {}, and the stall shutdown time of {} s has passed "
-          "(SCALECOM_STALL_SHUTDOWN_TIME_SECONDS)",
-          own_words(*tensor->name).empty() ? "tensor" : "scalecom's own",
-          describe_wait(wait_for(*tensor)), options_.stall_shutdown_time_s);
-      end_everywhere(Status(StatusCode::timed_out, message));
-      return;
+    if (is_root() && is_shutdown_due(tensor->since)) {
+      return end_stalled(fmt::format("{} {}",
+                                     own_words(*tensor->name).empty() ? "tensor" : "scalecom's own",
+                                     describe_wait(wait_for(*tensor))));
     }
   }
   next_stall_check_ = std::max(next, now_ + stall_look_ / kReportsLater);
@@ -133,6 +123,17 @@ void Negotiation::Impl::check_stalls() {
     tensor->stall->next_event = now_ + stall_time_ - stall_time_ / kReportsLater;
   }
   report_stalls(stalled);
+}
+
+bool Negotiation::Impl::is_shutdown_due(TimePoint since) const noexcept {
+  return stall_shutdown_ > Clock::duration::zero() && now_ - since >= stall_shutdown_;
+}
+
+void Negotiation::Impl::end_stalled(const std::string& what) {
+  end_everywhere(Status(StatusCode::timed_out,
+                        fmt::format("{}, and the stall shutdown time of {} s has passed "
+                                    "(SCALECOM_STALL_SHUTDOWN_TIME_SECONDS)",
+                                    what, options_.stall_shutdown_time_s)));
 }
 
 // When the tensor is to be looked at again.

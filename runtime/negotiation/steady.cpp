@@ -110,8 +110,7 @@ std::size_t Negotiation::Impl::read_scheduled(Reader& reader, Schedule& schedule
     }
     const std::uint64_t first = expected + static_cast<std::uint64_t>(reader.get_signed());
     const std::uint64_t more = reader.get_below(table_.cached_count(), "number of cached tensors");
-    step = static_cast<std::int64_t>(static_cast<std::uint64_t>(step) +
-                                     static_cast<std::uint64_t>(reader.get_signed()));
+    step = read_step(reader, step);
     for (std::uint64_t i = 0; i <= more; ++i) add_scheduled(first + i, step, schedule);
     expected = first + more + 1;
   }

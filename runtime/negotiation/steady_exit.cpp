@@ -107,21 +107,11 @@ void Negotiation::Impl::write_steady_items(Writer& writer) {
 // Rank 0: a rank that does not answer the stop holds everybody up.
 void Negotiation::Impl::check_stop() {
   if (!is_root() || !options_.stall_check || now_ < schedule_->next_stop_check) return;
-  RankSet missing;
-  for (std::size_t member = 1; member < members_.size(); ++member) {
-    if ((schedule_->reported >> member & 1) == 0) missing.add(members_[member].ranks);
-  }
   const auto time = std::chrono::duration<double>(now_ - schedule_->stopped_at);
   const std::string message =
       fmt::format("{}, or one below, has not answered the end of the steady state for {:.1f} s",
-                  describe(missing), time.count());
-  const bool is_over = stall_shutdown_ > Clock::duration::zero() && time >= stall_shutdown_;
-  if (is_over) {
-    end_everywhere(Status(StatusCode::timed_out, message +
-                                                     ", and the stall shutdown time has passed "
-                                                     "(SCALECOM_STALL_SHUTDOWN_TIME_SECONDS)"));
-    return;
-  }
+                  describe(ranks_of(all_members_ & ~schedule_->reported)), time.count());
+  if (is_shutdown_due(schedule_->stopped_at)) return end_stalled(message);
   schedule_->next_stop_check = now_ + stall_look_;
   events_.emplace_back(Stall{message + ". A process may hang"});
 }

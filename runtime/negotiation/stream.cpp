@@ -21,22 +21,17 @@ using negotiation::refuse_message;
 
 void Negotiation::Impl::receive_stream(const ControlMessage& message) {
   Reader reader(message);
-  const std::uint64_t frame = reader.get_below(negotiation::kFrames, "frame");
-  if (frame == down_frame_ % negotiation::kFrames && down_frame_ > 0) return;
-  if (frame != (down_frame_ + 1) % negotiation::kFrames) {
-    refuse_message(fmt::format("frame {} follows frame {}", frame, down_frame_));
-  }
+  if (!has_next_frame(reader, down_frame_)) return;
   while (!reader.is_at_end() && !has_ended_) apply_item(reader);
   ++down_frame_;
   for (const int child : tree_.children) outgoing_.push_back({child, message});
 }
 
-void Negotiation::Impl::send_down() {
-  if (stream_.is_empty()) return;
+void Negotiation::Impl::send_down(const Writer& items) {
+  if (items.is_empty()) return;
   Writer message;
   message.put_varint(++down_frame_ % negotiation::kFrames);
-  message.put_bytes(stream_.bytes());
-  stream_.clear();
+  message.put_bytes(items.bytes());
   for (const int child : tree_.children) outgoing_.push_back({child, message.bytes()});
 }
 
@@ -90,8 +85,7 @@ void Negotiation::Impl::apply_run(Reader& reader, std::uint64_t& expected, std::
   const auto offset = static_cast<std::uint64_t>(reader.get_signed());
   const std::uint64_t first = expected + offset;
   const std::uint64_t more = reader.get_below(table_.cached_count(), "number of cached tensors");
-  step = static_cast<std::int64_t>(static_cast<std::uint64_t>(step) +
-                                   static_cast<std::uint64_t>(reader.get_signed()));
+  step = read_step(reader, step);
   for (std::uint64_t i = 0; i <= more; ++i) {
     Tensor& tensor = find_numbered(first + i);
     check_agreed_by_number(tensor, !has_own_first_extent(tensor.cached.kind));
@@ -120,8 +114,7 @@ void Negotiation::Impl::apply_full(Reader& reader, bool is_announced, std::int64
                                    std::vector<AgreedTensor>& agreed) {
   const std::string_view name = reader.get_string();
   const bool gets_number = reader.get_below(2, "cache flag") == 1;
-  step = static_cast<std::int64_t>(static_cast<std::uint64_t>(step) +
-                                   static_cast<std::uint64_t>(reader.get_signed()));
+  step = read_step(reader, step);
   Tensor* tensor = is_announced && own_join_ ? &table_.get(name) : table_.find(name);
   if (is_announced) {
     TensorSignature announced = negotiation::read_signature(reader);

@@ -102,6 +102,17 @@ std::size_t Reader::get_count(const char* what) {
   return static_cast<std::size_t>(count);
 }
 
+// Difference and sum wrap around.
+void write_step(Writer& writer, std::int64_t step, std::int64_t before) {
+  writer.put_signed(static_cast<std::int64_t>(static_cast<std::uint64_t>(step) -
+                                              static_cast<std::uint64_t>(before)));
+}
+
+std::int64_t read_step(Reader& reader, std::int64_t before) {
+  return static_cast<std::int64_t>(static_cast<std::uint64_t>(before) +
+                                   static_cast<std::uint64_t>(reader.get_signed()));
+}
+
 void write_signature(Writer& writer, const TensorSignature& signature) {
   writer.put_enum(signature.kind);
   writer.put_enum(signature.dtype);

@@ -27,7 +27,6 @@ class Writer {
 
   bool is_empty() const noexcept { return bytes_.empty(); }
   const std::string& bytes() const noexcept { return bytes_; }
-  void clear() noexcept { bytes_.clear(); }
   std::string take() { return std::exchange(bytes_, {}); }
 
  private:
@@ -56,6 +55,10 @@ class Reader {
 };
 
 [[noreturn]] void refuse_message(const std::string& problem);
+
+/// By its difference from the step before it.
+void write_step(Writer& writer, std::int64_t step, std::int64_t before);
+std::int64_t read_step(Reader& reader, std::int64_t before);
 
 void write_signature(Writer& writer, const TensorSignature& signature);
 TensorSignature read_signature(Reader& reader);
