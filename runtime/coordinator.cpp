@@ -263,17 +263,14 @@ const SessionEnd* Coordinator::find_failure() const {
 void Coordinator::check() {
   if (has_ended_) return;  // Residuals may be read afterwards.
   poll_once();
-  if (const SessionEnd* end = find_failure())
-    throw Error(end->status.code(), end->status.message());
+  if (const SessionEnd* end = find_failure()) throw Error(end->status);
   if (!requested_end_) return;
   if (const std::int64_t sent = parts_.collectives->counters().messages_sent;
       sent != messages_at_end_) {
     messages_at_end_ = sent;
     requested_end_at_ = Deadline::after(kShutdownTime);
   }
-  if (requested_end_at_.has_passed()) {
-    throw Error(requested_end_->status.code(), requested_end_->status.message());
-  }
+  if (requested_end_at_.has_passed()) throw Error(requested_end_->status);
 }
 
 // The next thing that can be done; false when there is none. With a batch less under way the next

@@ -43,8 +43,7 @@ bool Coordinator::lacks_figures(const Agreement& agreement) {
   execution_.read_device_health();
   awaits_figures_ = samples.are_awaited_by(agreement);
   if (!awaits_figures_) return false;
-  if (const SessionEnd* end = find_failure())
-    throw Error(end->status.code(), end->status.message());
+  if (const SessionEnd* end = find_failure()) throw Error(end->status);
   look_at_devices_within(kFiguresPeriod);
   return true;
 }

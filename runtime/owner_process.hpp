@@ -21,7 +21,7 @@ class OwnerProcess {
   }
   /// Throws what status() says.
   void check() const {
-    if (const Status other = status(); !other.is_ok()) throw Error(other.code(), other.message());
+    if (const Status other = status(); !other.is_ok()) throw Error(other);
   }
 
  private:

@@ -85,9 +85,7 @@ std::unique_ptr<Session> Session::make_process_set(const std::vector<int>& ranks
       mine = Status(StatusCode::internal, error.what());
     }
   }
-  if (const Status status = bootstrap.finish(mine); !status.is_ok()) {
-    throw Error(status.code(), status.message());
-  }
+  if (const Status status = bootstrap.finish(mine); !status.is_ok()) throw Error(status);
   return session;
 }
 

@@ -235,7 +235,7 @@ void SessionImpl::run_by(bool (TensorQueue::*push)(CoordinatorTask), const Coord
   try {
     if (is_pushed) {
       const Status status = outcome.get();
-      if (!status.is_ok()) throw Error(status.code(), status.message());
+      if (!status.is_ok()) throw Error(status);
       return;
     }
   } catch (const std::future_error&) {
@@ -333,7 +333,7 @@ void SessionImpl::start_timeline_by_setting() {
 void SessionImpl::start_timeline(const std::string& path, bool mark_cycles) {
   check_process();  // Before the file, which may be the other process's.
   const std::lock_guard lock(timeline_mutex_);
-  if (const Status ended = status(); !ended.is_ok()) throw Error(ended.code(), ended.message());
+  if (const Status ended = status(); !ended.is_ok()) throw Error(ended);
   if (path.empty()) {
     throw Error(StatusCode::invalid_argument,
                 "start_timeline: the path is empty; name the file that rank 0 writes");

@@ -54,9 +54,7 @@ std::vector<std::string> SessionBootstrap::gather(const std::string& mine) {
   std::memcpy(input.data(), &length, sizeof length);
   input += mine;
   const Ticket ticket = session_.all_gather(kName, bytes_view(input));
-  if (const Status status = ticket.wait(); !status.is_ok()) {
-    throw Error(status.code(), status.message());
-  }
+  if (const Status status = ticket.wait(); !status.is_ok()) throw Error(status);
   const TensorView output = ticket.output();
   std::string_view bytes(static_cast<const char*>(output.data),
                          static_cast<std::size_t>(output.bytes()));
@@ -94,7 +92,7 @@ bool SessionBootstrap::take_round(const std::string& mine) {
 
 std::vector<std::string> SessionBootstrap::exchange(const std::string& mine, Limit /*limit*/) {
   take_round(kExchanges + mine);
-  if (!failure_.is_ok()) throw Error(failure_.code(), failure_.message());
+  if (!failure_.is_ok()) throw Error(failure_);
   std::vector<std::string> blobs;
   for (const std::string& text : said_) {
     SCALECOM_ASSERT(text.front() == kExchanges, "a rank has left a meeting that goes on");

@@ -38,7 +38,7 @@ void TensorQueue::wake_sleepers() {
 }
 
 void TensorQueue::check_open_locked(const std::string& name) const {
-  if (is_closed_) throw Error(closed_status_.code(), closed_status_.message());
+  if (is_closed_) throw Error(closed_status_);
   if (has_joined_) {
     throw Error(StatusCode::invalid_argument,
                 "tensor " + name +

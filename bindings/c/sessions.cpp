@@ -30,7 +30,7 @@ void meet_to_remove(Session& session, std::int32_t id) {
   const TensorView view{&here, DataType::uint8, {1}, {}};
   const std::string name = "allgather.scalecom[end of a process set]." + std::to_string(id);
   if (const Status status = session.all_gather(name, view).wait(); !status.is_ok()) {
-    throw Error(status.code(), status.message());
+    throw Error(status);
   }
 }
 

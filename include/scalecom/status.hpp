@@ -53,6 +53,8 @@ class Status {
 class SCALECOM_API Error : public std::runtime_error {
  public:
   Error(StatusCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  /// Of what is not ok.
+  explicit Error(const Status& status) : Error(status.code(), status.message()) {}
   StatusCode code() const noexcept { return code_; }
   Status status() const { return Status(code_, what()); }
 

@@ -15,7 +15,7 @@ namespace scalecom::test {
 
 /// Throws what a rank's thread must not go on after, where Catch's macros have no place.
 inline void expect_ok(const Status& status) {
-  if (!status.is_ok()) throw Error(status.code(), status.message());
+  if (!status.is_ok()) throw Error(status);
 }
 
 /// Sessions of `size` ranks in one process: the real runtime over in-process transports.

@@ -37,7 +37,7 @@ AllReduceOptions reduction_of(const Options& options) {
 
 void finish(const Ticket& ticket) {
   const Status status = ticket.wait();
-  if (!status.is_ok()) throw Error(status.code(), status.message());
+  if (!status.is_ok()) throw Error(status);
 }
 
 Timing time_calls(const Options& options, const std::function<void()>& prepare,

@@ -17,7 +17,7 @@ int main() {
     const scalecom::TensorView output{average.data(), scalecom::DataType::float32, {1000}, {}};
 
     const scalecom::Status dense = session->all_reduce("gradient", input, output).wait();
-    if (!dense.is_ok()) throw scalecom::Error(dense.code(), dense.message());
+    if (!dense.is_ok()) throw scalecom::Error(dense);
     std::printf("rank %d of %d: the average is %.2f\n", topology.rank, topology.size, average[0]);
 
     scalecom::AllReduceOptions options;
@@ -25,7 +25,7 @@ int main() {
     options.compression.rate = 100;
     const scalecom::Status sparse =
         session->all_reduce("compressed", input, output, options).wait();
-    if (!sparse.is_ok()) throw scalecom::Error(sparse.code(), sparse.message());
+    if (!sparse.is_ok()) throw scalecom::Error(sparse);
     const auto sent =
         std::count_if(average.begin(), average.end(), [](float value) { return value != 0.0f; });
     std::printf("rank %d of %d: ScaleCom delivered %d of 1000 elements\n", topology.rank,

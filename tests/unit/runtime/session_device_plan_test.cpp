@@ -46,7 +46,7 @@ Values all_reduce(DeviceWorld& world, int rank, const std::string& name, std::in
   const Ticket ticket =
       world[rank].all_reduce(name, tensor.view(), tensor.view(), by_setting(rate));
   const Status status = ticket.wait();
-  if (!status.is_ok()) throw Error(status.code(), status.message());
+  if (!status.is_ok()) throw Error(status);
   const std::vector<std::byte> bytes = tensor.read(ticket);
   std::memcpy(values.data(), bytes.data(), bytes.size());
   return values;
