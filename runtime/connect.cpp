@@ -124,18 +124,14 @@ bool has_own_collectives(const Config& config) { return config.allreduce_algorit
 template <class Make>
 auto make_together(Bootstrap& bootstrap, const ControlOptions& options, const Make& make) {
   std::optional<std::invoke_result_t<Make>> made;
-  std::string problem;
+  Status mine;
   try {
     made = make();
   } catch (const Error& error) {
-    problem = fmt::format("{} {}", static_cast<int>(error.code()), error.what());
+    mine = error.status();
   }
-  // The others may have failed at once, and this rank as late as it may.
-  for (const std::string& other : bootstrap.exchange(problem, 2 * options.connect_timeout)) {
-    if (other.empty()) continue;
-    const std::size_t end_of_code = other.find(' ');
-    throw Error(static_cast<StatusCode>(std::stoi(other)), other.substr(end_of_code + 1));
-  }
+  const Status failure = first_failure(bootstrap, mine, options.connect_timeout);
+  if (!failure.is_ok()) throw Error(failure);
   return std::move(*made);
 }
 

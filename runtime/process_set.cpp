@@ -64,11 +64,6 @@ std::unique_ptr<Session> connect_set(const Config& config, const std::vector<int
   return std::make_unique<Session>(std::make_unique<SessionImpl>(std::move(parts)));
 }
 
-int place_of(int rank, const std::vector<int>& ranks) {
-  const auto found = std::ranges::find(ranks, rank);
-  return found == ranks.end() ? -1 : static_cast<int>(found - ranks.begin());
-}
-
 }  // namespace
 
 std::unique_ptr<Session> Session::make_process_set(const std::vector<int>& ranks) {

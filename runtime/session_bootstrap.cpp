@@ -4,9 +4,9 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/error.hpp"
+#include "runtime/control/frames.hpp"
 
 namespace scalecom {
 namespace {
@@ -21,22 +21,17 @@ TensorView bytes_view(std::string& text) {
   return {text.data(), DataType::uint8, {static_cast<std::int64_t>(text.size())}, {}};
 }
 
-std::string ended(const Status& status) {
-  return fmt::format("{}{} {}", kHasEnded, static_cast<int>(status.code()), status.message());
-}
-
-Status status_of(const std::string& said) {
-  const std::size_t end_of_code = said.find(' ');
-  const auto code = static_cast<StatusCode>(std::stoi(said.substr(1, end_of_code - 1)));
-  return code == StatusCode::ok ? Status() : Status(code, said.substr(end_of_code + 1));
-}
-
 }  // namespace
 
+int place_of(int rank, const std::vector<int>& ranks) {
+  const auto found = std::ranges::find(ranks, rank);
+  return found == ranks.end() ? -1 : static_cast<int>(found - ranks.begin());
+}
+
 SessionBootstrap::SessionBootstrap(Session& session, std::vector<int> ranks)
-    : session_(session), ranks_(std::move(ranks)) {
-  const auto found = std::ranges::find(ranks_, session.topology().rank);
-  if (found != ranks_.end()) place_ = static_cast<int>(found - ranks_.begin());
+    : session_(session),
+      ranks_(std::move(ranks)),
+      place_(place_of(session.topology().rank, ranks_)) {
   const std::vector<std::string> all = gather(fmt::format("{}", fmt::join(ranks_, ", ")));
   for (std::size_t rank = 0; rank < all.size(); ++rank) {
     if (all[rank] == all.front()) continue;
@@ -49,10 +44,8 @@ SessionBootstrap::SessionBootstrap(Session& session, std::vector<int> ranks)
 
 // Everyone's text, by rank of the session.
 std::vector<std::string> SessionBootstrap::gather(const std::string& mine) {
-  const std::uint64_t length = mine.size();
-  std::string input(sizeof length, '\0');
-  std::memcpy(input.data(), &length, sizeof length);
-  input += mine;
+  std::string input;
+  append_frame(input, mine);
   const Ticket ticket = session_.all_gather(kName, bytes_view(input));
   if (const Status status = ticket.wait(); !status.is_ok()) throw Error(status);
   const TensorView output = ticket.output();
@@ -60,16 +53,12 @@ std::vector<std::string> SessionBootstrap::gather(const std::string& mine) {
                          static_cast<std::size_t>(output.bytes()));
   std::vector<std::string> all;
   for (int rank = 0; rank < session_.topology().size; ++rank) {
-    std::uint64_t count = 0;
-    if (bytes.size() < sizeof count) {
+    if (bytes.empty()) {
       throw Error(StatusCode::invalid_argument,
                   "a process set is made by all ranks, but one has joined; make it before join(), "
                   "or behind it");
     }
-    std::memcpy(&count, bytes.data(), sizeof count);
-    bytes.remove_prefix(sizeof count);
-    all.emplace_back(bytes.substr(0, count));
-    bytes.remove_prefix(std::min<std::size_t>(count, bytes.size()));
+    all.push_back(take_frame(bytes));
   }
   return all;
 }
@@ -82,7 +71,7 @@ bool SessionBootstrap::take_round(const std::string& mine) {
   bool have_all_ended = true;
   for (const std::string& text : said_) {
     if (text.front() == kHasEnded) {
-      if (failure_.is_ok()) failure_ = status_of(text);
+      if (failure_.is_ok()) failure_ = status_of(text.substr(1));
     } else {
       have_all_ended = false;
     }
@@ -102,7 +91,7 @@ std::vector<std::string> SessionBootstrap::exchange(const std::string& mine, Lim
 }
 
 Status SessionBootstrap::finish(const Status& mine) {
-  while (!take_round(ended(mine))) continue;
+  while (!take_round(kHasEnded + to_blob(mine))) continue;
   return failure_;
 }
 

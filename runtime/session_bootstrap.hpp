@@ -8,6 +8,9 @@
 
 namespace scalecom {
 
+/// Of `rank` in `ranks`; -1 when it is not among them.
+int place_of(int rank, const std::vector<int>& ranks);
+
 /// Some ranks of a session meet to become ranks of another one. What they exchange travels in
 /// all-gathers of the session, in which its other ranks take part too, so every rank of the session
 /// makes one of these, and then calls finish(). How long a rank is waited for is the session's
@@ -33,7 +36,7 @@ class SessionBootstrap final : public Bootstrap {
 
   Session& session_;
   std::vector<int> ranks_;
-  int place_ = -1;
+  const int place_;
   std::vector<std::string> said_;  ///< in the last round, by place
   Status failure_;                 ///< the first that a rank ended with
 };

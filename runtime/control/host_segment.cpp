@@ -51,6 +51,7 @@ HostSegment share_host_segment(Bootstrap& bootstrap, const std::vector<HostFacts
   const ControlTree star = host_star(bootstrap.rank(), facts);
   const Deadline deadline = Deadline::after(options.connect_timeout);
   HostSegment shared;
+  Status mine;
   {
     // The connections end here, which tells who waits for a segment that could not be made.
     Neighbours neighbours;
@@ -62,18 +63,12 @@ HostSegment share_host_segment(Bootstrap& bootstrap, const std::vector<HostFacts
         shared.segment = make_and_share(neighbours, bytes, deadline);
       }
     } catch (const Error& error) {
-      shared.problem =
-          fmt::format("rank {} on {}: {}", star.rank,
-                      facts[static_cast<std::size_t>(star.rank)].host_name, error.what());
+      mine = Status(error.code(), fmt::format("rank {} on {}: {}", star.rank,
+                                              facts[static_cast<std::size_t>(star.rank)].host_name,
+                                              error.what()));
     }
   }
-  std::string first_problem;
-  // One rank may have failed at once, another as late as it may.
-  for (const std::string& problem :
-       bootstrap.exchange(shared.problem, 2 * options.connect_timeout)) {
-    if (first_problem.empty()) first_problem = problem;
-  }
-  shared.problem = first_problem;
+  shared.problem = first_failure(bootstrap, mine, options.connect_timeout).message();
   return shared;
 }
 

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
 #include <optional>
 #include <utility>
 
@@ -108,19 +107,10 @@ std::string to_reply(const std::vector<std::string>& blobs) {
   return reply;
 }
 
-std::string to_reply(const Error& error) {
-  return fmt::format("-{} {}", static_cast<int>(error.code()), error.what());
-}
+std::string to_reply(const Error& error) { return "-" + to_blob(error.status()); }
 
 std::vector<std::string> read_reply(std::string_view reply) {
-  if (reply.starts_with("-")) {
-    const std::string text(reply.substr(1));
-    int code = 0;
-    std::from_chars(text.data(), text.data() + text.size(), code);
-    const bool is_known = code > 0 && code <= static_cast<int>(StatusCode::internal);
-    throw Error(is_known ? static_cast<StatusCode>(code) : StatusCode::internal,
-                text.substr(text.find(' ') + 1));
-  }
+  if (reply.starts_with("-")) throw Error(status_of(std::string(reply.substr(1))));
   if (!reply.starts_with("+")) throw Error(StatusCode::internal, "rank 0 sent a malformed reply");
   std::vector<std::string> blobs;
   for (reply.remove_prefix(1); !reply.empty();) blobs.push_back(take_frame(reply));

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
+
 namespace scalecom {
 
 Error ranks_missing(int ranks, Bootstrap::Limit limit) {
@@ -12,6 +14,28 @@ Error ranks_missing(int ranks, Bootstrap::Limit limit) {
                       "before it, stopped or lost. If one only comes later, raise "
                       "SCALECOM_CONNECT_TIMEOUT",
                       all, limit.count())};
+}
+
+std::string to_blob(const Status& status) {
+  if (status.is_ok()) return {};
+  return fmt::format("{} {}", static_cast<int>(status.code()), status.message());
+}
+
+Status status_of(const std::string& blob) {
+  if (blob.empty()) return {};
+  int code = 0;
+  std::from_chars(blob.data(), blob.data() + blob.size(), code);
+  const bool is_known = code > 0 && code <= static_cast<int>(StatusCode::internal);
+  return Status(is_known ? static_cast<StatusCode>(code) : StatusCode::internal,
+                blob.substr(blob.find(' ') + 1));
+}
+
+Status first_failure(Bootstrap& bootstrap, const Status& mine, Bootstrap::Limit limit) {
+  Status first;
+  for (const std::string& blob : bootstrap.exchange(to_blob(mine), 2 * limit)) {
+    if (first.is_ok()) first = status_of(blob);
+  }
+  return first;
 }
 
 }  // namespace scalecom

@@ -27,4 +27,13 @@ class Bootstrap {
 /// when the launcher does not say.
 Error ranks_missing(int ranks, Bootstrap::Limit limit);
 
+/// A status for an exchange: empty where it is ok.
+std::string to_blob(const Status& status);
+/// Of such a blob; internal for a code that is not known.
+Status status_of(const std::string& blob);
+
+/// Every rank says how a step went that may have taken `limit`: one may have failed at once,
+/// another as late as it may. All get the failure of the lowest rank that has one, or ok.
+Status first_failure(Bootstrap& bootstrap, const Status& mine, Bootstrap::Limit limit);
+
 }  // namespace scalecom
