@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "base/little_endian.hpp"
 #include "scalecom/status.hpp"
 
 namespace scalecom {
@@ -10,13 +11,7 @@ namespace {
 
 constexpr std::size_t kLengthBytes = 8;
 
-std::size_t length_of(std::string_view bytes) {
-  std::uint64_t length = 0;
-  for (std::size_t i = 0; i < kLengthBytes; ++i) {
-    length |= static_cast<std::uint64_t>(static_cast<std::uint8_t>(bytes[i])) << (8 * i);
-  }
-  return static_cast<std::size_t>(length);
-}
+std::size_t length_of(std::string_view bytes) { return load_number<std::uint64_t>(bytes.data()); }
 
 }  // namespace
 
@@ -26,10 +21,8 @@ std::size_t frame_bytes(std::string_view bytes) {
 }
 
 void append_frame(std::string& to, std::string_view bytes) {
-  for (std::size_t i = 0; i < kLengthBytes; ++i) {
-    to.push_back(static_cast<char>(static_cast<std::uint64_t>(bytes.size()) >> (8 * i)));
-  }
-  to.append(bytes);
+  to += to_bytes<std::uint64_t>(bytes.size());
+  to += bytes;
 }
 
 std::string take_frame(std::string_view& from) {

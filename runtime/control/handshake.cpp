@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "base/little_endian.hpp"
 #include "scalecom/status.hpp"
 
 namespace scalecom {
@@ -14,21 +15,6 @@ namespace {
 
 constexpr std::size_t kNonceBytes = 32;
 constexpr std::size_t kMacBytes = 32;
-
-std::string to_bytes(int rank) {
-  const auto value = static_cast<std::uint32_t>(rank);
-  std::string bytes;
-  for (int shift = 0; shift < 32; shift += 8) bytes.push_back(static_cast<char>(value >> shift));
-  return bytes;
-}
-
-int to_rank(std::string_view bytes) {
-  std::uint32_t value = 0;
-  for (std::size_t i = 0; i < 4; ++i) {
-    value |= static_cast<std::uint32_t>(static_cast<std::uint8_t>(bytes[i])) << (8 * i);
-  }
-  return static_cast<int>(value);
-}
 
 std::string mac(const std::string& key, const std::string& message) {
   std::string result(kMacBytes, '\0');
@@ -78,7 +64,7 @@ std::optional<int> Handshake::check_answer(std::string_view challenge,
   if (!is_equal(answer.substr(body.size()), answer_mac(*this, challenge, body))) {
     return std::nullopt;
   }
-  return to_rank(body.substr(kNonceBytes));
+  return load_number<int>(body.data() + kNonceBytes);
 }
 
 std::string Handshake::prove(std::string_view challenge, std::string_view answer) const {

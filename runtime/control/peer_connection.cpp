@@ -8,45 +8,26 @@
 #include <cstring>
 
 #include "base/error.hpp"
+#include "base/little_endian.hpp"
 
 namespace scalecom {
 namespace {
 
-constexpr std::size_t kHeaderBytes = 4;
 constexpr std::uint32_t kGoodbye = 0xffffffffu;
+constexpr std::size_t kHeaderBytes = sizeof kGoodbye;
 constexpr std::uint32_t kFrameBytesMax = 64u << 20;
 constexpr const char* kClosed = "connection closed";
 constexpr const char* kNoAnswer = "no answer";
-
-std::array<char, kHeaderBytes> header_of(std::uint32_t length) {
-  std::array<char, kHeaderBytes> header{};
-  for (std::size_t i = 0; i < kHeaderBytes; ++i) header[i] = static_cast<char>(length >> (8 * i));
-  return header;
-}
-
-std::uint32_t length_of(std::string_view header) {
-  std::uint32_t length = 0;
-  for (std::size_t i = 0; i < kHeaderBytes; ++i) {
-    length |= static_cast<std::uint32_t>(static_cast<std::uint8_t>(header[i])) << (8 * i);
-  }
-  return length;
-}
 
 }  // namespace
 
 void PeerConnection::send(const ControlMessage& message) {
   SCALECOM_ASSERT(message.size() <= kFrameBytesMax,
                   std::to_string(message.size()) + " bytes in one control message");
-  const auto header = header_of(static_cast<std::uint32_t>(message.size()));
-  std::string frame(header.data(), header.size());
-  frame += message;
-  append(frame);
+  append(to_bytes(static_cast<std::uint32_t>(message.size())) + message);
 }
 
-void PeerConnection::send_goodbye() {
-  const auto header = header_of(kGoodbye);
-  append({header.data(), header.size()});
-}
+void PeerConnection::send_goodbye() { append(to_bytes(kGoodbye)); }
 
 void PeerConnection::append(std::string_view bytes) {
   if (outgoing_.empty()) bytes.remove_prefix(send_some(bytes));
@@ -102,7 +83,7 @@ std::optional<std::string> PeerConnection::take_frames(std::vector<ControlMessag
   std::size_t begin = 0;
   std::optional<std::string> end;
   while (incoming_.size() - begin >= kHeaderBytes) {
-    const std::uint32_t length = length_of(std::string_view(incoming_).substr(begin));
+    const std::uint32_t length = load_number<std::uint32_t>(incoming_.data() + begin);
     if (length == kGoodbye) {
       end = "it left the session";
       break;

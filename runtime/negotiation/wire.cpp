@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
 
 #include "base/error.hpp"
+#include "base/little_endian.hpp"
 
 namespace scalecom::negotiation {
 namespace {
@@ -42,10 +42,7 @@ void Writer::put_signed(std::int64_t value) {
   put_varint((static_cast<std::uint64_t>(value) << 1) ^ sign);
 }
 
-void Writer::put_double(double value) {
-  const auto bits = std::bit_cast<std::uint64_t>(value);
-  for (int shift = 0; shift < 64; shift += 8) bytes_.push_back(static_cast<char>(bits >> shift));
-}
+void Writer::put_double(double value) { bytes_ += to_bytes(value); }
 
 void Writer::put_string(std::string_view text) {
   put_varint(text.size());
@@ -78,13 +75,10 @@ std::int64_t Reader::get_signed() {
 }
 
 double Reader::get_double() {
-  if (rest_.size() < 8) refuse_message("it ends inside a floating-point number");
-  std::uint64_t bits = 0;
-  for (std::size_t byte = 0; byte < 8; ++byte) {
-    bits |= static_cast<std::uint64_t>(static_cast<unsigned char>(rest_[byte])) << (8 * byte);
-  }
-  rest_.remove_prefix(8);
-  return std::bit_cast<double>(bits);
+  if (rest_.size() < sizeof(double)) refuse_message("it ends inside a floating-point number");
+  const auto value = load_number<double>(rest_.data());
+  rest_.remove_prefix(sizeof value);
+  return value;
 }
 
 std::string_view Reader::get_string() {

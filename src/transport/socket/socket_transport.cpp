@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "base/error.hpp"
+#include "base/little_endian.hpp"
 #include "base/lost_rank.hpp"
 #include "scalecom/status.hpp"
 
@@ -28,25 +29,14 @@ using Header = std::array<std::byte, kHeaderBytes>;
 
 Header header_of(int tag, std::size_t bytes) {
   Header header{};
-  for (std::size_t i = 0; i < 4; ++i) {
-    header[i] = static_cast<std::byte>(static_cast<std::uint32_t>(tag) >> (8 * i));
-  }
-  for (std::size_t i = 0; i < 8; ++i) {
-    header[4 + i] = static_cast<std::byte>(static_cast<std::uint64_t>(bytes) >> (8 * i));
-  }
+  store_number<std::int32_t>(header.data(), tag);
+  store_number<std::uint64_t>(header.data() + sizeof(std::int32_t), bytes);
   return header;
 }
 
 std::pair<int, std::size_t> read_header(const Header& header) {
-  std::uint32_t tag = 0;
-  std::uint64_t bytes = 0;
-  for (std::size_t i = 0; i < 4; ++i) {
-    tag |= std::to_integer<std::uint32_t>(header[i]) << (8 * i);
-  }
-  for (std::size_t i = 0; i < 8; ++i) {
-    bytes |= std::to_integer<std::uint64_t>(header[4 + i]) << (8 * i);
-  }
-  return {static_cast<int>(tag), static_cast<std::size_t>(bytes)};
+  return {load_number<std::int32_t>(header.data()),
+          load_number<std::uint64_t>(header.data() + sizeof(std::int32_t))};
 }
 
 struct Outgoing {
