@@ -9,15 +9,15 @@ SessionStats Coordinator::stats() const {
 }
 
 void Coordinator::publish_stats() {
-  const TransportCounters data = parts_.collectives->counters();
-  const TransportCounters on_devices = execution_.devices().counters();
-  const ControlCounters control = parts_.channel->counters();
+  TransportCounters data = parts_.collectives->counters();
+  data += execution_.devices().counters();
+  const TransportCounters control = parts_.channel->counters();
   const SteadyCounters& steady = negotiation_.steady_counters();
   const DeviceExecution::Enqueued& enqueued = execution_.devices().enqueued();
   const auto enqueue_time = std::chrono::duration_cast<std::chrono::microseconds>(enqueued.time);
   const std::lock_guard lock(stats_mutex_);
-  stats_ = {.data_bytes_sent = data.bytes_sent + on_devices.bytes_sent,
-            .data_messages_sent = data.messages_sent + on_devices.messages_sent,
+  stats_ = {.data_bytes_sent = data.bytes_sent,
+            .data_messages_sent = data.messages_sent,
             .control_bytes_sent = control.bytes_sent,
             .control_messages_sent = control.messages_sent,
             .tensors_completed = tensors_completed_,

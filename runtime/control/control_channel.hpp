@@ -1,10 +1,11 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <string>
 #include <variant>
 #include <vector>
+
+#include "transport/transport.hpp"
 
 namespace scalecom {
 
@@ -24,11 +25,6 @@ struct ControlPeerLost {
 
 using ControlEvent = std::variant<ControlReceived, ControlPeerLost>;
 
-struct ControlCounters {
-  std::int64_t bytes_sent = 0;
-  std::int64_t messages_sent = 0;
-};
-
 /// Small ordered messages between this rank and its neighbours in the control tree. Confined to the
 /// coordinator's thread. Never blocks.
 class ControlChannel {
@@ -46,7 +42,7 @@ class ControlChannel {
   /// A file descriptor that polls readable when poll() has something to do.
   virtual int descriptor() const noexcept = 0;
 
-  virtual ControlCounters counters() const noexcept = 0;
+  virtual TransportCounters counters() const noexcept = 0;
 
   /// Flushes what is queued within a short bounded time, then closes in an orderly way.
   virtual void close() = 0;

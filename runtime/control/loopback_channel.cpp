@@ -89,19 +89,18 @@ class LoopbackChannel final : public ControlChannel {
   ~LoopbackChannel() override { close(); }
 
   void send(int peer, ControlMessage message) override {
-    counters_.bytes_sent += static_cast<std::int64_t>(message.size());
-    counters_.messages_sent += 1;
+    counters_.add_message(message.size());
     hub_->send(rank_, peer, std::move(message));
   }
   std::vector<ControlEvent> poll() override { return hub_->take(rank_); }
   int descriptor() const noexcept override { return hub_->descriptor(rank_); }
-  ControlCounters counters() const noexcept override { return counters_; }
+  TransportCounters counters() const noexcept override { return counters_; }
   void close() override { hub_->close(rank_); }
 
  private:
   std::shared_ptr<LoopbackControlHub> hub_;
   const int rank_;
-  ControlCounters counters_;
+  TransportCounters counters_;
 };
 
 }  // namespace

@@ -37,8 +37,7 @@ class SocketChannel final : public ControlChannel {
     SCALECOM_ASSERT(found != connections_.end(), fmt::format("rank {} is no neighbour", peer));
     PeerConnection& connection = found->second;
     if (!connection.is_open()) return;
-    counters_.bytes_sent += static_cast<std::int64_t>(message.size() + 4);
-    counters_.messages_sent += 1;
+    counters_.add_message(message.size() + 4);
     const bool had_backlog = connection.has_backlog();
     connection.send(message);
     if (connection.backlog_bytes() > kControlBacklogMax) {
@@ -75,7 +74,7 @@ class SocketChannel final : public ControlChannel {
   }
 
   int descriptor() const noexcept override { return epoll_.descriptor(); }
-  ControlCounters counters() const noexcept override { return counters_; }
+  TransportCounters counters() const noexcept override { return counters_; }
 
   void close() override {
     const Deadline deadline = Deadline::after(kFlushTime);
@@ -104,7 +103,7 @@ class SocketChannel final : public ControlChannel {
 
   Connections connections_;
   Socket epoll_;
-  ControlCounters counters_;
+  TransportCounters counters_;
 };
 
 }  // namespace

@@ -22,8 +22,7 @@ class GroupTransport final : public Transport {
   std::string_view name() const noexcept override { return whole_.name(); }
 
   TransportRequest post_send(std::span<const std::byte> bytes, int peer, int tag) override {
-    counters_.bytes_sent += static_cast<std::int64_t>(bytes.size());
-    counters_.messages_sent += 1;
+    counters_.add_message(bytes.size());
     return whole_.post_send(bytes, ranks_[static_cast<std::size_t>(peer)], tag);
   }
   TransportRequest post_receive(std::span<std::byte> bytes, int peer, int tag) override {

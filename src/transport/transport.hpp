@@ -19,6 +19,16 @@ struct TransportRequest {
 struct TransportCounters {
   std::int64_t bytes_sent = 0;
   std::int64_t messages_sent = 0;
+
+  void add_message(std::size_t bytes) noexcept {
+    bytes_sent += static_cast<std::int64_t>(bytes);
+    messages_sent += 1;
+  }
+  TransportCounters& operator+=(const TransportCounters& more) noexcept {
+    bytes_sent += more.bytes_sent;
+    messages_sent += more.messages_sent;
+    return *this;
+  }
 };
 
 /// Bytes between the ranks of one group. Confined to one thread.

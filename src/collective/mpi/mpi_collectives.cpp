@@ -148,7 +148,7 @@ class MpiCollectives final : public Collectives {
 
   void all_reduce(std::span<std::byte> data, DataType dtype, ReduceOp op,
                   const WaitContext& context) override {
-    count(data.size());
+    counters_.add_message(data.size());
     const MPI_Datatype type = mpi_type(dtype);
     const MPI_Op operation = mpi_op(dtype, op, halves_);
     for_each_piece(data, size_of(dtype), [&](std::byte* place, int count) {
@@ -161,7 +161,7 @@ class MpiCollectives final : public Collectives {
   }
 
   void broadcast(std::span<std::byte> data, int root, const WaitContext& context) override {
-    count(data.size());
+    counters_.add_message(data.size());
     for_each_piece(data, 1, [&](std::byte* place, int count) {
       MPI_Request request;
       check_mpi(MPI_Ibcast(place, count, MPI_BYTE, root, communicator_, &request), "MPI_Ibcast");
@@ -172,7 +172,7 @@ class MpiCollectives final : public Collectives {
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
                   std::span<const std::int64_t> bytes_per_rank,
                   const WaitContext& context) override {
-    count(mine.size());
+    counters_.add_message(mine.size());
     std::vector<std::int64_t> places(bytes_per_rank.size());
     std::exclusive_scan(bytes_per_rank.begin(), bytes_per_rank.end(), places.begin(),
                         std::int64_t{0});
@@ -275,14 +275,9 @@ class MpiCollectives final : public Collectives {
     }
   }
 
-  // What MPI makes of it is not known: an operation's data counts once.
-  void count(std::size_t bytes) {
-    counters_.bytes_sent += static_cast<std::int64_t>(bytes);
-    counters_.messages_sent += 1;
-  }
-
   MPI_Comm communicator_;
   HalfOps halves_;
+  /// What MPI makes of an operation is not known: its data counts once.
   TransportCounters counters_;
 };
 

@@ -203,11 +203,9 @@ void HierarchicalCollectives::all_to_all(std::span<const std::byte> send,
 }
 
 TransportCounters HierarchicalCollectives::counters() const noexcept {
-  const TransportCounters reduced = pipeline_.counters();
-  const TransportCounters inside = inside_.counters();
-  const TransportCounters between = transport_.counters();
-  return {reduced.bytes_sent + inside.bytes_sent + between.bytes_sent,
-          reduced.messages_sent + inside.messages_sent + between.messages_sent};
+  TransportCounters all = pipeline_.counters();
+  all += inside_.counters();
+  return all += transport_.counters();
 }
 
 }  // namespace scalecom

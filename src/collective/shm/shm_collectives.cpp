@@ -59,15 +59,10 @@ void ShmCollectives::wait_for_slot(std::uint64_t block, const WaitContext& conte
 
 void ShmCollectives::post(std::uint64_t block, std::size_t bytes) {
   board_.publish(Phase::posted, block + 1);
-  count(bytes);
+  counters_.add_message(bytes);
 }
 
 void ShmCollectives::finish(std::uint64_t block) { board_.publish(Phase::finished, block + 1); }
-
-void ShmCollectives::count(std::size_t bytes) {
-  counters_.bytes_sent += static_cast<std::int64_t>(bytes);
-  counters_.messages_sent += 1;
-}
 
 ShmOperation::Options ShmCollectives::options_for(std::size_t bytes) const noexcept {
   const bool is_flat = bytes <= tuning_.flat_bytes_max;
@@ -111,9 +106,8 @@ AllReduceExplanation ShmCollectives::explain_all_reduce(std::int64_t bytes) cons
 }
 
 TransportCounters ShmCollectives::counters() const noexcept {
-  const TransportCounters reduced = pipeline_.counters();
-  return {counters_.bytes_sent + reduced.bytes_sent,
-          counters_.messages_sent + reduced.messages_sent};
+  TransportCounters all = pipeline_.counters();
+  return all += counters_;
 }
 
 void ShmCollectives::broadcast(std::span<std::byte> data, int root, const WaitContext& context) {

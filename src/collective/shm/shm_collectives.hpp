@@ -47,7 +47,6 @@ class ShmCollectives final : public BoardCollectives {
   template <class Fill, class Empty>
   void exchange(std::size_t blocks, const WaitContext& context, const char* what, const Fill& fill,
                 const Empty& empty);
-  void count(std::size_t bytes);
   ShmOperation::Options options_for(std::size_t bytes) const noexcept;
   std::size_t share_of_slot() const noexcept;
 

@@ -154,8 +154,7 @@ class LoopbackTransport final : public Transport {
   std::string_view name() const noexcept override { return "loopback"; }
 
   TransportRequest post_send(std::span<const std::byte> bytes, int peer, int tag) override {
-    counters_.bytes_sent += static_cast<std::int64_t>(bytes.size());
-    counters_.messages_sent += 1;
+    counters_.add_message(bytes.size());
     // Only read, by whoever copies.
     const auto [request, post] = add(const_cast<std::byte*>(bytes.data()), bytes.size(), peer);
     hub_->post_send(post, tag);

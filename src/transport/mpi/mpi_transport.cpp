@@ -27,8 +27,7 @@ class MpiTransport final : public Transport {
                         &slots_[slot].request),
               "MPI_Isend");
     slots_[slot].is_receive = false;
-    counters_.bytes_sent += static_cast<std::int64_t>(bytes.size());
-    counters_.messages_sent += 1;
+    counters_.add_message(bytes.size());
     return {slot + 1};
   }
 

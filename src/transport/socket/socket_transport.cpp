@@ -99,8 +99,7 @@ class SocketTransport final : public Transport {
 
   TransportRequest post_send(std::span<const std::byte> bytes, int peer, int tag) override {
     const TransportRequest request = add(peer);
-    counters_.bytes_sent += static_cast<std::int64_t>(bytes.size());
-    counters_.messages_sent += 1;
+    counters_.add_message(bytes.size());
     if (peer == rank_) {
       take_own(bytes, tag);
       pending_.erase(request.id);
