@@ -35,28 +35,22 @@ std::string cause_of(int error) { return std::generic_category().message(error);
 }  // namespace
 
 TimelineFile::TimelineFile(const std::string& path, const std::string& origin, int rank)
-    : origin_(origin) {
-  descriptor_ = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    : origin_(origin), file_(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)) {
   const bool is_written =
-      descriptor_ >= 0 && write_all(std::string(kOpening) + std::string(kClosing), 0);
+      file_.is_open() && write_all(std::string(kOpening) + std::string(kClosing), 0);
   end_ = static_cast<off_t>(kOpening.size());
   if (is_written) return;
   const std::string cause = cause_of(errno);
-  if (descriptor_ >= 0) close(descriptor_);
   throw Error(StatusCode::invalid_argument,
               fmt::format("{}: the timeline {} cannot be written on rank {}: {}; name a file in a "
                           "folder that exists and is yours",
                           origin, path, rank, cause));
 }
 
-TimelineFile::~TimelineFile() {
-  if (descriptor_ >= 0) close(descriptor_);
-}
-
 // A killed process stops writing between two pages, never within one. So a write stays in a page,
 // but for the two bytes by which the bracket goes from the end of one to the next.
 void TimelineFile::append(std::string_view elements) {
-  while (descriptor_ >= 0 && !elements.empty()) {
+  while (file_.is_open() && !elements.empty()) {
     const std::size_t room = kPageBytes - static_cast<std::size_t>(end_) % kPageBytes;
     const std::size_t count = whole_elements(elements, room);
     if (count > 0) {
@@ -66,7 +60,7 @@ void TimelineFile::append(std::string_view elements) {
     } else {
       SCALECOM_ASSERT(room < kPageBytes, "an element of more than a page");
       if (room > 1) write_over_closing(std::string(room - 1, ' '));
-      if (descriptor_ >= 0) write_over_closing(" ");
+      if (file_.is_open()) write_over_closing(" ");
     }
   }
 }
@@ -79,7 +73,7 @@ void TimelineFile::write_over_closing(const std::string& text) {
 // A write that comes short has met an error, which the next one tells.
 bool TimelineFile::write_all(std::string_view text, off_t at) {
   while (!text.empty()) {
-    const ssize_t written = pwrite(descriptor_, text.data(), text.size(), at);
+    const ssize_t written = pwrite(file_.descriptor(), text.data(), text.size(), at);
     if (written < 0 && errno == EINTR) continue;
     if (written <= 0) return false;
     text.remove_prefix(static_cast<std::size_t>(written));
@@ -90,13 +84,13 @@ bool TimelineFile::write_all(std::string_view text, off_t at) {
 
 // What the file had is taken back to: its blocks are there, so that no full disk prevents it.
 void TimelineFile::give_up(const std::string& cause) {
-  const bool is_whole = write_all(kClosing, end_) &&
-                        ftruncate(descriptor_, end_ + static_cast<off_t>(kClosing.size())) == 0;
+  const bool is_whole =
+      write_all(kClosing, end_) &&
+      ftruncate(file_.descriptor(), end_ + static_cast<off_t>(kClosing.size())) == 0;
   log_warning(fmt::format("{}: the timeline cannot be written any more: {}; {}", origin_, cause,
                           is_whole ? "what was written before is whole"
                                    : "its end may be missing, which viewers accept"));
-  close(descriptor_);
-  descriptor_ = -1;
+  file_ = OpenFile();
 }
 
 }  // namespace scalecom

@@ -5,6 +5,8 @@
 #include <string>
 #include <string_view>
 
+#include "base/open_file.hpp"
+
 namespace scalecom {
 
 /// A file with a JSON array that is whole whenever the process is killed: each write begins over
@@ -14,9 +16,6 @@ class TimelineFile {
   /// Makes the file, or empties it. `origin` says where the path comes from, for errors: a
   /// variable, a call. Throws Error(invalid_argument) where the path cannot be written.
   TimelineFile(const std::string& path, const std::string& origin, int rank);
-  ~TimelineFile();
-  TimelineFile(const TimelineFile&) = delete;
-  TimelineFile& operator=(const TimelineFile&) = delete;
 
   /// Adds `elements`, each of less than 4,000 bytes and without a line break, joined by ",\n". A
   /// failure is logged once; nothing is written
@@ -29,7 +28,7 @@ class TimelineFile {
   void give_up(const std::string& cause);
 
   const std::string origin_;
-  int descriptor_ = -1;
+  OpenFile file_;
   off_t end_ = 0;  ///< where the closing bracket is
   bool is_empty_ = true;
 };

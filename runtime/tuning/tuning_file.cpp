@@ -13,6 +13,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "base/open_file.hpp"
 #include "scalecom/status.hpp"
 
 namespace scalecom {
@@ -22,21 +23,6 @@ using nlohmann::json;
 
 constexpr std::size_t kFileBytesMax = 64 << 10;
 constexpr std::size_t kLineBytes = 64;  // blocks are whole cache lines
-
-// Closed at the end of its life.
-class File {
- public:
-  explicit File(int descriptor) : descriptor_(descriptor) {}
-  ~File() {
-    if (descriptor_ >= 0) close(descriptor_);
-  }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-  int get() const noexcept { return descriptor_; }
-
- private:
-  int descriptor_;
-};
 
 Error not_usable(const std::string& reason) { return {StatusCode::invalid_argument, reason}; }
 
@@ -182,12 +168,12 @@ Tuning parse_tuning(const std::string& text, std::size_t slot_bytes) {
 }
 
 TuningFile read_tuning_file(const std::string& path, const TuningKey& key, std::size_t slot_bytes) {
-  const File file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
-  if (file.get() < 0 && errno == ENOENT) return {};
+  const OpenFile file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  if (!file.is_open() && errno == ENOENT) return {};
   try {
-    if (file.get() < 0) throw not_usable(system_reason());
-    check_owner(file.get());
-    return {parse_file(read_all(file.get()), key, slot_bytes), {}};
+    if (!file.is_open()) throw not_usable(system_reason());
+    check_owner(file.descriptor());
+    return {parse_file(read_all(file.descriptor()), key, slot_bytes), {}};
   } catch (const Error& error) {
     return {std::nullopt, error.what()};
   }
@@ -201,12 +187,12 @@ std::string write_tuning_file(const std::string& path, const TuningKey& key, con
   std::string problem;
   {
     unlink(temporary.c_str());
-    const File file(
+    const OpenFile file(
         open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
-    if (file.get() < 0) return system_reason();
+    if (!file.is_open()) return system_reason();
     const json object = {
         {"version", key.version}, {"key", to_string(key)}, {"tuning", as_json(tuning)}};
-    if (!write_all(file.get(), object.dump(2) + "\n")) problem = system_reason();
+    if (!write_all(file.descriptor(), object.dump(2) + "\n")) problem = system_reason();
   }
   if (problem.empty() && std::rename(temporary.c_str(), path.c_str()) != 0) {
     problem = system_reason();

@@ -34,14 +34,14 @@ bool is_beyond_file_size_limit(std::size_t bytes) {
 
 SharedSegment SharedSegment::create(std::size_t bytes) {
   SharedSegment segment(memfd_create("scalecom", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  if (segment.descriptor_ < 0) fail("memfd_create", bytes, errno);
+  if (!segment.file_.is_open()) fail("memfd_create", bytes, errno);
   const auto size = static_cast<off_t>(bytes);
   if (is_beyond_file_size_limit(bytes)) fail("ftruncate", bytes, EFBIG);
-  if (ftruncate(segment.descriptor_, size) != 0) fail("ftruncate", bytes, errno);
-  if (const int error = posix_fallocate(segment.descriptor_, 0, size); error != 0) {
+  if (ftruncate(segment.descriptor(), size) != 0) fail("ftruncate", bytes, errno);
+  if (const int error = posix_fallocate(segment.descriptor(), 0, size); error != 0) {
     fail("posix_fallocate", bytes, error);
   }
-  if (fcntl(segment.descriptor_, F_ADD_SEALS, kSeals) != 0) fail("fcntl", bytes, errno);
+  if (fcntl(segment.descriptor(), F_ADD_SEALS, kSeals) != 0) fail("fcntl", bytes, errno);
   segment.map(bytes);
   return segment;
 }
@@ -63,22 +63,20 @@ SharedSegment SharedSegment::adopt(int descriptor, std::size_t bytes) {
 
 void SharedSegment::map(std::size_t bytes) {
   void* memory =
-      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, descriptor_, 0);
+      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, descriptor(), 0);
   if (memory == MAP_FAILED) fail("mmap", bytes, errno);
   memory_ = {static_cast<std::byte*>(memory), bytes};
 }
 
 SharedSegment::~SharedSegment() {
   if (!memory_.empty()) munmap(memory_.data(), memory_.size());
-  if (descriptor_ >= 0) close(descriptor_);
 }
 
 SharedSegment::SharedSegment(SharedSegment&& other) noexcept
-    : descriptor_(std::exchange(other.descriptor_, -1)),
-      memory_(std::exchange(other.memory_, {})) {}
+    : file_(std::move(other.file_)), memory_(std::exchange(other.memory_, {})) {}
 
 SharedSegment& SharedSegment::operator=(SharedSegment&& other) noexcept {
-  std::swap(descriptor_, other.descriptor_);
+  std::swap(file_, other.file_);
   std::swap(memory_, other.memory_);
   return *this;
 }

@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <span>
 
+#include "base/open_file.hpp"
+
 namespace scalecom {
 
 /// Memory that processes of one host share: an anonymous file (memfd), known by its descriptor
@@ -22,14 +24,14 @@ class SharedSegment {
   SharedSegment(SharedSegment&& other) noexcept;
   SharedSegment& operator=(SharedSegment&& other) noexcept;
 
-  int descriptor() const noexcept { return descriptor_; }
+  int descriptor() const noexcept { return file_.descriptor(); }
   std::span<std::byte> bytes() const noexcept { return memory_; }
 
  private:
-  explicit SharedSegment(int descriptor) : descriptor_(descriptor) {}
+  explicit SharedSegment(int descriptor) : file_(descriptor) {}
   void map(std::size_t bytes);
 
-  int descriptor_ = -1;
+  OpenFile file_;
   std::span<std::byte> memory_;
 };
 

@@ -106,15 +106,6 @@ void throw_errno(const std::string& what) {
   throw Error(StatusCode::unavailable, text);
 }
 
-Socket::~Socket() {
-  if (descriptor_ >= 0) close(descriptor_);
-}
-Socket::Socket(Socket&& other) noexcept : descriptor_(std::exchange(other.descriptor_, -1)) {}
-Socket& Socket::operator=(Socket&& other) noexcept {
-  std::swap(descriptor_, other.descriptor_);
-  return *this;
-}
-
 Socket try_listen_unix(const std::string& name) {
   Socket listener = make_socket(AF_UNIX);
   const auto [address, length] = unix_address(name);

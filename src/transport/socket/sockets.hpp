@@ -6,24 +6,12 @@
 #include <vector>
 
 #include "base/deadline.hpp"
+#include "base/open_file.hpp"
 
 namespace scalecom {
 
-/// Owns a socket. Move-only. All sockets made here are non-blocking.
-class Socket {
- public:
-  Socket() = default;
-  explicit Socket(int descriptor) : descriptor_(descriptor) {}
-  ~Socket();
-  Socket(Socket&& other) noexcept;
-  Socket& operator=(Socket&& other) noexcept;
-
-  int descriptor() const noexcept { return descriptor_; }
-  bool is_open() const noexcept { return descriptor_ >= 0; }
-
- private:
-  int descriptor_ = -1;
-};
+/// All that are made here are non-blocking.
+using Socket = OpenFile;
 
 /// Throws Error(unavailable) with `what` failed, why by errno, and what helps.
 [[noreturn]] void throw_errno(const std::string& what);
