@@ -1,5 +1,6 @@
 #include "runtime/control/handshake.hpp"
 
+#include <fmt/format.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
@@ -46,6 +47,12 @@ std::string random_bytes(std::size_t size) {
     throw Error(StatusCode::unavailable, "the system has no random bytes for the session key");
   }
   return bytes;
+}
+
+std::string to_hex(std::string_view bytes) {
+  std::string hex;
+  for (const char byte : bytes) hex += fmt::format("{:02x}", static_cast<std::uint8_t>(byte));
+  return hex;
 }
 
 std::string derive_key(const std::string& secret, const std::string& text) {

@@ -23,6 +23,8 @@ inline constexpr std::size_t kProofBytes = 32;
 /// Bytes from the system's cryptographic generator. Throws Error(unavailable).
 std::string random_bytes(std::size_t size);
 
+/// Two digits a byte.
+std::string to_hex(std::string_view bytes);
 /// HMAC-SHA256 of `text` under `secret`, which may be empty: kSessionKeyBytes.
 std::string derive_key(const std::string& secret, const std::string& text);
 

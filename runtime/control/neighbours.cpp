@@ -37,12 +37,6 @@ struct Endpoint {
   }
 };
 
-std::string to_hex(const std::string& bytes) {
-  std::string hex;
-  for (const char byte : bytes) hex += fmt::format("{:02x}", static_cast<std::uint8_t>(byte));
-  return hex;
-}
-
 bool is_same_host(const std::vector<HostFacts>& facts, int a, int b) {
   return facts[static_cast<std::size_t>(a)].host_id == facts[static_cast<std::size_t>(b)].host_id;
 }
@@ -94,9 +88,7 @@ Socket connect_over_tcp(const Endpoint::Places& places, const ControlOptions& op
   int error = EHOSTUNREACH;
   for (const auto& [address, port] : places) {
     Socket socket =
-        connect_tcp(address, port,
-                    std::min(deadline, Deadline::after(options.peer_timeout),
-                             [](const Deadline& a, const Deadline& b) { return a.at() < b.at(); }));
+        connect_tcp(address, port, std::min(deadline, Deadline::after(options.peer_timeout)));
     if (socket.is_open()) {
       set_tcp_options(socket, options.peer_timeout);
       return socket;

@@ -33,12 +33,6 @@ constexpr std::chrono::seconds kTryTime{2};
 // How large the job is: a number.
 constexpr std::size_t kHelloBytesMax = 16;
 
-std::string to_hex(const std::string& bytes) {
-  std::string hex;
-  for (const char byte : bytes) hex += fmt::format("{:02x}", static_cast<std::uint8_t>(byte));
-  return hex;
-}
-
 Handshake handshake_of(const Rendezvous& rendezvous) {
   return {derive_key(rendezvous.secret, "scalecom rendezvous " + rendezvous.job), 0};
 }
@@ -457,9 +451,7 @@ class Guest {
     return true;
   }
 
-  static Deadline soon(Deadline deadline) {
-    return Deadline(std::min(deadline.at(), Deadline::after(kTryTime).at()));
-  }
+  static Deadline soon(Deadline deadline) { return std::min(deadline, Deadline::after(kTryTime)); }
 
   const Rendezvous& rendezvous_;
   const Handshake handshake_;

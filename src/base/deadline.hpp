@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <compare>
 
 namespace scalecom {
 
@@ -25,6 +26,8 @@ class Deadline {
 
   TimePoint at() const noexcept { return at_; }
   bool has_passed() const noexcept { return Clock::now() >= at_; }
+  /// The less one passes first.
+  auto operator<=>(const Deadline&) const = default;
 
  private:
   TimePoint at_;
