@@ -15,6 +15,7 @@
 #include "runtime/control/open_files.hpp"
 #include "runtime/control/rendezvous.hpp"
 #include "runtime/control/socket_channel.hpp"
+#include "runtime/control/tree.hpp"
 #include "runtime/data_plane.hpp"
 #include "runtime/device/choose_collectives.hpp"
 #include "runtime/fusion_tuning.hpp"
@@ -85,9 +86,8 @@ std::string problem_of(const Config& config, int rank, int connections) {
 // Throws on every rank alike when the ranks do not belong together, or one cannot work.
 // `data_connections`: that each rank needs beside those for control messages.
 std::vector<HostFacts> introduce(Bootstrap& bootstrap, const Config& config, int data_connections) {
-  const ControlTree tree = ControlTree::make(bootstrap.rank(), bootstrap.size());
   const int connections =
-      data_connections + static_cast<int>(tree.children.size()) + (tree.parent < 0 ? 0 : 1);
+      data_connections + Links::in_tree(bootstrap.rank(), bootstrap.size()).count();
   const Bootstrap::Limit limit(config.connect_timeout_s);
   const Introduction mine{kVersion, serialize(local_host_facts()), agreement_fingerprint(config),
                           problem_of(config, bootstrap.rank(), connections)};
@@ -190,10 +190,8 @@ void connect_ranks(SessionParts& parts, const Medium& medium) {
   const ControlOptions options{
       .connect_timeout = std::chrono::duration<double>(config.connect_timeout_s),
       .peer_timeout = std::chrono::duration<double>(config.peer_timeout_s)};
-  parts.channel = make_together(bootstrap, options, [&] {
-    return connect_control_channel(bootstrap, ControlTree::make(bootstrap.rank(), bootstrap.size()),
-                                   facts, options);
-  });
+  parts.channel = make_together(bootstrap, options,
+                                [&] { return connect_control_channel(bootstrap, facts, options); });
   const auto make_transport = [&] { return medium.make_transport(facts, options); };
   HostRanks hosts;
   if (has_own_collectives(config) && parts.topology.size > 1) {

@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "scalecom/status.hpp"
 
 namespace scalecom {
@@ -32,23 +30,9 @@ SharedSegment take(const Neighbours& neighbours, std::size_t bytes, Deadline dea
 
 }  // namespace
 
-ControlTree host_star(int rank, const std::vector<HostFacts>& facts) {
-  ControlTree star;
-  star.rank = rank;
-  star.size = static_cast<int>(facts.size());
-  for (const std::vector<int>& ranks : ranks_by_host(facts)) {
-    if (ranks.front() == rank) {
-      star.children.assign(ranks.begin() + 1, ranks.end());
-    } else if (std::find(ranks.begin(), ranks.end(), rank) != ranks.end()) {
-      star.parent = ranks.front();
-    }
-  }
-  return star;
-}
-
 HostSegment share_host_segment(Bootstrap& bootstrap, const std::vector<HostFacts>& facts,
                                std::size_t bytes, const ControlOptions& options) {
-  const ControlTree star = host_star(bootstrap.rank(), facts);
+  const Links links = Links::in_host(bootstrap.rank(), facts);
   const Deadline deadline = Deadline::after(options.connect_timeout);
   HostSegment shared;
   Status mine;
@@ -56,16 +40,14 @@ HostSegment share_host_segment(Bootstrap& bootstrap, const std::vector<HostFacts
     // The connections end here, which tells who waits for a segment that could not be made.
     Neighbours neighbours;
     try {
-      neighbours = connect_neighbours(bootstrap, Links::of(star), facts, options);
-      if (star.parent >= 0) {
-        shared.segment = take(neighbours, bytes, deadline);
-      } else {
-        shared.segment = make_and_share(neighbours, bytes, deadline);
-      }
+      neighbours = connect_neighbours(bootstrap, links, facts, options);
+      shared.segment = links.parents.empty() ? make_and_share(neighbours, bytes, deadline)
+                                             : take(neighbours, bytes, deadline);
     } catch (const Error& error) {
-      mine = Status(error.code(), fmt::format("rank {} on {}: {}", star.rank,
-                                              facts[static_cast<std::size_t>(star.rank)].host_name,
-                                              error.what()));
+      mine = Status(
+          error.code(),
+          fmt::format("rank {} on {}: {}", bootstrap.rank(),
+                      facts[static_cast<std::size_t>(bootstrap.rank())].host_name, error.what()));
     }
   }
   shared.problem = first_failure(bootstrap, mine, options.connect_timeout).message();

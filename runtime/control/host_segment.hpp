@@ -1,6 +1,5 @@
 #pragma once
 
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,8 +22,5 @@ struct HostSegment {
 /// reached within options.connect_timeout is such an answer, too.
 HostSegment share_host_segment(Bootstrap& bootstrap, const std::vector<HostFacts>& facts,
                                std::size_t bytes, const ControlOptions& options);
-
-/// This rank's place in a star of its host's ranks around the lowest of them.
-ControlTree host_star(int rank, const std::vector<HostFacts>& facts);
 
 }  // namespace scalecom

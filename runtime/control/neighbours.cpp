@@ -13,6 +13,7 @@
 #include "base/wait.hpp"
 #include "runtime/control/handshake.hpp"
 #include "runtime/control/reception.hpp"
+#include "runtime/control/tree.hpp"
 #include "transport/socket/address.hpp"
 
 namespace scalecom {
@@ -52,13 +53,13 @@ bool is_same_host(const std::vector<HostFacts>& facts, int a, int b) {
 }
 
 // Opens what the children need and nothing else.
-std::vector<Socket> listen_for_children(const Links& links, const std::vector<HostFacts>& facts,
-                                        Endpoint& endpoint) {
+std::vector<Socket> listen_for_children(int rank, const std::vector<int>& children,
+                                        const std::vector<HostFacts>& facts, Endpoint& endpoint) {
   std::vector<Socket> listeners;
   std::set<std::string> addresses;
-  const auto& mine = facts[static_cast<std::size_t>(links.rank)].addresses;
-  for (const int child : links.children) {
-    if (is_same_host(facts, links.rank, child)) {
+  const auto& mine = facts[static_cast<std::size_t>(rank)].addresses;
+  for (const int child : children) {
+    if (is_same_host(facts, rank, child)) {
       if (!endpoint.unix_name.empty()) continue;
       endpoint.unix_name = "scalecom-" + to_hex(random_bytes(16));
       listeners.push_back(listen_unix(endpoint.unix_name));
@@ -77,7 +78,7 @@ std::vector<Socket> listen_for_children(const Links& links, const std::vector<Ho
       listeners.push_back(listen_tcp(local, port));
       endpoint.tcp.emplace_back(local, port);
     }
-    if (!is_reachable) fail_to_reach(theirs, links.rank, child);
+    if (!is_reachable) fail_to_reach(theirs, rank, child);
   }
   return listeners;
 }
@@ -183,29 +184,39 @@ void accept_children(const std::vector<Socket>& listeners, const Handshake& hand
 
 }  // namespace
 
-Links Links::of(const ControlTree& tree) {
-  Links links{tree.rank, {}, tree.children};
+Links Links::in_tree(int rank, int size) {
+  const ControlTree tree = ControlTree::make(rank, size);
+  Links links{{}, tree.children};
   if (tree.parent >= 0) links.parents.push_back(tree.parent);
   return links;
 }
 
 Links Links::to_all(int rank, int size) {
-  Links links{rank, {}, {}};
+  Links links;
   for (int other = 0; other < size; ++other) {
     if (other != rank) (other < rank ? links.parents : links.children).push_back(other);
   }
   return links;
 }
 
+Links Links::in_host(int rank, const std::vector<HostFacts>& facts) {
+  for (const std::vector<int>& ranks : ranks_by_host(facts)) {
+    if (ranks.front() == rank) return {{}, {ranks.begin() + 1, ranks.end()}};
+    if (std::ranges::find(ranks, rank) != ranks.end()) return {{ranks.front()}, {}};
+  }
+  return {};
+}
+
 Neighbours connect_neighbours(Bootstrap& bootstrap, const Links& links,
                               const std::vector<HostFacts>& facts, const ControlOptions& options) {
   const Deadline deadline = Deadline::after(options.connect_timeout);
+  const int rank = bootstrap.rank();
   Endpoint mine;
-  if (links.rank == 0) mine.key = random_bytes(kSessionKeyBytes);
+  if (rank == 0) mine.key = random_bytes(kSessionKeyBytes);
   std::vector<Socket> listeners;
   std::optional<Error> problem;
   try {
-    listeners = listen_for_children(links, facts, mine);
+    listeners = listen_for_children(rank, links.children, facts, mine);
   } catch (const Error& error) {
     // The others wait in the exchange; the children then find nobody to connect to.
     mine.unix_name.clear();
@@ -218,14 +229,14 @@ Neighbours connect_neighbours(Bootstrap& bootstrap, const Links& links,
   const std::string key = Endpoint::from_blob(blobs.front()).key;
   Neighbours neighbours;
   bool is_by_ipv6 = false;
-  for (const int rank : links.parents) {
-    const Endpoint parent = Endpoint::from_blob(blobs[static_cast<std::size_t>(rank)]);
-    neighbours.emplace(
-        rank, join_parent(parent, Handshake{key, rank}, links.rank,
-                          is_same_host(facts, links.rank, rank), options, deadline, is_by_ipv6));
+  for (const int parent_rank : links.parents) {
+    const Endpoint parent = Endpoint::from_blob(blobs[static_cast<std::size_t>(parent_rank)]);
+    neighbours.emplace(parent_rank, join_parent(parent, Handshake{key, parent_rank}, rank,
+                                                is_same_host(facts, rank, parent_rank), options,
+                                                deadline, is_by_ipv6));
   }
-  accept_children(listeners, Handshake{key, links.rank},
-                  {links.children.begin(), links.children.end()}, options, deadline, neighbours);
+  accept_children(listeners, Handshake{key, rank}, {links.children.begin(), links.children.end()},
+                  options, deadline, neighbours);
   return neighbours;
 }
 

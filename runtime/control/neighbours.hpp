@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "runtime/control/host_facts.hpp"
-#include "runtime/control/tree.hpp"
 #include "transport/bootstrap.hpp"
 #include "transport/socket/sockets.hpp"
 
@@ -19,13 +18,17 @@ struct ControlOptions {
 /// Whom a rank connects with: it asks its parents, and its children ask it. Nobody is asked by a
 /// rank below the asked one, so that the ranks' waits for each other have an end.
 struct Links {
-  int rank = 0;
   std::vector<int> parents;   ///< ascending
   std::vector<int> children;  ///< ascending
 
-  static Links of(const ControlTree& tree);
+  int count() const noexcept { return static_cast<int>(parents.size() + children.size()); }
+
+  /// Those of the control tree.
+  static Links in_tree(int rank, int size);
   /// Every rank with every other.
   static Links to_all(int rank, int size);
+  /// The other ranks of each host with the lowest one there.
+  static Links in_host(int rank, const std::vector<HostFacts>& facts);
 };
 
 /// Sockets to this rank's neighbours, by rank.

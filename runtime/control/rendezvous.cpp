@@ -19,9 +19,9 @@
 #include "runtime/control/frames.hpp"
 #include "runtime/control/host_facts.hpp"
 #include "runtime/control/meeting.hpp"
+#include "runtime/control/neighbours.hpp"
 #include "runtime/control/open_files.hpp"
 #include "runtime/control/reception.hpp"
-#include "runtime/control/tree.hpp"
 #include "scalecom/status.hpp"
 #include "transport/socket/address.hpp"
 
@@ -87,8 +87,7 @@ class Host {
   Host(const Rendezvous& rendezvous, Bootstrap::Limit limit)
       : rendezvous_(rendezvous), limit_(limit) {
     // For the meeting itself, for data, and for control messages.
-    const int connections = 2 * (rendezvous.size - 1) +
-                            static_cast<int>(ControlTree::make(0, rendezvous.size).children.size());
+    const int connections = 2 * (rendezvous.size - 1) + Links::in_tree(0, rendezvous.size).count();
     if (const std::string lack = lack_of_open_files(connections); !lack.empty()) {
       lack_ = Error(StatusCode::invalid_argument, fmt::format("rank 0: {}", lack));
       log_error(lack_->what());

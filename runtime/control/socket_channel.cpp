@@ -109,11 +109,11 @@ class SocketChannel final : public ControlChannel {
 }  // namespace
 
 std::unique_ptr<ControlChannel> connect_control_channel(Bootstrap& bootstrap,
-                                                        const ControlTree& tree,
                                                         const std::vector<HostFacts>& facts,
                                                         const ControlOptions& options) {
+  const Links links = Links::in_tree(bootstrap.rank(), bootstrap.size());
   Connections connections;
-  for (auto& [peer, socket] : connect_neighbours(bootstrap, Links::of(tree), facts, options)) {
+  for (auto& [peer, socket] : connect_neighbours(bootstrap, links, facts, options)) {
     connections.emplace(peer, PeerConnection(std::move(socket)));
   }
   return std::make_unique<SocketChannel>(std::move(connections));

@@ -10,7 +10,6 @@ namespace scalecom {
 
 /// A channel to this rank's neighbours in the control tree, connected as connect_neighbours() does.
 std::unique_ptr<ControlChannel> connect_control_channel(Bootstrap& bootstrap,
-                                                        const ControlTree& tree,
                                                         const std::vector<HostFacts>& facts,
                                                         const ControlOptions& options);
 

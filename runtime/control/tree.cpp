@@ -29,8 +29,6 @@ ControlTree ControlTree::make(int rank, int size) {
                   "rank " + std::to_string(rank) + " of " + std::to_string(size));
   const int fan_out = size <= kStarRanksMax ? kStarRanksMax : kTreeFanOut;
   ControlTree tree;
-  tree.rank = rank;
-  tree.size = size;
   int top = 0;
   tree.subtree_end = size;
   tree.children = children_of(top, tree.subtree_end, fan_out);

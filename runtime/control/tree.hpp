@@ -13,8 +13,6 @@ inline constexpr int kTreeFanOut = 8;
 /// path to the root passes through its top. Every subtree is a contiguous range of ranks, so
 /// neighbours are mostly ranks of one host, and a set of subtrees is a short list of ranges.
 struct ControlTree {
-  int rank = 0;
-  int size = 1;
   int parent = -1;            ///< -1 at the root
   std::vector<int> children;  ///< ascending
   /// This rank's subtree is the ranks [rank, subtree_end); child i's ends where child i + 1 begins.

@@ -11,6 +11,7 @@
 #include "runtime/control/host_segment.hpp"
 #include "runtime/control/reception.hpp"
 #include "runtime/control/socket_channel.hpp"
+#include "runtime/control/tree.hpp"
 #include "scalecom/status.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/ipv6.hpp"
@@ -65,7 +66,7 @@ TEST_CASE("ranks of one host over Unix sockets, of several over TCP, on a star a
   test::run_ranks(size, [&](int rank) {
     ThreadBootstrap bootstrap(exchange, rank, size);
     const ControlTree tree = ControlTree::make(rank, size);
-    const auto channel = connect_control_channel(bootstrap, tree, facts_of(size, is_one_host), {});
+    const auto channel = connect_control_channel(bootstrap, facts_of(size, is_one_host), {});
     // Down the tree comes the root's word; every rank passes it on.
     std::string word = "from the root";
     if (tree.parent >= 0) {
@@ -85,8 +86,7 @@ TEST_CASE("a peer that goes away is reported once, after its last message") {
   std::vector<ControlEvent> events;
   test::run_ranks(2, [&](int rank) {
     ThreadBootstrap bootstrap(exchange, rank, 2);
-    const auto channel =
-        connect_control_channel(bootstrap, ControlTree::make(rank, 2), facts_of(2, true), {});
+    const auto channel = connect_control_channel(bootstrap, facts_of(2, true), {});
     if (rank == 1) {
       channel->send(0, "last words");
       return;
@@ -108,7 +108,7 @@ TEST_CASE("a rank that never comes is named when the time is over") {
       return;
     }
     try {
-      connect_control_channel(bootstrap, ControlTree::make(rank, 3), facts_of(3, true),
+      connect_control_channel(bootstrap, facts_of(3, true),
                               {.connect_timeout = std::chrono::milliseconds(300)});
     } catch (const Error& error) {
       if (rank == 0) message = error.what();
@@ -135,8 +135,7 @@ TEST_CASE("strangers are dropped: silent, babbling, and with a wrong key; the jo
       return blob;
     };
     ThreadBootstrap bootstrap(exchange, rank, 2, visit);
-    const auto channel =
-        connect_control_channel(bootstrap, ControlTree::make(rank, 2), facts_of(2, true), {});
+    const auto channel = connect_control_channel(bootstrap, facts_of(2, true), {});
     if (rank == 1) {
       channel->send(0, "hello");
       poll_until(*channel, 1);
@@ -162,7 +161,7 @@ TEST_CASE("a parent that does not know the key is refused by its child") {
     };
     ThreadBootstrap bootstrap(exchange, rank, 2, forge);
     try {
-      connect_control_channel(bootstrap, ControlTree::make(rank, 2), facts_of(2, true),
+      connect_control_channel(bootstrap, facts_of(2, true),
                               {.connect_timeout = std::chrono::milliseconds(500)});
     } catch (const Error& error) {
       messages[static_cast<std::size_t>(rank)] = error.what();
@@ -245,7 +244,7 @@ TEST_CASE("a rank on another network is named at once, and the others do not wai
   test::run_ranks(3, [&](int rank) {
     ThreadBootstrap bootstrap(exchange, rank, 3);
     try {
-      connect_control_channel(bootstrap, ControlTree::make(rank, 3), facts, {});
+      connect_control_channel(bootstrap, facts, {});
     } catch (const Error& error) {
       messages[static_cast<std::size_t>(rank)] = error.what();
     }
@@ -266,7 +265,7 @@ TEST_CASE("a child that its parent drops comes again") {
   test::run_ranks(2, [&](int rank) {
     ThreadBootstrap bootstrap(exchange, rank, 2);
     if (rank == 1) {
-      connect_control_channel(bootstrap, ControlTree::make(1, 2), facts_of(2, true), {});
+      connect_control_channel(bootstrap, facts_of(2, true), {});
       return;
     }
     bootstrap.exchange(endpoint_blob(key, name), Bootstrap::Limit(60.0));
@@ -305,7 +304,7 @@ TEST_CASE("a parent whose queue stays full is tried for as long as it may take")
       return;
     }
     try {
-      connect_control_channel(bootstrap, ControlTree::make(1, 2), facts_of(2, is_one_host),
+      connect_control_channel(bootstrap, facts_of(2, is_one_host),
                               {.connect_timeout = kLimit, .peer_timeout = kTryTime});
     } catch (const Error& error) {
       message = error.what();

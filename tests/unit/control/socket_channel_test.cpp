@@ -77,7 +77,7 @@ class BareBootstrap final : public Bootstrap {
 struct World {
   explicit World(Medium medium) {
     BareBootstrap bootstrap(child);
-    channel = connect_control_channel(bootstrap, ControlTree::make(0, 2), facts_of(medium), {});
+    channel = connect_control_channel(bootstrap, facts_of(medium), {});
     child.socket();
   }
 
@@ -116,9 +116,9 @@ class LonelyBootstrap final : public Bootstrap {
 
 nlohmann::json published_with(const std::vector<HostFacts>& facts) {
   LonelyBootstrap bootstrap;
-  CHECK_THROWS_WITH(connect_control_channel(bootstrap, ControlTree::make(0, 2), facts,
-                                            {.connect_timeout = std::chrono::milliseconds(50)}),
-                    Contains("rank 1"));
+  CHECK_THROWS_WITH(
+      connect_control_channel(bootstrap, facts, {.connect_timeout = std::chrono::milliseconds(50)}),
+      Contains("rank 1"));
   return bootstrap.published();
 }
 
