@@ -10,7 +10,7 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <optional>
+#include <utility>
 
 #include "scalecom/status.hpp"
 #include "transport/socket/address.hpp"
@@ -36,17 +36,14 @@ std::vector<std::string> interface_addresses() {
   ifaddrs* raw = nullptr;
   if (getifaddrs(&raw) != 0) return {};
   const std::unique_ptr<ifaddrs, decltype(&freeifaddrs)> list(raw, &freeifaddrs);
-  std::vector<std::string> addresses;
-  for (const int family : {AF_INET, AF_INET6}) {
-    for (const ifaddrs* entry = list.get(); entry != nullptr; entry = entry->ifa_next) {
-      const bool is_usable = entry->ifa_addr != nullptr && (entry->ifa_flags & IFF_UP) != 0 &&
-                             (entry->ifa_flags & IFF_LOOPBACK) == 0;
-      if (!is_usable || entry->ifa_addr->sa_family != family) continue;
-      const std::optional<Address> address = Address::of(entry->ifa_addr);
-      if (address && !address->is_link_local()) addresses.push_back(address->to_string());
-    }
+  std::vector<Address> addresses;
+  for (const ifaddrs* entry = list.get(); entry != nullptr; entry = entry->ifa_next) {
+    const bool is_usable = entry->ifa_addr != nullptr && (entry->ifa_flags & IFF_UP) != 0 &&
+                           (entry->ifa_flags & IFF_LOOPBACK) == 0;
+    if (!is_usable) continue;
+    if (const auto address = Address::of(entry->ifa_addr)) addresses.push_back(*address);
   }
-  return addresses;
+  return to_strings(std::move(addresses));
 }
 
 }  // namespace

@@ -94,6 +94,15 @@ socklen_t Address::write(sockaddr_storage& target, int port) const noexcept {
   return sizeof written;
 }
 
+std::vector<std::string> to_strings(std::vector<Address> addresses) {
+  std::erase_if(addresses, [](const Address& address) { return address.is_link_local(); });
+  std::ranges::stable_partition(addresses,
+                                [](const Address& address) { return address.family() == AF_INET; });
+  std::vector<std::string> texts;
+  for (const Address& address : addresses) texts.push_back(address.to_string());
+  return texts;
+}
+
 bool is_ipv6(const std::string& text) {
   const std::optional<Address> address = Address::parse(text);
   return address && address->family() == AF_INET6;

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace scalecom {
 
@@ -41,6 +42,9 @@ class Address {
   int family_ = AF_INET;
   Bytes bytes_{};  ///< in the network's order; of IPv4 the first four
 };
+
+/// Those that mean the same on every host, so none that is link-local, as texts: IPv4 before IPv6.
+std::vector<std::string> to_strings(std::vector<Address> addresses);
 
 /// Whether a text is an IPv6 address, without brackets.
 bool is_ipv6(const std::string& text);

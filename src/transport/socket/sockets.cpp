@@ -192,15 +192,11 @@ std::vector<std::string> resolve(const std::string& host) {
   }
   if (problem != 0) return {};
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> list(found, &freeaddrinfo);
-  std::vector<std::string> addresses;
-  for (const int family : {AF_INET, AF_INET6}) {
-    for (const addrinfo* entry = found; entry != nullptr; entry = entry->ai_next) {
-      const std::optional<Address> address = Address::of(entry->ai_addr);
-      if (!address || address->family() != family || address->is_link_local()) continue;
-      addresses.push_back(address->to_string());
-    }
+  std::vector<Address> addresses;
+  for (const addrinfo* entry = found; entry != nullptr; entry = entry->ai_next) {
+    if (const auto address = Address::of(entry->ai_addr)) addresses.push_back(*address);
   }
-  return addresses;
+  return to_strings(std::move(addresses));
 }
 
 Socket connect_unix(const std::string& name) {

@@ -47,6 +47,15 @@ TEST_CASE("loopback and link-local addresses are known by their numbers") {
   CHECK_FALSE(Address::parse("fec0::1")->is_link_local());
 }
 
+TEST_CASE("of several addresses those that every host understands are told, IPv4 first") {
+  std::vector<Address> addresses;
+  for (const char* text : {"fd00::2", "10.0.0.2", "fe80::1", "fd00::1", "10.0.0.1"}) {
+    addresses.push_back(*Address::parse(text));
+  }
+  CHECK(to_strings(addresses) ==
+        std::vector<std::string>{"10.0.0.2", "10.0.0.1", "fd00::2", "fd00::1"});
+}
+
 TEST_CASE("a place is a host and a port, of IPv6 in brackets") {
   for (const char* text : {"host:1", "10.0.0.1:65535", "[fd00::1]:4000"}) {
     const auto place = parse_place(text);
