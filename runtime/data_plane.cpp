@@ -86,6 +86,7 @@ TuningResult tune_parts(SessionParts& parts, Bootstrap& bootstrap, const HostRan
                .transport = *parts.transport,
                .board = *parts.board,
                .hosts = hosts,
+               .defaults = parts.tuning,
                .key = {.version = kVersion,
                        .hosts = describe_hosts(hosts, parts.topology),
                        .ranks = parts.topology.size,

@@ -17,12 +17,6 @@ using nlohmann::json;
 
 bool is_first(const TuningTask& task) { return task.bootstrap.rank() == 0; }
 
-int ranks_of_largest(const HostRanks& hosts) {
-  std::size_t most = 1;
-  for (const std::vector<int>& ranks : hosts) most = std::max(most, ranks.size());
-  return static_cast<int>(most);
-}
-
 std::string path_of(const TuningTask& task) {
   return tuning_file_path(task.cache_directory, task.key);
 }
@@ -49,16 +43,16 @@ void keep(const TuningTask& task, const Tuning& tuning) {
 }
 
 // This rank's figures, or why there are none.
-std::string measure(const TuningTask& task, const Tuning& defaults) {
+std::string measure(const TuningTask& task) {
   const WaitContext context{Deadline::after(task.limit)};
   Samples samples;
   try {
     // Every figure at two times: others that use the cores for a moment are seldom in both.
     for (int round = 0; round < 2; ++round) {
       measure_kernels(task.board, task.key.ranks, task.threads, task.plan, context, samples);
-      measure_inside(task.board, defaults, task.plan, context, samples);
+      measure_inside(task.board, task.defaults, task.plan, context, samples);
       if (task.hosts.size() == 1) {
-        measure_shm_choices(task.board, defaults, task.plan, context, samples);
+        measure_shm_choices(task.board, task.defaults, task.plan, context, samples);
       } else {
         measure_link(task.transport, task.hosts, task.plan, context, samples);
       }
@@ -72,7 +66,6 @@ std::string measure(const TuningTask& task, const Tuning& defaults) {
 }  // namespace
 
 TuningResult tune(const TuningTask& task) {
-  const Tuning defaults = Tuning::defaults(ranks_of_largest(task.hosts), task.board.slot_bytes());
   const std::string cached = task.bootstrap.exchange(find_cached(task), task.limit).front();
   if (!cached.empty()) {
     const json found = json::parse(cached);
@@ -82,7 +75,7 @@ TuningResult tune(const TuningTask& task) {
   // Every rank gets every rank's figures, and they choose alike. A rank whose wait ended by its
   // deadline says so here, where nobody is left behind: then all of them stay with the defaults.
   std::vector<Samples> by_rank;
-  for (const std::string& text : task.bootstrap.exchange(measure(task, defaults), 2 * task.limit)) {
+  for (const std::string& text : task.bootstrap.exchange(measure(task), 2 * task.limit)) {
     const json said = json::parse(text);
     if (said.contains("problem")) {
       if (is_first(task)) {
@@ -91,12 +84,13 @@ TuningResult tune(const TuningTask& task) {
             "SCALECOM_TUNE=off does so without measuring",
             by_rank.size(), said.at("problem").get<std::string>()));
       }
-      return {defaults, "defaults", true};
+      return {task.defaults, "defaults", true};
     }
     by_rank.push_back(said.at("samples").get<Samples>());
   }
   const auto hosts = static_cast<int>(task.hosts.size());
-  const Tuning tuning = choose_tuning(defaults, slowest(by_rank), hosts, task.board.slot_bytes());
+  const Tuning tuning =
+      choose_tuning(task.defaults, slowest(by_rank), hosts, task.board.slot_bytes());
   keep(task, tuning);
   return {tuning, "measured now"};
 }

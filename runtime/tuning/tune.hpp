@@ -19,6 +19,7 @@ struct TuningTask {
   Transport& transport;
   Board& board;
   const HostRanks& hosts;  ///< as the collectives see them
+  const Tuning& defaults;  ///< what holds where nothing is measured
   TuningKey key;
   MeasurementPlan plan = MeasurementPlan::quick();
   PassThreads threads = {};

@@ -73,10 +73,12 @@ std::vector<TuningResult> run_tuning(const World& world) {
     }
     Board board = boards[host].make_board(static_cast<int>(place));
     const auto transport = data.make_transport(rank);
+    const Tuning defaults = Tuning::defaults(static_cast<int>(world.hosts.front().size()), kSlot);
     const TuningTask task{.bootstrap = bootstrap,
                           .transport = *transport,
                           .board = board,
                           .hosts = world.hosts,
+                          .defaults = defaults,
                           .key = key_of(world),
                           .plan = kShortPlan,
                           .threads = world.threads,
