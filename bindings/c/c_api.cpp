@@ -18,6 +18,7 @@ using scalecom::Error;
 using scalecom::Session;
 using scalecom::Status;
 using scalecom::StatusCode;
+using scalecom::c::check_list;
 using scalecom::c::deref;
 using scalecom::c::fail;
 using scalecom::c::guarded;
@@ -94,16 +95,18 @@ const scalecom::dlpack::ExchangeApi& to_exchange(const void* exchange) {
   return deref(static_cast<const scalecom::dlpack::ExchangeApi*>(exchange), "exchange");
 }
 
-void give_ticket(scalecom_ticket** place, scalecom::Ticket ticket) {
-  *place = new scalecom_ticket{std::move(ticket), {}};
+// `make` submits. The place has a ticket, or NULL where it fails.
+template <class Make>
+int submit(scalecom_ticket** ticket, const Make& make) noexcept {
+  return guarded([&] {
+    deref(ticket, "ticket") = nullptr;
+    *ticket = new scalecom_ticket{make(), {}};
+  });
 }
 
 std::vector<scalecom::NamedInput> to_inputs(const char* const* names, const scalecom_tensor* inputs,
                                             int64_t count) {
-  if (count < 0 || (count > 0 && (names == nullptr || inputs == nullptr))) {
-    throw Error(StatusCode::invalid_argument,
-                "names or inputs is NULL or count is " + std::to_string(count));
-  }
+  check_list(count, names == nullptr || inputs == nullptr, "names or inputs");
   std::vector<scalecom::NamedInput> result;
   result.reserve(static_cast<std::size_t>(count));
   for (int64_t i = 0; i < count; ++i) {
@@ -121,12 +124,12 @@ void give_tickets(scalecom_ticket** places, std::vector<scalecom::Ticket> ticket
   for (std::unique_ptr<scalecom_ticket>& ticket : made) *places++ = ticket.release();
 }
 
-template <class Submit>
-scalecom_ticket* submit_objects(Submit&& submit) noexcept {
+template <class Make>
+scalecom_ticket* submit_objects(const Make& make) noexcept {
   scalecom_ticket* ticket = nullptr;
   guarded([&] {
     try {
-      give_ticket(&ticket, submit());
+      ticket = new scalecom_ticket{make(), {}};
     } catch (const NotPlain&) {
       fail(SCALECOM_NOT_PLAIN, "a tensor cannot be submitted as it is");
     }
@@ -142,11 +145,13 @@ const scalecom::Ticket& completed(const scalecom_ticket* ticket) {
   return from;
 }
 
-char* to_c_string(const std::string& text) {
+// Freed by scalecom_free().
+void give_text(char** json, const std::string& text) {
+  char*& place = deref(json, "json");
   auto* copy = static_cast<char*>(std::malloc(text.size() + 1));
   if (copy == nullptr) throw std::bad_alloc();
   std::memcpy(copy, text.c_str(), text.size() + 1);
-  return copy;
+  place = copy;
 }
 
 // What milliseconds cannot count becomes the longest that they can.
@@ -207,31 +212,26 @@ int scalecom_all_reduce(const char* name, const scalecom_tensor* input,
                         const scalecom_tensor* output, int32_t op, double prescale,
                         double postscale, const scalecom_compression* compression, int32_t priority,
                         scalecom_ticket** ticket) {
-  return guarded([&] {
-    deref(ticket, "ticket") = nullptr;
-    give_ticket(ticket, sessions().get()->all_reduce(
-                            to_name(name), to_view(input, "input"), to_view(output, "output"),
-                            to_options(op, prescale, postscale, compression, priority)));
+  return submit(ticket, [&] {
+    return sessions().get()->all_reduce(to_name(name), to_view(input, "input"),
+                                        to_view(output, "output"),
+                                        to_options(op, prescale, postscale, compression, priority));
   });
 }
 
 int scalecom_all_reduce_group(const char* const* names, const scalecom_tensor* inputs,
                               const scalecom_tensor* outputs, int64_t count,
                               const scalecom_reduction* reduction, scalecom_ticket** ticket) {
-  return guarded([&] {
-    deref(ticket, "ticket") = nullptr;
-    if (count < 0 || (count > 0 && (names == nullptr || inputs == nullptr || outputs == nullptr))) {
-      throw Error(StatusCode::invalid_argument,
-                  "names, inputs or outputs is NULL or count is " + std::to_string(count));
-    }
+  return submit(ticket, [&] {
+    check_list(count, names == nullptr || inputs == nullptr || outputs == nullptr,
+               "names, inputs or outputs");
     std::vector<scalecom::GroupMember> members;
     members.reserve(static_cast<std::size_t>(count));
     for (int64_t i = 0; i < count; ++i) {
       members.push_back(
           {to_name(names[i]), to_view(&inputs[i], "input"), to_view(&outputs[i], "output")});
     }
-    give_ticket(ticket,
-                sessions().get()->all_reduce_group(std::move(members), to_options(reduction)));
+    return sessions().get()->all_reduce_group(std::move(members), to_options(reduction));
   });
 }
 
@@ -258,11 +258,8 @@ scalecom_ticket* scalecom_dlpack_all_reduce_group(const void* exchange, const ch
                                                   int64_t count,
                                                   const scalecom_reduction* const* reductions) {
   return submit_objects([&] {
-    if (count < 0 ||
-        (count > 0 && (names == nullptr || inputs == nullptr || reductions == nullptr))) {
-      throw Error(StatusCode::invalid_argument,
-                  "names, inputs or reductions is NULL or count is " + std::to_string(count));
-    }
+    check_list(count, names == nullptr || inputs == nullptr || reductions == nullptr,
+               "names, inputs or reductions");
     std::vector<scalecom::GroupMember> members;
     members.reserve(static_cast<std::size_t>(count));
     for (int64_t i = 0; i < count; ++i) {
@@ -280,10 +277,7 @@ scalecom_ticket* scalecom_dlpack_broadcast_group(const void* exchange, const cha
                                                  void* const* tensors, int64_t count,
                                                  int32_t root) {
   return submit_objects([&] {
-    if (count < 0 || (count > 0 && (names == nullptr || tensors == nullptr))) {
-      throw Error(StatusCode::invalid_argument,
-                  "names or tensors is NULL or count is " + std::to_string(count));
-    }
+    check_list(count, names == nullptr || tensors == nullptr, "names or tensors");
     std::vector<scalecom::NamedInput> members;
     for (int64_t i = 0; i < count; ++i) {
       members.push_back({names, to_view(to_exchange(exchange), tensors[i])});
@@ -294,10 +288,8 @@ scalecom_ticket* scalecom_dlpack_broadcast_group(const void* exchange, const cha
 }
 
 int scalecom_all_gather(const char* name, const scalecom_tensor* input, scalecom_ticket** ticket) {
-  return guarded([&] {
-    deref(ticket, "ticket") = nullptr;
-    give_ticket(ticket, sessions().get()->all_gather(to_name(name), to_view(input, "input")));
-  });
+  return submit(
+      ticket, [&] { return sessions().get()->all_gather(to_name(name), to_view(input, "input")); });
 }
 
 int scalecom_all_gather_group(const char* const* names, const scalecom_tensor* inputs,
@@ -310,10 +302,9 @@ int scalecom_all_gather_group(const char* const* names, const scalecom_tensor* i
 
 int scalecom_reduce_scatter(const char* name, const scalecom_tensor* input, int32_t op,
                             double prescale, double postscale, scalecom_ticket** ticket) {
-  return guarded([&] {
-    deref(ticket, "ticket") = nullptr;
-    give_ticket(ticket, sessions().get()->reduce_scatter(to_name(name), to_view(input, "input"),
-                                                         to_options(op, prescale, postscale)));
+  return submit(ticket, [&] {
+    return sessions().get()->reduce_scatter(to_name(name), to_view(input, "input"),
+                                            to_options(op, prescale, postscale));
   });
 }
 
@@ -330,39 +321,26 @@ int scalecom_reduce_scatter_group(const char* const* names, const scalecom_tenso
 
 int scalecom_all_to_all(const char* name, const scalecom_tensor* input, const int64_t* splits,
                         int32_t count, scalecom_ticket** ticket) {
-  return guarded([&] {
-    deref(ticket, "ticket") = nullptr;
-    if (count < 0 || (count > 0 && splits == nullptr)) {
-      throw Error(StatusCode::invalid_argument,
-                  "splits is NULL or count is " + std::to_string(count));
-    }
-    give_ticket(ticket,
-                sessions().get()->all_to_all(to_name(name), to_view(input, "input"),
-                                             std::vector<std::int64_t>(splits, splits + count)));
+  return submit(ticket, [&] {
+    check_list(count, splits == nullptr, "splits");
+    return sessions().get()->all_to_all(to_name(name), to_view(input, "input"),
+                                        std::vector<std::int64_t>(splits, splits + count));
   });
 }
 
 int scalecom_broadcast(const char* name, const scalecom_tensor* tensor, int32_t root,
                        scalecom_ticket** ticket) {
-  return guarded([&] {
-    deref(ticket, "ticket") = nullptr;
-    give_ticket(ticket,
-                sessions().get()->broadcast(to_name(name), to_view(tensor, "tensor"), root));
+  return submit(ticket, [&] {
+    return sessions().get()->broadcast(to_name(name), to_view(tensor, "tensor"), root);
   });
 }
 
 int scalecom_barrier(scalecom_ticket** ticket) {
-  return guarded([&] {
-    deref(ticket, "ticket") = nullptr;
-    give_ticket(ticket, sessions().get()->barrier());
-  });
+  return submit(ticket, [&] { return sessions().get()->barrier(); });
 }
 
 int scalecom_join(int32_t device, scalecom_ticket** ticket) {
-  return guarded([&] {
-    deref(ticket, "ticket") = nullptr;
-    give_ticket(ticket, sessions().get()->join(device));
-  });
+  return submit(ticket, [&] { return sessions().get()->join(device); });
 }
 
 int scalecom_ticket_is_ready(const scalecom_ticket* ticket) {
@@ -425,8 +403,7 @@ int scalecom_ticket_copy_output(const scalecom_ticket* ticket, void* destination
 void scalecom_ticket_release(scalecom_ticket* ticket) { delete ticket; }
 
 int scalecom_residuals(char** json) {
-  return guarded(
-      [&] { deref(json, "json") = to_c_string(scalecom::to_json(sessions().get()->residuals())); });
+  return guarded([&] { give_text(json, scalecom::to_json(sessions().get()->residuals())); });
 }
 
 int scalecom_residual_get(const char* name, float* values, int64_t count) {
@@ -452,9 +429,8 @@ int scalecom_residual_restore(const char* name, const int64_t* shape, int32_t di
 }
 
 int scalecom_compression_stats(char** json) {
-  return guarded([&] {
-    deref(json, "json") = to_c_string(scalecom::to_json(sessions().get()->compression_health()));
-  });
+  return guarded(
+      [&] { give_text(json, scalecom::to_json(sessions().get()->compression_health())); });
 }
 
 int scalecom_explain_compression(int64_t count, int32_t dtype, int32_t device_kind,
@@ -463,7 +439,7 @@ int scalecom_explain_compression(int64_t count, int32_t dtype, int32_t device_ki
     const auto explanation = sessions().get()->explain_compression(
         count, static_cast<scalecom::DataType>(dtype), to_compression(compression),
         static_cast<scalecom::DeviceKind>(device_kind));
-    deref(json, "json") = to_c_string(scalecom::to_json(explanation));
+    give_text(json, scalecom::to_json(explanation));
   });
 }
 
@@ -479,8 +455,7 @@ int scalecom_stop_timeline(void) {
 }
 
 int scalecom_stats(char** json) {
-  return guarded(
-      [&] { deref(json, "json") = to_c_string(scalecom::to_json(sessions().get()->stats())); });
+  return guarded([&] { give_text(json, scalecom::to_json(sessions().get()->stats())); });
 }
 
 int scalecom_info(char** json) {
@@ -488,8 +463,9 @@ int scalecom_info(char** json) {
     const auto session = sessions().find();
     std::optional<scalecom::SessionReport> report;
     if (session != nullptr) report = session->report();
-    deref(json, "json") = to_c_string(scalecom::describe_installation_json(
-        report ? &*report : nullptr, session != nullptr ? &session->topology() : nullptr,
-        session != nullptr ? session->config() : sessions().read_config()));
+    give_text(json,
+              scalecom::describe_installation_json(
+                  report ? &*report : nullptr, session != nullptr ? &session->topology() : nullptr,
+                  session != nullptr ? session->config() : sessions().read_config()));
   });
 }

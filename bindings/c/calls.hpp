@@ -55,6 +55,13 @@ int guarded(Body&& body) noexcept {
   }
 }
 
+/// Refuses what cannot be `count` elements: `arguments` names the lists, of which some `is_null`.
+inline void check_list(std::int64_t count, bool is_null, const char* arguments) {
+  if (count >= 0 && (count == 0 || !is_null)) return;
+  throw Error(StatusCode::invalid_argument,
+              std::string(arguments) + " is NULL or count is " + std::to_string(count));
+}
+
 /// The argument, which is not to be NULL.
 template <class T>
 T& deref(T* pointer, const char* argument) {

@@ -8,6 +8,7 @@
 
 using scalecom::Error;
 using scalecom::StatusCode;
+using scalecom::c::check_list;
 using scalecom::c::deref;
 using scalecom::c::guarded;
 using scalecom::c::sessions;
@@ -18,10 +19,7 @@ struct scalecom_exchanged {
 
 int scalecom_process_set_add(const int32_t* ranks, int32_t count, int32_t* id) {
   return guarded([&] {
-    if (count < 0 || (count > 0 && ranks == nullptr)) {
-      throw Error(StatusCode::invalid_argument,
-                  "ranks is NULL or count is " + std::to_string(count));
-    }
+    check_list(count, ranks == nullptr, "ranks");
     deref(id, "id") = sessions().add_set(std::vector<int>(ranks, ranks + count));
   });
 }
