@@ -183,7 +183,7 @@ void Execution::complete(BatchUnderWay& work, std::size_t count) {
   const std::span<PendingTensor* const> tensors(work.tensors);
   if (count == work.tensors.size()) {
     ++batches_executed_;
-    if (has_steps(work.batch.kind)) keep_steps(work.batch, *work.agreement);
+    if (has_steps(work.batch.kind)) keep_steps(work);
   }
   settle_residuals(work, count);
   if (work.times != nullptr) tell_times(work, count);
@@ -193,7 +193,7 @@ void Execution::complete(BatchUnderWay& work, std::size_t count) {
 
 void Execution::begin_times(BatchUnderWay& work) const {
   const Batch& batch = work.batch;
-  const OperationKind kind = work.agreement->tensors[batch.tensors.front()].signature.kind;
+  const OperationKind kind = work.agreed(0).signature.kind;
   const bool has_leader =
       batch.kind == BatchKind::sparse_all_reduce && batch.sparse.mode == CompressionMode::cyclic;
   work.times = timeline_.start_batch({.operation = timeline_operation(kind),
@@ -212,17 +212,16 @@ void Execution::tell_times(const BatchUnderWay& work, std::size_t count) {
   if (!timeline_.is_on()) return;
   const TimePoint now = Clock::now();
   for (std::size_t i = work.done; i < count; ++i) {
-    const AgreedTensor& agreed = work.agreement->tensors[work.batch.tensors[i]];
+    const AgreedTensor& agreed = work.agreed(i);
     const bool is_compressed = agreed.signature.compression.mode != CompressionMode::none;
     timeline_.complete(work.tensors[i]->times, *work.times, is_compressed ? agreed.step : -1, now);
   }
 }
 
 void Execution::fail(const BatchUnderWay& work, const Error& error) const {
-  const std::string& first = work.agreement->tensors[work.batch.tensors.front()].name;
   throw Error(error.code(),
               fmt::format("{} of {} tensors (first: {}) on rank {}: {}", to_string(work.batch.kind),
-                          work.tensors.size(), first, rank_, error.what()));
+                          work.tensors.size(), work.agreed(0).name, rank_, error.what()));
 }
 
 std::size_t Execution::agreements_under_way(const Agreement* other) const noexcept {
@@ -239,7 +238,7 @@ std::size_t Execution::agreements_under_way(const Agreement* other) const noexce
 void Execution::run(const BatchUnderWay& work) {
   const Batch& batch = work.batch;
   std::vector<const AgreedTensor*> agreed;
-  for (const std::size_t place : batch.tensors) agreed.push_back(&work.agreement->tensors[place]);
+  for (std::size_t i = 0; i < work.tensors.size(); ++i) agreed.push_back(&work.agreed(i));
   switch (batch.kind) {
     case BatchKind::all_gather: return parts_.all_gather(agreed, work.tensors, work.context);
     case BatchKind::broadcast: return broadcast(batch.root, work.tensors, work.context);
@@ -276,7 +275,7 @@ void Execution::start_dense(BatchUnderWay& work) {
   all_reduce.op = work.batch.op;
   all_reduce.pieces.reserve(work.batch.tensors.size());
   for (std::size_t i = 0; i < work.batch.tensors.size(); ++i) {
-    const TensorSignature& signature = work.agreement->tensors[work.batch.tensors[i]].signature;
+    const TensorSignature& signature = work.agreed(i).signature;
     Piece piece;
     piece.count = count_of(signature.shape);
     if (!work.is_void) {
@@ -360,7 +359,7 @@ void Execution::start_sparse(BatchUnderWay& work) {
   std::vector<SparseSlot> slots;
   slots.reserve(work.tensors.size());
   for (std::size_t i = 0; i < work.tensors.size(); ++i) {
-    const TensorSignature& signature = work.agreement->tensors[work.batch.tensors[i]].signature;
+    const TensorSignature& signature = work.agreed(i).signature;
     if (!work.is_void) {
       const PendingTensor& tensor = *work.tensors[i];
       float* const residual = residual_for_step(residuals_, tensor, signature).in_host().data();
@@ -389,19 +388,16 @@ SparseAllReduce* Execution::idle_sparse() const {
 // be one everywhere when its flags are (see Revocation).
 std::span<std::byte> Execution::sample_health(BatchUnderWay& work) const {
   const std::span<const SparseSlot> slots = work.sparse->slots();
-  const auto agreed = [&](std::size_t i) -> const AgreedTensor& {
-    return work.agreement->tensors[work.batch.tensors[i]];
-  };
   std::vector<bool> is_sampled(slots.size());
   for (std::size_t i = 0; i < slots.size(); ++i) {
-    is_sampled[i] = !slots[i].went_dense && health_.is_sampled(agreed(i).step);
+    is_sampled[i] = !slots[i].went_dense && health_.is_sampled(work.agreed(i).step);
   }
   if (std::ranges::find(is_sampled, true) == is_sampled.end()) return {};
   const std::vector<SparseChoice> choices = work.sparse->choices(is_sampled);
   for (std::size_t i = 0; i < slots.size(); ++i) {
     if (!is_sampled[i]) continue;
-    work.sample.add(slots[i], choices[i], agreed(i).step);
-    work.sampled.push_back(&agreed(i));
+    work.sample.add(slots[i], choices[i], work.agreed(i).step);
+    work.sampled.push_back(&work.agreed(i));
   }
   return work.sample.data();
 }
@@ -420,9 +416,9 @@ void Execution::finish_sparse(BatchUnderWay& work) {
 
 // Warm-up steps, which go dense and leave the residual as it is, count as well: a checkpoint may be
 // taken in between.
-void Execution::keep_steps(const Batch& batch, const Agreement& agreement) {
-  for (const std::size_t place : batch.tensors) {
-    const AgreedTensor& agreed = agreement.tensors[place];
+void Execution::keep_steps(const BatchUnderWay& work) {
+  for (std::size_t i = 0; i < work.tensors.size(); ++i) {
+    const AgreedTensor& agreed = work.agreed(i);
     const TensorSignature& signature = agreed.signature;
     if (signature.compression.mode == CompressionMode::none) continue;
     residuals_.acquire(agreed.name, signature.shape).next_step = agreed.step + 1;

@@ -94,6 +94,9 @@ class Execution {
     /// What dense tensors send in place of their input to deliver their residuals, by place.
     std::map<std::size_t, Delivery> with_residuals = {};
     std::unique_ptr<BatchTimes> times = nullptr;  ///< for a timeline; null: none ran at its start
+
+    /// Of tensors[i].
+    const AgreedTensor& agreed(std::size_t i) const { return agreement->tensors[batch.tensors[i]]; }
   };
 
   bool is_void(const Agreement& agreement) const noexcept {
@@ -118,7 +121,7 @@ class Execution {
   SparseAllReduce* idle_sparse() const;
   void broadcast(int root, std::span<PendingTensor* const> tensors, const WaitContext& context);
   void adasum(const BatchUnderWay& work);
-  void keep_steps(const Batch& batch, const Agreement& agreement);
+  void keep_steps(const BatchUnderWay& work);
   void report_nonfinite(const SparseSlot& slot);
 
   Collectives& collectives_;

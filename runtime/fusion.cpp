@@ -6,6 +6,7 @@
 
 #include "base/error.hpp"
 #include "compress/offset_codec.hpp"
+#include "runtime/part_rows.hpp"
 
 namespace scalecom {
 namespace {
@@ -78,11 +79,10 @@ std::int64_t fused_bytes(const AgreedTensor& tensor, int world_size) {
            size_of(signature.compression.values);
   }
   if (tensor.first_extents.empty()) return count * size_of(signature.dtype);
-  std::int64_t bytes = size_of(signature.dtype);
-  for (std::size_t axis = 1; axis < signature.shape.size(); ++axis) bytes *= signature.shape[axis];
   const std::int64_t rows =
       std::reduce(tensor.first_extents.begin(), tensor.first_extents.end(), std::int64_t{0});
-  return bytes * (signature.kind == OperationKind::all_to_all ? rows / world_size : rows);
+  return row_bytes(signature.dtype, signature.shape) *
+         (signature.kind == OperationKind::all_to_all ? rows / world_size : rows);
 }
 
 std::vector<Batch> plan_batches(const Agreement& agreement, int world_size,
