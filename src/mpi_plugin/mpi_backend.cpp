@@ -12,7 +12,7 @@
 #include "collective/mpi/mpi_collectives.hpp"
 #include "mpi_plugin/make_mpi_backend.hpp"
 #include "mpi_plugin/mpi_process.hpp"
-#include "transport/mpi/mpi_error.hpp"
+#include "transport/mpi/mpi_call.hpp"
 #include "transport/mpi/mpi_transport.hpp"
 
 namespace scalecom {
@@ -25,14 +25,8 @@ template <class Work, class Start>
 void run_collective(std::unique_ptr<Work>& work, const WaitContext& context, const char* call,
                     const Start& start) {
   check_mpi(start(*work), call);
-  WaitLoop loop(context);
-  int is_done = 0;
   try {
-    while (true) {
-      check_mpi(MPI_Test(&work->request, &is_done, MPI_STATUS_IGNORE), call);
-      if (is_done != 0) return;
-      loop.pause(call);
-    }
+    wait_for_mpi(work->request, context, call);
   } catch (const Error&) {
     (void)work.release();
     renounce_finalize();  // It would wait for the ranks that did not come.

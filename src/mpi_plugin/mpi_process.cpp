@@ -7,7 +7,7 @@
 #include <atomic>
 #include <cstdlib>
 
-#include "transport/mpi/mpi_error.hpp"
+#include "transport/mpi/mpi_call.hpp"
 
 /// An extension of Open MPI's and MPICH's, which a build of either may lack: null then.
 extern "C" int query_cuda_support() __asm__("MPIX_Query_cuda_support") __attribute__((weak));

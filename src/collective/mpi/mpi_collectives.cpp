@@ -10,7 +10,7 @@
 #include "base/error.hpp"
 #include "collective/group.hpp"
 #include "kernels/reduce.hpp"
-#include "transport/mpi/mpi_error.hpp"
+#include "transport/mpi/mpi_call.hpp"
 
 namespace scalecom {
 namespace {
@@ -156,7 +156,7 @@ class MpiCollectives final : public Collectives {
       check_mpi(
           MPI_Iallreduce(MPI_IN_PLACE, place, count, type, operation, communicator_, &request),
           "MPI_Iallreduce");
-      wait(request, context, "MPI_Iallreduce");
+      wait_for_mpi(request, context, "MPI_Iallreduce");
     });
   }
 
@@ -165,7 +165,7 @@ class MpiCollectives final : public Collectives {
     for_each_piece(data, 1, [&](std::byte* place, int count) {
       MPI_Request request;
       check_mpi(MPI_Ibcast(place, count, MPI_BYTE, root, communicator_, &request), "MPI_Ibcast");
-      wait(request, context, "MPI_Ibcast");
+      wait_for_mpi(request, context, "MPI_Ibcast");
     });
   }
 
@@ -194,7 +194,7 @@ class MpiCollectives final : public Collectives {
     check_mpi(MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_BYTE, all.data(), counts.data(),
                               displacements.data(), MPI_BYTE, communicator_, &request),
               "MPI_Iallgatherv");
-    wait(request, context, "MPI_Iallgatherv");
+    wait_for_mpi(request, context, "MPI_Iallgatherv");
   }
 
   void reduce_scatter(std::span<std::byte> data, std::span<const std::int64_t> bytes_per_rank,
@@ -214,7 +214,7 @@ class MpiCollectives final : public Collectives {
     check_mpi(MPI_Ireduce_scatter(MPI_IN_PLACE, data.data(), counts.data(), type, operation,
                                   communicator_, &request),
               "MPI_Ireduce_scatter");
-    wait(request, context, "MPI_Ireduce_scatter");
+    wait_for_mpi(request, context, "MPI_Ireduce_scatter");
     // In place MPI leaves this rank's part at the beginning.
     const auto mine = parts[static_cast<std::size_t>(rank())];
     if (!mine.empty()) std::memmove(mine.data(), data.data(), mine.size());
@@ -232,7 +232,7 @@ class MpiCollectives final : public Collectives {
                              receive.data(), counts.data(), displacements.data(),
                              receive_types.data(), communicator_, &request),
               "MPI_Ialltoallw");
-    wait(request, context, "MPI_Ialltoallw");
+    wait_for_mpi(request, context, "MPI_Ialltoallw");
     send_types.free();
     receive_types.free();
   }
@@ -249,7 +249,7 @@ class MpiCollectives final : public Collectives {
         check_mpi(MPI_Ireduce(is_mine ? MPI_IN_PLACE : place, place, count, mpi_type(dtype),
                               operation, static_cast<int>(root), communicator_, &request),
                   "MPI_Ireduce");
-        wait(request, context, "MPI_Ireduce");
+        wait_for_mpi(request, context, "MPI_Ireduce");
       });
     }
   }
@@ -260,18 +260,6 @@ class MpiCollectives final : public Collectives {
     for (std::int64_t begin = 0; begin < count; begin += kPieceElements) {
       body(data.data() + begin * element_bytes,
            static_cast<int>(std::min(kPieceElements, count - begin)));
-    }
-  }
-
-  // A collective of MPI cannot be withdrawn; after a failure it stays behind, and MPI is not
-  // called again.
-  static void wait(MPI_Request& request, const WaitContext& context, const char* call) {
-    WaitLoop loop(context);
-    int is_done = 0;
-    while (true) {
-      check_mpi(MPI_Test(&request, &is_done, MPI_STATUS_IGNORE), call);
-      if (is_done != 0) return;
-      loop.pause(call);
     }
   }
 

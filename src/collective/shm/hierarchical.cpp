@@ -81,7 +81,7 @@ HierarchicalCollectives::HierarchicalCollectives(Board& board, Transport& transp
   SCALECOM_ASSERT(hosts_[static_cast<std::size_t>(host_)][static_cast<std::size_t>(board.rank())] ==
                       transport.rank(),
                   "this rank's place in its host");
-  if (!is_talker(talkers_)) return;
+  if (board.rank() >= talkers_) return;  // No talker.
   std::vector<int> ranks;
   for (const std::vector<int>& of_host : hosts_) {
     ranks.push_back(of_host[static_cast<std::size_t>(board.rank())]);

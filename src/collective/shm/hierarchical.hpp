@@ -57,7 +57,6 @@ class HierarchicalCollectives final : public BoardCollectives {
   void start(AllReduceBatch batch) override;
   void start(const AllGatherBatch& batch) override;
   ShmOperation::Options options_for(std::size_t bytes) const noexcept;
-  bool is_talker(int talkers) const noexcept { return board_.rank() < talkers; }
   class PartOnItsWay;
 
   Transport& transport_;

@@ -42,10 +42,10 @@ class LoopbackHub {
   int size() const noexcept { return size_; }
 
   void post_send(const PostPointer& post, int tag) {
-    match(post, lists_of(post->owner, post->peer, tag), true);
+    match(post, {post->owner, post->peer, tag}, true);
   }
   void post_receive(const PostPointer& post, int tag) {
-    match(post, lists_of(post->peer, post->owner, tag), false);
+    match(post, {post->peer, post->owner, tag}, false);
   }
 
   // Takes every post of `rank` back; waits for copies in progress, which are short.
@@ -84,9 +84,7 @@ class LoopbackHub {
     std::deque<PostPointer> sends;
     std::deque<PostPointer> receives;
   };
-  using Key = std::tuple<int, int, int>;
-
-  Key lists_of(int sender, int receiver, int tag) const { return {sender, receiver, tag}; }
+  using Key = std::tuple<int, int, int>;  // sender, receiver, tag
 
   void match(const PostPointer& post, const Key& key, bool is_send) {
     PostPointer other;
@@ -193,7 +191,7 @@ class LoopbackTransport final : public Transport {
  private:
   std::pair<TransportRequest, PostPointer> add(std::byte* data, std::size_t size, int peer) {
     if (is_cancelled_) throw Error(StatusCode::internal, "the transport was cancelled");
-    SCALECOM_ASSERT(peer >= 0 && peer < size_of_group(), fmt::format("peer {}", peer));
+    SCALECOM_ASSERT(peer >= 0 && peer < hub_->size(), fmt::format("peer {}", peer));
     auto post = std::make_shared<Post>();
     post->data = data;
     post->size = size;
@@ -203,8 +201,6 @@ class LoopbackTransport final : public Transport {
     posts_.emplace(request.id, post);
     return {request, std::move(post)};
   }
-
-  int size_of_group() const noexcept { return hub_->size(); }
 
   std::shared_ptr<LoopbackHub> hub_;
   const int rank_;

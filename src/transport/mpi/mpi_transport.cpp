@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "base/error.hpp"
-#include "transport/mpi/mpi_error.hpp"
+#include "transport/mpi/mpi_call.hpp"
 
 namespace scalecom {
 namespace {

@@ -126,18 +126,13 @@ class SocketTransport final : public Transport {
   }
 
   bool test(TransportRequest& request) override {
-    if (request.is_null()) return true;
+    if (pending_.contains(request.id)) progress();
     const auto found = pending_.find(request.id);
     if (found == pending_.end()) {
       request = {};
       return true;
     }
-    progress();
-    if (!pending_.contains(request.id)) {
-      request = {};
-      return true;
-    }
-    const int peer = pending_.at(request.id);
+    const int peer = found->second;
     const Link& link = link_of(peer);
     if (link.lost_at && Clock::now() - *link.lost_at >= kNewsTime) {
       pending_.erase(request.id);

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/lost_rank.hpp"
+#include "base/wait.hpp"
 #include "scalecom/status.hpp"
 
 namespace scalecom {
@@ -43,6 +44,18 @@ inline void check_mpi(int code, const char* call) {
         std::string("; another rank's process or its network may be gone: ") + kLostRankRemedy;
   }
   throw Error(status, message);
+}
+
+/// Waits for a non-blocking `call`. After a failure the call stays behind: MPI cannot withdraw a
+/// collective.
+inline void wait_for_mpi(MPI_Request& request, const WaitContext& context, const char* call) {
+  WaitLoop loop(context);
+  int is_done = 0;
+  while (true) {
+    check_mpi(MPI_Test(&request, &is_done, MPI_STATUS_IGNORE), call);
+    if (is_done != 0) return;
+    loop.pause(call);
+  }
 }
 
 }  // namespace scalecom
