@@ -1,6 +1,5 @@
 #include "runtime/coordinator.hpp"
 
-#include <fmt/format.h>
 #include <poll.h>
 #include <sched.h>
 

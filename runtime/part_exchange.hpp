@@ -1,7 +1,6 @@
 #pragma once
 
 #include <span>
-#include <vector>
 
 #include "collective/collectives.hpp"
 #include "runtime/fusion.hpp"

@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "base/error.hpp"
-#include "base/log.hpp"
 #include "runtime/arguments.hpp"
 #include "runtime/session_impl.hpp"
 

@@ -8,7 +8,6 @@
 
 #include "runtime/negotiation/impl.hpp"
 #include "runtime/negotiation/messages.hpp"
-#include "runtime/negotiation/times.hpp"
 
 namespace scalecom {
 namespace {

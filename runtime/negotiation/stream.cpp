@@ -1,7 +1,6 @@
 // The stream from rank 0: agreements and mismatches in one order, applied by every rank alike.
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <utility>
 
 #include "base/error.hpp"

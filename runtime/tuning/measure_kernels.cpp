@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <vector>
 
 #include "collective/shm/shm_collectives.hpp"

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
 /// Estimated times of the algorithms, pure. Hockney's model (R. W. Hockney, "The communication

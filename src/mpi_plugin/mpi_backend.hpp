@@ -2,7 +2,6 @@
 
 #include <memory>
 #include <string>
-#include <string_view>
 
 #include "collective/collectives.hpp"
 #include "transport/bootstrap.hpp"

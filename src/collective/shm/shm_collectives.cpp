@@ -5,10 +5,7 @@
 
 #include "collective/shm/shm_collectives.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <vector>
 

@@ -11,7 +11,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstdio>
 #include <limits>
 #include <map>
 #include <memory>
