@@ -35,14 +35,10 @@ class DenseBench {
     if (options_.operation == "all_gather") return wrong_in_gathered(ticket.output());
     if (options_.operation == "alltoall") return wrong_in_exchanged(ticket.output());
     if (options_.operation == "reduce_scatter") return wrong_in_part(ticket.output());
-    std::int64_t wrong = 0;
-    for (std::int64_t i = 0; i < output_.count(); ++i) {
-      const double expected = options_.operation == "broadcast"
-                                  ? Values::input(i, options_.root)
-                                  : expected_reduction(i, topology_.size, options_.op);
-      if (!is_right(output_.get(i), expected, options_.dtype)) ++wrong;
-    }
-    return wrong;
+    return bench::count_wrong(output_.view(), [&](std::int64_t i) {
+      return options_.operation == "broadcast" ? Values::input(i, options_.root)
+                                               : expected_reduction(i, topology_.size, options_.op);
+    });
   }
 
  private:
@@ -53,8 +49,7 @@ class DenseBench {
       return session_.broadcast("bench", output_.view(), options_.root);
     }
     if (options_.operation == "alltoall") return session_.all_to_all("bench", input_.view());
-    AllReduceOptions reduction;
-    reduction.op = options_.op;
+    const AllReduceOptions reduction = options_.reduction();
     if (options_.operation == "reduce_scatter") {
       return session_.reduce_scatter("bench", input_.view(), reduction);
     }
@@ -63,14 +58,14 @@ class DenseBench {
   }
 
   std::int64_t wrong_in_gathered(const TensorView& gathered) const {
-    return wrong_in(gathered, [&](std::int64_t i) {
+    return bench::count_wrong(gathered, [&](std::int64_t i) {
       return Values::input(i % input_.count(), static_cast<int>(i / input_.count()));
     });
   }
 
   std::int64_t wrong_in_exchanged(const TensorView& exchanged) const {
     const std::int64_t part = input_.count() / topology_.size;
-    return wrong_in(exchanged, [&](std::int64_t i) {
+    return bench::count_wrong(exchanged, [&](std::int64_t i) {
       return Values::input(topology_.rank * part + i % part, static_cast<int>(i / part));
     });
   }
@@ -80,20 +75,9 @@ class DenseBench {
     const std::int64_t longer = input_.count() % topology_.size;
     const std::int64_t begin =
         topology_.rank * rows + std::min<std::int64_t>(topology_.rank, longer);
-    return wrong_in(part, [&](std::int64_t i) {
+    return bench::count_wrong(part, [&](std::int64_t i) {
       return expected_reduction(begin + i, topology_.size, options_.op);
     });
-  }
-
-  template <class Expected>
-  static std::int64_t wrong_in(const TensorView& result, const Expected& expected) {
-    std::int64_t wrong = 0;
-    const auto* data = static_cast<const std::byte*>(result.data);
-    for (std::int64_t i = 0; i < result.count(); ++i) {
-      const double got = Values::decode(data + i * size_of(result.dtype), result.dtype);
-      if (!is_right(got, expected(i), result.dtype)) ++wrong;
-    }
-    return wrong;
   }
 
   Session& session_;

@@ -27,12 +27,6 @@ double microseconds(Call&& call) {
   return std::chrono::duration<double, std::micro>(end - begin).count();
 }
 
-AllReduceOptions reduction_of(const Options& options) {
-  AllReduceOptions reduction;
-  reduction.op = options.op;
-  return reduction;
-}
-
 }  // namespace
 
 void finish(const Ticket& ticket) {
@@ -64,8 +58,7 @@ nlohmann::json run_latency(Session& session, const Options& options) {
     timing = time_calls(
         calls, [&] { values.fill_input(session.topology().rank); },
         [&] {
-          finish(
-              session.all_reduce("latency", values.view(), values.view(), reduction_of(options)));
+          finish(session.all_reduce("latency", values.view(), values.view(), options.reduction()));
         });
   });
   const double cpu_share = (cpu_seconds() - cpu_before) * 1e6 / wall_us;
@@ -96,7 +89,7 @@ nlohmann::json run_burst(Session& session, const Options& options) {
       std::vector<Ticket> tickets;
       for (std::size_t t = 0; t < tensors.size(); ++t) {
         tickets.push_back(session.all_reduce("burst." + std::to_string(t), tensors[t].view(),
-                                             tensors[t].view(), reduction_of(options)));
+                                             tensors[t].view(), options.reduction()));
       }
       for (const Ticket& ticket : tickets) finish(ticket);
     });

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "scalecom/compression.hpp"
+#include "scalecom/session.hpp"
 #include "scalecom/tensor.hpp"
 
 namespace scalecom::bench {
@@ -33,6 +34,12 @@ struct Options {
   bool explains = false;    ///< what the session chooses for each size
   bool with_peers = false;  ///< MPI's all-reduce beside scalecom's
   int blocks = 5;           ///< of calls, in which the two take turns
+
+  AllReduceOptions reduction() const {
+    AllReduceOptions reduction;
+    reduction.op = op;
+    return reduction;
+  }
 };
 
 /// Parses, or ends the process as CLI11 does for --help and for errors.

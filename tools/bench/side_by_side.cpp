@@ -80,10 +80,8 @@ class SizeComparison {
   }
 
   void reduce_by_scalecom(bool is_in_place) {
-    AllReduceOptions reduction;
-    reduction.op = options_.op;
     finish(session_.all_reduce("bench", is_in_place ? output_.view() : input_.view(),
-                               output_.view(), reduction));
+                               output_.view(), options_.reduction()));
   }
 
   void reduce_by_peer(bool is_in_place) {
@@ -115,12 +113,9 @@ class SizeComparison {
           Values(output_.count(), options_.dtype);  // No earlier result can pass for this one.
     }
     call();
-    std::int64_t wrong = 0;
-    for (std::int64_t i = 0; i < output_.count(); ++i) {
-      const double expected = expected_reduction(i, session_.topology().size, options_.op);
-      if (!is_right(output_.get(i), expected, options_.dtype)) ++wrong;
-    }
-    return wrong;
+    return bench::count_wrong(output_.view(), [&](std::int64_t i) {
+      return expected_reduction(i, session_.topology().size, options_.op);
+    });
   }
 
   float meeting_ = 0;

@@ -36,6 +36,34 @@ double from_half(std::uint16_t bits) {
   return exponent == 0 ? std::ldexp(mantissa, -14) : std::ldexp(1.0 + mantissa, exponent - 15);
 }
 
+double decode(const std::byte* place, DataType dtype) {
+  switch (dtype) {
+    case DataType::uint8:
+    case DataType::boolean: return load<std::uint8_t>(place);
+    case DataType::int8: return load<std::int8_t>(place);
+    case DataType::int16: return load<std::int16_t>(place);
+    case DataType::int32: return load<std::int32_t>(place);
+    case DataType::int64: return static_cast<double>(load<std::int64_t>(place));
+    case DataType::float32: return static_cast<double>(load<float>(place));
+    case DataType::float64: return load<double>(place);
+    case DataType::float16: return from_half(load<std::uint16_t>(place));
+    case DataType::bfloat16:
+      return static_cast<double>(
+          std::bit_cast<float>(static_cast<std::uint32_t>(load<std::uint16_t>(place)) << 16));
+  }
+  return 0.0;
+}
+
+bool is_right(double got, double expected, DataType dtype) {
+  switch (dtype) {
+    case DataType::float16:
+    case DataType::bfloat16: return std::abs(got - expected) <= 1e-2 * std::max(1.0, expected);
+    case DataType::float32:
+    case DataType::float64: return std::abs(got - expected) <= 1e-5 * std::max(1.0, expected);
+    default: return got == std::trunc(expected);
+  }
+}
+
 }  // namespace
 
 Values::Values(std::int64_t count, DataType dtype)
@@ -65,24 +93,6 @@ void Values::fill_input(int rank) {
   for (std::int64_t i = 0; i < count_; ++i) set(i, input(i, rank));
 }
 
-double Values::decode(const std::byte* place, DataType dtype) {
-  switch (dtype) {
-    case DataType::uint8:
-    case DataType::boolean: return load<std::uint8_t>(place);
-    case DataType::int8: return load<std::int8_t>(place);
-    case DataType::int16: return load<std::int16_t>(place);
-    case DataType::int32: return load<std::int32_t>(place);
-    case DataType::int64: return static_cast<double>(load<std::int64_t>(place));
-    case DataType::float32: return static_cast<double>(load<float>(place));
-    case DataType::float64: return load<double>(place);
-    case DataType::float16: return from_half(load<std::uint16_t>(place));
-    case DataType::bfloat16:
-      return static_cast<double>(
-          std::bit_cast<float>(static_cast<std::uint32_t>(load<std::uint16_t>(place)) << 16));
-  }
-  return 0.0;
-}
-
 double expected_reduction(std::int64_t i, int size, ReduceOp op) {
   double result = Values::input(i, 0);
   for (int rank = 1; rank < size; ++rank) {
@@ -97,14 +107,15 @@ double expected_reduction(std::int64_t i, int size, ReduceOp op) {
   return op == ReduceOp::average ? result / size : result;
 }
 
-bool is_right(double got, double expected, DataType dtype) {
-  switch (dtype) {
-    case DataType::float16:
-    case DataType::bfloat16: return std::abs(got - expected) <= 1e-2 * std::max(1.0, expected);
-    case DataType::float32:
-    case DataType::float64: return std::abs(got - expected) <= 1e-5 * std::max(1.0, expected);
-    default: return got == std::trunc(expected);
+std::int64_t count_wrong(const TensorView& result,
+                         const std::function<double(std::int64_t i)>& expected) {
+  std::int64_t wrong = 0;
+  const auto* data = static_cast<const std::byte*>(result.data);
+  for (std::int64_t i = 0; i < result.count(); ++i) {
+    const double got = decode(data + i * size_of(result.dtype), result.dtype);
+    if (!is_right(got, expected(i), result.dtype)) ++wrong;
   }
+  return wrong;
 }
 
 }  // namespace scalecom::bench

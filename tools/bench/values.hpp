@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "scalecom/tensor.hpp"
@@ -16,7 +17,6 @@ class Values {
 
   TensorView view();
   std::int64_t count() const noexcept { return count_; }
-  double get(std::int64_t i) const { return decode(memory_.data() + i * size_of(dtype_), dtype_); }
   void set(std::int64_t i, double value);
 
   /// Element i of rank r's input.
@@ -24,9 +24,6 @@ class Values {
     return static_cast<double>(i % 5) + static_cast<double>(rank % 3);
   }
   void fill_input(int rank);
-
-  /// The element at `place`.
-  static double decode(const std::byte* place, DataType dtype);
 
  private:
   std::int64_t count_;
@@ -37,7 +34,8 @@ class Values {
 /// Element i of the reduction of all ranks' inputs.
 double expected_reduction(std::int64_t i, int size, ReduceOp op);
 
-/// Whether a reduced element is what it should be, within what the dtype rounds.
-bool is_right(double got, double expected, DataType dtype);
+/// Elements of a result that are not what they should be, within what the dtype rounds.
+std::int64_t count_wrong(const TensorView& result,
+                         const std::function<double(std::int64_t i)>& expected);
 
 }  // namespace scalecom::bench
