@@ -213,8 +213,8 @@ void Execution::tell_times(const BatchUnderWay& work, std::size_t count) {
   const TimePoint now = Clock::now();
   for (std::size_t i = work.done; i < count; ++i) {
     const AgreedTensor& agreed = work.agreed(i);
-    const bool is_compressed = agreed.signature.compression.mode != CompressionMode::none;
-    timeline_.complete(work.tensors[i]->times, *work.times, is_compressed ? agreed.step : -1, now);
+    const std::int64_t step = is_compressed(agreed.signature) ? agreed.step : -1;
+    timeline_.complete(work.tensors[i]->times, *work.times, step, now);
   }
 }
 
@@ -419,9 +419,8 @@ void Execution::finish_sparse(BatchUnderWay& work) {
 void Execution::keep_steps(const BatchUnderWay& work) {
   for (std::size_t i = 0; i < work.tensors.size(); ++i) {
     const AgreedTensor& agreed = work.agreed(i);
-    const TensorSignature& signature = agreed.signature;
-    if (signature.compression.mode == CompressionMode::none) continue;
-    residuals_.acquire(agreed.name, signature.shape).next_step = agreed.step + 1;
+    if (!is_compressed(agreed.signature)) continue;
+    residuals_.acquire(agreed.name, agreed.signature.shape).next_step = agreed.step + 1;
   }
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "base/log.hpp"
+#include "runtime/settings.hpp"
 
 namespace scalecom {
 namespace {
@@ -13,10 +14,6 @@ constexpr const char* kHeader = "sample,phase,fusion_threshold_bytes,cycle_time_
 template <class Value>
 bool is_set(const Config& config, const char* name, Value Config::*member) {
   return config.sources.contains(name) || config.*member != Config().*member;
-}
-
-std::string describe_cycle_time(double cycle_time_ms) {
-  return cycle_time_ms < 0 ? "adaptive" : fmt::format("{:g}", cycle_time_ms);
 }
 
 AutotuneOptions options_of(const Config& config) {

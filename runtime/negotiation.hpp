@@ -64,11 +64,14 @@ struct TensorSignature {
   bool operator==(const TensorSignature&) const = default;
 };
 
+inline bool is_compressed(const TensorSignature& signature) noexcept {
+  return signature.compression.mode != CompressionMode::none;
+}
+
 /// Whether the tensor's call number `step` sends selected values only: a compressed one does after
 /// its warm-up.
 inline bool is_sparse(const TensorSignature& signature, std::int64_t step) noexcept {
-  return signature.compression.mode != CompressionMode::none &&
-         step >= signature.compression.warmup_steps;
+  return is_compressed(signature) && step >= signature.compression.warmup_steps;
 }
 
 /// Elements in a chunk at call number `step`, which is_sparse(): Compression's rate, or a milder

@@ -24,7 +24,7 @@ bool is_what_was_compressed(const TensorSignature& signature, const Shape& shape
 
 double discount_of_delivery(const PendingTensor& tensor, const ResidualStore::Entry& residual) {
   const TensorSignature& signature = tensor.signature;
-  if (signature.compression.mode != CompressionMode::none || residual.is_zero ||
+  if (is_compressed(signature) || residual.is_zero ||
       !is_what_was_compressed(signature, residual.shape)) {
     return 0.0;
   }

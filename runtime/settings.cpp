@@ -128,9 +128,7 @@ Setting cycle_time() {
         }
         return parse_real(text, 0.0, kCycleTimeMaxMs, config.cycle_time_ms);
       },
-      [](const Config& config) {
-        return config.cycle_time_ms < 0 ? "adaptive" : fmt::format("{:g}", config.cycle_time_ms);
-      }};
+      [](const Config& config) { return describe_cycle_time(config.cycle_time_ms); }};
 }
 
 Setting rendezvous() {
@@ -374,6 +372,10 @@ std::string describe_disagreement(const std::vector<std::string>& fingerprints) 
         variable, fmt::join(parts, "; "), variable);
   }
   return {};
+}
+
+std::string describe_cycle_time(double cycle_time_ms) {
+  return cycle_time_ms < 0 ? "adaptive" : fmt::format("{:g}", cycle_time_ms);
 }
 
 LogLevel parse_log_level(const std::string& name) {

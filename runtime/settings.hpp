@@ -45,6 +45,9 @@ std::string agreement_fingerprint(const Config& config);
 /// the variable, the values and the ranks.
 std::string describe_disagreement(const std::vector<std::string>& fingerprints);
 
+/// "adaptive", or the number.
+std::string describe_cycle_time(double cycle_time_ms);
+
 /// Requires one of the names that the table allows.
 LogLevel parse_log_level(const std::string& name);
 

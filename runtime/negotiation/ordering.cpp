@@ -113,7 +113,6 @@ void Negotiation::Impl::write_agreement(Writer& writer, const std::vector<Tensor
   std::size_t room = table_.room();
   for (const Tensor* tensor : tensors) {
     const TensorSignature& signature = *tensor->common;
-    const bool is_compressed = signature.compression.mode != CompressionMode::none;
     const bool has_extents = negotiation::has_own_first_extent(signature.kind);
     const std::int64_t step = steps_.count(*tensor->name, signature);
     const std::int32_t number = table_.number_of(*tensor);
@@ -125,7 +124,7 @@ void Negotiation::Impl::write_agreement(Writer& writer, const std::vector<Tensor
     } else if (has_extents) {
       agreement.add_cached_extents(number, tensor->extents);
     } else {
-      agreement.add_cached(number, is_compressed ? std::optional(step) : std::nullopt);
+      agreement.add_cached(number, is_compressed(signature) ? std::optional(step) : std::nullopt);
     }
   }
   agreement.finish();

@@ -67,7 +67,7 @@ struct Schedule {
     return agreements[static_cast<std::size_t>(k % size())];
   }
   std::int64_t step_of(const ScheduledTensor& tensor, std::uint64_t k) const noexcept {
-    if (tensor.tensor->cached.compression.mode == CompressionMode::none) return 0;
+    if (!is_compressed(tensor.tensor->cached)) return 0;
     return tensor.first_step + static_cast<std::int64_t>(k / size());
   }
   /// Turns that agreements[place] has had when `taken` agreements are.

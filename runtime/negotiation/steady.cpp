@@ -63,8 +63,7 @@ void Negotiation::Impl::write_schedule(Writer& writer) const {
     negotiation::AgreementWriter agreement(writer);
     for (const std::int32_t number : numbers) {
       const Tensor& tensor = table_.numbered(number);
-      const bool is_compressed = tensor.cached.compression.mode != CompressionMode::none;
-      agreement.add_cached(number, is_compressed
+      agreement.add_cached(number, is_compressed(tensor.cached)
                                        ? std::optional(steps_.next(*tensor.name, tensor.cached))
                                        : std::nullopt);
     }
@@ -130,9 +129,8 @@ void Negotiation::Impl::add_scheduled(std::uint64_t number, std::int64_t step, S
     refuse_message(
         fmt::format("tensor {} is scheduled twice, or is not one that can be", *tensor.name));
   }
-  const bool is_compressed = tensor.cached.compression.mode != CompressionMode::none;
   tensor.scheduled = static_cast<std::int32_t>(schedule.agreements.size() - 1);
-  schedule.agreements.back().tensors.push_back({&tensor, is_compressed ? step : 0});
+  schedule.agreements.back().tensors.push_back({&tensor, is_compressed(tensor.cached) ? step : 0});
 }
 
 // What was heard of the schedule's tensors is forgotten on every node; what this rank has submitted

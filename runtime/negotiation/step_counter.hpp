@@ -13,7 +13,7 @@ class StepCounter {
   /// The step of this call: counts on from signature.first_step, from the start again when that
   /// changed. 0 without compression.
   std::int64_t count(const std::string& name, const TensorSignature& signature) {
-    if (signature.compression.mode == CompressionMode::none) return 0;
+    if (!is_compressed(signature)) return 0;
     const auto [place, is_new] = counts_.try_emplace(name);
     Count& tensor = place->second;
     if (is_new || tensor.first != signature.first_step) {
@@ -24,7 +24,7 @@ class StepCounter {
 
   /// The step that count() would give.
   std::int64_t next(const std::string& name, const TensorSignature& signature) const {
-    if (signature.compression.mode == CompressionMode::none) return 0;
+    if (!is_compressed(signature)) return 0;
     const auto found = counts_.find(name);
     const bool counts_on = found != counts_.end() && found->second.first == signature.first_step;
     return counts_on ? found->second.next : signature.first_step;
@@ -32,7 +32,7 @@ class StepCounter {
 
   /// The next call with this signature gets the step `next`.
   void set_next(const std::string& name, const TensorSignature& signature, std::int64_t next) {
-    if (signature.compression.mode == CompressionMode::none) return;
+    if (!is_compressed(signature)) return;
     counts_[name] = {signature.first_step, next};
   }
 

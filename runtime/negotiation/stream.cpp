@@ -88,8 +88,7 @@ void Negotiation::Impl::apply_run(Reader& reader, std::uint64_t& expected, std::
   for (std::uint64_t i = 0; i <= more; ++i) {
     Tensor& tensor = find_numbered(first + i);
     check_agreed_by_number(tensor, !has_own_first_extent(tensor.cached.kind));
-    const bool is_compressed = tensor.cached.compression.mode != CompressionMode::none;
-    agree_on(tensor, is_compressed ? step : 0, {}, agreed);
+    agree_on(tensor, is_compressed(tensor.cached) ? step : 0, {}, agreed);
   }
   expected = first + more + 1;
 }
@@ -133,9 +132,9 @@ void Negotiation::Impl::apply_full(Reader& reader, bool is_announced, std::int64
     }
     table_.assign_number(*tensor);
   }
-  const bool is_compressed = signature.compression.mode != CompressionMode::none;
+  const std::int64_t own_step = is_compressed(signature) ? step : 0;
   if (tensor->is_cached()) tensor->cached = signature;
-  agree_on(*tensor, is_compressed ? step : 0, std::move(first_extents), agreed);
+  agree_on(*tensor, own_step, std::move(first_extents), agreed);
 }
 
 negotiation::Tensor& Negotiation::Impl::find_numbered(std::uint64_t number) {
