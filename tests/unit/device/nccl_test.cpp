@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,17 @@ Error error_of_reduce(Communicator& communicator, const WaitContext& context = p
 }
 
 using Calls = std::vector<std::string>;
+
+/// A communicator that is split off, and whose calls are not made before a test says so.
+struct HeldBackPart {
+  FakeNccl nccl;
+  test::CallersPoster poster;
+  std::unique_ptr<Communicator> whole = nccl.connect();
+  std::unique_ptr<Communicator> part =
+      whole->split({.color = 0, .rank = 1, .size = 3}, poster, patience());
+
+  HeldBackPart() { poster.is_held_back = true; }
+};
 
 }  // namespace
 
@@ -284,12 +296,9 @@ TEST_CASE("a poster makes all calls of what is split off, each group as one") {
                             "all_reduce 10 7 0 on 1"});
 }
 
-TEST_CASE("a collective does not wait for its poster, and is posted when the call has come back") {
-  FakeNccl nccl;
-  test::CallersPoster poster;
-  const auto whole = nccl.connect();
-  const auto part = whole->split({.color = 0, .rank = 1, .size = 3}, poster, patience());
-  poster.is_held_back = true;
+TEST_CASE_METHOD(
+    HeldBackPart,
+    "a collective does not wait for its poster, and is posted when the call has come back") {
   nccl.results["all_reduce"] = GENERATE(Result::success, Result::remote_error, Result::in_progress);
   part->all_reduce(nullptr, nullptr, 10, DataType::float32, ReduceOp::sum, nullptr, patience());
   CHECK_FALSE(part->is_posted());
@@ -308,27 +317,18 @@ TEST_CASE("a collective does not wait for its poster, and is posted when the cal
   CHECK(poster.times_given_up == 0);
 }
 
-TEST_CASE("a call that does not come back is left with an abort, after it was given up") {
-  FakeNccl nccl;
-  test::CallersPoster poster;
-  const auto whole = nccl.connect();
-  const auto part = whole->split({.color = 0, .rank = 1, .size = 3}, poster, patience());
+TEST_CASE_METHOD(HeldBackPart,
+                 "a call that does not come back is left with an abort, after it was given up") {
   int given_up_before_abort = 0;
   nccl.api.comm_abort = [&, real = nccl.api.comm_abort](CommHandle comm) {
     given_up_before_abort = poster.times_given_up;
     return real(comm);
   };
-  poster.is_held_back = true;
   SECTION("a collective at its deadline") {
     const Error error = error_of_reduce(*part, patience(std::chrono::milliseconds(20)));
     CHECK(error.code() == StatusCode::timed_out);
     CHECK_THAT(error.what(), Contains("NCCL: all-reduce"));
     CHECK(std::string(error_of_reduce(*part).what()) == error.what());
-  }
-  SECTION("a collective when all is given up") {
-    part->all_reduce(nullptr, nullptr, 10, DataType::float32, ReduceOp::sum, nullptr, patience());
-    part->abort();
-    CHECK(error_of_reduce(*part).code() == StatusCode::shut_down);
   }
   SECTION("the orderly end, when a rank is lost") {
     test::LostRank lost;
@@ -340,20 +340,21 @@ TEST_CASE("a call that does not come back is left with an abort, after it was gi
   CHECK(nccl.calls == Calls{"split 0 1 blocking 1", "abort on 2"});
 }
 
-TEST_CASE("what a call that is aborted puts into the stream is there when the abort returns") {
-  FakeNccl nccl;
-  test::CallersPoster poster;
-  const auto whole = nccl.connect();
-  const auto part = whole->split({.color = 0, .rank = 1, .size = 3}, poster, patience());
-  poster.is_held_back = true;
-  poster.comes_back_at = GENERATE(1, 2);
+TEST_CASE_METHOD(
+    HeldBackPart,
+    "what a call that is aborted puts into the stream is there when the abort returns") {
+  const auto [comes_back_at, calls] = GENERATE(table<int, Calls>({
+      {0, {"abort on 2"}},  // It never does.
+      {1, {"all_reduce 10 7 0 on 2", "abort on 2"}},
+      {2, {"abort on 2", "all_reduce 10 7 0 on 2"}},
+  }));
+  poster.comes_back_at = comes_back_at;
   part->all_reduce(nullptr, nullptr, 10, DataType::float32, ReduceOp::sum, nullptr, patience());
   part->abort();
-  const std::string call = "all_reduce 10 7 0 on 2";
-  const std::string abort = "abort on 2";
-  CHECK(nccl.calls == (poster.comes_back_at == 1 ? Calls{"split 0 1 blocking 1", call, abort}
-                                                 : Calls{"split 0 1 blocking 1", abort, call}));
-  CHECK(poster.times_given_up == poster.comes_back_at);
+  nccl.calls.erase(nccl.calls.begin());  // The split.
+  CHECK(nccl.calls == calls);
+  CHECK(poster.times_given_up == (comes_back_at == 1 ? 1 : 2));
+  CHECK(error_of_reduce(*part).code() == StatusCode::shut_down);
 }
 
 TEST_CASE("an orderly end that fails half done is told, and nothing is left to abort") {
