@@ -102,7 +102,7 @@ class SocketChannel final : public ControlChannel {
   }
 
   Connections connections_;
-  Socket epoll_;
+  OpenFile epoll_;
   TransportCounters counters_;
 };
 

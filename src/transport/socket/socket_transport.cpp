@@ -323,7 +323,7 @@ class SocketTransport final : public Transport {
   const int rank_;
   const std::size_t early_bytes_max_;
   std::vector<Link> links_;
-  Socket epoll_;
+  OpenFile epoll_;
   std::unordered_map<std::uint64_t, int> pending_;  // peer of each request
   std::uint64_t last_id_ = 0;
   bool is_cancelled_ = false;
