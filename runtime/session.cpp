@@ -114,6 +114,15 @@ PendingTensor pending_reduce_scatter(const std::string& name, const TensorView& 
   return {name, signature_of(OperationKind::reduce_scatter, input, options), input, {}, nullptr};
 }
 
+template <class MakePending>
+std::vector<PendingTensor> pending_each(const std::vector<NamedInput>& inputs,
+                                        const MakePending& make_pending) {
+  std::vector<PendingTensor> tensors;
+  tensors.reserve(inputs.size());
+  for (const auto& [name, input] : inputs) tensors.push_back(make_pending(name, input));
+  return tensors;
+}
+
 }  // namespace
 
 SessionImpl::SessionImpl(SessionParts parts)
@@ -401,10 +410,7 @@ Ticket Session::all_gather(const std::string& name, const TensorView& input) {
 }
 
 std::vector<Ticket> Session::all_gather_group(const std::vector<NamedInput>& inputs) {
-  std::vector<PendingTensor> tensors;
-  tensors.reserve(inputs.size());
-  for (const auto& [name, input] : inputs) tensors.push_back(pending_all_gather(name, input));
-  return impl_->submit_each(std::move(tensors));
+  return impl_->submit_each(pending_each(inputs, pending_all_gather));
 }
 
 Ticket Session::reduce_scatter(const std::string& name, const TensorView& input,
@@ -414,12 +420,10 @@ Ticket Session::reduce_scatter(const std::string& name, const TensorView& input,
 
 std::vector<Ticket> Session::reduce_scatter_group(const std::vector<NamedInput>& inputs,
                                                   const ReduceOptions& options) {
-  std::vector<PendingTensor> tensors;
-  tensors.reserve(inputs.size());
-  for (const auto& [name, input] : inputs) {
-    tensors.push_back(pending_reduce_scatter(name, input, options));
-  }
-  return impl_->submit_each(std::move(tensors));
+  return impl_->submit_each(
+      pending_each(inputs, [&](const std::string& name, const TensorView& input) {
+        return pending_reduce_scatter(name, input, options);
+      }));
 }
 
 Ticket Session::all_to_all(const std::string& name, const TensorView& input,
@@ -437,24 +441,19 @@ Ticket Session::broadcast(const std::string& name, const TensorView& tensor, int
 }
 
 Ticket Session::broadcast_group(const std::vector<NamedInput>& tensors, int root) {
-  std::vector<PendingTensor> pending;
-  for (const auto& [name, tensor] : tensors) {
-    pending.push_back(pending_broadcast(name, tensor, root, impl_->topology().size));
-  }
-  return impl_->submit_group(std::move(pending));
+  return impl_->submit_group(
+      pending_each(tensors, [&](const std::string& name, const TensorView& tensor) {
+        return pending_broadcast(name, tensor, root, impl_->topology().size);
+      }));
 }
 
 Ticket Session::barrier() {
-  TensorSignature signature;
-  signature.kind = OperationKind::barrier;
-  return impl_->submit({kBarrierName, std::move(signature), {}, {}, nullptr});
+  return impl_->submit({kBarrierName, signature_of(OperationKind::barrier, {}), {}, {}, nullptr});
 }
 
 Ticket Session::join(int device) {
   impl_->take_device(device);
-  TensorSignature signature;
-  signature.kind = OperationKind::join;
-  return impl_->submit({kJoinName, std::move(signature), {}, {}, nullptr});
+  return impl_->submit({kJoinName, signature_of(OperationKind::join, {}), {}, {}, nullptr});
 }
 
 std::vector<ResidualInfo> Session::residuals() const { return impl_->residuals(); }

@@ -132,30 +132,24 @@ Setting cycle_time() {
 }
 
 Setting rendezvous() {
-  return {"RENDEZVOUS",
-          "",
-          "host:port, with a port of 1 to 65535, and an IPv6 address in brackets",
-          "Where the ranks of a job without MPI meet, on the host of rank 0. Not set: at "
-          "MASTER_ADDR, on the first free one of the 16 ports behind MASTER_PORT.",
-          [](Config& config, const std::string& text) {
-            if (!parse_place(text)) return false;
-            config.rendezvous = text;
-            return true;
-          },
-          [](const Config& config) { return config.rendezvous; }};
+  Setting setting =
+      free_text("RENDEZVOUS", &Config::rendezvous,
+                "host:port, with a port of 1 to 65535, and an IPv6 address in brackets",
+                "Where the ranks of a job without MPI meet, on the host of rank 0. Not set: at "
+                "MASTER_ADDR, on the first free one of the 16 ports behind MASTER_PORT.");
+  setting.parse = [parse = setting.parse](Config& config, const std::string& text) {
+    return parse_place(text) && parse(config, text);
+  };
+  return setting;
 }
 
 Setting rendezvous_key() {
-  return {"RENDEZVOUS_KEY",
-          "",
-          "any text",
-          "A secret that ranks must know to be let in where they meet, and that is never shown: "
-          "needed where strangers reach the host of rank 0 over the network.",
-          [](Config& config, const std::string& text) {
-            config.rendezvous_key = text;
-            return true;
-          },
-          [](const Config& config) { return config.rendezvous_key.empty() ? "" : "set"; }};
+  Setting setting = free_text(
+      "RENDEZVOUS_KEY", &Config::rendezvous_key, "any text",
+      "A secret that ranks must know to be let in where they meet, and that is never shown: "
+      "needed where strangers reach the host of rank 0 over the network.");
+  setting.print = [](const Config& config) { return config.rendezvous_key.empty() ? "" : "set"; };
+  return setting;
 }
 
 Setting must_agree(Setting setting) {

@@ -36,14 +36,20 @@ struct Options {
   PlanOptions plan;
 };
 
+// What a call of the C interface hands out.
+json take(int code, char* text) {
+  if (code != 0) {
+    throw scalecom::Error(static_cast<scalecom::StatusCode>(code), scalecom_last_error());
+  }
+  json object = json::parse(text);
+  scalecom_free(text);
+  return object;
+}
+
 json read_info() {
   char* text = nullptr;
-  if (scalecom_info(&text) != 0) {
-    throw scalecom::Error(scalecom::StatusCode::internal, scalecom_last_error());
-  }
-  json info = json::parse(text);
-  scalecom_free(text);
-  return info;
+  const int code = scalecom_info(&text);
+  return take(code, text);
 }
 
 // Wider than every setting's name.
@@ -100,12 +106,8 @@ json explain(std::int64_t count, const PlanOptions& plan, scalecom::CompressionM
   char* text = nullptr;
   const auto dtype = static_cast<std::int32_t>(scalecom::DataType::float32);
   const auto device = static_cast<std::int32_t>(scalecom::DeviceKind::host);
-  if (scalecom_explain_compression(count, dtype, device, &compression, &text) != 0) {
-    throw scalecom::Error(scalecom::StatusCode::invalid_argument, scalecom_last_error());
-  }
-  json explanation = json::parse(text);
-  scalecom_free(text);
-  return explanation;
+  const int code = scalecom_explain_compression(count, dtype, device, &compression, &text);
+  return take(code, text);
 }
 
 void print_plan(const json& plan, const json& info) {
