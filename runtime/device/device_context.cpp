@@ -79,6 +79,10 @@ AcceleratorMemory DeviceContext::allocate(std::size_t bytes, StreamHandle stream
   return accelerator_->allocate(bytes, {stream, ends_.get()});
 }
 
+AcceleratorMemory DeviceContext::allocate_pinned(std::size_t bytes) {
+  return pinned_->allocate(bytes, ends_.get());
+}
+
 std::shared_ptr<std::byte[]> DeviceContext::allocate_result(std::size_t bytes,
                                                             StreamHandle stream) {
   const auto entered = accelerator_->enter();

@@ -47,6 +47,8 @@ class DeviceContext : public std::enable_shared_from_this<DeviceContext> {
   /// Memory for a result, as allocate(); its end comes behind what copy() has enqueued by then,
   /// too.
   std::shared_ptr<std::byte[]> allocate_result(std::size_t bytes, StreamHandle stream);
+  /// Pinned memory, whatever it holds, from such a thread too. Its end comes as allocate()'s does.
+  AcceleratorMemory allocate_pinned(std::size_t bytes);
   void keep_until(const DeviceEvent& event);
   struct Zeros {
     std::shared_ptr<std::byte[]> memory;       ///< given back as a result's

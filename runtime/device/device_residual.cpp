@@ -42,8 +42,6 @@ DeviceResidual::~DeviceResidual() {
     if (last_use_ != nullptr) context_->keep_until(*last_use_);
     context_->keep_until(*context_->record(context_->copies()));
     memory_.reset();
-    if (answer_ == nullptr) return;
-    context_->accelerator().make_wait(context_->copies(), last_use_->event.get());
     answer_.reset();
   } catch (const Error& error) {  // The device is gone, and the memory with it.
     log_error(error.what());
@@ -57,7 +55,7 @@ void DeviceResidual::set_last_use(std::shared_ptr<const DeviceEvent> event) {
 
 float* DeviceResidual::ask_whether_void() {
   if (delivery_.is_asked) return nullptr;
-  if (answer_ == nullptr) answer_ = context_->pinned().allocate(sizeof(float), context_->copies());
+  if (answer_ == nullptr) answer_ = context_->allocate_pinned(sizeof(float));
   delivery_.is_asked = true;
   return reinterpret_cast<float*>(answer_.get());
 }

@@ -89,6 +89,23 @@ TEST_CASE("a residual that goes while a batch has it holds up no other's copies"
   }
 }
 
+TEST_CASE("a residual that goes before it is known to be delivered holds up no other's copies") {
+  for (std::uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    CAPTURE(seed);
+    HeldDevice device(seed);
+    auto delivered = device.residual(kOnes);
+    const float* const mark = delivered->ask_whether_void();
+    device.use(*delivered, 8.0f);
+    device.fake->copy(const_cast<float*>(mark), delivered->data(), sizeof *mark,
+                      device.stream.get());
+    delivered->set_last_use(device.context->record(device.stream.get()));
+    delivered.reset();
+    CHECK(device.residual(kValues)->read() == kValues);
+    const AcceleratorMemory other = device.context->allocate_pinned(sizeof *mark);
+    CHECK(other.get() != reinterpret_cast<const std::byte*>(mark));
+  }
+}
+
 TEST_CASE("a residual is scaled behind its last use, and holds up no other's copies") {
   for (std::uint64_t seed = 1; seed <= kSeeds; ++seed) {
     CAPTURE(seed);
