@@ -295,16 +295,21 @@ void Communicator::close(const WaitContext& context) {
 }
 
 // A call that is under way has time to come back by itself, as an abort frees what it still looks
-// at; and after the abort, which ends it, as it may have got as far as the stream: who gives back
-// the memory of what was aborted does so behind what is in the stream.
+// at. One that does not is told to end first: in a group NCCL frees at the group's end, from 2.22
+// on. It may have got as far as the stream: who gives back the memory of what was aborted does so
+// behind what is in the stream.
 void Communicator::abort() noexcept {
   const bool is_under_way = posting_ && !posting_->result;
   const bool is_back = !is_under_way || poster_->give_up();
   posting_.reset();
   if (comm_ == nullptr) return;
+  if (!is_back) api_->group_start();
   api_->comm_abort(comm_);
   comm_ = nullptr;  // Not before: NCCL's thread that connects writes the handle at its end, too.
-  if (!is_back) poster_->give_up();
+  if (!is_back) {
+    poster_->give_up();
+    api_->group_end();
+  }
   if (!failure_) failure_ = Error(StatusCode::shut_down, "the communicator was aborted");
 }
 

@@ -337,16 +337,17 @@ TEST_CASE_METHOD(HeldBackPart,
   }
   CHECK(given_up_before_abort == 1);
   CHECK(poster.times_given_up == 2);
-  CHECK(nccl.calls == Calls{"split 0 1 blocking 1", "abort on 2"});
+  // It is told to end at once, and freed with the group.
+  CHECK(nccl.calls == Calls{"split 0 1 blocking 1", "group_start", "abort on 2", "group_end"});
 }
 
 TEST_CASE_METHOD(
     HeldBackPart,
-    "what a call that is aborted puts into the stream is there when the abort returns") {
+    "a call that is aborted comes back before NCCL frees what it looks at, into the stream") {
   const auto [comes_back_at, calls] = GENERATE(table<int, Calls>({
-      {0, {"abort on 2"}},  // It never does.
+      {0, {"group_start", "abort on 2", "group_end"}},  // It never does.
       {1, {"all_reduce 10 7 0 on 2", "abort on 2"}},
-      {2, {"abort on 2", "all_reduce 10 7 0 on 2"}},
+      {2, {"group_start", "abort on 2", "all_reduce 10 7 0 on 2", "group_end"}},
   }));
   poster.comes_back_at = comes_back_at;
   part->all_reduce(nullptr, nullptr, 10, DataType::float32, ReduceOp::sum, nullptr, patience());
