@@ -318,7 +318,16 @@ bool Execution::advance_on_device(BatchUnderWay& work) {
     compressed_tensors_ += static_cast<std::int64_t>(work.tensors.size());
   }
   complete(work, work.tensors.size());
+  give_turn_behind(work);
   return true;
+}
+
+// The next batch on the device has waited for this one, whatever that took.
+void Execution::give_turn_behind(const BatchUnderWay& work) {
+  const auto is_it = [&work](const BatchUnderWay& other) { return &other == &work; };
+  const auto next = std::next(std::ranges::find_if(under_way_, is_it));
+  if (next == under_way_.end() || !next->is_on_device) return;
+  next->context.deadline = Deadline::after(on_devices_.limit());
 }
 
 // Null where there is none: the tensor's own input.

@@ -106,6 +106,7 @@ class Execution {
   void start_sparse(BatchUnderWay& work);
   void start_on_device(BatchUnderWay& work);
   bool advance_on_device(BatchUnderWay& work);
+  void give_turn_behind(const BatchUnderWay& work);
   const std::byte* take_residual_along(BatchUnderWay& work, std::size_t place);
   void settle_residuals(BatchUnderWay& work, std::size_t count);
   void complete(BatchUnderWay& work, std::size_t count);

@@ -96,8 +96,10 @@ bool DeviceExecution::advance(const Batch& batch, const WaitContext& wait) {
   const auto entered = context_->accelerator().enter();
   const bool is_first = &works_.front().batch == &batch;
   work_ = is_first ? &works_.front() : &works_.back();
+  if (!is_first) return begin_early();
+  if (work_->failure) throw Error(*work_->failure);
   bool has_moved = begin();
-  if (!is_first || work_->operation == nullptr) return has_moved;
+  if (work_->operation == nullptr) return has_moved;
   for (;;) {
     has_moved = collectives_->advance(wait) || has_moved;
     if (!collectives_->is_posted()) return has_moved;
@@ -132,6 +134,17 @@ bool DeviceExecution::begin() {
   work_->operation = make_operation();
   work_->collective = work_->operation->step();
   return true;
+}
+
+// The batch before may end well.
+bool DeviceExecution::begin_early() {
+  if (work_->failure) return false;
+  try {
+    return begin();
+  } catch (const Error& error) {
+    work_->failure = error;
+    return true;
+  }
 }
 
 // Asked once after each batch: a look at the device costs as much as an operation of it.

@@ -70,14 +70,16 @@ class DeviceExecution {
              std::span<PendingTensor* const> tensors);
   /// Enqueues what can be enqueued of a batch that is not done; false: nothing could. When
   /// is_done(batch) comes true, in the order of their start, the tickets may be completed: each
-  /// knows the event behind its results.
+  /// knows the event behind its results. What goes wrong in the second one is thrown when it is the
+  /// first.
   bool advance(const Batch& batch, const WaitContext& wait);
   bool is_done(const Batch& batch) const;
   /// All are.
   bool is_done() const noexcept { return works_.empty(); }
 
-  /// Throws what has gone wrong on the device since, or if a batch takes longer than
-  /// SCALECOM_COLLECTIVE_TIMEOUT there.
+  /// SCALECOM_COLLECTIVE_TIMEOUT: for a batch's enqueueing as the first, and then on the device.
+  Clock::duration limit() const noexcept { return limit_; }
+  /// Throws what has gone wrong on the device since, or if a batch takes longer than limit() there.
   void check();
   /// Whether something goes on there that check() should look at.
   bool is_busy();
@@ -124,6 +126,8 @@ class DeviceExecution {
     /// The residuals that it uses.
     std::vector<std::shared_ptr<DeviceResidual>> used = {};
     DeviceHealthSample* sample = nullptr;
+    /// Of its begin, while another batch was the first.
+    std::optional<Error> failure = {};
   };
 
   bool is_free(Lane& lane) const;
@@ -132,6 +136,7 @@ class DeviceExecution {
   bool find_room();
   bool give_back_others();
   bool begin();
+  bool begin_early();
   void finish();
   void end_at(const std::shared_ptr<const DeviceEvent>& end);
   std::unique_ptr<DeviceOperation> make_operation();

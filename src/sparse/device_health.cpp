@@ -56,11 +56,18 @@ std::vector<SampledChunk> DeviceHealthSample::find_chunks(std::span<const Sparse
   return found;
 }
 
+void DeviceHealthSample::acquire(DeviceLane& lane, std::span<const SparseSlot> slots,
+                                 std::size_t marks) {
+  lay_out(slots);
+  marks_ = marks;
+  block_ = lane.acquire(DeviceLane::Buffer::sample, marks_begin());
+  pinned_ = pool_.allocate(marks_begin() + marks * sizeof(float), lane.passes());
+  lane.reserve_samples(tensors_.size(), chunks_);
+}
+
 void DeviceHealthSample::look(DeviceLane& lane, std::span<const SparseSlot> slots,
                               std::span<const Part> parts) {
-  lay_out(slots);
   const std::vector<SampledChunk> chunks = find_chunks(slots, parts);
-  block_ = lane.acquire(DeviceLane::Buffer::sample, marks_begin());
   auto* const values = reinterpret_cast<float*>(block_);
   auto* const figures = reinterpret_cast<float*>(block_ + figures_begin());
   auto* const offsets = reinterpret_cast<std::uint16_t*>(block_ + offsets_begin());
@@ -83,11 +90,10 @@ void DeviceHealthSample::sum(DeviceLane& lane, const WaitContext& context) {
                                 ReduceOp::sum, DeviceCollectives::Span::all, lane.wire(), context);
 }
 
-void DeviceHealthSample::fetch(DeviceLane& lane, const float* marks, std::size_t slots) {
+void DeviceHealthSample::fetch(DeviceLane& lane, const float* marks) {
   Accelerator& accelerator = pool_.accelerator();
-  pinned_ = pool_.allocate(marks_begin() + slots * sizeof(float), lane.passes());
   accelerator.copy(pinned_.get(), block_, marks_begin(), lane.passes());
-  accelerator.copy(pinned_.get() + marks_begin(), marks, slots * sizeof(float), lane.passes());
+  accelerator.copy(pinned_.get() + marks_begin(), marks, marks_ * sizeof(float), lane.passes());
 }
 
 std::vector<std::optional<TensorHealth>> DeviceHealthSample::health(int size) {

@@ -36,12 +36,15 @@ class DeviceHealthSample {
     const std::uint16_t* offsets = nullptr;
     const float* kept = nullptr;
   };
+  /// All memory that it takes, before anything of the batch is enqueued; `marks` are fetch()'s. The
+  /// slots' chunks and counts are those that look() is given.
+  void acquire(DeviceLane& lane, std::span<const SparseSlot> slots, std::size_t marks);
   /// Behind the sweeps, before anything of the step is taken back and results are filled in.
   void look(DeviceLane& lane, std::span<const SparseSlot> slots, std::span<const Part> parts);
   /// Starts one collective at most, on the wire, which comes behind the look.
   void sum(DeviceLane& lane, const WaitContext& context);
   /// Behind the sum. `marks` has one of each slot: not zero where its step is void.
-  void fetch(DeviceLane& lane, const float* marks, std::size_t slots);
+  void fetch(DeviceLane& lane, const float* marks);
 
   /// By what was wanted, once for a batch, when all is done on the device; none of a step that is
   /// void.
@@ -75,8 +78,9 @@ class DeviceHealthSample {
   std::vector<Tensor> tensors_;  ///< as wanted_
   std::size_t values_ = 0;
   std::size_t chunks_ = 0;
+  std::size_t marks_ = 0;
   std::byte* block_ = nullptr;
-  AcceleratorMemory pinned_;  ///< from fetch() until health()
+  AcceleratorMemory pinned_;  ///< from acquire() until health()
 };
 
 }  // namespace scalecom

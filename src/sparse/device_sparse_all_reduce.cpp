@@ -22,6 +22,9 @@ DeviceSparseAllReduce::DeviceSparseAllReduce(DeviceLane& lane, DeviceSparseLayou
   actions_.insert(actions_.end(), {Action::select, Action::gather});
   if (sample_ != nullptr && size_ > 1) actions_.push_back(Action::sum_sample);
   actions_.push_back(Action::fill);
+  if (sample_ != nullptr) {
+    sample_->acquire(lane_, layout_.swept(), static_cast<std::size_t>(layout_.marks()));
+  }
 }
 
 // Rank r leads the shard (r + leader) mod n; cyclic, the leader leads the only one.
@@ -72,6 +75,10 @@ DeviceOperation::Collective DeviceSparseAllReduce::average() {
     place += slot.count;
   }
   if (!in.empty()) lane_.assign(DeviceLane::Copy::in, in).scale_copy(lane_.passes());
+  const auto sums = reinterpret_cast<std::byte*>(buffers_.averages);
+  const auto ranks = static_cast<double>(lane_.collectives().host_size());
+  const CopyTensor averages{sums, sums, layout_.elements(), DataType::float32, {1.0, ranks}};
+  lane_.assign(DeviceLane::Copy::out, {&averages, 1});
   return [this](const WaitContext& context) {
     lane_.go_to_wire();
     lane_.collectives().all_reduce(reinterpret_cast<std::byte*>(buffers_.averages),
@@ -80,16 +87,11 @@ DeviceOperation::Collective DeviceSparseAllReduce::average() {
   };
 }
 
-void DeviceSparseAllReduce::scale_averages() {
-  lane_.return_from_wire();
-  const auto bytes = reinterpret_cast<std::byte*>(buffers_.averages);
-  const auto ranks = static_cast<double>(lane_.collectives().host_size());
-  const CopyTensor all{bytes, bytes, layout_.elements(), DataType::float32, {1.0, ranks}};
-  lane_.assign(DeviceLane::Copy::out, {&all, 1}).scale_copy(lane_.passes());
-}
-
 DeviceOperation::Collective DeviceSparseAllReduce::select() {
-  if (layout_.has_averages()) scale_averages();
+  if (layout_.has_averages()) {
+    lane_.return_from_wire();
+    lane_.table(DeviceLane::Copy::out).scale_copy(lane_.passes());
+  }
   layout_.steps().select_and_sweep(lane_.passes(), led_);
   if (size_ == 1) return kNothingTravels;
   if (wire_ == buffers_.wire && led_chunks_ > 0) {
@@ -143,10 +145,7 @@ void DeviceSparseAllReduce::fill() {
     accelerator.widen(buffers_.reduced, buffers_.values, values_,
                       layout_.chunks() + layout_.marks(), lane_.passes());
   }
-  if (sample_ != nullptr) {
-    sample_->fetch(lane_, buffers_.reduced + layout_.chunks(),
-                   static_cast<std::size_t>(layout_.marks()));
-  }
+  if (sample_ != nullptr) sample_->fetch(lane_, buffers_.reduced + layout_.chunks());
   if (const CopyTable* scaling = layout_.scaling()) scaling->scale_copy(lane_.passes());
   if (layout_.has_averages()) {
     layout_.steps().take_back(lane_.passes());

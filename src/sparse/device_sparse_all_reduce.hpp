@@ -36,6 +36,7 @@ class DeviceSparseAllReduce final : public DeviceOperation {
                         std::span<const SparseSlot> slots, const SparsePlan& plan,
                         DeviceHealthSample* sample = nullptr);
 
+  /// Memory is taken in the constructor and in the first step.
   Collective step() override;
 
  private:
@@ -47,7 +48,6 @@ class DeviceSparseAllReduce final : public DeviceOperation {
   Collective gather();
   void look_at_sample();
   void fill();
-  void scale_averages();
 
   DeviceLane& lane_;
   const DeviceSparseLayout& layout_;

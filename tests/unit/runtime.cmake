@@ -12,7 +12,7 @@ scalecom_test(NAME unit_runtime LABELS unit TIMEOUT 900
   LIBRARIES scalecom_runtime scalecom_test_support $<BUILD_INTERFACE:nlohmann_json::nlohmann_json>)
 scalecom_test(NAME unit_runtime_device LABELS unit TIMEOUT 600
   SOURCES runtime/choose_collectives_test.cpp runtime/device_context_test.cpp runtime/posting_thread_test.cpp
-          runtime/session_device_fault_test.cpp
+          runtime/session_device_ahead_test.cpp runtime/session_device_fault_test.cpp
           runtime/session_device_calls_test.cpp runtime/session_device_health_test.cpp
           runtime/session_device_join_test.cpp runtime/session_device_plan_test.cpp runtime/session_device_test.cpp
   LIBRARIES scalecom_runtime scalecom_test_support scalecom_fake_accelerator)

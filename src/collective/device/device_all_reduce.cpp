@@ -67,6 +67,7 @@ void DeviceAllReduce::pack() {
   }
   if (!in.empty()) lane_.assign(DeviceLane::Copy::in, in).scale_copy(lane_.passes());
   if (!owing.empty()) take_owed_along(owing);
+  if (!settled_.empty()) lane_.assign(DeviceLane::Copy::settled, settled_);
   lane_.assign(DeviceLane::Copy::out, out);
 }
 
@@ -100,9 +101,7 @@ void DeviceAllReduce::take_owed_along(std::span<const StepTensor> owing) {
 // comes before the results are there.
 void DeviceAllReduce::settle_owed() {
   Accelerator& accelerator = lane_.accelerator();
-  if (!settled_.empty()) {
-    lane_.assign(DeviceLane::Copy::settled, settled_).scale_copy(lane_.passes());
-  }
+  if (!settled_.empty()) lane_.table(DeviceLane::Copy::settled).scale_copy(lane_.passes());
   std::int64_t* const counts = owing_.front().nonfinite;
   accelerator.set_zero(counts, owing_.size() * sizeof *counts, lane_.passes());
   for (const StepTensor& row : owing_) {

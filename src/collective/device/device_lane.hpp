@@ -67,6 +67,10 @@ class DeviceLane {
   CopyTable& assign(Copy copy, std::span<const CopyTensor> tensors);
   StepTable& assign(std::span<const StepTensor> tensors);
   SampleTable& assign(std::span<const SampledTensor> tensors);
+  /// GrownTable::reserve(), for that.
+  void reserve_samples(std::size_t tensors, std::size_t chunks) {
+    samples_.reserve(table_place(), tensors, chunks);
+  }
   StepTable& steps() { return *steps_; }
   CopyTable& table(Copy copy) { return *copies_[static_cast<std::size_t>(copy)]; }
 

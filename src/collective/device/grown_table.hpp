@@ -49,15 +49,17 @@ class GrownTable {
   /// Table::assign().
   template <class Tensor>
   Table& assign(const TablePlace& place, std::span<const Tensor> tensors) {
-    const std::size_t chunks = chunks_of(tensors);
-    if (table_ == nullptr || tensors_max_ < tensors.size() || chunks_max_ < chunks) {
-      table_.reset();
-      tensors_max_ = std::bit_ceil(std::max({tensors.size(), tensors_max_, kSizeMin}));
-      chunks_max_ = std::bit_ceil(std::max({chunks, chunks_max_, kSizeMin}));
-      make_table(place, tensors_max_, chunks_max_, table_);
-    }
+    reserve(place, tensors.size(), chunks_of(tensors));
     table_->assign(tensors, place.stream);
     return *table_;
+  }
+  /// assign() of as many takes no memory then. What was assigned is gone.
+  void reserve(const TablePlace& place, std::size_t tensors, std::size_t chunks) {
+    if (table_ != nullptr && tensors <= tensors_max_ && chunks <= chunks_max_) return;
+    table_.reset();
+    tensors_max_ = std::bit_ceil(std::max({tensors, tensors_max_, kSizeMin}));
+    chunks_max_ = std::bit_ceil(std::max({chunks, chunks_max_, kSizeMin}));
+    make_table(place, tensors_max_, chunks_max_, table_);
   }
   /// Once something has been assigned.
   Table& operator*() const { return *table_; }
