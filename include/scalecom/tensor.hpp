@@ -55,7 +55,8 @@ struct TensorView {
   Shape shape;
   Device device;
   /// On a CUDA device: the cudaStream_t in whose order the memory is used, before the operation and
-  /// after it; null is the default stream.
+  /// after it; null is the default stream. It is one of that device, and there until the ticket
+  /// completes.
   void* stream = nullptr;
 
   std::int64_t count() const noexcept { return count_of(shape); }
