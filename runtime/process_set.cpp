@@ -41,7 +41,9 @@ class GivenBootstrap final : public Bootstrap {
 
   int rank() const noexcept override { return rank_; }
   int size() const noexcept override { return size_; }
-  std::vector<std::string> exchange(const std::string& mine, Limit limit) override {
+
+ private:
+  std::vector<std::string> exchange_in_step(const std::string& mine, Limit limit) override {
     std::vector<std::string> all = exchange_(mine, limit.count());
     if (static_cast<int>(all.size()) != size_) {
       throw Error(StatusCode::invalid_argument,
@@ -50,7 +52,6 @@ class GivenBootstrap final : public Bootstrap {
     return all;
   }
 
- private:
   const int rank_;
   const int size_;
   const Session::Exchange& exchange_;

@@ -79,7 +79,8 @@ bool SessionBootstrap::take_round(const std::string& mine) {
   return have_all_ended;
 }
 
-std::vector<std::string> SessionBootstrap::exchange(const std::string& mine, Limit /*limit*/) {
+std::vector<std::string> SessionBootstrap::exchange_in_step(const std::string& mine,
+                                                            Limit /*limit*/) {
   take_round(kExchanges + mine);
   if (!failure_.is_ok()) throw Error(failure_);
   std::vector<std::string> blobs;

@@ -23,14 +23,13 @@ class SessionBootstrap final : public Bootstrap {
   /// This rank's place in `ranks`; -1 when it is not among them.
   int rank() const noexcept override { return place_; }
   int size() const noexcept override { return static_cast<int>(ranks_.size()); }
-  /// Of those in `ranks` only. Throws what another one has finished with.
-  std::vector<std::string> exchange(const std::string& mine, Limit limit) override;
-
   /// Ends the meeting for this rank: with why it failed, or Ok. Returns when all have ended it, and
   /// then, on all ranks, the first failure, or Ok.
   Status finish(const Status& mine);
 
  private:
+  /// Of those in `ranks` only. Throws what another one has finished with.
+  std::vector<std::string> exchange_in_step(const std::string& mine, Limit limit) override;
   std::vector<std::string> gather(const std::string& mine);
   bool take_round(const std::string& mine);
 

@@ -5,7 +5,6 @@
 #include <optional>
 #include <utility>
 
-#include "base/error.hpp"
 #include "base/lost_rank.hpp"
 #include "runtime/control/frames.hpp"
 #include "scalecom/status.hpp"
@@ -24,13 +23,12 @@ class RootBootstrap final : public Bootstrap {
   int rank() const noexcept override { return 0; }
   int size() const noexcept override { return size_; }
 
-  std::vector<std::string> exchange(const std::string& mine, Limit limit) override {
-    SCALECOM_ASSERT(!is_out_of_step_, "an exchange after one that failed");
+ private:
+  std::vector<std::string> exchange_in_step(const std::string& mine, Limit limit) override {
     std::vector<std::string> blobs{mine};
     try {
       gather(blobs, limit);
     } catch (const Error& error) {
-      is_out_of_step_ = true;
       tell_all(to_reply(error), Deadline::after(kVerdictTime));
       throw;
     }
@@ -38,7 +36,6 @@ class RootBootstrap final : public Bootstrap {
     return blobs;
   }
 
- private:
   void gather(std::vector<std::string>& blobs, Limit limit) {
     const Deadline deadline = Deadline::after(limit);
     std::vector<int> late;
@@ -62,7 +59,6 @@ class RootBootstrap final : public Bootstrap {
 
   const int size_;
   std::map<int, Socket> others_;
-  bool is_out_of_step_ = false;
 };
 
 /// Another rank's end.
@@ -74,9 +70,8 @@ class MemberBootstrap final : public Bootstrap {
   int rank() const noexcept override { return rank_; }
   int size() const noexcept override { return size_; }
 
-  std::vector<std::string> exchange(const std::string& mine, Limit limit) override {
-    SCALECOM_ASSERT(!is_out_of_step_, "an exchange after one that failed");
-    is_out_of_step_ = true;
+ private:
+  std::vector<std::string> exchange_in_step(const std::string& mine, Limit limit) override {
     const Deadline deadline = Deadline::after(limit + kVerdictTime);
     std::optional<std::string> reply;
     if (send_frame(root_, mine, deadline)) reply = receive_frame(root_, deadline);
@@ -87,16 +82,12 @@ class MemberBootstrap final : public Bootstrap {
                               "stopped or busy, or raise SCALECOM_CONNECT_TIMEOUT",
                               limit.count()));
     }
-    std::vector<std::string> blobs = read_reply(*reply);
-    is_out_of_step_ = false;
-    return blobs;
+    return read_reply(*reply);
   }
 
- private:
   const int rank_;
   const int size_;
   Socket root_;
-  bool is_out_of_step_ = false;
 };
 
 }  // namespace

@@ -7,7 +7,6 @@
 #include <utility>
 #include <vector>
 
-#include "base/error.hpp"
 #include "base/wait.hpp"
 #include "collective/mpi/mpi_collectives.hpp"
 #include "mpi_plugin/make_mpi_backend.hpp"
@@ -67,24 +66,20 @@ class MpiBootstrap final : public Bootstrap {
 
   int rank() const noexcept override { return rank_; }
   int size() const noexcept override { return size_; }
-  bool is_out_of_step() const noexcept { return is_out_of_step_; }
 
-  std::vector<std::string> exchange(const std::string& mine, Limit limit) override {
-    SCALECOM_ASSERT(!is_out_of_step_, "an exchange after one that failed");
+ private:
+  std::vector<std::string> exchange_in_step(const std::string& mine, Limit limit) override {
     const WaitContext context{Deadline::after(limit)};
     auto work = std::make_unique<BlobExchange>(mine, size_);
-    is_out_of_step_ = true;
     try {
       gather(work, context);
     } catch (const Error& error) {
       if (error.code() == StatusCode::timed_out) throw ranks_missing(size_, limit);
       throw;
     }
-    is_out_of_step_ = false;
     return work->blobs();
   }
 
- private:
   void gather(std::unique_ptr<BlobExchange>& work, const WaitContext& context) const {
     run_collective(work, context, "MPI_Iallgather", [&](BlobExchange& blobs) {
       return MPI_Iallgather(&blobs.bytes, 1, MPI_INT, blobs.counts.data(), 1, MPI_INT,
@@ -102,7 +97,6 @@ class MpiBootstrap final : public Bootstrap {
   MPI_Comm communicator_;
   int rank_ = 0;
   int size_ = 1;
-  bool is_out_of_step_ = false;
 };
 
 struct Duplication {

@@ -6,6 +6,16 @@
 
 namespace scalecom {
 
+std::vector<std::string> Bootstrap::exchange(const std::string& mine, Limit limit) {
+  if (failure_) throw *failure_;
+  try {
+    return exchange_in_step(mine, limit);
+  } catch (const Error& error) {
+    failure_ = error;
+    throw;
+  }
+}
+
 Error ranks_missing(int ranks, Bootstrap::Limit limit) {
   const std::string all = ranks > 0 ? fmt::format("all {} ranks", ranks) : "all ranks";
   return {StatusCode::timed_out,

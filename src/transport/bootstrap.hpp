@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,9 +18,16 @@ class Bootstrap {
   virtual int rank() const noexcept = 0;
   virtual int size() const noexcept = 0;
   /// Every rank gives a blob (any size) and gets everyone's, in rank order. Throws ranks_missing()
-  /// when not all have come within `limit`; then the bootstrap is out of step and of no use any
-  /// more. The limit is longer than any rank may be busy before it comes.
-  virtual std::vector<std::string> exchange(const std::string& mine, Limit limit) = 0;
+  /// when not all have come within `limit`. Once it has failed, the ranks are out of step, and each
+  /// further call throws the same at once: what one step of connecting met is the next one's cause.
+  /// The limit is longer than any rank may be busy before it comes.
+  std::vector<std::string> exchange(const std::string& mine, Limit limit);
+  bool is_out_of_step() const noexcept { return failure_.has_value(); }
+
+ private:
+  virtual std::vector<std::string> exchange_in_step(const std::string& mine, Limit limit) = 0;
+
+  std::optional<Error> failure_;
 };
 
 /// Error(timed_out) for a step of connecting that not all ranks came to within `limit`. Which ones

@@ -48,7 +48,7 @@ class ThreadBootstrap final : public Bootstrap {
 
   int rank() const noexcept override { return rank_; }
   int size() const noexcept override { return size_; }
-  std::vector<std::string> exchange(const std::string& mine, Limit limit) override {
+  std::vector<std::string> exchange_in_step(const std::string& mine, Limit limit) override {
     auto blobs = exchange_.exchange(rank_, round_++, mine, limit);
     if (edit_) blobs[0] = edit_(blobs[0]);
     return blobs;

@@ -65,7 +65,7 @@ class BareBootstrap final : public Bootstrap {
   explicit BareBootstrap(BareChild& child) : child_(child) {}
   int rank() const noexcept override { return 0; }
   int size() const noexcept override { return 2; }
-  std::vector<std::string> exchange(const std::string& mine, Limit) override {
+  std::vector<std::string> exchange_in_step(const std::string& mine, Limit) override {
     child_.join_from(mine);
     return {mine, mine};
   }
@@ -104,7 +104,7 @@ class LonelyBootstrap final : public Bootstrap {
  public:
   int rank() const noexcept override { return 0; }
   int size() const noexcept override { return 2; }
-  std::vector<std::string> exchange(const std::string& mine, Limit) override {
+  std::vector<std::string> exchange_in_step(const std::string& mine, Limit) override {
     published_ = nlohmann::json::parse(mine);
     return {mine, mine};
   }

@@ -31,7 +31,7 @@ class HeldUpBootstrap final : public Bootstrap {
 
   int rank() const noexcept override { return inner_.rank(); }
   int size() const noexcept override { return kSize; }
-  std::vector<std::string> exchange(const std::string& mine, Limit limit) override {
+  std::vector<std::string> exchange_in_step(const std::string& mine, Limit limit) override {
     if (hold_.round >= 0 && rank() == 0 && round_ == hold_.round + 1) {
       hold_.rank_0_gave_up.set_value();
     }
