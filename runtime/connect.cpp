@@ -6,6 +6,7 @@
 #include <optional>
 #include <type_traits>
 
+#include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "device/nccl/tuner.hpp"
 #include "kernels/reduce.hpp"
@@ -41,11 +42,10 @@ struct Introduction {
 };
 
 std::string to_blob(const Introduction& introduction) {
-  return nlohmann::json{{"version", introduction.version},
-                        {"facts", introduction.facts},
-                        {"settings", introduction.settings},
-                        {"problem", introduction.problem}}
-      .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  return to_line({{"version", introduction.version},
+                  {"facts", introduction.facts},
+                  {"settings", introduction.settings},
+                  {"problem", introduction.problem}});
 }
 
 Introduction from_blob(const std::string& blob) {

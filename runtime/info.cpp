@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/json_line.hpp"
 #include "device/nccl/api.hpp"
 #include "kernels/accelerator.hpp"
 #include "kernels/reduce.hpp"
@@ -91,7 +92,7 @@ std::string describe_installation_json(const SessionReport* report, const Topolo
   if (report != nullptr && topology != nullptr) {
     object["session"] = describe_session(*report, *topology);
   }
-  return object.dump();
+  return to_line(object);
 }
 
 }  // namespace scalecom

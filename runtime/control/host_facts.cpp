@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "base/json_line.hpp"
 #include "scalecom/status.hpp"
 #include "transport/socket/address.hpp"
 
@@ -51,9 +52,8 @@ std::vector<std::string> interface_addresses() {
 HostFacts local_host_facts() { return {host_name(), host_id(), interface_addresses()}; }
 
 std::string serialize(const HostFacts& facts) {
-  return nlohmann::json{
-      {"host_name", facts.host_name}, {"host_id", facts.host_id}, {"addresses", facts.addresses}}
-      .dump();
+  return to_line(
+      {{"host_name", facts.host_name}, {"host_id", facts.host_id}, {"addresses", facts.addresses}});
 }
 
 HostFacts parse_host_facts(const std::string& text) {

@@ -6,8 +6,9 @@
 #include <charconv>
 #include <chrono>
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <utility>
+
+#include "base/json_line.hpp"
 
 namespace scalecom {
 namespace {
@@ -17,11 +18,7 @@ constexpr std::size_t kNameMax = 512;
 
 constexpr std::string_view kTime = ",\"ts\":";
 
-std::string quoted(const std::string& text) {
-  constexpr int kOneLine = -1;
-  return nlohmann::json(text.substr(0, kNameMax))
-      .dump(kOneLine, ' ', false, nlohmann::json::error_handler_t::replace);
-}
+std::string quoted(const std::string& text) { return to_line(text.substr(0, kNameMax)); }
 
 }  // namespace
 

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "runtime/tuning/measure.hpp"
 #include "runtime/tuning/samples.hpp"
@@ -30,7 +31,7 @@ std::string find_cached(const TuningTask& task) {
                             file.problem));
   }
   if (!file.tuning) return {};
-  return json{{"path", path_of(task)}, {"tuning", to_json(*file.tuning)}}.dump();
+  return to_line({{"path", path_of(task)}, {"tuning", to_json(*file.tuning)}});
 }
 
 void keep(const TuningTask& task, const Tuning& tuning) {
@@ -58,7 +59,7 @@ std::string measure(const TuningTask& task) {
       }
     }
   } catch (const Error& error) {
-    return json{{"problem", error.what()}}.dump();
+    return to_line({{"problem", error.what()}});
   }
   return json{{"samples", samples}}.dump();
 }

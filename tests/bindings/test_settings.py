@@ -1,5 +1,7 @@
 """Settings from the environment: parsed strictly, named in errors, and the same on all ranks."""
 
+import os
+
 import pytest
 
 
@@ -19,6 +21,11 @@ def test_a_bad_value_fails_init_with_its_name(launch, ranks, variable, value, al
         assert message is not None
         for part in (variable, value, allowed):
             assert part in message, message
+
+
+def test_a_bad_value_that_is_no_utf8_fails_init_with_its_name(launch):
+    for message in launch(2, "programs.ends:fail_to_init", env={"SCALECOM_MODE": "g\udcfcnstig"}):
+        assert "SCALECOM_MODE=g\ufffdnstig is not allowed; allowed: cyclic" in message, message
 
 
 def _fail_to_init(launch, tmp_path, shell):
@@ -59,14 +66,16 @@ def test_settings_without_effect_and_misspelt_ones_are_said_once_a_host(launch_u
         assert outcome.output.count(text) == 1, outcome.output
 
 
-def test_the_second_start_finds_what_the_first_one_measured_and_all_ranks_have_it(tmp_path, launch):
-    environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+@pytest.mark.parametrize("folder", ["cache", "of M\udcfcller"])
+def test_the_second_start_finds_what_the_first_one_measured_and_all_ranks_have_it(
+        tmp_path, launch, folder):
+    environment = {"XDG_CACHE_HOME": str(tmp_path / folder)}
     first = launch(2, "programs.tuning:show", env=environment)
     second = launch(2, "programs.tuning:show", env=environment)
     assert first[0] == first[1] and second[0] == second[1]
     assert first[0][0] == "measured now"
-    files = list((tmp_path / "cache" / "scalecom").iterdir())
-    assert second[0] == [f"file {files[0]}", first[0][1]]
+    files = list((tmp_path / folder / "scalecom").iterdir())
+    assert second[0] == [f"file {os.fsencode(files[0]).decode(errors='replace')}", first[0][1]]
     assert len(files) == 1
 
 

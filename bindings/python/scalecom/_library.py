@@ -197,7 +197,8 @@ def version():
 
 
 def last_error():
-    return lib.scalecom_last_error().decode()
+    # What was wrong may be a path, or a value of the environment, that is no UTF-8.
+    return lib.scalecom_last_error().decode(errors="replace")
 
 
 def check(code):
