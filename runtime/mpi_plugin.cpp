@@ -7,10 +7,10 @@
 #include <filesystem>
 #include <future>
 #include <initializer_list>
-#include <thread>
 #include <utility>
 
 #include "base/deadline.hpp"
+#include "runtime/start_thread.hpp"
 #include "scalecom/status.hpp"
 
 namespace scalecom {
@@ -87,7 +87,7 @@ void initialise_within(const MpiPlugin& plugin, int ranks, Bootstrap::Limit limi
     if (!finish()) plugin.renounce_finalize();
   });
   std::future<void> is_over = task.get_future();
-  std::thread(std::move(task)).detach();
+  start_thread("MPI_Init", std::move(task)).detach();
   if (is_over.wait_until(Deadline::after(limit).at()) == std::future_status::timeout) {
     Start expected = Start::pending;
     if (start->compare_exchange_strong(expected, Start::given_up)) {

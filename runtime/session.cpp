@@ -10,6 +10,7 @@
 #include "base/error.hpp"
 #include "runtime/arguments.hpp"
 #include "runtime/session_impl.hpp"
+#include "runtime/start_thread.hpp"
 
 namespace scalecom {
 namespace {
@@ -135,7 +136,7 @@ SessionImpl::SessionImpl(SessionParts parts)
             return mode_on_device(count, dtype, compression);
           })) {
   start_timeline_by_setting();
-  thread_ = std::thread([this] { coordinator_.run(); });
+  thread_ = start_thread("the session", [this] { coordinator_.run(); });
   pthread_setname_np(thread_.native_handle(), kThreadName);
 }
 

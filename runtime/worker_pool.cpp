@@ -3,13 +3,15 @@
 #include <fmt/format.h>
 
 #include "base/error.hpp"
+#include "runtime/start_thread.hpp"
 
 namespace scalecom {
 
 WorkerPool::WorkerPool(int threads) {
   SCALECOM_ASSERT(threads >= 1, fmt::format("{} threads", threads));
   for (int i = 1; i < threads; ++i) {
-    workers_.emplace_back([this](const std::stop_token& stop) { work(stop); });
+    workers_.push_back(start_thread<std::jthread>(
+        "SCALECOM_COMPRESS_THREADS", [this](const std::stop_token& stop) { work(stop); }));
   }
 }
 

@@ -1,6 +1,5 @@
 #include "runtime/device/posting_thread.hpp"
 
-#include <fmt/format.h>
 #include <pthread.h>
 
 #include <atomic>
@@ -8,12 +7,12 @@
 #include <exception>
 #include <optional>
 #include <string>
-#include <system_error>
 #include <utility>
 
 #include "base/error.hpp"
 #include "base/log.hpp"
 #include "base/wait.hpp"
+#include "runtime/start_thread.hpp"
 #include "scalecom/status.hpp"
 
 namespace scalecom {
@@ -69,15 +68,7 @@ struct PostingThread::Shared {
 PostingThread::PostingThread(std::function<std::shared_ptr<void>()> enter, Patience patience)
     : patience_(patience), shared_(std::make_shared<Shared>()) {
   shared_->enter = std::move(enter);
-  try {
-    thread_ = std::thread([shared = shared_] { work(*shared); });
-  } catch (const std::system_error& error) {
-    throw Error(
-        StatusCode::unavailable,
-        fmt::format("no thread for NCCL's calls: {}; raise the limits of threads (ulimit -u, "
-                    "a container's --pids-limit)",
-                    error.what()));
-  }
+  thread_ = start_thread("NCCL's calls", [shared = shared_] { work(*shared); });
   pthread_setname_np(thread_.native_handle(), kThreadName);
 }
 

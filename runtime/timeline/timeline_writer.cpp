@@ -7,6 +7,7 @@
 
 #include "base/error.hpp"
 #include "base/log.hpp"
+#include "runtime/start_thread.hpp"
 
 namespace scalecom {
 namespace {
@@ -23,7 +24,7 @@ TimelineWriter::TimelineWriter(const std::string& path, const std::string& origi
                                TimelineOwner owner, std::size_t events_max)
     : file_(path, origin, owner.rank), ring_(events_max), text_(owner, start_) {
   SCALECOM_ASSERT(std::has_single_bit(events_max), std::to_string(events_max));
-  thread_ = std::thread([this] { run(); });
+  thread_ = start_thread("the timeline", [this] { run(); });
 }
 
 TimelineWriter::~TimelineWriter() {

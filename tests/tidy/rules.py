@@ -28,7 +28,7 @@ INCLUDES = {
     "runtime/control": {"src/base", "src/transport", "src/transport/shm", "src/transport/socket",
                         "runtime/wake_up.hpp"},
     "runtime/negotiation": {"src/base", "runtime/control", "runtime/negotiation.hpp"},
-    "runtime/timeline": {"src/base", "runtime/negotiation.hpp"},
+    "runtime/timeline": {"src/base", "runtime/negotiation.hpp", "runtime/start_thread.hpp"},
     "runtime/autotune": {"src/base", "runtime/negotiation.hpp"},
     "runtime/tuning": {"src/base", "src/kernels", "src/transport", "src/transport/shm",
                        "src/collective", "src/collective/shm"},

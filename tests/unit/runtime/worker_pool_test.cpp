@@ -2,11 +2,35 @@
 
 #include <numeric>
 #include <stdexcept>
+#include <system_error>
 
+#include "runtime/start_thread.hpp"
 #include "tests/support/catch.hpp"
 
 using namespace scalecom;
 using Catch::Contains;
+
+namespace {
+
+// What std::thread does where the process may have no more.
+struct RefusedThread {
+  template <class Body>
+  explicit RefusedThread(Body&&) {
+    throw std::system_error(std::make_error_code(std::errc::resource_unavailable_try_again));
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a thread that the system refuses is an error that says whose it is, and what helps") {
+  try {
+    start_thread<RefusedThread>("the session", [] {});
+    FAIL("there is no error");
+  } catch (const Error& error) {
+    CHECK(error.code() == StatusCode::unavailable);
+    CHECK_THAT(error.what(), Contains("no thread for the session: ") && Contains("ulimit -u"));
+  }
+}
 
 TEST_CASE("a pool makes every call once, on any number of threads, loop after loop") {
   for (const int threads : {1, 2, 5}) {
