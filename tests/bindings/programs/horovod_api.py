@@ -46,7 +46,7 @@ COMMON = {
     "horovod.torch.compression": "Compression Compressor NoneCompressor FP16Compressor",
     "horovod.torch.functions": """broadcast_parameters broadcast_optimizer_state broadcast_object
         allgather_object""",
-    "horovod.torch.optimizer": "DistributedOptimizer",
+    "horovod.torch.optimizer": "DistributedOptimizer _DistributedOptimizer _DistributedAdasumOptimizer",
     "horovod.torch.sync_batch_norm": "SyncBatchNorm"}
 
 TENSORFLOW = {
@@ -54,7 +54,7 @@ TENSORFLOW = {
         SyncBatchNormalization BroadcastGlobalVariablesHook DistributedOptimizer DistributedGradientTape
         PartialDistributedGradientTape vars_to_refs refs_to_vars check_extension gpu_available split_list
         LocalGradientAggregationHelper""",
-    "horovod.tensorflow.mpi_ops": _TENSORFLOW,
+    "horovod.tensorflow.mpi_ops": _TENSORFLOW + " _allreduce _executing_eagerly",
     "horovod.tensorflow.functions": _OBJECTS,
     "horovod.tensorflow.compression": "Compression Compressor NoneCompressor FP16Compressor",
     "horovod.tensorflow.util": "vars_to_refs refs_to_vars _executing_eagerly _make_subgraph _cache",

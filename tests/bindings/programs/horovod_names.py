@@ -36,6 +36,11 @@ def names_that_are_missing_import_and_say_so_when_called():
     with pytest.raises(NotImplementedError, match="run_fn is not in this version"):
         run_fn(3)
     assert importlib.import_module("horovod.torch.elastic").run is hvd.elastic.run
+    optimizers = importlib.import_module("horovod.torch.optimizer")
+    for kind in (optimizers._DistributedOptimizer, optimizers._DistributedAdasumOptimizer):
+        assert not isinstance(3, kind)
+        with pytest.raises(NotImplementedError, match=f"{kind.__name__} is not in this.*hvd.DistributedOptimizer"):
+            kind([])
     with pytest.raises(ModuleNotFoundError, match="'horovod.mxnet'.*serves horovod.torch"):
         importlib.import_module("horovod.mxnet")
 

@@ -1,6 +1,7 @@
 """Claims about tapes, optimizers and variables of scalecom.tensorflow. Each function is called on every
 rank, in this order."""
 
+import importlib
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import numpy
 import pytest
 import tensorflow as tf
 
+import scalecom.horovod
 import scalecom.tensorflow as hvd
 from programs import horovod_surface
 from scalecom import basics
@@ -133,6 +135,13 @@ def horovods_names_are_here():
     problems = [*horovod_surface.problems_of(hvd, "horovod.tensorflow", horovod_surface.TENSORFLOW),
                 *horovod_surface.problems_of(tape, "tape", horovod_surface.TAPE)]
     assert not problems, problems
+
+
+def horovods_own_allreduce_sums():
+    scalecom.horovod.install()
+    operations = importlib.import_module("horovod.tensorflow.mpi_ops")
+    assert _equal(operations._allreduce(tf.constant([hvd.rank() + 1.0]), "own", prescale_factor=2.0), [2.0 * _total()])
+    assert _equal(operations._allreduce(tf.constant([hvd.rank() + 1.0]), op=operations.Average), [_total() / hvd.size()])
 
 
 def scalecom_sends_little_and_owes_the_rest():
