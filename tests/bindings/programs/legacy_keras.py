@@ -2,6 +2,7 @@
 called on every rank, in this order."""
 
 import functools
+import importlib
 import pathlib
 import tempfile
 
@@ -9,6 +10,7 @@ import numpy
 import pytest
 import tensorflow as tf
 
+import scalecom.horovod
 import scalecom.tensorflow.keras as hvd
 from programs import horovod_surface
 from scalecom.arrays import residuals
@@ -58,6 +60,19 @@ def it_is_the_legacy_keras():
 def horovods_names_are_here():
     problems = horovod_surface.problems_of(hvd, "horovod.tensorflow.keras", horovod_surface.TENSORFLOW_KERAS)
     assert not problems, problems
+
+
+def the_names_of_horovods_keras_take_it_too():
+    scalecom.horovod.install()
+    served, callbacks, elastic = (importlib.import_module(f"horovod.keras{part}")
+                                  for part in ("", ".callbacks", ".elastic"))
+    assert callbacks.MetricAverageCallback is hvd.callbacks.MetricAverageCallback
+    assert elastic.CommitStateCallback is hvd.elastic.CommitStateCallback
+    for kind in KINDS:
+        model = _model(served.PartialDistributedOptimizer(kind(0.01), local_layers=[]), hvd.rank())
+        _fit(model, 12 // hvd.size(), [callbacks.BroadcastGlobalVariablesCallback(0),
+                                       callbacks.MetricAverageCallback()])
+        _assert_equal_ranks(model)
 
 
 def fit_is_that_of_one_rank_on_the_whole_batch():

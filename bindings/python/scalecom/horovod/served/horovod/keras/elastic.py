@@ -1,3 +1,8 @@
 """Served by scalecom."""
 
-from scalecom.keras.elastic import *  # noqa: F401, F403
+from horovod.keras import _has_legacy
+
+if _has_legacy:
+    from scalecom.tensorflow.keras.elastic import *  # noqa: F401, F403
+else:
+    from scalecom.keras.elastic import *  # noqa: F401, F403
