@@ -87,7 +87,7 @@ def test_horovods_names_are_served(tmp_path):
               "hvd.init(); tf.config.threading.set_inter_op_parallelism_threads(2)\n"
               "assert hvd.allreduce(tf.ones(1)).numpy() == ops.size() == ops._basics.size() == 1\n"
               "assert hvd._executing_eagerly() is hvd.util._executing_eagerly() is True\n"
-              "one = tf.Variable(1); assert refs_to_vars(vars_to_refs([one]))[0] is one\n"
+              "one = tf.Variable(1); assert refs_to_vars(refs=vars_to_refs(vars=[one]))[0] is one\n"
               "assert hvd.join() == 0\n"
               f"import sys; sys.path.insert(0, {str(HERE / 'programs')!r}); import horovod_api\n"
               "assert horovod_api.missing(horovod_api.TENSORFLOW) == [], horovod_api.missing(horovod_api.TENSORFLOW)\n"

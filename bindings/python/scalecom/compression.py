@@ -22,7 +22,7 @@ class NoneCompressor:
         return tensor, None
 
     @staticmethod
-    def decompress(tensor, context):
+    def decompress(tensor, ctx):
         return tensor
 
 
@@ -145,8 +145,8 @@ class CastCompressor(NoneCompressor):
         return (cls.cast(tensor, cls.wire_dtype), tensor.dtype) if is_wide else (tensor, None)
 
     @classmethod
-    def decompress(cls, tensor, context):
-        return tensor if context is None else cls.cast(tensor, context)
+    def decompress(cls, tensor, ctx):
+        return tensor if ctx is None else cls.cast(tensor, ctx)
 
 
 def choices_of(module, framework, cast):
@@ -173,7 +173,7 @@ def check_compression(compression):
     if not has_both or isinstance(compression, type) and issubclass(compression, ScaleComCompressor):
         raise ValueError(f"compression is {compression!r}; allowed are Compression.none, "
                          "Compression.fp16, Compression.bf16, Compression.scalecom(...), with its "
-                         "parentheses, and what has compress(tensor) and decompress(tensor, context)")
+                         "parentheses, and what has compress(tensor) and decompress(tensor, ctx)")
 
 
 def gradient_options(compression, name, parameter):

@@ -31,10 +31,9 @@ class ProcessSet:
     ValueError unless the ranks are different whole numbers, 0 or more.
     """
 
-    def __init__(self, ranks):
-        self.mpi_comm = ranks if hasattr(ranks, "Get_group") else None
-        if self.mpi_comm is not None:
-            ranks = _ranks_of(ranks)
+    def __init__(self, ranks_or_comm):
+        self.mpi_comm = ranks_or_comm if hasattr(ranks_or_comm, "Get_group") else None
+        ranks = ranks_or_comm if self.mpi_comm is None else _ranks_of(ranks_or_comm)
         if isinstance(ranks, (str, bytes)) or not hasattr(ranks, "__iter__"):
             raise ValueError(f"ranks is {type(ranks).__name__}; a list of ranks or an mpi4py "
                              "communicator is needed")

@@ -79,6 +79,13 @@ def horovods_helpers_work():
     assert issubclass(served.BF16Compressor, served.Compressor)
 
 
+def arguments_have_horovods_names():
+    wire, context = hvd.Compression.fp16.compress(tensor=torch.ones(2))
+    assert hvd.Compression.fp16.decompress(tensor=wire, ctx=context).dtype == torch.float32
+    assert hvd.Compression.none.decompress(tensor=wire, ctx=None) is wire
+    assert hvd.ProcessSet(ranks_or_comm=[1, 0]).ranks == [0, 1]
+
+
 def exceptions_are_horovods():
     scalecom.horovod.install()
     served = importlib.import_module("horovod.common.exceptions")

@@ -13,8 +13,10 @@ _BASICS = """
 _REDUCING = "device_dense device_sparse compression sparse_as_dense"
 
 TENSORFLOW = {
-    **dict.fromkeys(f"""{_BASICS} is_homogeneous ProcessSet add_process_set remove_process_set Adasum Min Max Product
-                        """.split()),
+    **dict.fromkeys(f"{_BASICS} is_homogeneous Adasum Min Max Product".split()),
+    "ProcessSet": "ranks_or_comm",
+    "add_process_set": "process_set",
+    "remove_process_set": "process_set",
     "allreduce": "tensor average device_dense device_sparse compression op prescale_factor postscale_factor name "
                  "process_set ignore_name_scope",
     "grouped_allreduce": "tensors average device_dense device_sparse compression op prescale_factor "
@@ -50,8 +52,8 @@ TENSORFLOW = {
     "elastic.run": "func",
     "elastic.TensorFlowKerasState": "model optimizer backend",
     "elastic.TensorFlowState": "variables session",
-    "Compression.none": None,
-    "Compression.fp16": None,
+    **dict.fromkeys(["Compression.none.compress", "Compression.fp16.compress"], "tensor"),
+    **dict.fromkeys(["Compression.none.decompress", "Compression.fp16.decompress"], "tensor ctx"),
 }
 
 TAPE = {

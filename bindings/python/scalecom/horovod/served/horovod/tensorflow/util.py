@@ -19,15 +19,15 @@ def _cache(f):
     return lambda *args: kept(_executing_eagerly(), *args)
 
 
-def vars_to_refs(variables):
+def vars_to_refs(vars):
     """What can be a key in the place of variables: a tuple for a list of them."""
-    if isinstance(variables, (list, tuple)):
-        return tuple(vars_to_refs(one) for one in variables)
-    return variables.ref()
+    if isinstance(vars, (list, tuple)):
+        return tuple(vars_to_refs(one) for one in vars)
+    return vars.ref()
 
 
-def refs_to_vars(references):
+def refs_to_vars(refs):
     """The variables again."""
-    if isinstance(references, (list, tuple)):
-        return [refs_to_vars(one) for one in references]
-    return references.deref()
+    if isinstance(refs, (list, tuple)):
+        return [refs_to_vars(one) for one in refs]
+    return refs.deref()
