@@ -4,6 +4,7 @@ import importlib.util
 import json
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 
@@ -187,6 +188,20 @@ def test_an_imported_horovod_is_an_error(tmp_path):
     status, output = run_python(["-c", "import horovod, scalecom.horovod as alias; alias.install()"],
                                 tmp_path, **other_horovod(tmp_path))
     assert status != 0 and "ImportError: horovod is imported already" in output, output
+
+
+@pytest.mark.parametrize("launcher, is_told", [({}, True), ({"OMPI_COMM_WORLD_SIZE": "3"}, False)])
+def test_libraries_find_the_rank_where_horovodrun_tells_it(launcher, is_told, tmp_path):
+    code = ("import json, os, scalecom.horovod\nscalecom.horovod.install()\n"
+            "print(json.dumps({name: value for name, value in os.environ.items() if 'HOROVOD_' in name}))")
+    status, output = run_python(["-c", code], tmp_path, LOCAL_WORLD_SIZE="3", HOROVOD_RANK="7",
+                                **rank_variables(2, 3, free_port()), **launcher)
+    assert status == 0, output
+    told = json.loads(output)
+    name = told.pop("HOROVOD_HOSTNAME", None)
+    assert (name == socket.gethostname()) == is_told
+    assert told == ({"HOROVOD_RANK": "2", "HOROVOD_SIZE": "3", "HOROVOD_LOCAL_RANK": "2",
+                     "HOROVOD_LOCAL_SIZE": "3"} if is_told else {"HOROVOD_RANK": "7"})
 
 
 def test_processes_that_are_started_have_the_names_too(tmp_path):

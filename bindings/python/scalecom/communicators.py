@@ -24,7 +24,7 @@ def place_by(comm):
         return None
     if is_list(comm):
         _check_list(comm)
-        if not comm or not _is_under_mpi():
+        if not comm or not is_under_mpi():
             return None
     try:
         from mpi4py import MPI
@@ -94,7 +94,8 @@ def _set(variables):
             os.environ[name] = value
 
 
-def _is_under_mpi():
+def is_under_mpi():
+    """Whether MPI's launcher started this process, and no other one since."""
     return "TORCHELASTIC_RUN_ID" not in os.environ and any(name in os.environ for name in _SIZES)
 
 

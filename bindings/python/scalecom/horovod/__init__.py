@@ -9,9 +9,16 @@ import importlib.util
 import logging
 import os
 import pathlib
+import socket
 import sys
 
+from scalecom.communicators import is_under_mpi
+
 _SERVED = str(pathlib.Path(__file__).resolve().parent / "served")
+
+# What horovodrun sets without MPI: other libraries see by it that Horovod runs, and on which rank.
+_PLACES = {"RANK": "HOROVOD_RANK", "WORLD_SIZE": "HOROVOD_SIZE", "LOCAL_RANK": "HOROVOD_LOCAL_RANK",
+           "LOCAL_WORLD_SIZE": "HOROVOD_LOCAL_SIZE"}
 
 
 class _Finder:
@@ -33,6 +40,7 @@ class _Finder:
 def install():
     """Makes ``import horovod`` mean scalecom, in this process and in Python processes that it starts.
 
+    A rank of torchrun's or scalecomrun's has HOROVOD_RANK and the like then, as horovodrun sets them.
     Imports neither a framework nor Horovod. A Horovod that is installed is passed over, which a
     message of level info on the logger "scalecom" says once. Raises ImportError when that Horovod
     is imported already. Further calls do nothing.
@@ -49,6 +57,7 @@ def install():
         logging.getLogger("scalecom").info("horovod in %s is passed over: scalecom serves its "
                                            "names", place)
     sys.meta_path.insert(0, _Finder)
+    _tell_place()
     # Workers of a DataLoader import the script again, in processes without the finder: those of
     # multiprocessing get the path from here, others from the environment.
     if _SERVED not in sys.path:
@@ -56,6 +65,14 @@ def install():
         inherited = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join([_SERVED, inherited] if inherited
                                                    else [_SERVED])
+
+
+def _tell_place():
+    """Sets Horovod's variables where torchrun, or what speaks as it does, has told this process its rank."""
+    if is_under_mpi() or not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+        return
+    os.environ["HOROVOD_HOSTNAME"] = socket.gethostname()
+    os.environ.update({name: os.environ[told] for told, name in _PLACES.items() if told in os.environ})
 
 
 def _place_of(spec):
