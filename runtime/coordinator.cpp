@@ -362,6 +362,7 @@ std::vector<PendingTensor*> Coordinator::find_tensors(const Batch& batch,
 
 // From here on the caller may submit the names again, also while the rest of the batch goes on.
 void Coordinator::complete(std::span<PendingTensor* const> tensors) {
+  publish_stats();
   if (const auto settings = fusion_tuning_.complete(tensors)) {
     negotiation_.change_fusion(*settings, Clock::now());
   }
@@ -369,8 +370,7 @@ void Coordinator::complete(std::span<PendingTensor* const> tensors) {
   if (!substitutes_.empty()) {
     std::erase_if(own, [this](const auto* tensor) { return substitutes_.erase(tensor) == 1; });
   }
-  tensors_completed_ += static_cast<std::int64_t>(own.size());
-  publish_stats();
+  parts_.stats->tensors_completed += static_cast<std::int64_t>(own.size());
   std::vector<PendingTensors::node_type> done;
   done.reserve(own.size());
   for (const PendingTensor* tensor : own) done.push_back(pending_.extract(tensor->name));

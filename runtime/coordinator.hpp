@@ -5,9 +5,9 @@
 #include <deque>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
+#include <thread>
 #include <unordered_map>
 #include <vector>
 
@@ -24,6 +24,27 @@
 #include "transport/transport.hpp"
 
 namespace scalecom {
+
+/// The session's counters: written by the coordinator's thread, read by any.
+struct SharedStats {
+  std::atomic<std::int64_t> data_bytes_sent{0};
+  std::atomic<std::int64_t> data_messages_sent{0};
+  std::atomic<std::int64_t> control_bytes_sent{0};
+  std::atomic<std::int64_t> control_messages_sent{0};
+  std::atomic<std::int64_t> tensors_completed{0};
+  std::atomic<std::int64_t> batches_executed{0};
+  std::atomic<std::int64_t> tensors_negotiated_from_cache{0};
+  std::atomic<std::int64_t> compressed_tensors{0};
+  std::atomic<std::int64_t> nonfinite_tensors{0};
+  std::atomic<std::int64_t> residual_resets{0};
+  std::atomic<std::int64_t> steady_agreements{0};
+  std::atomic<std::int64_t> steady_leaves{0};
+  std::atomic<std::int64_t> guard_halvings{0};
+  std::atomic<std::int64_t> device_batches{0};
+  std::atomic<std::int64_t> device_enqueue_us{0};
+
+  SessionStats snapshot() const;
+};
 
 /// What automatic is for a CUDA tensor, alike on all ranks; null as long as nobody has measured the
 /// devices.
@@ -51,6 +72,7 @@ class Coordinator final : private Interrupt, private Drivable {
     Collectives* collectives = nullptr;
     ControlChannel* channel = nullptr;
     TensorQueue* queue = nullptr;
+    SharedStats* stats = nullptr;
     DeviceNeeds devices = {};
     ChooseMode choose_mode = {};
   };
@@ -61,9 +83,6 @@ class Coordinator final : private Interrupt, private Drivable {
 
   /// Taken by threads that wait for a ticket; outlives the coordinator, closed.
   const std::shared_ptr<DriverSeat>& seat() const noexcept { return seat_; }
-
-  /// As they were when tensors were completed last. Any thread.
-  SessionStats stats() const;
 
   /// The rest: from the thread in the seat (as a CoordinatorTask), or when run() has returned.
 
@@ -166,9 +185,6 @@ class Coordinator final : private Interrupt, private Drivable {
   /// When the session's thread wakes by itself.
   TimePoint session_thread_timer_{};
   std::atomic<bool> has_ended_{false};
-  std::int64_t tensors_completed_ = 0;
-  mutable std::mutex stats_mutex_;
-  SessionStats stats_;  ///< guarded by stats_mutex_
 };
 
 }  // namespace scalecom

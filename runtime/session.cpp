@@ -34,7 +34,7 @@ std::string timeline_path(std::string path, int rank) {
 }
 
 Coordinator::Parts coordinator_parts(SessionParts& parts, SessionDevice& device, TensorQueue& queue,
-                                     ChooseMode choose_mode) {
+                                     SharedStats& stats, ChooseMode choose_mode) {
   return {.rank = parts.topology.rank,
           .size = parts.topology.size,
           .scope = parts.scope,
@@ -43,6 +43,7 @@ Coordinator::Parts coordinator_parts(SessionParts& parts, SessionDevice& device,
           .collectives = parts.collectives.get(),
           .channel = parts.channel.get(),
           .queue = &queue,
+          .stats = &stats,
           .devices = {&device,
                       [&parts](Accelerator& accelerator, const WaitContext& context) {
                         return parts.make_device_collectives(accelerator, parts, context);
@@ -131,7 +132,7 @@ SessionImpl::SessionImpl(SessionParts parts)
       device_(parts_.make_accelerator),
       queue_(parts_.config.queue_capacity),
       coordinator_(coordinator_parts(
-          parts_, device_, queue_,
+          parts_, device_, queue_, stats_,
           [this](std::int64_t count, DataType dtype, const Compression& compression) {
             return mode_on_device(count, dtype, compression);
           })) {

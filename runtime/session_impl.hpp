@@ -95,7 +95,7 @@ class SessionImpl {
   /// Coordinator::Parts::choose_mode.
   std::optional<CompressionMode> mode_on_device(std::int64_t count, DataType dtype,
                                                 const Compression& compression);
-  SessionStats stats() const { return coordinator_.stats(); }
+  SessionStats stats() const { return stats_.snapshot(); }
 
  private:
   /// Runs `task` on the coordinator's thread between two batches, or here once that has ended.
@@ -118,6 +118,7 @@ class SessionImpl {
   SessionParts parts_;
   SessionDevice device_;
   TensorQueue queue_;
+  SharedStats stats_;
   Coordinator coordinator_;
   std::mutex modes_mutex_;
   /// Of automatic ones, by elements, dtype, rate, dtype of values and device.

@@ -275,7 +275,7 @@ class SCALECOM_API Session {
   /// What it was connected with, and what autotune has changed since, with that as the source.
   Config config() const;
 
-  /// A copy of this rank's counters, as they were when one of its tensors was completed last.
+  /// A copy of this rank's counters; each is read by itself, so they may be of different moments.
   SessionStats stats() const;
   /// How the ranks are connected, as it was found by connect().
   SessionReport report() const;
