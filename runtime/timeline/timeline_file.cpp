@@ -35,7 +35,9 @@ std::string cause_of(int error) { return std::generic_category().message(error);
 }  // namespace
 
 TimelineFile::TimelineFile(const std::string& path, const std::string& origin, int rank)
-    : origin_(origin), file_(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)) {
+    : origin_(origin),
+      // A pipe, which no timeline can be written to, is refused at once: it waits for no reader.
+      file_(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NONBLOCK, 0644)) {
   const bool is_written =
       file_.is_open() && write_all(std::string(kOpening) + std::string(kClosing), 0);
   end_ = static_cast<off_t>(kOpening.size());

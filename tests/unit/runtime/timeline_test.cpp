@@ -2,6 +2,7 @@
 #include "runtime/timeline/timeline.hpp"
 
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <csignal>
 #include <fstream>
@@ -85,10 +86,14 @@ TEST_CASE("elements of any length are all there, and no write but a bracket's cr
 }
 
 TEST_CASE("a path that cannot be written is an error that says what to do") {
-  for (const std::string path : {"/nowhere/at/all.json", "/dev/full"}) {
+  const test::TemporaryFolder folder;
+  const std::string pipe = folder.path() + "/pipe";
+  REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
+  for (const std::string& path :
+       {std::string("/nowhere/at/all.json"), std::string("/dev/full"), pipe}) {
     CHECK_THROWS_WITH(TimelineFile(path, "SCALECOM_TIMELINE=x", 3),
                       Contains("SCALECOM_TIMELINE=x") && Contains(path) && Contains("rank 3") &&
-                          (Contains("No such file") || Contains("No space left")) &&
+                          (Contains("No such ") || Contains("No space left")) &&
                           Contains("name a file in a folder that exists"));
   }
 }
