@@ -1,6 +1,7 @@
 #include "scalecom/ticket.hpp"
 
 #include <cstring>
+#include <string>
 #include <utility>
 
 #include "base/error.hpp"
@@ -61,14 +62,21 @@ std::optional<Status> TicketState::wait_until(Deadline deadline) const {
   return status_;
 }
 
+// In a forked process look() is true of what has not completed.
+void TicketState::check_completed(const char* what) const {
+  if (is_ready()) return;
+  if (seat_ != nullptr) seat_->owner().check();
+  SCALECOM_ASSERT(is_ready(), std::string(what) + " of a ticket that is not complete");
+}
+
 TensorView TicketState::output() const {
-  SCALECOM_ASSERT(is_ready(), "output() of a ticket that is not complete");
+  check_completed("output()");
   const std::lock_guard lock(mutex_);
   return output_;
 }
 
 std::vector<std::int64_t> TicketState::received_splits() const {
-  SCALECOM_ASSERT(is_ready(), "received_splits() of a ticket that is not complete");
+  check_completed("received_splits()");
   const std::lock_guard lock(mutex_);
   return received_splits_;
 }
@@ -90,7 +98,7 @@ void TicketState::add_device_result(std::shared_ptr<DeviceContext> context,
 }
 
 void TicketState::make_wait(StreamHandle stream) const {
-  SCALECOM_ASSERT(is_ready(), "make_wait() of a ticket that is not complete");
+  check_completed("make_wait()");
   const std::lock_guard lock(mutex_);
   if (device_ == nullptr) return;
   const auto entered = device_->accelerator().enter();

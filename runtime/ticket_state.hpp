@@ -64,6 +64,8 @@ class TicketState {
   void copy_output(void* destination, StreamHandle stream) const;
 
  private:
+  void check_completed(const char* what) const;
+
   const std::shared_ptr<DriverSeat> seat_;
   std::atomic<bool> is_ready_;
   mutable std::mutex mutex_;

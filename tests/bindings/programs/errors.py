@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import scalecom.torch as hvd
+from scalecom.torch import mpi_ops
 
 
 def _is_last():
@@ -214,7 +215,7 @@ def _use_what_another_process_has(handle):
             lambda: hvd.start_timeline("/nowhere/timeline.json")]
     if hvd.size() > 1:
         assert hvd.poll(handle)  # Whoever polls until it is ready must not do so for ever.
-        uses.append(lambda: hvd.synchronize(handle))
+        uses += [mpi_ops._handles[handle][0].output_shape, lambda: hvd.synchronize(handle)]
     for use in uses:
         with pytest.raises((ValueError, hvd.HorovodInternalError), match="was forked from"):
             use()
@@ -236,6 +237,6 @@ def a_forked_process_is_told_so_and_leaves_the_session_alone():
     os.close(writing)
     with os.fdopen(reading) as pipe:
         assert pipe.read() == ""
-    os.waitpid(child, 0)
+    assert os.waitpid(child, 0)[1] == 0
     for handle in [own, *(submit() for submit in submits)]:
         assert hvd.synchronize(handle).tolist() == [hvd.size()] * 3
