@@ -59,13 +59,13 @@ def test_open_mpi_gets_hosts_variables_and_no_binding(fake):
     line = dry_line("-np", "3", "-H", "one:2,two:1", "-x", "MINE", "-x", "A=b", "python3",
                     "train.py", "--epochs", "3",
                     env={"PATH": fake("mpirun", OPEN_MPI), "SCALECOM_LOG_LEVEL": "info",
-                         "HOROVOD_CYCLE_TIME": "2", "UNRELATED": "1"})
+                         "HOROVOD_CYCLE_TIME": "2", "HOROVOD_RANK": "1", "UNRELATED": "1"})
     assert line[0] == "mpirun" and line[-4:] == ["python3", "train.py", "--epochs", "3"]
     assert values_of(line, "-np") == ["3"] and values_of(line, "-H") == ["one:2,two:1"]
     assert values_of(line, "--bind-to") == ["none"]
     exported = values_of(line, "-x")
     assert {"MINE", "A=b", "SCALECOM_LOG_LEVEL", "HOROVOD_CYCLE_TIME", "PATH"} <= set(exported)
-    assert "UNRELATED" not in exported and len(set(exported)) == len(exported)
+    assert not {"UNRELATED", "HOROVOD_RANK"} & set(exported) and len(set(exported)) == len(exported)
     assert "--allow-run-as-root" not in line and "--tag-output" not in line
 
 
@@ -171,6 +171,16 @@ def test_ranks_are_started_and_make_a_job(launcher):
     assert status == 0, output
     assert "works: 2 ranks over " + ("sockets" if launcher == "local" else "mpi") in output
     assert "scalecom.check" in output.splitlines()[0]
+
+
+@pytest.mark.parametrize("launcher", ["local", "mpirun"])
+def test_ranks_that_a_rank_starts_have_places_of_their_own(launcher):
+    if launcher == "mpirun" and subprocess.run(["which", "mpirun"], capture_output=True).returncode:
+        pytest.skip("mpirun is not installed")
+    status, output = scalecomrun("-np", "2", "--launcher", launcher, sys.executable, "-c",
+                                 "import os; print('place', os.environ.get('HOROVOD_RANK'))",
+                                 env={"HOROVOD_RANK": "7"})
+    assert status == 0 and output.count("place None") == 2, output
 
 
 def test_local_ranks_inside_mpirun_are_their_own_job():

@@ -276,12 +276,13 @@ def _run_local(options, plan, found):
 
 def _run_line(options, plan, name):
     launcher = lines.find_launcher(name)
-    line = lines.launch_line(launcher, plan, os.environ, os.geteuid())
+    environment = {name: value for name, value in os.environ.items() if name not in lines.HOROVOD_PLACES}
+    line = lines.launch_line(launcher, plan, environment, os.geteuid())
     if options.dry_run or options.verbose:
         print(shlex.join(line), flush=True)
     if options.dry_run:
         return 0
-    os.execvp(line[0], line)  # Signals, output and exit code are then its own.
+    os.execvpe(line[0], line, environment)  # Signals, output and exit code are then its own.
 
 
 def _tell(text):

@@ -129,7 +129,8 @@ TEST_CASE("a variable that is no setting is named, with the setting that it is n
   CHECK_THAT(meant("SCALECOM_COMPRESSION"), Contains("no such setting; scalecom-info shows"));
   // Horovod's own, and scalecom's that are no settings.
   const std::string other =
-      GENERATE("HOROVOD_RANK", "HOROVOD_GLOO_TIMEOUT_SECONDS", "HOROVOD_CPU_OPERATIONS",
+      GENERATE("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE",
+               "HOROVOD_HOSTNAME", "HOROVOD_GLOO_TIMEOUT_SECONDS", "HOROVOD_CPU_OPERATIONS",
                "HOROVOD_LOG_HIDE_TIME", "HOROVOD_ELASTIC", "HOROVOD_CCL_CACHE", "SCALECOM_ROOT",
                "SCALECOM_ELASTIC_SECRET", "SCALECOM_MODE", "HOROVOD_CYCLE_TIME", "SCALECOM");
   CHECK(meant(other) == "none");

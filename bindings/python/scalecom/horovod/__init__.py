@@ -13,12 +13,9 @@ import socket
 import sys
 
 from scalecom.communicators import is_under_mpi
+from scalecom.launch.lines import HOROVOD_PLACES
 
 _SERVED = str(pathlib.Path(__file__).resolve().parent / "served")
-
-# What horovodrun sets without MPI: other libraries see by it that Horovod runs, and on which rank.
-_PLACES = {"RANK": "HOROVOD_RANK", "WORLD_SIZE": "HOROVOD_SIZE", "LOCAL_RANK": "HOROVOD_LOCAL_RANK",
-           "LOCAL_WORLD_SIZE": "HOROVOD_LOCAL_SIZE"}
 
 
 class _Finder:
@@ -68,11 +65,14 @@ def install():
 
 
 def _tell_place():
-    """Sets Horovod's variables where torchrun, or what speaks as it does, has told this process its rank."""
+    """Sets what horovodrun sets without MPI, by which libraries see that Horovod runs and on which rank, where
+    torchrun, or what speaks as it does, has told this process its own."""
+    for name in HOROVOD_PLACES:  # Where a rank of another job has started this process, they are its own.
+        os.environ.pop(name, None)
     if is_under_mpi() or not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         return
     os.environ["HOROVOD_HOSTNAME"] = socket.gethostname()
-    os.environ.update({name: os.environ[told] for told, name in _PLACES.items() if told in os.environ})
+    os.environ.update({name: os.environ[told] for name, told in HOROVOD_PLACES.items() if told in os.environ})
 
 
 def _place_of(spec):

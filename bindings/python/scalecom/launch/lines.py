@@ -12,6 +12,11 @@ _ROOT_VARIABLES = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
 _VERSION_TIMEOUT_S = 20
 
 
+# By which horovodrun tells a rank its place; and torchrun, where it does. They are that rank's alone.
+HOROVOD_PLACES = {"HOROVOD_RANK": "RANK", "HOROVOD_SIZE": "WORLD_SIZE", "HOROVOD_LOCAL_RANK": "LOCAL_RANK",
+                  "HOROVOD_LOCAL_SIZE": "LOCAL_WORLD_SIZE", "HOROVOD_HOSTNAME": ""}
+
+
 class Plan(NamedTuple):
     """What is to be started, whoever starts it."""
     ranks: int
