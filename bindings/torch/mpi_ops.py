@@ -42,12 +42,12 @@ class _ThroughHost:
         self._compression = compression
 
     def compress(self, tensor):
-        compressed, context = self._compression.compress(tensor)
-        return compressed.cpu(), (context, tensor.device)
+        compressed, ctx = self._compression.compress(tensor)
+        return compressed.cpu(), (ctx, tensor.device)
 
-    def decompress(self, tensor, context):
-        context, device = context
-        return self._compression.decompress(tensor.to(device), context)
+    def decompress(self, tensor, ctx):
+        ctx, device = ctx
+        return self._compression.decompress(tensor.to(device), ctx)
 
 
 def place_for(op, tensors, compression):

@@ -35,12 +35,12 @@ class ProcessSet:
         self.mpi_comm = ranks_or_comm if hasattr(ranks_or_comm, "Get_group") else None
         ranks = ranks_or_comm if self.mpi_comm is None else _ranks_of(ranks_or_comm)
         if isinstance(ranks, (str, bytes)) or not hasattr(ranks, "__iter__"):
-            raise ValueError(f"ranks is {type(ranks).__name__}; a list of ranks or an mpi4py "
+            raise ValueError(f"ranks_or_comm is {type(ranks).__name__}; a list of ranks or an mpi4py "
                              "communicator is needed")
         ranks = list(ranks)
         if not all(type(rank) is int and rank >= 0 for rank in ranks) or (
                 len(set(ranks)) < len(ranks)):
-            raise ValueError(f"ranks is {ranks}; allowed are whole numbers, 0 or more, each once")
+            raise ValueError(f"ranks_or_comm is {ranks}; allowed are whole numbers, 0 or more, each once")
         self._ranks = sorted(ranks)
         self.process_set_id = None
         self.name_counters = {}  # Of the calls without a name, by kind, since the last join.

@@ -1,11 +1,14 @@
 """scalecom.tensorflow.keras for the legacy tf-keras, which tf.keras is where TF_USE_LEGACY_KERAS=1 is set."""
 
+import inspect
+
 import tensorflow as tf
 
 from scalecom.keras import callbacks as fit
 from scalecom.keras import elastic
+from scalecom.keras import optimizer as keras_3
+from scalecom.tensorflow import optimizer as tensorflow
 from scalecom.tensorflow.compression import Compression
-from scalecom.tensorflow.optimizer import DistributedOptimizer
 
 IS_USED = tf.keras.Model.__module__.startswith("tf_keras")
 
@@ -24,11 +27,30 @@ ELASTIC = {name: callback(getattr(elastic, name)) if name.endswith("Callback") e
            for name in elastic.__all__}
 
 
-def PartialDistributedOptimizer(optimizer, *arguments, local_layers=None, **named):
+def _as_in_keras_3(function):
+    """function(arguments by name) as a function whose arguments have the order of its namesake for Keras 3."""
+    order = inspect.signature(getattr(keras_3, function.__name__))
+
+    def ordered(*arguments, **named):
+        given = order.bind(*arguments, **named).arguments
+        return function(**{name: value for name, value in given.items() if value is not None})
+
+    ordered.__name__, ordered.__doc__, ordered.__signature__ = function.__name__, function.__doc__, order
+    return ordered
+
+
+@_as_in_keras_3
+def DistributedOptimizer(**distributed):
+    """scalecom.tensorflow.DistributedOptimizer, for optimizers of tf-keras."""
+    return tensorflow.DistributedOptimizer(**distributed)
+
+
+@_as_in_keras_3
+def PartialDistributedOptimizer(local_layers=None, **distributed):
     """As DistributedOptimizer; the gradients of the layers `local_layers`, one or a list, stay this rank's own."""
-    distributed = DistributedOptimizer(optimizer, *arguments, **named)
-    distributed._scalecom.register_local_layers(local_layers)
-    return distributed
+    optimizer = tensorflow.DistributedOptimizer(**distributed)
+    optimizer._scalecom.register_local_layers(local_layers)
+    return optimizer
 
 
 def load_model(filepath, custom_optimizers=None, custom_objects=None, compression=Compression.none,

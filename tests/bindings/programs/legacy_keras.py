@@ -66,6 +66,8 @@ def the_names_of_horovods_keras_take_it_too():
     scalecom.horovod.install()
     served, callbacks, elastic = (importlib.import_module(f"horovod.keras{part}")
                                   for part in ("", ".callbacks", ".elastic"))
+    problems = horovod_surface.problems_of(served, "horovod.keras", horovod_surface.KERAS)
+    assert not problems, problems
     assert callbacks.MetricAverageCallback is hvd.callbacks.MetricAverageCallback
     assert elastic.CommitStateCallback is hvd.elastic.CommitStateCallback
     for kind in KINDS:

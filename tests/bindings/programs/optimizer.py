@@ -263,11 +263,11 @@ def an_error_while_gradients_are_finished_leaves_none_on_its_way():
         has_failed = False
 
         @classmethod
-        def decompress(cls, tensor, context):
+        def decompress(cls, tensor, ctx):
             if not cls.has_failed:
                 cls.has_failed = True
                 raise hvd.HorovodInternalError("not this one")
-            return super().decompress(tensor, context)
+            return super().decompress(tensor, ctx)
 
     model = _model(torch.float32)
     optimizer = _wrap(model, compression=Fails, groups=[[value] for value in model.parameters()])

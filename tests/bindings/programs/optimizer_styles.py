@@ -201,7 +201,7 @@ class _Halves:
         return tensor.mul_(0.5), None
 
     @staticmethod
-    def decompress(tensor, context):
+    def decompress(tensor, ctx):
         return tensor * 2.0
 
 

@@ -1,4 +1,4 @@
-"""horovod.tensorflow.keras, served by scalecom.tensorflow.keras: for Keras 3."""
+"""horovod.tensorflow.keras, served by scalecom.tensorflow.keras."""
 
 from scalecom.tensorflow.keras import *  # noqa: F401, F403
 
