@@ -42,10 +42,10 @@ struct Introduction {
 };
 
 std::string to_blob(const Introduction& introduction) {
-  return to_line({{"version", introduction.version},
-                  {"facts", introduction.facts},
-                  {"settings", introduction.settings},
-                  {"problem", introduction.problem}});
+  return to_json_line({{"version", introduction.version},
+                       {"facts", introduction.facts},
+                       {"settings", introduction.settings},
+                       {"problem", introduction.problem}});
 }
 
 Introduction from_blob(const std::string& blob) {

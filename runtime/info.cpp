@@ -92,7 +92,7 @@ std::string describe_installation_json(const SessionReport* report, const Topolo
   if (report != nullptr && topology != nullptr) {
     object["session"] = describe_session(*report, *topology);
   }
-  return to_line(object);
+  return to_json_line(object);
 }
 
 }  // namespace scalecom

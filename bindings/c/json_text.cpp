@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/json_line.hpp"
+
 namespace scalecom {
 
 std::string to_json(const std::vector<ResidualInfo>& residuals) {
@@ -12,7 +14,7 @@ std::string to_json(const std::vector<ResidualInfo>& residuals) {
                     {"step", residual.step},
                     {"beta", residual.beta}});
   }
-  return list.dump();
+  return to_json_line(list);
 }
 
 std::string to_json(const std::vector<CompressionHealth>& tensors) {
@@ -32,7 +34,7 @@ std::string to_json(const std::vector<CompressionHealth>& tensors) {
                     {"chunk_overlap", health.chunk_overlap},
                     {"byte_true_rate", health.byte_true_rate}});
   }
-  return list.dump();
+  return to_json_line(list);
 }
 
 std::string to_json(const SessionStats& stats) {

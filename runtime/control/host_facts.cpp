@@ -44,7 +44,7 @@ std::vector<std::string> interface_addresses() {
     if (!is_usable) continue;
     if (const auto address = Address::of(entry->ifa_addr)) addresses.push_back(*address);
   }
-  return to_strings(std::move(addresses));
+  return texts_for_others(std::move(addresses));
 }
 
 }  // namespace
@@ -52,7 +52,7 @@ std::vector<std::string> interface_addresses() {
 HostFacts local_host_facts() { return {host_name(), host_id(), interface_addresses()}; }
 
 std::string serialize(const HostFacts& facts) {
-  return to_line(
+  return to_json_line(
       {{"host_name", facts.host_name}, {"host_id", facts.host_id}, {"addresses", facts.addresses}});
 }
 

@@ -88,7 +88,7 @@ class Negotiation::Impl {
   void take_extents(Tensor& tensor, OperationKind kind, std::size_t member, Reader& reader);
 
   // Requests from below and to above (requests.cpp)
-  static bool has_next_frame(Reader& message, std::uint64_t last);
+  static bool take_frame_number(Reader& message, std::uint64_t last);
   void receive_requests(std::size_t member, Reader& reader);
   void take_request_run(std::size_t member, std::uint64_t generation, Reader& reader,
                         std::uint64_t& expected);
@@ -152,9 +152,9 @@ class Negotiation::Impl {
   void write_stall_reports(Writer& writer);
   void queue_stall_report(Tensor& tensor);
   void check_stalls();
-  /// Rank 0: whether what has been waited for since then has used up the stall shutdown time, and
-  /// the end that this is; `what` says who waits for whom.
+  /// Rank 0: whether what has been waited for since then has used up the stall shutdown time.
   bool is_shutdown_due(TimePoint since) const noexcept;
+  /// Ends the session for it; `what` says who waits for whom.
   void end_stalled(const std::string& what);
   TimePoint check_stall(Tensor& tensor, std::vector<Tensor*>& stalled);
   void report_stalls(const std::vector<Tensor*>& stalled);

@@ -19,8 +19,8 @@ constexpr std::size_t kInFlightMax = std::size_t{1} << 22;
 
 }  // namespace
 
-// False: the one behind `last` has come again.
-bool Negotiation::Impl::has_next_frame(Reader& message, std::uint64_t last) {
+// Whether it is that of the frame behind `last`; false: `last` has come again.
+bool Negotiation::Impl::take_frame_number(Reader& message, std::uint64_t last) {
   const std::uint64_t frame = message.get_below(negotiation::kFrames, "frame");
   if (frame == last % negotiation::kFrames && last > 0) return false;
   if (frame == (last + 1) % negotiation::kFrames) return true;
@@ -29,7 +29,7 @@ bool Negotiation::Impl::has_next_frame(Reader& message, std::uint64_t last) {
 
 void Negotiation::Impl::receive_requests(std::size_t member, Reader& reader) {
   std::uint64_t& last = members_[member].frame;
-  if (!has_next_frame(reader, last)) return;
+  if (!take_frame_number(reader, last)) return;
   ++last;
   const std::uint64_t generation = reader.get_varint();
   std::uint64_t expected = 0;

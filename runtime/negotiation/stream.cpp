@@ -20,7 +20,7 @@ using negotiation::refuse_message;
 
 void Negotiation::Impl::receive_stream(const ControlMessage& message) {
   Reader reader(message);
-  if (!has_next_frame(reader, down_frame_)) return;
+  if (!take_frame_number(reader, down_frame_)) return;
   while (!reader.is_at_end() && !has_ended_) apply_item(reader);
   ++down_frame_;
   for (const int child : tree_.children) outgoing_.push_back({child, message});
@@ -132,9 +132,8 @@ void Negotiation::Impl::apply_full(Reader& reader, bool is_announced, std::int64
     }
     table_.assign_number(*tensor);
   }
-  const std::int64_t own_step = is_compressed(signature) ? step : 0;
   if (tensor->is_cached()) tensor->cached = signature;
-  agree_on(*tensor, own_step, std::move(first_extents), agreed);
+  agree_on(*tensor, is_compressed(signature) ? step : 0, std::move(first_extents), agreed);
 }
 
 negotiation::Tensor& Negotiation::Impl::find_numbered(std::uint64_t number) {

@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 
 #include "runtime/negotiation.hpp"
@@ -17,9 +18,8 @@ class Writer {
  public:
   void put_varint(std::uint64_t value);
   template <class Enum>
-  void put_enum(Enum value) {
-    put_varint(static_cast<std::uint64_t>(value));
-  }
+  requires std::is_enum_v<Enum>
+  void put_enum(Enum value) { put_varint(static_cast<std::uint64_t>(value)); }
   void put_signed(std::int64_t value);
   void put_double(double value);
   void put_string(std::string_view text);

@@ -18,7 +18,7 @@ constexpr std::size_t kNameMax = 512;
 
 constexpr std::string_view kTime = ",\"ts\":";
 
-std::string quoted(const std::string& text) { return to_line(text.substr(0, kNameMax)); }
+std::string quoted(const std::string& text) { return to_json_line(text.substr(0, kNameMax)); }
 
 }  // namespace
 

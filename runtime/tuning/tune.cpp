@@ -31,7 +31,7 @@ std::string find_cached(const TuningTask& task) {
                             file.problem));
   }
   if (!file.tuning) return {};
-  return to_line({{"path", path_of(task)}, {"tuning", to_json(*file.tuning)}});
+  return to_json_line({{"path", path_of(task)}, {"tuning", to_json(*file.tuning)}});
 }
 
 void keep(const TuningTask& task, const Tuning& tuning) {
@@ -59,7 +59,7 @@ std::string measure(const TuningTask& task) {
       }
     }
   } catch (const Error& error) {
-    return to_line({{"problem", error.what()}});
+    return to_json_line({{"problem", error.what()}});
   }
   return json{{"samples", samples}}.dump();
 }

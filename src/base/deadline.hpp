@@ -26,7 +26,7 @@ class Deadline {
 
   TimePoint at() const noexcept { return at_; }
   bool has_passed() const noexcept { return Clock::now() >= at_; }
-  /// The less one passes first.
+  /// The lesser passes first.
   auto operator<=>(const Deadline&) const = default;
 
  private:

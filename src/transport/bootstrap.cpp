@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <exception>
 
 namespace scalecom {
 
@@ -12,6 +13,9 @@ std::vector<std::string> Bootstrap::exchange(const std::string& mine, Limit limi
     return exchange_in_step(mine, limit);
   } catch (const Error& error) {
     failure_ = error;
+    throw;
+  } catch (const std::exception& error) {
+    failure_ = Error(StatusCode::internal, error.what());
     throw;
   }
 }

@@ -15,7 +15,7 @@ struct TransportRequest {
   bool is_null() const noexcept { return id == 0; }
 };
 
-/// Counted as handed over by post_send; headers of the medium below are not included.
+/// What was handed over to be sent; what the medium puts before each message is not included.
 struct TransportCounters {
   std::int64_t bytes_sent = 0;
   std::int64_t messages_sent = 0;

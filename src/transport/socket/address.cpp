@@ -94,7 +94,7 @@ socklen_t Address::write(sockaddr_storage& target, int port) const noexcept {
   return sizeof written;
 }
 
-std::vector<std::string> to_strings(std::vector<Address> addresses) {
+std::vector<std::string> texts_for_others(std::vector<Address> addresses) {
   std::erase_if(addresses, [](const Address& address) { return address.is_link_local(); });
   std::ranges::stable_partition(addresses,
                                 [](const Address& address) { return address.family() == AF_INET; });

@@ -44,7 +44,7 @@ class Address {
 };
 
 /// Those that mean the same on every host, so none that is link-local, as texts: IPv4 before IPv6.
-std::vector<std::string> to_strings(std::vector<Address> addresses);
+std::vector<std::string> texts_for_others(std::vector<Address> addresses);
 
 /// Whether a text is an IPv6 address, without brackets.
 bool is_ipv6(const std::string& text);

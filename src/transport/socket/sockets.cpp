@@ -196,7 +196,7 @@ std::vector<std::string> resolve(const std::string& host) {
   for (const addrinfo* entry = found; entry != nullptr; entry = entry->ai_next) {
     if (const auto address = Address::of(entry->ai_addr)) addresses.push_back(*address);
   }
-  return to_strings(std::move(addresses));
+  return texts_for_others(std::move(addresses));
 }
 
 Socket connect_unix(const std::string& name) {

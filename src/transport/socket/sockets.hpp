@@ -10,7 +10,7 @@
 
 namespace scalecom {
 
-/// All that are made here are non-blocking.
+/// The sockets that are made here do not block.
 using Socket = OpenFile;
 
 /// Throws Error(unavailable) with `what` failed, why by errno, and what helps.

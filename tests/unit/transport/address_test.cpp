@@ -52,7 +52,7 @@ TEST_CASE("of several addresses those that every host understands are told, IPv4
   for (const char* text : {"fd00::2", "10.0.0.2", "fe80::1", "fd00::1", "10.0.0.1"}) {
     addresses.push_back(*Address::parse(text));
   }
-  CHECK(to_strings(addresses) ==
+  CHECK(texts_for_others(addresses) ==
         std::vector<std::string>{"10.0.0.2", "10.0.0.1", "fd00::2", "fd00::1"});
 }
 
