@@ -43,6 +43,7 @@ using Calls = std::vector<std::string>;
 struct HeldBackPart {
   FakeNccl nccl;
   test::CallersPoster poster;
+  int given_up_before_abort = 0;  // Here, as the end of `whole` is an abort, too.
   std::unique_ptr<Communicator> whole = nccl.connect();
   std::unique_ptr<Communicator> part =
       whole->split({.color = 0, .rank = 1, .size = 3}, poster, patience());
@@ -319,8 +320,7 @@ TEST_CASE_METHOD(
 
 TEST_CASE_METHOD(HeldBackPart,
                  "a call that does not come back is left with an abort, after it was given up") {
-  int given_up_before_abort = 0;
-  nccl.api.comm_abort = [&, real = nccl.api.comm_abort](CommHandle comm) {
+  nccl.api.comm_abort = [this, real = nccl.api.comm_abort](CommHandle comm) {
     given_up_before_abort = poster.times_given_up;
     return real(comm);
   };
