@@ -1,14 +1,10 @@
-"""horovod.keras, served by scalecom.keras: for Keras 3; where TF_USE_LEGACY_KERAS=1 is set, by
-scalecom.tensorflow.keras, for the legacy tf-keras too, to which programs give these names as well."""
-
-import os as _os
+"""horovod.keras, served by scalecom.keras; on TensorFlow by scalecom.tensorflow.keras, which has the legacy
+tf-keras too where that is tf.keras."""
 
 import keras as _keras
 
-# As TensorFlow reads it.
-_has_legacy = (_os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True")
-               and _keras.backend.backend() == "tensorflow")
-if _has_legacy:
+_is_on_tensorflow = _keras.backend.backend() == "tensorflow"
+if _is_on_tensorflow:
     from scalecom.tensorflow.keras import *  # noqa: F401, F403
 else:
     from scalecom.keras import *  # noqa: F401, F403

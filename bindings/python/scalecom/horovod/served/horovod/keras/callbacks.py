@@ -1,8 +1,8 @@
 """Served by scalecom."""
 
-from horovod.keras import _has_legacy
+from horovod.keras import _is_on_tensorflow
 
-if _has_legacy:
+if _is_on_tensorflow:
     from scalecom.tensorflow.keras.callbacks import *  # noqa: F401, F403
 else:
     from scalecom.keras.callbacks import *  # noqa: F401, F403
