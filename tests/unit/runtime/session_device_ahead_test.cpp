@@ -13,6 +13,7 @@
 #include "tests/support/catch.hpp"
 #include "tests/support/device_world.hpp"
 #include "tests/support/ranks.hpp"
+#include "tests/support/yield_until.hpp"
 #include "tests/unit/device/nccl_world.hpp"
 
 using namespace scalecom;
@@ -52,14 +53,12 @@ struct HeldNccl {
   void hold(test::FakeAccelerator& accelerator, std::shared_ptr<std::atomic<int>> made,
             Call& call) {
     call = [this, &accelerator, made, real = std::move(call)](auto... arguments) {
-      const Deadline limit = Deadline::after(std::chrono::seconds(20));
-      const auto waits = [&] {
-        return is_held && (whose_ == nullptr || whose_ == &accelerator) && *made >= let_through;
-      };
-      while (waits() && !limit.has_passed()) {
-        has_call = true;
-        std::this_thread::yield();
-      }
+      test::yield_until(std::chrono::seconds(20), [&] {
+        const bool waits =
+            is_held && (whose_ == nullptr || whose_ == &accelerator) && *made >= let_through;
+        if (waits) has_call = true;
+        return !waits;
+      });
       if (is_held) ++*made;
       return real(arguments...);
     };
@@ -84,9 +83,8 @@ AllReduceOptions compressed(CompressionMode mode) {
 
 // Until the accelerator has had so many calls of a name.
 bool wait_for(test::FakeAccelerator& accelerator, const std::string& call, int count) {
-  const Deadline limit = Deadline::after(std::chrono::seconds(10));
-  while (accelerator.calls()[call] < count && !limit.has_passed()) std::this_thread::yield();
-  return accelerator.calls()[call] >= count;
+  return test::yield_until(std::chrono::seconds(10),
+                           [&] { return accelerator.calls()[call] >= count; });
 }
 
 void wait_until(TimePoint end) {
@@ -123,9 +121,10 @@ std::vector<Outcome> run_out_of_memory(DeviceWorld& devices, HeldNccl& nccl, int
     const Ticket ticket = devices[rank].all_reduce("w", tensor.view(), tensor.view(), options);
     Outcome& own = outcome[static_cast<std::size_t>(rank)];
     if (rank == 1) {
-      const Deadline limit = Deadline::after(std::chrono::seconds(10));
-      while (!nccl.has_call && !limit.has_passed()) std::this_thread::yield();
-      if (!nccl.has_call) own.problem = "there is no call; ";
+      const auto has_call = [&] { return nccl.has_call.load(); };
+      if (!test::yield_until(std::chrono::seconds(10), has_call)) {
+        own.problem = "there is no call; ";
+      }
       own.writes = -accelerator.calls()["assign"];
       accelerator.set_free(0);
       nccl.is_held = false;

@@ -15,6 +15,7 @@
 #include "tests/support/exact_values.hpp"
 #include "tests/support/ranks.hpp"
 #include "tests/support/seeds.hpp"
+#include "tests/support/yield_until.hpp"
 #include "tests/unit/device/nccl_world.hpp"
 
 using namespace scalecom;
@@ -219,8 +220,7 @@ auto load_held(test::NcclWorld& nccl, const std::atomic<bool>& is_held) {
     device::nccl::Api api = nccl.make_api(accelerator);
     const auto hold = [&is_held](auto& call) {
       call = [&is_held, real = call](auto... arguments) {
-        const Deadline limit = Deadline::after(std::chrono::seconds(20));
-        while (is_held && !limit.has_passed()) std::this_thread::yield();
+        test::yield_until(std::chrono::seconds(20), [&] { return !is_held; });
         return real(arguments...);
       };
     };

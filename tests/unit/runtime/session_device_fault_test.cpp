@@ -7,6 +7,7 @@
 #include "tests/support/catch.hpp"
 #include "tests/support/device_world.hpp"
 #include "tests/support/ranks.hpp"
+#include "tests/support/yield_until.hpp"
 #include "tests/unit/device/nccl_world.hpp"
 
 using namespace scalecom;
@@ -370,8 +371,7 @@ TEST_CASE("a call of NCCL that does not come back ends at its deadline, or when 
     const auto is_aborted = std::make_shared<std::atomic<bool>>(false);
     api.all_reduce = [&is_held, is_aborted, real = api.all_reduce](auto... arguments) {
       if (!is_held) return real(arguments...);
-      const Deadline limit = Deadline::after(std::chrono::seconds(20));
-      while (!*is_aborted && !limit.has_passed()) std::this_thread::yield();
+      test::yield_until(std::chrono::seconds(20), [&] { return is_aborted->load(); });
       return device::nccl::Result::internal_error;
     };
     api.comm_abort = [is_aborted, real = api.comm_abort](device::nccl::CommHandle comm) {
@@ -395,10 +395,8 @@ TEST_CASE("a call of NCCL that does not come back ends at its deadline, or when 
     is_held = true;
     const Ticket first = devices[rank].all_reduce("one", one.view(), one.view());
     const Ticket second = devices[rank].all_reduce("two", two.view(), two.view());
-    const Deadline limit = Deadline::after(std::chrono::seconds(10));
-    while (accelerator.calls()["scale_copy"] < passes + 2 && !limit.has_passed()) {
-      std::this_thread::yield();
-    }
+    test::yield_until(std::chrono::seconds(10),
+                      [&] { return accelerator.calls()["scale_copy"] >= passes + 2; });
     have_passes.arrive_and_wait();
     if (is_lost && rank == 1) devices.lose(1);
     const auto at = 2 * static_cast<std::size_t>(rank);
