@@ -56,7 +56,7 @@ def what_is_no_usable_process_set_is_refused():
     with pytest.raises(ValueError, match="one rank or more"):
         hvd.add_process_set([])
     for ranks in ([0, 0], [-1], [0.5], "01", 3, [True]):
-        with pytest.raises(ValueError, match="ranks is"):
+        with pytest.raises(ValueError, match="ranks_or_comm is"):
             hvd.ProcessSet(ranks)
     assert hvd.remove_process_set(hvd.global_process_set) is False
     assert hvd.remove_process_set(last) is False
