@@ -27,7 +27,7 @@ REPLICATED_CLAIMS = ["programs.fsdp"]  # On pairs of ranks: 4 have two shards, a
 # Several ranks on one GPU are an error to NCCL, unless each says that it is on a host of its own.
 NCCL = {"NCCL_NET": "Socket", "NCCL_SOCKET_IFNAME": "lo", "NCCL_IB_DISABLE": "1",
         "NCCL_MNNVL_ENABLE": "0", "NCCL_NVLS_ENABLE": "0"}
-JAX_CLAIMS = ["programs.jax_collectives", "programs.jax_devices"]
+JAX_CLAIMS = ["programs.jax_collectives", "programs.jax_optax", "programs.jax_devices"]
 # Ranks that share a GPU share its memory, too. Matrices are multiplied in float32, as on the CPU.
 JAX = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_DEFAULT_MATMUL_PRECISION": "highest",
        "XLA_FLAGS": "--xla_gpu_autotune_level=0", "JAX_TRACEBACK_FILTERING": "off"}

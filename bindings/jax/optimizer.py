@@ -23,14 +23,14 @@ def _optax():
     return optax
 
 
-def _names_of(leaves):
-    """A name for each of pairs of path and leaf: the path."""
-    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
-    twice = sorted(name for name, count in collections.Counter(names).items() if count > 1)
+def _paths_of(leaves):
+    """The paths of pairs of path and leaf, as texts."""
+    paths = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
+    twice = sorted(path for path, count in collections.Counter(paths).items() if count > 1)
     if twice:
         raise ValueError(f"the pytree has several leaves of the path {', '.join(twice)}: a key with a "
                          "point is like a step of the path; give keys without")
-    return names
+    return paths
 
 
 @jax.tree_util.register_dataclass
@@ -89,7 +89,7 @@ def restore_residuals(state, process_set=None):
 
 
 def distributed(compression=Compression.none, op=Average, gradient_predivide_factor=1.0,
-                process_set=None):
+                process_set=None, name=""):
     """An optax.GradientTransformation that reduces the gradients over all ranks, to be the first of
     optax.chain(). It works inside and outside of jax.jit.
 
@@ -97,32 +97,35 @@ def distributed(compression=Compression.none, op=Average, gradient_predivide_fac
     path in the pytree of the parameters, as "dense.kernel"; by it Compression.scalecom(rates=...)
     chooses, and residuals are kept by it in this process; state_with_residuals() puts them into the state. op: Average
     or Sum. gradient_predivide_factor: an average divides by it before the sum and by the rest after.
-    process_set: the ranks that reduce; all by default.
+    process_set: the ranks that reduce; all by default. name: is put before the paths, as "critic."; of two
+    models with one structure that are compressed each needs its own, because residuals are kept by name.
     """
     optax = _optax()
     check_compression(compression)
     if op not in (Average, Sum):
         raise ValueError(f"op is {op!r}; gradients are reduced by Average or Sum")
     check_predivide_factor(gradient_predivide_factor, op)
+    if not isinstance(name, str):
+        raise ValueError(f"name is {name!r}; a text is needed, which is put before the paths")
 
     def init(params):
         if not isinstance(compression, ScaleComCompressor):
             return optax.EmptyState()
         leaves = jax.tree_util.tree_leaves_with_path(params)
-        names = _names_of(leaves)
-        compression.check_patterns(names)
-        return DistributedState(tuple((name, leaf.shape) for name, (_, leaf) in zip(names, leaves)
-                                      if compression.options_for(name, leaf) is not None))
+        paths = _paths_of(leaves)
+        compression.check_patterns(paths)
+        return DistributedState(tuple((name + path, leaf.shape) for path, (_, leaf) in zip(paths, leaves)
+                                      if compression.options_for(path, leaf) is not None))
 
     def update(updates, state, params=None):
         del params
-        paths, structure = jax.tree_util.tree_flatten_with_path(updates)
-        names = _names_of(paths)
-        gradients = [as_array(gradient) for _, gradient in paths]
+        leaves, structure = jax.tree_util.tree_flatten_with_path(updates)
+        paths = _paths_of(leaves)
+        gradients = [as_array(gradient) for _, gradient in leaves]
         ranks = checked_set(process_set)
-        options = [gradient_options(compression, name, gradient)
-                   for name, gradient in zip(names, gradients)]
-        full = [full_name(ranks, "allreduce", name, gradients) for name in names]
+        options = [gradient_options(compression, path, gradient)
+                   for path, gradient in zip(paths, gradients)]
+        full = [full_name(ranks, "allreduce", name + path, gradients) for path in paths]
         reduced = reduce_all(gradients, full, op, 1.0 / gradient_predivide_factor, gradient_predivide_factor,
                              compression, options, ranks)
         return jax.tree_util.tree_unflatten(structure, reduced), state
@@ -131,11 +134,11 @@ def distributed(compression=Compression.none, op=Average, gradient_predivide_fac
 
 
 def DistributedOptimizer(optimizer, compression=Compression.none, op=Average,
-                         gradient_predivide_factor=1.0, process_set=None):
+                         gradient_predivide_factor=1.0, process_set=None, name=""):
     """`optimizer`, of optax, on gradients that are reduced over all ranks before each update; see
     distributed()."""
     if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
         raise ValueError(f"optimizer is {optimizer!r}; a gradient transformation of optax is needed, such as "
                          "optax.sgd(0.1)")
-    return _optax().chain(distributed(compression, op, gradient_predivide_factor, process_set),
+    return _optax().chain(distributed(compression, op, gradient_predivide_factor, process_set, name),
                           optimizer)

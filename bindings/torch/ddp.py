@@ -19,6 +19,7 @@ from scalecom import basics
 from scalecom.compression import ScaleComCompressor, check_compression, gradient_options
 from scalecom.process_sets import used
 from scalecom.reductions import Average, Sum
+from scalecom.residual_owners import claim
 from scalecom.residuals import check_parts
 from scalecom.torch import completion, mpi_ops, plan, submit
 from scalecom.torch.compression import Compression
@@ -29,6 +30,8 @@ from scalecom.torch.residuals import residuals
 class HookState:
     """What reduces a model's gradients for a hook of torch: by which compression, over which ranks,
     and under which names, by which residuals are kept."""
+
+    _OTHER_NAMES = "by `name`, which is put before them"
 
     def __init__(self, compression, op, name):
         check_compression(compression)
@@ -107,9 +110,12 @@ class HookState:
         with used(self.process_set):
             residuals.load_model_state(saved, self._shapes_of(self._gradients))
 
-    def start(self, gradients, places):
-        """Starts to reduce the gradients in place; finish() ends what this returns. places: (name,
-        reduction) of each."""
+    def start(self, gradients, parameters):
+        """Starts to reduce the parameters' gradients in place; finish() ends what this returns."""
+        places = [self._gradients[parameter] for parameter in parameters]
+        for parameter, (name, reduction) in zip(parameters, places):
+            if reduction.compression.rate:
+                claim(self.process_set, name, parameter, self._OTHER_NAMES)
         parts = []
         try:
             for gradient, (name, reduction) in zip(gradients, places):
@@ -165,14 +171,14 @@ class DDPState(HookState):
         super()._check(compression)
         _check_unused(self._finds_unused, compression)
 
-    def gradient_of(self, parameter):
-        """(name, reduction)"""
+    def name_of(self, parameter):
+        """By which its residual is kept. ValueError where this does not reduce it."""
         if self._gradients is None:
             raise ValueError("this DDPState was unpickled; call attach(model) before it is used")
         if parameter not in self._gradients:
             raise ValueError(f"a parameter of shape {tuple(parameter.shape)} is not of the model "
                              "that DDPState was made for; call attach() with this one")
-        return self._gradients[parameter]
+        return self._gradients[parameter][0]
 
     def state_dict(self):
         return self._saved if self._gradients is None else super().state_dict()
@@ -223,10 +229,11 @@ def ddp_hook(ddp_state, bucket):
     """Reduces a bucket's gradients over all ranks in place; the communication hook to register."""
     gradients = bucket.gradients()
     # Everything that can be wrong here is found before anything is submitted.
-    places = [ddp_state.gradient_of(parameter) for parameter in bucket.parameters()]
-    if len(gradients) != len(places) or bucket.buffer().layout != torch.strided:
-        raise ValueError(f"the gradient of {places[0][0]} is sparse, which ddp_hook does not "
+    parameters = bucket.parameters()
+    names = [ddp_state.name_of(parameter) for parameter in parameters]
+    if len(gradients) != len(names) or bucket.buffer().layout != torch.strided:
+        raise ValueError(f"the gradient of {names[0]} is sparse, which ddp_hook does not "
                          "reduce; use sparse=False in the embedding")
-    parts = ddp_state.start(gradients, places)
+    parts = ddp_state.start(gradients, parameters)
     buffer = bucket.buffer()
     return completion.future_of(functools.partial(finish, parts), buffer, buffer.device)

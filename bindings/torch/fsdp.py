@@ -91,8 +91,7 @@ class FSDPState(HookState):
                              "apply fully_shard to one module at a time")
         if flat.is_cuda:  # It is of another stream's memory; tickets of cast copies do not know it.
             flat.record_stream(torch.cuda.current_stream(flat.device))
-        finish(self.start(flat.split(sizes), [self._gradients[parameter]
-                                              for parameter in parameters]))
+        finish(self.start(flat.split(sizes), parameters))
 
 
 def register_fsdp_hook(model, group, compression=Compression.none, op=Average, name=""):

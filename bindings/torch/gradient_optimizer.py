@@ -11,6 +11,7 @@ from scalecom.compression import gradient_options
 from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import era, global_process_set, used
 from scalecom.reductions import Max
+from scalecom.residual_owners import claim
 from scalecom.torch import mpi_ops, sparse_ops, submit
 from scalecom.torch.compression import Compression
 from scalecom.torch.optimizer_state import ChangeMixin, StateMixin
@@ -20,6 +21,9 @@ from scalecom.torch.parameters import Hooks, check_passes, refuse_pass, takes_pa
 # several times what one tensor more in it does, and less than a burst's time on any network is lost.
 _BURST_BYTES = 1 << 20
 _BURST_TENSORS = 64
+
+_OTHER_NAMES = ("DistributedOptimizer(optimizer, named_parameters=[(f\"critic.{name}\", parameter) for name, "
+                "parameter in model.named_parameters()])")
 
 
 class _Gradient:
@@ -112,6 +116,8 @@ class _Gradient:
         options = None
         if settings.compression is not Compression.none:
             options = gradient_options(settings.compression, self.name, self.parameter)
+            if options is not None:
+                claim(settings.process_set, self.name, self.parameter, _OTHER_NAMES)
             wire, self.context = settings.compression.compress(wire)
         self.reduction = submit.reduction_of(settings.op, settings.prescale_factor,
                                              settings.postscale_factor, options, self.priority)

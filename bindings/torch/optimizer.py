@@ -23,9 +23,11 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     named_parameters goes first, because the next forward pass needs it first. The result is an
     instance of the optimizer's class that shares its state, with synchronize(), skip_synchronize(),
     set_backward_passes_per_step(), and residuals in state_dict(). Residuals belong to names and
-    live as long as the session: a second model whose parameters have the same names and shapes
-    goes on with them. `compression` may be assigned between two steps. A later DistributedOptimizer of the
-    same parameters takes them over; hooks in them go with the wrapper that made them.
+    live as long as the session. Models that are trained beside each other, as a GAN's two, need
+    named_parameters with names of their own: compressed gradients that take turns with a name are
+    refused (ValueError); one model after another goes on with what is owed. `compression` may be
+    assigned between two steps. A later DistributedOptimizer of the same parameters takes them over;
+    hooks in them go with the wrapper that made them.
 
     named_parameters: model.named_parameters(), in one order on every rank; names identify gradients
     across ranks and key the residuals. Parameters may be frozen and unfrozen, and come by

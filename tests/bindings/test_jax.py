@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("module, claim", [
-    (module, claim) for module in ("programs.jax_collectives", "programs.jax_devices")
+    (module, claim) for module in ("programs.jax_collectives", "programs.jax_optax", "programs.jax_devices")
     for claim in names(module)])
 def test_jax(claims, ranks, module, claim):
     claims.check(ranks, module, claim)

@@ -45,6 +45,7 @@ class ProcessSet:
         self.process_set_id = None
         self.name_counters = {}  # Of the calls without a name, by kind, since the last join.
         self.joins = 0  # That have ended.
+        self.residual_owners = {}  # Of the session's residuals, by name; see claim().
 
     @property
     def ranks(self):
@@ -191,6 +192,7 @@ def forget_all():
 def _restart_names(process_set):
     process_set.name_counters = {}
     process_set.joins = 0
+    process_set.residual_owners = {}
 
 
 def _take(process_set, number, sets):

@@ -1,8 +1,9 @@
 """The reduction of a step's gradients: what the tapes and optimizers of TensorFlow and Keras share."""
 
-from scalecom.compression import ScaleComCompressor, check_compression
+from scalecom.compression import ScaleComCompressor, check_compression, gradient_options
 from scalecom.process_sets import global_process_set, used
 from scalecom.reductions import Adasum, Average, Sum, check_predivide_factor
+from scalecom.residual_owners import claim
 from scalecom.variables import check_groups, key_of, names_of
 
 
@@ -109,12 +110,19 @@ class GradientReducer:
             if gradient is not None and key_of(variable) not in local:
                 gradients[place] = self._prepare(gradient, variable)
                 places.append(place)
+                self._claim(names[place], gradients[place], variable)
         reduced = self._reduce_all([gradients[place] for place in places],
                                    [names[place] for place in places], self.op,
                                    1.0 / self._predivide_factor, self._predivide_factor)
         for place, one in zip(places, reduced):
             gradients[place] = one
         return gradients
+
+    def _claim(self, name, gradient, variable):
+        # What is no variable is another one in each step.
+        if hasattr(variable, "assign") and gradient_options(self.compression, name, gradient) is not None:
+            claim(self.process_set, name, variable, "by their layers, as keras.layers.Dense(8, name=\"critic_1\"), or "
+                  "their own, as tf.Variable(value, name=\"critic/kernel\")")
 
     def reduce_changes(self, changes, variables):
         """The Adasum of what steps have changed of the variables (arXiv 2006.02924)."""

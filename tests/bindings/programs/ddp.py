@@ -143,6 +143,17 @@ def models_of_different_names_share_no_residuals():
         assert {"first.weight", "second.weight"} <= set(hvd.compression_state())
 
 
+def models_of_one_name_are_refused_when_they_take_turns():
+    with _process_group():
+        models = [DistributedDataParallel(nn.Linear(64, 64, bias=False)) for _ in range(2)]
+        for model in models:
+            state = hvd.DDPState(model, hvd.Compression.scalecom(rate=8), name="turns.")
+            model.register_comm_hook(state, hvd.ddp_hook)
+            model(torch.ones(1, 64)).sum().backward()
+        with pytest.raises(ValueError, match="turns.weight: gradients of two parameters.*`name`"):
+            models[0](torch.ones(1, 64)).sum().backward()
+
+
 def a_backward_pass_does_not_wait_for_the_device():
     with _process_group():
         model = DistributedDataParallel(_Net("unwaited"), bucket_cap_mb=0.02)
@@ -225,7 +236,7 @@ def a_pickled_state_goes_on_where_it_stopped():
         stopped.load_state_dict(weights)
         resumed = pickle.loads(pickle.dumps(pickle.loads(saved)))
         with pytest.raises(ValueError, match="call attach"):
-            resumed.gradient_of(None)
+            resumed.name_of(None)
         with pytest.raises(ValueError, match="unknown here: is this the checkpoint of another model"):
             resumed.attach(_Net("another"))  # And it has all that it had.
         resumed.attach(model)
@@ -247,7 +258,7 @@ def wrong_use_is_refused_with_what_to_do():
         hvd.DDPState(net, 7)
     state = hvd.DDPState(net)
     with pytest.raises(ValueError, match=r"shape \(2,\) is not of the model"):
-        state.gradient_of(torch.zeros(2))
+        state.name_of(torch.zeros(2))
     other = {"residuals": {"wrong.1.weight": torch.ones(50, 288), "wrong.0.weight": torch.zeros(5)}, "steps": {}}
     for broken, message in ((other, "wrong.0.weight has shape .5,.*another model"),
                             ({}, "saved state is {}; a dict with 'residuals' and 'steps'")):

@@ -1,15 +1,14 @@
 """Claims about scalecom.jax. Each function is called on every rank, in this order."""
 
-import pickle
-
 import jax
 import jax.numpy as jnp
 import numpy
 import optax
 import pytest
+from programs.jax_optax import _train
 
 import scalecom.jax as hvd
-from scalecom import basics, residuals
+from scalecom import basics
 
 
 def _each():
@@ -207,31 +206,6 @@ def what_goes_wrong_between_ranks_is_an_error_on_all():
     assert hvd.allreduce(jnp.ones(2), op=hvd.Sum).tolist() == [hvd.size()] * 2
 
 
-def _train(transformation, steps, batch, part=None):
-    """Parameters and loss after some steps of least squares, on `part` of each batch; by default this
-    rank's."""
-    data = numpy.random.default_rng(1)
-    features = jnp.asarray(data.normal(size=(steps, batch, 64)), jnp.float32)
-    targets = features @ jnp.asarray(data.normal(size=(64, 64)), jnp.float32)
-    parameters = {"dense": {"kernel": jnp.zeros((64, 64)), "bias": jnp.zeros(64)}}
-    state = transformation.init(parameters)
-
-    def loss(parameters, x, y):
-        dense = parameters["dense"]
-        return ((x @ dense["kernel"] + dense["bias"] - y) ** 2).mean()
-
-    @jax.jit
-    def step(parameters, state, x, y):
-        gradients = jax.grad(loss)(parameters, x, y)
-        updates, state = transformation.update(gradients, state, parameters)
-        return optax.apply_updates(parameters, updates), state
-
-    mine = part or slice(hvd.rank(), None, hvd.size())
-    for x, y in zip(features, targets):
-        parameters, state = step(parameters, state, x[mine], y[mine])
-    return parameters, float(loss(parameters, features[-1], targets[-1]))
-
-
 def calls_outside_of_jit_compile_once():
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
@@ -251,49 +225,6 @@ def calls_outside_of_jit_compile_once():
 def collectives_work_where_jit_is_disabled():
     with jax.disable_jit():
         assert numpy.array_equal(hvd.allreduce(jnp.ones(2), op=hvd.Sum), [hvd.size()] * 2)
-
-
-def paths_that_are_one_name_are_refused():
-    twice = {"a": {"b": jnp.ones(2)}, "a.b": jnp.ones(2)}
-    with pytest.raises(ValueError, match="several leaves of the path a.b"):
-        hvd.DistributedOptimizer(optax.sgd(0.1)).update(twice, (optax.EmptyState(),) * 2)
-
-
-def optax_trains_as_on_one_rank():
-    batch = 12  # As much of it for each of 1, 2, 3 or 4 ranks.
-    parameters, _ = _train(hvd.DistributedOptimizer(optax.sgd(0.1)), 5, batch)
-    wanted, _ = _train(optax.sgd(0.1), 5, batch, slice(None))
-    assert jnp.allclose(parameters["dense"]["kernel"], wanted["dense"]["kernel"], atol=1e-5)
-    summed, _ = _train(hvd.DistributedOptimizer(optax.sgd(0.1 / hvd.size()), op=hvd.Sum), 5, batch)
-    assert jnp.allclose(summed["dense"]["kernel"], parameters["dense"]["kernel"], atol=1e-5)
-
-
-def scalecom_trains_and_keeps_the_ranks_equal():
-    compression = hvd.Compression.scalecom(rate=8, rates={"dense.kernel": 8})
-    before = hvd.stats()["data_bytes_sent"]
-    parameters, loss = _train(optax.chain(hvd.distributed(compression), optax.sgd(1.0)), 110, 12)
-    sent = hvd.stats()["data_bytes_sent"] - before
-    _, dense_loss = _train(hvd.DistributedOptimizer(optax.sgd(1.0)), 60, 12)
-    everything = hvd.allgather_object(numpy.asarray(parameters["dense"]["kernel"]).tobytes())
-    assert len(set(everything)) == 1
-    assert loss < 2.0 * dense_loss + 1.0, (loss, dense_loss)
-    assert hvd.size() == 1 or sent < 60 * 4 * 64 * 64 / 2
-    assert hvd.compression_stats()["dense.kernel"]["elements"] == 64 * 64
-    with pytest.raises(ValueError, match="head"):
-        hvd.distributed(hvd.Compression.scalecom(rates={"head*": 4})).init({"dense": jnp.ones(2)})
-
-
-def a_thousand_gradients_are_one_batch():
-    gradients = [jnp.full(3, float(place)) for place in range(1000)]
-    transformation = hvd.distributed()
-    update = jax.jit(lambda one: transformation.update(one, optax.EmptyState())[0])
-    jax.block_until_ready(update(gradients))
-    before = hvd.stats()
-    reduced = jax.block_until_ready(update(gradients))
-    after = hvd.stats()
-    assert [float(one[0]) for one in reduced] == list(range(1000))
-    assert after["tensors_completed"] - before["tensors_completed"] == 1000
-    assert after["batches_executed"] - before["batches_executed"] <= 2
 
 
 def torch_beside_it_shares_the_session():
@@ -467,34 +398,3 @@ def a_barrier_in_a_program_waits_for_all_ranks():
     assert step(jnp.ones(2)).tolist() == [hvd.size()] * 2
     assert "scalecom_barrier" in str(jax.make_jaxpr(step)(jnp.ones(2)))
     hvd.barrier()
-
-
-def residuals_travel_with_the_state_of_optax():
-    transformation = hvd.distributed(hvd.Compression.scalecom(8))
-    update = jax.jit(transformation.update)
-    first = transformation.init({"saved": jnp.zeros((64, 64)), "bias": jnp.zeros(4)})
-
-    def run(state, begin):
-        seen = []
-        for step in range(begin, begin + 3):
-            key = jax.random.key(10 * step + hvd.rank())
-            updates, state = update({"saved": jax.random.normal(key, (64, 64)), "bias": jnp.ones(4)},
-                                    state)
-            seen.append(updates["saved"])
-        return jnp.stack(seen), state
-
-    _, state = run(first, 0)
-    saved = pickle.dumps((hvd.state_with_residuals((state, 1))))
-    wanted, state = run(state, 3)
-    assert (run(state, 3)[0] != wanted).any()
-    restored, _ = hvd.restore_residuals(pickle.loads(saved))
-    assert restored == state
-    assert (run(restored, 3)[0] == wanted).all()
-    assert jax.tree.structure((hvd.state_with_residuals(first), 1)) == jax.tree.structure(pickle.loads(saved))
-    with pytest.raises(ValueError, match="state_with_residuals"):
-        hvd.restore_residuals(state)
-    other = pickle.loads(saved)[0]
-    other.residuals["saved"], before = numpy.zeros((3, 3)), residuals.compression_steps()
-    with pytest.raises(ValueError, match="another model"):
-        hvd.restore_residuals((pickle.loads(saved)[0], other))
-    assert residuals.compression_steps() == before

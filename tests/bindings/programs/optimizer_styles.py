@@ -1,6 +1,9 @@
 """Claims about what compilers and trainers on top of torch do with DistributedOptimizer. Each function is
 called on every rank, in this order."""
 
+import gc
+import unittest
+
 import pytest
 import torch
 from programs.optimizer import (_assert_same_bits, _assert_same_model, _backward, _batches, _mine, _model,
@@ -77,6 +80,37 @@ def two_optimizers_take_turns_by_hand():
     model = _train_in_turns(*_halves(), distributed, _mine)
     _assert_same_model(model, _train_in_turns(*_halves(), plain, lambda batch: batch))
     _assert_same_bits(model)
+
+
+def models_with_the_same_names_are_refused_when_they_take_turns():
+    def step(layer, optimizer):
+        optimizer.zero_grad()
+        layer(torch.ones(4, 64)).sum().backward()
+        optimizer.step()
+
+    def pairs(*names, compression=hvd.Compression.scalecom(rate=8)):
+        layers = [nn.Linear(64, 64, bias=False) for _ in names]
+        return [(layer, hvd.DistributedOptimizer(torch.optim.SGD(layer.parameters(), lr=0.1),
+                                                 [(name, layer.weight)], compression=compression))
+                for layer, name in zip(layers, names)]
+
+    first, second = pairs("turns.weight", "turns.weight")
+    step(*first)
+    step(*first)
+    with unittest.TestCase().assertLogs("scalecom", "WARNING") as logs:
+        step(*second)
+        step(*second)
+    assert len(logs.output) == 1 and "turns.weight: another parameter" in logs.output[0]
+    with pytest.raises(ValueError, match="turns.weight: gradients of two parameters.*named_parameters="):
+        step(*first)
+    # Where the former is gone, and where each has its own names or owes nothing, there is nothing to say.
+    with unittest.TestCase().assertNoLogs("scalecom", "WARNING"):
+        for _ in range(3):
+            step(*pairs("again.weight")[0])
+            gc.collect()
+        for one in 2 * [*pairs("one.weight", "other.weight"),
+                        *pairs("dense.weight", "dense.weight", compression=hvd.Compression.none)]:
+            step(*one)
 
 
 def _fine_tune(wrap, part_of, add):

@@ -173,6 +173,25 @@ def _warnings():
     return unittest.TestCase().assertLogs("scalecom", "WARNING")
 
 
+def variables_of_one_name_are_refused_when_they_take_turns():
+    compression = hvd.Compression.scalecom(8)
+
+    def reduce(*variables):
+        with hvd.DistributedGradientTape(tf.GradientTape(), compression=compression) as tape:
+            loss = tf.add_n([tf.reduce_sum(variable) for variable in variables])
+        return tape.gradient(loss, list(variables))
+
+    first, second = (tf.Variable(tf.zeros([64, 64]), name="turns") for _ in range(2))
+    reduce(first)
+    reduce(first)
+    with _warnings() as logs:
+        tf.function(reduce)(second)
+    assert "turns: another parameter" in logs.output[0] and "name=" in logs.output[0]
+    with unittest.TestCase().assertRaisesRegex(ValueError, "turns: gradients of two parameters.*name="):
+        reduce(first)
+    reduce(*(tf.Variable(tf.zeros([64, 64]), name="together") for _ in range(2)))
+
+
 def residuals_of_a_tape_are_in_a_checkpoint_or_left_as_they_are():
     with pytest.raises(ValueError, match="variables is empty; .* once it is built"):
         hvd.SavedResiduals(keras.Sequential([keras.layers.Dense(3)]).trainable_variables)
