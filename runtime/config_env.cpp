@@ -3,10 +3,13 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
+#include <string_view>
 
 #include "runtime/launch.hpp"
 #include "runtime/settings.hpp"
@@ -21,7 +24,13 @@ constexpr std::array kSizeVariables{"OMPI_COMM_WORLD_SIZE", kMpichVariable};
 constexpr const char* kPmixVariable = "PMIX_RANK";
 // torchrun sets it.
 constexpr const char* kRunVariable = "TORCHELASTIC_RUN_ID";
+// srun sets it, in the processes of a step alone.
+constexpr const char* kStepSizeVariable = "SLURM_STEP_NUM_TASKS";
 constexpr int kRanksMax = 1 << 20;
+// Below those that systems give away.
+constexpr int kStepPortMin = 10000;
+constexpr int kStepPorts = 20000;
+constexpr int kNumberMax = std::numeric_limits<int>::max();
 
 // Set to the empty string is not set, as for Horovod.
 const char* read_variable(const std::string& variable) {
@@ -55,6 +64,20 @@ std::string read_text(const char* variable) {
   return text != nullptr ? text : "";
 }
 
+// Of a list as Slurm writes it: node07 of "node[07-12,15],other".
+std::string first_host(std::string_view hosts) {
+  std::string name;
+  while (!hosts.empty() && hosts.front() != ',') {
+    const bool is_range = hosts.front() == '[';
+    if (!is_range) name += hosts.front();
+    hosts.remove_prefix(1);
+    if (!is_range) continue;
+    name += hosts.substr(0, hosts.find_first_of(",-]"));
+    hosts.remove_prefix(std::min(hosts.find(']'), hosts.size() - 1) + 1);
+  }
+  return name;
+}
+
 }  // namespace
 
 std::vector<std::string> environment_names() {
@@ -82,7 +105,9 @@ MpiLaunch find_mpi_launch() {
   for (const char* variable : kSizeVariables) {
     if (const char* size = read_variable(variable)) return {variable, std::atoi(size)};
   }
-  if (read_variable(kPmixVariable) != nullptr) return {kPmixVariable, 0};
+  if (read_variable(kPmixVariable) != nullptr) {
+    return {kPmixVariable, read_number(kStepSizeVariable, 1, kRanksMax).value_or(0)};
+  }
   return {};
 }
 
@@ -106,7 +131,33 @@ std::optional<RankLaunch> find_rank_launch() {
   }
   if (const std::string run = read_text(kRunVariable); !run.empty()) {
     launch.attempt = run + "/" + read_text("TORCHELASTIC_RESTART_COUNT");
+    launch.launcher = fmt::format("torchrun ({})", kRunVariable);
   }
+  return launch;
+}
+
+std::optional<RankLaunch> find_slurm_launch() {
+  const std::optional<int> size = read_number(kStepSizeVariable, 1, kRanksMax);
+  if (size.value_or(1) == 1) return std::nullopt;
+  const std::optional<int> rank = read_number("SLURM_PROCID", 0, *size - 1);
+  if (!rank) return std::nullopt;
+  const int job = read_number("SLURM_JOB_ID", 0, kNumberMax).value_or(0);
+  const int step = read_number("SLURM_STEP_ID", 0, kNumberMax).value_or(0);
+  const int port = kStepPortMin + (job % kStepPorts + step % kStepPorts) % kStepPorts;
+  const int hosts = read_number("SLURM_STEP_NUM_NODES", 1, kRanksMax).value_or(*size);
+  RankLaunch launch;
+  launch.rank = *rank;
+  launch.size = *size;
+  launch.master_address = read_text("MASTER_ADDR");
+  launch.master_port = read_number("MASTER_PORT", 1, 65535).value_or(port);
+  launch.hosts = hosts == 1 ? HostSpread::one : HostSpread::several;
+  // Only a distribution that the user has written down may have rank 0 elsewhere.
+  if (launch.master_address.empty() &&
+      (hosts == 1 || read_text("SLURM_DISTRIBUTION") != "arbitrary")) {
+    launch.master_address = first_host(read_text("SLURM_STEP_NODELIST"));
+  }
+  launch.attempt = fmt::format("{}.{}", job, step);
+  launch.launcher = "srun (SLURM_PROCID)";
   return launch;
 }
 

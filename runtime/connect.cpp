@@ -239,8 +239,7 @@ SessionParts connect_by_rendezvous(const Config& config, const RankLaunch& launc
   }
   SessionParts parts;
   parts.config = config;
-  parts.report.launcher =
-      launch.attempt.empty() ? "RANK and WORLD_SIZE" : "torchrun (TORCHELASTIC_RUN_ID)";
+  parts.report.launcher = launch.launcher;
   configure_log(parse_log_level(config.log_level), launch.rank);
   const std::unique_ptr<Bootstrap> bootstrap =
       meet(plan_rendezvous(launch, config), Bootstrap::Limit(config.connect_timeout_s));
@@ -250,7 +249,8 @@ SessionParts connect_by_rendezvous(const Config& config, const RankLaunch& launc
 
 SessionParts connect_launched(const Config& config) {
   if (const MpiLaunch launch = find_mpi_launch()) return connect_over_mpi(config, launch);
-  const std::optional<RankLaunch> launch = find_rank_launch();
+  std::optional<RankLaunch> launch = find_rank_launch();
+  if (!launch) launch = find_slurm_launch();
   if (!launch && !config.rendezvous.empty()) {
     throw Error(
         StatusCode::invalid_argument,

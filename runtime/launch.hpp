@@ -14,7 +14,7 @@ inline constexpr const char* kMpichVariable = "PMI_SIZE";
 /// How an MPI launcher (mpirun, srun with PMIx...) says that this process is one of its ranks.
 struct MpiLaunch {
   std::string variable;  ///< of the environment; empty: no launcher
-  int ranks = 0;         ///< that it started; 0 where it does not say
+  int ranks = 0;         ///< that it started; 0 where nothing says it
 
   explicit operator bool() const noexcept { return !variable.empty(); }
 };
@@ -31,7 +31,8 @@ struct RankLaunch {
   std::string master_address;              ///< empty where it is not set
   int master_port = 0;                     ///< 0 where it is not set
   HostSpread hosts = HostSpread::unknown;  ///< by LOCAL_WORLD_SIZE
-  std::string attempt;  ///< tells one start by torchrun from another; empty without it
+  std::string attempt;  ///< tells one start by torchrun, or step of Slurm's, from another
+  std::string launcher = "RANK and WORLD_SIZE";  ///< for people
 };
 
 /// Where they meet, from that and SCALECOM_RENDEZVOUS. Throws Error(invalid_argument) where nothing
@@ -41,5 +42,10 @@ Rendezvous plan_rendezvous(const RankLaunch& launch, const Config& config);
 /// Nothing where neither RANK nor WORLD_SIZE is set. Throws Error(invalid_argument) for one without
 /// the other, and for a value that is not allowed. Defined in config_env.cpp.
 std::optional<RankLaunch> find_rank_launch();
+
+/// The same by what srun sets in each process of a step, where no MPI's way was asked for (srun's
+/// --mpi=none); MASTER_ADDR and MASTER_PORT count where they are set. Nothing elsewhere: in a batch
+/// script, too. Defined in config_env.cpp.
+std::optional<RankLaunch> find_slurm_launch();
 
 }  // namespace scalecom

@@ -101,9 +101,10 @@ void initialise_within(const MpiPlugin& plugin, int ranks, Bootstrap::Limit limi
 Error not_its_launcher(const MpiLaunch& launch, const MpiPlugin& plugin) {
   return Error(StatusCode::unavailable,
                fmt::format("the launcher started {} processes ({}), and {}, which scalecom uses "
-                           "here, knows of one: start the job with the mpirun of that MPI, or "
-                           "install the headers of the launcher's (libopenmpi-dev, libmpich-dev) "
-                           "and build scalecom again",
+                           "here, knows of one: start the job with the mpirun of that MPI (by srun "
+                           "with --mpi=pmix for Open MPI, --mpi=pmi2 for MPICH, --mpi=none without "
+                           "MPI), or install the headers of the launcher's (libopenmpi-dev, "
+                           "libmpich-dev) and build scalecom again",
                            launch.ranks, launch.variable, plugin.library_version()));
 }
 
@@ -122,7 +123,8 @@ std::shared_ptr<MpiBackend> load_mpi_backend(const MpiLaunch& launch, Bootstrap:
     throw Error(StatusCode::unavailable,
                 fmt::format("this process was launched by MPI ({} is set), but scalecom's MPI part "
                             "cannot be loaded: {}. Install Open MPI (libopenmpi-dev, openmpi-bin) "
-                            "and build scalecom again; scalecom-info tells what was built",
+                            "and build scalecom again; srun --mpi=none needs no MPI. scalecom-info "
+                            "tells what was built",
                             launch.variable, open.problem));
   }
   const MpiPlugin* plugin = find_plugin(open.library);

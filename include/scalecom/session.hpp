@@ -135,7 +135,7 @@ class SessionImpl;
 class SCALECOM_API Session {
  public:
   /// Joins the job this process was launched in: under mpirun over MPI; over sockets as the rank
-  /// that RANK and WORLD_SIZE say (torchrun sets them); otherwise alone as one rank. Throws Error
+  /// that RANK and WORLD_SIZE (torchrun) or srun say; otherwise alone as one rank. Throws Error
   /// when the ranks cannot be connected in config.connect_timeout_s, when MPI is missing or its
   /// thread level is too low, or when ranks disagree about settings.
   static std::unique_ptr<Session> connect(const Config& config);

@@ -52,7 +52,7 @@ class Outcome:
 def rank_environment(extra=None):
     """The environment of ranks: without settings that the caller's shell happens to have."""
     environment = {name: value for name, value in os.environ.items()
-                   if not name.startswith(("SCALECOM_", "HOROVOD_", "TORCHELASTIC_"))
+                   if not name.startswith(("SCALECOM_", "HOROVOD_", "TORCHELASTIC_", "SLURM_"))
                    and name not in ("RANK", "WORLD_SIZE")}
     environment["OMPI_MCA_mpi_yield_when_idle"] = "1"
     environment["OMP_NUM_THREADS"] = "1"

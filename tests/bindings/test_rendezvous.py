@@ -33,6 +33,29 @@ def test_plain_processes_are_a_job(tmp_path, ranks, shared_memory):
             assert shares == (shared_memory == "1"), value
 
 
+def of_srun(rank, ranks, **more):
+    """What srun --mpi=none tells a process, and nothing else."""
+    return {"RANK": None, "WORLD_SIZE": None, "LOCAL_RANK": None, "MASTER_ADDR": None, "MASTER_PORT": None,
+            "SLURM_PROCID": str(rank), "SLURM_STEP_NUM_TASKS": str(ranks), "SLURM_JOB_ID": str(os.getpid()),
+            "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NODELIST": "no-such-host[1-2]",
+            **more}
+
+
+def test_processes_of_srun_without_mpi_are_a_job(tmp_path):
+    job = Job(tmp_path, 3, "programs.rendezvous:work", variables=lambda rank: of_srun(rank, 3))
+    for rank, value in enumerate(job.outcome().check()):
+        assert (value["rank"], value["size"], value["local_rank"]) == (rank, 3, rank) and value["is_right"]
+        assert value["launcher"] == "srun (SLURM_PROCID)"
+
+
+def test_a_process_of_srun_that_does_not_come_is_named(tmp_path):
+    job = Job(tmp_path, 3, "programs.rendezvous:fail_to_connect", starting=[0, 2],
+              env={"SCALECOM_CONNECT_TIMEOUT": "1"}, variables=lambda rank: of_srun(rank, 3))
+    outcome = job.outcome()
+    for rank in (0, 2):
+        assert "rank 1 of 3 did not come to init() within 1 s" in outcome.values[rank], outcome
+
+
 @pytest.mark.parametrize("claim", names("programs.collectives") + names("programs.parts"))
 def test_all_operations_work_over_sockets_alone(socket_claims, claim):
     socket_claims(claim)
@@ -145,6 +168,9 @@ def test_a_rank_that_may_open_too_few_files_is_named_on_all_at_once(tmp_path, vi
     ({"MASTER_PORT": "http"}, "MASTER_PORT=http is not allowed"),
     ({"MASTER_PORT": None}, "MASTER_PORT is not"),
     ({"MASTER_ADDR": None}, "MASTER_ADDR is not"),
+    (of_srun(0, 2, SLURM_STEP_NUM_NODES="2", SLURM_DISTRIBUTION="arbitrary"),
+     "MASTER_ADDR is not set, so that the ranks of srun (SLURM_PROCID) do not know"),
+    (of_srun(2, 2), "SLURM_PROCID=2 is not allowed; allowed: 0 to 1"),
     ({"MASTER_ADDR": "[::1"}, "MASTER_ADDR=[::1 is no host"),
     ({"MASTER_ADDR": "fe80::1"}, "MASTER_ADDR=fe80::1 is a link-local address"),
     ({"SCALECOM_RENDEZVOUS": "nowhere"}, "SCALECOM_RENDEZVOUS=nowhere is not allowed"),
@@ -235,6 +261,7 @@ def off_network(rank, variables):
                   "SCALECOM_RENDEZVOUS_KEY": "secret"},
     lambda rank: off_network(rank, {"SCALECOM_RENDEZVOUS_KEY": "secret"}),
     lambda rank: off_network(rank, {"LOCAL_WORLD_SIZE": "2"}),
+    lambda rank: of_srun(rank, 4, SLURM_STEP_NUM_NODES="2", SLURM_STEP_NODELIST="10.77.0.[1-2]"),
 ])
 def test_ranks_of_two_hosts_meet_over_the_network(tmp_path, two_hosts, place):
     check_two_hosts(tmp_path, 4, two_hosts, place)

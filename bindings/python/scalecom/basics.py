@@ -14,7 +14,7 @@ def init(comm=None, process_sets=None):
     """Joins the job this process was launched in. Call it once, before anything else; further calls
     do nothing.
 
-    Under mpirun or torchrun all of its processes are the job, and so are processes with RANK,
+    Under mpirun, srun or torchrun all of its processes are the job, and so are processes with RANK,
     WORLD_SIZE, MASTER_ADDR and MASTER_PORT; under scalecomrun --elastic it meets the others that
     are there now; otherwise this process alone. `comm`: None, or the ranks that are to be the job, in
     this order, which alone call init(): a list of those that mpirun started, or an mpi4py communicator. Some of

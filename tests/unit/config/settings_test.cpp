@@ -172,6 +172,58 @@ TEST_CASE("the launcher is known by its variable, which may tell how many ranks 
   CHECK(find_mpi_launch().ranks == 4);
 }
 
+TEST_CASE("srun tells how many ranks of PMIx it started, and not in a batch script") {
+  const Variable launched("PMIX_RANK", "1");
+  const Variable of_allocation("SLURM_NTASKS", "4");
+  CHECK(find_mpi_launch().ranks == 0);
+  const Variable of_step("SLURM_STEP_NUM_TASKS", "4");
+  CHECK(find_mpi_launch().ranks == 4);
+}
+
+TEST_CASE("a step of srun's says who a process is, and that ranks meet on its first host") {
+  const Variable of_allocation("SLURM_NTASKS", "4");
+  const Variable rank("SLURM_PROCID", "1");
+  CHECK_FALSE(find_slurm_launch());  // A batch script is alone.
+  {
+    const Variable one("SLURM_STEP_NUM_TASKS", "1");
+    const Variable interactive("SLURM_STEP_ID", "4294967290");
+    CHECK_FALSE(find_slurm_launch());
+  }
+  const Variable size("SLURM_STEP_NUM_TASKS", "4");
+  const Variable job("SLURM_JOB_ID", "7");
+  const Variable step("SLURM_STEP_ID", "2");
+  const auto master_of = [](const char* hosts) {
+    const Variable list("SLURM_STEP_NODELIST", hosts);
+    return find_slurm_launch()->master_address;
+  };
+  CHECK(master_of("node1") == "node1");
+  CHECK(master_of("node[07-12,15],other") == "node07");
+  CHECK(master_of("node[3,5]-ib,a[1-2]") == "node3-ib");
+  CHECK(master_of("rack[2-3]n[01-04]") == "rack2n01");
+  CHECK(master_of("one,two[1-2]") == "one");
+  CHECK(master_of("broken[1") == "broken1");
+  CHECK(master_of("[") == "");
+  CHECK(find_slurm_launch()->rank == 1);
+  CHECK(find_slurm_launch()->size == 4);
+  CHECK(find_slurm_launch()->attempt == "7.2");
+  CHECK(find_slurm_launch()->master_port == 10009);
+  CHECK(find_slurm_launch()->hosts == HostSpread::several);
+  {
+    const Variable distribution("SLURM_DISTRIBUTION", "arbitrary");  // Rank 0 may be anywhere.
+    CHECK(master_of("node[1-2]") == "");
+    const Variable nodes("SLURM_STEP_NUM_NODES", "1");
+    CHECK(find_slurm_launch()->hosts == HostSpread::one);
+    CHECK(master_of("node1") == "node1");
+  }
+  const Variable address("MASTER_ADDR", "host");
+  const Variable port("MASTER_PORT", "29500");
+  CHECK(master_of("node1") == "host");
+  CHECK(find_slurm_launch()->master_port == 29500);
+  const Variable other("SLURM_PROCID", "4");
+  CHECK_THROWS_WITH(find_slurm_launch(),
+                    Contains("SLURM_PROCID=4 is not allowed; allowed: 0 to 3"));
+}
+
 TEST_CASE("an MPI launcher that started torchrun is not the one that started its ranks") {
   const Variable launched("OMPI_COMM_WORLD_SIZE", "4");
   const Variable by_torchrun("TORCHELASTIC_RUN_ID", "none");

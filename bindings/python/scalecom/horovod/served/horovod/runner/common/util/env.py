@@ -3,7 +3,8 @@
 import os
 
 _PAIRS = (("HOROVOD_RANK", "HOROVOD_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-          ("PMI_RANK", "PMI_SIZE"), ("RANK", "WORLD_SIZE"))
+          ("PMI_RANK", "PMI_SIZE"), ("RANK", "WORLD_SIZE"),
+          ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
 
 
 def get_env_rank_and_size():
