@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import io
 import os
+import pathlib
 import re
 import signal
 import stat
@@ -26,9 +27,7 @@ ROOT_VARIABLES = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
 
 def scalecomrun(*arguments, env=None, timeout=60, without=()):
     environment = {name: value for name, value in rank_environment(env).items()
-                   if name not in without and not name.startswith("SLURM_")}
-    environment.update({name: value for name, value in (env or {}).items()
-                        if name.startswith("SLURM_")})
+                   if name not in without}
     return run_limited([*RUN, *arguments], timeout, env=environment)
 
 
@@ -92,13 +91,30 @@ def test_mpich_gets_its_own_options(fake):
 
 def test_a_slurm_allocation_is_srun_s(fake):
     line = dry_line("-np", "4", "-H", "one:2,two:2", "-x", "A=b", "--launcher-args=--mem=0",
-                    "python3", "train.py", env={"PATH": fake("srun"), "SLURM_JOB_ID": "7"})
+                    "python3", "train.py", env={"PATH": fake("srun", "none\n\tpmix\n\tpmi2"), "SLURM_JOB_ID": "7"})
     assert line[0] == "srun" and line[-2:] == ["python3", "train.py"]
     assert {"--ntasks=4", "--mpi=pmix", "--nodelist=one,two", "--ntasks-per-node=2",
             "--export=ALL,A=b", "--mem=0", "--cpu-bind=none"} <= set(line)
     status, output = scalecomrun("--dry-run", "-np", "3", "-H", "one:2,two:1", "python3", "x.py",
                                  env={"PATH": fake("srun"), "SLURM_JOB_ID": "7"})
     assert status == 2 and "[1, 2] slots" in output, output
+
+
+@pytest.mark.parametrize("chosen, option", [({}, ["--mpi=none"]), ({"SLURM_MPI_TYPE": "pmi2"}, [])])
+def test_a_slurm_without_pmix_starts_ranks_that_need_no_mpi(fake, chosen, option):
+    line = dry_line("-np", "4", "python3", "train.py",
+                    env={"PATH": fake("srun", "none\n\tcray_shasta\n\tpmi2"), "SLURM_JOB_ID": "7", **chosen})
+    assert [word for word in line if word.startswith("--mpi")] == option
+
+
+def test_ranks_that_srun_starts_share_a_secret(fake):
+    path = fake("srun", "$SCALECOM_RENDEZVOUS_KEY")
+    program = pathlib.Path(path.partition(":")[0], "srun")
+    program.write_text(program.read_text().replace("'", ""))
+    arguments = ("-np", "2", "--launcher", "srun", "python3", "train.py")
+    keys = [scalecomrun(*arguments, env={"PATH": path})[1].strip() for _ in range(2)]
+    assert all(re.fullmatch(r"[0-9a-f]{32}", key) for key in keys) and keys[0] != keys[1]
+    assert scalecomrun(*arguments, env={"PATH": path, "SCALECOM_RENDEZVOUS_KEY": "mine"})[1].strip() == "mine"
 
 
 def test_this_host_alone_needs_no_mpi():

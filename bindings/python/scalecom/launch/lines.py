@@ -1,5 +1,6 @@
 """The command lines that start a job by another launcher. Pure, but for finding that launcher."""
 
+import functools
 import os
 import shutil
 import subprocess
@@ -30,7 +31,7 @@ class Plan(NamedTuple):
 
 class Launcher(NamedTuple):
     program: str
-    family: str  # "openmpi", "mpich" (Intel MPI is one of them) or "srun"
+    family: str  # "openmpi", "mpich" (Intel MPI is one of them), "srun" or "srun without PMIx"
 
 
 def forwarded_variables(plan, environment):
@@ -84,10 +85,10 @@ def _mpich_line(program, plan, environment, _):
     return line
 
 
-def _srun_line(program, plan, environment, _):
+def _srun_line(program, plan, environment, _, mpi="pmix"):
     line = [program, f"--ntasks={plan.ranks}", "--cpu-bind=none", "--kill-on-bad-exit=1"]
     if "SLURM_MPI_TYPE" not in environment:
-        line.append("--mpi=pmix")
+        line.append(f"--mpi={mpi}")
     if plan.hosts:
         slots = {host.slots for host in plan.hosts}
         if len(slots) > 1:
@@ -104,7 +105,8 @@ def _srun_line(program, plan, environment, _):
     return [*line, "--export=" + ",".join(["ALL", *values])]
 
 
-_LINES = {"openmpi": _openmpi_line, "mpich": _mpich_line, "srun": _srun_line}
+_LINES = {"openmpi": _openmpi_line, "mpich": _mpich_line, "srun": _srun_line,
+          "srun without PMIx": functools.partial(_srun_line, mpi="none")}  # The ranks meet by themselves.
 
 
 def launch_line(launcher, plan, environment, user):
@@ -113,13 +115,21 @@ def launch_line(launcher, plan, environment, user):
     return [*start, *plan.launcher_arguments, *plan.command]
 
 
-def _family_of(program):
+def _shown_by(program, option):
     try:
-        shown = subprocess.run([program, "--version"], capture_output=True, text=True,
+        shown = subprocess.run([program, option], capture_output=True, text=True,
                                stdin=subprocess.DEVNULL, timeout=_VERSION_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ValueError(f"{program} --version does not work: {error}") from error
-    text = shown.stdout + shown.stderr
+        raise ValueError(f"{program} {option} does not work: {error}") from error
+    return shown.stdout + shown.stderr
+
+
+def _srun_family(program):
+    return "srun" if "pmix" in _shown_by(program, "--mpi=list").split() else "srun without PMIx"
+
+
+def _mpi_family(program):
+    text = _shown_by(program, "--version")
     for sign, family in (("Open MPI", "openmpi"), ("OpenRTE", "openmpi"), ("HYDRA", "mpich"),
                          ("Intel(R) MPI", "mpich"), ("mpich", "mpich")):
         if sign in text:
@@ -137,4 +147,4 @@ def find_launcher(name):
         remedy = ("install Open MPI (package openmpi-bin); ranks of this host alone need none: "
                   "--launcher local" if name == "mpirun" else "it comes with Slurm")
         raise ValueError(f"{name} is not on the PATH; {remedy}")
-    return Launcher(os.path.basename(found), _family_of(found) if name == "mpirun" else "srun")
+    return Launcher(os.path.basename(found), {"mpirun": _mpi_family, "srun": _srun_family}[name](found))
