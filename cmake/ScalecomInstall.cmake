@@ -17,7 +17,7 @@ if(SCALECOM_HAS_MPI)
   install(TARGETS scalecom_mpi LIBRARY DESTINATION lib COMPONENT mpi)
 endif()
 if(SCALECOM_HAS_MPICH)
-  install(TARGETS scalecom_mpich LIBRARY DESTINATION lib COMPONENT mpich)
+  install(TARGETS scalecom_mpich scalecom_mpi12 LIBRARY DESTINATION lib COMPONENT mpich)
 endif()
 install(DIRECTORY include/scalecom ${PROJECT_BINARY_DIR}/include/scalecom DESTINATION include
         FILES_MATCHING PATTERN "*.hpp" PATTERN "*.h")

@@ -9,8 +9,9 @@ set(CPACK_RESOURCE_FILE_LICENSE ${PROJECT_SOURCE_DIR}/LICENSE)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_SECTION libs)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
-# The packages' files need libscalecom, which is in none that is installed yet.
-set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS_PRIVATE_DIRS ${PROJECT_BINARY_DIR}/bindings/c)
+# The packages' files need libscalecom, which is in none that is installed yet, and a libmpi.so.12, which is in none.
+set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS_PRIVATE_DIRS ${PROJECT_BINARY_DIR}/bindings/c
+    ${PROJECT_BINARY_DIR}/src/mpi_plugin/mpi12)
 set(CPACK_DEB_COMPONENT_INSTALL ON)
 set(CPACK_COMPONENTS_ALL scalecom)
 set(CPACK_DEBIAN_SCALECOM_PACKAGE_NAME scalecom)

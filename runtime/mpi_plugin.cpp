@@ -3,10 +3,10 @@
 #include <dlfcn.h>
 #include <fmt/format.h>
 
+#include <array>
 #include <atomic>
 #include <filesystem>
 #include <future>
-#include <initializer_list>
 #include <utility>
 
 #include "base/deadline.hpp"
@@ -18,6 +18,8 @@ namespace {
 
 constexpr const char* kMpiPlugin = "libscalecom_mpi.so";
 constexpr const char* kMpichPlugin = "libscalecom_mpich.so";
+// The same for a libmpi.so.12: that of Intel MPI, MVAPICH, and MPICH where it is not Debian's.
+constexpr const char* kMpi12Plugin = "libscalecom_mpi12.so";
 
 std::string path_of(const char* plugin) {
   Dl_info info{};
@@ -32,33 +34,32 @@ bool is_in_process(const char* library) {
   return true;
 }
 
-// A process has one MPI: that which the program has loaded, as mpi4py does, or its launcher's.
-bool prefers_mpich(const MpiLaunch& launch) {
-  if (is_in_process("libmpich.so.12")) return true;
-  return !is_in_process("libmpi.so.40") && launch.variable == kMpichVariable;
-}
-
 struct OpenPlugin {
   void* library = nullptr;
   std::string path;
   std::string problem;  ///< the loader's words of all that it refused
 };
 
+// A process has one MPI: that which the program has loaded, as mpi4py does, or its launcher's.
+std::array<const char*, 3> plugins_in_order(const MpiLaunch& launch) {
+  if (is_in_process("libmpi.so.12")) return {kMpi12Plugin, kMpichPlugin, kMpiPlugin};
+  if (is_in_process("libmpich.so.12") ||
+      (launch.variable == kMpichVariable && !is_in_process("libmpi.so.40"))) {
+    return {kMpichPlugin, kMpi12Plugin, kMpiPlugin};
+  }
+  return {kMpiPlugin, kMpichPlugin, kMpi12Plugin};
+}
+
 // The first that the loader takes. Never unloaded: MPI cannot be initialised twice in a process.
-OpenPlugin open_plugin(std::initializer_list<const char*> plugins) {
+OpenPlugin open_plugin(const MpiLaunch& launch) {
   OpenPlugin open;
-  for (const char* plugin : plugins) {
+  for (const char* plugin : plugins_in_order(launch)) {
     open.path = path_of(plugin);
     open.library = dlopen(open.path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (open.library != nullptr) return open;
     open.problem += (open.problem.empty() ? "" : "; ") + std::string(dlerror());
   }
   return open;
-}
-
-OpenPlugin open_plugin(const MpiLaunch& launch) {
-  return prefers_mpich(launch) ? open_plugin({kMpichPlugin, kMpiPlugin})
-                               : open_plugin({kMpiPlugin, kMpichPlugin});
 }
 
 // Null for a library of another version.

@@ -8,8 +8,8 @@
 
 namespace scalecom {
 
-/// Loads libscalecom_mpi.so or libscalecom_mpich.so, which lie beside this library, and makes its
-/// backend: that of the MPI which the process has loaded or was launched by. Throws
+/// Loads libscalecom_mpi.so, libscalecom_mpich.so or libscalecom_mpi12.so, which lie beside this
+/// library, and makes its backend: that of the MPI which the process has loaded or was launched by. Throws
 /// Error(unavailable) with the loader's reason and the remedy, or where the launcher is another
 /// MPI's, ranks_missing() when not all ranks come within `limit`. A rank that initialises MPI waits
 /// for all others in MPI_Init, which knows no deadline: it runs on a thread of its own, which is

@@ -1,5 +1,6 @@
 """Jobs that MPICH's mpirun starts, with a library that was built for Open MPI too."""
 
+import pathlib
 import shutil
 import sys
 
@@ -43,3 +44,22 @@ def test_an_mpi_that_another_launcher_started_is_refused(mpirun, variable, mpi):
     assert status != 0
     assert f"the launcher started 3 processes ({variable}), and {mpi}" in output
     assert "knows of one: start the job with the mpirun of that MPI" in output
+
+
+def test_mpich_by_its_other_name_is_seen(mpirun, tmp_path):
+    """As Intel MPI has it, and MPICH where it is not Debian's."""
+    program = ("import ctypes, sys\n"
+               "ctypes.CDLL(sys.argv[1])\n"
+               "from scalecom import check\n"
+               "sys.argv[1:] = []\n"
+               "status = check.main()\n"
+               "print([line.split('/')[-1] for line in open('/proc/self/maps').read().split() if 'libscalecom_mp' in line][0])\n"
+               "sys.exit(status)\n")
+    library = next(pathlib.Path("/usr/lib").glob("*/libmpich.so.12"))
+    (tmp_path / "libmpi.so.12").symlink_to(library)
+    for loaded, path, plugin in (("libmpi.so.12", str(tmp_path), "libscalecom_mpi12.so"),
+                                 ("libmpich.so.12", "", "libscalecom_mpich.so")):
+        status, output = run_limited([*mpirun(2), sys.executable, "-c", program, loaded], 60,
+                                     env=rank_environment({"LD_LIBRARY_PATH": path}))
+        assert status == 0 and "works: 2 ranks over mpi MPICH" in output, output
+        assert output.count(plugin) == 2, output
