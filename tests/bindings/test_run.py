@@ -21,6 +21,7 @@ from scalecom.run import run
 RUN = [sys.executable, "-m", "scalecom.run"]
 # Versions as the launchers tell them.
 OPEN_MPI = "mpirun (Open MPI) 4.1.4"
+INTEL = "Intel(R) MPI Library for Linux* OS, Version 2021.19.0 Build 20260929 (id: 1821d9b)"
 MPICH = "HYDRA build details:\n    Version: 4.0.2"
 ROOT_VARIABLES = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
 
@@ -98,6 +99,16 @@ def test_a_slurm_allocation_is_srun_s(fake):
     status, output = scalecomrun("--dry-run", "-np", "3", "-H", "one:2,two:1", "python3", "x.py",
                                  env={"PATH": fake("srun"), "SLURM_JOB_ID": "7"})
     assert status == 2 and "[1, 2] slots" in output, output
+
+
+def test_intel_mpi_gets_hosts_without_slots_and_how_many_ranks_each_has(fake):
+    environment = {"PATH": fake("mpirun", INTEL)}
+    line = dry_line("-np", "3", "-H", "one:2,two:2", "python3", "train.py", env=environment)
+    assert values_of(line, "-hosts") == ["one,two"] and values_of(line, "-ppn") == ["2"]
+    line = dry_line("-np", "2", "--launcher", "mpirun", "python3", "train.py", env=environment)
+    assert values_of(line, "-hosts") == ["localhost"] and values_of(line, "-ppn") == ["2"]
+    status, output = scalecomrun("--dry-run", "-np", "3", "-H", "one:2,two:1", "python3", "x.py", env=environment)
+    assert status == 2 and "[1, 2] slots; Intel MPI's mpirun" in output, output
 
 
 @pytest.mark.parametrize("chosen, option", [({}, ["--mpi=none"]), ({"SLURM_MPI_TYPE": "pmi2"}, [])])

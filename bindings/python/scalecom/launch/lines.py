@@ -31,7 +31,7 @@ class Plan(NamedTuple):
 
 class Launcher(NamedTuple):
     program: str
-    family: str  # "openmpi", "mpich" (Intel MPI is one of them), "srun" or "srun without PMIx"
+    family: str  # "openmpi", "mpich", "intel", "srun" or "srun without PMIx"
 
 
 def forwarded_variables(plan, environment):
@@ -54,6 +54,18 @@ def _hosts_option(plan):
     return ",".join(f"{host.name}:{host.slots}" for host in plan.hosts)
 
 
+def _names_option(plan):
+    return ",".join(host.name for host in plan.hosts)
+
+
+def _equal_slots(plan, program):
+    slots = {host.slots for host in plan.hosts}
+    if len(slots) > 1:
+        raise ValueError(f"the hosts have {sorted(slots)} slots; {program} starts as many ranks on each "
+                         "host: give all the same, or take the mpirun of Open MPI or MPICH")
+    return str(slots.pop())
+
+
 def _openmpi_line(program, plan, environment, user):
     line = [program, "-np", str(plan.ranks), "-H", _hosts_option(plan), "--bind-to", "none",
             "--map-by", "slot"]
@@ -71,7 +83,17 @@ def _openmpi_line(program, plan, environment, user):
 
 
 def _mpich_line(program, plan, environment, _):
-    line = [program, "-n", str(plan.ranks), "-hosts", _hosts_option(plan), "-bind-to", "none"]
+    return _hydra_line(program, plan, environment, [_hosts_option(plan)])
+
+
+def _intel_line(program, plan, environment, _):
+    """It takes names with slots, and does not heed these; of one host they are a part of the name."""
+    return _hydra_line(program, plan, environment,
+                       [_names_option(plan), "-ppn", _equal_slots(plan, "Intel MPI's mpirun")])
+
+
+def _hydra_line(program, plan, environment, where):
+    line = [program, "-n", str(plan.ranks), "-hosts", *where, "-bind-to", "none"]
     if plan.prefixes_output:
         line.append("-prepend-rank")
     texts = forwarded_variables(plan, environment)
@@ -90,12 +112,7 @@ def _srun_line(program, plan, environment, _, mpi="pmix"):
     if "SLURM_MPI_TYPE" not in environment:
         line.append(f"--mpi={mpi}")
     if plan.hosts:
-        slots = {host.slots for host in plan.hosts}
-        if len(slots) > 1:
-            raise ValueError(f"the hosts have {sorted(slots)} slots; srun starts as many ranks on "
-                             "each host: give all the same, or take --launcher mpirun")
-        line += ["--nodelist=" + ",".join(host.name for host in plan.hosts),
-                 f"--ntasks-per-node={slots.pop()}"]
+        line += ["--nodelist=" + _names_option(plan), "--ntasks-per-node=" + _equal_slots(plan, "srun")]
     if plan.prefixes_output:
         line.append("--label")
     values = [text for text in plan.variables if "=" in text]
@@ -105,7 +122,7 @@ def _srun_line(program, plan, environment, _, mpi="pmix"):
     return [*line, "--export=" + ",".join(["ALL", *values])]
 
 
-_LINES = {"openmpi": _openmpi_line, "mpich": _mpich_line, "srun": _srun_line,
+_LINES = {"openmpi": _openmpi_line, "mpich": _mpich_line, "intel": _intel_line, "srun": _srun_line,
           "srun without PMIx": functools.partial(_srun_line, mpi="none")}  # The ranks meet by themselves.
 
 
@@ -130,8 +147,8 @@ def _srun_family(program):
 
 def _mpi_family(program):
     text = _shown_by(program, "--version")
-    for sign, family in (("Open MPI", "openmpi"), ("OpenRTE", "openmpi"), ("HYDRA", "mpich"),
-                         ("Intel(R) MPI", "mpich"), ("mpich", "mpich")):
+    for sign, family in (("Open MPI", "openmpi"), ("OpenRTE", "openmpi"), ("Intel(R) MPI", "intel"),
+                         ("HYDRA", "mpich"), ("mpich", "mpich")):
         if sign in text:
             return family
     raise ValueError(f"{program} is of an unknown MPI: its --version says {text[:200]!r}; known are "
