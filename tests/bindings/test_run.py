@@ -205,7 +205,7 @@ def test_ranks_that_a_rank_starts_have_places_of_their_own(launcher):
     if launcher == "mpirun" and subprocess.run(["which", "mpirun"], capture_output=True).returncode:
         pytest.skip("mpirun is not installed")
     status, output = scalecomrun("-np", "2", "--launcher", launcher, sys.executable, "-c",
-                                 "import os; print('place', os.environ.get('HOROVOD_RANK'))",
+                                 "import os; print(f'place {os.environ.get(\"HOROVOD_RANK\")}')",
                                  env={"HOROVOD_RANK": "7"})
     assert status == 0 and output.count("place None") == 2, output
 
