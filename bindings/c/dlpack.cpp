@@ -1,5 +1,7 @@
 #include "bindings/c/dlpack.hpp"
 
+#include <algorithm>
+
 namespace scalecom::dlpack {
 namespace {
 
@@ -38,6 +40,10 @@ bool is_contiguous(const BorrowedTensor& tensor) {
   return !has_gaps;
 }
 
+bool is_empty(const BorrowedTensor& tensor) {
+  return std::count(tensor.shape, tensor.shape + tensor.dimensions, 0) > 0;
+}
+
 // Device and stream of a tensor; false: of no device that this library knows.
 bool find_place(const ExchangeApi& api, const BorrowedTensor& tensor, TensorView& view) {
   if (tensor.device_type == kHostMemory) return true;
@@ -53,6 +59,7 @@ std::optional<TensorView> view_of(const ExchangeApi& api, void* object) {
   if (api.borrow(object, &tensor) != 0) return std::nullopt;
   const std::optional<DataType> dtype = dtype_of(tensor);
   if (!dtype || !is_contiguous(tensor)) return std::nullopt;
+  if (tensor.data == nullptr && !is_empty(tensor)) return std::nullopt;
   void* data = static_cast<char*>(tensor.data) + tensor.byte_offset;
   TensorView view{data, *dtype, Shape(tensor.shape, tensor.shape + tensor.dimensions), {}};
   if (!find_place(api, tensor, view)) return std::nullopt;

@@ -5,7 +5,7 @@ import torch
 from scalecom import basics, pickling
 from scalecom._library import own_name
 from scalecom.reductions import Adasum
-from scalecom.torch import mpi_ops
+from scalecom.torch import mpi_ops, submit
 from scalecom.torch.parameters import check_is_optimizer
 from scalecom.torch.residuals import residuals
 
@@ -33,7 +33,7 @@ def broadcast_parameters(params, root_rank):
     model.named_parameters(), or a list of tensors, in one order on every rank."""
     named = _named_tensors(params)
     targets = [tensor.detach() for _, tensor in named]
-    buffers = [target.contiguous() for target in targets]
+    buffers = [submit.contiguous(target) for target in targets]
     mpi_ops.broadcast_all_([name for name, _ in named], buffers, root_rank)
     for target, buffer in zip(targets, buffers):
         if buffer.data_ptr() != target.data_ptr():
@@ -83,7 +83,7 @@ class _TensorPlace:
 
 def _take_tensors(value, tensors):
     if isinstance(value, torch.Tensor):
-        tensors.append(value.detach().cpu().contiguous())
+        tensors.append(submit.contiguous(value.detach().cpu()))
         return _TensorPlace(value)
     if isinstance(value, dict):
         return {key: _take_tensors(item, tensors) for key, item in value.items()}

@@ -89,8 +89,8 @@ class _Gradient:
             gradient = gradient.to_dense()
         if dims and not gradient.is_sparse:
             gradient = gradient.to_sparse(dims)
-        if not gradient.is_sparse and not gradient.is_contiguous():
-            gradient = gradient.contiguous()
+        if not gradient.is_sparse:
+            gradient = submit.contiguous(gradient)
         if gradient is not parameter.grad:
             parameter.grad = gradient
         return gradient

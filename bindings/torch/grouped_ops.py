@@ -48,7 +48,7 @@ def _start(tensors, in_place, name, op, prescale_factor, postscale_factor, compr
         wires, reduced, finishes = ([part[place] for part in parts] for place in range(3))
         return register(submit.all_reduce_group(wires, reduced, name, reduction), None,
                         lambda _: [finish() for finish in finishes])
-    reduced = tensors if in_place else list(map(torch.empty_like, tensors))
+    reduced = tensors if in_place else list(map(submit.empty_like, tensors))
     return register(submit.all_reduce_group(tensors, reduced, name, reduction), reduced)
 
 

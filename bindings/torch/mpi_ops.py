@@ -67,7 +67,7 @@ def _start_allreduce(tensor, in_place, name, op, prescale_factor, postscale_fact
     if compression.compress is not Compression.none.compress:
         wire, reduced, finish = compress(tensor, in_place, compression)
         return register(submit.all_reduce(wire, reduced, name, reduction), None, lambda _: finish())
-    reduced = tensor if in_place else torch.empty_like(tensor)
+    reduced = tensor if in_place else submit.empty_like(tensor)
     return register(submit.all_reduce(tensor, reduced, name, reduction), reduced)
 
 
@@ -77,7 +77,7 @@ def compress(tensor, in_place, compression):
     source = tensor.detach()
     wire, context = compression.compress(source)
     # What compress() made may be overwritten; the caller's tensor only in place.
-    reduced = wire if in_place or wire is not source else torch.empty_like(source)
+    reduced = wire if in_place or wire is not source else submit.empty_like(source)
 
     def finish():
         result = compression.decompress(reduced, context)

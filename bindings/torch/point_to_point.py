@@ -223,12 +223,12 @@ class PointToPoint:
     def send(self, tensor, peer, tag):
         """Begins to send a tensor to the rank at the place `peer`. ValueError for what cannot be sent,
         RuntimeError where the two are not connected any more."""
-        wire = tensor.cpu().contiguous().view(-1)
+        wire = submit.contiguous(tensor.cpu()).view(-1)
         return self._begin(tensor, wire, True, peer, tag)
 
     def receive(self, tensor, peer, tag):
         """Begins to receive a tensor; see send()."""
-        is_direct = not tensor.is_cuda and tensor.is_contiguous()
+        is_direct = not tensor.is_cuda and tensor.is_contiguous() and not tensor.is_neg()
         wire = tensor.view(-1) if is_direct else torch.empty(tensor.numel(), dtype=tensor.dtype,
                                                              device="cpu")
         return self._begin(tensor, wire, False, peer, tag)

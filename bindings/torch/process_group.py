@@ -48,12 +48,6 @@ def _only(tensors, what):
     return tensors[0].detach()
 
 
-def _contiguous(tensor):
-    if tensor.layout != torch.strided:
-        submit.view(tensor)  # Raises, and says what to do.
-    return tensor.contiguous()
-
-
 def _elements(tensors):
     return sum(tensor.numel() for tensor in tensors)
 
@@ -80,7 +74,7 @@ def _deliver(ticket, targets):
         raise HorovodInternalError(f"the ranks gave {count} elements, and the outputs here take "
                                    f"{_elements(targets)}: give tensors of the sizes that the "
                                    "other ranks give")
-    is_direct = len(targets) == 1 and targets[0].is_contiguous()
+    is_direct = len(targets) == 1 and targets[0].is_contiguous() and not targets[0].is_neg()
     flat = targets[0] if is_direct else torch.empty(count, dtype=targets[0].dtype,
                                                     device=targets[0].device)
     ticket.copy_output(flat.data_ptr(), submit.stream_of(flat))
@@ -192,7 +186,7 @@ class ScaleComProcessGroup(dist.ProcessGroup):
 
     def _in_place(self, tensors, start, opts):
         """The Work of what start(name, contiguous tensors) does in place."""
-        wires = [_contiguous(tensor) for tensor in tensors]
+        wires = [submit.contiguous(tensor) for tensor in tensors]
 
         def finish(_):
             for tensor, wire in zip(tensors, wires):
@@ -226,7 +220,7 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         """By an all-reduce, into memory of its own; the root alone takes the result."""
         opts = opts or dist.ReduceOptions()
         reduction, tensor = submit.reduction_of(_op_of(opts)), _only(tensors, "tensors")
-        wire = _contiguous(tensor)
+        wire = submit.contiguous(tensor)
         reduced = torch.empty_like(wire)
         is_root = self._rank == opts.rootRank
         return self._run(
@@ -235,7 +229,7 @@ class ScaleComProcessGroup(dist.ProcessGroup):
 
     def _gather(self, targets, source, opts, rows=1):
         """An all-gather of equal parts, or of those that differ (rows: the elements)."""
-        parts = (_contiguous(source).view(rows, -1) if source.numel() else
+        parts = (submit.contiguous(source).view(rows, -1) if source.numel() else
                  source.new_empty(_empty(rows)))
         return self._run_exchange(lib.scalecom_all_gather, parts, (),
                                   lambda ticket: _deliver(ticket, targets), targets, opts)
@@ -275,7 +269,7 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         output, op = output.detach(), _op_of(opts)
         _check_elements([output] * self._size, source.numel(), source,
                         "each rank's part of the reduce-scatter")
-        wire = _contiguous(source.detach()).view(self._size, output.numel())
+        wire = submit.contiguous(source.detach()).view(self._size, output.numel())
         return self._run_exchange(lib.scalecom_reduce_scatter, wire, (op, 1.0, 1.0),
                                   lambda ticket: _deliver(ticket, [output]), [output], opts)
 
@@ -320,7 +314,7 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         targets = [output.detach() for output in output_lists[0]] if is_root else []
         if is_root:
             _check_elements(targets, source.numel() * self._size, source, "the gather")
-        return self._exchange(targets, _contiguous(source).view(1, source.numel()),
+        return self._exchange(targets, submit.contiguous(source).view(1, source.numel()),
                               _one_at(opts.rootRank, self._size), [int(is_root)] * self._size, opts)
 
     @_eager
@@ -345,7 +339,7 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         received = self._splits(output, output_splits, "output")
         width = math.prod(source.shape[1:])
         _check_elements([output], sum(received) * width, source, "the all-to-all")
-        return self._exchange([output], _contiguous(source).view(source.shape[0], width), sent,
+        return self._exchange([output], submit.contiguous(source).view(source.shape[0], width), sent,
                               received, opts)
 
     def _splits(self, tensor, splits, what):

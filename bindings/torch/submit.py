@@ -72,12 +72,13 @@ def checked(tensor):
 
 def view(tensor):
     """The tensor as the C interface takes it; ValueError where it cannot."""
-    if tensor.layout != torch.strided:
-        raise ValueError(f"the tensor's layout is {tensor.layout}; dense (strided) tensors are "
-                         "needed: call to_dense() first")
+    _check_layout(tensor)
     if not tensor.is_contiguous():
         raise ValueError(f"the tensor of shape {tuple(tensor.shape)} is not contiguous; call "
                          "contiguous() first")
+    if tensor.is_neg():
+        raise ValueError(f"the tensor of shape {tuple(tensor.shape)} is a view whose memory holds the "
+                         "negative of its values; call resolve_neg() first")
     dtype = DTYPES.get(tensor.dtype)
     if dtype is None:
         raise ValueError(f"dtype {tensor.dtype} is not supported; allowed are "
@@ -85,8 +86,42 @@ def view(tensor):
     kind = device_kind(tensor)
     dimensions = tensor.dim()
     shape = (ctypes.c_int64 * dimensions)(*tensor.shape)
-    return _library.Tensor(tensor.data_ptr(), shape, dimensions, dtype, kind,
+    return _library.Tensor(_address_of(tensor), shape, dimensions, dtype, kind,
                            tensor.device.index or 0, stream_of(tensor))
+
+
+def _check_layout(tensor):
+    if tensor.is_nested or tensor.layout != torch.strided:
+        layout, remedy = (("nested", "give the tensors of unbind()") if tensor.is_nested else
+                          (tensor.layout, "call to_dense() first"))
+        raise ValueError(f"the tensor's layout is {layout}; dense (strided) tensors are needed: {remedy}")
+
+
+def _address_of(tensor):
+    try:
+        address = tensor.data_ptr()
+    except RuntimeError:  # Torch's wrappers, as vmap()'s.
+        address = 0
+    if address == 0 and tensor.numel() > 0:
+        raise ValueError(f"the {type(tensor).__name__} of shape {tuple(tensor.shape)} has no memory of its "
+                         "own: it wraps others (give what it wraps, of a DTensor to_local()), only traces "
+                         "what is done with it, or its storage was freed")
+    return address
+
+
+def contiguous(tensor):
+    """The tensor, or a copy whose memory holds its values in order; ValueError where it has no order."""
+    _check_layout(tensor)
+    return tensor.contiguous().resolve_neg()
+
+
+def empty_like(tensor):
+    """For the result of a reduction."""
+    try:
+        return torch.empty_like(tensor)
+    except Exception:
+        view(tensor)  # Says what is wrong of those that do not travel anyhow.
+        raise
 
 
 def device_kind(tensor):
@@ -188,7 +223,7 @@ def all_reduce(tensor, output, name, reduction):
     """Submits an all-reduce by what reduction_of() made, and returns its ticket."""
     name = _encoded("allreduce", name) if type(name) is str else full_name("allreduce", name)
     # These lines are most of a submit's cost in Python; calls in them are avoided.
-    if _EXCHANGE is not None:
+    if _EXCHANGE is not None and not tensor.is_neg():  # A bit that DLPack does not know.
         try:
             pointer = _submit_object(_EXCHANGE, name, id(tensor),
                                      None if output is tensor else id(output), reduction.address)
@@ -279,7 +314,7 @@ def _submit_list(names, tensors, outputs, reductions):
 
 
 def _submit_objects_by(function, tensors, outputs, *arguments):
-    if _EXCHANGE is None:
+    if _EXCHANGE is None or any(map(torch.Tensor.is_neg, tensors)):
         return None
     try:
         pointer = function(_EXCHANGE, *arguments)

@@ -119,6 +119,30 @@ def tensors_of_the_wrong_kind_are_refused_at_the_call():
             call([1.0, 2.0])
 
 
+def tensors_whose_memory_is_not_their_values_are_refused_at_the_call():
+    """Each by every call, in place or not."""
+    freed = torch.ones(3, 2)
+    freed.untyped_storage().resize_(0)
+    kinds = [(torch._neg_view(torch.ones(3, 2)), r"\(3, 2\).*negative.*resolve_neg\(\)"),
+             (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), r"nested.*unbind\(\)"),
+             (torch.ones(3, 2, device="cpu").to_mkldnn(), r"_mkldnn.*to_dense\(\)"),
+             (torch._to_functional_tensor(torch.ones(3, 2)), r"\(3, 2\) has no memory.*to_local\(\)"),
+             (freed, r"\(3, 2\) has no memory.*freed")]
+    calls = (hvd.allreduce, hvd.allreduce_, hvd.allgather, hvd.alltoall, hvd.reducescatter,
+             lambda tensor: hvd.broadcast(tensor, 0), lambda tensor: hvd.broadcast_(tensor, 0),
+             *(lambda tensor, call=call: call([torch.ones(3, 2), tensor]) for call in (
+                 hvd.grouped_allreduce, hvd.grouped_allreduce_, hvd.grouped_allgather,
+                 hvd.grouped_reducescatter)))
+    for tensor, message in kinds:
+        for call in calls:
+            with pytest.raises(ValueError, match=message):
+                call(tensor)
+    for call in calls:
+        with pytest.raises(ValueError, match=r"\(3, 2\) has no memory"):
+            torch.vmap(call)(torch.ones(4, 3, 2))
+    hvd.barrier()
+
+
 def wrong_options_are_refused_at_the_call():
     tensor = torch.ones(4)
     with pytest.raises(ValueError, match="average and op"):

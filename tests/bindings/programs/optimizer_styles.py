@@ -249,3 +249,13 @@ def a_compressor_of_ones_own_needs_two_methods():
     assert [row["mode"] for row in hvd.compression_plan(model.float().named_parameters(), _Halves)] == ["dense"] * 6
     with pytest.raises(ValueError, match="compression is <object .*compress.tensor. and decompress"):
         hvd.allreduce(torch.ones(3), compression=object())
+
+
+def a_gradient_that_torch_keeps_negated_is_reduced():
+    """As that of a complex model's phase of one element."""
+    phase = nn.Parameter(torch.ones(1))
+    optimizer = hvd.DistributedOptimizer(torch.optim.SGD([phase], lr=1.0), named_parameters=[("phase", phase)])
+    shown = (torch.complex(torch.zeros(1), phase).conj() * 1j).real if hvd.rank() == 0 else phase
+    (shown * (1 + hvd.rank())).sum().backward()
+    optimizer.step()
+    assert phase.item() == 1 - sum(range(1, hvd.size() + 1)) / hvd.size()

@@ -197,6 +197,24 @@ def tensors_that_are_not_contiguous_are_reduced_where_they_lie():
         assert torch.equal(target, wanted)
 
 
+def views_that_negate_are_reduced_and_received_as_what_they_show():
+    size, rank = hvd.size(), hvd.rank()
+    shown = lambda value: torch._neg_view(torch.full((2,), -float(value)))
+    with over("scalecom"):
+        tensor = shown(3) if rank == 0 else torch.full((2,), 3.0)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        assert tensor.tolist() == [3] * 2
+        target = torch._neg_view(torch.zeros(2 * size))
+        dist.all_gather_into_tensor(target, shown(rank))
+        assert target.tolist() == [place for place in range(size) for _ in range(2)]
+        if rank < size - 1:
+            dist.send(shown(5), rank + 1)
+        if rank > 0:
+            target = torch._neg_view(torch.zeros(2))
+            dist.recv(target, rank - 1)
+            assert target.tolist() == [5] * 2
+
+
 def objects_travel():
     with over("scalecom"):
         everything = [None] * hvd.size()
