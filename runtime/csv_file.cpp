@@ -1,6 +1,8 @@
 #include "runtime/csv_file.hpp"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <system_error>
@@ -8,6 +10,7 @@
 
 #include "base/error.hpp"
 #include "base/log.hpp"
+#include "base/write_file.hpp"
 
 namespace scalecom {
 
@@ -21,12 +24,10 @@ std::string CsvFile::quoted(const std::string& text) {
   return result + '"';
 }
 
-CsvFile::CsvFile(std::string variable, std::string path, std::string_view header)
-    : origin_(std::move(variable) + "=" + path) {
-  errno = 0;
-  file_.open(path, std::ios::app);
-  if (file_.is_open() && file_.tellp() == 0) file_ << header << std::flush;
-  if (file_) return;
+CsvFile::CsvFile(std::string variable, const std::string& path, std::string_view header)
+    : origin_(std::move(variable) + "=" + path), file_(open_to_write(path, O_APPEND)) {
+  const bool is_new = file_.is_open() && lseek(file_.descriptor(), 0, SEEK_CUR) == 0;
+  if (file_.is_open() && (!is_new || write_all(file_, header))) return;
   throw Error(StatusCode::invalid_argument,
               fmt::format("{} cannot be written on rank 0: {}; name a file in a folder that exists "
                           "and is yours",
@@ -34,11 +35,10 @@ CsvFile::CsvFile(std::string variable, std::string path, std::string_view header
 }
 
 void CsvFile::append(std::string_view lines) {
-  if (!file_) return;
-  file_ << lines;
-  if (file_.flush()) return;
+  if (!file_.is_open() || write_all(file_, lines)) return;
   log_warning(fmt::format("{} cannot be written any more: {}", origin_,
                           std::generic_category().message(errno)));
+  file_ = OpenFile();
 }
 
 }  // namespace scalecom

@@ -1,8 +1,9 @@
 #pragma once
 
-#include <fstream>
 #include <string>
 #include <string_view>
+
+#include "base/open_file.hpp"
 
 namespace scalecom {
 
@@ -12,7 +13,7 @@ class CsvFile {
  public:
   /// Throws Error(invalid_argument), which names the variable, where `path` cannot be written.
   /// `header` is a line.
-  CsvFile(std::string variable, std::string path, std::string_view header);
+  CsvFile(std::string variable, const std::string& path, std::string_view header);
 
   /// Whole lines, which are with the system on return. A failure is logged once; nothing is written
   /// after it.
@@ -23,7 +24,7 @@ class CsvFile {
 
  private:
   std::string origin_;  ///< VARIABLE=path
-  std::ofstream file_;
+  OpenFile file_;
 };
 
 }  // namespace scalecom

@@ -23,8 +23,7 @@ std::string line_of(const CompressionHealth& health) {
 
 }  // namespace
 
-HealthFile::HealthFile(std::string path)
-    : file_("SCALECOM_HEALTH_FILE", std::move(path), kHeader) {}
+HealthFile::HealthFile(const std::string& path) : file_("SCALECOM_HEALTH_FILE", path, kHeader) {}
 
 void HealthFile::append(std::span<const CompressionHealth> lines) {
   std::string text;

@@ -13,7 +13,7 @@ namespace scalecom {
 class HealthFile {
  public:
   /// Throws what CsvFile throws.
-  explicit HealthFile(std::string path);
+  explicit HealthFile(const std::string& path);
 
   /// See CsvFile::append().
   void append(std::span<const CompressionHealth> lines);

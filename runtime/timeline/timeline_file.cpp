@@ -10,6 +10,7 @@
 
 #include "base/error.hpp"
 #include "base/log.hpp"
+#include "base/write_file.hpp"
 
 namespace scalecom {
 namespace {
@@ -35,11 +36,9 @@ std::string cause_of(int error) { return std::generic_category().message(error);
 }  // namespace
 
 TimelineFile::TimelineFile(const std::string& path, const std::string& origin, int rank)
-    : origin_(origin),
-      // A pipe, which no timeline can be written to, is refused at once: it waits for no reader.
-      file_(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NONBLOCK, 0644)) {
+    : origin_(origin), file_(open_to_write(path, O_TRUNC)) {
   const bool is_written =
-      file_.is_open() && write_all(std::string(kOpening) + std::string(kClosing), 0);
+      file_.is_open() && write_all_at(file_, std::string(kOpening) + std::string(kClosing), 0);
   end_ = static_cast<off_t>(kOpening.size());
   if (is_written) return;
   const std::string cause = cause_of(errno);
@@ -68,26 +67,14 @@ void TimelineFile::append(std::string_view elements) {
 }
 
 void TimelineFile::write_over_closing(const std::string& text) {
-  if (!write_all(text + std::string(kClosing), end_)) return give_up(cause_of(errno));
+  if (!write_all_at(file_, text + std::string(kClosing), end_)) return give_up(cause_of(errno));
   end_ += static_cast<off_t>(text.size());
-}
-
-// A write that comes short has met an error, which the next one tells.
-bool TimelineFile::write_all(std::string_view text, off_t at) {
-  while (!text.empty()) {
-    const ssize_t written = pwrite(file_.descriptor(), text.data(), text.size(), at);
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) return false;
-    text.remove_prefix(static_cast<std::size_t>(written));
-    at += written;
-  }
-  return true;
 }
 
 // What the file had is taken back to: its blocks are there, so that no full disk prevents it.
 void TimelineFile::give_up(const std::string& cause) {
   const bool is_whole =
-      write_all(kClosing, end_) &&
+      write_all_at(file_, kClosing, end_) &&
       ftruncate(file_.descriptor(), end_ + static_cast<off_t>(kClosing.size())) == 0;
   log_warning(fmt::format("{}: the timeline cannot be written any more: {}; {}", origin_, cause,
                           is_whole ? "what was written before is whole"

@@ -23,7 +23,6 @@ class TimelineFile {
   void append(std::string_view elements);
 
  private:
-  bool write_all(std::string_view text, off_t at);
   void write_over_closing(const std::string& text);
   void give_up(const std::string& cause);
 

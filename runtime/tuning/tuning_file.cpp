@@ -13,7 +13,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "base/open_file.hpp"
+#include "base/write_file.hpp"
 #include "scalecom/status.hpp"
 
 namespace scalecom {
@@ -130,16 +130,6 @@ Tuning parse_file(const std::string& text, const TuningKey& key, std::size_t slo
   });
 }
 
-bool write_all(int descriptor, const std::string& text) {
-  std::size_t size = 0;
-  while (size < text.size()) {
-    const ssize_t put = write(descriptor, text.data() + size, text.size() - size);
-    if (put < 0) return false;
-    size += static_cast<std::size_t>(put);
-  }
-  return true;
-}
-
 // FNV-1a, 64 bits (Fowler, Noll, Vo): the same on every machine, which std::hash need not be.
 std::uint64_t hash_of(const std::string& text) {
   std::uint64_t hash = 0xcbf29ce484222325;
@@ -192,7 +182,7 @@ std::string write_tuning_file(const std::string& path, const TuningKey& key, con
     if (!file.is_open()) return system_reason();
     const json object = {
         {"version", key.version}, {"key", to_string(key)}, {"tuning", as_json(tuning)}};
-    if (!write_all(file.descriptor(), object.dump(2) + "\n")) problem = system_reason();
+    if (!write_all(file, object.dump(2) + "\n")) problem = system_reason();
   }
   if (problem.empty() && std::rename(temporary.c_str(), path.c_str()) != 0) {
     problem = system_reason();

@@ -1,6 +1,7 @@
 #include <dlfcn.h>
 #include <fmt/format.h>
 #include <link.h>
+#include <sys/stat.h>
 
 #include <functional>
 #include <memory>
@@ -86,16 +87,25 @@ Facts facts_of(void* library) {
   return facts;
 }
 
+[[noreturn]] void refuse_named(const std::string& path, std::string_view problem) {
+  throw Error(StatusCode::unavailable,
+              fmt::format("SCALECOM_NCCL_LIBRARY is {}, which cannot be loaded ({}); name NCCL's "
+                          "libnccl.so.2 there, or leave it out, and the copy that is in the "
+                          "process (PyTorch brings one) or the system's is taken",
+                          path, problem));
+}
+
+// dlopen() would wait for the writer of a pipe.
+bool is_pipe(const std::string& path) {
+  struct stat facts {};
+  return stat(path.c_str(), &facts) == 0 && S_ISFIFO(facts.st_mode);
+}
+
 // The one that the setting names. `before`: what the process had.
 Library open_named(const std::string& path, const std::vector<std::string>& before) {
+  if (is_pipe(path)) refuse_named(path, "it is a pipe");
   Library named = open(path);
-  if (named == nullptr) {
-    throw Error(StatusCode::unavailable,
-                fmt::format("SCALECOM_NCCL_LIBRARY is {}, which cannot be loaded ({}); name NCCL's "
-                            "libnccl.so.2 there, or leave it out, and the copy that is in the "
-                            "process (PyTorch brings one) or the system's is taken",
-                            path, dlerror()));
-  }
+  if (named == nullptr) refuse_named(path, dlerror());
   for (const std::string& one : before) {
     if (open(one, RTLD_NOLOAD) == named) return named;
   }

@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,6 +16,7 @@
 #include "device/nccl/communicator.hpp"
 #include "scalecom/status.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/temporary_folder.hpp"
 
 using namespace scalecom;
 using namespace scalecom::device::nccl;
@@ -131,6 +133,14 @@ TEST_CASE("a setting that cannot be had is an error, whatever else there is") {
     CHECK_THAT(outcome, Contains("error: SCALECOM_NCCL_LIBRARY is " + kMine.string()) &&
                             Contains("No such file") && Contains("leave it out"));
   }
+  const test::TemporaryFolder folder;
+  const std::string fifo = folder.path() + "/libnccl.so.2";
+  REQUIRE(mkfifo(fifo.c_str(), 0600) == 0);
+  CHECK_THAT(in_process([&] { return load(fifo); }),
+             Contains("SCALECOM_NCCL_LIBRARY is " + fifo) && Contains("it is a pipe"));
+  CHECK_THAT(in_process([] { return load("/dev/full"); }),
+             Contains("SCALECOM_NCCL_LIBRARY is /dev/full"));
+  CHECK_THAT(in_process([&] { return load(folder.path()); }), Contains("Is a directory"));
   CHECK_THAT(in_process([] { return load("libm.so.6"); }),
              Contains("error: SCALECOM_NCCL_LIBRARY is libm.so.6, which cannot be used") &&
                  Contains("libm.so.6 lacks ncclGetVersion"));

@@ -1,11 +1,16 @@
 #include "runtime/health_monitor.hpp"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 
+#include "runtime/csv_file.hpp"
 #include "tests/support/captured_stderr.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/file_limit.hpp"
 #include "tests/support/temporary_folder.hpp"
 
 using namespace scalecom;
@@ -160,13 +165,39 @@ TEST_CASE("the file has one header and a line for each sample, also of several s
   CHECK(text.find(line, second + 1) == std::string::npos);
 }
 
-TEST_CASE("a file that cannot be written names the variable and the cause") {
+TEST_CASE("a file that cannot be written names the variable and the cause, at once") {
+  const test::TemporaryFolder folder;
+  const std::string pipe = folder.path() + "/pipe", read_pipe = folder.path() + "/read";
+  REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
+  REQUIRE(mkfifo(read_pipe.c_str(), 0600) == 0);
+  const OpenFile reader(open(read_pipe.c_str(), O_RDONLY | O_NONBLOCK));
   Config config = every(1);
-  config.health_file = "/nowhere/at/all.csv";
-  CHECK_THROWS_WITH(
-      HealthMonitor(config, 0),
-      Contains("SCALECOM_HEALTH_FILE=/nowhere/at/all.csv") && Contains("No such file"));
-  CHECK_NOTHROW(HealthMonitor(config, 1));
+  for (const auto& [path, cause] :
+       {std::pair{std::string("/nowhere/at/all.csv"), "No such file"},
+        std::pair{folder.path(), "Is a directory"},
+        std::pair{folder.path() + "/", "Is a directory"},
+        std::pair{std::string("/dev/full"), "No space left"},
+        std::pair{std::string("/proc/version"), "cannot be written"},
+        std::pair{pipe, "No such device"}, std::pair{read_pipe, "Illegal seek"}}) {
+    config.health_file = path;
+    CHECK_THROWS_WITH(HealthMonitor(config, 0),
+                      Contains("SCALECOM_HEALTH_FILE=" + path) && Contains(cause) &&
+                          Contains("name a file in a folder that exists"));
+    CHECK_NOTHROW(HealthMonitor(config, 1));
+  }
+}
+
+TEST_CASE("a full disk ends the file with one warning") {
+  const test::TemporaryFolder folder;
+  const test::CapturedStderr captured;
+  CsvFile file("SCALECOM_X", folder.path() + "/x.csv", "a\n");
+  {
+    const test::FileLimit limit(2000);  // The log's line has to fit.
+    file.append(std::string(5000, 'x'));
+  }
+  file.append("b\n");
+  CHECK_THAT(captured.text(), Contains("SCALECOM_X=") && Contains("File too large"));
+  CHECK(contents(folder.path() + "/x.csv").find('b') == std::string::npos);
 }
 
 TEST_CASE("figures of an earlier step that come late are told, and are not the last") {

@@ -1,10 +1,8 @@
 // The timeline's file, text and bounds; session_timeline_test.cpp has what sessions tell.
 #include "runtime/timeline/timeline.hpp"
 
-#include <sys/resource.h>
 #include <sys/stat.h>
 
-#include <csignal>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -12,6 +10,7 @@
 #include "base/error.hpp"
 #include "tests/support/captured_stderr.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/file_limit.hpp"
 #include "tests/support/temporary_folder.hpp"
 #include "tests/support/timeline_file.hpp"
 
@@ -26,23 +25,6 @@ json contents(const std::string& path) {
   std::ifstream file(path);
   return json::parse(file);
 }
-
-// No file of this process may become longer.
-class FileLimit {
- public:
-  explicit FileLimit(rlim_t bytes) {
-    std::signal(SIGXFSZ, SIG_IGN);
-    getrlimit(RLIMIT_FSIZE, &before_);
-    const rlimit limit{bytes, before_.rlim_max};
-    setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FileLimit() { setrlimit(RLIMIT_FSIZE, &before_); }
-  FileLimit(const FileLimit&) = delete;
-  FileLimit& operator=(const FileLimit&) = delete;
-
- private:
-  rlimit before_{};
-};
 
 }  // namespace
 
@@ -90,11 +72,12 @@ TEST_CASE("a path that cannot be written is an error that says what to do") {
   const std::string pipe = folder.path() + "/pipe";
   REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
   for (const std::string& path :
-       {std::string("/nowhere/at/all.json"), std::string("/dev/full"), pipe}) {
-    CHECK_THROWS_WITH(TimelineFile(path, "SCALECOM_TIMELINE=x", 3),
-                      Contains("SCALECOM_TIMELINE=x") && Contains(path) && Contains("rank 3") &&
-                          (Contains("No such ") || Contains("No space left")) &&
-                          Contains("name a file in a folder that exists"));
+       {std::string("/nowhere/at/all.json"), std::string("/dev/full"), folder.path(), pipe}) {
+    CHECK_THROWS_WITH(
+        TimelineFile(path, "SCALECOM_TIMELINE=x", 3),
+        Contains("SCALECOM_TIMELINE=x") && Contains(path) && Contains("rank 3") &&
+            (Contains("No such ") || Contains("No space left") || Contains("Is a directory")) &&
+            Contains("name a file in a folder that exists"));
   }
 }
 
@@ -105,7 +88,7 @@ TEST_CASE("a disk that becomes full leaves what was written before") {
   TimelineFile file(path, "SCALECOM_TIMELINE=t.json", 0);
   file.append("1");
   {
-    const FileLimit limit(2000);  // The log's line has to fit.
+    const test::FileLimit limit(2000);  // The log's line has to fit.
     file.append("\"" + std::string(5000, 'x') + "\"");
   }
   file.append("2");
