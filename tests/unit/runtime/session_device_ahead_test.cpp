@@ -1,10 +1,8 @@
 // Batches of an accelerator that begin while a call of NCCL of the one before is under way, and
 // what they take then.
-#include <atomic>
 #include <chrono>
 #include <functional>
 #include <latch>
-#include <memory>
 #include <span>
 #include <string>
 #include <thread>
@@ -14,7 +12,7 @@
 #include "tests/support/device_world.hpp"
 #include "tests/support/ranks.hpp"
 #include "tests/support/yield_until.hpp"
-#include "tests/unit/device/nccl_world.hpp"
+#include "tests/unit/device/held_nccl.hpp"
 
 using namespace scalecom;
 using Catch::Contains;
@@ -25,48 +23,6 @@ using test::expect_ok;
 namespace {
 
 constexpr std::int64_t kCount = 256;
-
-/// NCCL whose calls can be held back: all-reduces and all-gathers, for 20 s at most.
-struct HeldNccl {
-  std::atomic<bool> is_held = false;
-  /// Calls of each rank that are made all the same, since it is held.
-  std::atomic<int> let_through = 0;
-  std::atomic<bool> has_call = false;  ///< that is held
-
-  void hold_calls_of(const test::FakeAccelerator* accelerator) {
-    whose_ = accelerator;
-    is_held = true;
-  }
-
-  auto load() {
-    return [this](test::FakeAccelerator& accelerator) {
-      device::nccl::Api api = world_.make_api(accelerator);
-      const auto made = std::make_shared<std::atomic<int>>(0);
-      hold(accelerator, made, api.all_reduce);
-      hold(accelerator, made, api.all_gather);
-      return api;
-    };
-  }
-
- private:
-  template <class Call>
-  void hold(test::FakeAccelerator& accelerator, std::shared_ptr<std::atomic<int>> made,
-            Call& call) {
-    call = [this, &accelerator, made, real = std::move(call)](auto... arguments) {
-      test::yield_until(std::chrono::seconds(20), [&] {
-        const bool waits =
-            is_held && (whose_ == nullptr || whose_ == &accelerator) && *made >= let_through;
-        if (waits) has_call = true;
-        return !waits;
-      });
-      if (is_held) ++*made;
-      return real(arguments...);
-    };
-  }
-
-  test::NcclWorld world_;
-  std::atomic<const test::FakeAccelerator*> whose_ = nullptr;  ///< null: all ranks'
-};
 
 Config batch_a_tensor() {
   Config config;
@@ -103,7 +59,7 @@ struct Outcome {
 // A batch's on each rank, where rank 1's device has no memory left from the call of the batch's
 // first collective on. `prepare` comes before the batch.
 using Prepare = std::function<void(Session& session, const TensorView& view)>;
-std::vector<Outcome> run_out_of_memory(DeviceWorld& devices, HeldNccl& nccl, int size,
+std::vector<Outcome> run_out_of_memory(DeviceWorld& devices, test::HeldNccl& nccl, int size,
                                        const AllReduceOptions& options,
                                        const Prepare& prepare = {}) {
   std::vector<Outcome> outcome(static_cast<std::size_t>(size));
@@ -138,7 +94,7 @@ std::vector<Outcome> run_out_of_memory(DeviceWorld& devices, HeldNccl& nccl, int
 }  // namespace
 
 TEST_CASE("a batch has its memory before its first collective") {
-  HeldNccl nccl;
+  test::HeldNccl nccl;
   std::vector<Outcome> outcome;
   SECTION("for a sample") {
     Config config;
@@ -166,7 +122,7 @@ TEST_CASE("a batch has its memory before its first collective") {
 }
 
 TEST_CASE("what goes wrong in a batch that begins early leaves the one before to end well") {
-  HeldNccl nccl;
+  test::HeldNccl nccl;
   DeviceWorld devices(2, 5, nccl.load(), nullptr, batch_a_tensor());
   std::vector<Status> first(2, Status());
   std::vector<Status> second(2, Status());
@@ -211,7 +167,7 @@ TEST_CASE("the time that a batch may take begins when the one before is enqueued
   constexpr auto kLimit = milliseconds(6000);
   Config config = batch_a_tensor();
   config.collective_timeout_s = 6.0;
-  HeldNccl nccl;
+  test::HeldNccl nccl;
   DeviceWorld devices(2, 5, nccl.load(), nullptr, config);
   std::vector<std::string> outcome(2);
   std::latch are_connected(2);

@@ -2,13 +2,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <latch>
 #include <map>
 #include <numeric>
 #include <random>
 #include <string>
-#include <thread>
 
 #include "tests/support/catch.hpp"
 #include "tests/support/device_world.hpp"
@@ -16,7 +14,7 @@
 #include "tests/support/ranks.hpp"
 #include "tests/support/seeds.hpp"
 #include "tests/support/yield_until.hpp"
-#include "tests/unit/device/nccl_world.hpp"
+#include "tests/unit/device/held_nccl.hpp"
 
 using namespace scalecom;
 using test::DeviceTensor;
@@ -214,22 +212,6 @@ std::string differences_in_place(Session& host, Session& device, test::FakeAccel
   return differs;
 }
 
-// NCCL whose all-reduces and all-gathers are not made while that is true, nor for more than 20 s.
-auto load_held(test::NcclWorld& nccl, const std::atomic<bool>& is_held) {
-  return [&](test::FakeAccelerator& accelerator) {
-    device::nccl::Api api = nccl.make_api(accelerator);
-    const auto hold = [&is_held](auto& call) {
-      call = [&is_held, real = call](auto... arguments) {
-        test::yield_until(std::chrono::seconds(20), [&] { return !is_held; });
-        return real(arguments...);
-      };
-    };
-    hold(api.all_reduce);
-    hold(api.all_gather);
-    return api;
-  };
-}
-
 }  // namespace
 
 // The group's inputs and the batch's end are an event each; packing and unpacking a pass each.
@@ -311,9 +293,8 @@ TEST_CASE(
   Config config;
   config.fusion_threshold_bytes = 1;  // A batch a tensor.
   config.health_steps = 1;
-  std::atomic<bool> is_held = false;
-  test::NcclWorld nccl;
-  DeviceWorld devices(2, 5, load_held(nccl, is_held), nullptr, config);
+  test::HeldNccl nccl;
+  DeviceWorld devices(2, 5, nccl.load(), nullptr, config);
   std::latch are_connected(2);
   std::latch have_passes(2);
   std::vector<std::string> found(2);
@@ -330,26 +311,25 @@ TEST_CASE(
     accelerator.synchronize();
     auto before = accelerator.calls();
     are_connected.arrive_and_wait();
-    is_held = true;
+    nccl.is_held = true;
     if (!are_there) {
       const auto entered = accelerator.enter();
       accelerator.enqueue(static_cast<StreamHandle>(two.view().stream),
-                          {"of the user", {}, false, [&is_held] { return !is_held; }});
+                          {"of the user", {}, false, [&nccl] { return !nccl.is_held; }});
     }
     const Ticket first = session.all_reduce("one", one.view(), one.view(), options);
     const Ticket second = session.all_reduce("two", two.view(), two.view(), options);
-    const Deadline limit = Deadline::after(std::chrono::seconds(10));
     // Looks are for the lane of the batch before, and then for tensors.
-    auto calls = accelerator.calls();
-    while (calls[pass] < before[pass] + 2 && !limit.has_passed() &&
-           (are_there || calls["is_done"] < before["is_done"] + 2)) {
-      std::this_thread::yield();
+    auto calls = before;
+    test::yield_until(std::chrono::seconds(10), [&] {
       calls = accelerator.calls();
-    }
+      return calls[pass] >= before[pass] + 2 ||
+             (!are_there && calls["is_done"] >= before["is_done"] + 2);
+    });
     found[static_cast<std::size_t>(rank)] = fmt::format(
         "{} passes, {} calls", calls[pass] - before[pass], calls["nccl"] - before["nccl"]);
     have_passes.arrive_and_wait();
-    is_held = false;
+    nccl.is_held = false;
     expect_ok(second.wait());
     expect_ok(first.wait());
     const auto got = two.read(second);

@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <latch>
-#include <thread>
 
 #include "tests/support/catch.hpp"
 #include "tests/support/device_world.hpp"
@@ -56,10 +55,8 @@ std::vector<Status> run_short_of_memory(std::size_t free, const Submit& submit) 
 // Rank 1, while rank 0 waits for a copy beyond the first `copies`: what is asked of a session that
 // has failed sees no lost rank any more.
 void lose_while_read(DeviceWorld& devices, int copies) {
-  const Deadline deadline = Deadline::after(std::chrono::seconds(10));
-  while (devices.accelerator(0).calls()["copy"] == copies && !deadline.has_passed()) {
-    std::this_thread::yield();
-  }
+  test::yield_until(std::chrono::seconds(10),
+                    [&] { return devices.accelerator(0).calls()["copy"] != copies; });
   devices.lose(1);
 }
 
@@ -207,9 +204,8 @@ TEST_CASE("memory that a gather's result has left is there for whatever comes ne
       expect_ok(devices[rank].all_gather("w", w.view()).wait());
       accelerator.synchronize();
       expect_ok(next.submit(devices[rank], w.view(), v.view()).wait());
-      const Deadline deadline = Deadline::after(std::chrono::seconds(10));
-      while (!accelerator.is_kept_limited() && !deadline.has_passed()) std::this_thread::yield();
-      is_limited[static_cast<std::size_t>(rank)] = accelerator.is_kept_limited();
+      is_limited[static_cast<std::size_t>(rank)] = test::yield_until(
+          std::chrono::seconds(10), [&] { return accelerator.is_kept_limited(); });
     });
     CHECK(is_limited == std::vector<int>(2, 1));
   }
@@ -236,10 +232,8 @@ TEST_CASE("batches that an accelerator has no memory for at once go one after th
     const Ticket one = devices[rank].all_reduce("w", w.view(), w.view());
     expect_ok(one.wait());
     const Ticket two = devices[rank].all_reduce("v", v.view(), v.view());
-    const Deadline deadline = Deadline::after(std::chrono::seconds(10));
-    while (is_held && accelerator.calls()["refuse"] == 0 && !deadline.has_passed()) {
-      std::this_thread::yield();
-    }
+    test::yield_until(std::chrono::seconds(10),
+                      [&] { return !is_held || accelerator.calls()["refuse"] > 0; });
     is_held = false;
     expect_ok(two.wait());
     const auto at = 2 * static_cast<std::size_t>(rank);
