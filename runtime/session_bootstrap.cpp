@@ -17,6 +17,17 @@ constexpr const char* kName = "allgather.scalecom[connections of a new process s
 constexpr char kExchanges = 'x';
 constexpr char kHasEnded = 'e';
 
+bool has_ended(const std::string& said) { return said.front() == kHasEnded; }
+
+// Of those that have ended the first failure, or Ok.
+Status first_end(const std::vector<std::string>& said) {
+  for (const std::string& text : said) {
+    const Status status = has_ended(text) ? status_of(text.substr(1)) : Status();
+    if (!status.is_ok()) return status;
+  }
+  return {};
+}
+
 TensorView bytes_view(std::string& text) {
   return {text.data(), DataType::uint8, {static_cast<std::int64_t>(text.size())}, {}};
 }
@@ -63,37 +74,30 @@ std::vector<std::string> SessionBootstrap::gather(const std::string& mine) {
   return all;
 }
 
-// True when all that are in the set have ended.
-bool SessionBootstrap::take_round(const std::string& mine) {
+// What those in the set say when this rank says that.
+std::vector<std::string> SessionBootstrap::take_round(const std::string& mine) {
   const std::vector<std::string> all = gather(mine);
-  said_.clear();
-  for (const int rank : ranks_) said_.push_back(all[static_cast<std::size_t>(rank)]);
-  bool have_all_ended = true;
-  for (const std::string& text : said_) {
-    if (text.front() == kHasEnded) {
-      if (failure_.is_ok()) failure_ = status_of(text.substr(1));
-    } else {
-      have_all_ended = false;
-    }
-  }
-  return have_all_ended;
+  std::vector<std::string> said;
+  for (const int rank : ranks_) said.push_back(all[static_cast<std::size_t>(rank)]);
+  return said;
 }
 
 std::vector<std::string> SessionBootstrap::exchange_in_step(const std::string& mine,
                                                             Limit /*limit*/) {
-  take_round(kExchanges + mine);
-  if (!failure_.is_ok()) throw Error(failure_);
-  std::vector<std::string> blobs;
-  for (const std::string& text : said_) {
+  std::vector<std::string> blobs = take_round(kExchanges + mine);
+  if (const Status failure = first_end(blobs); !failure.is_ok()) throw Error(failure);
+  for (std::string& text : blobs) {
     SCALECOM_ASSERT(text.front() == kExchanges, "a rank has left a meeting that goes on");
-    blobs.push_back(text.substr(1));
+    text.erase(0, 1);
   }
   return blobs;
 }
 
 Status SessionBootstrap::finish(const Status& mine) {
-  while (!take_round(kHasEnded + to_blob(mine))) continue;
-  return failure_;
+  for (;;) {
+    const std::vector<std::string> said = take_round(kHasEnded + to_blob(mine));
+    if (std::ranges::all_of(said, has_ended)) return first_end(said);
+  }
 }
 
 }  // namespace scalecom

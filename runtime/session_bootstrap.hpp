@@ -31,13 +31,11 @@ class SessionBootstrap final : public Bootstrap {
   /// Of those in `ranks` only. Throws what another one has finished with.
   std::vector<std::string> exchange_in_step(const std::string& mine, Limit limit) override;
   std::vector<std::string> gather(const std::string& mine);
-  bool take_round(const std::string& mine);
+  std::vector<std::string> take_round(const std::string& mine);
 
   Session& session_;
   std::vector<int> ranks_;
   const int place_;
-  std::vector<std::string> said_;  ///< in the last round, by place
-  Status failure_;                 ///< the first that a rank ended with
 };
 
 }  // namespace scalecom
