@@ -9,6 +9,7 @@ hvd.init() has not, and the last group to be destroyed then leaves it. A group o
 another order, is a process set, which its ranks connect by torch's store.
 """
 
+import contextlib
 import datetime
 import socket
 import threading
@@ -55,19 +56,37 @@ class _Membership:
 _membership = _Membership()
 
 
+_HERE, _LEFT = b"+", b"-"  # Before what a rank says in a round.
+
+
 class _StoreExchange:
-    """Lets the ranks of a group meet by its store."""
+    """Lets the ranks of a group meet by its store. One that gives up says so in the next round, which
+    one that only comes then would else wait in for nothing."""
 
     def __init__(self, store, place, size):
         self._store, self._place, self._size = store, place, size
         self._round = 0
 
     def __call__(self, mine, limit_s):
-        keys = [f"scalecom/{self._round}/{place}" for place in range(self._size)]
+        keys = self._next_round()
+        self._store.set(keys[self._place], _HERE + mine)
+        try:
+            self._wait(keys, limit_s)
+        except Exception:
+            with contextlib.suppress(Exception):  # The store may be gone.
+                self._store.set(self._next_round()[self._place], _LEFT)
+            raise
+        texts = [self._store.get(key) for key in keys]
+        left = [place for place, text in enumerate(texts) if text.startswith(_LEFT)]
+        if left:
+            raise dist.DistStoreError(f"of the {self._size} ranks that meet those at the places {left} have "
+                                      "left, since not all came within their time limit: call this at about the "
+                                      "same time on all of them, or raise SCALECOM_CONNECT_TIMEOUT")
+        return [text[len(_HERE):] for text in texts]
+
+    def _next_round(self):
         self._round += 1
-        self._store.set(keys[self._place], mine)
-        self._wait(keys, limit_s)
-        return [self._store.get(key) for key in keys]
+        return [f"scalecom/{self._round}/{place}" for place in range(self._size)]
 
     def _wait(self, keys, limit_s):
         self._store.wait(keys, datetime.timedelta(seconds=limit_s))

@@ -3,6 +3,7 @@ order."""
 
 import datetime
 import threading
+import time
 
 import pytest
 import torch
@@ -463,3 +464,15 @@ def the_session_stays_where_it_was_and_ends_with_the_group_that_joined():
     dist.destroy_process_group()
     assert not hvd.is_initialized()
     hvd.init()
+
+
+def a_rank_that_comes_after_another_has_left_is_told_so_at_once():
+    store = dist.HashStore()
+    early, late = (distributed._StoreExchange(store, place, 2) for place in range(2))
+    with pytest.raises(dist.DistStoreError):
+        early(b"early", 0.1)
+    assert late(b"late", 60.0) == [b"early", b"late"]
+    begin = time.monotonic()
+    with pytest.raises(dist.DistStoreError, match=r"places \[0\] have left.*SCALECOM_CONNECT_TIMEOUT"):
+        late(b"again", 60.0)
+    assert time.monotonic() - begin < 30.0
