@@ -6,13 +6,17 @@ import pathlib
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
+import scalecom
 from jobs import HERE, has_ipv6, is_alive, rank_environment, run_limited
 from test_elastic import GO_ON_S_MAX, ElasticJob, check_resets, check_training
+
+from scalecom.launch import hosts
 
 NETLAB = HERE.parent.parent / "tools" / "netlab"
 LIMIT_S = 150.0
@@ -84,10 +88,14 @@ exec {NETLAB / 'enter'} "$@" """)
 
 
 @pytest.fixture
-def start(tmp_path):
-    """start(hosts, *options) -> a HostsJob, ended with the test."""
+def needs_network():
     if os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("network namespaces need root and iproute2")
+
+
+@pytest.fixture
+def start(tmp_path, needs_network):
+    """start(hosts, *options) -> a HostsJob, ended with the test."""
     jobs = []
 
     def begin(*arguments, **named):
@@ -185,6 +193,35 @@ def test_a_host_that_is_silent_is_left(start):
     check_training(job.lines())
 
 
+@pytest.mark.parametrize("network", [(), IPV6])
+def test_a_host_is_known_by_its_own_address(needs_network, network):
+    code = ("import socket, sys; from scalecom.launch import hosts\n"
+            "own = socket.gethostname(); found = socket.getaddrinfo(own, 1)[0][4][0]\n"
+            "other = socket.getaddrinfo('h1', 1)[0][4][0]\n"
+            "print('known:', [hosts.leads_here(name) for name in (own, found, other, 'h1', 'h0')])\n"
+            "print('local:', [hosts.is_local(name) for name in (found, other)])")
+    status, output = run_limited([sys.executable, str(NETLAB / "netlab"), "--hosts", "2", *network, "--on", "0",
+                                  "--", sys.executable, "-c", code], 60, env=rank_environment())
+    assert status == 0 and "known: [True, True, False, False, True]" in output, output
+    assert network or "local: [True, False]" in output, output
+
+
+def test_this_host_is_known_by_its_full_name(monkeypatch):
+    """A name server is asked about names that begin as this host's own does, and about no others."""
+    def find(name, *arguments, **named):
+        assert name.startswith(("node1.", "127."))
+        return ask(addresses[name], *arguments, **named)
+
+    ask, addresses = socket.getaddrinfo, {"node1.lab": "127.0.1.1", "node1.far": "192.0.2.1",
+                                          "127.0.0.9": "127.0.0.9"}
+    monkeypatch.setattr(socket, "getaddrinfo", find)
+    for own in ("node1", "node1.lab.example"):
+        monkeypatch.setattr(socket, "gethostname", lambda: own)
+        hosts.leads_here.cache_clear()
+        assert all(map(hosts.is_local, ("localhost", own, "node1", "node1.lab", "127.0.0.9")))
+        assert not any(map(hosts.is_local, ("node1.far", "node12", "node2", "node2.lab")))
+
+
 SHELL = 'export SSH_CONNECTION="10.0.0.1 99 10.0.0.2 22"; exec sh -c "$2"'
 
 
@@ -266,19 +303,26 @@ def test_why_hosts_are_put_aside_is_told(tmp_path):
     code = "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
     shell = f"""case "$1" in
 silent.invalid) echo no key >&2; exit 255;;
-strange.invalid) echo '{{"ready": true}}'; read job;;
+closed.invalid) echo no account; exit 1;;
+older.invalid) echo '{{"ready": true, "address": "-"}}'; read job;;
+strange.invalid) echo '{{"ready": true, "version": "{scalecom.__version__}"}}'; read job;;
 nameless.invalid) exec sh -c "$2";;
 same.invalid) {known};;
 *) {SHELL};;
 esac"""
-    reasons = {"silent": "its remote shell ended with exit code 255", "strange": "KeyError('address')",
+    remedy = rf"this has to work: {tmp_path / 'shell'} \S+ .*{sys.executable} -m scalecom.run --version"
+    reasons = {"silent": f"its remote shell ended with exit code 255; {remedy}",
+               "closed": f"its remote shell ended with exit code 1; {remedy}",
+               "older": f"scalecom there is another, and here {scalecom.__version__}; install the same",
+               "strange": r"KeyError\('address'\)",
                "nameless": "its name has no address here",
                "same": "its address is 127.0.0.1, which other hosts take for themselves; if it is this",
                "ended": "its agent got SIGTERM"}
     hosts = ",".join(f"{name}.invalid:1" for name in reasons)
     status, output = run_limited(
-        far_command(tmp_path, shell, code, "--elastic-timeout", "10", hosts=hosts), 60,
+        far_command(tmp_path, shell, code, "--elastic-timeout", "15", hosts=hosts), 60,
         env=rank_environment())
     for name, reason in reasons.items():
-        assert f"{name}.invalid is put aside for 10 s: {reason}" in output, output
-    assert status == 1 and "0 ranks came to meet within 10 s" in output
+        assert re.search(rf"{name}.invalid is put aside for 10 s: {reason}", output), output
+    assert "silent.invalid: no key\n" in output and "closed.invalid: no account\n" in output, output
+    assert status == 1 and "0 ranks came to meet within 15 s" in output

@@ -69,6 +69,19 @@ def test_open_mpi_gets_hosts_variables_and_no_binding(fake):
     assert "--allow-run-as-root" not in line and "--tag-output" not in line
 
 
+@pytest.mark.parametrize("source, given, agent", [
+    ("default", {}, "ssh -o ConnectTimeout=10"), ("environment", {"OMPI_MCA_plm_rsh_agent": "mine"}, "mine"),
+    ("file (/etc/params.conf)", {}, "")])
+def test_open_mpi_s_remote_shell_has_a_deadline_unless_one_was_chosen(tmp_path, source, given, agent):
+    for name, text in (("mpirun", 'case "$1" in --version) echo Open MPI;; *) echo "by $OMPI_MCA_plm_rsh_agent.";; esac'),
+                       ("ompi_info", f"echo 'mca:plm:rsh:param:plm_rsh_agent:source:{source}'"), ("ssh", "")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    status, output = scalecomrun("-np", "2", "-H", "one:1,two:1", "python3",
+                                 env={"PATH": f"{tmp_path}:{os.environ['PATH']}", **given})
+    assert status == 0 and f"by {agent}.\n" in output, output
+
+
 def test_root_has_to_ask_for_open_mpi(fake):
     path = fake("mpirun", OPEN_MPI)
     arguments = ("-np", "2", "--launcher", "mpirun", "python3", "train.py")

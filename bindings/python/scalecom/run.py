@@ -6,7 +6,6 @@ import asyncio
 import os
 import pathlib
 import re
-import secrets
 import shlex
 import shutil
 import subprocess
@@ -277,9 +276,7 @@ def _run_local(options, plan, found):
 
 def _run_line(options, plan, name):
     launcher = lines.find_launcher(name)
-    environment = {name: value for name, value in os.environ.items() if name not in lines.HOROVOD_PLACES}
-    if name == "srun":  # Which passes all of it on; ranks without MPI prove by the key whose they are.
-        environment.setdefault("SCALECOM_RENDEZVOUS_KEY", secrets.token_hex(16))
+    environment = lines.launch_environment(launcher, os.environ)
     line = lines.launch_line(launcher, plan, environment, os.geteuid())
     if options.dry_run or options.verbose:
         print(shlex.join(line), flush=True)

@@ -19,6 +19,7 @@ import struct
 import subprocess
 import sys
 
+from scalecom import _library
 from scalecom.launch import processes
 
 HELLO_TIMEOUT_S = 10.0
@@ -214,7 +215,8 @@ async def _work(say, reader):
     try:
         os.chdir(job["directory"])
     except OSError as error:
-        return f"{job['directory']}, where the driver runs: {error.strerror}"
+        return (f"it has no {job['directory']} ({error.strerror}); start the job in a folder that all hosts "
+                "have")
     agent = Agent(job, say, [_Output(say, name) for name in ("stdout", "stderr")])
     silence = Silence(job["silence_s"], lambda: say({}))
     number = signal.SIGTERM
@@ -223,7 +225,7 @@ async def _work(say, reader):
             await agent.open()
             # sshd: the client's address and port, and its own.
             *_, address, _ = os.environ.get("SSH_CONNECTION", "- -").rsplit(" ", 2)
-            say({"ready": True, "address": address})
+            say({"ready": True, "address": address, "version": _library.version()})
             listening = asyncio.ensure_future(_listen(reader, agent, silence))
             waiting = asyncio.ensure_future(silence.wait())
             await asyncio.wait([listening, waiting, caught], return_when=asyncio.FIRST_COMPLETED)

@@ -4,6 +4,7 @@ A link tells the driver by hear(link, message): what the agent says, or {"gone":
 """
 
 import asyncio
+import collections
 import contextlib
 import json
 import os
@@ -15,11 +16,15 @@ import threading
 import time
 from typing import NamedTuple
 
+from scalecom import _library
 from scalecom.launch import agent, hosts, processes
 
 # For a shell to get there, and Python to start.
 READY_TIMEOUT_S = 30.0
 _END_S = 5.0
+# For what a shell had written to arrive: a connection that it leaves for later ones holds its pipe open.
+_COMPLAINTS_S = 1.0
+_LINES_SHOWN = 10
 
 
 class LocalLink:
@@ -101,7 +106,7 @@ class RemoteLink:
         self._shell = shell
         self._job = job
         self._hear = hear
-        self._process = self._beats = self._listening = None
+        self._process = self._beats = self._listening = self._complaints = None
         self._silence = agent.Silence(job["silence_s"])
 
     async def live(self):
@@ -114,22 +119,30 @@ class RemoteLink:
         self._hear(self, {"gone": reason})
 
     async def _live(self):
-        try:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._shell, self.name, self._command(), stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE, start_new_session=True, limit=agent.LINE_BYTES_MAX)
-        except OSError as error:
-            return f"{self._shell[0]} cannot be run: {error.strerror}"
+        with contextlib.ExitStack() as stack:
+            reader, write_end = await processes.open_pipe(stack)
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    *self._shell, self.name, self._command("scalecom.launch.agent"),
+                    stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=write_end,
+                    start_new_session=True, limit=agent.LINE_BYTES_MAX)
+            except OSError as error:
+                return f"{self._shell[0]} cannot be run: {error.strerror}"
+        self._complaints = asyncio.ensure_future(
+            processes.copy_lines(reader, sys.stderr, f"{self.name}: "))
         self._beats = _Beats(self._process.stdin, self._job["silence_s"] / agent.BEATS)
         self.say(self._job)
         try:
             ready = await asyncio.wait_for(self._read_ready(), READY_TIMEOUT_S)
         except asyncio.TimeoutError:
-            return f"its remote shell gave no sign of life within {READY_TIMEOUT_S:g} s"
+            return f"its remote shell gave no sign of life within {READY_TIMEOUT_S:g} s; {self._trial()}"
         if ready is None:
-            return await self._end_of_shell()
+            return f"{await self._end_of_shell()}; {self._trial()}"
         if "failed" in ready:
             return ready["failed"]
+        if ready.get("version") != _library.version():
+            return (f"scalecom there is {ready.get('version', 'another')}, and here {_library.version()}; "
+                    "install the same on all hosts")
         await self._find_addresses(ready["address"])
         self.is_ready = True
         self._hear(self, ready)
@@ -144,20 +157,32 @@ class RemoteLink:
             silence.cancel()
             self._listening.cancel()
 
-    def _command(self):
+    def _command(self, module, *arguments):
         path = os.environ.get("PYTHONPATH")
         # The shell begins in another folder.
         whole = path and os.pathsep.join(map(os.path.abspath, path.split(os.pathsep)))
         return shlex.join([*(["env", f"PYTHONPATH={whole}"] if whole else []), sys.executable, "-m",
-                           "scalecom.launch.agent"])
+                           module, *arguments])
+
+    def _trial(self):
+        """What somebody may type to see what is wrong."""
+        command = self._command("scalecom.run", "--version")
+        return f"this has to work: {shlex.join([*self._shell, self.name])} {command}"
 
     async def _read_ready(self):
-        """What the agent says first; None where the shell ends. A login may print lines before."""
+        """What the agent says first; None where the shell ends. What a login prints before is shown
+        then: it may tell why."""
+        others = collections.deque(maxlen=_LINES_SHOWN)
         while line := await self._process.stdout.readline():
             with contextlib.suppress(ValueError):
                 message = json.loads(line)
                 if isinstance(message, dict) and message.keys() & {"ready", "failed"}:
                     return message
+            others.append(line)
+        with processes.reader_may_go(sys.stderr):
+            for line in others:
+                sys.stderr.buffer.write(f"{self.name}: ".encode() + line.rstrip(b"\r\n") + b"\n")
+            sys.stderr.flush()
         return None
 
     async def _end_of_shell(self):
@@ -165,6 +190,7 @@ class RemoteLink:
             status = await asyncio.wait_for(self._process.wait(), _END_S)
         except asyncio.TimeoutError:
             return "its remote shell closed its output"
+        await asyncio.wait([self._complaints], timeout=_COMPLAINTS_S)
         return f"its remote shell {processes.describe(status)}"
 
     async def _find_addresses(self, told):

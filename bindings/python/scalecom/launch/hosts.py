@@ -1,5 +1,6 @@
 """Hosts, the ranks that each of them has room for, their addresses, and free ports of this one."""
 
+import functools
 import ipaddress
 import re
 import socket
@@ -86,7 +87,24 @@ def check_one_local(hosts, source):
 
 
 def is_local(name):
-    """Whether a name is one by which this host is commonly called."""
+    """Whether a name is one by which this host is commonly called: its own, also with a domain, and its
+    addresses. No name server is asked about others."""
     own = socket.gethostname()
-    return name in ("localhost", own, own.partition(".")[0]) or bool(
-        re.fullmatch(r"127(\.\d{1,3}){3}", name))
+    short = own.partition(".")[0]
+    if name in ("localhost", own, short):
+        return True
+    is_asked = name.startswith(f"{short}.") or re.fullmatch(r"\d+(\.\d+){3}", name)
+    return bool(is_asked) and leads_here(name)
+
+
+@functools.lru_cache(maxsize=1024)
+def leads_here(name):
+    """Whether a name's first address is this host's, from which its own packets to it come."""
+    try:
+        (family, kind, _, _, place), *_ = socket.getaddrinfo(name, 9, type=socket.SOCK_DGRAM)
+        with socket.socket(family, kind) as probe:
+            probe.connect(place)  # Sends nothing.
+            own = probe.getsockname()[0]
+    except OSError:
+        return False
+    return own == place[0] or ipaddress.ip_address(place[0]).is_loopback

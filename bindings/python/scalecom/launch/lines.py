@@ -2,6 +2,7 @@
 
 import functools
 import os
+import secrets
 import shutil
 import subprocess
 from typing import NamedTuple
@@ -11,6 +12,8 @@ _FORWARDED_PREFIXES = ("SCALECOM_", "HOROVOD_")
 _FORWARDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "OMP_NUM_THREADS")
 _ROOT_VARIABLES = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
 _VERSION_TIMEOUT_S = 20
+# Open MPI's own waits for ever, as for a server that is stopped.
+_SHELL_WITH_DEADLINE = "ssh -o ConnectTimeout=10"
 
 
 # By which horovodrun tells a rank its place; and torchrun, where it does. They are that rank's alone.
@@ -120,6 +123,28 @@ def _srun_line(program, plan, environment, _, mpi="pmix"):
         raise ValueError("-x has a comma in a value, which srun cannot pass; export the variable "
                          "and give -x its name")
     return [*line, "--export=" + ",".join(["ALL", *values])]
+
+
+def launch_environment(launcher, environment):
+    """That of the launcher: without a rank's place; for Open MPI with a remote shell that has a deadline,
+    unless the user or the site has chosen one; for srun, which passes all of it on, with a key by which ranks
+    without MPI prove whose they are."""
+    kept = {name: value for name, value in environment.items() if name not in HOROVOD_PLACES}
+    if launcher.family == "openmpi" and shutil.which("ssh") and _has_default_shell():
+        kept["OMPI_MCA_plm_rsh_agent"] = _SHELL_WITH_DEADLINE
+    if launcher.family.startswith("srun"):
+        kept.setdefault("SCALECOM_RENDEZVOUS_KEY", secrets.token_hex(16))
+    return kept
+
+
+def _has_default_shell():
+    try:
+        shown = subprocess.run(["ompi_info", "--parsable", "--level", "9", "--param", "plm", "rsh"],
+                               capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                               timeout=_VERSION_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return "param:plm_rsh_agent:source:default\n" in shown.stdout
 
 
 _LINES = {"openmpi": _openmpi_line, "mpich": _mpich_line, "intel": _intel_line, "srun": _srun_line,

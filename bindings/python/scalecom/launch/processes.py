@@ -93,7 +93,7 @@ class RankProcess:
         if targets is None:
             targets = [] if prefix is None else [sys.stdout, sys.stderr]
         with contextlib.ExitStack() as stack:
-            pipes = [await _open_pipe(stack) for _ in targets]
+            pipes = [await open_pipe(stack) for _ in targets]
             try:
                 process = await asyncio.create_subprocess_exec(
                     *command, env=environment, stdin=asyncio.subprocess.DEVNULL,
@@ -125,7 +125,7 @@ class RankProcess:
         return True
 
 
-async def _open_pipe(stack):
+async def open_pipe(stack):
     """(reader, descriptor to write to, which the stack closes). asyncio's own pipes hold up the news
     of a process's end until what it started has closed them too."""
     read_end, write_end = os.pipe()
