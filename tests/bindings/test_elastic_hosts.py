@@ -16,6 +16,7 @@ import scalecom
 from jobs import HERE, has_ipv6, is_alive, rank_environment, run_limited
 from test_elastic import GO_ON_S_MAX, ElasticJob, check_resets, check_training
 
+from scalecom import _library, worker
 from scalecom.launch import hosts
 
 NETLAB = HERE.parent.parent / "tools" / "netlab"
@@ -326,3 +327,19 @@ esac"""
         assert re.search(rf"{name}.invalid is put aside for 10 s: {reason}", output), output
     assert "silent.invalid: no key\n" in output and "closed.invalid: no account\n" in output, output
     assert status == 1 and "0 ranks came to meet within 15 s" in output
+
+
+def test_what_keeps_ranks_from_each_other_is_told_once(monkeypatch, caplog):
+    class Driver:
+        meetings = 0
+
+        def meet(self):
+            self.meetings += 1
+
+    driver, codes = Driver(), [_library.RANK_LOST, _library.RANK_LOST, _library.OK]
+    monkeypatch.setattr(worker, "find_driver", lambda: driver)
+    monkeypatch.setattr(_library, "last_error", lambda: "no way to 10.0.0.1")
+    monkeypatch.setenv("RANK", "3")
+    with caplog.at_level("WARNING", "scalecom"):
+        assert worker.join(lambda: codes.pop(0)) == _library.OK and driver.meetings == 3
+    assert caplog.messages == ["rank 3: the ranks meet again, since not all could connect: no way to 10.0.0.1"]

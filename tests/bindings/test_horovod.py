@@ -204,6 +204,20 @@ def test_libraries_find_the_rank_where_horovodrun_tells_it(launcher, is_told, tm
                      "HOROVOD_HOSTNAME": socket.gethostname()} if is_told else {})
 
 
+def test_libraries_find_the_rank_of_an_elastic_job_once_it_is_known(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text("import os\nimport horovod.torch as hvd\n"
+                      "names = [name for name in sorted(os.environ) if name.startswith('HOROVOD_')]\nhvd.init()\n"
+                      "print(hvd.rank(), names, [os.environ['HOROVOD_' + name] for name in\n"
+                      "      ('RANK', 'SIZE', 'LOCAL_RANK', 'LOCAL_SIZE')], flush=True)\nhvd.shutdown()\n")
+    status, output = run_limited(
+        [sys.executable, "-m", "scalecom.run", "--elastic", "-np", "2", "--min-np", "2", sys.executable, "-m",
+         "scalecom.horovod", str(script)], 60, env=rank_environment({"HOROVOD_RANK": "7"}))
+    assert status == 0, output
+    for rank in "01":
+        assert f"{rank} ['HOROVOD_HOSTNAME'] ['{rank}', '2', '{rank}', '2']\n" in output, output
+
+
 def test_processes_that_are_started_have_the_names_too(tmp_path):
     status, output = run_python(
         ["-c", "import scalecom.horovod, subprocess, sys; scalecom.horovod.install()\n"

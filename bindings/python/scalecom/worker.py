@@ -6,6 +6,7 @@ JSON, one a line. One thread uses it.
 
 import functools
 import json
+import logging
 import os
 import select
 import socket
@@ -13,7 +14,7 @@ import struct
 import sys
 
 from scalecom import _library
-from scalecom.launch import hosts
+from scalecom.launch import hosts, lines
 
 # Meetings in succession that may fail because a worker was lost meanwhile.
 MEETINGS_MAX = 10
@@ -87,6 +88,9 @@ class Driver:
                 raise ValueError(f"the job does not go on: {message['refused']}")
             if "variables" in message:
                 os.environ.update(message["variables"])
+                if "HOROVOD_HOSTNAME" in os.environ:  # scalecom.horovod serves Horovod's names here.
+                    os.environ.update({name: os.environ[told] for name, told in lines.HOROVOD_PLACES.items()
+                                       if told})
                 self.local_rank = int(message["variables"]["LOCAL_RANK"])
                 self._has_update = False
                 return
@@ -124,9 +128,12 @@ def join(connect):
     driver = find_driver()
     if driver is None:
         return connect()
-    for _ in range(MEETINGS_MAX):
+    for meeting in range(MEETINGS_MAX):
         driver.meet()
         code = connect()
         if code in (_library.OK, _library.INVALID_ARGUMENT):
             break
+        if meeting == 0:  # What keeps ranks from each other, as a firewall does, is known before the last.
+            logging.getLogger("scalecom").warning("rank %s: the ranks meet again, since not all could connect: %s",
+                                                  os.environ["RANK"], _library.last_error())
     return code

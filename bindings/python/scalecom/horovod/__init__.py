@@ -66,10 +66,12 @@ def install():
 
 def _tell_place():
     """Sets what horovodrun sets without MPI, by which libraries see that Horovod runs and on which rank, where
-    torchrun, or what speaks as it does, has told this process its own."""
+    torchrun, or what speaks as it does, has told this process its own. A worker of an elastic job learns it in
+    each meeting (scalecom/worker.py)."""
     for name in HOROVOD_PLACES:  # Where a rank of another job has started this process, they are its own.
         os.environ.pop(name, None)
-    if is_under_mpi() or not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+    is_elastic = "SCALECOM_ELASTIC_WORKER" in os.environ
+    if not is_elastic and (is_under_mpi() or not {"RANK", "WORLD_SIZE"} <= os.environ.keys()):
         return
     os.environ["HOROVOD_HOSTNAME"] = socket.gethostname()
     os.environ.update({name: os.environ[told] for name, told in HOROVOD_PLACES.items() if told in os.environ})
