@@ -83,13 +83,13 @@ def test_what_a_function_on_ranks_cannot_have_is_refused():
         for error, message, given in (
                 (NotImplementedError, "min_np.*scalecomrun --elastic", {"min_np": 1}),
                 (NotImplementedError, "host_discovery_script", {"host_discovery_script": "x"}),
-                (NotImplementedError, "ssh_port.*this host only", {"ssh_port": 22}),
+                (NotImplementedError, "ssh_port.*ssh/config", {"ssh_port": 22}),
                 (NotImplementedError, "output_filename", {"output_filename": "x"}),
                 (ValueError, "use_gloo and use_mpi", {"use_gloo": True, "use_mpi": True}),
                 (ValueError, "hosts and hostfile", {"hosts": "localhost:1", "hostfile": "x"}),
                 (ValueError, "mpi_args.*use_mpi", {"mpi_args": "-v"}),
-                (ValueError, "hosts has faraway.*scalecomrun -np 2 -H faraway:2",
-                 {"hosts": "faraway:2", "num_proc": 2}),
+                (ValueError, "num_proc is 3, and the hosts have 2",
+                 {"hosts": "faraway:2", "num_proc": 3}),
                 (ValueError, "num_proc is 2, and the hosts have 1",
                  {"hosts": "localhost:1", "num_proc": 2}),
                 (ValueError, "num_proc is 0", {"num_proc": 0})):

@@ -381,7 +381,7 @@ def test_what_is_wrong_with_the_hosts_is_told_once(monkeypatch):
 
 
 def test_a_function_is_not_left_to_srun():
-    with pytest.raises(ValueError, match="launcher is 'srun'; allowed: 'local' and 'mpirun'"):
+    with pytest.raises(ValueError, match="launcher is 'srun'; allowed: 'auto', 'local' and 'mpirun'"):
         run(print, launcher="srun")
 
 

@@ -31,12 +31,14 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--num-proc", type=int, default=2)
     parser.add_argument("--use-mpi", action="store_true")
+    parser.add_argument("--hostfile")
     args = parser.parse_args()
-    results = horovod.run(train, (10.0,), {"offset": 1.0}, num_proc=args.num_proc,
-                          hosts=f"localhost:{args.num_proc}", use_mpi=args.use_mpi)
+    hosts = {"hostfile": args.hostfile} if args.hostfile else {"hosts": f"localhost:{args.num_proc}"}
+    results = horovod.run(train, (10.0,), {"offset": 1.0}, num_proc=args.num_proc, use_mpi=args.use_mpi, **hosts)
     wanted = 10.0 * sum(range(1, args.num_proc + 1)) + 1.0
-    assert results == [(rank, wanted, args.use_mpi, os.getcwd()) for rank in range(args.num_proc)]
-    failures = () if args.use_mpi else ((fail, (args.num_proc - 1,), "no such word"),
+    is_by_mpi = args.use_mpi or bool(args.hostfile)
+    assert results == [(rank, wanted, is_by_mpi, os.getcwd()) for rank in range(args.num_proc)]
+    failures = () if is_by_mpi else ((fail, (args.num_proc - 1,), "no such word"),
                                         (leave, (), "gave no result"))
     for function, arguments, message in failures:
         try:

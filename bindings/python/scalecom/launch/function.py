@@ -5,6 +5,7 @@ import multiprocessing.spawn
 import os
 import pathlib
 import pickle
+import socket
 import subprocess
 import sys
 import tempfile
@@ -12,31 +13,34 @@ import traceback
 
 from scalecom import pickling
 from scalecom.launch import hosts as host_lists
+from scalecom.launch import processes
 
 _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "RANK")
 
 
-def run(func, args=(), kwargs=None, num_proc=1, hosts=None, launcher="local", launcher_args="",
+def run(func, args=(), kwargs=None, num_proc=1, hosts=None, launcher="auto", launcher_args="",
         executable=None, environment=None, verbose=False):
-    """Calls func(*args, **kwargs) on num_proc ranks of this host, and returns what it returned on each,
-    in rank order.
+    """Calls func(*args, **kwargs) on num_proc ranks, and returns what it returned on each, in rank order.
 
     The function calls init() itself. It, its arguments and its results go by cloudpickle where that is
     installed. By pickle a function is one of a module, or of the script, which each rank then imports:
-    the script has its call of run() under `if __name__ == "__main__":`. hosts: names of this host with
-    their slots, as "localhost:4". launcher: "local" or "mpirun", with launcher_args. executable: the Python to
-    run; default: this one. environment: variables besides those of this process. verbose: tells the
+    the script has its call of run() under `if __name__ == "__main__":`. hosts: as of scalecomrun -H; default:
+    this host. Others have to share the working folder, through which the call and the results go.
+    launcher: "local", "mpirun", with launcher_args, or "auto", which is mpirun on several hosts. executable: the
+    Python to run; default: this one. environment: variables besides those of this process. verbose: tells the
     command.
 
     ValueError for wrong arguments; RuntimeError where a rank raised or ended, which names the rank and
     has its traceback.
     """
-    _check(num_proc, hosts, launcher)
+    is_here = _check(num_proc, hosts, launcher)
+    if launcher == "auto":
+        launcher = "local" if is_here else "mpirun"
     main = sys.modules.get("__mp_main__")
     if main is not None and main is not sys.modules["__main__"]:
         raise RuntimeError("run() was called while a rank imports the script; put its call under "
                            'if __name__ == "__main__":')
-    with tempfile.TemporaryDirectory(prefix="scalecom-") as name:
+    with tempfile.TemporaryDirectory(prefix="scalecom-", dir=None if is_here else os.getcwd()) as name:
         folder = pathlib.Path(name)
         (folder / "call").write_bytes(_preparation() + _dump_call(func, args, kwargs or {}))
         command = [executable or sys.executable, "-m", "scalecom.run", "-np", str(num_proc),
@@ -48,20 +52,21 @@ def run(func, args=(), kwargs=None, num_proc=1, hosts=None, launcher="local", la
 
 
 def _check(num_proc, hosts, launcher):
-    if launcher not in ("local", "mpirun"):
-        raise ValueError(f"launcher is {launcher!r}; allowed: 'local' and 'mpirun', as a function runs on "
-                         f"this host only. Put it in a script for another: scalecomrun -np {num_proc} "
-                         "--launcher srun")
+    """Returns whether all ranks are on this host."""
+    if launcher not in ("auto", "local", "mpirun"):
+        raise ValueError(f"launcher is {launcher!r}; allowed: 'auto', 'local' and 'mpirun'. Put the function in "
+                         f"a script for another: scalecomrun -np {num_proc} --launcher srun")
     if type(num_proc) is not int or num_proc < 1:
         raise ValueError(f"num_proc is {num_proc!r}; allowed: a whole number, 1 or more")
     found = host_lists.parse_hosts(hosts) if hosts else []
     strangers = [host.name for host in found if not host_lists.is_local(host.name)]
-    if strangers:
-        raise ValueError(f"hosts has {', '.join(strangers)}; a function runs on this host only: put it "
-                         f"in a script, and start that by scalecomrun -np {num_proc} -H {hosts}")
+    if strangers and launcher == "local":
+        raise ValueError(f"hosts has {', '.join(strangers)}, and launcher is 'local', which starts ranks on this "
+                         "host only; leave it out")
     room = sum(host.slots for host in found)
     if found and room < num_proc:
         raise ValueError(f"num_proc is {num_proc}, and the hosts have {room} slots; give more slots")
+    return not strangers
 
 
 def _preparation():
@@ -88,7 +93,10 @@ def _wait(command, environment):
         return process.wait()
     except BaseException:  # It ends its ranks.
         process.terminate()
-        process.wait()
+        try:
+            process.wait(2 * processes.GRACE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
         raise
 
 
@@ -111,6 +119,9 @@ def main():
     folder = pathlib.Path(sys.argv[1])
     rank = next(filter(None, map(os.environ.get, _RANK_VARIABLES)))
     value = error = None
+    if not folder.exists():
+        sys.exit(f"rank {rank} on {socket.gethostname()}: there is no {folder}, where the call is; a function on "
+                 "several hosts needs a working folder that they share")
     try:
         with open(folder / "call", "rb") as file:
             multiprocessing.spawn.prepare(pickle.load(file))

@@ -1,15 +1,17 @@
 """Served by scalecom.launch.function, whose ranks scalecomrun starts."""
 
+import pathlib
 import warnings
 
 from scalecom.launch import function
+from scalecom.launch import hosts as host_lists
 
 _UNSERVED = {
     **dict.fromkeys(("min_num_proc", "max_num_proc", "min_np", "max_np", "slots", "reset_limit",
                      "cooldown_range", "host_discovery_script"),
                     "start an elastic script by scalecomrun --elastic"),
-    **dict.fromkeys(("hostfile", "ssh_port", "ssh_identity_file"),
-                    "a function runs on this host only: start a script by scalecomrun"),
+    "ssh_port": "give the host its Port in ~/.ssh/config",
+    "ssh_identity_file": "give the host its IdentityFile in ~/.ssh/config",
     "output_filename": "redirect the output, or start a script by scalecomrun --prefix-output"}
 
 
@@ -19,11 +21,12 @@ def run(func, args=(), kwargs=None, num_proc=1, min_num_proc=None, max_num_proc=
         output_filename=None, verbose=None, use_gloo=None, use_mpi=None, mpi_args=None,
         network_interface=None, network_interfaces=None, executable=None, np=None, min_np=None,
         max_np=None):
-    """As Horovod's, on this host: func(*args, **kwargs) on num_proc ranks; a list of what they return,
-    in rank order. RuntimeError names a rank that failed.
+    """As Horovod's: func(*args, **kwargs) on num_proc ranks; a list of what they return, in rank order.
+    RuntimeError names a rank that failed.
 
-    use_mpi: mpirun starts the ranks, with mpi_args. NotImplementedError for arguments of elastic jobs
-    and other hosts; disable_cache and network interfaces have no effect on one host.
+    use_mpi: mpirun starts the ranks, with mpi_args, as it always does on several hosts, which share the
+    working folder. NotImplementedError for arguments of elastic jobs; disable_cache and network interfaces
+    have no effect.
     """
     given = locals()
     if use_gloo and use_mpi:
@@ -41,7 +44,10 @@ def run(func, args=(), kwargs=None, num_proc=1, min_num_proc=None, max_num_proc=
                       stacklevel=2)
         num_proc = np
     timeout = {} if start_timeout is None else {"SCALECOM_CONNECT_TIMEOUT": str(start_timeout)}
-    return function.run(func, args, kwargs, num_proc, hosts, "mpirun" if use_mpi else "local",
+    if hostfile is not None:
+        found = host_lists.parse_lines(pathlib.Path(hostfile).read_text(), hostfile)
+        hosts = ",".join(f"{host.name}:{host.slots}" for host in found)
+    return function.run(func, args, kwargs, num_proc, hosts, "mpirun" if use_mpi else "auto",
                         mpi_args or "", executable, timeout, bool(verbose))
 
 
