@@ -123,6 +123,7 @@ bool has_own_collectives(const Config& config) { return config.allreduce_algorit
 // met: one that went on alone would wait for the others until its time is over.
 template <class Make>
 auto make_together(Bootstrap& bootstrap, const ControlOptions& options, const Make& make) {
+  const Deadline end = Deadline::after(options.connect_timeout);
   std::optional<std::invoke_result_t<Make>> made;
   Status mine;
   try {
@@ -130,7 +131,7 @@ auto make_together(Bootstrap& bootstrap, const ControlOptions& options, const Ma
   } catch (const Error& error) {
     mine = error.status();
   }
-  const Status failure = first_failure(bootstrap, mine, options.connect_timeout);
+  const Status failure = first_failure(bootstrap, mine, end, options.connect_timeout);
   if (!failure.is_ok()) throw Error(failure);
   return std::move(*made);
 }

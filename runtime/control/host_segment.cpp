@@ -50,7 +50,7 @@ HostSegment share_host_segment(Bootstrap& bootstrap, const std::vector<HostFacts
                       facts[static_cast<std::size_t>(bootstrap.rank())].host_name, error.what()));
     }
   }
-  shared.problem = first_failure(bootstrap, mine, options.connect_timeout).message();
+  shared.problem = first_failure(bootstrap, mine, deadline, options.connect_timeout).message();
   return shared;
 }
 

@@ -46,6 +46,20 @@ std::vector<ControlEvent> poll_until(ControlChannel& channel, std::size_t count)
   return events;
 }
 
+// Alone, and tells how long it would have waited.
+class PatientBootstrap final : public Bootstrap {
+ public:
+  int rank() const noexcept override { return 0; }
+  int size() const noexcept override { return 1; }
+  Limit limit{};
+
+ private:
+  std::vector<std::string> exchange_in_step(const std::string& mine, Limit most) override {
+    limit = most;
+    return {mine};
+  }
+};
+
 using TcpPlaces = std::vector<std::pair<std::string, int>>;
 
 // Rank 0 in the hands of the test: what it tells rank 1 of where it listens.
@@ -356,4 +370,16 @@ TEST_CASE("where only IPv6 leads to a parent, the next one is asked by it first"
   });
   CHECK(met == 2);
   CHECK(visits == std::vector<int>{0, 1});
+}
+
+TEST_CASE(
+    "a rank that is stopped in a step of connecting is waited for until half a limit behind it") {
+  using std::chrono::hours;
+  PatientBootstrap bootstrap;
+  const Status mine(StatusCode::unavailable, "no");
+  CHECK(first_failure(bootstrap, mine, Deadline::after(hours(-1)), hours(2)).message() == "no");
+  CHECK(bootstrap.limit == hours(1));
+  CHECK(first_failure(bootstrap, {}, Deadline::after(hours(2)), hours(2)).is_ok());
+  CHECK(bootstrap.limit > hours(2));
+  CHECK(bootstrap.limit <= hours(3));
 }
