@@ -12,8 +12,8 @@ _FORWARDED_PREFIXES = ("SCALECOM_", "HOROVOD_")
 _FORWARDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "OMP_NUM_THREADS")
 _ROOT_VARIABLES = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
 _VERSION_TIMEOUT_S = 20
-# Open MPI's own waits for ever, as for a server that is stopped.
-_SHELL_WITH_DEADLINE = "ssh -o ConnectTimeout=10"
+# Open MPI's own waits for ever for a server that is stopped, and outlives mpirun where a host has vanished.
+_SHELL_WITH_DEADLINE = "ssh -o ConnectTimeout=10 -o ServerAliveInterval=30"
 
 
 # By which horovodrun tells a rank its place; and torchrun, where it does. They are that rank's alone.
