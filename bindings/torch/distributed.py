@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 
+import torch
 import torch.distributed as dist
 
 from scalecom import _library, basics, process_sets
@@ -136,6 +137,10 @@ def _process_set_of(ranks, options):
 
 
 def _create(options, _):
+    if torch.__version__ < (2, 7):  # Its DDP waits for ever for what a group in Python returns.
+        raise NotImplementedError(f"torch {torch.__version__} is here; torch.distributed's backend \"scalecom\" needs "
+                                  "2.7 or later: update torch, or train with hvd.DistributedOptimizer, or with "
+                                  "hvd.ddp_hook over another backend")
     _membership.enter()
     ranks = list(options.global_ranks_in_group)
     if not ranks and (options.group_rank, options.group_size) != (basics.rank(), basics.size()):

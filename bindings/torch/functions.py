@@ -1,5 +1,7 @@
 """Parameters, optimizer state and Python objects, the same on every rank."""
 
+import ctypes
+
 import torch
 
 from scalecom import basics, pickling
@@ -45,7 +47,7 @@ def _tensor_of(packed):
 
 
 def _unpack(values):
-    return pickling.unpack(values.numpy().tobytes())
+    return pickling.unpack(ctypes.string_at(values.data_ptr(), values.numel()))  # numpy() needs numpy.
 
 
 def broadcast_object(obj, root_rank=0, name=None, process_set=None):

@@ -375,8 +375,13 @@ def broadcast_all_(names, tensors, root_rank):
     if ticket is not None:
         ticket.wait()
         return
-    for handle in [broadcast_async_(tensor, root_rank, name) for name, tensor in zip(names, tensors)]:
-        synchronize(handle)
+    handles = []
+    try:
+        for name, tensor in zip(names, tensors):
+            handles.append(broadcast_async_(tensor, root_rank, name))
+    finally:  # Also of those before one that is refused.
+        for handle in handles:
+            synchronize(handle)
 
 
 class _Broadcast(torch.autograd.Function):

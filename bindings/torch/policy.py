@@ -11,7 +11,7 @@ import numbers
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import FlopCounterMode
 
 from scalecom import basics
 from scalecom.compression import MIN_ELEMENTS, VALUES
@@ -42,16 +42,14 @@ class _ParameterFlops(TorchDispatchMode):
         self.flops, self.first = {}, None
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        result = function(*args, **kwargs)
+        with FlopCounterMode(display=False) as counter:  # Of this one operation.
+            result = function(*args, **(kwargs or {}))
+        flops = counter.get_total_flops()
         read = set(map(_memory, _tensors_in(args)))
         used = {self._names[memory] for memory in read if memory in self._names}
-        operation = function.overloadpacket
-        formula = flop_registry.get(operation)
-        flops = formula(*args, **kwargs, out_val=result) if formula is not None and used else 0
         for name in used:
             self.flops[name] = self.flops.get(name, 0) + flops
-            if operation is torch.ops.aten._to_copy:  # What autocast computes with in its place.
+            if function.overloadpacket is torch.ops.aten._to_copy:  # What autocast computes with in its place.
                 self._names[_memory(result)] = name
         if not self._of_inputs.isdisjoint(read):
             self._of_inputs.update(map(_memory, _tensors_in([result])))
