@@ -58,10 +58,10 @@ def _make_primitive(effect):
 
 def keep_chains_inside(effect):
     """From here on the chains of this ordered effect stay inside their programs, where that is right. JAX has no
-    place for it: its function that lowers a program is replaced. A JAX that has another one keeps its way."""
+    place for it: its function that lowers a program is replaced. A JAX without what that takes keeps its way."""
     lower_as_jax = getattr(pxla, "lower_sharding_computation", None)
-    if lower_as_jax is None or not {"lowering_platforms", "lowering_parameters"} <= set(
-            inspect.signature(lower_as_jax).parameters):
+    if lower_as_jax is None or not hasattr(core, "new_jaxpr_eqn") or not {
+            "lowering_platforms", "lowering_parameters"} <= set(inspect.signature(lower_as_jax).parameters):
         return
     primitive = _make_primitive(effect)
 

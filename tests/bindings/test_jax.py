@@ -138,6 +138,18 @@ def test_an_untested_version_is_named():
     assert result.returncode == 0 and "tested with 0.10 and 0.11" in result.stderr, result.stderr
 
 
+def test_a_jax_without_what_chains_inside_programs_take_keeps_its_way():
+    """As 0.9 is."""
+    result = _python("""
+import jax, jax.extend.core
+del jax.extend.core.new_jaxpr_eqn
+import scalecom.jax as hvd
+hvd.init()
+assert jax.jit(hvd.allreduce)(jax.numpy.ones(2)).tolist() == [1, 1]
+""")
+    assert result.returncode == 0, result.stderr
+
+
 def test_a_program_for_cuda_calls_the_same_names_in_one_chain():
     """Compiled nowhere: what XLA would get for a machine with a GPU."""
     result = _python("""
