@@ -46,6 +46,13 @@ def test_another_back_end_and_an_old_keras_are_refused():
     assert result.returncode == 1 and "needs Keras 3" in result.stderr
 
 
+def test_an_older_keras_is_warned_of():
+    for version, is_warned in (("3.9.2", True), ("3.10.0", False)):
+        result = _python(f"import keras; keras.__version__ = {version!r}\nimport scalecom.keras", KERAS_BACKEND="jax")
+        told = f"Keras {version} is here; scalecom.keras was tested with 3.10" in result.stderr
+        assert result.returncode == 0 and told == is_warned, result.stderr
+
+
 def test_a_back_end_that_is_not_installed_is_named():
     result = _python("import sys; sys.modules['tensorflow'] = None\nimport scalecom.keras",
                      KERAS_BACKEND="tensorflow")

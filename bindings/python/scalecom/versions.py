@@ -15,10 +15,10 @@ class Tested(NamedTuple):
 
 # By adapter.
 TESTED = {
-    "torch": Tested("PyTorch", (2, 1), (2, 13), "2.11 and 2.13, and made for 2.1 and later", "install 2.13"),
+    "torch": Tested("PyTorch", (2, 1), (2, 13), "2.1, 2.4, 2.8, 2.11 and 2.13", "install 2.13"),
     "jax": Tested("JAX", (0, 10), (0, 11), "0.10 and 0.11", "install one of them"),
-    "tensorflow": Tested("TensorFlow", (2, 16), (2, 21), "2.21, and made for 2.16 and later", "install 2.21"),
-    "keras": Tested("Keras", (3, 15), (3, 15), "3.15", "install that one"),
+    "tensorflow": Tested("TensorFlow", (2, 16), (2, 21), "2.16, 2.18, 2.20 and 2.21", "install 2.21"),
+    "keras": Tested("Keras", (3, 10), (3, 15), "3.10, 3.12, 3.14 and 3.15", "install 3.15"),
 }
 
 
