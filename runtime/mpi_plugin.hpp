@@ -9,11 +9,11 @@
 namespace scalecom {
 
 /// Loads libscalecom_mpi.so, libscalecom_mpich.so or libscalecom_mpi12.so, which lie beside this
-/// library, and makes its backend: that of the MPI which the process has loaded or was launched by. Throws
-/// Error(unavailable) with the loader's reason and the remedy, or where the launcher is another
-/// MPI's, ranks_missing() when not all ranks come within `limit`. A rank that initialises MPI waits
-/// for all others in MPI_Init, which knows no deadline: it runs on a thread of its own, which is
-/// left behind when the time is over.
+/// library, and makes its backend: that of the MPI which the process has loaded or was launched by.
+/// Throws Error(unavailable) with the loader's reason and the remedy, or where the launcher is
+/// another MPI's, ranks_missing() when not all ranks come within `limit`. A rank that initialises
+/// MPI waits for all others in MPI_Init, which knows no deadline: it runs on a thread of its own,
+/// which is left behind when the time is over.
 std::shared_ptr<MpiBackend> load_mpi_backend(const MpiLaunch& launch, Bootstrap::Limit limit);
 
 /// What the plugin that load_mpi_backend() would take finds here. Initialises nothing.
