@@ -1,5 +1,7 @@
 """scalecom for PyTorch, with Horovod's interface: ``import scalecom.torch as hvd``."""
 
+import types as _types
+
 try:
     import torch as _torch
 except ImportError as error:
@@ -12,6 +14,7 @@ from scalecom.residuals import compression_betas, compression_steps
 from scalecom.torch import elastic
 from scalecom.torch.compression import Compression
 from scalecom.torch.ddp import DDPState, ddp_hook
+from scalecom.torch.eager import eager as _eager
 from scalecom.torch.fsdp import register_fsdp_hook
 from scalecom.torch.functions import (allgather_object, broadcast_object,
                                       broadcast_optimizer_state, broadcast_parameters)
@@ -50,3 +53,7 @@ __all__ = [
     "sparse_allreduce_async", "synchronize",
 ]
 __all__ += _common.__all__
+
+for _name in __all__:
+    if isinstance(globals()[_name], _types.FunctionType):
+        _eager(globals()[_name])

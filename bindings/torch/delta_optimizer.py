@@ -6,6 +6,7 @@ from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import used
 from scalecom.reductions import Adasum
 from scalecom.torch import mpi_ops
+from scalecom.torch.eager import eager
 from scalecom.torch.optimizer_state import ChangeMixin
 from scalecom.torch.parameters import Hooks, check_passes, refuse_pass, takes_part
 
@@ -59,6 +60,7 @@ class DeltaMixin(ChangeMixin):
         self._scalecom.passes_done.clear()
         return super().zero_grad(*args, **kwargs)
 
+    @eager
     def step(self, closure=None):
         """Takes this rank's step, and replaces what it does to the parameters by its Adasum over
         the ranks. After a HorovodInternalError the parameters are undefined."""

@@ -14,6 +14,7 @@ from scalecom.reductions import Max
 from scalecom.residual_owners import claim
 from scalecom.torch import mpi_ops, sparse_ops, submit
 from scalecom.torch.compression import Compression
+from scalecom.torch.eager import eager
 from scalecom.torch.optimizer_state import ChangeMixin, StateMixin
 from scalecom.torch.parameters import Hooks, check_passes, refuse_pass, takes_part
 
@@ -50,6 +51,7 @@ class _Gradient:
         self.make_sparse = None  # Makes the reduced one from the ticket.
         self.sparse_after = None  # Sparse dimensions of one that is dense only as it travels.
 
+    @eager
     def count_pass(self, _):
         """The backward pass has accumulated it: the parameter's hook."""
         if self.passes_left <= 0:
@@ -101,7 +103,7 @@ class _Gradient:
             return torch.zeros_like(parameter)
         return torch.sparse_coo_tensor(
             torch.empty(dims, 0, dtype=torch.int64, device=parameter.device),
-            parameter.new_empty(0, *parameter.shape[dims:]), parameter.shape)
+            parameter.new_empty(0, *parameter.shape[dims:]), parameter.shape, check_invariants=False)
 
     def start(self):
         settings = self.settings
@@ -319,6 +321,7 @@ class GradientSettings(Hooks):
 class GradientMixin(StateMixin, ChangeMixin):
     """Overrides of an optimizer whose class it is mixed into; see DistributedOptimizer."""
 
+    @eager
     def synchronize(self):
         """Waits until every gradient is the reduced one. step() does it, unless inside
         skip_synchronize(); call it yourself to look at the gradients before step().
@@ -357,6 +360,7 @@ class GradientMixin(StateMixin, ChangeMixin):
         for gradient in self._scalecom.gradients:
             gradient.passes_left = passes
 
+    @eager
     def step(self, closure=None):
         """Waits for the reduced gradients, then updates the parameters. A closure's backward passes
         are reduced too, each before the optimizer sees its gradients; each has to give every rank a

@@ -13,13 +13,13 @@ import threading
 
 import torch
 import torch.distributed as dist
-from torch._C._dynamo import eval_frame
 
 from scalecom import reductions
 from scalecom._library import lib
 from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import used
 from scalecom.torch import completion, submit
+from scalecom.torch.eager import eager
 from scalecom.torch.work import DoneWork, Work, WorkWithoutResult
 
 _OPS = {dist.ReduceOp.RedOpType.SUM: reductions.Sum, dist.ReduceOp.RedOpType.AVG: reductions.Average,
@@ -93,18 +93,6 @@ def _settle(ticket):
         ticket.wait()
     except HorovodInternalError:
         pass
-
-
-def _eager(method):
-    """torch calls the group from C++, too, where Dynamo, while it traces a model, would take the method
-    for the model's code. Its frames are none of Dynamo's, hence. torch.compiler.disable says so too, but
-    imports Dynamo at the first call, which takes a second."""
-    if hasattr(eval_frame, "set_code_exec_strategy"):
-        skip = eval_frame._FrameAction.SKIP
-        eval_frame.set_code_exec_strategy(method.__code__, eval_frame._FrameExecStrategy(skip, skip))
-        method._torchdynamo_disable = True
-        return method
-    return torch._disable_dynamo(method)
 
 
 class ScaleComProcessGroup(dist.ProcessGroup):
@@ -195,27 +183,27 @@ class ScaleComProcessGroup(dist.ProcessGroup):
 
         return self._run(lambda name: start(name, wires), finish, tensors, opts)
 
-    @_eager
+    @eager
     def allreduce(self, tensors, opts=None):
         opts = opts or dist.AllreduceOptions()
         reduction = submit.reduction_of(_op_of(opts))
         return self._in_place([_only(tensors, "tensors")], lambda name, wires: submit.all_reduce(
             wires[0], wires[0], name, reduction), opts)
 
-    @_eager
+    @eager
     def allreduce_coalesced(self, tensors, opts=None):
         opts = opts or dist.AllreduceCoalescedOptions()
         reduction = submit.reduction_of(_op_of(opts))
         return self._in_place([tensor.detach() for tensor in tensors], lambda name, wires:
                               submit.all_reduce_group(wires, wires, name, reduction), opts)
 
-    @_eager
+    @eager
     def broadcast(self, tensors, opts=None):
         opts = opts or dist.BroadcastOptions()
         return self._in_place([_only(tensors, "tensors")], lambda name, wires: submit.submit(
             lib.scalecom_broadcast, (name, submit.view(wires[0]), opts.rootRank), wires[0]), opts)
 
-    @_eager
+    @eager
     def reduce(self, tensors, opts=None):
         """By an all-reduce, into memory of its own; the root alone takes the result."""
         opts = opts or dist.ReduceOptions()
@@ -234,7 +222,7 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         return self._run_exchange(lib.scalecom_all_gather, parts, (),
                                   lambda ticket: _deliver(ticket, targets), targets, opts)
 
-    @_eager
+    @eager
     def allgather(self, output_lists, inputs, opts=None):
         """Of tensors of one size, or of those sizes that the outputs have."""
         source = _only(inputs, "inputs")
@@ -251,19 +239,19 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         is_even = len(sizes) == 1
         return self._gather(targets, source, opts, 1 if is_even else source.numel())
 
-    @_eager
+    @eager
     def all_gather_single(self, output, source, opts=None):
         output, source = output.detach(), source.detach()
         _check_elements([output], source.numel() * self._size, source, "the all-gather")
         return self._gather([output], source, opts)
 
-    @_eager
+    @eager
     def all_gather_single_coalesced(self, outputs, sources, opts=None):
         """One all-gather after the other; the Work is that of all."""
         return _last([self.all_gather_single(output, source, opts)
                       for output, source in zip(outputs, sources)])
 
-    @_eager
+    @eager
     def reduce_scatter_single(self, output, source, opts=None):
         opts = opts or dist.ReduceScatterOptions()
         output, op = output.detach(), _op_of(opts)
@@ -273,13 +261,13 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         return self._run_exchange(lib.scalecom_reduce_scatter, wire, (op, 1.0, 1.0),
                                   lambda ticket: _deliver(ticket, [output]), [output], opts)
 
-    @_eager
+    @eager
     def reduce_scatter_single_coalesced(self, outputs, sources, opts=None):
         """One reduce-scatter after the other; the Work is that of all."""
         return _last([self.reduce_scatter_single(output, source, opts)
                       for output, source in zip(outputs, sources)])
 
-    @_eager
+    @eager
     def reduce_scatter(self, outputs, input_lists, opts=None):
         """Of parts of one size."""
         output, sources = _only(outputs, "outputs"), input_lists[0]
@@ -305,7 +293,7 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         return self._run_exchange(lib.scalecom_all_to_all, rows, (splits, self._size), finish, targets,
                                   opts)
 
-    @_eager
+    @eager
     def gather(self, output_lists, inputs, opts=None):
         """By an all-to-all in which only the root gets something."""
         opts = opts or dist.GatherOptions()
@@ -317,7 +305,7 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         return self._exchange(targets, submit.contiguous(source).view(1, source.numel()),
                               _one_at(opts.rootRank, self._size), [int(is_root)] * self._size, opts)
 
-    @_eager
+    @eager
     def scatter(self, outputs, input_lists, opts=None):
         """By an all-to-all in which only the root gives something."""
         opts = opts or dist.ScatterOptions()
@@ -332,7 +320,7 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         return self._exchange([output], rows, [int(is_root)] * self._size,
                               _one_at(opts.rootRank, self._size), opts)
 
-    @_eager
+    @eager
     def all_to_all_single(self, output, source, output_splits=None, input_splits=None, opts=None):
         output, source = output.detach(), source.detach()
         sent = self._splits(source, input_splits, "input")
@@ -354,7 +342,7 @@ class ScaleComProcessGroup(dist.ProcessGroup):
                              f"that add up to {rows} rows")
         return list(splits)
 
-    @_eager
+    @eager
     def alltoall(self, outputs, sources, opts=None):
         targets = [output.detach() for output in outputs]
         if len(targets) != self._size or len(sources) != self._size:
@@ -365,17 +353,17 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         _check_elements(targets, sum(received), rows, "the all-to-all")
         return self._exchange(targets, rows, [source.numel() for source in sources], received, opts)
 
-    @_eager
+    @eager
     def barrier(self, opts=None):
         # By a number like all others: those of several groups and threads are not to meet.
         here = torch.zeros(1, dtype=torch.uint8, device="cpu")
         return self._run_exchange(lib.scalecom_all_gather, here, (), lambda _: None, [], opts)
 
-    @_eager
+    @eager
     def send(self, tensors, peer, tag):
         return self._messages.send(_only(tensors, "tensors"), peer, tag)
 
-    @_eager
+    @eager
     def recv(self, tensors, peer, tag):
         return self._messages.receive(_only(tensors, "tensors"), peer, tag)
 

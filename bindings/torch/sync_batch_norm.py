@@ -7,6 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from scalecom import basics
 from scalecom._library import own_name
 from scalecom.reductions import Sum
+from scalecom.torch.eager import eager
 from scalecom.torch.mpi_ops import allgather, allreduce
 
 
@@ -104,6 +105,7 @@ class SyncBatchNorm(_BatchNorm):
             raise ValueError(f"the input's dtype is {input.dtype}; floating-point numbers are "
                              "needed: call float() first")
 
+    @eager
     def forward(self, input):
         self._check_input_dim(input)
         if not self.training or basics.size() == 1:

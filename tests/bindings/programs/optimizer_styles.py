@@ -3,6 +3,7 @@ called on every rank, in this order."""
 
 import gc
 import unittest
+import warnings
 
 import pytest
 import torch
@@ -27,6 +28,31 @@ class _Delegate:
 
     def step(self, closure=None):
         return self.inner.step(closure=closure)
+
+
+def what_a_compiled_function_calls_is_called_as_it_is():
+    """Dynamo does not trace it: it would warn, and make anew in each call what is made once."""
+    def step(inputs):
+        values = torch.tanh(norm(inputs))
+        everyone = hvd.allgather(values, name="compiled.gathered")
+        total = hvd.allreduce(values, name="compiled.total", op=hvd.Sum)
+        loss = everyone.square().mean() + (total * values).sum() / hvd.size()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return hvd.allreduce(loss.detach(), name="compiled.loss")
+
+    results = []
+    for make in (lambda function: torch.compile(function, backend="aot_eager"), lambda function: function):
+        norm = hvd.SyncBatchNorm(4)
+        optimizer = _wrap(norm)
+        inputs = torch.randn(8, 4, generator=torch.Generator(torch.get_default_device()).manual_seed(hvd.rank()))
+        stepping = make(step)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Dynamo")
+            results.append([stepping(inputs).item() for _ in range(3)])
+        results[-1] += norm.weight.tolist() + norm.bias.tolist()
+    assert results[0] == pytest.approx(results[1], rel=1e-6)
 
 
 def a_compiled_model_trains_as_one_process_with_the_whole_batch():
