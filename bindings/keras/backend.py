@@ -38,7 +38,7 @@ def _load_torch():
             compression = mpi_ops.place_for(op, gradients, self.compression)
             with used(self.process_set):
                 for place, (name, gradient) in enumerate(zip(names, gradients)):
-                    wire, context = compression.compress(gradient.detach().contiguous())
+                    wire, context = compression.compress(submit.contiguous(gradient.detach()))
                     reduction = submit.reduction_of(
                         op, prescale_factor, postscale_factor,
                         gradient_options(self.compression, name, gradient), -1 - place)

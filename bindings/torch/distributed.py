@@ -137,7 +137,7 @@ def _process_set_of(ranks, options):
 
 
 def _create(options, _):
-    if torch.__version__ < (2, 7):  # Its DDP waits for ever for what a group in Python returns.
+    if torch.__version__ < "2.7.dev0":  # Its DDP waits for ever for what a group in Python returns.
         raise NotImplementedError(f"torch {torch.__version__} is here; torch.distributed's backend \"scalecom\" needs "
                                   "2.7 or later: update torch, or train with hvd.DistributedOptimizer, or with "
                                   "hvd.ddp_hook over another backend")

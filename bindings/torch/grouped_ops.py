@@ -87,7 +87,7 @@ class _GroupedAllreduce(torch.autograd.Function):
             mpi_ops.check_differentiable(op)
             is_needed = ctx.needs_input_grad[6:]
             reduced = iter(grouped_allreduce(
-                [gradient.contiguous() for gradient, needed in zip(gradients, is_needed) if needed],
+                [submit.contiguous(gradient) for gradient, needed in zip(gradients, is_needed) if needed],
                 op=op, prescale_factor=prescale_factor, postscale_factor=postscale_factor,
                 priority=priority))
             return (None,) * 6 + tuple(next(reduced) if needed else None for needed in is_needed)
@@ -154,7 +154,7 @@ class _GroupedAllgather(torch.autograd.Function):
         with used(ctx.process_set):
             is_needed = ctx.needs_input_grad[1:]
             reduced = iter(grouped_allreduce(
-                [gradient.contiguous() for gradient, needed in zip(gradients, is_needed) if needed],
+                [submit.contiguous(gradient) for gradient, needed in zip(gradients, is_needed) if needed],
                 op=Average))
             rows = mpi_ops.allgather(torch.tensor([ctx.rows], device="cpu"))
             begins = rows[:basics.rank()].sum(dim=0).tolist()
@@ -210,7 +210,7 @@ class _GroupedReducescatter(torch.autograd.Function):
             factor = mpi_ops.reducescatter_gradient_factor(*ctx.arguments)
             is_needed = ctx.needs_input_grad[5:]
             gathered = iter(grouped_allgather(
-                [gradient.contiguous() * factor
+                [submit.contiguous(gradient) * factor
                  for gradient, needed in zip(gradients, is_needed) if needed]))
             return (None,) * 5 + tuple(next(gathered) if needed else None for needed in is_needed)
 

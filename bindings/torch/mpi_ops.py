@@ -132,7 +132,7 @@ class _Allreduce(torch.autograd.Function):
     def backward(ctx, gradient):
         op, prescale_factor, postscale_factor, priority = ctx.arguments
         check_differentiable(op)
-        reduced = allreduce(gradient.contiguous(), op=op, prescale_factor=prescale_factor,
+        reduced = allreduce(submit.contiguous(gradient), op=op, prescale_factor=prescale_factor,
                             postscale_factor=postscale_factor, process_set=ctx.process_set,
                             priority=priority)
         return reduced, None, None, None, None, None, None
@@ -196,7 +196,7 @@ class _Allgather(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         with used(ctx.process_set):
-            reduced = allreduce(gradient.contiguous(), op=Average)
+            reduced = allreduce(submit.contiguous(gradient), op=Average)
             rows = allgather(torch.tensor([ctx.rows], device="cpu"))
             begin = int(rows[:basics.rank()].sum())
             return reduced.narrow(0, begin, ctx.rows), None
@@ -257,7 +257,7 @@ class _Reducescatter(torch.autograd.Function):
     def backward(ctx, gradient):
         with used(ctx.process_set):
             factor = reducescatter_gradient_factor(*ctx.arguments)
-            return allgather(gradient.contiguous() * factor), None, None, None, None, None
+            return allgather(submit.contiguous(gradient) * factor), None, None, None, None, None
 
 
 def reducescatter(tensor, name=None, compression=Compression.none, op=Average, process_set=None,
@@ -322,7 +322,7 @@ class _Alltoall(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient, *_):
         with used(ctx.process_set):
-            return alltoall(gradient.contiguous(), ctx.received)[0], None, None
+            return alltoall(submit.contiguous(gradient), ctx.received)[0], None, None
 
 
 def alltoall(tensor, splits=None, name=None, process_set=None):
@@ -396,7 +396,7 @@ class _Broadcast(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         with used(ctx.process_set):
-            reduced = allreduce(gradient.contiguous(), op=Average)
+            reduced = allreduce(submit.contiguous(gradient), op=Average)
             is_root = basics.rank() == _place_of(ctx.root_rank)
             return reduced if is_root else reduced * 0, None, None
 

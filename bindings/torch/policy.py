@@ -42,11 +42,11 @@ class _ParameterFlops(TorchDispatchMode):
         self.flops, self.first = {}, None
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        with FlopCounterMode(display=False) as counter:  # Of this one operation.
-            result = function(*args, **(kwargs or {}))
-        flops = counter.get_total_flops()
         read = set(map(_memory, _tensors_in(args)))
         used = {self._names[memory] for memory in read if memory in self._names}
+        with FlopCounterMode(display=False) if used else contextlib.nullcontext() as counter:  # Of this operation.
+            result = function(*args, **(kwargs or {}))
+        flops = counter.get_total_flops() if used else 0
         for name in used:
             self.flops[name] = self.flops.get(name, 0) + flops
             if function.overloadpacket is torch.ops.aten._to_copy:  # What autocast computes with in its place.

@@ -39,7 +39,7 @@ def _check(tensor, op):
 def submit_sparse(full, tensor, op):
     """The ticket of a checked tensor's all-reduce under a full name, and what makes its result."""
     tensor = tensor.detach()
-    values = tensor._values().contiguous()
+    values = submit.contiguous(tensor._values())
     # No index is negative: what is, is a rank's row that tells the others the tensor's size.
     sizes = torch.tensor([tensor.shape[:tensor.sparse_dim()]], device=values.device)
     rows = torch.cat([-1 - sizes, tensor._indices().t()])
