@@ -36,6 +36,10 @@ class Reducer(GradientReducer):
         # What is compressed goes by the shape.
         return gradient if gradient.shape.is_fully_defined() else tf.ensure_shape(gradient, variable.shape)
 
+    def _claim(self, name, gradient, variable):
+        if not isinstance(gradient, tf.IndexedSlices):
+            super()._claim(name, gradient, variable)
+
     def _divide_by_size(self, gradient):
         size = operations.size_when_run(self.process_set, gradient.dtype)
         if isinstance(gradient, tf.IndexedSlices):

@@ -115,7 +115,7 @@ class HookState:
         places = [self._gradients[parameter] for parameter in parameters]
         for parameter, (name, reduction) in zip(parameters, places):
             if reduction.compression.rate:
-                claim(self.process_set, name, parameter, self._OTHER_NAMES)
+                claim(self.process_set, name, parameter, self, self._OTHER_NAMES)
         parts = []
         try:
             for gradient, (name, reduction) in zip(gradients, places):

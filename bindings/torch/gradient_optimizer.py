@@ -31,8 +31,8 @@ class _Gradient:
     """A parameter's gradient on its way through a step."""
 
     __slots__ = ("parameter", "name", "full_name", "byte_count", "settings", "priority",
-                 "passes_left", "group", "wire", "reduction", "context", "agreed_in",
-                 "sparse_dims", "make_sparse", "sparse_after")
+                 "passes_left", "group", "source", "version", "wire", "reduction", "context", "agreed_in",
+                 "sparse_dims", "make_sparse", "sparse_after", "__weakref__")
 
     def __init__(self, parameter, name, priority, settings):
         self.parameter = parameter
@@ -43,6 +43,7 @@ class _Gradient:
         self.settings = settings
         self.passes_left = settings.passes
         self.group = None  # The gradients that start when all of them are accumulated, if not alone.
+        self.source = self.version = None  # The gradient as its reduction began; torch counts its changes.
         self.wire = None  # What travels, while it is being reduced.
         self.reduction = None
         self.context = None
@@ -111,7 +112,7 @@ class _Gradient:
         if gradient is not None and gradient.is_sparse and not settings.has_agreed(self):
             settings.waiting.append(self)
             return
-        wire = self._ready()
+        wire = self.source = self._ready()
         if wire.is_sparse:
             self._start_sparse(wire)
             return
@@ -119,8 +120,9 @@ class _Gradient:
         if settings.compression is not Compression.none:
             options = gradient_options(settings.compression, self.name, self.parameter)
             if options is not None:
-                claim(settings.process_set, self.name, self.parameter, _OTHER_NAMES)
+                claim(settings.process_set, self.name, self.parameter, self, _OTHER_NAMES)
             wire, self.context = settings.compression.compress(wire)
+        self.version = self.source._version
         self.reduction = submit.reduction_of(settings.op, settings.prescale_factor,
                                              settings.postscale_factor, options, self.priority)
         settings.collect(self, wire)
@@ -131,11 +133,16 @@ class _Gradient:
             # Scales are left out: of an average they cancel.
             ticket, self.make_sparse = sparse_ops.submit_sparse(
                 submit.full_name("sparse_allreduce", self.name), wire, settings.op)
-        self.wire = wire
+        self.wire, self.version = wire, wire._version
         settings.pending.append((ticket, [self]))
 
     def finish(self, ticket):
         """After the wait for the ticket of its submit."""
+        if self.parameter.grad is not self.source or self.source._version != self.version:
+            raise AssertionError(
+                f"the gradient of {self.name} was changed between backward() and step(), while it was being reduced: "
+                "before clip_grad_norm_(), GradScaler.unscale_() or the like call optimizer.synchronize(), and then "
+                "step() inside optimizer.skip_synchronize()")
         if self.make_sparse is not None:
             self.parameter.grad = self.make_sparse(ticket)
         elif self.settings.compression is not Compression.none:
@@ -147,7 +154,7 @@ class _Gradient:
 
     def forget(self):
         self.passes_left = self.settings.passes
-        self.wire = self.context = self.make_sparse = self.sparse_after = None
+        self.source = self.wire = self.context = self.make_sparse = self.sparse_after = None
 
 
 class GradientSettings(Hooks):
@@ -290,7 +297,7 @@ class GradientSettings(Hooks):
                 ticket.wait()
                 for gradient in burst:
                     gradient.finish(ticket)
-            except HorovodInternalError as error:
+            except (HorovodInternalError, AssertionError) as error:
                 errors.append(error)
             finally:
                 for gradient in burst:

@@ -121,8 +121,9 @@ class GradientReducer:
     def _claim(self, name, gradient, variable):
         # What is no variable is another one in each step.
         if hasattr(variable, "assign") and gradient_options(self.compression, name, gradient) is not None:
-            claim(self.process_set, name, variable, "by their layers, as keras.layers.Dense(8, name=\"critic_1\"), or "
-                  "their own, as tf.Variable(value, name=\"critic/kernel\")")
+            # Graphs are traced by some ranks alone, too.
+            claim(self.process_set, name, variable, variable, "by their layers, as keras.layers.Dense(8, "
+                  "name=\"critic_1\"), or their own, as tf.Variable(value, name=\"critic/kernel\")", may_refuse=False)
 
     def reduce_changes(self, changes, variables):
         """The Adasum of what steps have changed of the variables (arXiv 2006.02924)."""

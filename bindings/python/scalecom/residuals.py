@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from scalecom import _library, basics
 from scalecom._library import lib, own_name
-from scalecom.process_sets import used
+from scalecom.process_sets import current, used
 
 _PREFIX = "allreduce."
 _NAME_BYTES_MAX = 4096 - len(_PREFIX)
@@ -157,6 +157,7 @@ class Residuals:
 
     def _restore(self, checked):
         for name, shape, values, step, beta in checked:
+            current().residual_owners.pop(name, None)  # It is whose comes next.
             # Without values it is of zeros.
             address = None if values is None else self._address_of(values)
             _library.check(lib.scalecom_residual_restore(

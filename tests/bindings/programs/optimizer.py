@@ -132,7 +132,8 @@ def a_further_backward_pass_is_refused():
     _backward(model, batch)
     with pytest.raises(AssertionError, match="backward_passes_per_step"):
         _backward(model, batch)
-    optimizer.synchronize()
+    with pytest.raises(AssertionError, match="was changed"):
+        optimizer.synchronize()
     optimizer.zero_grad()
     optimizer.set_backward_passes_per_step(2)
     _backward(model, batch)

@@ -127,6 +127,9 @@ def models_with_the_same_names_are_refused_when_they_take_turns():
         step(*second)
         step(*second)
     assert len(logs.output) == 1 and "turns.weight: another parameter" in logs.output[0]
+    first[1].load_state_dict(first[1].state_dict())  # What is restored is the parameter's own.
+    step(*first)
+    step(*second)
     with pytest.raises(ValueError, match="turns.weight: gradients of two parameters.*named_parameters="):
         step(*first)
     # Where the former is gone, and where each has its own names or owes nothing, there is nothing to say.
@@ -137,6 +140,21 @@ def models_with_the_same_names_are_refused_when_they_take_turns():
         for one in 2 * [*pairs("one.weight", "other.weight"),
                         *pairs("dense.weight", "dense.weight", compression=hvd.Compression.none)]:
             step(*one)
+
+
+def a_compressed_model_is_moved_by_swapping_its_tensors():
+    """As torch moves what is of a tensor's subclass: it refuses where there are weak references."""
+    model = nn.Linear(64, 64)
+    optimizer = _wrap(model, hvd.Compression.scalecom(rate=8))
+    model(torch.ones(2, 64)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        model.double()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    assert model.weight.dtype == torch.float64
 
 
 def _fine_tune(wrap, part_of, add):
@@ -189,7 +207,8 @@ def what_is_thawed_or_added_later_starts_in_the_backward_pass():
     with pytest.raises(AssertionError, match="parameter.1.[01] was computed more than 1 times"):
         for _ in range(2):
             late(torch.ones(1, 4).double()).sum().backward()
-    optimizer.step()
+    with pytest.raises(AssertionError, match="parameter.1.[01] was changed"):
+        optimizer.step()
 
 
 def a_sparse_gradient_that_is_thawed_stays_sparse():
@@ -236,6 +255,30 @@ def parameters_that_only_some_ranks_freeze_are_named():
     hvd.barrier()
     hvd.shutdown()
     hvd.init()
+
+
+def a_gradient_that_is_changed_while_it_is_reduced_is_refused():
+    """Of several sizes: large ones are on their way when the backward pass ends, small ones wait for others."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    for width in (8, 1024):
+        model = nn.Linear(width, 512)
+        for change in (lambda: nn.utils.clip_grad_norm_(model.parameters(), 1e-3), model.zero_grad,
+                       lambda: setattr(model.weight, "grad", model.weight.grad * 2.0)):
+            for compression in (hvd.Compression.none, hvd.Compression.fp16):
+                optimizer = _wrap(model, compression)
+                scaler.scale(model(torch.ones(2, width)).sum()).backward()
+                change()
+                with pytest.raises(AssertionError, match=r"(weight|bias) was changed.*synchronize\(\)"):
+                    optimizer.step()
+                optimizer.zero_grad()
+                scaler.scale(model(torch.ones(2, width)).sum()).backward()
+                optimizer.synchronize()
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+                with optimizer.skip_synchronize():
+                    scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
 
 
 def what_cannot_be_wrapped_is_refused():
