@@ -78,6 +78,13 @@ std::string first_host(std::string_view hosts) {
   return name;
 }
 
+// Slurm orders a step's hosts by name: rank 0 may be on another than the first where the user has
+// written down which host has which rank, and where a job has several components.
+bool is_rank_0_on_first_host() {
+  return !read_text("SLURM_DISTRIBUTION").starts_with("arbitrary") &&
+         read_number("SLURM_HET_SIZE", 0, kRanksMax).value_or(1) < 2;
+}
+
 }  // namespace
 
 std::vector<std::string> environment_names() {
@@ -151,9 +158,7 @@ std::optional<RankLaunch> find_slurm_launch() {
   launch.master_address = read_text("MASTER_ADDR");
   launch.master_port = read_number("MASTER_PORT", 1, 65535).value_or(port);
   launch.hosts = hosts == 1 ? HostSpread::one : HostSpread::several;
-  // Only a distribution that the user has written down may have rank 0 elsewhere.
-  if (launch.master_address.empty() &&
-      (hosts == 1 || read_text("SLURM_DISTRIBUTION") != "arbitrary")) {
+  if (launch.master_address.empty() && (hosts == 1 || is_rank_0_on_first_host())) {
     launch.master_address = first_host(read_text("SLURM_STEP_NODELIST"));
   }
   launch.attempt = fmt::format("{}.{}", job, step);

@@ -27,6 +27,13 @@ class Variable {
   std::string name_;
 };
 
+// As outside of Slurm's shells and jobs.
+void forget_slurm() {
+  for (const std::string& name : environment_names()) {
+    if (name.starts_with("SLURM_") || name.starts_with("MASTER_")) unsetenv(name.c_str());
+  }
+}
+
 }  // namespace
 
 TEST_CASE("without variables every setting is the struct's default, and says so") {
@@ -173,6 +180,7 @@ TEST_CASE("the launcher is known by its variable, which may tell how many ranks 
 }
 
 TEST_CASE("srun tells how many ranks of PMIx it started, and not in a batch script") {
+  forget_slurm();
   const Variable launched("PMIX_RANK", "1");
   const Variable of_allocation("SLURM_NTASKS", "4");
   CHECK(find_mpi_launch().ranks == 0);
@@ -181,6 +189,7 @@ TEST_CASE("srun tells how many ranks of PMIx it started, and not in a batch scri
 }
 
 TEST_CASE("a step of srun's says who a process is, and that ranks meet on its first host") {
+  forget_slurm();
   const Variable of_allocation("SLURM_NTASKS", "4");
   const Variable rank("SLURM_PROCID", "1");
   CHECK_FALSE(find_slurm_launch());  // A batch script is alone.
@@ -209,7 +218,12 @@ TEST_CASE("a step of srun's says who a process is, and that ranks meet on its fi
   CHECK(find_slurm_launch()->master_port == 10009);
   CHECK(find_slurm_launch()->hosts == HostSpread::several);
   {
-    const Variable distribution("SLURM_DISTRIBUTION", "arbitrary");  // Rank 0 may be anywhere.
+    // Rank 0 may be anywhere.
+    const auto [variable, value] =
+        GENERATE(table<std::string, std::string>({{"SLURM_DISTRIBUTION", "arbitrary"},
+                                                  {"SLURM_DISTRIBUTION", "arbitrary,nopack"},
+                                                  {"SLURM_HET_SIZE", "2"}}));
+    const Variable apart(variable, value);
     CHECK(master_of("node[1-2]") == "");
     const Variable nodes("SLURM_STEP_NUM_NODES", "1");
     CHECK(find_slurm_launch()->hosts == HostSpread::one);
