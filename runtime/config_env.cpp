@@ -24,7 +24,7 @@ constexpr std::array kSizeVariables{"OMPI_COMM_WORLD_SIZE", kMpichVariable};
 constexpr const char* kPmixVariable = "PMIX_RANK";
 // torchrun sets it.
 constexpr const char* kRunVariable = "TORCHELASTIC_RUN_ID";
-// srun sets it, in the processes of a step alone.
+// srun sets it in a step's processes, from which others that they start have it.
 constexpr const char* kStepSizeVariable = "SLURM_STEP_NUM_TASKS";
 constexpr int kRanksMax = 1 << 20;
 // Below those that systems give away.
@@ -163,6 +163,9 @@ std::optional<RankLaunch> find_slurm_launch() {
   }
   launch.attempt = fmt::format("{}.{}", job, step);
   launch.launcher = "srun (SLURM_PROCID)";
+  launch.advice = fmt::format(
+      "srun's step has {} tasks; a process that is to be alone sets RANK=0 and WORLD_SIZE=1",
+      *size);
   return launch;
 }
 

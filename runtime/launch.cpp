@@ -32,6 +32,7 @@ Rendezvous plan_rendezvous(const RankLaunch& launch, const Config& config) {
   rendezvous.size = launch.size;
   rendezvous.secret = config.rendezvous_key;
   rendezvous.hosts = launch.hosts;
+  rendezvous.advice = launch.advice;
   if (!config.rendezvous.empty()) {
     const std::optional<Place> place = parse_place(config.rendezvous);
     if (!place) {

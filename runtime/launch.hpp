@@ -33,6 +33,7 @@ struct RankLaunch {
   HostSpread hosts = HostSpread::unknown;  ///< by LOCAL_WORLD_SIZE
   std::string attempt;  ///< tells one start by torchrun, or step of Slurm's, from another
   std::string launcher = "RANK and WORLD_SIZE";  ///< for people
+  std::string advice = {};                       ///< that of the Rendezvous
 };
 
 /// Where they meet, from that and SCALECOM_RENDEZVOUS. Throws Error(invalid_argument) where nothing

@@ -77,6 +77,11 @@ std::string describe_place(const Rendezvous& rendezvous) {
                      fmt::join(rendezvous.ports, ", "), rendezvous.job);
 }
 
+// Behind a message.
+std::string advice_of(const Rendezvous& rendezvous) {
+  return rendezvous.advice.empty() ? "" : ". " + rendezvous.advice;
+}
+
 const char* kSameForAll =
     "give all ranks the same MASTER_ADDR, MASTER_PORT, WORLD_SIZE and SCALECOM_RENDEZVOUS*";
 
@@ -150,8 +155,9 @@ class Host {
           "user's; give the job another MASTER_PORT",
           silence);
     }
-    const std::string problem = fmt::format("rank 0 cannot wait for the others at {}: {}",
-                                            describe_place(rendezvous_), who);
+    const std::string problem =
+        fmt::format("rank 0 cannot wait for the others at {}: {}{}", describe_place(rendezvous_),
+                    who, advice_of(rendezvous_));
     // Ranks of this host that were given localhost, too, look at this place only.
     if (is_own || !has_network || leads_back(rendezvous_.host)) {
       throw Error(StatusCode::unavailable, problem);
@@ -282,7 +288,8 @@ class Host {
     others_.emplace(-1, std::move(arrival.socket));  // It is to be told, too.
     throw Error(
         StatusCode::invalid_argument,
-        fmt::format("two processes say that they are rank {}; give each a RANK of its own", rank));
+        fmt::format("two processes say that they are rank {}; give each a RANK of its own{}", rank,
+                    advice_of(rendezvous_)));
   }
 
   Error missing() const {
@@ -293,9 +300,9 @@ class Host {
     return {StatusCode::timed_out,
             fmt::format("rank {} of {} did not come to init() within {:g} s; see that each was "
                         "started and calls init(), and {}; if one only comes later, raise "
-                        "SCALECOM_CONNECT_TIMEOUT{}{}",
+                        "SCALECOM_CONNECT_TIMEOUT{}{}{}",
                         fmt::join(ranks, ", "), rendezvous_.size, limit_.count(), kSameForAll,
-                        remark_.empty() ? "" : ". ", remark_)};
+                        remark_.empty() ? "" : ". ", remark_, advice_of(rendezvous_))};
   }
 
   void tell_all(const std::string& reply) {
@@ -341,9 +348,9 @@ class Guest {
                     fmt::format("rank {} did not find rank 0 at {} within {:g} s: {}. See that "
                                 "rank 0 was started and calls init(), that no other process has "
                                 "this rank's number, and {}; if rank 0 only comes later, raise "
-                                "SCALECOM_CONNECT_TIMEOUT",
+                                "SCALECOM_CONNECT_TIMEOUT{}",
                                 rendezvous_.rank, describe_place(rendezvous_), limit_.count(),
-                                finding_, kSameForAll));
+                                finding_, kSameForAll, advice_of(rendezvous_)));
       }
     }
   }

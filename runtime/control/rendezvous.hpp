@@ -26,6 +26,8 @@ struct Rendezvous {
   /// Rank 0 takes the first that is free, the others try them all.
   std::vector<int> ports;
   HostSpread hosts = HostSpread::unknown;
+  /// The launcher's, where a process is missing or one too many; may be empty.
+  std::string advice;
 };
 
 /// Brings the ranks together, without MPI: rank 0 listens, the others connect to it, and it passes

@@ -50,10 +50,12 @@ def test_processes_of_srun_without_mpi_are_a_job(tmp_path):
 
 def test_a_process_of_srun_that_does_not_come_is_named(tmp_path):
     job = Job(tmp_path, 3, "programs.rendezvous:fail_to_connect", starting=[0, 2],
-              env={"SCALECOM_CONNECT_TIMEOUT": "1"}, variables=lambda rank: of_srun(rank, 3))
+              env={"SCALECOM_CONNECT_TIMEOUT": "5"}, variables=lambda rank: of_srun(rank, 3))
     outcome = job.outcome()
     for rank in (0, 2):
-        assert "rank 1 of 3 did not come to init() within 1 s" in outcome.values[rank], outcome
+        assert "rank 1 of 3 did not come to init() within 5 s" in outcome.values[rank], outcome
+        assert outcome.values[rank].endswith("srun's step has 3 tasks; a process that is to be alone "
+                                             "sets RANK=0 and WORLD_SIZE=1"), outcome
 
 
 @pytest.mark.parametrize("claim", names("programs.collectives") + names("programs.parts"))
@@ -128,10 +130,10 @@ def test_sessions_follow_each_other_at_one_place(tmp_path):
 
 def test_a_rank_that_does_not_come_is_named(tmp_path):
     job = Job(tmp_path, 3, "programs.rendezvous:fail_to_connect", starting=[0, 2],
-              env={"SCALECOM_CONNECT_TIMEOUT": "1"})
+              env={"SCALECOM_CONNECT_TIMEOUT": "5"})
     outcome = job.outcome()
     for rank in (0, 2):
-        assert "rank 1 of 3 did not come to init() within 1 s" in outcome.values[rank], outcome
+        assert "rank 1 of 3 did not come to init() within 5 s" in outcome.values[rank], outcome
 
 
 def test_a_missing_rank_0_is_named(tmp_path):

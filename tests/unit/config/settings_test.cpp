@@ -214,6 +214,7 @@ TEST_CASE("a step of srun's says who a process is, and that ranks meet on its fi
   CHECK(master_of("[") == "");
   CHECK(find_slurm_launch()->rank == 1);
   CHECK(find_slurm_launch()->size == 4);
+  CHECK_THAT(find_slurm_launch()->advice, Contains("srun's step has 4 tasks; a process that"));
   CHECK(find_slurm_launch()->attempt == "7.2");
   CHECK(find_slurm_launch()->master_port == 10009);
   CHECK(find_slurm_launch()->hosts == HostSpread::several);

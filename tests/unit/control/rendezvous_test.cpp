@@ -135,6 +135,18 @@ TEST_CASE("two processes of one rank fail, and so do those that wait with them")
   }
 }
 
+TEST_CASE("where a process is missing or one too many, the launcher's advice ends the message") {
+  Rendezvous job = job_of(3);
+  job.advice = "ask the launcher";
+  using Ranks = std::vector<Rendezvous>;
+  const auto processes =
+      GENERATE_COPY(Ranks{rank_of(job, 0), rank_of(job, 1)}, Ranks{rank_of(job, 2)},
+                    Ranks{rank_of(job, 0), rank_of(job, 1), rank_of(job, 1)});
+  for (const std::string& error : errors_of(processes, kShort)) {
+    CHECK_THAT(error, Catch::EndsWith(". ask the launcher"));
+  }
+}
+
 TEST_CASE("a second rank 0 is told that the place is taken") {
   const Rendezvous job = job_of(2);
   const auto errors = errors_of({rank_of(job, 0), rank_of(job, 0)}, kShort);
