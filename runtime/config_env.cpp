@@ -26,6 +26,7 @@ constexpr const char* kPmixVariable = "PMIX_RANK";
 constexpr const char* kRunVariable = "TORCHELASTIC_RUN_ID";
 // srun sets it in a step's processes, from which others that they start have it.
 constexpr const char* kStepSizeVariable = "SLURM_STEP_NUM_TASKS";
+constexpr const char* kStepRankVariable = "SLURM_PROCID";
 constexpr int kRanksMax = 1 << 20;
 // Below those that systems give away.
 constexpr int kStepPortMin = 10000;
@@ -145,16 +146,16 @@ std::optional<RankLaunch> find_rank_launch() {
 
 std::optional<RankLaunch> find_slurm_launch() {
   const std::optional<int> size = read_number(kStepSizeVariable, 1, kRanksMax);
-  if (size.value_or(1) == 1) return std::nullopt;
-  const std::optional<int> rank = read_number("SLURM_PROCID", 0, *size - 1);
-  if (!rank) return std::nullopt;
+  if (!size || read_variable(kStepRankVariable) == nullptr) return std::nullopt;
+  RankLaunch launch;
+  launch.launcher = fmt::format("srun ({})", kStepRankVariable);
+  launch.size = *size;
+  if (*size == 1) return launch;  // It meets nobody.
+  launch.rank = read_number(kStepRankVariable, 0, *size - 1).value();
   const int job = read_number("SLURM_JOB_ID", 0, kNumberMax).value_or(0);
   const int step = read_number("SLURM_STEP_ID", 0, kNumberMax).value_or(0);
   const int port = kStepPortMin + (job % kStepPorts + step % kStepPorts) % kStepPorts;
   const int hosts = read_number("SLURM_STEP_NUM_NODES", 1, kRanksMax).value_or(*size);
-  RankLaunch launch;
-  launch.rank = *rank;
-  launch.size = *size;
   launch.master_address = read_text("MASTER_ADDR");
   launch.master_port = read_number("MASTER_PORT", 1, 65535).value_or(port);
   launch.hosts = hosts == 1 ? HostSpread::one : HostSpread::several;
@@ -162,7 +163,6 @@ std::optional<RankLaunch> find_slurm_launch() {
     launch.master_address = first_host(read_text("SLURM_STEP_NODELIST"));
   }
   launch.attempt = fmt::format("{}.{}", job, step);
-  launch.launcher = "srun (SLURM_PROCID)";
   launch.advice = fmt::format(
       "srun's step has {} tasks; a process that is to be alone sets RANK=0 and WORLD_SIZE=1",
       *size);

@@ -256,7 +256,7 @@ SessionParts connect_launched(const Config& config) {
     throw Error(
         StatusCode::invalid_argument,
         "SCALECOM_RENDEZVOUS is set, but neither RANK nor WORLD_SIZE is, which say who this "
-        "process is; set them, or start it with torchrun");
+        "process is; set them, or start it with torchrun or srun");
   }
   if (launch && launch->size > 1) return connect_by_rendezvous(config, *launch);
   configure_log(parse_log_level(config.log_level), 0);

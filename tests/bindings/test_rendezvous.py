@@ -48,6 +48,14 @@ def test_processes_of_srun_without_mpi_are_a_job(tmp_path):
         assert value["launcher"] == "srun (SLURM_PROCID)"
 
 
+@pytest.mark.parametrize("variables", [{}, {"SCALECOM_RENDEZVOUS": "no-such-host:1"}])
+def test_a_step_of_one_task_is_a_job_of_one(tmp_path, variables):
+    job = Job(tmp_path, 1, "programs.rendezvous:work",
+              variables=lambda rank: of_srun(rank, 1, SLURM_STEP_ID="4294967290", **variables))
+    value, = job.outcome().check()
+    assert (value["rank"], value["size"]) == (0, 1) and value["is_right"]
+
+
 def test_a_process_of_srun_that_does_not_come_is_named(tmp_path):
     job = Job(tmp_path, 3, "programs.rendezvous:fail_to_connect", starting=[0, 2],
               env={"SCALECOM_CONNECT_TIMEOUT": "5"}, variables=lambda rank: of_srun(rank, 3))

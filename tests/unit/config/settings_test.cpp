@@ -191,13 +191,18 @@ TEST_CASE("srun tells how many ranks of PMIx it started, and not in a batch scri
 TEST_CASE("a step of srun's says who a process is, and that ranks meet on its first host") {
   forget_slurm();
   const Variable of_allocation("SLURM_NTASKS", "4");
-  const Variable rank("SLURM_PROCID", "1");
-  CHECK_FALSE(find_slurm_launch());  // A batch script is alone.
   {
+    const Variable rank("SLURM_PROCID", "0");
+    CHECK_FALSE(find_slurm_launch());  // A batch script is alone.
+  }
+  {
+    const Variable alone("SLURM_PROCID", "0");
     const Variable one("SLURM_STEP_NUM_TASKS", "1");
     const Variable interactive("SLURM_STEP_ID", "4294967290");
-    CHECK_FALSE(find_slurm_launch());
+    CHECK(find_slurm_launch()->size == 1);
+    CHECK(find_slurm_launch()->rank == 0);
   }
+  const Variable rank("SLURM_PROCID", "1");
   const Variable size("SLURM_STEP_NUM_TASKS", "4");
   const Variable job("SLURM_JOB_ID", "7");
   const Variable step("SLURM_STEP_ID", "2");
