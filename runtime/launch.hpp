@@ -40,8 +40,9 @@ struct RankLaunch {
 /// says it. Pure; defined in launch.cpp.
 Rendezvous plan_rendezvous(const RankLaunch& launch, const Config& config);
 
-/// Nothing where neither RANK nor WORLD_SIZE is set. Throws Error(invalid_argument) for one without
-/// the other, and for a value that is not allowed. Defined in config_env.cpp.
+/// Nothing where neither RANK nor WORLD_SIZE is set, or that is the size of a step of srun's.
+/// Throws Error(invalid_argument) for one without the other, and for a value that is not allowed.
+/// Defined in config_env.cpp.
 std::optional<RankLaunch> find_rank_launch();
 
 /// The same by what srun sets in each process of a step, where no MPI's way was asked for (srun's

@@ -244,6 +244,22 @@ TEST_CASE("a step of srun's says who a process is, and that ranks meet on its fi
                     Contains("SLURM_PROCID=4 is not allowed; allowed: 0 to 3"));
 }
 
+TEST_CASE("a WORLD_SIZE without a RANK is srun's where it is the size of its step") {
+  forget_slurm();
+  const Variable size("WORLD_SIZE", "4");
+  const Variable rank("SLURM_PROCID", "3");
+  CHECK_THROWS_WITH(find_rank_launch(), Contains("WORLD_SIZE is set and RANK is not"));
+  {
+    const Variable other("SLURM_STEP_NUM_TASKS", "2");
+    CHECK_THROWS_WITH(find_rank_launch(), Contains("WORLD_SIZE is set and RANK is not"));
+  }
+  const Variable step("SLURM_STEP_NUM_TASKS", "4");
+  CHECK_FALSE(find_rank_launch());
+  CHECK(find_slurm_launch()->rank == 3);
+  const Variable own("RANK", "1");
+  CHECK(find_rank_launch()->rank == 1);
+}
+
 TEST_CASE("an MPI launcher that started torchrun is not the one that started its ranks") {
   const Variable launched("OMPI_COMM_WORLD_SIZE", "4");
   const Variable by_torchrun("TORCHELASTIC_RUN_ID", "none");
