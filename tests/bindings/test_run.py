@@ -71,7 +71,8 @@ def test_open_mpi_gets_hosts_variables_and_no_binding(fake):
 
 @pytest.mark.parametrize("source, given, agent", [
     ("default", {}, "ssh -o ConnectTimeout=10 -o ServerAliveInterval=30"), ("environment", {"OMPI_MCA_plm_rsh_agent": "mine"}, "mine"),
-    ("file (/etc/params.conf)", {}, "")])
+    ("file (/etc/params.conf)", {}, ""), ("default", {"SGE_ROOT": "/opt/sge"}, ""),
+    ("default", {"LOADL_STEP_ID": "7"}, "")])
 def test_open_mpi_s_remote_shell_has_a_deadline_unless_one_was_chosen(tmp_path, source, given, agent):
     for name, text in (("mpirun", 'case "$1" in --version) echo Open MPI;; *) echo "by $OMPI_MCA_plm_rsh_agent.";; esac'),
                        ("ompi_info", f"echo 'mca:plm:rsh:param:plm_rsh_agent:source:{source}'"), ("ssh", "")):

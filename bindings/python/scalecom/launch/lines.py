@@ -12,6 +12,8 @@ _FORWARDED_PREFIXES = ("SCALECOM_", "HOROVOD_")
 _FORWARDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "OMP_NUM_THREADS")
 _ROOT_VARIABLES = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
 _VERSION_TIMEOUT_S = 20
+# Not where one of these is set: by its default Open MPI goes Grid Engine's or LoadLeveler's own way to the hosts.
+_SHELLS_OF_SCHEDULERS = ("SGE_ROOT", "LOADL_STEP_ID")
 # Open MPI's own waits for ever for a server that is stopped, and outlives mpirun where a host has vanished.
 _SHELL_WITH_DEADLINE = "ssh -o ConnectTimeout=10 -o ServerAliveInterval=30"
 
@@ -127,10 +129,11 @@ def _srun_line(program, plan, environment, _, mpi="pmix"):
 
 def launch_environment(launcher, environment):
     """That of the launcher: without a rank's place; for Open MPI with a remote shell that has a deadline,
-    unless the user or the site has chosen one; for srun, which passes all of it on, with a key by which ranks
-    without MPI prove whose they are."""
+    unless the user, the site or a scheduler has chosen one; for srun, which passes all of it on, with a key
+    by which ranks without MPI prove whose they are."""
     kept = {name: value for name, value in environment.items() if name not in HOROVOD_PLACES}
-    if launcher.family == "openmpi" and shutil.which("ssh") and _has_default_shell():
+    has_scheduler = any(name in environment for name in _SHELLS_OF_SCHEDULERS)
+    if launcher.family == "openmpi" and not has_scheduler and shutil.which("ssh") and _has_default_shell():
         kept["OMPI_MCA_plm_rsh_agent"] = _SHELL_WITH_DEADLINE
     if launcher.family.startswith("srun"):
         kept.setdefault("SCALECOM_RENDEZVOUS_KEY", secrets.token_hex(16))
