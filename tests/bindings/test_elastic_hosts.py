@@ -298,6 +298,16 @@ def test_a_relative_path_of_modules_is_meant_from_here(tmp_path):
     assert status == 1 and f"env PYTHONPATH={os.getcwd()}/parts:/whole " in output, output
 
 
+def test_what_has_to_work_is_told_as_it_can_be_typed(tmp_path):
+    environment = rank_environment({"PYTHONPATH": "two words"})
+    _, output = run_limited(
+        far_command(tmp_path, 'case "$2" in *launch.agent*) exit 1;; esac; exec sh -c "$2"', "pass",
+                    "--elastic-timeout", "1"), 60, env=environment)
+    trial = re.search("this has to work: (.*)", output)
+    assert trial, output
+    assert run_limited(["sh", "-c", trial[1]], 60, env=environment) == (0, f"scalecom {scalecom.__version__}\n")
+
+
 def test_why_hosts_are_put_aside_is_told(tmp_path):
     """Each is tried when the one before it has failed."""
     known = SHELL.replace("10.0.0.2", "127.0.0.1")
@@ -311,7 +321,7 @@ nameless.invalid) exec sh -c "$2";;
 same.invalid) {known};;
 *) {SHELL};;
 esac"""
-    remedy = rf"this has to work: {tmp_path / 'shell'} \S+ .*{sys.executable} -m scalecom.run --version"
+    remedy = rf"this has to work: {tmp_path / 'shell'} \S+ '.*{sys.executable} -m scalecom.run --version"
     reasons = {"silent": f"its remote shell ended with exit code 255; {remedy}",
                "closed": f"its remote shell ended with exit code 1; {remedy}",
                "older": f"scalecom there is another, and here {scalecom.__version__}; install the same",

@@ -167,7 +167,7 @@ class RemoteLink:
     def _trial(self):
         """What somebody may type to see what is wrong."""
         command = self._command("scalecom.run", "--version")
-        return f"this has to work: {shlex.join([*self._shell, self.name])} {command}"
+        return f"this has to work: {shlex.join([*self._shell, self.name, command])}"
 
     async def _read_ready(self):
         """What the agent says first; None where the shell ends. What a login prints before is shown
