@@ -87,6 +87,8 @@ def test_what_a_function_on_ranks_cannot_have_is_refused():
                 (NotImplementedError, "output_filename", {"output_filename": "x"}),
                 (ValueError, "use_gloo and use_mpi", {"use_gloo": True, "use_mpi": True}),
                 (ValueError, "hosts and hostfile", {"hosts": "localhost:1", "hostfile": "x"}),
+                (ValueError, "hostfile /absent cannot be read", {"hostfile": "/absent"}),
+                (ValueError, "hostfile /dev/null has no host", {"hostfile": "/dev/null"}),
                 (ValueError, "mpi_args.*use_mpi", {"mpi_args": "-v"}),
                 (ValueError, "num_proc is 3, and the hosts have 2",
                  {"hosts": "faraway:2", "num_proc": 3}),

@@ -168,6 +168,7 @@ def test_a_hostfile_is_read_in_both_forms(fake, tmp_path):
     (("-np", "2", "-H", "one:1,one:1", "python3"), "-H has one more than once"),
     (("-np", "2", "-H", "-oops:2", "python3"), "-H"),
     (("-np", "2", "--hostfile", "/absent", "python3"), "/absent cannot be read"),
+    (("-np", "2", "--hostfile", "/dev/null", "python3"), "/dev/null has no host"),
     (("-np", "2", "-x", "7=8", "python3"), "'7=8' is not allowed"),
     (("-np", "2", "--launcher", "local", "-H", "one:2", "python3"), "the hosts have one;"),
     (("-np", "2", "--launcher-args=-v", "python3"), "--launcher-args are for mpirun or srun"),

@@ -4,7 +4,6 @@ function."""
 import argparse
 import asyncio
 import os
-import pathlib
 import re
 import shlex
 import shutil
@@ -203,17 +202,7 @@ def _hosts_of(options):
     """The hosts that were asked for; none where nothing was said."""
     if options.hosts:
         return hosts.parse_hosts(options.hosts)
-    if options.hostfile:
-        try:
-            text = pathlib.Path(options.hostfile).read_text()
-        except OSError as error:
-            raise ValueError(f"--hostfile {options.hostfile} cannot be read: "
-                             f"{error.strerror}") from error
-        found = hosts.parse_lines(text, options.hostfile)
-        if not found:
-            raise ValueError(f"--hostfile {options.hostfile} has no host")
-        return found
-    return []
+    return hosts.read_file(options.hostfile) if options.hostfile else []
 
 
 def _command_of(options):

@@ -2,6 +2,7 @@
 
 import functools
 import ipaddress
+import pathlib
 import re
 import socket
 from typing import NamedTuple
@@ -72,6 +73,18 @@ def parse_lines(text, source, default_slots=1):
     found = [_parse_host(line, f"line {number} of {source}", default_slots)
              for number, line in enumerate(lines, 1) if line]
     return _checked([host for host in found if host.slots > 0], source)
+
+
+def read_file(path):
+    """Hosts of a file, as parse_lines() has them; ValueError where it cannot be read or has none."""
+    try:
+        text = pathlib.Path(path).read_text()
+    except OSError as error:
+        raise ValueError(f"the hostfile {path} cannot be read: {error.strerror}") from error
+    found = parse_lines(text, path)
+    if not found:
+        raise ValueError(f"the hostfile {path} has no host")
+    return found
 
 
 def show(hosts):
