@@ -194,6 +194,7 @@ def test_an_imported_horovod_is_an_error(tmp_path):
 
 @pytest.mark.parametrize("launcher, is_told", [
     ({}, True), ({"OMPI_COMM_WORLD_SIZE": "3"}, False),
+    ({"OMPI_COMM_WORLD_SIZE": "3", "SCALECOM_ELASTIC_WORKER": "of one that started mpirun"}, False),
     ({"OMPI_COMM_WORLD_SIZE": "3", "TORCHELASTIC_RUN_ID": "torchrun's, which mpirun started"}, True)])
 def test_libraries_find_the_rank_where_horovodrun_tells_it(launcher, is_told, tmp_path):
     code = ("import json, os, scalecom.horovod\nscalecom.horovod.install()\n"

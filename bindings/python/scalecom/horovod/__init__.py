@@ -71,7 +71,7 @@ def _tell_place():
     for name in HOROVOD_PLACES:  # Where a rank of another job has started this process, they are its own.
         os.environ.pop(name, None)
     is_elastic = "SCALECOM_ELASTIC_WORKER" in os.environ
-    if not is_elastic and (is_under_mpi() or not {"RANK", "WORLD_SIZE"} <= os.environ.keys()):
+    if is_under_mpi() or not (is_elastic or {"RANK", "WORLD_SIZE"} <= os.environ.keys()):
         return
     os.environ["HOROVOD_HOSTNAME"] = socket.gethostname()
     os.environ.update({name: os.environ[told] for name, told in HOROVOD_PLACES.items() if told in os.environ})
