@@ -1,6 +1,7 @@
 """DistributedOptimizer with op Average or Sum: gradients are reduced while the backward pass goes on."""
 
 import contextlib
+import sys
 import threading
 import warnings
 
@@ -325,6 +326,18 @@ class GradientSettings(Hooks):
                 if parameter.requires_grad]
 
 
+def _is_within_scaler():
+    """Whether step() is called by a GradScaler of torch's, which tells the optimizer nothing."""
+    frame = sys._getframe(2)
+    for _ in range(4):  # Schedulers wrap step().
+        if frame is None:
+            break
+        if frame.f_globals.get("__name__", "").endswith("amp.grad_scaler"):
+            return frame.f_locals["self"].is_enabled()
+        frame = frame.f_back
+    return False
+
+
 class GradientMixin(StateMixin, ChangeMixin):
     """Overrides of an optimizer whose class it is mixed into; see DistributedOptimizer."""
 
@@ -394,6 +407,11 @@ class GradientMixin(StateMixin, ChangeMixin):
         settings = self._scalecom
         if not settings.should_synchronize:
             return
+        if settings.is_reducing() and _is_within_scaler():
+            raise AssertionError(
+                "GradScaler.step() has unscaled gradients that are being reduced, and each rank looks for Inf in its "
+                "own: call optimizer.synchronize() first, and scaler.step(optimizer) inside "
+                "optimizer.skip_synchronize()")
         if settings.is_synchronized:
             # Scripts may filter it by how it begins in Horovod.
             warnings.warn("optimizer.step() called without optimizer.skip_synchronize() context after "

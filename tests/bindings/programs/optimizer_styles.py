@@ -1,6 +1,7 @@
 """Claims about what compilers and trainers on top of torch do with DistributedOptimizer. Each function is
 called on every rank, in this order."""
 
+import contextlib
 import gc
 import unittest
 import warnings
@@ -259,7 +260,7 @@ def parameters_that_only_some_ranks_freeze_are_named():
 
 def a_gradient_that_is_changed_while_it_is_reduced_is_refused():
     """Of several sizes: large ones are on their way when the backward pass ends, small ones wait for others."""
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    scaler = torch.amp.GradScaler(torch.get_default_device().type, init_scale=2.0)
     for width in (8, 1024):
         model = nn.Linear(width, 512)
         for change in (lambda: nn.utils.clip_grad_norm_(model.parameters(), 1e-3), model.zero_grad,
@@ -279,6 +280,29 @@ def a_gradient_that_is_changed_while_it_is_reduced_is_refused():
                     scaler.step(optimizer)
                 scaler.update()
                 optimizer.zero_grad()
+
+
+def a_scaler_steps_when_gradients_are_reduced():
+    layer = nn.Linear(1024, 512)
+    optimizer = _wrap(layer)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    scaler = torch.amp.GradScaler(torch.get_default_device().type, init_scale=2.0)
+    scaler.scale(layer(torch.ones(2, 1024)).sum()).backward()
+    with pytest.raises(AssertionError, match=r"GradScaler.step\(\) has unscaled.*skip_synchronize\(\)"):
+        scaler.step(optimizer)
+    optimizer.synchronize()
+    for options in ({"init_scale": 2.0}, {"enabled": False}):
+        scaler = torch.amp.GradScaler(torch.get_default_device().type, **options)
+        optimizer.zero_grad()
+        before = layer.weight.detach().clone()
+        scaler.scale(layer(torch.ones(2, 1024)).sum()).backward()
+        if scaler.is_enabled():
+            optimizer.synchronize()
+        with optimizer.skip_synchronize() if scaler.is_enabled() else contextlib.nullcontext():
+            scaler.step(optimizer)
+        scaler.update()
+        scheduler.step()
+        assert (layer.weight < before).all()
 
 
 def what_cannot_be_wrapped_is_refused():
