@@ -1,6 +1,8 @@
 """Elastic jobs on several hosts: network namespaces with host names of their own (tools/netlab), the
 driver on host 0, and netlab's `enter` as the remote shell, as its mpirun has it."""
 
+import asyncio
+import io
 import os
 import pathlib
 import re
@@ -10,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 import scalecom
@@ -17,7 +20,7 @@ from jobs import HERE, has_ipv6, is_alive, rank_environment, run_limited
 from test_elastic import GO_ON_S_MAX, ElasticJob, check_resets, check_training
 
 from scalecom import _library, worker
-from scalecom.launch import hosts
+from scalecom.launch import host_links, hosts
 
 NETLAB = HERE.parent.parent / "tools" / "netlab"
 LIMIT_S = 150.0
@@ -287,6 +290,28 @@ def test_what_ranks_on_other_hosts_say_last_is_not_lost(tmp_path):
     finally:
         process.kill()
         process.wait()
+
+
+def test_what_a_remote_shell_says_last_is_not_lost(tmp_path):
+    """It says so somewhat later than its own process ends, and with that the writer of the pipe."""
+    shell = (f"mkfifo {tmp_path}/end; {{ cat {tmp_path}/end; sleep 0.2; echo connection closed >&2; }} >/dev/null & "
+             f'exec 3>{tmp_path}/end; {SHELL}')
+    status, output = run_far(tmp_path, shell, "pass")
+    assert status == 0 and output == "far.invalid: connection closed\n", output
+
+
+def test_what_a_login_that_hangs_has_said_is_told(monkeypatch):
+    async def read():
+        link = host_links.RemoteLink("far", [], {"silence_s": 1.0}, None)
+        link._process = types.SimpleNamespace(stdout=asyncio.StreamReader())
+        link._process.stdout.feed_data(b"the account ends today\r\n")
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(link._read_ready(), 0.1)
+
+    told = io.TextIOWrapper(io.BytesIO())
+    monkeypatch.setattr(sys, "stderr", told)
+    asyncio.run(read())
+    assert told.buffer.getvalue() == b"far: the account ends today\n"
 
 
 def test_a_relative_path_of_modules_is_meant_from_here(tmp_path):

@@ -107,6 +107,7 @@ class RemoteLink:
         self._job = job
         self._hear = hear
         self._process = self._beats = self._listening = self._complaints = None
+        self._is_ending = False
         self._silence = agent.Silence(job["silence_s"])
 
     async def live(self):
@@ -115,7 +116,8 @@ class RemoteLink:
             reason = await self._live()
         except Exception as error:
             reason = agent.reason_of(error)
-        self._kill()
+        if not self._is_ending:  # Else the shell may still have something to say.
+            self._kill()
         self._hear(self, {"gone": reason})
 
     async def _live(self):
@@ -170,20 +172,26 @@ class RemoteLink:
         return f"this has to work: {shlex.join([*self._shell, self.name, command])}"
 
     async def _read_ready(self):
-        """What the agent says first; None where the shell ends. What a login prints before is shown
-        then: it may tell why."""
+        """What the agent says first; None where the shell ends. What a login prints is shown where there
+        is none: it may tell why."""
         others = collections.deque(maxlen=_LINES_SHOWN)
-        while line := await self._process.stdout.readline():
-            with contextlib.suppress(ValueError):
-                message = json.loads(line)
-                if isinstance(message, dict) and message.keys() & {"ready", "failed"}:
-                    return message
-            others.append(line)
+        try:
+            while line := await self._process.stdout.readline():
+                with contextlib.suppress(ValueError):
+                    message = json.loads(line)
+                    if isinstance(message, dict) and message.keys() & {"ready", "failed"}:
+                        others.clear()
+                        return message
+                others.append(line)
+            return None
+        finally:
+            self._show(others)
+
+    def _show(self, lines):
         with processes.reader_may_go(sys.stderr):
-            for line in others:
+            for line in lines:
                 sys.stderr.buffer.write(f"{self.name}: ".encode() + line.rstrip(b"\r\n") + b"\n")
             sys.stderr.flush()
-        return None
 
     async def _end_of_shell(self):
         try:
@@ -251,6 +259,7 @@ class RemoteLink:
         """Ends its workers, and the shell, and passes on what they had written."""
         if self._beats is None:
             return
+        self._is_ending = True
         self.say({"end": number})
         self._beats.stop()
         self._process.stdin.close()
@@ -260,6 +269,7 @@ class RemoteLink:
             self._kill()
         if self._listening is not None:
             await asyncio.wait([self._listening], timeout=_END_S)
+        await asyncio.wait([self._complaints], timeout=_COMPLAINTS_S)
 
 
 class Reach(NamedTuple):
