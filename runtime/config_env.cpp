@@ -119,10 +119,11 @@ MpiLaunch find_mpi_launch() {
   for (const char* variable : kSizeVariables) {
     if (const char* size = read_variable(variable)) return {variable, std::atoi(size)};
   }
-  if (read_variable(kPmixVariable) != nullptr) {
-    return {kPmixVariable, read_number(kStepSizeVariable, 1, kRanksMax).value_or(0)};
-  }
-  return {};
+  if (read_variable(kPmixVariable) == nullptr) return {};
+  // Others with PMIx, as prun inside of a step, start as many as they like.
+  const bool is_srun = read_text("PMIX_NAMESPACE").starts_with("slurm.pmix.");
+  const std::optional<int> size = read_number(kStepSizeVariable, 1, kRanksMax);
+  return {kPmixVariable, is_srun ? size.value_or(0) : 0};
 }
 
 std::optional<RankLaunch> find_rank_launch() {

@@ -185,7 +185,10 @@ TEST_CASE("srun tells how many ranks of PMIx it started, and not in a batch scri
   const Variable of_allocation("SLURM_NTASKS", "4");
   CHECK(find_mpi_launch().ranks == 0);
   const Variable of_step("SLURM_STEP_NUM_TASKS", "4");
+  const Variable by_srun("PMIX_NAMESPACE", "slurm.pmix.7.0");
   CHECK(find_mpi_launch().ranks == 4);
+  const Variable by_prun("PMIX_NAMESPACE", "prterun-node1-12@1");
+  CHECK(find_mpi_launch().ranks == 0);
 }
 
 TEST_CASE("a step of srun's says who a process is, and that ranks meet on its first host") {
