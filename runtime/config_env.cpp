@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <string_view>
 
 #include "runtime/launch.hpp"
@@ -31,7 +31,6 @@ constexpr int kRanksMax = 1 << 20;
 // Below those that systems give away.
 constexpr int kStepPortMin = 10000;
 constexpr int kStepPorts = 20000;
-constexpr int kNumberMax = std::numeric_limits<int>::max();
 
 // Set to the empty string is not set, as for Horovod.
 const char* read_variable(const std::string& variable) {
@@ -69,6 +68,13 @@ std::string read_text(const char* variable) {
 bool is_rank_left_to_srun(std::optional<int> world_size) {
   return world_size && read_variable(kStepRankVariable) != nullptr &&
          world_size == read_number(kStepSizeVariable, 1, kRanksMax);
+}
+
+// Zero where it is none.
+std::uint64_t number_of(const std::string& text) {
+  std::uint64_t number = 0;
+  std::from_chars(text.data(), text.data() + text.size(), number);
+  return number;
 }
 
 // Of a list as Slurm writes it: node07 of "node[07-12,15],other".
@@ -159,9 +165,10 @@ std::optional<RankLaunch> find_slurm_launch() {
   launch.size = *size;
   if (*size == 1) return launch;  // It meets nobody.
   launch.rank = read_number(kStepRankVariable, 0, *size - 1).value();
-  const int job = read_number("SLURM_JOB_ID", 0, kNumberMax).value_or(0);
-  const int step = read_number("SLURM_STEP_ID", 0, kNumberMax).value_or(0);
-  const int port = kStepPortMin + (job % kStepPorts + step % kStepPorts) % kStepPorts;
+  const std::string job = read_text("SLURM_JOB_ID");
+  const std::string step = read_text("SLURM_STEP_ID");
+  const auto port =
+      static_cast<int>(kStepPortMin + (number_of(job) + number_of(step)) % kStepPorts);
   const int hosts = read_number("SLURM_STEP_NUM_NODES", 1, kRanksMax).value_or(*size);
   launch.master_address = read_text("MASTER_ADDR");
   launch.master_port = read_number("MASTER_PORT", 1, 65535).value_or(port);

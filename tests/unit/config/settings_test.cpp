@@ -247,6 +247,16 @@ TEST_CASE("a step of srun's says who a process is, and that ranks meet on its fi
                     Contains("SLURM_PROCID=4 is not allowed; allowed: 0 to 3"));
 }
 
+TEST_CASE("a job's number may take 32 bits, and so does that of an interactive step") {
+  forget_slurm();
+  const Variable rank("SLURM_PROCID", "0");
+  const Variable size("SLURM_STEP_NUM_TASKS", "2");
+  const Variable job("SLURM_JOB_ID", "3000000001");
+  const Variable step("SLURM_STEP_ID", "4294967290");
+  CHECK(find_slurm_launch()->attempt == "3000000001.4294967290");
+  CHECK(find_slurm_launch()->master_port == 10000 + 7291);
+}
+
 TEST_CASE("a WORLD_SIZE without a RANK is srun's where it is the size of its step") {
   forget_slurm();
   const Variable size("WORLD_SIZE", "4");
