@@ -95,10 +95,11 @@ Facts facts_of(void* library) {
                           path, problem));
 }
 
-// dlopen() would wait for the writer of a pipe.
+// dlopen() would wait for the writer of a pipe. It looks for a name without a slash elsewhere.
 bool is_pipe(const std::string& path) {
   struct stat facts {};
-  return stat(path.c_str(), &facts) == 0 && S_ISFIFO(facts.st_mode);
+  return path.find('/') != std::string::npos && stat(path.c_str(), &facts) == 0 &&
+         S_ISFIFO(facts.st_mode);
 }
 
 // The one that the setting names. `before`: what the process had.

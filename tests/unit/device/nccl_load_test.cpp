@@ -138,6 +138,12 @@ TEST_CASE("a setting that cannot be had is an error, whatever else there is") {
   REQUIRE(mkfifo(fifo.c_str(), 0600) == 0);
   CHECK_THAT(in_process([&] { return load(fifo); }),
              Contains("SCALECOM_NCCL_LIBRARY is " + fifo) && Contains("it is a pipe"));
+  REQUIRE(mkfifo((folder.path() + "/libm.so.6").c_str(), 0600) == 0);
+  CHECK_THAT(in_process([&] {
+               fs::current_path(folder.path());  // No name without a slash is looked for there.
+               return load("libm.so.6");
+             }),
+             Contains("libm.so.6 lacks ncclGetVersion"));
   CHECK_THAT(in_process([] { return load("/dev/full"); }),
              Contains("SCALECOM_NCCL_LIBRARY is /dev/full"));
   CHECK_THAT(in_process([&] { return load(folder.path()); }), Contains("Is a directory"));
