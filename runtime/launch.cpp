@@ -47,13 +47,12 @@ Rendezvous plan_rendezvous(const RankLaunch& launch, const Config& config) {
     rendezvous.job = fmt::format("port {}", place->port);
   } else {
     if (launch.master_address.empty() || launch.master_port == 0) {
-      throw Error(
-          StatusCode::invalid_argument,
-          fmt::format("{} is not set, so that the ranks of {} do not know where to meet; set "
-                      "MASTER_ADDR and MASTER_PORT as torchrun does, or "
-                      "SCALECOM_RENDEZVOUS=host:port",
-                      launch.master_address.empty() ? "MASTER_ADDR" : "MASTER_PORT",
-                      launch.launcher));
+      throw Error(StatusCode::invalid_argument,
+                  fmt::format("{} is not set, so that ranks by {} do not know where to meet; set "
+                              "MASTER_ADDR and MASTER_PORT as torchrun does, or "
+                              "SCALECOM_RENDEZVOUS=host:port",
+                              launch.master_address.empty() ? "MASTER_ADDR" : "MASTER_PORT",
+                              launch.launcher));
     }
     rendezvous.host = parse_host(launch.master_address, rendezvous.host_setting);
     rendezvous.ports = ports_behind(launch.master_port);

@@ -24,13 +24,13 @@ struct MpiLaunch {
 MpiLaunch find_mpi_launch();
 
 /// How the environment says which rank of a job without MPI this process is: RANK, WORLD_SIZE and
-/// the others that torchrun sets.
+/// the others that torchrun sets, or what srun does.
 struct RankLaunch {
   int rank = 0;
   int size = 1;
   std::string master_address;              ///< empty where it is not set
   int master_port = 0;                     ///< 0 where it is not set
-  HostSpread hosts = HostSpread::unknown;  ///< by LOCAL_WORLD_SIZE
+  HostSpread hosts = HostSpread::unknown;  ///< by LOCAL_WORLD_SIZE, or as srun says
   std::string attempt;  ///< tells one start by torchrun, or step of Slurm's, from another
   std::string launcher = "RANK and WORLD_SIZE";  ///< for people
   std::string advice = {};                       ///< that of the Rendezvous

@@ -179,7 +179,7 @@ def test_a_rank_that_may_open_too_few_files_is_named_on_all_at_once(tmp_path, vi
     ({"MASTER_PORT": None}, "MASTER_PORT is not"),
     ({"MASTER_ADDR": None}, "MASTER_ADDR is not"),
     (of_srun(0, 2, SLURM_STEP_NUM_NODES="2", SLURM_DISTRIBUTION="arbitrary"),
-     "MASTER_ADDR is not set, so that the ranks of srun (SLURM_PROCID) do not know"),
+     "MASTER_ADDR is not set, so that ranks by srun (SLURM_PROCID) do not know"),
     (of_srun(2, 2), "SLURM_PROCID=2 is not allowed; allowed: 0 to 1"),
     ({"MASTER_ADDR": "[::1"}, "MASTER_ADDR=[::1 is no host"),
     ({"MASTER_ADDR": "fe80::1"}, "MASTER_ADDR=fe80::1 is a link-local address"),
