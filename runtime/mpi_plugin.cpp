@@ -7,6 +7,7 @@
 #include <atomic>
 #include <filesystem>
 #include <future>
+#include <string_view>
 #include <utility>
 
 #include "base/deadline.hpp"
@@ -37,7 +38,7 @@ bool is_in_process(const char* library) {
 struct OpenPlugin {
   void* library = nullptr;
   std::string path;
-  std::string problem;  ///< the loader's words of all that it refused
+  std::string problem;  ///< why none before it was taken
 };
 
 // A process has one MPI: that which the program has loaded, as mpi4py does, or its launcher's.
@@ -50,14 +51,28 @@ std::array<const char*, 3> plugins_in_order(const MpiLaunch& launch) {
   return {kMpiPlugin, kMpichPlugin, kMpi12Plugin};
 }
 
-// The first that the loader takes. Never unloaded: MPI cannot be initialised twice in a process.
+// Open MPI 1.10 calls its library libmpi.so.12 as well, and the loader takes it for MPICH's.
+bool is_led_astray(std::string_view plugin, void* library) {
+  return plugin != kMpiPlugin && dlsym(library, "ompi_mpi_comm_world") != nullptr;
+}
+
+// The first that fits. Never unloaded: MPI cannot be initialised twice in a process.
 OpenPlugin open_plugin(const MpiLaunch& launch) {
   OpenPlugin open;
   for (const char* plugin : plugins_in_order(launch)) {
     open.path = path_of(plugin);
     open.library = dlopen(open.path.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (open.library != nullptr) return open;
-    open.problem += (open.problem.empty() ? "" : "; ") + std::string(dlerror());
+    std::string problem;
+    if (open.library == nullptr) {
+      problem = dlerror();
+    } else if (is_led_astray(plugin, open.library)) {
+      problem =
+          open.path + ": the libmpi.so.12 here is not MPICH's but Open MPI's, which is too old";
+      dlclose(std::exchange(open.library, nullptr));
+    } else {
+      return open;
+    }
+    open.problem += (open.problem.empty() ? "" : "; ") + problem;
   }
   return open;
 }

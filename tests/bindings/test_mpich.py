@@ -46,6 +46,18 @@ def test_an_mpi_that_another_launcher_started_is_refused(mpirun, variable, mpi):
     assert "knows of one: start the job with the mpirun of that MPI" in output
 
 
+def test_an_open_mpi_by_the_name_of_mpichs_relatives_is_not_taken_for_one(mpirun, tmp_path):
+    """As release 1.10 has it."""
+    libraries = list(pathlib.Path("/usr/lib").glob("*/libmpi.so.40"))
+    if not libraries:
+        pytest.skip("Open MPI is not installed (package libopenmpi3)")
+    (tmp_path / "libmpi.so.12").symlink_to(libraries[0])
+    program = 'import ctypes; ctypes.CDLL("libmpi.so.12"); from scalecom.check import main; main()'
+    status, output = run_limited([sys.executable, "-c", program], 60, env=rank_environment(
+        {"LD_LIBRARY_PATH": str(tmp_path), "PMI_SIZE": "3"}))
+    assert "the launcher started 3 processes (PMI_SIZE), and MPICH" in output, output
+
+
 def test_mpich_by_its_other_name_is_seen(mpirun, tmp_path):
     """As Intel MPI has it, and MPICH where it is not Debian's."""
     program = ("import ctypes, sys\n"
