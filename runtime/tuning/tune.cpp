@@ -44,8 +44,8 @@ void keep(const TuningTask& task, const Tuning& tuning) {
 }
 
 // This rank's figures, or why there are none.
-std::string measure(const TuningTask& task, Deadline end) {
-  const WaitContext context{end};
+std::string measure(const TuningTask& task) {
+  const WaitContext context{Deadline::after(task.limit)};
   Samples samples;
   try {
     // Every figure at two times: others that use the cores for a moment are seldom in both.
@@ -76,9 +76,7 @@ TuningResult tune(const TuningTask& task) {
   // Every rank gets every rank's figures, and they choose alike. A rank whose wait ended by its
   // deadline says so here, where nobody is left behind: then all of them stay with the defaults.
   std::vector<Samples> by_rank;
-  const Deadline end = Deadline::after(task.limit);
-  const std::string mine = measure(task, end);
-  for (const std::string& text : task.bootstrap.exchange(mine, wait_behind(end, task.limit))) {
+  for (const std::string& text : task.bootstrap.exchange(measure(task), 2 * task.limit)) {
     const json said = json::parse(text);
     if (said.contains("problem")) {
       if (is_first(task)) {

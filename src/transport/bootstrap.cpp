@@ -46,17 +46,14 @@ Status status_of(const std::string& blob) {
                 blob.substr(blob.find(' ') + 1));
 }
 
-Bootstrap::Limit wait_behind(Deadline end, Bootstrap::Limit limit) {
+Status first_failure(Bootstrap& bootstrap, const Status& mine, Deadline end,
+                     Bootstrap::Limit limit) {
   const Bootstrap::Limit left = std::max(end.at() - Clock::now(), Clock::duration::zero());
   const Bootstrap::Limit behind = std::max(limit / 2, Bootstrap::Limit(1.0));
   // In tenths of a second, as messages tell it.
-  return Bootstrap::Limit(std::ceil(10 * (left + behind).count()) / 10);
-}
-
-Status first_failure(Bootstrap& bootstrap, const Status& mine, Deadline end,
-                     Bootstrap::Limit limit) {
+  const Bootstrap::Limit wait(std::ceil(10 * (left + behind).count()) / 10);
   Status first;
-  for (const std::string& blob : bootstrap.exchange(to_blob(mine), wait_behind(end, limit))) {
+  for (const std::string& blob : bootstrap.exchange(to_blob(mine), wait)) {
     if (first.is_ok()) first = status_of(blob);
   }
   return first;

@@ -41,13 +41,10 @@ std::string to_blob(const Status& status);
 /// Of such a blob; internal for a code that is not known.
 Status status_of(const std::string& blob);
 
-/// How long to wait for the others behind a step that all began together, and that may take
-/// `limit`: until `end` here. One may be through at once, another as late as it may; who is later
-/// than that by half the limit, or by a second where that is more, is missing.
-Bootstrap::Limit wait_behind(Deadline end, Bootstrap::Limit limit);
-
-/// Every rank says how such a step went. All get the failure of the lowest rank that has one, or
-/// ok.
+/// Every rank says how a step went that all began together, and that may take `limit`: until `end`
+/// here. One may have failed at once, another as late as it may; who is later than that by half the
+/// limit, or by a second where that is more, is missing. All get the failure of the lowest rank
+/// that has one, or ok.
 Status first_failure(Bootstrap& bootstrap, const Status& mine, Deadline end,
                      Bootstrap::Limit limit);
 

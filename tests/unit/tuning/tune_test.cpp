@@ -27,7 +27,6 @@ struct World {
   Bootstrap::Limit limit{60.0};
   int absent = -1;  // a rank that measures nothing and only says so
   int dead = -1;    // a rank that does not even say so
-  int lost = -1;    // the same, behind the first exchange
   PassThreads threads = {};
 };
 
@@ -58,9 +57,8 @@ std::vector<TuningResult> run_tuning(const World& world) {
   run_ranks(size, [&](int rank) {
     if (rank == world.dead) return;
     ThreadBootstrap bootstrap(exchange, rank, size);
-    if (rank == world.absent || rank == world.lost) {
+    if (rank == world.absent) {
       bootstrap.exchange("", 2 * world.limit);
-      if (rank == world.lost) return;
       bootstrap.exchange(R"({"samples": {}})", 2 * world.limit);
       return;
     }
@@ -162,11 +160,6 @@ TEST_CASE("a rank that is gone ends the tuning of the others in time") {
       run_tuning({.hosts = {{0}, {1}, {2}}, .limit = Bootstrap::Limit(0.2), .dead = 1}),
       Catch::Contains("all 3 ranks") && Catch::Contains("SCALECOM_CONNECT_TIMEOUT"));
   CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(20));
-}
-
-TEST_CASE("a rank that is lost while the others measure is waited for half the limit more") {
-  CHECK_THROWS_WITH(run_tuning({.hosts = {{0}, {1}}, .limit = Bootstrap::Limit(3.0), .lost = 1}),
-                    Catch::Contains("within 1.5 s"));
 }
 
 TEST_CASE("the second time the figures come from the file, the same to the last digit") {
