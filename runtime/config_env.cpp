@@ -65,9 +65,9 @@ std::string read_text(const char* variable) {
 }
 
 // Scripts set WORLD_SIZE for srun's processes, which have their ranks from that.
-bool is_rank_left_to_srun(std::optional<int> world_size) {
-  return world_size && read_variable(kStepRankVariable) != nullptr &&
-         world_size == read_number(kStepSizeVariable, 1, kRanksMax);
+bool is_rank_left_to_srun(int world_size) {
+  return read_variable(kStepRankVariable) != nullptr &&
+         read_number(kStepSizeVariable, 1, kRanksMax) == world_size;
 }
 
 // Zero where it is none.
@@ -135,7 +135,7 @@ MpiLaunch find_mpi_launch() {
 std::optional<RankLaunch> find_rank_launch() {
   const std::optional<int> size = read_number("WORLD_SIZE", 1, kRanksMax);
   const std::optional<int> rank = read_number("RANK", 0, size.value_or(kRanksMax) - 1);
-  if (!rank && (!size || is_rank_left_to_srun(size))) return std::nullopt;
+  if (!rank && (!size || is_rank_left_to_srun(*size))) return std::nullopt;
   if (!rank || !size) {
     throw Error(StatusCode::invalid_argument,
                 fmt::format("{} is set and {} is not; a rank of a job started without MPI needs "

@@ -89,8 +89,7 @@ class Driver:
             if "variables" in message:
                 os.environ.update(message["variables"])
                 if "HOROVOD_HOSTNAME" in os.environ:  # scalecom.horovod serves Horovod's names here.
-                    os.environ.update({name: os.environ[told] for name, told in lines.HOROVOD_PLACES.items()
-                                       if told})
+                    os.environ.update(lines.horovod_places(os.environ))
                 self.local_rank = int(message["variables"]["LOCAL_RANK"])
                 self._has_update = False
                 return

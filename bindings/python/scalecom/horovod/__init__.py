@@ -13,7 +13,7 @@ import socket
 import sys
 
 from scalecom.communicators import is_under_mpi
-from scalecom.launch.lines import HOROVOD_PLACES
+from scalecom.launch.lines import HOROVOD_PLACES, horovod_places
 
 _SERVED = str(pathlib.Path(__file__).resolve().parent / "served")
 
@@ -74,7 +74,7 @@ def _tell_place():
     if is_under_mpi() or not (is_elastic or {"RANK", "WORLD_SIZE"} <= os.environ.keys()):
         return
     os.environ["HOROVOD_HOSTNAME"] = socket.gethostname()
-    os.environ.update({name: os.environ[told] for name, told in HOROVOD_PLACES.items() if told in os.environ})
+    os.environ.update(horovod_places(os.environ))
 
 
 def _place_of(spec):

@@ -182,16 +182,10 @@ class RemoteLink:
                     if isinstance(message, dict) and message.keys() & {"ready", "failed"}:
                         others.clear()
                         return message
-                others.append(line)
+                others.append(line.rstrip(b"\r\n"))
             return None
         finally:
-            self._show(others)
-
-    def _show(self, lines):
-        with processes.reader_may_go(sys.stderr):
-            for line in lines:
-                sys.stderr.buffer.write(f"{self.name}: ".encode() + line.rstrip(b"\r\n") + b"\n")
-            sys.stderr.flush()
+            processes.write_lines(others, sys.stderr, f"{self.name}: ")
 
     async def _end_of_shell(self):
         try:

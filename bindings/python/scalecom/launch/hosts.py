@@ -87,8 +87,13 @@ def read_file(path):
     return found
 
 
+def join(hosts, between=","):
+    """As -H takes them."""
+    return between.join(f"{host.name}:{host.slots}" for host in hosts)
+
+
 def show(hosts):
-    return ", ".join(f"{host.name}:{host.slots}" for host in hosts) or "none"
+    return join(hosts, ", ") or "none"
 
 
 def check_one_local(hosts, source):

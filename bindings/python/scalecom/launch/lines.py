@@ -7,6 +7,8 @@ import shutil
 import subprocess
 from typing import NamedTuple
 
+from scalecom.launch import hosts
+
 # Variables that ranks on other hosts need as they are here.
 _FORWARDED_PREFIXES = ("SCALECOM_", "HOROVOD_")
 _FORWARDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "OMP_NUM_THREADS")
@@ -21,6 +23,11 @@ _SHELL_WITH_DEADLINE = "ssh -o ConnectTimeout=10 -o ServerAliveInterval=30"
 # By which horovodrun tells a rank its place; and torchrun, where it does. They are that rank's alone.
 HOROVOD_PLACES = {"HOROVOD_RANK": "RANK", "HOROVOD_SIZE": "WORLD_SIZE", "HOROVOD_LOCAL_RANK": "LOCAL_RANK",
                   "HOROVOD_LOCAL_SIZE": "LOCAL_WORLD_SIZE", "HOROVOD_HOSTNAME": ""}
+
+
+def horovod_places(environment):
+    """Those of them that torchrun's variables tell."""
+    return {name: environment[told] for name, told in HOROVOD_PLACES.items() if told in environment}
 
 
 class Plan(NamedTuple):
@@ -55,10 +62,6 @@ def forwarded_environment(plan, environment):
             if has_value or name in environment}
 
 
-def _hosts_option(plan):
-    return ",".join(f"{host.name}:{host.slots}" for host in plan.hosts)
-
-
 def _names_option(plan):
     return ",".join(host.name for host in plan.hosts)
 
@@ -72,7 +75,7 @@ def _equal_slots(plan, program):
 
 
 def _openmpi_line(program, plan, environment, user):
-    line = [program, "-np", str(plan.ranks), "-H", _hosts_option(plan), "--bind-to", "none",
+    line = [program, "-np", str(plan.ranks), "-H", hosts.join(plan.hosts), "--bind-to", "none",
             "--map-by", "slot"]
     if plan.allows_root:
         line.append("--allow-run-as-root")
@@ -88,7 +91,7 @@ def _openmpi_line(program, plan, environment, user):
 
 
 def _mpich_line(program, plan, environment, _):
-    return _hydra_line(program, plan, environment, [_hosts_option(plan)])
+    return _hydra_line(program, plan, environment, [hosts.join(plan.hosts)])
 
 
 def _intel_line(program, plan, environment, _):

@@ -145,12 +145,16 @@ async def copy_lines(source, target, prefix):
         *lines, rest = _LINE_END.split(rest + block)
         if rest and (not block or len(rest) >= _LINE_BYTES_MAX):
             lines, rest = [*lines, rest], b""
-        with reader_may_go(target):
-            for line in lines:
-                target.buffer.write(prefix.encode() + line + b"\n")
-            target.flush()
+        write_lines(lines, target, prefix)
         if not block:
             return
+
+
+def write_lines(lines, target, prefix):
+    with reader_may_go(target):
+        for line in lines:
+            target.buffer.write(prefix.encode() + line + b"\n")
+        target.flush()
 
 
 @contextlib.contextmanager

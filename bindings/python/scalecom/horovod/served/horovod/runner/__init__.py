@@ -44,7 +44,7 @@ def run(func, args=(), kwargs=None, num_proc=1, min_num_proc=None, max_num_proc=
         num_proc = np
     timeout = {} if start_timeout is None else {"SCALECOM_CONNECT_TIMEOUT": str(start_timeout)}
     if hostfile is not None:
-        hosts = ",".join(f"{host.name}:{host.slots}" for host in host_lists.read_file(hostfile))
+        hosts = host_lists.join(host_lists.read_file(hostfile))
     return function.run(func, args, kwargs, num_proc, hosts, "mpirun" if use_mpi else "auto",
                         mpi_args or "", executable, timeout, bool(verbose))
 
