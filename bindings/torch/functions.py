@@ -8,7 +8,7 @@ from scalecom import basics, pickling
 from scalecom._library import own_name
 from scalecom.reductions import Adasum
 from scalecom.torch import mpi_ops, submit
-from scalecom.torch.parameters import check_is_optimizer
+from scalecom.torch.parameters import check_is_optimizer, check_names
 from scalecom.torch.residuals import residuals
 
 _STATE = own_name("optimizer state (broadcast_optimizer_state())")
@@ -27,6 +27,8 @@ def _named_tensors(params):
         if items is None or not all(isinstance(item, tuple) and len(item) == 2 for item in items):
             raise ValueError(f"params is {type(params).__name__}; give a state_dict, the pairs "
                              "of named_parameters(), or a list of tensors")
+    # Found here, as the second of a name is refused in flight only where the first still is on its way.
+    check_names("params", [name for name, _ in items])
     return [(name, value) for name, value in items if isinstance(value, torch.Tensor)]
 
 

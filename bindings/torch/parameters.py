@@ -1,5 +1,6 @@
 """The parameters of a DistributedOptimizer, their names and groups, and checks of what it is asked for."""
 
+import collections
 import weakref
 
 import torch
@@ -128,12 +129,16 @@ def checked_pairs(named_parameters):
     if strange:
         raise ValueError(f"named_parameters has a {type(strange[0]).__name__}; pairs of name and parameter are "
                          "needed: model.named_parameters()")
-    names = [name for name, _ in pairs]
-    if len(set(names)) < len(names):
-        duplicates = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"named_parameters has names more than once: {', '.join(duplicates)}; "
-                         "each parameter needs a name of its own")
+    check_names("named_parameters", [name for name, _ in pairs])
     return pairs
+
+
+def check_names(what, names):
+    """Raises ValueError where `what`, an argument, has a name more than once."""
+    repeated = sorted(name for name, count in collections.Counter(names).items() if count > 1)
+    if repeated:
+        raise ValueError(f"{what} has names more than once: {', '.join(map(str, repeated))}; each parameter "
+                         "needs a name of its own")
 
 
 def groups_of(names, groups):
