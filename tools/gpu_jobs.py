@@ -212,15 +212,18 @@ def show_us(figures):
 
 
 def run_kills(report, collectives, options, environment, folder):
-    """A rank of three is killed at work: the others say who, in bounded time."""
-    for work in ("all-reduce of 16 MiB", "ScaleCom steps"):
-        label = f"a killed rank in {work}, {collectives}"
+    """A rank of three is killed at work, or while NCCL connects: the others say who, in bounded time."""
+    works = [("all-reduce of 16 MiB", 3, 0.05), ("ScaleCom steps", 3, 0.05)]
+    if collectives == "nccl":
+        works += [("all-reduce of 16 MiB", 0, delay) for delay in (0.1, 0.4, 0.8, 1.5)]
+    for work, turns, delay in works:
+        label = f"a killed rank in {work}{'' if turns else f', {delay} s after its begin'}, {collectives}"
         if not report.has_time_for(label):
             continue
         # By themselves: a killed process can take MPS with it.
         job = start_ranks(dataclasses.replace(options.places, mps={}), folder, 3,
                           "programs.kills:lose_a_rank_at_work",
-                          {"victim": 1, "work": work, "turns": 3, "delay": 0.05}, collectives, environment)
+                          {"victim": 1, "work": work, "turns": turns, "delay": delay}, collectives, environment)
         outcome = job.outcome(report.limit(60))
         problems = [f"ranks {sorted(outcome.values)} gave a verdict: {outcome.output[-2000:]}"
                     ] * (set(outcome.values) != {0, 2})

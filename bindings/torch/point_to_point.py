@@ -72,6 +72,8 @@ class Message(dist.Work):
                 self._end(None)
         if self._problem is not None:
             raise self._problem
+        if self._stream is not None:  # It may be another's that has copied what came.
+            torch.cuda.current_stream(self._tensor.device).wait_stream(self._stream)
         return True
 
     def _too_late(self, limit):

@@ -54,6 +54,9 @@ def operations_go_on_beside_a_capture():
         return
     compression = hvd.Compression.scalecom(rate=100, warmup_steps=0)
     tensors = [torch.empty(COUNT) for _ in range(20)]
+    # NCCL connects an algorithm when a size asks for it, and what travels beside the capture is of any of these.
+    for count in (1_000, COUNT, 20 * COUNT):
+        hvd.allreduce(torch.ones(count), name=f"connecting.{count}")
 
     def work(turn):
         handles = [hvd.allreduce_async_(tensor, name=f"{turn}.{place}", op=hvd.Sum)

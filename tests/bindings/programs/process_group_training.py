@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from programs import ddp
+from programs.claims import is_cuda
 from programs.process_groups import exchange_with_all, mesh_of, over
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -155,6 +156,20 @@ def messages_arrive_whatever_the_tensors():
             told = [None]
             dist.recv_object_list(told, 0)
             assert told == [{"from": 0}]
+
+
+def a_message_is_there_for_the_stream_that_waits():
+    if hvd.size() == 1 or not is_cuda():
+        return
+    behind, before = _neighbours()
+    with over("scalecom"):
+        came = torch.zeros(1000, 2)
+        dist.isend(torch.full((1000,), float(hvd.rank())), behind)
+        torch.cuda._sleep(200_000_000)  # What came is copied behind it.
+        work = dist.irecv(came.t()[:1], before)
+        with torch.cuda.stream(torch.cuda.Stream()):
+            work.wait()
+            assert came[:, 0].tolist() == [before] * 1000
 
 
 def messages_need_neither_the_other_ranks_nor_what_is_in_flight():
