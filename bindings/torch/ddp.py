@@ -11,20 +11,27 @@ backward() with a RuntimeError that holds HorovodInternalError's text.
 
 import contextlib
 import functools
+import weakref
 
 import torch
 import torch.distributed as dist
 
 from scalecom import basics
 from scalecom.compression import ScaleComCompressor, check_compression, gradient_options
-from scalecom.process_sets import used
+from scalecom.name_owners import claim, refuse_name
+from scalecom.process_sets import global_process_set, used
 from scalecom.reductions import Average, Sum
-from scalecom.residual_owners import claim
 from scalecom.residuals import check_parts
 from scalecom.torch import completion, mpi_ops, plan, submit
 from scalecom.torch.compression import Compression
 from scalecom.torch.process_group import ScaleComProcessGroup
 from scalecom.torch.residuals import residuals
+
+# By process set: of each name, the last backward pass with its gradient, and the parameter's id().
+_last_passes = weakref.WeakKeyDictionary()
+
+# Of the backward pass that this thread works for; -1 outside of any.
+_number_of_pass = torch._C._current_graph_task_id
 
 
 class HookState:
@@ -110,9 +117,20 @@ class HookState:
         with used(self.process_set):
             residuals.load_model_state(saved, self._shapes_of(self._gradients))
 
+    def _check_pass(self, parameters, places):
+        """Raises ValueError where a backward pass brings gradients of two parameters under one name."""
+        now = _number_of_pass()
+        last = _last_passes.setdefault(self.process_set or global_process_set, {})
+        for parameter, (name, _) in zip(parameters, places):
+            other = last.get(name)
+            if other is not None and other[0] == now >= 0 and other[1] != id(parameter):
+                refuse_name(name, self._OTHER_NAMES)
+            last[name] = now, id(parameter)
+
     def start(self, gradients, parameters):
         """Starts to reduce the parameters' gradients in place; finish() ends what this returns."""
         places = [self._gradients[parameter] for parameter in parameters]
+        self._check_pass(parameters, places)
         for parameter, (name, reduction) in zip(parameters, places):
             if reduction.compression.rate:
                 claim(self.process_set, name, parameter, self, self._OTHER_NAMES)

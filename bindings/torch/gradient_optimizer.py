@@ -1,6 +1,7 @@
 """DistributedOptimizer with op Average or Sum: gradients are reduced while the backward pass goes on."""
 
 import contextlib
+import gc
 import sys
 import threading
 import warnings
@@ -10,14 +11,14 @@ import torch
 from scalecom import _library
 from scalecom.compression import gradient_options
 from scalecom.exceptions import HorovodInternalError
+from scalecom.name_owners import claim, refuse_name
 from scalecom.process_sets import era, global_process_set, used
 from scalecom.reductions import Max
-from scalecom.residual_owners import claim
 from scalecom.torch import mpi_ops, sparse_ops, submit
 from scalecom.torch.compression import Compression
 from scalecom.torch.eager import eager
 from scalecom.torch.optimizer_state import ChangeMixin, StateMixin
-from scalecom.torch.parameters import Hooks, check_passes, refuse_pass, takes_part
+from scalecom.torch.parameters import Hooks, abandoned, check_passes, refuse_pass, takes_part
 
 # Gradients are submitted together as soon as they have so many bytes, or are so many: a submit costs
 # several times what one tensor more in it does, and less than a burst's time on any network is lost.
@@ -113,6 +114,7 @@ class _Gradient:
         if gradient is not None and gradient.is_sparse and not settings.has_agreed(self):
             settings.waiting.append(self)
             return
+        self._take_name()
         wire = self.source = self._ready()
         if wire.is_sparse:
             self._start_sparse(wire)
@@ -127,6 +129,22 @@ class _Gradient:
         self.reduction = submit.reduction_of(settings.op, settings.prescale_factor,
                                              settings.postscale_factor, options, self.priority)
         settings.collect(self, wire)
+
+    def _take_name(self):
+        """Until forget(). The optimizer that has it may have gone in the middle of a step."""
+        reducing = self.settings.reducing
+        if reducing.setdefault(self.name, self) is self:
+            return
+        gc.collect()  # It may be gone on another rank.
+        other = reducing.get(self.name)
+        if other is not None and other.settings in abandoned:
+            other.settings.end_step()
+        if reducing.setdefault(self.name, self) is not self:
+            refuse_name(self.name, _OTHER_NAMES)
+
+    def let_name_go(self):
+        if self.settings.reducing.get(self.name) is self:
+            del self.settings.reducing[self.name]
 
     def _start_sparse(self, wire):
         settings = self.settings
@@ -154,6 +172,7 @@ class _Gradient:
             self.parameter.grad = self.parameter.grad.to_sparse(self.sparse_after)
 
     def forget(self):
+        self.let_name_go()
         self.passes_left = self.settings.passes
         self.source = self.wire = self.context = self.make_sparse = self.sparse_after = None
 
@@ -171,6 +190,7 @@ class GradientSettings(Hooks):
         self.postscale_factor = float(predivide_factor)
         self.sparse_as_dense = sparse_as_dense
         self.process_set = process_set
+        self.reducing = (process_set or global_process_set).reducing
         # What the forward pass needs first has the highest priority, and all are below what is
         # submitted beside the gradients: somebody may wait for that.
         self.gradients = []
@@ -182,6 +202,9 @@ class GradientSettings(Hooks):
         self.collected_bytes = 0
         self.stream = None  # On a CUDA device: in whose order they are ready.
         self.pending = []  # Pairs of a submit's ticket and gradients, in the order of submits.
+        self.waited = []  # Gradients that were waited for, and their errors, until none is pending.
+        self.errors = []
+        self.ended_in = None  # The era in which its optimizer went.
         self.is_synchronized = False
         self.should_synchronize = True
         self.grouped = []  # Gradients that may have to wait for others.
@@ -287,28 +310,72 @@ class GradientSettings(Hooks):
         except BaseException:
             for gradient in burst:
                 gradient.wire = gradient.context = None  # The next synchronize() tries it again.
+                gradient.let_name_go()
             raise
 
     def finish(self):
         """Waits until every gradient that was submitted is the reduced one."""
-        errors = []
         while self.pending:
-            ticket, burst = self.pending.pop(0)
             try:
-                ticket.wait()
+                ticket, burst = self._wait_for_first()
                 for gradient in burst:
                     gradient.finish(ticket)
             except (HorovodInternalError, AssertionError) as error:
-                errors.append(error)
-            finally:
-                for gradient in burst:
-                    gradient.forget()
+                self.errors.append(error)
+        errors, self.errors = self.errors, []
+        for gradient in self.waited:
+            gradient.forget()
+        self.waited.clear()
         if errors:
             raise errors[0]
+
+    def _wait_for_first(self):
+        """Who is interrupted in the wait may call finish() again."""
+        ticket, burst = self.pending[0]
+        error = None
+        try:
+            ticket.wait()
+        except HorovodInternalError as problem:
+            error = problem
+        del self.pending[0]
+        self.waited += burst
+        if error is not None:
+            raise error
+        return ticket, burst
+
+    def end(self):
+        """Its optimizer is gone. What it has on its way is left: it may need what other ranks have yet to submit."""
+        self.release()
+        if self.is_reducing():
+            self.ended_in = self._era()
+            abandoned.append(self)
+        else:
+            self.forget()
+            self._let_gradients_go()
+
+    def end_step(self):
+        """After end(), where its names or parameters are another's now, on all ranks alike."""
+        with contextlib.suppress(ValueError):  # Another thread has.
+            abandoned.remove(self)
+        with contextlib.suppress(Exception):
+            if self._era() is self.ended_in:
+                self.start_all()
+        with contextlib.suppress(Exception):
+            self.finish()
+        self.forget()
+        self._let_gradients_go()
+
+    def _let_gradients_go(self):
+        """They know this too: the model would stay until the garbage collector comes."""
+        for gradient in self.gradients:
+            gradient.group = None
+        self.gradients, self.grouped = [], []
 
     def forget(self):
         """Nothing is on its way any more."""
         self.pending.clear()
+        self.waited.clear()
+        self.errors.clear()
         self.waiting.clear()
         self.collected.clear()
         self.collected_bytes = 0

@@ -1,6 +1,7 @@
 """The parameters of a DistributedOptimizer, their names and groups, and checks of what it is asked for."""
 
 import collections
+import gc
 import weakref
 
 import torch
@@ -89,6 +90,10 @@ class Hooks:
             handle.remove()
         self._handles.clear()
 
+    def end(self):
+        """Its optimizer is gone."""
+        self.release()
+
     def check_hooked(self):
         if self.is_released:
             raise AssertionError("parameters of this DistributedOptimizer were taken over by a later one, which "
@@ -98,23 +103,35 @@ class Hooks:
 # Optimizers with hooks in their parameters.
 _hooking = weakref.WeakSet()
 
+# Settings of optimizers that went in the middle of a step: see GradientSettings.end().
+abandoned = []
+
 
 def take_over(names):
     """Releases the parameters in `names` from the optimizers that were made of them before; returns these."""
-    former = [one for one in list(_hooking)
-              if not one._scalecom.is_released and not one._scalecom.names.keys().isdisjoint(names)]
+    if any(one._scalecom.is_reducing() for one in _hooked_in(names)):
+        gc.collect()  # One that nobody has any more may be gone on another rank.
+    former = _hooked_in(names)
     if any(one._scalecom.is_reducing() for one in former):
         raise AssertionError("another DistributedOptimizer is reducing gradients of these parameters; call its step() "
                              "or synchronize() first")
+    for settings in list(abandoned):
+        if not settings.names.keys().isdisjoint(names):
+            settings.end_step()
     for one in former:
         one._scalecom.release()
     return former
 
 
+def _hooked_in(names):
+    return [one for one in list(_hooking)
+            if not one._scalecom.is_released and not one._scalecom.names.keys().isdisjoint(names)]
+
+
 def release_at_end(optimizer):
     """Its hooks go with it."""
     _hooking.add(optimizer)
-    weakref.finalize(optimizer, optimizer._scalecom.release).atexit = False
+    weakref.finalize(optimizer, optimizer._scalecom.end).atexit = False
 
 
 def _by_place(groups):
@@ -177,6 +194,8 @@ def check_optimizer(optimizer):
     """Raises ValueError for what cannot be wrapped."""
     check_is_optimizer(optimizer)
     former = optimizer.__dict__.get("_scalecom")
+    if former is not None and not former.is_released:
+        gc.collect()  # A wrapper that nobody has any more may be gone on another rank.
     if former is not None and not former.is_released:
         raise ValueError(f"optimizer, {type(optimizer).__name__}, is wrapped already; its gradients "
                          "would be reduced twice: go on with the first wrapper, whose `compression` may be "

@@ -46,6 +46,7 @@ class ProcessSet:
         self.name_counters = {}  # Of the calls without a name, by kind, since the last join.
         self.joins = 0  # That have ended.
         self.residual_owners = {}  # Of the session's residuals, by name; see claim().
+        self.reducing = {}  # Whose gradient of a name is being reduced, by name; the one dict for all sessions.
 
     @property
     def ranks(self):
@@ -193,6 +194,7 @@ def _restart_names(process_set):
     process_set.name_counters = {}
     process_set.joins = 0
     process_set.residual_owners = {}
+    process_set.reducing.clear()
 
 
 def _take(process_set, number, sets):

@@ -1,9 +1,9 @@
 """The reduction of a step's gradients: what the tapes and optimizers of TensorFlow and Keras share."""
 
 from scalecom.compression import ScaleComCompressor, check_compression, gradient_options
+from scalecom.name_owners import claim
 from scalecom.process_sets import global_process_set, used
 from scalecom.reductions import Adasum, Average, Sum, check_predivide_factor
-from scalecom.residual_owners import claim
 from scalecom.variables import check_groups, key_of, names_of
 
 

@@ -154,6 +154,18 @@ def models_of_one_name_are_refused_when_they_take_turns():
             models[0](torch.ones(1, 64)).sum().backward()
 
 
+def models_of_one_name_are_refused_in_one_backward_pass():
+    with _process_group():
+        models = [DistributedDataParallel(nn.Linear(64, 64, bias=False)) for _ in range(2)]
+        for model in models:
+            model.register_comm_hook(hvd.DDPState(model, name="at once."), hvd.ddp_hook)
+        for _ in range(2):  # One behind the other they may have one name.
+            for model in models:
+                model(torch.ones(1, 64)).sum().backward()
+        with pytest.raises(ValueError, match="at once.weight: the gradient of another parameter.*`name`"):
+            sum(model(torch.ones(1, 64)).sum() for model in models).backward()
+
+
 def a_backward_pass_does_not_wait_for_the_device():
     with _process_group():
         model = DistributedDataParallel(_Net("unwaited"), bucket_cap_mb=0.02)

@@ -143,6 +143,98 @@ def models_with_the_same_names_are_refused_when_they_take_turns():
             step(*one)
 
 
+def models_with_the_same_names_are_refused_in_one_backward_pass():
+    """Also where the first gradient of a name is reduced already when the second comes."""
+    for width in (8, 1024):
+        layers = [nn.Linear(width, 512, bias=False) for _ in range(2)]
+        first, second = (_wrap(layer) for layer in layers)
+        with pytest.raises(ValueError, match="weight: the gradient of another parameter.*named_parameters="):
+            sum(layer(torch.ones(1, width)).sum() for layer in layers).backward()
+        second.synchronize()  # The backward pass begins with the last.
+        first.synchronize()
+
+
+class _Owner:
+    """Only the garbage collector ends it."""
+
+    def __init__(self, *owned):
+        self.owned, self.itself = owned, self
+
+
+def what_the_garbage_collector_has_yet_to_end_refuses_nothing():
+    """It runs on each rank when it likes."""
+    def step(layer, optimizer):
+        layer(torch.ones(1, 64)).sum().backward()
+        optimizer.step()
+
+    def wrap(layer, inner=None):
+        inner = inner or torch.optim.SGD(layer.parameters(), lr=0.1)
+        return hvd.DistributedOptimizer(inner, [("ended.weight", layer.weight)],
+                                        compression=hvd.Compression.scalecom(rate=8))
+
+    layer, other = (nn.Linear(64, 64, bias=False) for _ in range(2))
+    optimizer, inner = wrap(layer), torch.optim.SGD(layer.parameters(), lr=0.1)
+    gc.collect()
+    gc.disable()
+    try:
+        step(layer, optimizer)
+        later = wrap(other)
+        step(other, later)
+        _Owner(later)
+        del later
+        if hvd.rank() == 0:
+            gc.collect()
+        step(layer, optimizer)  # In turns.
+        _Owner(wrap(layer, inner))
+        if hvd.rank() == 0:
+            gc.collect()
+        optimizer = wrap(layer, inner)  # Wrapped already.
+        _Owner(optimizer)
+        layer(torch.ones(1, 64)).sum().backward()
+        del optimizer
+        if hvd.rank() == 0:
+            gc.collect()
+        step(layer, wrap(layer))  # Is reducing.
+    finally:
+        gc.enable()
+
+
+def an_optimizer_that_goes_in_the_middle_of_a_step_leaves_its_names():
+    model = _model()
+    for one in (model, _model(), model):  # Other parameters, the same names.
+        optimizer = _wrap(one)
+        _backward(one, _mine(_batches(1)[0]))
+        del optimizer
+    _train(model, _wrap(model), _batches(3))
+    _assert_same_model(model, _train_alone(3))
+
+
+def who_is_interrupted_in_a_step_may_call_it_again():
+    model = _model()
+    optimizer = _wrap(model, op=hvd.Sum, groups=[[value] for value in model.parameters()])
+    _backward(model, _mine(_batches(1)[0]))
+    ticket = optimizer._scalecom.pending[2][0]
+    ticket_type, interrupted = type(ticket), []
+    original = ticket_type.wait
+
+    def wait(one, *arguments):
+        if one is ticket and not interrupted:
+            interrupted.append(one)
+            raise KeyboardInterrupt
+        return original(one, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ticket_type, "wait", wait)
+        with pytest.raises(KeyboardInterrupt):
+            optimizer.synchronize()
+        optimizer.synchronize()
+    assert interrupted and not optimizer._scalecom.is_reducing()
+    alone = _model()
+    _backward(alone, _batches(1)[0])
+    for value, wanted in zip(model.parameters(), alone.parameters()):
+        assert torch.allclose(value.grad, wanted.grad * hvd.size())
+
+
 def a_compressed_model_is_moved_by_swapping_its_tensors():
     """As torch moves what is of a tensor's subclass: it refuses where there are weak references."""
     model = nn.Linear(64, 64)

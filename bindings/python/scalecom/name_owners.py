@@ -1,10 +1,14 @@
-"""Whose residuals are: a name's is its parameter's alone, of two models too."""
+"""Whose a name is: its parameter's alone, of two models too."""
 
+import gc
 import logging
 import weakref
 from typing import NamedTuple
 
 from scalecom.process_sets import global_process_set
+
+
+_GIVE = "give the parameters of each model names of their own"
 
 
 class _Owner(NamedTuple):
@@ -26,17 +30,30 @@ def claim(process_set, name, parameter, holder, remedy, may_refuse=True):
     if mine is not None and mine[-1].key == id(parameter) and mine[-1].is_there():
         return
     owner = _Owner(id(parameter), weakref.ref(holder))
-    former = [one for one in mine or () if one.is_there()]
-    if former and (former[-1].key == owner.key or former[-1].holder() is holder):
-        del former[-1]  # The same by a new holder; or its holder has gone on to this one.
+    former = _those_before(owner, holder, mine or ())
     if may_refuse and any(one.key == owner.key for one in former):
-        raise ValueError(f"{name}: gradients of two parameters are compressed under this name in turns, and what one "
-                         f"of them is owed would go to the other, because residuals are kept by name; give the "
-                         f"parameters of each model names of their own: {remedy}")
+        gc.collect()  # A holder that nobody has any more may be gone on another rank.
+        former = _those_before(owner, holder, mine)
+        if any(one.key == owner.key for one in former):
+            raise ValueError(f"{name}: gradients of two parameters are compressed under this name in turns, and what "
+                             f"one of them is owed would go to the other, because residuals are kept by name; {_GIVE}: "
+                             f"{remedy}")
     is_first = not any(len(others) > 1 for others in list(owners.values()))
     owners[name] = [*former, owner]
     if former and is_first:
         logging.getLogger("scalecom").warning(
             "%s: another parameter is compressed under this name now, and goes on with the residual of the former, "
-            "which is still there. If both are trained, give the parameters of each model names of their own: %s",
-            name, remedy)
+            "which is still there. If both are trained, %s: %s", name, _GIVE, remedy)
+
+
+def _those_before(owner, holder, owners):
+    there = [one for one in owners if one.is_there()]
+    if there and (there[-1].key == owner.key or there[-1].holder() is holder):
+        del there[-1]  # The same by a new holder; or its holder has gone on to this one.
+    return there
+
+
+def refuse_name(name, remedy):
+    """Of a gradient, while another parameter's is being reduced under it."""
+    raise ValueError(f"{name}: the gradient of another parameter is being reduced under this name, and ranks may differ "
+                     f"in which comes first; {_GIVE}: {remedy}")
