@@ -25,10 +25,11 @@ import numpy
 
 from scalecom import arrays as host_arrays, basics, reductions
 from scalecom._library import DTYPES
+from scalecom.call_numbers import call_by_number
 from scalecom.compression import check_uniform, options_of
 from scalecom.jax import gradients, primitives  # noqa: F401 (registers the derivatives)
 from scalecom.jax.compression import Compression
-from scalecom.process_sets import count_call, current, used
+from scalecom.process_sets import current, used
 from scalecom.reductions import Adasum, Average, Max, Min, Product, Sum
 
 
@@ -48,15 +49,19 @@ def checked_set(process_set):
         return current()
 
 
-def full_name(process_set, kind, name, arrays):
+def full_name(kind, name):
     """The name that the ranks know. ValueError for one with a zero byte."""
-    if name is None:
-        # One at a time is in flight: outside of jit one name serves all, and is compiled once.
-        number = count_call(process_set, kind) if any(map(primitives.is_compiled, arrays)) else "now"
-        return f"{kind}.noname.{number}"
     if "\0" in str(name):
         raise ValueError(f"name is {name!r}; a name cannot hold a zero byte")
     return f"{kind}.{name}"
+
+
+def _with_name(process_set, kind, name, arrays, call):
+    """call(full name) of an operation on the arrays."""
+    if name is None and any(map(primitives.is_compiled, arrays)):
+        return call_by_number(process_set, kind, lambda number: call(f"{kind}.noname.{number}"))
+    # Outside of jit one at a time is in flight: one name serves all, and is compiled once.
+    return call(full_name(kind, "noname.now" if name is None else name))
 
 
 def _member_names(full, count):
@@ -80,12 +85,13 @@ def _rows_of(tensor, verb):
     return array
 
 
-def _leaves(tensors, make, process_set, kind, name):
-    """Of a pytree: the arrays that make() makes of its leaves, their full names, and its structure."""
+def _of_leaves(tensors, make, process_set, kind, name, call):
+    """Of a pytree: that of what call(arrays, full names) gives for the arrays that make() makes of its
+    leaves."""
     leaves, structure = jax.tree_util.tree_flatten(tensors)
     arrays = list(map(make, leaves))
-    names = _member_names(full_name(process_set, kind, name, arrays), len(arrays))
-    return arrays, names, structure
+    return jax.tree_util.tree_unflatten(structure, _with_name(
+        process_set, kind, name, arrays, lambda full: call(arrays, _member_names(full, len(arrays)))))
 
 
 def reduce_all(arrays, names, op, prescale_factor, postscale_factor, compression, options,
@@ -121,9 +127,9 @@ def allreduce(tensor, average=None, name=None, compression=Compression.none, op=
     """
     process_set = checked_set(process_set)
     array = as_array(tensor)
-    return reduce_all([array], [full_name(process_set, "allreduce", name, [array])],
-                      choose_op(average, op), prescale_factor, postscale_factor, compression,
-                      [_options_of(compression, name)], process_set)[0]
+    return _with_name(process_set, "allreduce", name, [array], lambda full: reduce_all(
+        [array], [full], choose_op(average, op), prescale_factor, postscale_factor, compression,
+        [_options_of(compression, name)], process_set))[0]
 
 
 def grouped_allreduce(tensors, average=None, name=None, compression=Compression.none, op=None,
@@ -134,13 +140,14 @@ def grouped_allreduce(tensors, average=None, name=None, compression=Compression.
     one call of XLA and one submit, however many they are.
     """
     process_set = checked_set(process_set)
-    arrays, names, structure = _leaves(tensors, as_array, process_set, "allreduce", name)
-    reduced = reduce_all(arrays, names, choose_op(average, op), prescale_factor, postscale_factor,
-                         compression, [_options_of(compression, name)] * len(arrays), process_set)
-    return jax.tree_util.tree_unflatten(structure, reduced)
+    return _of_leaves(tensors, as_array, process_set, "allreduce", name, lambda arrays, names: reduce_all(
+        arrays, names, choose_op(average, op), prescale_factor, postscale_factor, compression,
+        [_options_of(compression, name)] * len(arrays), process_set))
 
 
 def _gather(process_set, names, arrays):
+    if not arrays:
+        return ()
     # A dimension of its own: who gives another number of rows is found out.
     ranks, place = process_set.size(), process_set.rank()
     gathered = primitives.all_gather(process_set, names,
@@ -158,16 +165,15 @@ def allgather(tensor, name=None, process_set=None):
     """
     process_set = checked_set(process_set)
     array = _rows_of(tensor, "gathered")
-    return _gather(process_set, [full_name(process_set, "allgather", name, [array])], [array])[0]
+    return _with_name(process_set, "allgather", name, [array],
+                      lambda full: _gather(process_set, [full], [array]))[0]
 
 
 def grouped_allgather(tensors, name=None, process_set=None):
     """The allgather of each array of a pytree, as a pytree of the same structure. Differentiable."""
     process_set = checked_set(process_set)
-    arrays, names, structure = _leaves(tensors, lambda leaf: _rows_of(leaf, "gathered"), process_set,
-                                       "allgather", name)
-    gathered = _gather(process_set, names, arrays) if arrays else ()
-    return jax.tree_util.tree_unflatten(structure, gathered)
+    return _of_leaves(tensors, lambda leaf: _rows_of(leaf, "gathered"), process_set, "allgather", name,
+                      lambda arrays, names: _gather(process_set, names, arrays))
 
 
 def _scatter(process_set, names, arrays, op, prescale_factor, postscale_factor, compression):
@@ -191,18 +197,18 @@ def reducescatter(tensor, name=None, compression=Compression.none, op=Average, p
     """
     process_set = checked_set(process_set)
     array = _rows_of(tensor, "scattered")
-    return _scatter(process_set, [full_name(process_set, "reducescatter", name, [array])], [array],
-                    op, prescale_factor, postscale_factor, compression)[0]
+    return _with_name(process_set, "reducescatter", name, [array], lambda full: _scatter(
+        process_set, [full], [array], op, prescale_factor, postscale_factor, compression))[0]
 
 
 def grouped_reducescatter(tensors, name=None, compression=Compression.none, op=Average,
                           process_set=None, prescale_factor=1.0, postscale_factor=1.0):
     """The reducescatter of each array of a pytree, as a pytree of the same structure. Differentiable."""
     process_set = checked_set(process_set)
-    arrays, names, structure = _leaves(tensors, lambda leaf: _rows_of(leaf, "scattered"),
-                                       process_set, "reducescatter", name)
-    return jax.tree_util.tree_unflatten(structure, _scatter(
-        process_set, names, arrays, op, prescale_factor, postscale_factor, compression))
+    return _of_leaves(
+        tensors, lambda leaf: _rows_of(leaf, "scattered"), process_set, "reducescatter", name,
+        lambda arrays, names: _scatter(process_set, names, arrays, op, prescale_factor, postscale_factor,
+                                       compression))
 
 
 def _row_numbers(argument, values, ranks, rows=None):
@@ -240,8 +246,12 @@ def alltoall(tensor, splits=None, name=None, process_set=None, received_splits=N
     """
     process_set = checked_set(process_set)
     array = _rows_of(tensor, "exchanged")
+    return _with_name(process_set, "alltoall", name, [array],
+                      lambda full: _exchange(process_set, full, array, splits, received_splits))
+
+
+def _exchange(process_set, full, array, splits, received_splits):
     ranks, rows = process_set.size(), array.shape[0]
-    full = full_name(process_set, "alltoall", name, [array])
     if splits is None:
         if rows % ranks != 0 or received_splits is not None:
             raise ValueError(f"splits is None; then the first dimension, {rows}, must be a multiple of "
@@ -273,8 +283,8 @@ def broadcast(tensor, root_rank, name=None, process_set=None):
     """The array of root_rank, on every rank. Differentiable."""
     process_set = checked_set(process_set)
     array = as_array(tensor)
-    return primitives.broadcast(process_set, [full_name(process_set, "broadcast", name, [array])],
-                                [array], _root_of(process_set, root_rank))[0]
+    return _with_name(process_set, "broadcast", name, [array], lambda full: primitives.broadcast(
+        process_set, [full], [array], _root_of(process_set, root_rank)))[0]
 
 
 def broadcast_parameters(params, root_rank=0, process_set=None):

@@ -125,7 +125,7 @@ def distributed(compression=Compression.none, op=Average, gradient_predivide_fac
         ranks = checked_set(process_set)
         options = [gradient_options(compression, path, gradient)
                    for path, gradient in zip(paths, gradients)]
-        full = [full_name(ranks, "allreduce", name + path, gradients) for path in paths]
+        full = [full_name("allreduce", name + path) for path in paths]
         reduced = reduce_all(gradients, full, op, 1.0 / gradient_predivide_factor, gradient_predivide_factor,
                              compression, options, ranks)
         return jax.tree_util.tree_unflatten(structure, reduced), state

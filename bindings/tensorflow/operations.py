@@ -18,6 +18,7 @@ from tensorflow.python.eager import context
 from tensorflow.python.ops import control_flow_util
 
 from scalecom import _library, process_sets
+from scalecom.call_numbers import call_by_number
 
 _SELF_TEST_LIMIT_S = 60.0
 _choice_lock = threading.Lock()
@@ -94,18 +95,23 @@ def __getattr__(name):
 _IN_GRAPH, _EAGERLY = -1, -2
 
 
+# What an operation raises of which nothing was submitted.
+_REFUSALS = tf.errors.InvalidArgumentError, TypeError, ValueError
+
+
 class Names:
     """The names that the ranks know of an operation's tensors: the prefix, a point and the number of
     the call where that is 0 or more, and a suffix for each tensor; without suffixes a point and the
     tensor's place. call is -1 in a graph; eagerly, where the caller waits anyway, -2 without a number.
-    Immutable."""
+    counted: the kind of the calls by whose number each run is named, or None. Immutable."""
 
-    def __init__(self, prefix, suffixes=(), call=None):
+    def __init__(self, prefix, suffixes=(), call=None, counted=None):
         if "\0" in prefix + "".join(suffixes):
             raise ValueError(f"name is {prefix + ''.join(suffixes)!r}; a name cannot hold a zero byte")
         self.prefix = prefix
         self.suffixes = list(suffixes)
         self.call = call if call is not None else _EAGERLY if tf.executing_eagerly() else _IN_GRAPH
+        self.counted = counted
 
 
 _made_once = functools.lru_cache(maxsize=1 << 12)(Names)
@@ -119,7 +125,7 @@ def _name(suffixes, kind, name, process_set):
     if name is not None:
         return _made_once(f"{kind}.{name}", suffixes, _EAGERLY if is_eager else _IN_GRAPH)
     if is_eager:
-        return Names(f"{kind}.noname", suffixes, process_sets.count_call(process_set, kind))
+        return _made_once(f"{kind}.noname", suffixes, _EAGERLY, kind)
     graph = tf.compat.v1.get_default_graph()
     # Graphs of gradients have a number at the end, which need not be the same on all ranks.
     function = re.sub(r"_\d+$", "", getattr(graph, "name", "graph"))
@@ -154,11 +160,17 @@ def describe_reduction(op, prescale_factor=1.0, postscale_factor=1.0, options=No
         options.ramp_steps, priority))
 
 
-def _run(operation, tensors, names, process_set, **attributes):
+def _run(operation, names, process_set, **arguments):
     if names.call == _IN_GRAPH:
         check_compiler()
-    return operation(call=names.call, tensors=tensors, prefix=names.prefix, suffixes=names.suffixes,
-                     process_set=_number_of(process_set), **attributes)
+
+    def run(call):
+        return operation(call=call, prefix=names.prefix, suffixes=names.suffixes,
+                         process_set=_number_of(process_set), **arguments)
+
+    if names.counted is None:
+        return run(names.call)
+    return call_by_number(process_set, names.counted, run, _REFUSALS)
 
 
 def _number_of(process_set):
@@ -171,7 +183,7 @@ def _number_of(process_set):
 def all_reduce(tensors, names, process_set, reductions):
     """The reductions of `tensors`, as a list: one submit. reductions: a description for each tensor,
     or one for all of them."""
-    return _run(_operations().scalecom_all_reduce, tensors, names, process_set, reductions=reductions)
+    return _run(_operations().scalecom_all_reduce, names, process_set, tensors=tensors, reductions=reductions)
 
 
 def _moved(tensors):
@@ -187,13 +199,13 @@ def _arrived(results, tensors):
 
 def all_gather(tensors, names, process_set):
     """For each tensor those of the ranks, one behind the other, as a list."""
-    gathered = _run(_operations().scalecom_all_gather, _moved(tensors), names, process_set)
+    gathered = _run(_operations().scalecom_all_gather, names, process_set, tensors=_moved(tensors))
     return _arrived(_with_shapes(gathered, tensors), tensors)
 
 
 def reduce_scatter(tensors, names, process_set, reduction):
     """This rank's part of the reduction of each tensor, as a list."""
-    parts = _run(_operations().scalecom_reduce_scatter, tensors, names, process_set,
+    parts = _run(_operations().scalecom_reduce_scatter, names, process_set, tensors=tensors,
                  reductions=[reduction])
     return _with_shapes(parts, tensors)
 
@@ -209,17 +221,15 @@ def _with_shapes(results, tensors):
 
 def broadcast(tensors, names, process_set, root):
     """The tensors of the rank at the place `root` of the process set, as a list."""
-    return _arrived(_run(_operations().scalecom_broadcast, _moved(tensors), names, process_set,
+    return _arrived(_run(_operations().scalecom_broadcast, names, process_set, tensors=_moved(tensors),
                          root=root), tensors)
 
 
 def all_to_all(rows, splits, names, process_set):
     """The rows that the ranks gave to this one, and how many each gave, as int64."""
-    check_compiler()
     moved, = _moved([rows])
-    received, received_splits = _operations().scalecom_all_to_all(
-        call=names.call, rows=moved, splits=splits, prefix=names.prefix, suffixes=names.suffixes,
-        process_set=_number_of(process_set))
+    received, received_splits = _run(_operations().scalecom_all_to_all, names, process_set, rows=moved,
+                                     splits=splits)
     received, = _arrived(_with_shapes([received], [rows]), [rows])
     return received, received_splits
 

@@ -135,8 +135,8 @@ def grouped_allgather_async(tensors, name=None, process_set=None):
         tensors = [tensor.detach() for tensor in _checked_list(tensors)]
         for tensor in tensors:
             _check_member(tensor, "gathered")
-        names = submit.member_names("allgather", name, len(tensors))
-        tickets = submit.submit_each(lib.scalecom_all_gather_group, names, tensors)
+        tickets = submit.with_name("allgather", name, lambda full: submit.submit_each(
+            lib.scalecom_all_gather_group, submit.member_names(full, len(tensors)), tensors))
         return _register_each(tickets, list(map(mpi_ops.copier, tensors)))
 
 
@@ -187,10 +187,10 @@ def grouped_reducescatter_async(tensors, name=None, op=Average, process_set=None
                 raise ValueError("bool can be neither averaged nor scaled; use Sum, Max, Min or "
                                  "Product, or cast it")
         parts = [mpi_ops.scatter_wire(tensor, compression) for tensor in tensors]
-        names = submit.member_names("reducescatter", name, len(tensors))
         arguments = mpi_ops.scatter_arguments(op, prescale_factor, postscale_factor)
-        tickets = submit.submit_each(lib.scalecom_reduce_scatter_group, names,
-                                     [wire for wire, _ in parts], arguments)
+        tickets = submit.with_name("reducescatter", name, lambda full: submit.submit_each(
+            lib.scalecom_reduce_scatter_group, submit.member_names(full, len(tensors)),
+            [wire for wire, _ in parts], arguments))
         return _register_each(tickets, [finish for _, finish in parts])
 
 

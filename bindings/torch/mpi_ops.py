@@ -169,8 +169,7 @@ def allgather_async(tensor, name=None, process_set=None):
     """Starts a concatenation of the ranks' tensors along the first dimension, which may differ."""
     with used(process_set):
         tensor = checked(tensor).detach()
-        ticket = submit.submit(lib.scalecom_all_gather,
-                               (full_name("allgather", name), view(tensor)), tensor)
+        ticket = submit.submit_named(lib.scalecom_all_gather, "allgather", name, tensor)
         return register(ticket, None, copier(tensor))
 
 
@@ -217,9 +216,9 @@ def reducescatter_async(tensor, name=None, op=Average, process_set=None, prescal
         op = choose_op(None, op)
         check_uniform(compression)
         wire, finish = scatter_wire(checked(tensor), compression)
-        arguments = (full_name("reducescatter", name), view(wire),
-                     *scatter_arguments(op, prescale_factor, postscale_factor))
-        return register(submit.submit(lib.scalecom_reduce_scatter, arguments, wire), None, finish)
+        ticket = submit.submit_named(lib.scalecom_reduce_scatter, "reducescatter", name, wire,
+                                     *scatter_arguments(op, prescale_factor, postscale_factor))
+        return register(ticket, None, finish)
 
 
 def scatter_wire(tensor, compression):
@@ -288,9 +287,8 @@ def _submit_alltoall(tensor, splits, name):
     """A ticket, and what makes (rows, received_splits) of it, without splits too."""
     tensor = checked(tensor).detach()
     numbers = [] if splits is None else _split_numbers(splits)
-    arguments = (full_name("alltoall", name), view(tensor),
-                 (ctypes.c_int64 * len(numbers))(*numbers), len(numbers))
-    ticket = submit.submit(lib.scalecom_all_to_all, arguments, tensor)
+    ticket = submit.submit_named(lib.scalecom_all_to_all, "alltoall", name, tensor,
+                                 (ctypes.c_int64 * len(numbers))(*numbers), len(numbers))
     copy = copier(tensor)
     is_short = isinstance(splits, torch.Tensor) and splits.dtype == torch.int32
     dtype, ranks = torch.int32 if is_short else torch.int64, basics.size()
@@ -347,8 +345,7 @@ def _place_of(root_rank):
 
 
 def _start_broadcast(tensor, root_rank, name, result):
-    arguments = (full_name("broadcast", name), view(tensor), _place_of(root_rank))
-    ticket = submit.submit(lib.scalecom_broadcast, arguments, tensor)
+    ticket = submit.submit_named(lib.scalecom_broadcast, "broadcast", name, tensor, _place_of(root_rank))
     return register(ticket, result)
 
 

@@ -79,5 +79,6 @@ def sparse_allreduce_async(tensor, name=None, op=Average, process_set=None):
     same shape, coalesced. op: Average or Sum."""
     with used(process_set):
         _check(tensor, op)
-        ticket, finish = submit_sparse(submit.full_name("sparse_allreduce", name), tensor, op)
+        ticket, finish = submit.with_name("sparse_allreduce", name,
+                                          lambda full: submit_sparse(full, tensor, op))
         return SparseHandle(register(ticket, None, finish))

@@ -15,6 +15,7 @@ import torch
 
 from scalecom import _library, process_sets
 from scalecom._library import lib
+from scalecom.call_numbers import call_by_number
 from scalecom.exceptions import HorovodInternalError
 
 DTYPES = {getattr(torch, name): code for name, code in _library.DTYPES.items()}
@@ -39,16 +40,21 @@ def _encoded(kind, name):
 
 
 def full_name(kind, name):
-    """The name that the ranks know, in UTF-8. Calls without a name are matched by their order on
-    each rank, in each process set, since the last join."""
+    """The name that the ranks know, in UTF-8."""
     if type(name) is str:
         return _encoded(kind, name)
     if type(name) is FullName:
         return name
-    if name is not None:  # Others that are equal may be written differently, as 1 and 1.0 are.
-        return _encoded.__wrapped__(kind, name)
-    number = process_sets.count_call(process_sets.current(), kind)
-    return FullName(f"{kind}.noname.{number}".encode())
+    return _encoded.__wrapped__(kind, name)  # Those that are equal may be written differently, as 1 and 1.0 are.
+
+
+def with_name(kind, name, start):
+    """start(full_name), which submits. Calls without a name are matched by their order on each rank, in
+    each process set, since the last join; those that raise do not count."""
+    if name is not None:
+        return start(full_name(kind, name))
+    return call_by_number(process_sets.current(), kind, lambda number: start(
+        FullName(b"%s.noname.%d" % (kind.encode(), number))))
 
 
 def _join_member_names(name, count):
@@ -58,9 +64,8 @@ def _join_member_names(name, count):
 _member_names = functools.lru_cache(maxsize=64)(_join_member_names)
 
 
-def member_names(kind, name, count):
+def member_names(full, count):
     """The full names of a group's members, in the order of their places."""
-    full = full_name(kind, name)
     return [b"%s.%d" % (full, place) for place in range(count)]
 
 
@@ -183,6 +188,11 @@ def submit(function, arguments, tensor):
     return _library.submit(function, arguments, (tensor,), _ticket_type(tensor))
 
 
+def submit_named(function, kind, name, tensor, *arguments):
+    """As submit(), by a C function that takes the operation's name, the tensor, and the arguments."""
+    return with_name(kind, name, lambda full: submit(function, (full, view(tensor), *arguments), tensor))
+
+
 def _ticket_type(tensor):
     return DeviceTicket if tensor.is_cuda else _library.Ticket
 
@@ -221,7 +231,10 @@ def reduction_of(op, prescale_factor=1.0, postscale_factor=1.0, options=None, pr
 
 def all_reduce(tensor, output, name, reduction):
     """Submits an all-reduce by what reduction_of() made, and returns its ticket."""
-    name = _encoded("allreduce", name) if type(name) is str else full_name("allreduce", name)
+    if type(name) is str:
+        name = _encoded("allreduce", name)
+    elif type(name) is not FullName:
+        return with_name("allreduce", name, lambda full: all_reduce(tensor, output, full, reduction))
     # These lines are most of a submit's cost in Python; calls in them are avoided.
     if _EXCHANGE is not None and not tensor.is_neg():  # A bit that DLPack does not know.
         try:
@@ -245,9 +258,13 @@ def all_reduce(tensor, output, name, reduction):
 def all_reduce_group(tensors, outputs, name, reduction):
     """Submits an all-reduce of each tensor, all or none, and returns their one ticket. The member at
     place i is the tensor `name`.i. The lists stay as they are until the ticket completes."""
-    count = len(tensors)
     join = _join_member_names if name is None else _member_names
-    names = join(full_name("allreduce", name), count)
+    return with_name("allreduce", name, lambda full: _all_reduce_members(
+        tensors, outputs, join(full, len(tensors)), reduction))
+
+
+def _all_reduce_members(tensors, outputs, names, reduction):
+    count = len(tensors)
     ticket = _submit_list(names, tensors, outputs, [reduction] * count)
     if ticket is not None:
         return ticket

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import scalecom.torch as hvd
+from scalecom.call_numbers import call_by_number
 from scalecom.torch import mpi_ops
 
 
@@ -209,6 +210,38 @@ def residuals_that_cannot_be_are_refused():
 def a_refused_call_leaves_nothing_behind():
     assert hvd.allreduce(torch.ones(1), name="after all", op=hvd.Sum) == hvd.size()
     assert hvd.stats()["tensors_completed"] > 0
+
+
+def a_refused_call_without_a_name_may_be_repeated():
+    """By the rank alone that was refused: the others are in their first one."""
+    good = torch.ones(2 * hvd.size())
+    bad = torch.ones(2 * hvd.size(), 2)[:, 0]  # Not contiguous.
+    for call in (hvd.allreduce, hvd.allreduce_, hvd.allgather, hvd.alltoall, hvd.reducescatter,
+                 lambda tensor: hvd.broadcast_(tensor, 0),
+                 *(lambda tensor, call=call: call([good, tensor]) for call in (
+                     hvd.grouped_allreduce, hvd.grouped_allgather, hvd.grouped_reducescatter))):
+        if _is_last():
+            with pytest.raises(ValueError, match="not contiguous"):
+                call(bad)
+        call(good)
+    if _is_last():
+        with pytest.raises(ValueError, match="splits"):
+            hvd.alltoall(good, [1] * hvd.size())
+    assert hvd.alltoall(good, [2] * hvd.size())[1].tolist() == [2] * hvd.size()
+
+
+def the_number_of_a_refused_call_is_another_ones_where_that_came_first():
+    numbers = []
+
+    def refuse(number):
+        numbers.append(number)
+        call_by_number(hvd.global_process_set, "test", numbers.append)
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        call_by_number(hvd.global_process_set, "test", refuse)
+    call_by_number(hvd.global_process_set, "test", numbers.append)
+    assert [number - numbers[0] for number in numbers] == [0, 1, 2]
 
 
 def wrong_types_are_refused_at_the_call():

@@ -115,6 +115,17 @@ def a_compiled_function_uses_the_same_names_each_time():
     assert sum(after[kind] - before[kind] for kind in known) >= 20
 
 
+def a_call_that_a_trace_refuses_takes_no_number():
+    @jax.jit
+    def step(x):
+        if hvd.rank() == 0:
+            with pytest.raises(ValueError, match="op is 7"):
+                hvd.allreduce(x, op=7)
+        return hvd.allreduce(x, op=hvd.Sum)
+
+    assert step(jnp.ones(2)).tolist() == [hvd.size()] * 2
+
+
 def gradients_are_those_of_the_contract():
     rank, size = hvd.rank(), hvd.size()
     weights = jnp.array([1.0, 2.0]) * (rank + 1.0)

@@ -23,6 +23,7 @@ def the_collectives_are_the_same():
                   "scalars_and_empty_tensors_are_reduced", "a_tf_function_reduces_again_and_again",
                   "a_constant_is_reduced_at_each_call", "a_group_is_one_submit",
                   "a_bad_member_is_refused_and_nothing_is_submitted",
+                  "a_refused_call_without_a_name_may_be_repeated",
                   "gradients_are_those_of_the_contract",
                   "a_graph_of_gradients_may_outlive_its_ranks", "gathers_take_other_first_dimensions",
                   "broadcasts_give_the_roots_values", "rows_are_exchanged",

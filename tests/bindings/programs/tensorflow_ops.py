@@ -402,6 +402,14 @@ def wrong_arguments_are_named():
         hvd.broadcast(tf.ones(1), hvd.size())
 
 
+def a_refused_call_without_a_name_may_be_repeated():
+    ones, rows = tf.ones([hvd.size()]), [1] * hvd.size()
+    if hvd.rank() == 0:
+        with pytest.raises(tf.errors.InvalidArgumentError, match="splits"):
+            hvd.alltoall(ones, rows + [1])
+    assert _equal(hvd.alltoall(ones, rows)[1], rows)
+
+
 def a_compiled_function_hears_of_the_remedy():
     with pytest.raises(NotImplementedError, match="jit_compile"):
         tf.function(hvd.allreduce, jit_compile=True)(tf.ones(1))
