@@ -19,6 +19,7 @@ import torch
 from scalecom import _library, basics, process_sets
 from scalecom._library import lib
 from scalecom.compression import check_uniform, options_of
+from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import current, global_process_set, used
 from scalecom.reductions import Adasum, Average, Sum, choose_op
 from scalecom.torch import submit
@@ -433,10 +434,15 @@ def poll(handle):
 
 
 def synchronize(handle):
-    """Sleeps until the operation completes and returns its result. Use each handle once."""
+    """Sleeps until the operation completes and returns its result. Use each handle once; again where a
+    signal's handler has raised meanwhile."""
     ticket, result, finish = _find(handle)
-    del _handles[handle]
-    ticket.wait()
+    try:
+        ticket.wait()
+    except HorovodInternalError:
+        _handles.pop(handle, None)
+        raise
+    _handles.pop(handle, None)
     return result if finish is None else finish(ticket)
 
 

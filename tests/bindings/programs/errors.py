@@ -1,6 +1,7 @@
 """Claims about wrong input. Each function is called on every rank of a job, in this order."""
 
 import os
+import signal
 import time
 
 import pytest
@@ -101,6 +102,24 @@ def one_name_is_in_flight_once():
         handle = hvd.allreduce_async(torch.ones(2), name="twice", op=hvd.Sum)
     assert hvd.synchronize(handle).tolist() == [hvd.size()] * 2
     assert hvd.allreduce(torch.ones(2), name="twice", op=hvd.Sum).tolist() == [hvd.size()] * 2
+
+
+def a_wait_that_was_interrupted_may_be_repeated():
+    if hvd.size() == 1:
+        return
+    handle = None
+    if hvd.rank() == 0:
+        handle = hvd.allreduce_async(torch.ones(2), name="interrupted", op=hvd.Sum)
+        before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        with pytest.raises(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            hvd.synchronize(handle)  # The others have not submitted it.
+        signal.signal(signal.SIGALRM, before)
+    hvd.barrier()
+    handle = handle or hvd.allreduce_async(torch.ones(2), name="interrupted", op=hvd.Sum)
+    assert hvd.synchronize(handle).tolist() == [hvd.size()] * 2
+    with pytest.raises(ValueError, match="can be synchronized once"):
+        hvd.synchronize(handle)
 
 
 def tensors_of_the_wrong_kind_are_refused_at_the_call():
