@@ -43,8 +43,7 @@ def _load_torch():
                         op, prescale_factor, postscale_factor,
                         gradient_options(self.compression, name, gradient), -1 - place)
                     started.append((submit.all_reduce(wire, wire, name, reduction), wire, context))
-                for ticket, _, _ in started:
-                    ticket.wait()
+                submit.Tickets([ticket for ticket, _, _ in started]).wait()
             return [compression.decompress(wire, context) for _, wire, context in started]
 
     return adapter, Reducer

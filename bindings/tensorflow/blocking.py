@@ -84,11 +84,6 @@ def _output_of(ticket, like):
     return result
 
 
-def _wait_for(tickets):
-    for ticket in tickets:
-        ticket.wait()
-
-
 def scalecom_all_reduce(call, tensors, prefix, suffixes, process_set, reductions):
     def compute(arrays):
         names = _full_names(prefix, suffixes, call, len(arrays))
@@ -104,7 +99,7 @@ def scalecom_all_reduce(call, tensors, prefix, suffixes, process_set, reductions
                              (_library.Tensor * len(places))(*(view(pair[1]) for pair in keep)),
                              len(places), _reduction(text))
                 tickets.append(_library.submit(lib.scalecom_all_reduce_group, arguments, keep))
-            _wait_for(tickets)
+            _library.Tickets(tickets).wait()
         return outputs
 
     return _run("ScalecomAllReduce", tensors, [one.dtype for one in tensors],
@@ -120,7 +115,7 @@ def _run_each(kind, function, tensors, names, process_set, attributes, more=()):
         full = _full_names(prefix, suffixes, call, len(arrays))
         with process_sets.used(process_sets.find_process_set(process_set)):
             tickets = _library.submit_each(function, full, map(view, arrays), more, arrays)
-            _wait_for(tickets)
+            _library.Tickets(tickets).wait()
             return [_output_of(ticket, array) for ticket, array in zip(tickets, arrays)]
 
     shapes = [tf.TensorShape([None, *one.shape[1:]]) if one.shape.rank else None for one in tensors]
@@ -145,8 +140,8 @@ def scalecom_broadcast(call, tensors, prefix, suffixes, process_set, root):
         copies = [array.copy() for array in arrays]
         names = _full_names(prefix, suffixes, call, len(arrays))
         with process_sets.used(process_sets.find_process_set(process_set)):
-            _wait_for([_library.submit(lib.scalecom_broadcast, (name, view(copy), root), copy)
-                       for name, copy in zip(names, copies)])
+            _library.Tickets([_library.submit(lib.scalecom_broadcast, (name, view(copy), root), copy)
+                              for name, copy in zip(names, copies)]).wait()
         return copies
 
     return _run("ScalecomBroadcast", tensors, [one.dtype for one in tensors],

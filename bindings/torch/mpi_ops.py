@@ -345,9 +345,8 @@ def _place_of(root_rank):
     return root if process_set is global_process_set else process_set.place_of(root)
 
 
-def _start_broadcast(tensor, root_rank, name, result):
-    ticket = submit.submit_named(lib.scalecom_broadcast, "broadcast", name, tensor, _place_of(root_rank))
-    return register(ticket, result)
+def _submit_broadcast(tensor, root_rank, name):
+    return submit.submit_named(lib.scalecom_broadcast, "broadcast", name, tensor, _place_of(root_rank))
 
 
 def broadcast_async(tensor, root_rank, name=None, process_set=None):
@@ -355,13 +354,13 @@ def broadcast_async(tensor, root_rank, name=None, process_set=None):
     with used(process_set):
         view(checked(tensor))  # Refuses what clone() would make good.
         copy = tensor.detach().clone()
-        return _start_broadcast(copy, root_rank, name, copy)
+        return register(_submit_broadcast(copy, root_rank, name), copy)
 
 
 def broadcast_async_(tensor, root_rank, name=None, process_set=None):
     """As broadcast_async, in place."""
     with used(process_set):
-        return _start_broadcast(checked(tensor).detach(), root_rank, name, tensor)
+        return register(_submit_broadcast(checked(tensor).detach(), root_rank, name), tensor)
 
 
 def broadcast_all_(names, tensors, root_rank):
@@ -373,13 +372,12 @@ def broadcast_all_(names, tensors, root_rank):
     if ticket is not None:
         ticket.wait()
         return
-    handles = []
+    tickets = []
     try:
         for name, tensor in zip(names, tensors):
-            handles.append(broadcast_async_(tensor, root_rank, name))
+            tickets.append(_submit_broadcast(checked(tensor).detach(), root_rank, name))
     finally:  # Also of those before one that is refused.
-        for handle in handles:
-            synchronize(handle)
+        submit.Tickets(tickets).wait()
 
 
 class _Broadcast(torch.autograd.Function):

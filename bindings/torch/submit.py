@@ -14,9 +14,8 @@ import operator
 import torch
 
 from scalecom import _library, process_sets
-from scalecom._library import lib
+from scalecom._library import Tickets, lib  # noqa: F401 (Tickets of those here)
 from scalecom.call_numbers import call_by_number
-from scalecom.exceptions import HorovodInternalError
 
 DTYPES = {getattr(torch, name): code for name, code in _library.DTYPES.items()}
 DEVICE_KINDS = {"cpu": 0, "cuda": 1}
@@ -281,27 +280,6 @@ def submit_each(function, names, tensors, arguments=()):
     returns their tickets."""
     return _library.submit_each(function, names, map(view, tensors), arguments, tensors,
                                 lambda pointer, tensor: _ticket_type(tensor)(pointer, (tensor,)))
-
-
-class Tickets:
-    """The tickets of several submits, as one."""
-
-    def __init__(self, tickets):
-        self.tickets = tickets
-
-    def is_ready(self):
-        return all(ticket.is_ready() for ticket in self.tickets)
-
-    def wait(self):
-        """Sleeps until all have completed; raises the first's error of those that failed."""
-        first_error = None
-        for ticket in self.tickets:
-            try:
-                ticket.wait()
-            except HorovodInternalError as error:
-                first_error = first_error or error
-        if first_error is not None:
-            raise first_error
 
 
 def all_reduce_burst(tensors, names, reductions):

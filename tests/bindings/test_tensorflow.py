@@ -57,6 +57,7 @@ def test_an_untested_version_is_warned_of():
 
 
 @pytest.mark.parametrize("claim", ["it_is_told_why", "the_collectives_are_the_same",
+                                   "all_of_several_tensors_are_waited_for_where_the_first_fails",
                                    "eager_errors_are_the_same"])
 def test_operations_that_wait_in_python(claims, claim):
     claims.check(3, "programs.tensorflow_blocking", claim)

@@ -286,6 +286,27 @@ class Ticket:
             _end_or_keep(self._pointer, self._keep, self._end)
 
 
+class Tickets:
+    """The tickets of several submits, as one."""
+
+    def __init__(self, tickets):
+        self.tickets = tickets
+
+    def is_ready(self):
+        return all(ticket.is_ready() for ticket in self.tickets)
+
+    def wait(self):
+        """Sleeps until all have completed; raises the first's error of those that failed."""
+        first_error = None
+        for ticket in self.tickets:
+            try:
+                ticket.wait()
+            except HorovodInternalError as error:
+                first_error = first_error or error
+        if first_error is not None:
+            raise first_error
+
+
 # Tickets that were given up before they completed, with the memory they work on. Appending and
 # popping need no lock.
 _abandoned = collections.deque()

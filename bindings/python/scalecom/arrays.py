@@ -57,8 +57,7 @@ def broadcast(names, arrays, root_rank):
     sent = [numpy.array(array, order="C", ndmin=0) for array in arrays]
     tickets = [_library.submit(lib.scalecom_broadcast, (name.encode(), view(array), root), (array,))
                for name, array in zip(names, sent)]
-    for ticket in tickets:
-        ticket.wait()
+    _library.Tickets(tickets).wait()
     return sent
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import scalecom.torch as hvd
+from scalecom import arrays
 from scalecom.call_numbers import call_by_number
-from scalecom.torch import mpi_ops
+from scalecom.torch import mpi_ops, submit
 
 
 def _is_last():
@@ -86,6 +87,24 @@ def different_priorities_fail_everywhere_with_both_values():
     priority = -3 if _is_last() else 4
     _assert_disagreement(lambda: hvd.allreduce(torch.ones(3), name="urgent", priority=priority),
                          "urgent", "priority differs", "4 on", "-3 on")
+
+
+def all_of_several_tensors_are_over_with_an_error_of_the_first():
+    """Whoever catches it may try again at once."""
+    if hvd.size() == 1:
+        return
+
+    def in_arrays(names, tensors):
+        arrays.broadcast([f"broadcast.{name}" for name in names], [tensor.cpu().numpy() for tensor in tensors], 0)
+
+    for call in (in_arrays, lambda names, tensors: mpi_ops.broadcast_all_(names, tensors, 0)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(submit, "broadcast_group", lambda *_: None)  # As of tensors that it cannot read.
+            handles = len(mpi_ops._handles)
+            with pytest.raises(hvd.HorovodInternalError, match="differs"):
+                call(["differs", "takes long"], [torch.ones(2 + _is_last()), torch.ones(8_000_000)])
+            call(["differs", "takes long"], [torch.ones(2), torch.ones(8_000_000)])
+            assert len(mpi_ops._handles) == handles
 
 
 def one_name_is_in_flight_once():

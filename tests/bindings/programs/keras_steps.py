@@ -71,6 +71,20 @@ def torchs_adasum_is_made_where_it_can_be():
     assert numpy.allclose(keras.ops.convert_to_numpy(variable), 0.5)
 
 
+def all_gradients_of_torch_are_over_with_an_error_of_the_first():
+    if keras.backend.backend() != "torch" or hvd.size() == 1:
+        return
+    import torch
+    reducer = hvd.DistributedOptimizer(keras.optimizers.SGD())._scalecom
+
+    def reduce(count):
+        reducer._reduce_all([torch.ones(count), torch.ones(8_000_000)], ["differs", "long"], hvd.Sum, 1.0, 1.0)
+
+    with pytest.raises(hvd.HorovodInternalError, match="differs"):
+        reduce(2 + hvd.rank())
+    reduce(2)
+
+
 def adasum_leaves_no_constraint():
     keras.utils.set_random_seed(1)
     model = keras.Sequential([keras.Input((32,)), keras.layers.Dense(4, kernel_constraint="unit_norm", name="unit")])

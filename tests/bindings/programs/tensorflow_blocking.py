@@ -1,6 +1,7 @@
 """Claims about scalecom.tensorflow where TensorFlow takes no operations: they wait in Python. Each
 function is called on every rank, in this order."""
 
+import pytest
 import tensorflow as tf
 
 
@@ -10,7 +11,9 @@ def _refuse(path):
 
 tf.load_op_library = _refuse
 
+import scalecom.tensorflow as hvd  # noqa: E402
 from programs import tensorflow_ops  # noqa: E402
+from scalecom._library import Ticket  # noqa: E402
 from scalecom.tensorflow import operations  # noqa: E402
 
 
@@ -31,6 +34,17 @@ def the_collectives_are_the_same():
                   "facts_are_read_when_they_run", "process_sets_have_operations_of_their_own",
                   "objects_travel", "torch_has_the_same_session"):
         getattr(tensorflow_ops, claim)()
+
+
+def all_of_several_tensors_are_waited_for_where_the_first_fails():
+    if hvd.size() == 1:
+        return
+    waits, wait = [], Ticket.wait
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ticket, "wait", lambda ticket: waits.append(ticket) or wait(ticket))
+        with pytest.raises(tf.errors.FailedPreconditionError, match="several.0"):
+            hvd.broadcast_([tf.Variable(tf.ones(2 + hvd.rank())), tf.Variable(tf.ones(2))], 0, name="several")
+    assert len(waits) == 2
 
 
 def eager_errors_are_the_same():
