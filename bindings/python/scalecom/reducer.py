@@ -32,7 +32,7 @@ class GradientReducer:
         self._predivide_factor = float(predivide_factor)
         self._scale_local_gradients = scale_local_gradients
         self._sparse_as_dense = sparse_as_dense
-        self._local = set()
+        self._local = {}  # By their keys, which may be those of others where the variables are gone.
         self._local_layers = []
         self._has_checked = not isinstance(compression, ScaleComCompressor)
 
@@ -65,7 +65,7 @@ class GradientReducer:
         return self.process_set is global_process_set or self.process_set.included() is not False
 
     def register_local_var(self, variable):
-        self._local.add(key_of(variable))
+        self._local[key_of(variable)] = variable
 
     def register_local_layers(self, layers):
         """The gradients of what a Keras layer or several train stay this rank's own, also where they are to be
@@ -77,8 +77,8 @@ class GradientReducer:
         self._local_layers += layers
 
     def _local_keys(self):
-        return self._local.union(key_of(variable) for layer in self._local_layers
-                                 for variable in layer.trainable_weights)
+        return {*self._local, *(key_of(variable) for layer in self._local_layers
+                                for variable in layer.trainable_weights)}
 
     def reduced_of(self, variables):
         """Those whose gradients are not this rank's own."""

@@ -2,9 +2,11 @@
 Each function is called on every rank, in this order, on the back end that KERAS_BACKEND names."""
 
 import functools
+import gc
 import pathlib
 import tempfile
 import warnings
+import weakref
 
 import keras
 import numpy
@@ -83,6 +85,15 @@ def all_gradients_of_torch_are_over_with_an_error_of_the_first():
     with pytest.raises(hvd.HorovodInternalError, match="differs"):
         reduce(2 + hvd.rank())
     reduce(2)
+
+
+def a_local_variable_lives_as_long_as_it_is_known_as_one():
+    """Another one may not get its place in memory, and be taken for it."""
+    optimizer, variable = hvd.DistributedOptimizer(keras.optimizers.SGD()), keras.Variable([1.0], name="local")
+    optimizer.register_local_var(variable)
+    variable = weakref.ref(variable)
+    gc.collect()
+    assert variable() is not None
 
 
 def adasum_leaves_no_constraint():
