@@ -13,9 +13,10 @@ import sys
 import time
 
 import pytest
-from jobs import BIN, HERE, is_alive, rank_environment, run_limited
+from jobs import BIN, HERE, free_port, is_alive, rank_environment, rank_variables, run_limited
+from programs import ends
 
-from scalecom.launch import agent, discovery, driver, host_links, hosts, lines, processes
+from scalecom.launch import agent, discovery, driver, function, host_links, hosts, lines, processes
 from scalecom.run import run
 
 RUN = [sys.executable, "-m", "scalecom.run"]
@@ -385,6 +386,26 @@ def test_what_is_wrong_with_the_hosts_is_told_once(monkeypatch):
 def test_a_function_is_not_left_to_srun():
     with pytest.raises(ValueError, match="launcher is 'srun'; allowed: 'auto', 'local' and 'mpirun'"):
         run(print, launcher="srun")
+
+
+def test_the_rank_that_fails_by_itself_is_told_whatever_the_files_times(tmp_path):
+    """And of those that fail by another, which left nothing, the first."""
+    (tmp_path / "call").write_bytes(function._preparation() + function._dump_call(ends.fail_alone, (2,), {}))
+    port = free_port()
+    ranks = [subprocess.Popen([sys.executable, "-m", "scalecom.launch.function", tmp_path],
+                              env={**rank_environment(), **rank_variables(rank, 3, port)}) for rank in range(3)]
+    try:
+        assert [process.wait(60) for process in ranks] == [1, 1, 1]
+    finally:
+        for process in ranks:
+            process.kill()
+            process.wait()
+    for rank, time_ns in enumerate((2, 1, 2)):
+        os.utime(tmp_path / f"rank{rank}", ns=(time_ns, time_ns))
+    with pytest.raises(RuntimeError, match="(?s)rank 2 of 3 failed:.*KeyError: 'no such column'"):
+        function._results(tmp_path, 3, 1)
+    with pytest.raises(RuntimeError, match="(?s)rank 1 of 2 failed:.*rank 2 called shutdown.*OSError"):
+        function._results(tmp_path, 2, 1)
 
 
 def test_the_first_rank_that_fails_ends_the_others_and_gives_the_code():

@@ -138,6 +138,19 @@ def wait_without_the_interpreter(seconds):
     return None
 
 
+def fail_alone(victim):
+    """The victim by an error of its own, which the others hear of: one of them wraps what it hears."""
+    hvd.init()
+    if hvd.rank() == victim:
+        raise KeyError("no such column")
+    try:
+        hvd.barrier()
+    except hvd.HorovodInternalError as error:
+        if hvd.rank() == 0:
+            raise
+        raise OSError("nothing is saved") from error
+
+
 def interrupt_a_wait():
     """Ctrl-C reaches a rank that waits for a tensor; the session goes on."""
     hvd.init()

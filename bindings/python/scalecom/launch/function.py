@@ -11,7 +11,8 @@ import sys
 import tempfile
 import traceback
 
-from scalecom import pickling
+from scalecom import _library, elastic, pickling
+from scalecom.exceptions import HorovodInternalError
 from scalecom.launch import hosts as host_lists
 from scalecom.launch import processes
 
@@ -30,8 +31,8 @@ def run(func, args=(), kwargs=None, num_proc=1, hosts=None, launcher="auto", lau
     Python to run; default: this one. environment: variables besides those of this process. verbose: tells the
     command.
 
-    ValueError for wrong arguments; RuntimeError where a rank raised or ended, which names the rank and
-    has its traceback.
+    ValueError for wrong arguments; RuntimeError where a rank raised or ended, which names the first that did
+    so by itself and has its traceback.
     """
     is_here = _check(num_proc, hosts, launcher)
     if launcher == "auto":
@@ -103,9 +104,9 @@ def _wait(command, environment):
 def _results(folder, ranks, status):
     files = {rank: path for rank in range(ranks) if (path := folder / f"rank{rank}").exists()}
     verdicts = {rank: pickle.loads(path.read_bytes()) for rank, path in files.items()}
-    failed = [rank for rank, (_, error) in verdicts.items() if error is not None]
-    if failed:  # The first may be why the others did.
-        first = min(failed, key=lambda rank: files[rank].stat().st_mtime_ns)
+    failed = [rank for rank, (_, error, _) in verdicts.items() if error is not None]
+    if failed:  # Files may have the same time, and hosts other clocks.
+        first = min(failed, key=lambda rank: (verdicts[rank][2], files[rank].stat().st_mtime_ns))
         raise RuntimeError(f"rank {first} of {ranks} failed:\n{verdicts[first][1]}")
     silent = [rank for rank in range(ranks) if rank not in verdicts]
     if silent or status != 0:
@@ -119,6 +120,7 @@ def main():
     folder = pathlib.Path(sys.argv[1])
     rank = next(filter(None, map(os.environ.get, _RANK_VARIABLES)))
     value = error = None
+    is_of_the_job = False
     if not folder.exists():
         sys.exit(f"rank {rank} on {socket.gethostname()}: there is no {folder}, where the call is; a function on "
                  "several hosts needs a working folder that they share")
@@ -127,10 +129,12 @@ def main():
             multiprocessing.spawn.prepare(pickle.load(file))
             func, args, kwargs = pickle.load(file)
         value = pickling.dumps(func(*args, **kwargs))
-    except Exception:
+    except Exception as raised:
         error = traceback.format_exc()
+        # Another rank may be why: the first that fails by itself is to be told.
+        is_of_the_job = isinstance(raised, HorovodInternalError) or elastic.session_code() != _library.OK
     part = folder / f"rank{rank}.part"
-    part.write_bytes(pickle.dumps((value, error)))
+    part.write_bytes(pickle.dumps((value, error, is_of_the_job)))
     part.rename(folder / f"rank{rank}")
     return 0 if error is None else 1
 
