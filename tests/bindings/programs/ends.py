@@ -1,9 +1,11 @@
 """Programs in which a rank dies, leaves, lags or is set wrongly; the test files say what is wanted.
 
-Waiting "for the others" below goes through scalecom's own barrier, so no program guesses times.
+Waiting "for the others" below goes through scalecom's own barrier, or a file in the job's folder where
+that would be in the way, so no program guesses times.
 """
 
 import os
+import pathlib
 import signal
 import sys
 import threading
@@ -23,6 +25,11 @@ def _error_of(action):
     except hvd.HorovodInternalError as error:
         return str(error), time.monotonic() - begin
     raise AssertionError("no error came")
+
+
+def _wait_for(path):
+    while not path.exists():
+        time.sleep(0.01)  # A file tells nobody that it is there.
 
 
 def lose_a_rank(victim):
@@ -84,58 +91,62 @@ def lag_for_ever():
     """The last rank never submits "wanted"; every rank submits "other" later."""
     hvd.init()
     is_late = hvd.rank() == hvd.size() - 1
+    submitted_at = time.monotonic()
     if is_late:
         handle = hvd.allreduce_async(torch.ones(1), name="only the last")
     else:
         handle = hvd.allreduce_async(torch.ones(1), name="wanted")
-    message, seconds = _error_of(lambda: hvd.synchronize(handle))
-    return {"message": message, "seconds": seconds}
+    message, _ = _error_of(lambda: hvd.synchronize(handle))
+    return {"message": message, "submitted_at": submitted_at, "failed_at": time.monotonic()}
 
 
 def lag_for_a_while(seconds):
     """The last rank submits late, after reports of a stall; nothing fails."""
     hvd.init()
+    first_waits = pathlib.Path("first_waits")
     if hvd.rank() == hvd.size() - 1:
+        _wait_for(first_waits)
         time.sleep(seconds)  # The lateness that the report is about.
     calls = [threading.Thread(target=call, args=arguments) for call, arguments in
              ((hvd.barrier, ()), (hvd.broadcast_object, (1,)), (elastic._all_may, (True,)))]
     for call in calls:
         call.start()
-    value = hvd.allreduce(torch.ones(1), name="late", op=hvd.Sum).item()
+    handle = hvd.allreduce_async(torch.ones(1), name="late", op=hvd.Sum)
+    if hvd.rank() == 0:
+        first_waits.touch()
+    value = hvd.synchronize(handle).item()
     for call in calls:
         call.join()
     return value
 
 
 def wait_without_the_interpreter(seconds):
-    """Rank 0 waits for a late rank while another of its threads counts; what did both cost?"""
+    """Rank 0 waits for a rank that is late until another thread of rank 0 has counted for so long, by its
+    own clock; what did the wait cost?"""
     hvd.init()
     hvd.allreduce(torch.ones(1), name="first")
-    counted = []
-    if hvd.rank() == 0:
-        handle = hvd.allreduce_async(torch.ones(1), name="late")
-        is_over = threading.Event()
+    has_counted = pathlib.Path("has_counted")
+    if hvd.rank() > 0:
+        _wait_for(has_counted)
+        hvd.allreduce(torch.ones(1), name="late")
+        return None
 
-        def count():
-            begin, number = time.thread_time(), 0
-            while not is_over.is_set():
-                number += 1
-            counted.extend([number, time.thread_time() - begin])
+    def count():
+        end = time.thread_time() + seconds
+        while time.thread_time() < end:
+            pass
+        has_counted.touch()
 
-        thread = threading.Thread(target=count)
-        begin = time.monotonic()
-        cpu = time.thread_time()
-        thread.start()
-        hvd.synchronize(handle)
-        cpu = time.thread_time() - cpu
-        waited = time.monotonic() - begin
-        is_over.set()
-        thread.join()
-        return {"counted": counted[0], "counter_cpu": counted[1], "waiter_cpu": cpu,
-                "waited": waited}
-    time.sleep(seconds)  # The lateness of the rank that is waited for.
-    hvd.allreduce(torch.ones(1), name="late")
-    return None
+    handle = hvd.allreduce_async(torch.ones(1), name="late")
+    thread = threading.Thread(target=count)
+    begin = time.monotonic()
+    cpu = time.thread_time()
+    thread.start()
+    hvd.synchronize(handle)
+    cpu = time.thread_time() - cpu
+    waited = time.monotonic() - begin
+    thread.join()
+    return {"waiter_cpu": cpu, "waited": waited}
 
 
 def fail_alone(victim):
