@@ -1,30 +1,16 @@
-"""Claims about ddp_hook. Each function is called on every rank, in this order."""
+"""Claims about ddp_hook, whose models send parameters and bucket layouts by a group of torch's own. Each
+function is called on every rank, in this order."""
 
-import contextlib
 import pickle
-import tempfile
 
 import pytest
 import torch
 from programs.claims import device_at_work
+from programs.process_groups import over
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import scalecom.torch as hvd
-
-
-@contextlib.contextmanager
-def _process_group():
-    """DistributedDataParallel sends parameters and bucket layouts by a group of torch's own."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = hvd.broadcast_object(folder)
-        torch.distributed.init_process_group("gloo", init_method=f"file://{path}/rendezvous",
-                                             rank=hvd.rank(), world_size=hvd.size())
-        try:
-            yield
-            hvd.barrier()
-        finally:
-            torch.distributed.destroy_process_group()
 
 
 class _Net(nn.Module):
@@ -78,7 +64,7 @@ def _is_close(one, other):
 
 
 def without_compression_training_equals_torchs_own():
-    with _process_group():
+    with over("gloo"):
         plain, hooked = _Net("plain"), _Net("hooked")
         model = _ddp(plain, False)
         _train(model, _sgd(model), 4)
@@ -94,7 +80,7 @@ def without_compression_training_equals_torchs_own():
 
 
 def residuals_outlive_the_buckets_as_in_distributed_optimizer():
-    with _process_group():
+    with over("gloo"):
         wrapped, hooked = _Net("wrapped"), _Net("compressed")
         optimizer = hvd.DistributedOptimizer(_sgd(wrapped), wrapped.named_parameters(),
                                              compression=_compression())
@@ -111,7 +97,7 @@ def residuals_outlive_the_buckets_as_in_distributed_optimizer():
 
 
 def a_channels_last_parameter_is_reduced_in_its_own_order():
-    with _process_group():
+    with over("gloo"):
         plain, hooked = _Net("rows", channels_last=True), _Net("columns", channels_last=True)
         model = _ddp(plain, False)
         _train(model, _sgd(model), 3)
@@ -130,7 +116,7 @@ def a_channels_last_parameter_is_reduced_in_its_own_order():
 
 
 def models_of_different_names_share_no_residuals():
-    with _process_group():
+    with over("gloo"):
         nets = [nn.Linear(64, 64, bias=False) for _ in range(2)]
         models = []
         for net, name in zip(nets, ("first.", "second.")):
@@ -144,7 +130,7 @@ def models_of_different_names_share_no_residuals():
 
 
 def models_of_one_name_are_refused_when_they_take_turns():
-    with _process_group():
+    with over("gloo"):
         models = [DistributedDataParallel(nn.Linear(64, 64, bias=False)) for _ in range(2)]
         for model in models:
             state = hvd.DDPState(model, hvd.Compression.scalecom(rate=8), name="turns.")
@@ -167,7 +153,7 @@ def models_of_one_name_are_refused_in_one_backward_pass():
 
 
 def a_backward_pass_does_not_wait_for_the_device():
-    with _process_group():
+    with over("gloo"):
         model = DistributedDataParallel(_Net("unwaited"), bucket_cap_mb=0.02)
         model.register_comm_hook(hvd.DDPState(model, _compression()), hvd.ddp_hook)
         _train(model, _sgd(model), 3)
@@ -179,7 +165,7 @@ def a_backward_pass_does_not_wait_for_the_device():
 
 
 def a_state_from_before_the_first_step_takes_residuals_and_steps_back():
-    with _process_group():
+    with over("gloo"):
         model = DistributedDataParallel(_Net("rolled"))
         state = hvd.DDPState(model, _compression())
         model.register_comm_hook(state, hvd.ddp_hook)
@@ -191,7 +177,7 @@ def a_state_from_before_the_first_step_takes_residuals_and_steps_back():
 
 
 def another_compression_takes_effect_at_the_next_step_and_nothing_is_lost():
-    with _process_group():
+    with over("gloo"):
         net = nn.Linear(64, 64, bias=False)
         model = DistributedDataParallel(net)
         state = hvd.DDPState(model, hvd.Compression.scalecom(rate=64, beta=0.5), name="policy.")
@@ -219,7 +205,7 @@ def another_compression_takes_effect_at_the_next_step_and_nothing_is_lost():
 def a_reduction_that_fails_ends_the_backward_pass_with_its_text():
     if hvd.size() == 1:
         return
-    with _process_group():
+    with over("gloo"):
         net = nn.Linear(64, 64, bias=False)
         model = DistributedDataParallel(net)
         rate = 8 if hvd.rank() == 0 else 9  # What ranks must agree on.
@@ -230,7 +216,7 @@ def a_reduction_that_fails_ends_the_backward_pass_with_its_text():
 
 
 def a_pickled_state_goes_on_where_it_stopped():
-    with _process_group():
+    with over("gloo"):
         through, stopped = _Net("through"), _Net("stopped")
         model = DistributedDataParallel(through, bucket_cap_mb=0.02)
         model.register_comm_hook(hvd.DDPState(model, _compression()), hvd.ddp_hook)
@@ -279,7 +265,7 @@ def wrong_use_is_refused_with_what_to_do():
         assert "wrong.1.weight" not in hvd.compression_state()
     with pytest.raises(ValueError, match="model is None; a torch.nn.Module"):
         hvd.DDPState(None)
-    with _process_group():
+    with over("gloo"):
         net = nn.Embedding(10, 2, sparse=True)
         model = DistributedDataParallel(net)
         model.register_comm_hook(hvd.DDPState(model), hvd.ddp_hook)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 
 import pytest
 import torch
@@ -18,18 +17,16 @@ def _is_last():
 
 
 def _assert_disagreement(submit, name, *parts):
-    """`submit` fails on every rank within a second, the message has all parts, and the session
-    goes on. Alone there is nobody to disagree with."""
+    """`submit` fails on every rank, the message has all parts, and the session, which a stall would
+    end, goes on. Alone there is nobody to disagree with."""
     if hvd.size() == 1:
         return
     hvd.barrier()
-    begin = time.monotonic()
     with pytest.raises(hvd.HorovodInternalError) as caught:
         submit()
-    assert time.monotonic() - begin < 1.0
     message = str(caught.value)
     last = str(hvd.size() - 1)
-    for part in (name, last, *parts):
+    for part in (name, last, "differs between ranks", *parts):
         assert part in message, f"{part!r} is not in: {message}"
     assert hvd.allreduce(torch.ones(1), name=name, op=hvd.Sum) == hvd.size()
 
