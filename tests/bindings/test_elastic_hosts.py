@@ -2,6 +2,7 @@
 driver on host 0, and netlab's `enter` as the remote shell, as its mpirun has it."""
 
 import asyncio
+import contextlib
 import io
 import os
 import pathlib
@@ -80,12 +81,13 @@ exec {NETLAB / 'enter'} "$@" """)
 
     def find(self, number, word):
         """Processes of a host with a word in their command line."""
-        return [pid for pid in self.processes(number) if word.encode() in
-                pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
+        return [pid for pid in self.processes(number)
+                if word.encode() in command_line(pid).split(b"\0")]
 
     def send_to(self, pids, number):
         for pid in pids:
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):  # It may have ended with one before it.
+                os.kill(pid, number)
 
     def wait_for_output(self, pattern):
         """While the journal grows."""
@@ -120,14 +122,16 @@ def secrets_of(pid):
             if part.startswith((b"SCALECOM_RENDEZVOUS_KEY=", b"SCALECOM_ELASTIC_SECRET="))]
 
 
+def command_line(pid):
+    """Empty where the process has ended meanwhile."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def all_command_lines():
-    lines = []
-    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            lines.append(path.read_bytes())
-        except OSError:
-            pass  # It ended meanwhile.
-    return b"\n".join(lines)
+    return b"\n".join(command_line(path.name) for path in pathlib.Path("/proc").glob("[0-9]*"))
 
 
 def test_a_lost_host_is_left_tried_again_and_taken_in(start):
@@ -315,22 +319,37 @@ def test_what_a_login_that_hangs_has_said_is_told(monkeypatch):
     assert told.buffer.getvalue() == b"far: the account ends today\n"
 
 
+def read_until(pattern, command, environment):
+    """What a job writes until a pattern is in it; it is ended then."""
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    limit = threading.Timer(90, process.kill)
+    limit.start()
+    output = ""
+    try:
+        while not re.search(pattern, output):
+            line = process.stdout.readline()
+            assert line, output
+            output += line
+        return output
+    finally:
+        limit.cancel()
+        process.terminate()
+        process.communicate(timeout=30)
+
+
 def test_a_relative_path_of_modules_is_meant_from_here(tmp_path):
     folder = tmp_path / "elsewhere"
     folder.mkdir()
-    status, output = run_limited(
-        far_command(tmp_path, f'cd {folder}; echo "$2" >&2; exit 1', "pass", "--elastic-timeout", "1"),
-        60, env=rank_environment({"PYTHONPATH": "parts:/whole"}))
-    assert status == 1 and f"env PYTHONPATH={os.getcwd()}/parts:/whole " in output, output
+    command = far_command(tmp_path, f'cd {folder}; echo "$2" >&2; exit 1', "pass")
+    output = read_until("env PYTHONPATH=.*\n", command, rank_environment({"PYTHONPATH": "parts:/whole"}))
+    assert f"env PYTHONPATH={os.getcwd()}/parts:/whole " in output, output
 
 
 def test_what_has_to_work_is_told_as_it_can_be_typed(tmp_path):
     environment = rank_environment({"PYTHONPATH": "two words"})
-    _, output = run_limited(
-        far_command(tmp_path, 'case "$2" in *launch.agent*) exit 1;; esac; exec sh -c "$2"', "pass",
-                    "--elastic-timeout", "1"), 60, env=environment)
-    trial = re.search("this has to work: (.*)", output)
-    assert trial, output
+    command = far_command(tmp_path, 'case "$2" in *launch.agent*) exit 1;; esac; exec sh -c "$2"', "pass")
+    told = "this has to work: (.*)\n"
+    trial = re.search(told, read_until(told, command, environment))
     assert run_limited(["sh", "-c", trial[1]], 60, env=environment) == (0, f"scalecom {scalecom.__version__}\n")
 
 
@@ -356,20 +375,8 @@ esac"""
                "same": "its address is 127.0.0.1, which other hosts take for themselves; if it is this",
                "ended": "its agent got SIGTERM"}
     hosts = ",".join(f"{name}.invalid:1" for name in reasons)
-    process = subprocess.Popen(far_command(tmp_path, shell, code, hosts=hosts), env=rank_environment(),
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    limit = threading.Timer(90, process.kill)
-    limit.start()
-    output = ""
-    try:
-        while "ended.invalid is put aside" not in output:
-            line = process.stdout.readline()
-            assert line, output
-            output += line
-    finally:
-        limit.cancel()
-        process.terminate()
-        process.communicate(timeout=30)
+    output = read_until("ended.invalid is put aside", far_command(tmp_path, shell, code, hosts=hosts),
+                        rank_environment())
     for name, reason in reasons.items():
         assert re.search(rf"{name}.invalid is put aside for 10 s: {reason}", output), output
     assert "silent.invalid: no key\n" in output and "closed.invalid: no account\n" in output, output

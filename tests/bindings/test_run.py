@@ -343,9 +343,20 @@ def test_what_a_rank_had_started_ends_with_it(tmp_path, monkeypatch, prefix):
 
 
 def test_a_discovery_script_that_hangs_leaves_nothing(tmp_path, monkeypatch):
+    async def start(*arguments, **options):
+        """The time is up only when the script has told of what it started."""
+        process = await begin(*arguments, **options)
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "child").exists():
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)  # A file tells nobody that it is there.
+        return process
+
+    begin = asyncio.create_subprocess_exec
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
     monkeypatch.setattr(discovery, "TIMEOUT_S", 0.5)
     script = tmp_path / "discover"
-    script.write_text(f"#!/bin/sh\nsleep 1000 &\necho $! > {tmp_path / 'child'}\nsleep 1000\n")
+    script.write_text(f"#!/bin/sh\nsleep 1000 &\ncd {tmp_path}\necho $! > part\nmv part child\nsleep 1000\n")
     script.chmod(0o755)
     with pytest.raises(ValueError, match="gave no hosts within 0.5 s"):
         asyncio.run(discovery.Discovery([], str(script)).look())
