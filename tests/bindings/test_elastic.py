@@ -69,6 +69,14 @@ class ElasticJob:
         os.kill(last["pid"], signal.SIGKILL)
         return killed_at
 
+    def kill_held_rank(self, victim, ranks):
+        """Once all ranks hold (see elastic_training.py), kills one, and lets the others go on; when."""
+        for rank in range(ranks):
+            self.wait_for(lambda line: "holds" in line and line["rank"] == rank)
+        killed_at = self.kill_rank(victim)
+        (self.folder / "go").touch()
+        return killed_at
+
     def end(self):
         """scalecomrun's exit code."""
         try:
@@ -132,10 +140,9 @@ def ended(lines):
 
 @pytest.mark.parametrize("victim", [0, 1, 2])
 def test_training_goes_on_without_a_killed_rank(start, victim):
-    job = start("-np", "3", "--min-np", "2", "--slot-failures", "1", steps=60, pause=0.02,
+    job = start("-np", "3", "--min-np", "2", "--slot-failures", "1", steps=60, hold=11,
                 indices=100)
-    job.wait_for(lambda line: line.get("step") == 10)
-    killed_at = job.kill_rank(victim)
+    killed_at = job.kill_held_rank(victim, 3)
     goes_on = job.steps_of(size=2, since=killed_at)
     assert goes_on["time"] - killed_at < GO_ON_S_MAX
     assert job.end() == 0, job.output()
@@ -284,167 +291,11 @@ def test_wrong_elastic_arguments_are_named(arguments, message):
     assert status == 2 and message in output, output
 
 
-def run_script(folder, options, code):
-    """(exit code, output) of an elastic job of `code`, which finds `number`, its worker's, `there`
-    and `wait(condition)`."""
-    path = folder / "script.py"
-    path.write_text(f"""import os, pathlib, subprocess, sys, time
-import pytest, torch
-import scalecom.torch as hvd
-from scalecom import worker
-there = pathlib.Path({str(folder)!r})
-number = int(os.environ["SCALECOM_ELASTIC_WORKER"])
-
-def wait(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-def has_ended(name):
-    try:
-        os.kill(int((there / name).read_text()), 0)
-    except ProcessLookupError:
-        return True
-
-{code}""")
-    return run_limited([sys.executable, "-m", "scalecom.run", "--elastic", *options, sys.executable,
-                        path], LIMIT_S, env=rank_environment())
-
-
-@pytest.mark.parametrize("newcomer", ["waits", "fails"])
-def test_a_newcomer_that_is_not_needed_any_more_does_no_harm(tmp_path, newcomer):
-    """Worker 3 is lost, and its replacement has come when worker 1 ends; worker 2 works on."""
-    status, output = run_script(tmp_path, ("-np", "3", "--min-np", "2"), f"""
-if number == 4:
-    (there / "newcomer").write_text(str(os.getpid()))
-    if {newcomer!r} == "fails":
-        wait(lambda: has_ended("first"))
-        sys.exit(5)
-hvd.init()
-if number == 3:
-    child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    (there / "child").write_text(str(child.pid))
-    os._exit(1)
-if number == 1:
-    (there / "first").write_text(str(os.getpid()))
-    if {newcomer!r} == "waits":
-        # What is for the worker goes neither to a forked process nor to another one with its variables.
-        if (child := os.fork()) == 0:
-            pytest.raises(ValueError, worker.find_driver().has_update)
-            pytest.raises(ValueError, worker.Driver(os.environ["SCALECOM_ELASTIC_ADDRESS"],
-                                                    os.environ["SCALECOM_ELASTIC_SECRET"], number).meet)
-            os._exit(hvd.local_rank() is None)
-        assert os.waitpid(child, 0)[1] == 0
-        wait(worker.find_driver().has_update)
-    else:
-        wait((there / "newcomer").exists)
-if number == 2:
-    wait((there / "newcomer").exists)
-    wait(lambda: has_ended("newcomer"))
-    (there / "checkpoint").touch()
-""")
-    assert status == 0 and (tmp_path / "checkpoint").exists(), output
-    if newcomer == "fails":
-        assert "with exit code 5; the job is over and does without it" in output
-    assert not is_alive(int((tmp_path / "child").read_text()), within_s=5.0)
-
-
-def test_a_newcomer_does_not_wait_for_ever_for_a_commit(tmp_path):
-    """Worker 3 takes the place of worker 2, and worker 1 commits nothing until it has gone."""
-    status, output = run_script(tmp_path, ("-np", "2", "--min-np", "1", "--elastic-timeout", "15"), """
-if number == 3:
-    (there / "newcomer").write_text(str(os.getpid()))
-hvd.init()
-if number == 2:
-    os._exit(1)
-try:
-    hvd.allreduce(torch.ones(1), name="lost")
-except hvd.HorovodInternalError:
-    hvd.shutdown()
-    hvd.init()
-wait((there / "newcomer").exists)
-wait(lambda: has_ended("newcomer"))
-""")
-    assert status == 0 and "for 15 s no rank has come to its next commit()" in output, output
-
-
-def test_the_job_does_not_wait_for_one_that_still_starts(tmp_path):
-    status, output = run_script(tmp_path, ("-np", "2", "--min-np", "1"), """
-if number == 3:
-    (there / "newcomer").write_text(str(os.getpid()))
-    time.sleep(1000)
-hvd.init()
-if number == 2:
-    os._exit(1)
-wait((there / "newcomer").exists)
-""")
-    assert status == 0, output
-    assert not is_alive(int((tmp_path / "newcomer").read_text()), within_s=5.0)
-
-
 def test_ranks_end_with_a_driver_that_is_killed(start):
     job = start("-np", "2", steps=2, pause=60.0)  # They say nothing to it for that long.
     ranks = [job.wait_for(lambda line: line["rank"] == one and "step" in line)["pid"] for one in (0, 1)]
     job.process.kill()
     assert not any(is_alive(pid, within_s=10.0) for pid in ranks)
-
-
-def test_training_does_not_begin_anew_where_the_state_is_lost(tmp_path):
-    """Worker 2 is lost, and worker 1 in the midst of giving worker 3 the state."""
-    status, output = run_script(tmp_path, ("-np", "2", "--min-np", "1"), """
-class State(hvd.elastic.TorchState):
-    def sync(self):
-        if number == 1 and self.step > 0 and hvd.size() == 2:
-            os._exit(1)
-        super().sync()
-
-@hvd.elastic.run
-def train(state):
-    while state.step < 5 or number == 1:
-        if number == 2 and state.step == 1:
-            os._exit(1)
-        state.step += 1
-        state.commit()
-        time.sleep(0.02)
-
-hvd.init()
-train(State(step=0))
-(there / "trained").touch()
-""")
-    assert status == 1 and "all ranks that had the state are lost" in output, output
-    assert not (tmp_path / "trained").exists()
-
-
-def test_a_rank_that_is_lost_during_a_reset_leaves_the_others(tmp_path):
-    """Worker 3 is lost at work, worker 2 in the reset that follows, in which ranks reduce."""
-    status, output = run_script(tmp_path, ("-np", "3", "--min-np", "1", "--slot-failures", "1"), """
-def reset():
-    if number == 2:
-        os._exit(1)
-    hvd.allreduce(torch.ones(1), name="reset")
-
-@hvd.elastic.run
-def train(state):
-    while state.step < 5 or hvd.size() > 1:
-        if number == 3 and state.step == 1:
-            os._exit(1)
-        state.step += 1
-        state.commit()
-        time.sleep(0.02)
-
-hvd.init()
-state = hvd.elastic.TorchState(step=0)
-state.register_reset_callbacks([reset])
-train(state)
-""")
-    assert status == 0 and output.count("the others go on") == 2, output
-
-
-def test_process_sets_are_added_after_init(tmp_path):
-    status, output = run_script(tmp_path, ("-np", "1"),
-                                "hvd.init(process_sets=[hvd.ProcessSet([0])])")
-    assert status == 1 and "call add_process_set() after init(), and again in" in output, output
 
 
 def test_strangers_are_not_let_in(start):

@@ -15,12 +15,11 @@ STEPS = 40
 
 
 def run(start, backend, **training):
-    """The ended job's lines, of which rank 1 of 3 was killed after step 12; and its output."""
-    job = start("-np", "3", "--min-np", "2", "--slot-failures", "1", limit=200.0, pause=0.02,
+    """The ended job's lines, of which rank 1 of 3 was killed before step 13; and its output."""
+    job = start("-np", "3", "--min-np", "2", "--slot-failures", "1", limit=200.0, hold=13,
                 steps=STEPS, script=HERE / "scripts" / "elastic_keras.py",
                 env={"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"}, **training)
-    job.wait_for(lambda line: line.get("step") == 12)
-    killed_at = job.kill_rank(1)
+    killed_at = job.kill_held_rank(1, 3)
     job.steps_of(size=2, since=killed_at)
     assert job.end() == 0, job.output()
     lines = job.lines()

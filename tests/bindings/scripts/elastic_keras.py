@@ -1,7 +1,8 @@
 """Trains a line elastically by model.fit() and writes down each step: elastic_keras.py FOLDER JSON
 
 Every rank has the whole data in each batch, so that the loss of a step does not depend on the number of
-ranks. KERAS_BACKEND names the back end.
+ranks. In front of a step of the options they hold until FOLDER has a file `go`. KERAS_BACKEND names the back
+end.
 """
 
 import json
@@ -41,13 +42,19 @@ def main():
         return sum(float(one.sum()) for one in residuals.state().values())
 
     class Journal(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if state.step == options["hold"]:
+                write(holds=True)
+                while not pathlib.Path(folder, "go").exists():
+                    time.sleep(0.02)  # A file tells nobody that it is there.
+
         def on_train_batch_end(self, batch, logs=None):
-            total = (batch + 1) * logs["loss"]  # Keras tells the mean since the epoch began.
+            # Keras tells the mean since the epoch began. Where the step has failed, JAX says so only here.
+            total = (batch + 1) * float(logs["loss"])
             loss = total - (self._total if batch > 0 else 0.0)
             self._total = total
             write(step=state.step, loss=loss, residual=residual_sum())
             state.step += 1
-            time.sleep(options["pause"])
 
     inputs, targets, rate = data(options["width"])
     begin = float(hvd.rank())  # sync() has to mend it.

@@ -1,6 +1,7 @@
 """Trains a line elastically and writes down each step: elastic_training.py FOLDER JSON
 
-Every rank has the whole data, so that the loss of a step does not depend on the number of ranks.
+Every rank has the whole data, so that the loss of a step does not depend on the number of ranks. Where the
+options say so, ranks hold in front of a step until FOLDER has a file `go`.
 """
 
 import json
@@ -35,6 +36,12 @@ class Journal:
         self._file.write(json.dumps({"pid": os.getpid(), "time": time.monotonic(), "rank": hvd.rank(),
                                      "size": hvd.size(), "local_rank": hvd.local_rank(),
                                      "host": socket.gethostname(), **facts}) + "\n")
+
+
+def hold(folder, journal):
+    journal.write(holds=True)
+    while not pathlib.Path(folder, "go").exists():
+        time.sleep(0.02)  # A file tells nobody that it is there.
 
 
 def make_mistake(kind, rank):
@@ -74,6 +81,8 @@ def main():
         iter(state.sampler)  # As a loader begins.
         journal.write(begins=begin, residual=residual_sum())
         while state.step < options["steps"]:
+            if state.step == options.get("hold"):
+                hold(folder, journal)
             state.optimizer.zero_grad()
             loss = (state.model(inputs).squeeze() - targets).square().mean()
             loss.backward()
