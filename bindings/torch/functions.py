@@ -85,25 +85,43 @@ class _TensorPlace:
         self.dtype = tensor.dtype
 
 
-def _take_tensors(value, tensors):
-    if isinstance(value, torch.Tensor):
-        tensors.append(submit.contiguous(value.detach().cpu()))
-        return _TensorPlace(value)
+def _rebuilt(value, change):
+    """A dict, list or tuple of what change() makes of the items; anything else itself."""
     if isinstance(value, dict):
-        return {key: _take_tensors(item, tensors) for key, item in value.items()}
+        return {key: change(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_take_tensors(item, tensors) for item in value)
+        items = [change(item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
+
+
+def _take_tensors(value, tensors):
+    if not isinstance(value, torch.Tensor):
+        return _rebuilt(value, lambda item: _take_tensors(item, tensors))
+    value = value.detach().cpu()
+    if value.layout != torch.strided:
+        return value  # Sparse ones are pickled.
+    tensors.append(submit.contiguous(value))
+    submit.view(tensors[-1])  # Raises for what cannot travel.
+    return _TensorPlace(value)
+
+
+def _take_state(optimizer, tensors):
+    """The optimizer's state with its tensors taken out; where this fails, what tells all ranks so."""
+    try:
+        state = optimizer.state_dict()
+        state.pop("scalecom", None)
+        return _take_tensors(state, tensors)
+    except Exception as error:
+        return pickling.Refusal(f"the optimizer state of rank {basics.rank()} cannot be sent "
+                                f"({type(error).__name__}: {error}); its state_dict() must succeed, with "
+                                "tensors that broadcast() takes or sparse ones")
 
 
 def _put_tensors(value, tensors):
     if isinstance(value, _TensorPlace):
         return next(tensors)
-    if isinstance(value, dict):
-        return {key: _put_tensors(item, tensors) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_put_tensors(item, tensors) for item in value)
-    return value
+    return _rebuilt(value, lambda item: _put_tensors(item, tensors))
 
 
 def _places(value):
@@ -128,7 +146,7 @@ def _fill_gradients(optimizer, model):
 def broadcast_optimizer_state(optimizer, root_rank, model=None):
     """Gives every rank root_rank's optimizer state, and the steps of its residuals, which stay each rank's own:
     where a rank's are of other steps, as where root_rank alone has loaded a checkpoint, they begin with
-    zero, and a warning says so.
+    zero, and a warning says so. ValueError on all ranks where root_rank's state cannot be sent.
 
     As with Horovod, parameters of an optimizer that has no state yet get a gradient of zeros where they
     have none, unless they are of an embedding of `model` whose gradients are sparse.
@@ -145,12 +163,7 @@ def share_optimizer_state(optimizer, root_rank):
     """broadcast_optimizer_state() that leaves gradients as they are."""
     is_root = basics.rank() == root_rank
     tensors = []
-    structure = None
-    if is_root:
-        state = optimizer.state_dict()
-        state.pop("scalecom", None)
-        structure = _take_tensors(state, tensors)
-    structure = broadcast_object(structure, root_rank, _STATE)
+    structure = broadcast_object(_take_state(optimizer, tensors) if is_root else None, root_rank, _STATE)
     if not is_root:
         tensors = [torch.empty(place.shape, dtype=place.dtype, device="cpu")
                    for place in _places(structure)]

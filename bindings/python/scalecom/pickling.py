@@ -14,8 +14,8 @@ dumps = _pickler.dumps
 loads = pickle.loads
 
 
-class _Refusal:
-    """Travels in the place of an object that cannot be pickled, so that no rank waits for it."""
+class Refusal:
+    """Travels in the place of an object that its rank cannot give, so that no other waits for it."""
 
     def __init__(self, text):
         self.text = text
@@ -27,20 +27,22 @@ class _PackedRefusal(bytes):
 
 def pack(value, rank):
     """This rank's object in bytes; where it cannot be pickled, what makes unpack() raise ValueError on
-    every rank."""
+    every rank, as a Refusal does."""
+    if isinstance(value, Refusal):
+        return _PackedRefusal(pickle.dumps(value))
     try:
         return dumps(value)
     except Exception as error:
         remedy = "leave out what cannot" if TAKES_FUNCTIONS else (
             "install cloudpickle, which takes lambdas and local functions, on all ranks, or leave it out")
-        return _PackedRefusal(pickle.dumps(_Refusal(
+        return _PackedRefusal(pickle.dumps(Refusal(
             f"the object of rank {rank}, a {type(value).__name__}, cannot be pickled "
             f"({type(error).__name__}: {error}); {remedy}")))
 
 
 def unpack(packed):
     value = loads(packed)
-    if isinstance(value, _Refusal):
+    if isinstance(value, Refusal):
         raise ValueError(value.text)
     return value
 

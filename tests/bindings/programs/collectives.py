@@ -3,6 +3,7 @@
 import gc
 import threading
 import warnings
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -357,6 +358,44 @@ def the_optimizers_state_becomes_the_roots():
     for entry in state["state"].values():
         everyone = hvd.allgather(entry["exp_avg"].reshape(1, -1), name="moments")
         assert (everyone == everyone[0]).all()
+
+
+class _Window(NamedTuple):
+    steps: int
+    sums: torch.Tensor
+
+
+def the_optimizers_state_may_hold_sparse_tensors_and_named_tuples():
+    root = hvd.size() - 1
+    model = torch.nn.Embedding(4, 1, sparse=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    if hvd.rank() == root:  # It alone resumes.
+        optimizer.param_groups[0]["window"] = _Window(3, torch.full((2, 1), 5.0))
+        model(torch.tensor([1, 3, 1])).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    hvd.broadcast_optimizer_state(optimizer, root, model)
+    window = optimizer.param_groups[0]["window"]
+    assert isinstance(window, _Window) and window.steps == 3 and window.sums.tolist() == [[5.0], [5.0]]
+    moments = optimizer.state[model.weight]["momentum_buffer"]
+    assert moments.is_sparse and moments.to_dense().tolist() == [[0.0], [2.0], [0.0], [1.0]]
+    model(torch.tensor([0])).sum().backward()
+    optimizer.step()
+
+
+def an_optimizer_state_that_cannot_be_sent_is_an_error_on_all_ranks():
+    parameter = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+
+    def fail():
+        raise KeyError("gone")
+
+    optimizer.state[parameter]["unsent"] = torch.ones(1, dtype=torch.complex64)
+    with pytest.raises(ValueError, match=r"state of rank 0 cannot be sent \(ValueError: dtype torch.complex64"):
+        hvd.broadcast_optimizer_state(optimizer, root_rank=0)
+    optimizer.state_dict = fail
+    with pytest.raises(ValueError, match=r"state of rank 0 cannot be sent \(KeyError: 'gone'\)"):
+        hvd.broadcast_optimizer_state(optimizer, root_rank=0)
 
 
 def a_new_optimizers_parameters_get_gradients_of_zeros():
