@@ -60,6 +60,14 @@ _membership = _Membership()
 _HERE, _LEFT = b"+", b"-"  # Before what a rank says in a round.
 
 
+def _own_store(options):
+    """The group's store, without what a destroyed group of its name has left there. Each rank counts the
+    groups that it makes, also those that fail: one that missed an attempt hears at its next one that the
+    others have left, and counts like them from then on."""
+    number = options.store.add(f"scalecom/made/{options.group_rank}", 1)
+    return dist.PrefixStore(f"scalecom/{number}", options.store)
+
+
 class _StoreExchange:
     """Lets the ranks of a group meet by its store. One that gives up says so in the next round, which
     one that only comes then would else wait in for nothing."""
@@ -141,6 +149,7 @@ def _create(options, _):
         raise NotImplementedError(f"torch {torch.__version__} is here; torch.distributed's backend \"scalecom\" needs "
                                   "2.7 or later: update torch, or train with hvd.DistributedOptimizer, or with "
                                   "hvd.ddp_hook over another backend")
+    options.store = _own_store(options)  # Before what may fail on this rank alone.
     _membership.enter()
     ranks = list(options.global_ranks_in_group)
     if not ranks and (options.group_rank, options.group_size) != (basics.rank(), basics.size()):

@@ -4,6 +4,7 @@ order."""
 import datetime
 import threading
 import time
+import types
 
 import pytest
 import torch
@@ -476,3 +477,22 @@ def a_rank_that_comes_after_another_has_left_is_told_so_at_once():
     with pytest.raises(dist.DistStoreError, match=r"places \[0\] have left.*SCALECOM_CONNECT_TIMEOUT"):
         late(b"again", 60.0)
     assert time.monotonic() - begin < 30.0
+
+
+def a_group_that_is_made_again_does_not_meet_its_former_self():
+    with over("scalecom"):
+        for _ in range(3):
+            group = dist.new_group(list(range(hvd.size()))[::-1], use_local_synchronization=True)
+            exchange_with_all(group)
+            dist.destroy_process_group(group)
+    store = dist.HashStore()
+
+    def meet(place, mine):
+        own = distributed._own_store(types.SimpleNamespace(store=store, group_rank=place))
+        return distributed._StoreExchange(own, place, 2)(mine, 0.1)
+
+    with pytest.raises(dist.DistStoreError):
+        meet(0, b"first")
+    assert meet(1, b"second") == [b"first", b"second"]
+    with pytest.raises(dist.DistStoreError):  # The other one comes later.
+        meet(1, b"again")
