@@ -19,7 +19,7 @@ def init(comm=None, process_sets=None):
     are there now; otherwise this process alone. `comm`: None, or the ranks that are to be the job, in
     this order, which alone call init(): a list of those that mpirun started, or an mpi4py communicator. Some of
     the ranks need mpi4py, and go over TCP and shared memory. `process_sets`: a list of ProcessSet, which
-    are added, on every rank alike; one of an mpi4py communicator may have other ranks on other ranks,
+    are added, as many on every rank; one of an mpi4py communicator may have other ranks on other ranks,
     as after a split, and each of those sets is added. "dynamic" adds none, and as many may be added
     later with it as without, and none are allowed under scalecomrun --elastic.
     Raises ValueError when the ranks cannot be connected or the environment is wrong; the message
@@ -45,7 +45,7 @@ def init(comm=None, process_sets=None):
     try:
         communicators.check_session(comm, rank(), size())
         _process_sets().global_process_set.mpi_comm = comm if hasattr(comm, "Get_rank") else None
-        if not was_initialized:
+        if not was_initialized and worker.find_driver() is None:
             for process_set in _process_sets().with_those_of_other_ranks(sets):
                 _process_sets().add_process_set(process_set)
     except (ValueError, HorovodInternalError):

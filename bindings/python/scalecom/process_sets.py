@@ -10,6 +10,7 @@ import threading
 
 from scalecom import _library, basics
 from scalecom._library import lib
+from scalecom.reductions import Max, Min
 
 
 def _ranks_of(communicator):
@@ -109,18 +110,28 @@ def add_process_set(process_set):
     return _take(process_set, number.value, _added)
 
 
+def _all_reduce_in_init(what, number, op):
+    words = _library.own_name("process sets (in init())", what)
+    return int(_library.all_reduce_number(f"allreduce.{words}".encode(), number, op))
+
+
 def with_those_of_other_ranks(sets):
     """These sets for init(), and in the place of one that is an mpi4py communicator those too that other
     ranks have there: a communicator that was split is another one on each of its parts. In each place
-    the sets are in the order of their first ranks. Every rank of the job calls it."""
-    if all(one.mpi_comm is None for one in sets):
+    the sets are in the order of their first ranks. Every rank of the job calls it, also without sets;
+    ValueError on all of them unless each has as many."""
+    most = _all_reduce_in_init("most", len(sets), Max)
+    if most == 0:
+        return sets
+    fewest = _all_reduce_in_init("fewest", len(sets), Min)
+    if fewest < most:
+        raise ValueError(f"process_sets has {len(sets)} sets on this rank, and {fewest} to {most} on the ranks of "
+                         "the job; every rank gives as many, one outside a communicator a list of its ranks")
+    if not _all_reduce_in_init("parts", any(one.mpi_comm is not None for one in sets), Max):
         return sets
     from scalecom import arrays  # It needs numpy.
     everyone = arrays.allgather_object([one.ranks for one in sets],
                                        _library.own_name("process sets (in init())"))
-    if len({len(theirs) for theirs in everyone}) > 1:
-        raise ValueError(f"process_sets has {[len(theirs) for theirs in everyone]} sets on ranks 0 to "
-                         f"{len(everyone) - 1}; every rank gives as many")
     joint = []
     for place, mine in enumerate(sets):
         if mine.mpi_comm is None:

@@ -52,6 +52,14 @@ def init_by_parts_of_a_communicator():
     mine, first = hvd.ProcessSet(part), hvd.ProcessSet([0])
     with pytest.raises(ValueError, match="every rank gives as many"):
         hvd.init(process_sets=[mine, first][:1 + world.rank % 2])
+    outside = world.rank == 0
+    two = world.Split(MPI.UNDEFINED if outside else 0)
+    with pytest.raises(ValueError, match=r"0 to 1 .*every rank gives as many"):
+        hvd.init(process_sets=[] if outside else [hvd.ProcessSet(two)])
+    without = hvd.ProcessSet([1, 2] if outside else two)
+    hvd.init(process_sets=[without])
+    assert without.process_set_id == 1 and without.included() is not outside
+    hvd.shutdown()
     hvd.init(world, process_sets=[mine, first])
     place = world.rank % 2
     assert (mine.process_set_id, first.process_set_id) == (1 + place, 3)

@@ -246,3 +246,18 @@ def init_again_checks_its_arguments_and_keeps_the_session():
         with pytest.raises(ValueError, match="process_sets is"):
             hvd.init(process_sets=process_sets)
     assert hvd.allreduce(torch.ones(1), op=hvd.Sum) == hvd.size()
+
+
+def every_rank_gives_init_as_many_sets():
+    if hvd.size() == 1:
+        return
+    is_first = hvd.rank() == 0
+    hvd.shutdown()
+    with pytest.raises(ValueError, match="0 to 1 on the ranks .* every rank gives as many"):
+        hvd.init(process_sets=[hvd.ProcessSet([0])] if is_first else [])
+    assert not hvd.is_initialized()
+    first = hvd.ProcessSet([0])
+    hvd.init(process_sets=[first])
+    assert first.included() == is_first
+    hvd.shutdown()
+    hvd.init()
