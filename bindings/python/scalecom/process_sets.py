@@ -94,6 +94,25 @@ _of_thread = threading.local()
 _count_lock = threading.Lock()
 
 
+def _check_of_all_ranks(function, *arguments):
+    """Calls and checks what waits in C for all ranks, in a thread of its own: handlers of signals run
+    meanwhile. What one of them interrupts goes on until the ranks have come or the session ends."""
+    problems = []
+
+    def call():
+        try:
+            _library.check(function(*arguments))  # It reads this thread's last error.
+        except Exception as problem:
+            problems.append(problem)
+
+    thread = threading.Thread(target=call, name="scalecom-process-set", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.5)
+    if problems:
+        raise problems[0]
+
+
 def add_process_set(process_set):
     """Makes a ProcessSet, or one of a list of ranks, usable, and returns it. Every rank of the job
     calls it, with the same ranks in the same order of calls; it waits for all of them. Raises
@@ -105,8 +124,8 @@ def add_process_set(process_set):
     if process_set in _added or process_set is global_process_set:
         raise ValueError(f"{process_set} was added already")
     number = ctypes.c_int32()
-    _library.check(lib.scalecom_process_set_add((ctypes.c_int32 * len(ranks))(*ranks), len(ranks),
-                                                ctypes.byref(number)))
+    _check_of_all_ranks(lib.scalecom_process_set_add, (ctypes.c_int32 * len(ranks))(*ranks), len(ranks),
+                        ctypes.byref(number))
     return _take(process_set, number.value, _added)
 
 
@@ -149,7 +168,7 @@ def remove_process_set(process_set):
     if process_set is global_process_set or process_set not in _added:
         return False
     basics.finish_dispatched()
-    _library.check(lib.scalecom_process_set_remove(process_set.process_set_id))
+    _check_of_all_ranks(lib.scalecom_process_set_remove, process_set.process_set_id)
     _forget(process_set, _added)
     return True
 

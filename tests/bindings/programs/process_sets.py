@@ -2,6 +2,7 @@
 called on every rank of a job, in this order."""
 
 import contextlib
+import signal
 
 import pytest
 import torch
@@ -261,3 +262,33 @@ def every_rank_gives_init_as_many_sets():
     assert first.included() == is_first
     hvd.shutdown()
     hvd.init()
+
+
+@contextlib.contextmanager
+def _interrupted(after_s):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, after_s)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def a_wait_for_the_other_ranks_can_be_interrupted():
+    if hvd.size() == 1:
+        return
+    for call in (hvd.add_process_set, hvd.remove_process_set):
+        first = hvd.ProcessSet([0])
+        if call is hvd.remove_process_set:
+            hvd.add_process_set(first)
+        if hvd.rank() == 0:
+            with _interrupted(0.2):
+                call(first)
+        hvd.barrier()
+        hvd.shutdown()
+        hvd.init()
