@@ -122,21 +122,15 @@ void measure_kernels(Board& board, int ranks, const PassThreads& threads,
   const std::int64_t elements = plan.pass_elements;
   Passes passes(ranks, threads, elements);
   const int calls = (plan.calls + 1) / 2;
-  const auto sweep_s = [&](std::int64_t chunk) {
+  const auto element_s = [&](const std::function<void()>& pass) {
+    return slowest_s(board, calls, context, pass) / static_cast<double>(elements);
+  };
+  for (const std::int64_t chunk : {kPassChunk, kShortChunk}) {
     passes.select_all(chunk);
-    return slowest_s(board, calls, context, [&] { passes.sweep(chunk); });
-  };
-  const auto fill_s = [&](std::int64_t chunk) {
+    note(samples, samples::swept(chunk), element_s([&] { passes.sweep(chunk); }));
     passes.fill(chunk);
-    return slowest_s(board, calls, context, [&] { passes.fill(chunk); });
-  };
-  const double swept_s = sweep_s(kPassChunk);
-  const double filled_s = fill_s(kPassChunk);
-  note(samples, samples::kSwept, swept_s / static_cast<double>(elements));
-  note(samples, samples::kFilled, filled_s / static_cast<double>(elements));
-  const double more_s = sweep_s(kShortChunk) + fill_s(kShortChunk) - swept_s - filled_s;
-  note(samples, samples::kTaken,
-       more_s / static_cast<double>(elements / kShortChunk - elements / kPassChunk));
+    note(samples, samples::filled(chunk), element_s([&] { passes.fill(chunk); }));
+  }
 }
 
 }  // namespace scalecom

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <span>
 #include <string>
@@ -19,9 +20,8 @@ inline constexpr const char* kMessageByte = "message_byte_s";  ///< while as man
 inline constexpr const char* kReducedByte = "reduced_byte_s";  ///< by the kernels
 inline constexpr const char* kInside = "inside_s";             ///< flat, a few bytes
 inline constexpr const char* kInsideByte = "inside_byte_s";    ///< read by each rank
-inline constexpr const char* kSwept = "swept_s";               ///< an element of a gradient
-inline constexpr const char* kFilled = "filled_s";             ///< an element of a result
-inline constexpr const char* kTaken = "taken_s";               ///< more for a selected element
+std::string swept(std::int64_t chunk);                         ///< an element of a gradient
+std::string filled(std::int64_t chunk);                        ///< an element of a result
 std::string flat(std::size_t bytes);                           ///< an all-reduce of `bytes`
 std::string blocks(std::size_t bytes);                         ///< the same in blocks
 std::string block(std::size_t block_bytes);                    ///< a long one, in such blocks

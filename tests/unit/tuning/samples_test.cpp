@@ -37,9 +37,8 @@ TEST_CASE("times become latencies, times of a byte become rates") {
                                 {samples::kReducedByte, 5e-10},
                                 {samples::kInside, 1e-6},
                                 {samples::kInsideByte, 2e-10},
-                                {samples::kSwept, 1e-9},
-                                {samples::kFilled, 4e-10},
-                                {samples::kTaken, 5e-9}});
+                                {samples::swept(kPassChunk), 1e-9},
+                                {samples::filled(kPassChunk), 4e-10}});
   CHECK(tuning.between_hosts.latency_s == 3e-5);
   CHECK(tuning.between_hosts.bytes_per_s == Approx(1e8));
   CHECK(tuning.between_hosts.reduce_bytes_per_s == Approx(2e9));
@@ -47,7 +46,36 @@ TEST_CASE("times become latencies, times of a byte become rates") {
   CHECK(tuning.inside_host.copy_bytes_per_s == Approx(5e9));
   CHECK(tuning.kernels.swept_elements_per_s == Approx(1e9));
   CHECK(tuning.kernels.filled_elements_per_s == Approx(2.5e9));
-  CHECK(tuning.kernels.taken_elements_per_s == Approx(2e8));
+}
+
+TEST_CASE("a selected element costs what short chunks take more, never less than a swept one") {
+  // Of 1,000 elements 125 and 10 are selected. The sweep takes 1 ns an element, the fill 0.4.
+  const auto taken_s = [](double short_swept_s, double short_filled_s) {
+    const Tuning tuning = choose({{samples::swept(kPassChunk), 1e-9},
+                                  {samples::filled(kPassChunk), 4e-10},
+                                  {samples::swept(kShortChunk), short_swept_s},
+                                  {samples::filled(kShortChunk), short_filled_s}});
+    return 1.0 / tuning.kernels.taken_elements_per_s;
+  };
+  const double five_ns_each = 115e-3 * 5e-9;
+  CHECK(taken_s(1e-9 + five_ns_each, 4e-10) == Approx(5e-9));
+  CHECK(taken_s(1e-9, 4e-10 + five_ns_each) == Approx(5e-9));
+  // Lost in noise.
+  for (const double short_swept_s : {1e-9 + 0.01 * five_ns_each, 1e-9, 0.5e-9}) {
+    CHECK(taken_s(short_swept_s, 4e-10) == Approx(1e-9));
+  }
+}
+
+TEST_CASE("what a selected element costs stays as it was where one of its figures is missing") {
+  const Samples all{{samples::swept(kPassChunk), 1e-9},
+                    {samples::filled(kPassChunk), 1e-9},
+                    {samples::swept(kShortChunk), 2e-9},
+                    {samples::filled(kShortChunk), 2e-9}};
+  for (const auto& [missing, time_s] : all) {
+    Samples others = all;
+    others.erase(missing);
+    CHECK(choose(others).kernels.taken_elements_per_s == kDefaults.kernels.taken_elements_per_s);
+  }
 }
 
 TEST_CASE("figures that are no times are left out") {

@@ -111,19 +111,9 @@ TEST_CASE("all ranks have one tuning, which was measured") {
   CHECK(tuning.between_hosts.reduce_bytes_per_s != LinkCosts{}.reduce_bytes_per_s);
   CHECK(tuning.kernels.swept_elements_per_s != KernelCosts{}.swept_elements_per_s);
   CHECK(tuning.kernels.filled_elements_per_s != KernelCosts{}.filled_elements_per_s);
+  CHECK(tuning.kernels.taken_elements_per_s != KernelCosts{}.taken_elements_per_s);
   CHECK((tuning.between_hosts.latency_s != LinkCosts{}.latency_s) == (hosts.size() > 1));
   CHECK((tuning.between_hosts.bytes_per_s != LinkCosts{}.bytes_per_s) == (hosts.size() > 1));
-}
-
-// A difference of two times, which is no cost where the noise is more than it: the default stays.
-TEST_CASE("what a selected element costs is measured, where the noise lets it show") {
-  const auto is_measured = [] {
-    const Tuning tuning = run_tuning({.hosts = {{0, 1}}}).front().tuning;
-    return tuning.kernels.taken_elements_per_s != KernelCosts{}.taken_elements_per_s;
-  };
-  bool was_measured = false;
-  for (int attempt = 0; attempt < 20 && !was_measured; ++attempt) was_measured = is_measured();
-  CHECK(was_measured);
 }
 
 TEST_CASE("what is measured is what its name says: latencies are no rates") {
@@ -140,7 +130,7 @@ TEST_CASE("what is measured is what its name says: latencies are no rates") {
   CHECK(is_rate(tuning.kernels.swept_elements_per_s));
   CHECK(is_rate(tuning.kernels.filled_elements_per_s));
   CHECK(tuning.kernels.taken_elements_per_s > 2e5);
-  CHECK(tuning.kernels.taken_elements_per_s < tuning.kernels.filled_elements_per_s);
+  CHECK(tuning.kernels.taken_elements_per_s <= tuning.kernels.swept_elements_per_s);
 }
 
 TEST_CASE("the passes are measured by as many threads as will make them") {
