@@ -219,12 +219,12 @@ TEST_CASE("a thread that a call never gives back is left, with a warning") {
     {
       PostingThread thread([entered] { return entered; }, kShort);
       thread.start(blocking_call(gate));
+      gate->entered.get_future().wait();
     }
     warned = captured.text();
   }
   CHECK_THAT(warned, Contains("does not come back from a call") && Contains("left there"));
   // It ends with the call.
-  gate->entered.get_future().wait();
   gate->opened.set_value();
   const WaitContext context = patience();
   WaitLoop loop(context);
