@@ -60,6 +60,20 @@ class PatientBootstrap final : public Bootstrap {
   }
 };
 
+// Rank 1 of two, for which rank 0 has said this long ago.
+class ToldBootstrap final : public Bootstrap {
+ public:
+  explicit ToldBootstrap(std::string root) : root_(std::move(root)) {}
+  int rank() const noexcept override { return 1; }
+  int size() const noexcept override { return 2; }
+
+ private:
+  std::vector<std::string> exchange_in_step(const std::string& mine, Limit) override {
+    return {root_, mine};
+  }
+  const std::string root_;
+};
+
 using TcpPlaces = std::vector<std::pair<std::string, int>>;
 
 // Rank 0 in the hands of the test: what it tells rank 1 of where it listens.
@@ -165,24 +179,32 @@ TEST_CASE("strangers are dropped: silent, babbling, and with a wrong key; the jo
 }
 
 TEST_CASE("a parent that does not know the key is refused by its child") {
-  Exchange exchange(2);
-  std::vector<std::string> messages(2);
+  const std::string name = fmt::format("scalecom-test-{}-forger", getpid());
+  const Socket listener = listen_unix(name);
+  std::string message;
   test::run_ranks(2, [&](int rank) {
-    const auto forge = [&](std::string blob) {
-      auto json = nlohmann::json::parse(blob);
-      if (rank == 0) json["key"] = std::vector<int>(32, 7);
-      return json.dump();
-    };
-    ThreadBootstrap bootstrap(exchange, rank, 2, forge);
-    try {
-      connect_control_channel(bootstrap, facts_of(2, true),
-                              {.connect_timeout = std::chrono::milliseconds(500)});
-    } catch (const Error& error) {
-      messages[static_cast<std::size_t>(rank)] = error.what();
+    if (rank == 1) {
+      ToldBootstrap bootstrap(endpoint_blob(std::string(kSessionKeyBytes, 'k'), name));
+      try {
+        connect_control_channel(bootstrap, facts_of(2, true),
+                                {.connect_timeout = std::chrono::milliseconds(500)});
+      } catch (const Error& error) {
+        message = error.what();
+      }
+      return;
     }
+    // The first time it gives a proof, of another key; when rank 1 comes again it is silent.
+    pollfd first{listener.descriptor(), POLLIN, 0};
+    if (::poll(&first, 1, 10'000) != 1) return;
+    const Socket child(accept4(first.fd, nullptr, nullptr, SOCK_NONBLOCK));
+    const std::string challenge(kChallengeBytes, 'c');
+    const Deadline deadline = Deadline::after(std::chrono::seconds(10));
+    send_all(child, challenge, deadline);
+    const std::string answer = receive_exactly(child, kAnswerBytes, deadline);
+    const Handshake forger{std::string(kSessionKeyBytes, 'f'), 0};
+    if (!answer.empty()) send_all(child, forger.prove(challenge, answer), deadline);
   });
-  CHECK_THAT(messages[0], Contains("rank 1"));
-  CHECK_THAT(messages[1], Contains("did not prove"));
+  CHECK_THAT(message, Contains("rank 0 did not prove to rank 1"));
 }
 
 TEST_CASE("the ranks of each host share one segment, and different hosts share nothing") {
@@ -300,7 +322,6 @@ TEST_CASE("a parent whose queue stays full is tried for as long as it may take")
   constexpr std::chrono::milliseconds kTryTime{50};
   constexpr std::chrono::milliseconds kLimit{300};
   int port = 0;
-  Exchange exchange(2);
   const Socket listener = is_one_host ? listen_unix(name) : listen_tcp("127.0.0.1", port);
   listen(listener.descriptor(), 0);
   std::vector<Socket> queue;
@@ -309,21 +330,15 @@ TEST_CASE("a parent whose queue stays full is tried for as long as it may take")
                                 : connect_tcp("127.0.0.1", port, Deadline::after(kTryTime)));
   while (queue.back().is_open());
   const TcpPlaces tcp = is_one_host ? TcpPlaces{} : TcpPlaces{{"127.0.0.1", port}};
+  ToldBootstrap bootstrap(endpoint_blob("", is_one_host ? name : "", tcp));
   std::string message;
   const TimePoint begin = Clock::now();
-  test::run_ranks(2, [&](int rank) {
-    ThreadBootstrap bootstrap(exchange, rank, 2);
-    if (rank == 0) {
-      bootstrap.exchange(endpoint_blob("", is_one_host ? name : "", tcp), Bootstrap::Limit(60.0));
-      return;
-    }
-    try {
-      connect_control_channel(bootstrap, facts_of(2, is_one_host),
-                              {.connect_timeout = kLimit, .peer_timeout = kTryTime});
-    } catch (const Error& error) {
-      message = error.what();
-    }
-  });
+  try {
+    connect_control_channel(bootstrap, facts_of(2, is_one_host),
+                            {.connect_timeout = kLimit, .peer_timeout = kTryTime});
+  } catch (const Error& error) {
+    message = error.what();
+  }
   CHECK(Clock::now() - begin >= kLimit);
   CHECK_THAT(message, Contains("rank 1 cannot connect to rank 0") && Contains("very busy"));
   CHECK((message.find("firewall") == std::string::npos) == is_one_host);
