@@ -167,9 +167,6 @@ def share_optimizer_state(optimizer, root_rank):
     if not is_root:
         tensors = [torch.empty(place.shape, dtype=place.dtype, device="cpu")
                    for place in _places(structure)]
-    handles = [mpi_ops.broadcast_async_(tensor, root_rank, f"{_STATE}.{number}")
-               for number, tensor in enumerate(tensors)]
-    for handle in handles:
-        mpi_ops.synchronize(handle)
+    mpi_ops.broadcast_all_([f"{_STATE}.{number}" for number in range(len(tensors))], tensors, root_rank)
     if not is_root:
         optimizer.load_state_dict(_put_tensors(structure, iter(tensors)))
