@@ -150,13 +150,26 @@ void wait_for(const char* what, const Condition& is_there) {
   while (!is_there()) loop.pause(what);
 }
 
-/// Until this rank's guard waits: it looks for figures every 100 us then, and its devices else
-/// every 20 ms.
-void wait_for_guard(const test::FakeAccelerator& accelerator) {
-  constexpr int kLooks = 1000;
-  const auto looks = [&] { return accelerator.calls().at("is_done"); };
-  const int before = looks();
-  wait_for("a guard to wait for figures", [&] { return looks() >= before + kLooks; });
+/// An agreement a tensor, of which each rank tells in a file of the folder.
+Config telling_agreements(const std::string& folder) {
+  Config config = every(1);
+  config.fusion_threshold_bytes = 1;
+  config.collective_timeout_s = 20.0;
+  config.timeline = folder + "/{rank}";
+  config.timeline_mark_cycles = true;
+  return config;
+}
+
+/// Until the rank knows of so many agreements, whether they can be carried out or not.
+void wait_for_agreements(const std::string& folder, int rank, int count) {
+  wait_for("agreements", [&] {
+    std::ifstream file(folder + "/" + std::to_string(rank));
+    int known = 0;
+    for (std::string line; std::getline(file, line);) {
+      known += line.find("CYCLE_START") == std::string::npos ? 0 : 1;
+    }
+    return known >= count;
+  });
 }
 
 std::int64_t travelled(const std::vector<float>& result) {
@@ -304,9 +317,8 @@ TEST_CASE("what is under way goes on while a guard waits for an accelerator's fi
   for (const bool has_joined : {false, true}) {
     CAPTURE(has_joined);
     constexpr int kSize = 2;
-    Config config = every(1);
-    config.fusion_threshold_bytes = 1;  // An agreement a tensor.
-    config.collective_timeout_s = 20.0;
+    const test::TemporaryFolder folder;
+    const Config config = telling_agreements(folder.path());
     std::atomic<bool> is_held = false;
     test::HostsWorld places({{0}, {1}}, [&](auto inner) {
       return std::make_unique<HeldTransport>(std::move(inner), is_held);
@@ -353,7 +365,7 @@ TEST_CASE("what is under way goes on while a guard waits for an accelerator's fi
       tickets.push_back(
           session.all_reduce(name_of(0), test::view_of(next), test::view_of(next), options));
       if (!has_joined) {
-        wait_for_guard(accelerator);
+        wait_for_agreements(folder.path(), rank, 4);  // For the last one's guard nothing is there.
         both_wait.arrive_and_wait();
         is_held = false;
       }
