@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <condition_variable>
 #include <functional>
 #include <map>
@@ -15,7 +16,8 @@ namespace scalecom::test {
 /// What threads that stand for ranks exchange through.
 class Exchange {
  public:
-  explicit Exchange(int size) : size_(size) {}
+  /// Who has come waits for the others for at least so long, whatever its own limit is.
+  explicit Exchange(int size, Bootstrap::Limit least = {}) : size_(size), least_(least) {}
 
   std::vector<std::string> exchange(int rank, int round, const std::string& mine,
                                     Bootstrap::Limit limit) {
@@ -25,7 +27,8 @@ class Exchange {
     blobs[static_cast<std::size_t>(rank)] = mine;
     ++arrived_[round];
     changed_.notify_all();
-    if (!changed_.wait_for(lock, limit, [&] { return arrived_[round] == size_; })) {
+    const auto have_come = [&] { return arrived_[round] == size_; };
+    if (!changed_.wait_for(lock, std::max(limit, least_), have_come)) {
       throw ranks_missing(size_, limit);
     }
     return rounds_[round];
@@ -33,6 +36,7 @@ class Exchange {
 
  private:
   const int size_;
+  const Bootstrap::Limit least_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::map<int, std::vector<std::string>> rounds_;
