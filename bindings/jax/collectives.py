@@ -25,11 +25,10 @@ import numpy
 
 from scalecom import arrays as host_arrays, basics, reductions
 from scalecom._library import DTYPES
-from scalecom.call_numbers import call_by_number
 from scalecom.compression import check_uniform, options_of
 from scalecom.jax import gradients, primitives  # noqa: F401 (registers the derivatives)
 from scalecom.jax.compression import Compression
-from scalecom.process_sets import current, used
+from scalecom.process_sets import call_by_number, current, used
 from scalecom.reductions import Adasum, Average, Max, Min, Product, Sum
 
 

@@ -4,11 +4,12 @@ adapter: its module, with allreduce, allgather, broadcast, Compression. Reducer:
 all that the rest of scalecom.keras knows of a back end.
 """
 
+import itertools
 import warnings
 
 import keras
 
-from scalecom import elastic, process_sets
+from scalecom import _library, elastic, process_sets
 from scalecom.compression import gradient_options
 from scalecom.process_sets import used
 from scalecom.reducer import GradientReducer
@@ -34,17 +35,19 @@ def _load_torch():
 
     class Reducer(GradientReducer):
         def _reduce_all(self, gradients, names, op, prescale_factor, postscale_factor):
-            started = []
+            wires = []
             compression = mpi_ops.place_for(op, gradients, self.compression)
+
+            def start(place, name, gradient):
+                wire, context = compression.compress(submit.contiguous(gradient.detach()))
+                wires.append((wire, context))
+                return submit.all_reduce(wire, wire, name, submit.reduction_of(
+                    op, prescale_factor, postscale_factor,
+                    gradient_options(self.compression, name, gradient), -1 - place))
+
             with used(self.process_set):
-                for place, (name, gradient) in enumerate(zip(names, gradients)):
-                    wire, context = compression.compress(submit.contiguous(gradient.detach()))
-                    reduction = submit.reduction_of(
-                        op, prescale_factor, postscale_factor,
-                        gradient_options(self.compression, name, gradient), -1 - place)
-                    started.append((submit.all_reduce(wire, wire, name, reduction), wire, context))
-                submit.Tickets([ticket for ticket, _, _ in started]).wait()
-            return [compression.decompress(wire, context) for _, wire, context in started]
+                _library.run_all(map(start, itertools.count(), names, gradients))
+            return [compression.decompress(wire, context) for wire, context in wires]
 
     return adapter, Reducer
 

@@ -88,18 +88,19 @@ def scalecom_all_reduce(call, tensors, prefix, suffixes, process_set, reductions
     def compute(arrays):
         names = _full_names(prefix, suffixes, call, len(arrays))
         outputs = [numpy.empty_like(array) for array in arrays]
+
+        def submit(text):
+            places = [place for place in range(len(arrays))
+                      if reductions[place if len(reductions) > 1 else 0] == text]
+            keep = [(arrays[place], outputs[place]) for place in places]
+            arguments = ((ctypes.c_char_p * len(places))(*(names[place] for place in places)),
+                         (_library.Tensor * len(places))(*(view(pair[0]) for pair in keep)),
+                         (_library.Tensor * len(places))(*(view(pair[1]) for pair in keep)),
+                         len(places), _reduction(text))
+            return _library.submit(lib.scalecom_all_reduce_group, arguments, keep)
+
         with process_sets.used(process_sets.find_process_set(process_set)):
-            tickets = []
-            for text in dict.fromkeys(reductions):
-                places = [place for place in range(len(arrays))
-                          if reductions[place if len(reductions) > 1 else 0] == text]
-                keep = [(arrays[place], outputs[place]) for place in places]
-                arguments = ((ctypes.c_char_p * len(places))(*(names[place] for place in places)),
-                             (_library.Tensor * len(places))(*(view(pair[0]) for pair in keep)),
-                             (_library.Tensor * len(places))(*(view(pair[1]) for pair in keep)),
-                             len(places), _reduction(text))
-                tickets.append(_library.submit(lib.scalecom_all_reduce_group, arguments, keep))
-            _library.Tickets(tickets).wait()
+            _library.run_all(map(submit, dict.fromkeys(reductions)))
         return outputs
 
     return _run("ScalecomAllReduce", tensors, [one.dtype for one in tensors],
@@ -140,8 +141,8 @@ def scalecom_broadcast(call, tensors, prefix, suffixes, process_set, root):
         copies = [array.copy() for array in arrays]
         names = _full_names(prefix, suffixes, call, len(arrays))
         with process_sets.used(process_sets.find_process_set(process_set)):
-            _library.Tickets([_library.submit(lib.scalecom_broadcast, (name, view(copy), root), copy)
-                              for name, copy in zip(names, copies)]).wait()
+            _library.run_all(_library.submit(lib.scalecom_broadcast, (name, view(copy), root), copy)
+                             for name, copy in zip(names, copies))
         return copies
 
     return _run("ScalecomBroadcast", tensors, [one.dtype for one in tensors],

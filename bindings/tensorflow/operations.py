@@ -18,7 +18,6 @@ from tensorflow.python.eager import context
 from tensorflow.python.ops import control_flow_util
 
 from scalecom import _library, process_sets
-from scalecom.call_numbers import call_by_number
 
 _SELF_TEST_LIMIT_S = 60.0
 _choice_lock = threading.Lock()
@@ -170,7 +169,7 @@ def _run(operation, names, process_set, **arguments):
 
     if names.counted is None:
         return run(names.call)
-    return call_by_number(process_set, names.counted, run, _REFUSALS)
+    return process_sets.call_by_number(process_set, names.counted, run, _REFUSALS)
 
 
 def _number_of(process_set):

@@ -1,7 +1,6 @@
 """DistributedOptimizer with op Average or Sum: gradients are reduced while the backward pass goes on."""
 
 import contextlib
-import gc
 import sys
 import threading
 import warnings
@@ -11,14 +10,14 @@ import torch
 from scalecom import _library
 from scalecom.compression import gradient_options
 from scalecom.exceptions import HorovodInternalError
-from scalecom.name_owners import claim, refuse_name
+from scalecom.name_owners import claim, end_garbage, refuse_name
 from scalecom.process_sets import era, global_process_set, used
 from scalecom.reductions import Max
 from scalecom.torch import mpi_ops, sparse_ops, submit
 from scalecom.torch.compression import Compression
 from scalecom.torch.eager import eager
 from scalecom.torch.optimizer_state import ChangeMixin, StateMixin
-from scalecom.torch.parameters import Hooks, abandoned, check_passes, refuse_pass, takes_part
+from scalecom.torch.parameters import Hooks, check_passes, refuse_pass, takes_part
 
 # Gradients are submitted together as soon as they have so many bytes, or are so many: a submit costs
 # several times what one tensor more in it does, and less than a burst's time on any network is lost.
@@ -114,7 +113,6 @@ class _Gradient:
         if gradient is not None and gradient.is_sparse and not settings.has_agreed(self):
             settings.waiting.append(self)
             return
-        self._take_name()
         wire = self.source = self._ready()
         if wire.is_sparse:
             self._start_sparse(wire)
@@ -128,6 +126,7 @@ class _Gradient:
         self.version = self.source._version
         self.reduction = submit.reduction_of(settings.op, settings.prescale_factor,
                                              settings.postscale_factor, options, self.priority)
+        self._take_name()
         settings.collect(self, wire)
 
     def _take_name(self):
@@ -135,9 +134,9 @@ class _Gradient:
         reducing = self.settings.reducing
         if reducing.setdefault(self.name, self) is self:
             return
-        gc.collect()  # It may be gone on another rank.
+        end_garbage()
         other = reducing.get(self.name)
-        if other is not None and other.settings in abandoned:
+        if other is not None and other.settings.is_gone:
             other.settings.end_step()
         if reducing.setdefault(self.name, self) is not self:
             refuse_name(self.name, _OTHER_NAMES)
@@ -148,10 +147,15 @@ class _Gradient:
 
     def _start_sparse(self, wire):
         settings = self.settings
-        with used(settings.process_set):
-            # Scales are left out: of an average they cancel.
-            ticket, self.make_sparse = sparse_ops.submit_sparse(
-                submit.full_name("sparse_allreduce", self.name), wire, settings.op)
+        self._take_name()
+        try:
+            with used(settings.process_set):
+                # Scales are left out: of an average they cancel.
+                ticket, self.make_sparse = sparse_ops.submit_sparse(
+                    submit.full_name("sparse_allreduce", self.name), wire, settings.op)
+        except BaseException:
+            self.let_name_go()
+            raise
         self.wire, self.version = wire, wire._version
         settings.pending.append((ticket, [self]))
 
@@ -204,7 +208,7 @@ class GradientSettings(Hooks):
         self.pending = []  # Pairs of a submit's ticket and gradients, in the order of submits.
         self.waited = []  # Gradients that were waited for, and their errors, until none is pending.
         self.errors = []
-        self.ended_in = None  # The era in which its optimizer went.
+        self.is_gone = False  # Its optimizer is.
         self.is_synchronized = False
         self.should_synchronize = True
         self.grouped = []  # Gradients that may have to wait for others.
@@ -316,12 +320,16 @@ class GradientSettings(Hooks):
     def finish(self):
         """Waits until every gradient that was submitted is the reduced one."""
         while self.pending:
+            ticket, burst = self.pending[0]
             try:
-                ticket, burst = self._wait_for_first()
-                for gradient in burst:
-                    gradient.finish(ticket)
+                ticket.wait()  # Who is interrupted, here or below, may call again.
+                while burst:
+                    burst[0].finish(ticket)
+                    self.waited.append(burst.pop(0))
             except (HorovodInternalError, AssertionError) as error:
                 self.errors.append(error)
+                self.waited += burst
+            del self.pending[0]
         errors, self.errors = self.errors, []
         for gradient in self.waited:
             gradient.forget()
@@ -329,39 +337,20 @@ class GradientSettings(Hooks):
         if errors:
             raise errors[0]
 
-    def _wait_for_first(self):
-        """Who is interrupted in the wait may call finish() again."""
-        ticket, burst = self.pending[0]
-        error = None
-        try:
-            ticket.wait()
-        except HorovodInternalError as problem:
-            error = problem
-        del self.pending[0]
-        self.waited += burst
-        if error is not None:
-            raise error
-        return ticket, burst
-
     def end(self):
-        """Its optimizer is gone. What it has on its way is left: it may need what other ranks have yet to submit."""
+        """Its optimizer is gone. What is on its way stays so, in `reducing`: it may need what other ranks have yet
+        to submit."""
         self.release()
-        if self.is_reducing():
-            self.ended_in = self._era()
-            abandoned.append(self)
-        else:
+        self.is_gone = True
+        if not self.is_reducing():
             self.forget()
             self._let_gradients_go()
 
     def end_step(self):
         """After end(), where its names or parameters are another's now, on all ranks alike."""
-        with contextlib.suppress(ValueError):  # Another thread has.
-            abandoned.remove(self)
-        with contextlib.suppress(Exception):
-            if self._era() is self.ended_in:
-                self.start_all()
-        with contextlib.suppress(Exception):
-            self.finish()
+        for part in (self.start_all, self.finish):
+            with contextlib.suppress(Exception):  # Nobody wants these gradients.
+                part()
         self.forget()
         self._let_gradients_go()
 

@@ -10,7 +10,7 @@ name in flight or the queue full, no member is submitted.
 import torch
 
 from scalecom import basics
-from scalecom._library import lib
+from scalecom._library import Tickets, lib
 from scalecom.compression import check_uniform, options_of
 from scalecom.process_sets import current, used
 from scalecom.reductions import Average, choose_op
@@ -119,7 +119,7 @@ def grouped_allreduce_(tensors, average=None, name=None, op=None, prescale_facto
 
 
 def _register_each(tickets, finishes):
-    return register(submit.Tickets(tickets), None,
+    return register(Tickets(tickets), None,
                     lambda _: [finish(ticket) for ticket, finish in zip(tickets, finishes)])
 
 

@@ -372,12 +372,8 @@ def broadcast_all_(names, tensors, root_rank):
     if ticket is not None:
         ticket.wait()
         return
-    tickets = []
-    try:
-        for name, tensor in zip(names, tensors):
-            tickets.append(_submit_broadcast(checked(tensor).detach(), root_rank, name))
-    finally:  # Also of those before one that is refused.
-        submit.Tickets(tickets).wait()
+    _library.run_all(_submit_broadcast(checked(tensor).detach(), root_rank, name)
+                     for name, tensor in zip(names, tensors))
 
 
 class _Broadcast(torch.autograd.Function):

@@ -1,6 +1,6 @@
 """DistributedOptimizer: an optimizer whose gradients, or steps, are reduced over all ranks."""
 
-from scalecom.process_sets import used
+from scalecom.process_sets import global_process_set, used
 from scalecom.reductions import Adasum, Average, Sum, check_predivide_factor
 from scalecom.torch import plan
 from scalecom.torch.compression import Compression
@@ -64,7 +64,7 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     if process_set is not None and not process_set.included():
         names.leave_out()
         process_set = None
-    for former in take_over(names):
+    for former in take_over(names, (process_set or global_process_set).reducing):
         plan.forget(former)
     if op == Adasum:
         wrapped._scalecom = DeltaSettings(names, compression, backward_passes_per_step, process_set)

@@ -1,11 +1,11 @@
 """The parameters of a DistributedOptimizer, their names and groups, and checks of what it is asked for."""
 
 import collections
-import gc
 import weakref
 
 import torch
 
+from scalecom.name_owners import end_garbage
 from scalecom.rates import is_whole
 
 
@@ -103,20 +103,18 @@ class Hooks:
 # Optimizers with hooks in their parameters.
 _hooking = weakref.WeakSet()
 
-# Settings of optimizers that went in the middle of a step: see GradientSettings.end().
-abandoned = []
 
-
-def take_over(names):
-    """Releases the parameters in `names` from the optimizers that were made of them before; returns these."""
+def take_over(names, reducing):
+    """Releases the parameters in `names` from the optimizers that were made of them before; returns these.
+    reducing: of their process set."""
     if any(one._scalecom.is_reducing() for one in _hooked_in(names)):
-        gc.collect()  # One that nobody has any more may be gone on another rank.
+        end_garbage()
     former = _hooked_in(names)
     if any(one._scalecom.is_reducing() for one in former):
         raise AssertionError("another DistributedOptimizer is reducing gradients of these parameters; call its step() "
                              "or synchronize() first")
-    for settings in list(abandoned):
-        if not settings.names.keys().isdisjoint(names):
+    for settings in dict.fromkeys(gradient.settings for gradient in list(reducing.values())):
+        if settings.is_gone and not settings.names.keys().isdisjoint(names):
             settings.end_step()
     for one in former:
         one._scalecom.release()
@@ -195,7 +193,7 @@ def check_optimizer(optimizer):
     check_is_optimizer(optimizer)
     former = optimizer.__dict__.get("_scalecom")
     if former is not None and not former.is_released:
-        gc.collect()  # A wrapper that nobody has any more may be gone on another rank.
+        end_garbage()
     if former is not None and not former.is_released:
         raise ValueError(f"optimizer, {type(optimizer).__name__}, is wrapped already; its gradients "
                          "would be reduced twice: go on with the first wrapper, whose `compression` may be "

@@ -72,7 +72,7 @@ class Message(dist.Work):
                 self._end(None)
         if self._problem is not None:
             raise self._problem
-        if self._stream is not None:  # It may be another's that has copied what came.
+        if self._stream is not None and not self._is_sent:  # It may be another's that has copied what came.
             torch.cuda.current_stream(self._tensor.device).wait_stream(self._stream)
         return True
 

@@ -7,13 +7,13 @@ each sparse dimension; it pays as long as the ranks together store few.
 import torch
 
 from scalecom import basics
-from scalecom._library import lib
+from scalecom._library import Tickets, lib
 from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import used
 from scalecom.reductions import Average, Sum
 from scalecom.torch import submit
 from scalecom.torch.mpi_ops import copier, register, synchronize
-from scalecom.torch.submit import Tickets, submit_each
+from scalecom.torch.submit import submit_each
 
 _WIDE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 

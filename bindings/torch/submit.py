@@ -14,8 +14,7 @@ import operator
 import torch
 
 from scalecom import _library, process_sets
-from scalecom._library import Tickets, lib  # noqa: F401 (Tickets of those here)
-from scalecom.call_numbers import call_by_number
+from scalecom._library import lib
 
 DTYPES = {getattr(torch, name): code for name, code in _library.DTYPES.items()}
 DEVICE_KINDS = {"cpu": 0, "cuda": 1}
@@ -52,7 +51,7 @@ def with_name(kind, name, start):
     each process set, since the last join; those that raise do not count."""
     if name is not None:
         return start(full_name(kind, name))
-    return call_by_number(process_sets.current(), kind, lambda number: start(
+    return process_sets.call_by_number(process_sets.current(), kind, lambda number: start(
         FullName(b"%s.noname.%d" % (kind.encode(), number))))
 
 

@@ -307,6 +307,17 @@ class Tickets:
             raise first_error
 
 
+def run_all(submits):
+    """Waits for the tickets that an iterable submits, also for those before one that is refused; raises the
+    first error."""
+    tickets = []
+    try:
+        for ticket in submits:
+            tickets.append(ticket)
+    finally:
+        Tickets(tickets).wait()
+
+
 # Tickets that were given up before they completed, with the memory they work on. Appending and
 # popping need no lock.
 _abandoned = collections.deque()

@@ -55,9 +55,8 @@ def broadcast(names, arrays, root_rank):
     """root_rank's arrays, as new ones."""
     root = checked_root(root_rank)
     sent = [numpy.array(array, order="C", ndmin=0) for array in arrays]
-    tickets = [_library.submit(lib.scalecom_broadcast, (name.encode(), view(array), root), (array,))
-               for name, array in zip(names, sent)]
-    _library.Tickets(tickets).wait()
+    _library.run_all(_library.submit(lib.scalecom_broadcast, (name.encode(), view(array), root), (array,))
+                     for name, array in zip(names, sent))
     return sent
 
 

@@ -4,10 +4,12 @@ import atexit
 import ctypes
 import functools
 import os
+import threading
 
 from scalecom import _library, communicators, worker
 from scalecom._library import lib
-from scalecom.exceptions import HorovodInternalError
+
+_init_lock = threading.RLock()
 
 
 def init(comm=None, process_sets=None):
@@ -22,10 +24,14 @@ def init(comm=None, process_sets=None):
     are added, as many on every rank; one of an mpi4py communicator may have other ranks on other ranks,
     as after a split, and each of those sets is added. "dynamic" adds none, and as many may be added
     later with it as without, and none are allowed under scalecomrun --elastic.
-    Raises ValueError when the ranks cannot be connected or the environment is wrong; the message
-    says what to do.
+    Raises ValueError when the ranks cannot be connected or the environment is wrong, and
+    HorovodInternalError when a rank is lost meanwhile; the message says what to do.
     """
-    sets = _checked_sets(process_sets)
+    with _init_lock:  # A session has all that belongs to it when another thread finds it.
+        _init(comm, _checked_sets(process_sets))
+
+
+def _init(comm, sets):
     if sets and worker.find_driver() is not None:
         raise ValueError("process_sets has sets, which do not outlive a change of ranks in a job of "
                          "scalecomrun --elastic; call add_process_set() after init(), and again in "
@@ -48,7 +54,7 @@ def init(comm=None, process_sets=None):
         if not was_initialized and worker.find_driver() is None:
             for process_set in _process_sets().with_those_of_other_ranks(sets):
                 _process_sets().add_process_set(process_set)
-    except (ValueError, HorovodInternalError):
+    except BaseException:  # Ctrl-C too.
         if not was_initialized:
             shutdown()
         raise

@@ -1,4 +1,5 @@
-"""Whose a name is: its parameter's alone, of two models too."""
+"""A name is one parameter's alone, also where several models are trained: what is owed is kept by name
+(process_set.residual_owners), and reductions are matched by name (process_set.reducing)."""
 
 import gc
 import logging
@@ -32,7 +33,7 @@ def claim(process_set, name, parameter, holder, remedy, may_refuse=True):
     owner = _Owner(id(parameter), weakref.ref(holder))
     former = _those_before(owner, holder, mine or ())
     if may_refuse and any(one.key == owner.key for one in former):
-        gc.collect()  # A holder that nobody has any more may be gone on another rank.
+        end_garbage()
         former = _those_before(owner, holder, mine)
         if any(one.key == owner.key for one in former):
             raise ValueError(f"{name}: gradients of two parameters are compressed under this name in turns, and what "
@@ -51,6 +52,12 @@ def _those_before(owner, holder, owners):
     if there and (there[-1].key == owner.key or there[-1].holder() is holder):
         del there[-1]  # The same by a new holder; or its holder has gone on to this one.
     return there
+
+
+def end_garbage():
+    """Ends what nobody has any more, before something is refused because it is there: on another rank the garbage
+    collector may have come to it."""
+    gc.collect()
 
 
 def refuse_name(name, remedy):

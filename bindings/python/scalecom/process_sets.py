@@ -96,7 +96,8 @@ _count_lock = threading.Lock()
 
 def _check_of_all_ranks(function, *arguments):
     """Calls and checks what waits in C for all ranks, in a thread of its own: handlers of signals run
-    meanwhile. What one of them interrupts goes on until the ranks have come or the session ends."""
+    meanwhile. What one of them interrupts goes on until the ranks have come or the session ends, and nothing
+    here knows of it then: shutdown() and init() begin anew."""
     problems = []
 
     def call():
@@ -296,13 +297,22 @@ def find_process_set(number):
 _CALLS_OF_A_JOIN = 1 << 32
 
 
-def count_call(process_set, kind):
-    """The number of an operation without a name: how many of its kind came before it in this set since
-    the last join, above those of any join before."""
+def call_by_number(process_set, kind, call, refusals=Exception):
+    """call(number), of an operation without a name: how many of its kind came before it in this set since the last
+    join, above those of any join before. Where it raises one of `refusals`, by which nothing was submitted, the
+    number is the next call's again: a rank that was refused may repeat."""
     with _count_lock:
-        number = process_set.name_counters.get(kind, 0)
-        process_set.name_counters[kind] = number + 1
-        return process_set.joins * _CALLS_OF_A_JOIN + number
+        counters = process_set.name_counters
+        count = counters.get(kind, 0)
+        counters[kind] = count + 1
+        number = process_set.joins * _CALLS_OF_A_JOIN + count
+    try:
+        return call(number)
+    except refusals:
+        with _count_lock:
+            if process_set.name_counters is counters and counters[kind] == count + 1:
+                counters[kind] = count  # No other came behind it, and no join.
+        raise
 
 
 def era(process_set):
@@ -333,6 +343,7 @@ def _align_names():
     with _count_lock:
         process_set.joins += 1
         process_set.name_counters = {}
+    process_set.reducing.clear()
 
 
 def current():

@@ -8,7 +8,7 @@ import torch
 
 import scalecom.torch as hvd
 from scalecom import arrays
-from scalecom.call_numbers import call_by_number
+from scalecom.process_sets import call_by_number
 from scalecom.torch import mpi_ops, submit
 
 

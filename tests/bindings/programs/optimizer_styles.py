@@ -5,6 +5,7 @@ import contextlib
 import gc
 import unittest
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -133,6 +134,7 @@ def models_with_the_same_names_are_refused_when_they_take_turns():
     step(*second)
     with pytest.raises(ValueError, match="turns.weight: gradients of two parameters.*named_parameters="):
         step(*first)
+    step(*second)  # It is not refused for the other's sake.
     # Where the former is gone, and where each has its own names or owes nothing, there is nothing to say.
     with unittest.TestCase().assertNoLogs("scalecom", "WARNING"):
         for _ in range(3):
@@ -207,6 +209,45 @@ def an_optimizer_that_goes_in_the_middle_of_a_step_leaves_its_names():
         del optimizer
     _train(model, _wrap(model), _batches(3))
     _assert_same_model(model, _train_alone(3))
+
+
+def a_session_that_ends_lets_go_what_an_optimizer_left():
+    model = _model()
+    optimizer = _wrap(model)
+    _backward(model, _mine(_batches(1)[0]))
+    kept = weakref.ref(optimizer._scalecom)
+    del optimizer
+    assert kept() is not None
+    hvd.barrier()
+    hvd.shutdown()
+    gc.collect()
+    assert kept() is None
+    hvd.init()
+
+
+def an_error_in_what_follows_a_reduction_leaves_the_rest_to_the_next_call():
+    class Fails(hvd.Compression.fp16):
+        calls = 0
+
+        @classmethod
+        def decompress(cls, tensor, ctx):
+            cls.calls += 1
+            if cls.calls == 2:
+                raise KeyboardInterrupt
+            return super().decompress(tensor, ctx)
+
+    model = _model(torch.float32)
+    optimizer = _wrap(model, Fails)
+    _backward(model, _mine(_batches(1, torch.float32)[0]))
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.synchronize()
+    with pytest.raises(AssertionError, match="zero_grad"):
+        optimizer.zero_grad()
+    optimizer.synchronize()
+    assert Fails.calls == 1 + len(list(model.parameters()))
+    _assert_same_bits(model)
+    for value in model.parameters():
+        assert all(torch.equal(value.grad, other) for other in hvd.allgather(value.grad[None]))
 
 
 def who_is_interrupted_in_a_step_may_call_it_again():

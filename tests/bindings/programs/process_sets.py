@@ -3,6 +3,7 @@ called on every rank of a job, in this order."""
 
 import contextlib
 import signal
+import threading
 
 import pytest
 import torch
@@ -292,3 +293,22 @@ def a_wait_for_the_other_ranks_can_be_interrupted():
         hvd.barrier()
         hvd.shutdown()
         hvd.init()
+
+
+def threads_that_begin_a_session_at_once_begin_one():
+    hvd.barrier()
+    hvd.shutdown()
+    errors = []
+
+    def begin():
+        try:
+            hvd.init()
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=begin) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors and hvd.allreduce(torch.ones(1), op=hvd.Sum).item() == hvd.size()
