@@ -141,7 +141,7 @@ def models_of_one_name_are_refused_when_they_take_turns():
 
 
 def models_of_one_name_are_refused_in_one_backward_pass():
-    with _process_group():
+    with over("gloo"):
         models = [DistributedDataParallel(nn.Linear(64, 64, bias=False)) for _ in range(2)]
         for model in models:
             model.register_comm_hook(hvd.DDPState(model, name="at once."), hvd.ddp_hook)
