@@ -32,7 +32,7 @@ class _Gradient:
     """A parameter's gradient on its way through a step."""
 
     __slots__ = ("parameter", "name", "full_name", "byte_count", "settings", "priority",
-                 "passes_left", "group", "source", "version", "wire", "reduction", "context", "agreed_in",
+                 "passes_left", "group", "source", "version", "wire", "has_ended", "reduction", "context", "agreed_in",
                  "sparse_dims", "make_sparse", "sparse_after", "__weakref__")
 
     def __init__(self, parameter, name, priority, settings):
@@ -46,6 +46,7 @@ class _Gradient:
         self.group = None  # The gradients that start when all of them are accumulated, if not alone.
         self.source = self.version = None  # The gradient as its reduction began; torch counts its changes.
         self.wire = None  # What travels, while it is being reduced.
+        self.has_ended = False  # It has been reduced, while others of the step have not been waited for.
         self.reduction = None
         self.context = None
         self.agreed_in = None  # The era in which the ranks have agreed on the next.
@@ -175,7 +176,12 @@ class _Gradient:
         if self.sparse_after is not None:
             self.parameter.grad = self.parameter.grad.to_sparse(self.sparse_after)
 
+    def end(self):
+        self.forget()
+        self.has_ended = True
+
     def forget(self):
+        self.has_ended = False
         self.let_name_go()
         self.passes_left = self.settings.passes
         self.source = self.wire = self.context = self.make_sparse = self.sparse_after = None
@@ -206,8 +212,7 @@ class GradientSettings(Hooks):
         self.collected_bytes = 0
         self.stream = None  # On a CUDA device: in whose order they are ready.
         self.pending = []  # Pairs of a submit's ticket and gradients, in the order of submits.
-        self.waited = []  # Gradients that were waited for, and their errors, until none is pending.
-        self.errors = []
+        self.errors = []  # Of those that have ended.
         self.is_gone = False  # Its optimizer is.
         self.is_synchronized = False
         self.should_synchronize = True
@@ -267,7 +272,7 @@ class GradientSettings(Hooks):
         self.agree()
         self.waiting.clear()
         for gradient in self.gradients:
-            if gradient.wire is None and gradient.takes_part():
+            if gradient.wire is None and gradient.takes_part() and not gradient.has_ended:
                 gradient.start()
         self.submit()
 
@@ -325,15 +330,15 @@ class GradientSettings(Hooks):
                 ticket.wait()  # Who is interrupted, here or below, may call again.
                 while burst:
                     burst[0].finish(ticket)
-                    self.waited.append(burst.pop(0))
+                    burst.pop(0).end()
             except (HorovodInternalError, AssertionError) as error:
                 self.errors.append(error)
-                self.waited += burst
+                for gradient in burst:
+                    gradient.end()
             del self.pending[0]
         errors, self.errors = self.errors, []
-        for gradient in self.waited:
-            gradient.forget()
-        self.waited.clear()
+        for gradient in self.gradients:
+            gradient.has_ended = False
         if errors:
             raise errors[0]
 
@@ -363,7 +368,6 @@ class GradientSettings(Hooks):
     def forget(self):
         """Nothing is on its way any more."""
         self.pending.clear()
-        self.waited.clear()
         self.errors.clear()
         self.waiting.clear()
         self.collected.clear()

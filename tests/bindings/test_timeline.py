@@ -75,4 +75,4 @@ def test_a_killed_process_leaves_a_file_that_can_be_read(launch_unchecked, tmp_p
                                arguments={"turns": turns}, env={"SCALECOM_TIMELINE": str(path)})
     assert outcome.status == -9
     spans, _ = rows(path)
-    assert turns < 600 or len(spans) == 200
+    assert turns < 600 or sum("tensor." in name for name in spans) == 200
