@@ -332,7 +332,7 @@ def parameters_in_the_hosts_memory_are_one_submit():
     hvd.broadcast_parameters([], root_rank=0)
     with pytest.MonkeyPatch.context() as patched:
         if hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
-            patched.setattr(mpi_ops, "broadcast_async_", None)
+            patched.setattr(mpi_ops, "_submit_broadcast", None)
         hvd.broadcast_parameters(mine, root_rank=hvd.size() - 1)
     assert (mine[0][1] == hvd.size() - 1).all()
     with pytest.MonkeyPatch.context() as patched:
