@@ -9,8 +9,6 @@ namespace scalecom {
 namespace {
 
 constexpr std::int32_t kAllRanks = 0;
-// Sets that their own ranks connect have numbers from here on: the others know nothing of them.
-constexpr std::int32_t kFirstConnected = 1 << 30;
 
 // Of the calling thread's operations.
 std::int32_t& used_set() {
@@ -86,6 +84,7 @@ void Sessions::disconnect() {
     const std::lock_guard lock(mutex_);
     session = std::move(session_);
     sets = std::exchange(sets_, {});
+    next_ = {};
   }
   for (const auto& [id, set] : sets) {
     if (set.session != nullptr) set.session->shutdown();
@@ -99,7 +98,7 @@ std::int32_t Sessions::add_set(std::vector<int> ranks) {
   std::ranges::sort(ranks);
   refuse_known(ranks, all->topology().size);
   std::shared_ptr<Session> session = all->make_process_set(ranks);
-  return keep_set(kAllRanks + 1, std::move(ranks), std::move(session));
+  return keep_set(next_.added, std::move(ranks), std::move(session));
 }
 
 void Sessions::remove_set(std::int32_t id) {
@@ -117,14 +116,13 @@ std::int32_t Sessions::connect_set(const std::vector<int>& ranks,
                                    const Session::Exchange& exchange) {
   const std::shared_ptr<Session> all = of_all_ranks();
   std::shared_ptr<Session> session = all->connect_process_set(ranks, exchange);
-  return keep_set(kFirstConnected, ranks, std::move(session));
+  return keep_set(next_.connected, ranks, std::move(session));
 }
 
-std::int32_t Sessions::keep_set(std::int32_t first_id, std::vector<int> ranks,
+std::int32_t Sessions::keep_set(std::int32_t& next_id, std::vector<int> ranks,
                                 std::shared_ptr<Session> session) {
   const std::lock_guard lock(mutex_);
-  std::int32_t id = first_id;
-  while (sets_.contains(id)) ++id;
+  const std::int32_t id = next_id++;
   sets_[id] = {std::move(ranks), std::move(session)};
   return id;
 }
@@ -152,9 +150,11 @@ void Sessions::use_set(std::int32_t id) {
 const Sessions::ProcessSet& Sessions::find_set(std::int32_t id) const {
   const auto found = sets_.find(id);
   if (found != sets_.end()) return found->second;
-  throw Error(StatusCode::invalid_argument,
-              "there is no process set " + std::to_string(id) +
-                  "; it was never added, or has been removed: add it on every rank first");
+  throw Error(
+      StatusCode::invalid_argument,
+      "there is no process set " + std::to_string(id) +
+          "; it was never added, or has been removed: add it on every rank first, and trace "
+          "anew what was compiled with a set that has been removed");
 }
 
 const Sessions::ProcessSet& Sessions::find_usable_set(std::int32_t id) const {

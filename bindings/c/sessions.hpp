@@ -31,7 +31,8 @@ class Sessions {
   /// The environment's, with that.
   Config read_config();
 
-  /// By all ranks in one order; returns the smallest number that is free, from 1 on.
+  /// By all ranks in one order; returns its number: 1, 2, ... in this session, none twice, so that
+  /// a program that was compiled for a removed set never uses another one.
   std::int32_t add_set(std::vector<int> ranks);
   /// By all ranks in one order; they meet.
   void remove_set(std::int32_t id);
@@ -43,14 +44,21 @@ class Sessions {
   void use_set(std::int32_t id);
 
  private:
+  static constexpr std::int32_t kFirstConnected = 1 << 30;
   struct ProcessSet {
     std::vector<int> ranks;            ///< in rising order
     std::shared_ptr<Session> session;  ///< null where this rank is not in it
   };
+  /// Of the next sets; those that their own ranks connect count apart, as the others know nothing
+  /// of them.
+  struct Numbers {
+    std::int32_t added = 1;
+    std::int32_t connected = kFirstConnected;
+  };
   const ProcessSet& find_set(std::int32_t id) const;
   const ProcessSet& find_usable_set(std::int32_t id) const;
-  /// Under the smallest number from `first_id` on that is free.
-  std::int32_t keep_set(std::int32_t first_id, std::vector<int> ranks,
+  /// Under the number next_id, one of next_, which is then the following one.
+  std::int32_t keep_set(std::int32_t& next_id, std::vector<int> ranks,
                         std::shared_ptr<Session> session);
   std::shared_ptr<Session> take_set(std::int32_t id);
   void refuse_known(const std::vector<int>& ranks, int size);
@@ -60,6 +68,7 @@ class Sessions {
   std::string nccl_offered_;
   std::shared_ptr<Session> session_;
   std::map<std::int32_t, ProcessSet> sets_;
+  Numbers next_;
 };
 
 }  // namespace scalecom

@@ -81,7 +81,7 @@ SCALECOM_API int scalecom_get_topology(scalecom_topology* topology);
 /* Process sets: some of the job's ranks, with a session of their own (see
  * scalecom::Session::make_process_set()). Every rank of the job adds and removes the same ones in
  * the same order, whether it is in them or not; either waits for all of them. `*id` is 1 or more,
- * the same on every rank; numbers of removed ones are given again. Which ranks: different ones of
+ * the same on every rank; no other set of this session gets it. Which ranks: different ones of
  * the job, which no other set has; their order does not count. */
 SCALECOM_API int scalecom_process_set_add(const int32_t* ranks, int32_t count, int32_t* id);
 /* What of it is in flight ends with StatusCode::shut_down. */

@@ -390,10 +390,14 @@ def process_sets_work_beside_each_other():
     with pytest.raises(ValueError, match="root_rank"):
         hvd.broadcast(jnp.ones(2), other.ranks[0], process_set=mine)
     number = mine.process_set_id
+    compiled = jax.jit(lambda x: hvd.allreduce(x, op=hvd.Sum, process_set=mine))
+    assert compiled(jnp.ones(2)).tolist() == [count] * 2
     for change, process_set in ((hvd.remove_process_set, rest), (hvd.remove_process_set, last),
                                 (hvd.add_process_set, last), (hvd.add_process_set, rest)):
         assert change(process_set)
-    assert mine.process_set_id != number
+    assert mine.process_set_id > number
+    with pytest.raises(ValueError, match=f"no process set {number};.* trace anew"):
+        compiled(jnp.ones(2))
     assert hvd.allreduce(jnp.ones(2), op=hvd.Sum, process_set=mine).tolist() == [count] * 2
     for process_set in (rest, last):
         assert hvd.remove_process_set(process_set)
