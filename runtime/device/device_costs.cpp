@@ -175,9 +175,9 @@ Times slowest(const Times& mine, std::size_t size, Collectives& host, const Wait
 KernelCosts kernel_costs(const Times& passes, std::int64_t count) {
   const auto elements = static_cast<double>(count);
   const auto [swept_s, filled_s, short_s] = passes;
-  const double more_selected = elements / kShortChunk - elements / kPassChunk;
-  const double more_s = std::max(short_s - swept_s - filled_s, 0.0);
-  return {elements / swept_s, elements / filled_s, more_selected / more_s};
+  return {elements / swept_s, elements / filled_s,
+          taken_elements_per_s(swept_s / elements, (swept_s + filled_s) / elements,
+                               short_s / elements)};
 }
 
 }  // namespace

@@ -21,18 +21,13 @@ void set_rate(double& per_s, const Samples& samples, const std::string& name) {
   if (const double* value = find(samples, name)) per_s = 1.0 / *value;
 }
 
-// What the passes over short chunks take more, for each element that these select more. Noise may
-// hide it; a part is left, never nothing: in both passes a selected element moves 20 bytes of
-// value, kept value and offset, a swept one 12.
 void set_taken_rate(double& per_s, const Samples& samples) {
   const double* swept_s = find(samples, samples::swept(kPassChunk));
   const double* filled_s = find(samples, samples::filled(kPassChunk));
   const double* short_swept_s = find(samples, samples::swept(kShortChunk));
   const double* short_filled_s = find(samples, samples::filled(kShortChunk));
   if (!swept_s || !filled_s || !short_swept_s || !short_filled_s) return;
-  constexpr double kMoreSelected = 1.0 / kShortChunk - 1.0 / kPassChunk;
-  const double more_s = *short_swept_s + *short_filled_s - *swept_s - *filled_s;
-  per_s = 1.0 / std::max(more_s / kMoreSelected, *swept_s);
+  per_s = taken_elements_per_s(*swept_s, *swept_s + *filled_s, *short_swept_s + *short_filled_s);
 }
 
 // Shorter than the default where blocks are clearly faster before it, longer while flat clearly is

@@ -98,6 +98,11 @@ double reduce_scatter_time_s(ReduceScatterAlgorithm algorithm, std::int64_t byte
          others_share(ranks) * std::max(terms.travel_s, terms.reduce_s);
 }
 
+double taken_elements_per_s(double swept_s, double passes_s, double short_passes_s) {
+  constexpr double kMoreSelected = 1.0 / kShortChunk - 1.0 / kPassChunk;
+  return 1.0 / std::max((short_passes_s - passes_s) / kMoreSelected, swept_s);
+}
+
 double flat_time_s(std::int64_t bytes, int ranks, const InsideCosts& costs) {
   return costs.latency_s + ranks * static_cast<double>(bytes) / costs.copy_bytes_per_s;
 }

@@ -45,6 +45,12 @@ struct KernelCosts {
   bool operator==(const KernelCosts&) const = default;
 };
 
+/// KernelCosts::taken_elements_per_s from seconds an element of both passes together, over chunks
+/// of kPassChunk and of kShortChunk: what these take more, for each element that they select more.
+/// Noise may hide it; what a swept element takes is left, never less: a selected one moves 20 bytes
+/// of value, kept value and offset in both passes, a swept one 12.
+double taken_elements_per_s(double swept_s, double passes_s, double short_passes_s);
+
 /// Seconds for `bytes` of each of `ranks`.
 double all_reduce_time_s(AllReduceAlgorithm algorithm, std::int64_t bytes, int ranks,
                          const LinkCosts& costs);
