@@ -1,5 +1,6 @@
 """The rules of the tree, as data and pure functions from text to findings. See test_tidy.py."""
 
+import posixpath
 import re
 
 # Who may include whom: folder -> folders. A folder may always include itself and the public headers.
@@ -235,3 +236,37 @@ def documentation_findings(path, text):
 def decision_findings(path, text):
     lines = [line for line in text.splitlines() if line.strip()]
     return [f"{path} has {len(lines)} lines; a decision takes at most 20"] * (len(lines) > 20)
+
+
+def anchors(text):
+    """What a link to a heading of this document may name behind its #."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    names = []
+    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
+        heading = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+        name = re.sub(r"[^\w\- ]", "", heading).replace(" ", "-")
+        names.append(f"{name}-{names.count(name)}" if name in names else name)
+    return names
+
+
+def link_findings(path, text, there, anchors_of):
+    """Links of a document to files, folders and headings of the tree that are not there."""
+    findings = []
+    for target in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", text):
+        file, _, anchor = target.partition("#")
+        file = posixpath.normpath(posixpath.join(posixpath.dirname(path), file)) if file else path
+        if file not in there or (anchor and anchor not in anchors_of(file)):
+            findings.append(f"{path} links to {target}")
+    return findings
+
+
+def name_findings(path, text, there):
+    """Documents, sources in backquotes and decisions that are named and not there."""
+    named = re.findall(r"(?<![\w/.])docs/[\w/-]+\.(?:md|csv|py)\b", text)
+    named += re.findall(r"`((?:src|runtime|bindings|include|tests|tools|cmake)/[\w/.-]+\.(?:[ch]pp|h|py|cmake|txt))`",
+                        text)
+    numbers = {name[len("docs/decisions/"):][:4] for name in there if name.startswith("docs/decisions/")}
+    decisions = [number for number in re.findall(r"\bdecision (\d{1,4})\b", text)
+                 if number.zfill(4) not in numbers]
+    return [f"{path} names {name}" for name in named if name not in there] \
+        + [f"{path} names decision {number}" for number in decisions]
