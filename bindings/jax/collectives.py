@@ -68,9 +68,14 @@ def _member_names(full, count):
 
 
 def as_array(tensor):
-    """ValueError for a dtype that does not travel."""
-    # For what is one already JAX takes microseconds to find that out.
-    array = tensor if isinstance(tensor, jax.Array) else jnp.asarray(tensor)
+    """ValueError for what is not an array, and for a dtype that does not travel."""
+    try:
+        # For what is one already JAX takes microseconds to find that out.
+        array = tensor if isinstance(tensor, jax.Array) else jnp.asarray(tensor)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the tensor is a {type(tensor).__name__}, of which JAX makes no array ({error}); allowed "
+                         "are arrays, numbers and lists of these; for a pytree of arrays call the grouped_ "
+                         "function, and allgather_object or broadcast_object for other objects") from error
     if array.dtype not in _DTYPES:
         raise ValueError(f"dtype {array.dtype} is not supported; allowed are "
                          f"{', '.join(map(str, _DTYPES))}")

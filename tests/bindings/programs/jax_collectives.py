@@ -181,6 +181,8 @@ def mistakes_are_refused_at_the_call():
     for call, words in ((lambda: hvd.allreduce(ones, average=True, op=hvd.Sum), "use op alone"),
                         (lambda: hvd.allreduce(ones, op=7), "op is 7"),
                         (lambda: hvd.allreduce(jnp.ones(2, jnp.complex64)), "complex64"),
+                        (lambda: hvd.allreduce({"w": ones}), "is a dict.*call the grouped_"),
+                        (lambda: hvd.broadcast("text", 0), "is a str.*broadcast_object"),
                         (lambda: hvd.allreduce(ones, compression=hvd.Compression.scalecom), "parentheses"),
                         (lambda: hvd.allreduce(ones, compression=hvd.Compression.scalecom(4)), "needs a name"),
                         (lambda: hvd.allgather(jnp.ones(())), "one dimension"),
