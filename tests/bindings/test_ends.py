@@ -1,7 +1,21 @@
 """Ranks that die, leave or lag: an error that names them, in time, and nothing hangs."""
 
+import sys
+
 import pytest
-from conftest import RECOVERY
+from conftest import RECOVERY, mpirun_command, run_limited
+from jobs import rank_environment
+
+WITHOUT_A_GUARD = """\
+import multiprocessing, sys
+import torch
+import scalecom.torch as hvd
+hvd.init()
+child = multiprocessing.get_context(sys.argv[1]).Process(target=int)
+child.start()
+child.join()
+assert hvd.allreduce(torch.tensor(child.exitcode), op=hvd.Sum) == hvd.size()
+"""
 
 
 @pytest.mark.parametrize("ranks, victim", [(2, 1), (3, 0), (4, 2)])
@@ -89,3 +103,12 @@ def test_a_waiting_thread_sleeps_and_holds_no_lock(launch):
 def test_calls_before_init_say_so(launch):
     for message in launch(0, "programs.ends:use_before_init")[0]:
         assert "init" in message
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_process_that_reads_the_script_again_is_no_rank(method, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(WITHOUT_A_GUARD)
+    status, output = run_limited([*mpirun_command(2), sys.executable, script, method], 60, env=rank_environment())
+    assert status == 0, output
+    assert output.count('it is no rank. Put what the program does under if __name__ == "__main__":') == 2, output

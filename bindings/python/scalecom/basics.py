@@ -3,6 +3,7 @@
 import atexit
 import ctypes
 import functools
+import multiprocessing
 import os
 import threading
 
@@ -31,7 +32,18 @@ def init(comm=None, process_sets=None):
         _init(comm, _checked_sets(process_sets))
 
 
+def _refuse_a_starting_process():
+    """multiprocessing's methods spawn and forkserver read the program's file in the processes that they start,
+    with the environment that says which rank the parent is. The mark is what multiprocessing itself refuses to
+    start processes by there."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise ValueError('init() was called in a process that multiprocessing starts (as for a DataLoader), while it '
+                         'reads the file of the program: it is no rank. Put what the program does under '
+                         'if __name__ == "__main__":')
+
+
 def _init(comm, sets):
+    _refuse_a_starting_process()
     if sets and worker.find_driver() is not None:
         raise ValueError("process_sets has sets, which do not outlive a change of ranks in a job of "
                          "scalecomrun --elastic; call add_process_set() after init(), and again in "
