@@ -33,7 +33,8 @@ _PLATFORMS = (("cpu", "cpu", "scalecom_jax_"), ("CUDA", "cuda", "scalecom_jax_cu
 class _Communication(effects.Effect):
     """What every collective does."""
 
-    __str__ = __repr__ = lambda self: "Communication"
+    # In JAX's own refusal of a computation over several devices.
+    __str__ = __repr__ = lambda self: "communication of scalecom: start a process for each device"
 
     def __hash__(self):
         return hash(_Communication)

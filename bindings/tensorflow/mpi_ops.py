@@ -22,7 +22,7 @@ from scalecom.compression import check_compression, check_uniform, options_of
 from scalecom.process_sets import global_process_set
 from scalecom.process_sets import join as _join
 from scalecom.process_sets import ranks_by_number
-from scalecom.reductions import Average, Sum, choose_op
+from scalecom.reductions import Average, Sum, choose_op, word_of
 from scalecom.tensorflow import gradients, operations  # noqa: F401 (registers the derivatives)
 from scalecom.tensorflow.compression import Compression
 from scalecom.tensorflow.operations import describe_reduction, name_group, name_one
@@ -35,11 +35,14 @@ def _tensor(value):
     if isinstance(value, tf.IndexedSlices):
         raise NotImplementedError("tf.IndexedSlices are taken by allreduce and grouped_allreduce only: call "
                                   "tf.convert_to_tensor() first")
+    if isinstance(value, (tf.RaggedTensor, tf.SparseTensor)):
+        raise NotImplementedError(f"the tensor is a tf.{type(value).__name__}, which no collective takes: call its "
+                                  "to_tensor(), or tf.sparse.to_dense(), first, or gather its parts one by one")
     return tf.convert_to_tensor(value)
 
 
 def _as_list(tensors):
-    if isinstance(tensors, (tf.Tensor, tf.Variable, tf.IndexedSlices)):
+    if isinstance(tensors, (tf.Tensor, tf.Variable, tf.IndexedSlices, tf.RaggedTensor, tf.SparseTensor)):
         raise ValueError("tensors is one tensor; a list of tensors is needed")
     return list(tensors)
 
@@ -90,7 +93,7 @@ def reduce_slices(slices, names, op, factor, process_set):
     names: one for each; None counts."""
     if op not in (Average, Sum):
         raise NotImplementedError(
-            f"op is {op}; tf.IndexedSlices are reduced by Average or Sum only: call "
+            f"op is {word_of(op)}; tf.IndexedSlices are reduced by Average or Sum only: call "
             "tf.convert_to_tensor() first, or use sparse_as_dense=True")
     if None in names:
         gather_names = name_group("allreduce.slices", None, process_set)

@@ -20,7 +20,7 @@ from scalecom import basics
 from scalecom.compression import ScaleComCompressor, check_compression, gradient_options
 from scalecom.name_owners import claim, refuse_name
 from scalecom.process_sets import global_process_set, used
-from scalecom.reductions import Average, Sum
+from scalecom.reductions import Average, Sum, word_of
 from scalecom.residuals import check_parts
 from scalecom.torch import completion, mpi_ops, plan, submit
 from scalecom.torch.compression import Compression
@@ -43,7 +43,7 @@ class HookState:
     def __init__(self, compression, op, name):
         check_compression(compression)
         if op not in (Average, Sum):
-            raise ValueError(f"op is {op}; a hook takes Average or Sum")
+            raise ValueError(f"op is {word_of(op)}; a hook takes Average or Sum")
         self._compression = compression
         self.op = op
         self.name = name

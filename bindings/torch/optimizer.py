@@ -1,7 +1,7 @@
 """DistributedOptimizer: an optimizer whose gradients, or steps, are reduced over all ranks."""
 
 from scalecom.process_sets import global_process_set, used
-from scalecom.reductions import Adasum, Average, Sum, check_predivide_factor
+from scalecom.reductions import Adasum, Average, Sum, check_predivide_factor, word_of
 from scalecom.torch import plan
 from scalecom.torch.compression import Compression
 from scalecom.torch.delta_optimizer import DeltaMixin, DeltaSettings
@@ -50,7 +50,7 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     used(process_set)
     check_optimizer(optimizer)
     if op not in (Average, Sum, Adasum):
-        raise ValueError(f"op is {op}; a DistributedOptimizer takes Average or Sum, or Adasum")
+        raise ValueError(f"op is {word_of(op)}; a DistributedOptimizer takes Average or Sum, or Adasum")
     check_passes(backward_passes_per_step)
     check_predivide_factor(gradient_predivide_factor, op)
     names = ParameterNames(optimizer, named_parameters)

@@ -10,6 +10,8 @@ Min = 3
 Max = 4
 Product = 5
 
+_WORDS = ("Average", "Sum", "Adasum", "Min", "Max", "Product")  # By number.
+
 
 def choose_op(average, op):
     """The op that `average`, of Horovod's older interface, and `op` ask for. ValueError where both
@@ -31,5 +33,10 @@ def check_predivide_factor(factor, op):
         raise ValueError("gradient_predivide_factor needs op=Average")
 
 
+def word_of(op):
+    """An op as errors name it; what is none as it is."""
+    return _WORDS[op] if type(op) is int and 0 <= op < len(_WORDS) else repr(op)
+
+
 def raise_bad_op(op):
-    raise ValueError(f"op is {op!r}; allowed are Average, Sum, Adasum, Min, Max and Product")
+    raise ValueError(f"op is {op!r}; allowed are {', '.join(_WORDS[:-1])} and {_WORDS[-1]}")

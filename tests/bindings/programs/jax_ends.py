@@ -120,3 +120,11 @@ def a_set_ends_behind_what_is_dispatched():
     hvd.remove_process_set(some)
     if hvd.rank() in some.ranks:
         assert result.tolist() == [hvd.size() - 1] * 2
+
+
+def a_computation_over_several_devices_is_refused():
+    """Where the process has them; see test_ends_where_chains_go_through_programs."""
+    devices = jax.local_device_count()
+    if devices > 1:
+        with pytest.raises(ValueError, match="scalecom: start a process for each device"):
+            jax.pmap(hvd.allreduce)(jnp.ones((devices, 2)))

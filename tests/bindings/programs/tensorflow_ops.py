@@ -306,7 +306,7 @@ def sparse_slices_are_gathered():
             wanted[0] += rank + 1
             wanted[rank] += rank + 1
         assert numpy.allclose(dense, wanted / (hvd.size() if op == hvd.Average else 1), rtol=1e-6)
-    with pytest.raises(NotImplementedError, match="IndexedSlices"):
+    with pytest.raises(NotImplementedError, match="op is Max; tf.IndexedSlices"):
         hvd.allreduce(slices, op=hvd.Max)
     for name in (None, "mixed"):
         one, sparse, two = hvd.grouped_allreduce([tf.ones(2), slices, tf.ones([])], op=hvd.Sum, name=name)
@@ -316,8 +316,9 @@ def sparse_slices_are_gathered():
                     lambda: hvd.grouped_allreduce([tf.ones(2, tf.int32), slices], op=hvd.Adasum),
                     lambda: hvd.reducescatter(slices), lambda: hvd.grouped_reducescatter([slices]),
                     lambda: hvd.allgather(slices), lambda: hvd.grouped_allgather([slices]),
-                    lambda: hvd.broadcast(slices, 0), lambda: hvd.alltoall(slices)):
-        with pytest.raises(NotImplementedError, match="IndexedSlices"):
+                    lambda: hvd.broadcast(slices, 0), lambda: hvd.alltoall(slices),
+                    lambda: hvd.allreduce(tf.ragged.constant([[1.0], []])), lambda: hvd.allgather(tf.sparse.eye(2))):
+        with pytest.raises(NotImplementedError, match="tf.(IndexedSlices|RaggedTensor|SparseTensor)"):
             refused()
 
 
