@@ -12,7 +12,7 @@ from scalecom.compression import ScaleComCompressor, check_compression, gradient
 from scalecom.jax.collectives import as_array, checked_set, full_name, reduce_all
 from scalecom.jax.compression import Compression
 from scalecom.process_sets import used
-from scalecom.reductions import Average, Sum, check_predivide_factor
+from scalecom.reductions import Average, Sum, check_predivide_factor, word_of
 
 
 def _optax():
@@ -103,7 +103,7 @@ def distributed(compression=Compression.none, op=Average, gradient_predivide_fac
     optax = _optax()
     check_compression(compression)
     if op not in (Average, Sum):
-        raise ValueError(f"op is {op!r}; gradients are reduced by Average or Sum")
+        raise ValueError(f"op is {word_of(op)}; gradients are reduced by Average or Sum")
     check_predivide_factor(gradient_predivide_factor, op)
     if not isinstance(name, str):
         raise ValueError(f"name is {name!r}; a text is needed, which is put before the paths")

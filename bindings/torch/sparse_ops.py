@@ -10,7 +10,7 @@ from scalecom import basics
 from scalecom._library import Tickets, lib
 from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import used
-from scalecom.reductions import Average, Sum
+from scalecom.reductions import Average, Sum, word_of
 from scalecom.torch import submit
 from scalecom.torch.mpi_ops import copier, register, synchronize
 from scalecom.torch.submit import submit_each
@@ -31,7 +31,7 @@ def _check(tensor, op):
                          "tensors with one sparse dimension or more are needed: call allreduce, or "
                          "to_sparse() first")
     if op not in (Average, Sum):
-        raise ValueError(f"op is {op!r}; a sparse allreduce takes Average or Sum")
+        raise ValueError(f"op is {word_of(op)}; a sparse allreduce takes Average or Sum")
     if tensor.dtype == torch.bool:
         raise ValueError("bool can be neither averaged nor added up sparsely; cast it")
 

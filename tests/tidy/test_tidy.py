@@ -14,6 +14,7 @@ TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, tex
                          check=True).stdout.split()
 FILES = [path for path in TRACKED if (ROOT / path).is_file()]
 FOLDERS = sorted({str(folder) for path in FILES for folder in pathlib.Path(path).parents} - {"."})
+THERE = {*FILES, *FOLDERS}
 CPP = [path for path in FILES if path.endswith((".cpp", ".hpp", ".h", ".cu", ".cuh"))]
 PYTHON = [path for path in FILES if path.endswith(".py")
           or re.match(rb"#!.*python", (ROOT / path).read_bytes())]
@@ -136,20 +137,18 @@ def heading_anchors(path):
 
 
 def test_documents_link_to_what_is_there():
-    there = set(FILES) | set(FOLDERS)
     check([path for path in FILES if path.endswith(".md")],
-          lambda path, text: rules.link_findings(path, text, there, heading_anchors))
+          lambda path, text: rules.link_findings(path, text, THERE, heading_anchors))
     for text in ("[a](x.md)", "[a](#none)", "[a](README.md#none)"):
-        assert rules.link_findings("CONTRIBUTING.md", text, there, heading_anchors)
+        assert rules.link_findings("CONTRIBUTING.md", text, THERE, heading_anchors)
 
 
 def test_files_and_decisions_that_are_named_exist():
     texts = [path for path in FILES if not path.startswith("tests/tidy/")
              and path.endswith((".md", ".py", ".cpp", ".hpp", ".h", ".cu", ".cuh"))]
-    there = set(FILES) | set(FOLDERS)
-    check(texts, lambda path, text: rules.name_findings(path, text, there))
+    check(texts, lambda path, text: rules.name_findings(path, text, THERE))
     for text in ("see docs/none.md", "`src/none.cpp`", "decision 9999"):
-        assert rules.name_findings("x.md", text, there)
+        assert rules.name_findings("x.md", text, THERE)
 
 
 def test_the_architecture_names_every_folder():

@@ -3,11 +3,8 @@
 from scalecom.compression import ScaleComCompressor, check_compression, gradient_options
 from scalecom.name_owners import claim
 from scalecom.process_sets import global_process_set, used
-from scalecom.reductions import Adasum, Average, Sum, check_predivide_factor
+from scalecom.reductions import Adasum, Average, Sum, check_predivide_factor, word_of
 from scalecom.variables import check_groups, key_of, names_of
-
-
-_NAMES = {Average: "Average", Sum: "Sum", Adasum: "Adasum"}
 
 
 class GradientReducer:
@@ -19,7 +16,7 @@ class GradientReducer:
                  ops=(Average, Sum)):
         check_compression(compression)
         if op not in ops:
-            raise ValueError(f"op is {op!r}; allowed are {', '.join(_NAMES[one] for one in ops)}")
+            raise ValueError(f"op is {word_of(op)}; allowed are {', '.join(map(word_of, ops))}")
         if op == Adasum and isinstance(compression, ScaleComCompressor):
             raise ValueError("compression is Compression.scalecom; it works with op Average and Sum, not "
                              "with Adasum, which needs every element")
