@@ -35,7 +35,9 @@ class Drivable {
 /// submit in a loop of blocking calls wakes nobody. It sleeps while one of them drives on and on.
 class DriverSeat {
  public:
-  /// How long work may lie that nobody was woken for.
+  /// How long work may lie that nobody was woken for. Naps of 4 ms instead wake less often in a
+  /// loop of blocking calls, but where other work shares the cores, hundreds of 20,000 calls then
+  /// took milliseconds (at most 43 with 500 us, five runs of each in turns).
   static constexpr auto kNapTime = std::chrono::microseconds(500);
 
   /// `work` is not called any more after close().
