@@ -79,6 +79,12 @@ class Callback(keras.callbacks.Callback):
             warnings.warn("the model was to be compiled by XLA, which cannot compile scalecom's operations: "
                           "jit_compile is False now; say so in compile(jit_compile=False)", stacklevel=2)
 
+    def on_epoch_end(self, epoch, logs=None):
+        """Raises the error of a step that failed: on JAX Keras has left it in the logs, and would go on."""
+        for value in (logs or {}).values():
+            if hasattr(value, "block_until_ready"):
+                value.block_until_ready()
+
 
 adapter, Reducer = _load(keras.backend.backend())
 join = adapter.join if keras.backend.backend() == "torch" else process_sets.join  # torch's knows the device.

@@ -287,3 +287,14 @@ def sparse_gradients_are_added_up():
     _fit(models[1], (words, labels), 24)
     _assert_near(*models)
     _assert_equal_ranks(models[0])
+
+
+def a_step_that_failed_ends_fit():
+    """On JAX Keras takes no notice of it, and would go on."""
+    choice = hvd.Compression.fp16 if hvd.rank() == 0 else hvd.Compression.none
+    if hvd.size() == 1:
+        return
+    model = _model(hvd.DistributedOptimizer(keras.optimizers.SGD(0.1), compression=choice))
+    with pytest.raises(Exception, match="dtype differs between ranks"):
+        _fit(model, _mine(), 24, [hvd.callbacks.BroadcastGlobalVariablesCallback(0)], epochs=2)
+    assert float(hvd.allreduce(1.0, name="after", op=hvd.Sum)) == hvd.size()
