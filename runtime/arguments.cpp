@@ -44,9 +44,7 @@ void check_dtype(const std::string& name, DataType dtype) {
 void check_view(const std::string& name, const TensorView& view) {
   check_name(name);
   check_dtype(name, view.dtype);
-  for (const std::int64_t extent : view.shape) {
-    if (extent < 0) refuse(name, "shape " + to_string(view.shape) + " has a negative extent");
-  }
+  check_shape(name, view.shape, view.dtype);
   if (view.data == nullptr && view.count() > 0) {
     refuse(name, fmt::format("no data for shape {}", to_string(view.shape)));
   }
@@ -276,8 +274,20 @@ void check_broadcast(const std::string& name, const TensorView& tensor, int root
   }
 }
 
+void check_shape(const std::string& name, const Shape& shape, DataType dtype) {
+  std::int64_t bytes = size_of(dtype);
+  for (const std::int64_t extent : shape) {
+    if (extent < 0) refuse(name, "shape " + to_string(shape) + " has a negative extent");
+    if (__builtin_mul_overflow(bytes, extent, &bytes)) {
+      refuse(name, fmt::format("shape {} has more bytes of {} than 63 bits count", to_string(shape),
+                               scalecom::to_string(dtype)));
+    }
+  }
+}
+
 void check_residual(const Residual& residual) {
   check_name(residual.name);
+  check_shape(residual.name, residual.shape, DataType::float32);
   const std::int64_t count = count_of(residual.shape);
   const auto size = static_cast<std::int64_t>(residual.values.size());
   if ((size != count && size != 0) || residual.step < 0) {

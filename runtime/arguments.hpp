@@ -11,6 +11,8 @@ namespace scalecom {
 // Checks of what a caller hands in, before anything is submitted. Each throws
 // Error(invalid_argument) that names the tensor, what was got and what is allowed.
 
+/// Of a tensor of `dtype`: its elements and bytes can be counted.
+void check_shape(const std::string& name, const Shape& shape, DataType dtype);
 void check_all_reduce(const std::string& name, const TensorView& input, const TensorView& output,
                       const AllReduceOptions& options);
 /// Of a member of a group whose first member is `first`.

@@ -11,6 +11,7 @@
 #include "bindings/c/calls.hpp"
 #include "bindings/c/dlpack.hpp"
 #include "bindings/c/json_text.hpp"
+#include "runtime/arguments.hpp"
 #include "runtime/info.hpp"
 #include "scalecom/scalecom.hpp"
 
@@ -422,6 +423,7 @@ int scalecom_residual_restore(const char* name, const int64_t* shape, int32_t di
                               const float* values, int64_t step, double beta) {
   return guarded([&] {
     scalecom::Residual residual{to_name(name), to_shape(shape, dimensions), step, {}, beta};
+    scalecom::check_shape(residual.name, residual.shape, scalecom::DataType::float32);
     const int64_t count = scalecom::count_of(residual.shape);
     if (values != nullptr) residual.values.assign(values, values + count);
     sessions().get()->restore_residuals({std::move(residual)});

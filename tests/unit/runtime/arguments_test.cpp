@@ -65,6 +65,16 @@ TEST_CASE("a refusal names the tensor, what was got and what is allowed") {
   CHECK_THROWS_WITH(check_all_reduce("w", view({2}), view({2}, DataType::float64), {}),
                     Contains("float32") && Contains("float64"));
   CHECK_THROWS_WITH(check_all_reduce("w", view({-1}), view({-1}), {}), Contains("negative"));
+  // 2 to the 62nd float32 are 2 to the 64th bytes; two such extents, no number of elements either.
+  const std::int64_t many = std::int64_t{1} << 62;
+  for (const Shape& shape : {Shape{many}, Shape{many, many}, Shape{2, many, 0}}) {
+    CHECK_THROWS_WITH(check_all_gather("w", view(shape)), Contains("tensor w") &&
+                                                              Contains("4611686018427387904") &&
+                                                              Contains("bytes of float32"));
+    CHECK_THROWS_WITH(check_residual({"w", shape, 0, {}, 1.0}), Contains("bytes of float32"));
+  }
+  CHECK_NOTHROW(check_all_gather("w", view({0, many, many})));
+  CHECK_THROWS_WITH(check_residual({"w", {-3}, 0, {}, 1.0}), Contains("negative"));
   CHECK_THROWS_WITH(check_broadcast("w", view(), 2, 2),
                     Contains("root is 2") && Contains("0 to 1"));
   CHECK_THROWS_WITH(check_broadcast("w", view(), -1, 2), Contains("root is -1"));
