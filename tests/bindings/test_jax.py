@@ -29,9 +29,10 @@ def test_ends(claims, claim):
     claims.check(3, "programs.jax_ends", claim)
 
 
-def test_ends_where_chains_go_through_programs(launch):
+@pytest.mark.parametrize("module", ["programs.jax_ends", "programs.jax_collectives", "programs.jax_optax"])
+def test_claims_where_chains_go_through_programs(launch, module):
     """As on GPUs: with several devices JAX hands the chain from one program to the next."""
-    verdicts = launch(2, "programs.claims:check_all", arguments={"module": "programs.jax_ends"},
+    verdicts = launch(2, "programs.claims:check_all", arguments={"module": module},
                       env={"XLA_FLAGS": "--xla_force_host_platform_device_count=2"})
     for rank, verdict in enumerate(verdicts):
         assert not any(verdict.values()), f"rank {rank}: {verdict}"

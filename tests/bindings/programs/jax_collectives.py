@@ -398,7 +398,8 @@ def process_sets_work_beside_each_other():
                                 (hvd.add_process_set, last), (hvd.add_process_set, rest)):
         assert change(process_set)
     assert mine.process_set_id > number
-    with pytest.raises(ValueError, match=f"no process set {number};.* trace anew"):
+    # JAX's own where chains go through programs, as on a GPU.
+    with pytest.raises((ValueError, jax.errors.JaxRuntimeError), match=f"no process set {number};.* trace anew"):
         compiled(jnp.ones(2))
     assert hvd.allreduce(jnp.ones(2), op=hvd.Sum, process_set=mine).tolist() == [count] * 2
     for process_set in (rest, last):

@@ -123,7 +123,7 @@ def a_set_ends_behind_what_is_dispatched():
 
 
 def a_computation_over_several_devices_is_refused():
-    """Where the process has them; see test_ends_where_chains_go_through_programs."""
+    """Where the process has them; see test_claims_where_chains_go_through_programs."""
     devices = jax.local_device_count()
     if devices > 1:
         with pytest.raises(ValueError, match="scalecom: start a process for each device"):
