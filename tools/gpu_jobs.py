@@ -20,6 +20,7 @@ PROGRAMS_FOLDER = ROOT / "tests" / "bindings" / "programs"
 CLAIMS = [f"programs.{name}" for name in ("devices", "device_training", "collectives", "grouped",
                                           "grouped_gathers", "parts", "errors", "clt_k",
                                           "optimizer", "optimizer_groups", "optimizer_styles",
+                                          "schedulers",
                                           "sparse", "adasum", "sync_batch_norm", "ddp", "process_sets",
                                           "process_group", "process_group_training", "policy",
                                           "horovod_names", "join", "captures")]

@@ -6,7 +6,7 @@ from scalecom.torch import plan
 from scalecom.torch.compression import Compression
 from scalecom.torch.delta_optimizer import DeltaMixin, DeltaSettings
 from scalecom.torch.gradient_optimizer import GradientMixin, GradientSettings
-from scalecom.torch.optimizer_state import check_use
+from scalecom.torch.optimizer_state import check_use, mix_in
 from scalecom.torch.parameters import (ParameterNames, check_optimizer, check_passes, groups_of,
                                        release_at_end, take_over)
 
@@ -56,11 +56,7 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     names = ParameterNames(optimizer, named_parameters)
     check_use(compression, op, names)
     lists = groups_of(names, num_groups if groups is None else groups)
-    base = optimizer.__class__
-    mixin = DeltaMixin if op == Adasum else GradientMixin
-    wrapped_class = type(base.__name__, (mixin, base), {})
-    wrapped = wrapped_class.__new__(wrapped_class)
-    wrapped.__dict__ = optimizer.__dict__
+    wrapped = mix_in(DeltaMixin if op == Adasum else GradientMixin, optimizer)
     if process_set is not None and not process_set.included():
         names.leave_out()
         process_set = None

@@ -1,5 +1,7 @@
 """What of a DistributedOptimizer is saved, and what may change between two steps."""
 
+import weakref
+
 from scalecom.compression import ScaleComCompressor, check_compression
 from scalecom.process_sets import used
 from scalecom.reductions import Adasum
@@ -18,8 +20,46 @@ def check_use(compression, op, names):
         compression.check_patterns(list(names.values()))
 
 
+# By wrapper: the optimizer that it wraps, to which schedulers refer weakly, and a step() that one of the wrapper's
+# own has made. No slots: delegates, as Lightning's, change their class to one that is derived from the wrapper's.
+_wrapped_by = weakref.WeakKeyDictionary()
+_scheduled_steps = weakref.WeakKeyDictionary()
+
+
+class OuterStep:
+    """step() of a wrapper, before anything in its __dict__, which is the wrapped optimizer's too: there a
+    scheduler of that one has put a step() that reduces nothing."""
+
+    def __init__(self, step):
+        self._step = step
+        step.hooked = True  # For torch, whose hooks go around the inner step().
+
+    def __get__(self, wrapper, owner=None):
+        if wrapper is None:
+            return self._step
+        return _scheduled_steps.get(wrapper) or self._step.__get__(wrapper, owner)
+
+    def __set__(self, wrapper, step):
+        _scheduled_steps[wrapper] = step
+
+
+def mix_in(mixin, optimizer):
+    """An instance of the optimizer's class, with the mixin's overrides, that shares its __dict__."""
+    base = type(optimizer)
+    wrapped_class = type(base.__name__, (mixin, base), {"step": OuterStep(mixin.step)})
+    wrapper = wrapped_class.__new__(wrapped_class)
+    wrapper.__dict__ = optimizer.__dict__
+    _wrapped_by[wrapper] = optimizer
+    return wrapper
+
+
 class ChangeMixin:
     """Overrides of an optimizer whose class it is mixed into; see DistributedOptimizer."""
+
+    def step(self, *closure):
+        """That of the wrapped optimizer, by way of its scheduler, which sees to it that it is called."""
+        scheduled = vars(self).get("step")
+        return super().step(*closure) if scheduled is None else scheduled(*closure)
 
     def add_param_group(self, param_group):
         """As torch's, after wrapping too: on all ranks alike. Parameters that named_parameters lacked are

@@ -21,6 +21,7 @@ RANKS = {
     "programs.process_group": (0, 1, 2, 3),
     "programs.process_group_training": (0, 1, 2, 3),
     "programs.process_sets": (0, 1, 2, 3),
+    "programs.schedulers": (0, 1, 2, 3),
     "programs.sparse": (0, 1, 2, 3),
     "programs.sync_batch_norm": (0, 1, 2, 3),
 }
