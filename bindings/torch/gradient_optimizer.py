@@ -253,7 +253,12 @@ class GradientSettings(Hooks):
                              device="cpu")
         name = _library.own_name("question which gradients are sparse (in a first step())",
                                  self.gradients[0].name)
-        agreed = mpi_ops.allreduce(kinds, name=name, op=Max, process_set=self.process_set).tolist()
+        try:
+            agreed = mpi_ops.allreduce(kinds, name=name, op=Max, process_set=self.process_set).tolist()
+        except HorovodInternalError as error:
+            if error.code == _library.MISMATCH:
+                raise self._other_parameters() from error
+            raise
         torn = [gradient.name for gradient, (_, _, part, left_out) in zip(self.gradients, agreed)
                 if part and left_out]
         if torn:
@@ -265,6 +270,13 @@ class GradientSettings(Hooks):
             if part and gradient.agreed_in is not now:
                 gradient.sparse_dims = 0 if is_dense else sparse_dims
                 gradient.agreed_in = now
+
+    def _other_parameters(self):
+        names = [gradient.name for gradient in self.gradients]
+        return HorovodInternalError(
+            f"the optimizers of the ranks have different numbers of parameters, {len(names)} on this rank "
+            f"({', '.join(names[:3])}, ... {names[-1]}); make the same model and optimizer on every rank",
+            code=_library.MISMATCH)
 
     def start_all(self):
         """Starts every gradient that the backward pass has not started."""

@@ -206,3 +206,17 @@ def wrong_groups_are_refused_at_the_call():
             _wrap(model, groups=groups)
     model.middle.requires_grad_(False)
     _train(model, _wrap(model, groups=[list(model.parameters())]), steps=1)  # Frozen: left alone.
+
+
+def optimizers_of_different_numbers_of_parameters_are_told_apart_in_the_first_step():
+    model = nn.Sequential(nn.Linear(8, 8), *(nn.Linear(8, 8) for _ in range(hvd.rank() == hvd.size() - 1)))
+    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.1),
+                                         named_parameters=model.named_parameters())
+    model(torch.ones(2, 8)).sum().backward()
+    if hvd.size() == 1:
+        optimizer.step()
+        return
+    count, last = (4, "1.bias") if hvd.rank() == hvd.size() - 1 else (2, "0.bias")
+    with pytest.raises(hvd.HorovodInternalError, match=f"different numbers of parameters, {count} on this rank "
+                       fr"\(0.weight, 0.bias, .*{last}\); make the same model"):
+        optimizer.step()
