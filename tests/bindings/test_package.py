@@ -258,3 +258,14 @@ def test_the_image_has_what_the_library_needs():
     needed = set(listed) - {"python3-venv", "openmpi-bin", "dataset-fashion-mnist"}
     assert needed <= set(build.replace("\\", " ").split())
     assert {"openmpi-bin", "libssl3"} <= set(run.split())
+
+
+def test_the_workers_of_the_mpijob_run_a_server_that_is_configured_for_them():
+    """By the file that the image has, at one port; and the launcher brings them its PATH."""
+    image = (RECIPES / "mpijob.Dockerfile").read_text()
+    job = (RECIPES / "mpijob.yaml").read_text()
+    assert f"> {re.search('- -De *- -f *- ([^ ]+)', ' '.join(job.split()))[1]}" in image
+    assert {"2222"} == set(re.findall("(?:Port|port:) ([0-9]+)", image + job))
+    assert "- -x - PATH" in " ".join(job.split())
+    home = re.search("sshAuthMountPath: (.*)", job)[1]
+    assert f"HostKey {home}/id_rsa" in image and "--create-home --uid 1000 trainer" in (RECIPES / "Dockerfile").read_text()

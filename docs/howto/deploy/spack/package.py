@@ -1,4 +1,6 @@
+# For Spack 1.0 or newer, as packages/scalecom/package.py of a repository that `spack repo create` has made.
 from spack.package import *
+from spack_repo.builtin.build_systems.cmake import CMakePackage
 
 
 class Scalecom(CMakePackage):
@@ -8,7 +10,7 @@ class Scalecom(CMakePackage):
 
     license("Apache-2.0")
 
-    # The source is the working tree: spack dev-build scalecom@0.1.0
+    # The source is the working tree; there: spack dev-build scalecom@0.1.0
     version("0.1.0")
 
     variant("mpi", default=True, description="Jobs that mpirun or srun launches")
