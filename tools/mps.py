@@ -11,6 +11,15 @@ CONTROL = "nvidia-cuda-mps-control"
 LIMIT_S = 30
 
 
+def _is_good(command, environment, **options):
+    """Whether it has ended well, and in time: it may wait for processes that are still there."""
+    try:
+        return subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                              timeout=LIMIT_S, **options).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
 @contextlib.contextmanager
 def shared_gpu():
     """A daemon of our own while it lasts, with the environment of the processes that are to share the
@@ -21,11 +30,10 @@ def shared_gpu():
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         variables = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
         environment = {**os.environ, **variables}
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "timeout": LIMIT_S}
-        if subprocess.run([CONTROL, "-d"], env=environment, **quiet).returncode != 0:
+        if not _is_good([CONTROL, "-d"], environment):
             yield {}
             return
         try:
             yield variables
         finally:
-            subprocess.run([CONTROL], input=b"quit\n", env=environment, **quiet)
+            _is_good([CONTROL], environment, input=b"quit\n")

@@ -112,6 +112,36 @@ def test_what_was_packed_runs_where_packages_for_a_build_are_missing(without_pac
     assert source.endswith("as it was packed: the build cannot be configured: CMake Error at here: no fmt")
 
 
+def test_the_bundle_has_what_its_modules_import(test_gpu, monkeypatch, tmp_path):
+    test_gpu.collect_modules(tmp_path)
+    assert (tmp_path / "_pytest").is_dir()
+    monkeypatch.setattr(test_gpu, "PYTHON_MODULES", ("pytest", "_pytest"))
+    (tmp_path / "less").mkdir()
+    with pytest.raises(SystemExit, match="needs what is not packed .*No module named"):
+        test_gpu.collect_modules(tmp_path / "less")
+
+
+@pytest.mark.parametrize("printed, gpus", [
+    ('print("a warning"); print(\'{"torch": "2", "gpus": 1}\'); print("an end")', 1), ("print(1)", 0), ("exit(1)", 0)])
+def test_torchs_facts_are_found_among_what_else_is_printed(test_gpu, monkeypatch, printed, gpus):
+    monkeypatch.setattr(test_gpu, "TORCH_FACTS", printed)
+    assert test_gpu.describe_torch()["gpus"] == gpus
+
+
+@pytest.mark.parametrize("start, end, is_shared", [("exit 0", "exit 0", True), ("exit 0", "exec sleep 60", True),
+                                                   ("exec sleep 60", "exit 0", False), ("exit 1", "exit 0", False)])
+def test_mps_that_does_not_answer_ends_no_job(test_gpu, monkeypatch, tmp_path, start, end, is_shared):
+    import mps
+    control = tmp_path / mps.CONTROL
+    control.write_text(f'#!/bin/sh\nif [ "$1" = -d ]; then {start}; fi\n{end}\n')
+    control.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
+    monkeypatch.setattr(mps, "LIMIT_S", 1)
+    with mps.shared_gpu() as variables:
+        assert bool(variables) == is_shared
+
+
 # (--device, GPUs, ranks, JAX or torch) -> of each rank: its device, the GPUs that it sees, NCCL's host, MPS
 @pytest.mark.parametrize("device, gpus, ranks, kind, wanted", [
     (None, 0, 1, "torch", [("cuda:0", None, "rank0", "pipe")]),
