@@ -293,12 +293,17 @@ def broadcast(tensor, root_rank, name=None, process_set=None):
 
 def broadcast_parameters(params, root_rank=0, process_set=None):
     """root_rank's values of all arrays of a pytree, as a pytree of the same structure; other leaves
-    stay as they are. Its structure, shapes and dtypes are the same on every rank."""
+    stay as they are. Its structure, shapes and dtypes are the same on every rank: outside of jit ValueError on every
+    rank where they have different numbers of arrays."""
     process_set = checked_set(process_set)
     leaves, structure = jax.tree_util.tree_flatten(params)
     places = [place for place, leaf in enumerate(leaves)
               if isinstance(leaf, (jax.Array, numpy.ndarray))]
     arrays = [as_array(leaves[place]) for place in places]
+    if primitives.is_outside_of_programs():
+        primitives.finish()  # What was dispatched before comes before it.
+        with used(process_set):
+            host_arrays.check_counts(len(arrays), "arrays of the pytree")
     if arrays:
         names = _member_names("broadcast.parameters", len(arrays))
         sent = primitives.broadcast(process_set, names, arrays, _root_of(process_set, root_rank))

@@ -204,6 +204,11 @@ def is_compiled(array):
     return isinstance(array, jax.core.Tracer)
 
 
+def is_outside_of_programs():
+    """Whether a call now is done at once, and not traced into a program."""
+    return core.trace_state_clean()
+
+
 def _same(arrays):
     return tuple((array.shape, array.dtype) for array in arrays)
 

@@ -62,6 +62,7 @@ def broadcast_global_variables(root_rank, model, local_variables=()):
         if hasattr(optimizer, "forget_step"):
             optimizer.forget_step()
         variables += variables_of(optimizer)
+    arrays.check_counts(len(variables), "variables of the model and its optimizer")
     values = arrays.broadcast([f"broadcast.{_VARIABLES}.{place}" for place in range(len(variables))],
                               [keras.ops.convert_to_numpy(variable) for variable in variables],
                               root_rank)

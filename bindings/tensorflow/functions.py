@@ -9,8 +9,13 @@ from scalecom.tensorflow import mpi_ops
 
 def broadcast_variables(variables, root_rank, process_set=global_process_set, inplace=False):
     """Gives `variables`, of tf or of Keras, root_rank's values: one operation, however many they are.
-    They are matched by their order. `inplace` is Horovod's; a value has to be copied here. In a graph
-    of tf.compat.v1 it is an operation that is returned, to be run."""
+    They are matched by their order; eagerly, ValueError on every rank where they have different numbers of them.
+    `inplace` is Horovod's; a value has to be copied here. In a graph of tf.compat.v1 it is an operation that is
+    returned, to be run."""
+    variables = list(variables)
+    if tf.executing_eagerly():
+        with used(process_set):
+            arrays.check_counts(len(variables), "variables")
     assigned = mpi_ops.broadcast_(variables, root_rank, process_set=process_set)
     return None if tf.compat.v1.executing_eagerly_outside_functions() else tf.group(*assigned)
 

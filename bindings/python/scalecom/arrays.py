@@ -60,6 +60,15 @@ def broadcast(names, arrays, root_rank):
     return sent
 
 
+def check_counts(count, words):
+    """ValueError on every rank where they have different counts of what `words` call, matched by their order: a
+    rank with more would wait for the others."""
+    counts = all_gather(f"allgather.{_library.own_name(f'number of {words} (a broadcast)')}", numpy.array([count]))
+    if len(set(counts)) > 1:
+        raise ValueError(f"the ranks have {counts.tolist()} {words}, by rank, and each has to have the same: give all "
+                         "the same model, built, and the same optimizer")
+
+
 def checked_root(root_rank):
     if root_rank not in range(basics.size()):
         raise ValueError(f"root_rank is {root_rank!r}; allowed are 0 to {basics.size() - 1}")

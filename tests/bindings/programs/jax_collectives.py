@@ -176,6 +176,15 @@ def gathers_and_broadcasts():
     hvd.barrier()
 
 
+def parameters_that_other_ranks_lack_are_told_of_at_once():
+    if hvd.size() == 1:
+        return
+    parameters = {"w": jnp.ones(2), **({} if hvd.rank() == 0 else {"b": jnp.ones(2)})}
+    with pytest.raises(ValueError, match=r"the ranks have \[1, 2.* arrays of the pytree, by rank"):
+        hvd.broadcast_parameters(parameters)
+    assert hvd.allreduce(jnp.ones(2), op=hvd.Sum).tolist() == [hvd.size()] * 2
+
+
 def mistakes_are_refused_at_the_call():
     ones = jnp.ones(2)
     for call, words in ((lambda: hvd.allreduce(ones, average=True, op=hvd.Sum), "use op alone"),

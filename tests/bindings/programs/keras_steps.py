@@ -298,3 +298,14 @@ def a_step_that_failed_ends_fit():
     with pytest.raises(Exception, match="dtype differs between ranks"):
         _fit(model, _mine(), 24, [hvd.callbacks.BroadcastGlobalVariablesCallback(0)], epochs=2)
     assert float(hvd.allreduce(1.0, name="after", op=hvd.Sum)) == hvd.size()
+
+
+def a_layer_that_other_ranks_lack_is_told_of_at_once():
+    if hvd.size() == 1:
+        return
+    layers = [keras.layers.Dense(4, name=f"layer{place}") for place in range(1 if hvd.rank() == 0 else 2)]
+    model = _model(hvd.DistributedOptimizer(keras.optimizers.SGD(0.1)),
+                   own=keras.Sequential([keras.Input((32,)), *layers], name="uneven"))
+    with pytest.raises(ValueError, match=r"the ranks have \[4, 6.* variables of the model and its optimizer, by rank"):
+        _fit(model, _mine(), 24, [hvd.callbacks.BroadcastGlobalVariablesCallback(0)])
+    assert float(hvd.allreduce(1.0, name="after", op=hvd.Sum)) == hvd.size()

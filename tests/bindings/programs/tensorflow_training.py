@@ -403,6 +403,15 @@ def passes_of_a_v1_optimizer_are_added_up_before_a_step():
         make().minimize(lambda: variable * variable, var_list=[variable])
 
 
+def variables_that_other_ranks_lack_are_told_of_at_once():
+    if hvd.size() == 1:
+        return
+    variables = [tf.Variable([1.0]) for _ in range(1 if hvd.rank() == 0 else 2)]
+    with pytest.raises(ValueError, match=r"the ranks have \[1, 2.* variables, by rank"):
+        hvd.broadcast_variables(variables, 0)
+    assert hvd.allreduce(tf.ones(2), op=hvd.Sum).numpy().tolist() == [hvd.size()] * 2
+
+
 def a_model_trains_with_the_same_weights_everywhere():
     keras.utils.set_random_seed(hvd.rank())
     model = keras.Sequential([keras.Input([8]), keras.layers.Dense(16, activation="relu"),
