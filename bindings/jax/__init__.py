@@ -17,13 +17,13 @@ from scalecom.jax.collectives import (allgather, allreduce,
                                       grouped_allgather, grouped_allreduce, grouped_reducescatter,
                                       reducescatter)
 from scalecom.jax.compression import Compression
-from scalecom.jax.optimizer import (DistributedOptimizer, distributed, restore_residuals,
-                                    state_with_residuals)
+from scalecom.jax.optimizer import (DistributedOptimizer, distributed, fold_residuals,
+                                    restore_residuals, state_with_residuals)
 from scalecom.process_sets import join
 
 __all__ = [
     "Compression", "DistributedOptimizer", "allgather", "allgather_object", "allreduce", "alltoall", "barrier",
-    "broadcast", "broadcast_object", "broadcast_parameters", "distributed", "grouped_allgather",
+    "broadcast", "broadcast_object", "broadcast_parameters", "distributed", "fold_residuals", "grouped_allgather",
     "grouped_allreduce", "grouped_reducescatter", "join", "reducescatter", "restore_residuals",
     "state_with_residuals",
 ]

@@ -71,6 +71,25 @@ def state_with_residuals(state, process_set=None):
         return _change_ours(state, fill)
 
 
+def fold_residuals(states):
+    """A state for every rank of a job of another size, as restore_residuals() takes it: `states` are those that
+    state_with_residuals() gave all ranks of the former one at one moment, the result is the first of them with
+    the mean of their residuals. With op=Sum they have to be multiplied besides by the former number of ranks over
+    the present one. ValueError where they are not of one model and moment."""
+    states = list(states)
+    parts = [list(filter(_is_ours, jax.tree_util.tree_leaves(state, is_leaf=_is_ours))) for state in states]
+    if not states or len(set(map(len, parts))) > 1:
+        raise ValueError(f"states has {len(states)} states, with {list(map(len, parts))} parts of distributed(); give "
+                         "what state_with_residuals() gave each rank of one job")
+    folded = iter([residuals.fold({"residuals": node.residuals, "steps": node.steps, "betas": node.betas}
+                                  for node in nodes) for nodes in zip(*parts)])
+
+    def fill(node):
+        return DistributedState(node.shapes, **next(folded))
+
+    return _change_ours(states[0], fill)
+
+
 def restore_residuals(state, process_set=None):
     """Makes this rank's residuals and steps those in a state of state_with_residuals(), and returns the state
     to go on with, without them. ValueError, and nothing is changed, where it has none, or those of another model."""

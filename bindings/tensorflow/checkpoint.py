@@ -1,5 +1,6 @@
 """Residuals in a tf.train.Checkpoint."""
 
+import contextlib
 import io
 import logging
 import reprlib
@@ -11,8 +12,9 @@ import tensorflow as tf
 from scalecom import basics
 from scalecom.arrays import residuals
 from scalecom.process_sets import global_process_set, used
+from scalecom.reductions import Average
 from scalecom.residuals import compression_steps
-from scalecom.saved_residuals import is_taking_part, read, warn_of_left_out, write
+from scalecom.saved_residuals import is_taking_part, load_from_all, read, warn_of_left_out, write
 from scalecom.variables import names_of
 
 
@@ -66,6 +68,23 @@ class SavedResiduals(tf.train.experimental.PythonState):
         with used(self._process_set):
             self._warn_of_strangers()
             residuals.load_model_state(saved, self._shapes)
+
+    def load_checkpoints(self, paths, name="residuals", op=Average):
+        """Takes up what the ranks of a former job, of any number, owed. paths: of the checkpoints that all of them
+        wrote at one moment. name: what tf.train.Checkpoint(...) has this object as. op: of the tape or the
+        optimizer. Every rank calls it, where the checkpoint's other parts have been read. ValueError where one is
+        missing, or has no residuals, or they are not of one moment or of the variables' shapes."""
+        @contextlib.contextmanager
+        def open_store(path):
+            reader, key = tf.train.load_checkpoint(path), f"{name}/.ATTRIBUTES/py_state"
+            packed = reader.get_tensor(key) if reader.has_tensor(key) else b""
+            if not packed:
+                raise ValueError(f"{path} has no residuals as {name!r}: the name is the one that SavedResiduals has in "
+                                 "tf.train.Checkpoint(...), which was written in a session")
+            with numpy.load(io.BytesIO(packed), allow_pickle=False) as store:
+                yield store
+
+        load_from_all(list(paths), open_store, self._shapes, self._process_set, op)
 
     def _unpacked(self, packed):
         if not packed:

@@ -61,6 +61,40 @@ def read(store, names):
     return saved
 
 
+def load_from_all(paths, open_store, shapes, process_set, op):
+    """Takes up what the ranks of a former job owed, from the files of all of them: this rank's own where
+    there are as many ranks now, else the fold. open_store(path): a context manager of what write() has put
+    there. ValueError where a file is missing or has no residuals, or they are not of one moment. One file after
+    the other is in memory."""
+    def state_in(path):
+        with open_store(path) as store:
+            return read(store, shapes)
+
+    facts = {}
+    for path in paths:
+        with open_store(path) as store:
+            facts[path] = _facts_in(store)
+    size = len(paths)
+    path_of = {one["rank"]: path for path, one in facts.items()}
+    sizes = sorted({one["size"] for one in facts.values()})
+    if sorted(path_of) != list(range(size)) or sizes != [size]:
+        raise ValueError(f"the files are those of the ranks {sorted(path_of)} of "
+                         f"{', '.join(map(str, sizes))}; give one of each rank of one job")
+    for path, one in facts.items():
+        if one["variables"] != facts[paths[0]]["variables"]:
+            raise ValueError(f"{path} was saved at other steps, or with other betas, than {paths[0]}; give "
+                             "files that the ranks of one job saved at one moment")
+    with used(process_set):
+        if basics.size() == size:
+            state = state_in(path_of[basics.rank()])
+        else:
+            state = residuals.fold(state_in(path_of[rank]) for rank in range(size))
+            scale = size / basics.size() if op == Sum else 1.0
+            state["residuals"] = {name: value * numpy.float32(scale)
+                                  for name, value in state["residuals"].items()}
+        residuals.load_model_state(state, shapes)
+
+
 def is_taking_part(process_set):
     """Whether this rank has residuals of the process set to save, and takes them up."""
     return basics.is_initialized() and bool(process_set.included())
@@ -121,37 +155,9 @@ class SavedResiduals(keras.layers.Layer):
                 raise ValueError(f"{error} (Residuals are as before; the weights are the file's already: load "
                                  "those of another one before training goes on)") from error
 
-    def _state_in(self, path):
-        with _open_store(path) as store:
-            return read(store, self._shapes())
-
     def load_files(self, paths):
-        """Takes up what the ranks of a former job owed, from the files of all of them: this rank's own where
-        there are as many ranks now, else the fold. ValueError where a file is missing or has no residuals, or
-        they are not of one moment. One file after the other is in memory."""
-        facts = {}
-        for path in paths:
-            with _open_store(path) as store:
-                facts[path] = _facts_in(store)
-        size = len(paths)
-        path_of = {one["rank"]: path for path, one in facts.items()}
-        sizes = sorted({one["size"] for one in facts.values()})
-        if sorted(path_of) != list(range(size)) or sizes != [size]:
-            raise ValueError(f"the files are those of the ranks {sorted(path_of)} of "
-                             f"{', '.join(map(str, sizes))}; give one of each rank of one job")
-        for path, one in facts.items():
-            if one["variables"] != facts[paths[0]]["variables"]:
-                raise ValueError(f"{path} was saved at other steps, or with other betas, than {paths[0]}; give "
-                                 "files that the ranks of one job saved at one moment")
-        with used(self._reducer.process_set):
-            if basics.size() == size:
-                state = self._state_in(path_of[basics.rank()])
-            else:
-                state = residuals.fold(self._state_in(path_of[rank]) for rank in range(size))
-                scale = size / basics.size() if self._reducer.op == Sum else 1.0
-                state["residuals"] = {name: value * numpy.float32(scale)
-                                      for name, value in state["residuals"].items()}
-            residuals.load_model_state(state, self._shapes())
+        """Takes up what the ranks of a former job owed, from the files of all of them."""
+        load_from_all(paths, _open_store, self._shapes(), self._reducer.process_set, self._reducer.op)
 
     def _begin_anew(self):
         with used(self._reducer.process_set):

@@ -124,3 +124,20 @@ def models_of_one_structure_may_have_names_of_their_own():
     assert all((one == other).all() for one, other in zip(kept[::2], kept[1::2]))
     with pytest.raises(ValueError, match="name is 3"):
         hvd.DistributedOptimizer(optax.sgd(0.1), name=3)
+
+
+def residuals_of_all_former_ranks_are_folded():
+    transformation = hvd.distributed(hvd.Compression.scalecom(8))
+    state = transformation.init({"folded": jnp.zeros((64, 64))})
+    for step in range(3):
+        gradient = jax.random.normal(jax.random.key(10 * step + hvd.rank()), (64, 64))
+        _, state = transformation.update({"folded": gradient}, state)
+    saved = hvd.allgather_object((hvd.state_with_residuals(state), 1))
+    restored, _ = hvd.restore_residuals(hvd.fold_residuals(saved))
+    mine = hvd.state_with_residuals(restored)
+    wanted = numpy.mean([former.residuals["folded"] for former, _ in saved], axis=0)
+    assert numpy.abs(wanted).max() > 0 and numpy.allclose(mine.residuals["folded"], wanted, atol=1e-6)
+    assert mine.steps["folded"] == saved[0][0].steps["folded"] == 3
+    for states in ([], [saved[0], ()]):
+        with pytest.raises(ValueError, match=f"states has {len(states)} states"):
+            hvd.fold_residuals(states)

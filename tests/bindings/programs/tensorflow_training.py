@@ -256,6 +256,31 @@ def residuals_of_a_tape_are_in_a_checkpoint_or_left_as_they_are():
     assert _equal(owed(), before if hvd.rank() == 0 else 0 * before)
 
 
+def residuals_of_all_former_ranks_are_taken_up():
+    class Given(tf.train.experimental.PythonState):
+        serialize = deserialize = lambda self, *_: self.packed
+
+    def write(folder, former_size):  # Rank r of the former job owes r.
+        for rank in range(former_size):
+            packed, given = io.BytesIO(), Given()
+            facts = json.dumps({**json.loads(parts["facts"].tobytes()), "rank": rank, "size": former_size}).encode()
+            numpy.savez(packed, **{"facts": numpy.frombuffer(facts, "uint8"), "0": numpy.full_like(parts["0"], rank)})
+            given.packed = packed.getvalue()
+            yield tf.train.Checkpoint(residuals=given).write(os.path.join(folder, f"{former_size}.{rank}"))
+
+    variable = tf.Variable(tf.zeros([64, 64]), name="taken_up")
+    hvd.allreduce(variable, name="taken_up", compression=hvd.Compression.scalecom(8))
+    kept, size = hvd.SavedResiduals([variable]), hvd.size()
+    parts = dict(numpy.load(io.BytesIO(kept.serialize())))
+    with tempfile.TemporaryDirectory() as folder:
+        for former, arguments, owed in ((size, {}, hvd.rank()), (size + 1, {}, size / 2),
+                                        (size + 1, {"op": hvd.Sum}, (size + 1) / 2)):
+            kept.load_checkpoints(write(folder, former), **arguments)
+            assert numpy.allclose(residuals.state()["taken_up"], owed)
+        with pytest.raises(ValueError, match="has no residuals as 'other'"):
+            kept.load_checkpoints(write(folder, size), "other")
+
+
 def a_rate_for_nobody_is_refused():
     compression = hvd.Compression.scalecom(rates={"absent*": 7})
     with hvd.DistributedGradientTape(tf.GradientTape(), compression=compression) as tape:
