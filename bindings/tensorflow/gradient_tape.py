@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from scalecom.process_sets import global_process_set
-from scalecom.reductions import Average
+from scalecom.reductions import Adasum, Average
 from scalecom.tensorflow.compression import Compression
 from scalecom.tensorflow.reducer import Reducer
 
@@ -54,6 +54,9 @@ def DistributedGradientTape(gradtape, device_dense="", device_sparse="",
     """
     if not isinstance(gradtape, tf.GradientTape):
         raise ValueError(f"gradtape is {gradtape!r}; a tf.GradientTape is needed")
+    if op == Adasum:
+        raise ValueError("op is Adasum; a tape takes Average and Sum. DistributedOptimizer(..., op=hvd.Adasum) combines "
+                         "the steps that the ranks take")
     wrapped = _DistributedTape.__new__(_DistributedTape)
     wrapped.__dict__ = gradtape.__dict__
     wrapped._scalecom = Reducer(compression, op, gradient_predivide_factor,

@@ -281,11 +281,12 @@ def residuals_of_all_former_ranks_are_taken_up():
             kept.load_checkpoints(write(folder, size), "other")
 
 
-def a_rate_for_nobody_is_refused():
+def a_rate_for_nobody_and_an_adasum_of_gradients_are_refused():
+    with pytest.raises(ValueError, match="op is Adasum; .* DistributedOptimizer"):
+        hvd.DistributedGradientTape(tf.GradientTape(), op=hvd.Adasum)
     compression = hvd.Compression.scalecom(rates={"absent*": 7})
     with hvd.DistributedGradientTape(tf.GradientTape(), compression=compression) as tape:
-        variables = _variables()
-        loss = _loss(variables)
+        loss = _loss(variables := _variables())
     with pytest.raises(ValueError, match="absent.*matches no parameter; there are v0, v1, v2"):
         tape.gradient(loss, variables)
 
