@@ -57,7 +57,7 @@ Introduction from_blob(const std::string& blob) {
 std::string file_problem(const Config& config) {
   try {
     open_autotune_log(config);
-    if (!config.health_file.empty()) HealthFile{config.health_file};
+    if (!config.health_file.empty()) HealthFile{config};
     return {};
   } catch (const Error& error) {
     return error.what();
@@ -253,10 +253,10 @@ SessionParts connect_launched(const Config& config) {
   std::optional<RankLaunch> launch = find_rank_launch();
   if (!launch) launch = find_slurm_launch();
   if (!launch && !config.rendezvous.empty()) {
-    throw Error(
-        StatusCode::invalid_argument,
-        "SCALECOM_RENDEZVOUS is set, but neither RANK nor WORLD_SIZE is, which say who this "
-        "process is; set them, or start it with torchrun or srun");
+    throw Error(StatusCode::invalid_argument,
+                fmt::format("{} is set, but neither RANK nor WORLD_SIZE is, which say who this "
+                            "process is; set them, or start it with torchrun or srun",
+                            variable_of(config, "RENDEZVOUS")));
   }
   if (launch && launch->size > 1) return connect_by_rendezvous(config, *launch);
   configure_log(parse_log_level(config.log_level), 0);

@@ -32,8 +32,8 @@ AutotuneOptions options_of(const Config& config) {
 
 std::optional<CsvFile> open_autotune_log(const Config& config) {
   if (!config.autotune || config.autotune_log.empty()) return std::nullopt;
-  return std::optional<CsvFile>(std::in_place, "SCALECOM_AUTOTUNE_LOG", config.autotune_log,
-                                kHeader);
+  return std::optional<CsvFile>(std::in_place, variable_of(config, "AUTOTUNE_LOG"),
+                                config.autotune_log, kHeader);
 }
 
 FusionTuning::FusionTuning(const Config& config, int rank, int size)
@@ -42,9 +42,9 @@ FusionTuning::FusionTuning(const Config& config, int rank, int size)
       tunes_cycle_time_(!is_set(config, "CYCLE_TIME", &Config::cycle_time_ms)) {
   if (!config.autotune || rank != 0 || size == 1) return;
   if (!tunes_threshold_ && !tunes_cycle_time_) {
-    log_warning(
-        "autotune: nothing is to be tuned, since SCALECOM_FUSION_THRESHOLD and "
-        "SCALECOM_CYCLE_TIME are set; leave one of them out");
+    log_warning(fmt::format(
+        "autotune: nothing is to be tuned, since {} and {} are set; leave one of them out",
+        variable_of(config, "FUSION_THRESHOLD"), variable_of(config, "CYCLE_TIME")));
     return;
   }
   AutotuneOptions options = options_of(config);

@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <string>
+
+#include "runtime/settings.hpp"
+
 namespace scalecom {
 namespace {
 
@@ -21,7 +25,8 @@ std::string line_of(const CompressionHealth& health) {
 
 }  // namespace
 
-HealthFile::HealthFile(const std::string& path) : file_("SCALECOM_HEALTH_FILE", path, kHeader) {}
+HealthFile::HealthFile(const Config& config)
+    : file_(variable_of(config, "HEALTH_FILE"), config.health_file, kHeader) {}
 
 void HealthFile::append(std::span<const CompressionHealth> lines) {
   std::string text;

@@ -1,9 +1,9 @@
 #pragma once
 
 #include <span>
-#include <string>
 
 #include "runtime/csv_file.hpp"
+#include "scalecom/config.hpp"
 #include "scalecom/health.hpp"
 
 namespace scalecom {
@@ -13,7 +13,7 @@ namespace scalecom {
 class HealthFile {
  public:
   /// Throws what CsvFile throws.
-  explicit HealthFile(const std::string& path);
+  explicit HealthFile(const Config& config);
 
   /// See CsvFile::append().
   void append(std::span<const CompressionHealth> lines);

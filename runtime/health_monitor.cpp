@@ -49,7 +49,7 @@ CompressionHealth health_of(const AgreedTensor& tensor, const TensorHealth& heal
 
 HealthMonitor::HealthMonitor(const Config& config, int rank)
     : rank_(rank), period_(config.health_steps) {
-  if (rank == 0 && !config.health_file.empty()) file_.emplace(config.health_file);
+  if (rank == 0 && !config.health_file.empty()) file_.emplace(config);
 }
 
 bool HealthMonitor::must_know(const AgreedTensor& tensor, const AgreedTensor& sampled) noexcept {

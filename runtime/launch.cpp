@@ -4,6 +4,7 @@
 
 #include <optional>
 
+#include "runtime/settings.hpp"
 #include "scalecom/status.hpp"
 #include "transport/socket/address.hpp"
 
@@ -37,11 +38,10 @@ Rendezvous plan_rendezvous(const RankLaunch& launch, const Config& config) {
     const std::optional<Place> place = parse_place(config.rendezvous);
     if (!place) {
       throw Error(StatusCode::invalid_argument,
-                  fmt::format("SCALECOM_RENDEZVOUS={} is not allowed; allowed: host:port, and "
-                              "[IPv6 address]:port",
-                              config.rendezvous));
+                  fmt::format("{}={} is not allowed; allowed: host:port, and [IPv6 address]:port",
+                              variable_of(config, "RENDEZVOUS"), config.rendezvous));
     }
-    rendezvous.host_setting = "SCALECOM_RENDEZVOUS";
+    rendezvous.host_setting = variable_of(config, "RENDEZVOUS");
     rendezvous.host = parse_host(place->host, rendezvous.host_setting);
     rendezvous.ports = {place->port};
     rendezvous.job = fmt::format("port {}", place->port);

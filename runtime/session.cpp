@@ -10,6 +10,7 @@
 #include "base/error.hpp"
 #include "runtime/arguments.hpp"
 #include "runtime/session_impl.hpp"
+#include "runtime/settings.hpp"
 #include "runtime/start_thread.hpp"
 
 namespace scalecom {
@@ -330,10 +331,8 @@ std::unique_ptr<TimelineWriter> SessionImpl::open_timeline(const std::string& pa
 void SessionImpl::start_timeline_by_setting() {
   const Config& config = parts_.config;
   if (config.timeline.empty() || config.timeline == kDynamicTimeline) return;
-  const auto source = config.sources.find("TIMELINE");
-  const std::string variable =
-      source == config.sources.end() ? "SCALECOM_TIMELINE" : source->second;
-  auto writer = open_timeline(config.timeline, variable + "=" + config.timeline);
+  auto writer =
+      open_timeline(config.timeline, variable_of(config, "TIMELINE") + "=" + config.timeline);
   if (writer != nullptr) {
     coordinator_.start_timeline(std::move(writer), config.timeline_mark_cycles);
   }

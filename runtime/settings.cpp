@@ -368,6 +368,11 @@ std::string describe_disagreement(const std::vector<std::string>& fingerprints) 
   return {};
 }
 
+std::string variable_of(const Config& config, const std::string& name) {
+  const auto source = config.sources.find(name);
+  return source == config.sources.end() ? "SCALECOM_" + name : source->second;
+}
+
 std::string describe_cycle_time(double cycle_time_ms) {
   return cycle_time_ms < 0 ? "adaptive" : fmt::format("{:g}", cycle_time_ms);
 }

@@ -45,6 +45,10 @@ std::string agreement_fingerprint(const Config& config);
 /// the variable, the values and the ranks.
 std::string describe_disagreement(const std::vector<std::string>& fingerprints);
 
+/// The variable that gave the setting `name` its value, as the user wrote it: SCALECOM_<name>, also
+/// where none did, or HOROVOD_<name>.
+std::string variable_of(const Config& config, const std::string& name);
+
 /// "adaptive", or the number.
 std::string describe_cycle_time(double cycle_time_ms);
 

@@ -165,6 +165,8 @@ TEST_CASE("a log that cannot be written fails at the start, with its name") {
   config.autotune_log = "/nonexistent/autotune.csv";
   CHECK_THROWS_WITH(open_autotune_log(config),
                     Contains("SCALECOM_AUTOTUNE_LOG=/nonexistent/autotune.csv cannot be written"));
+  config.sources["AUTOTUNE_LOG"] = "HOROVOD_AUTOTUNE_LOG";
+  CHECK_THROWS_WITH(open_autotune_log(config), Contains("HOROVOD_AUTOTUNE_LOG=/nonexistent/"));
   config.autotune = false;
   CHECK_FALSE(open_autotune_log(config));
 }

@@ -185,6 +185,8 @@ TEST_CASE("a file that cannot be written names the variable and the cause, at on
                           Contains("name a file in a folder that exists"));
     CHECK_NOTHROW(HealthMonitor(config, 1));
   }
+  config.sources["HEALTH_FILE"] = "HOROVOD_HEALTH_FILE";
+  CHECK_THROWS_WITH(HealthMonitor(config, 0), Contains("HOROVOD_HEALTH_FILE="));
 }
 
 TEST_CASE("a full disk ends the file with one warning") {

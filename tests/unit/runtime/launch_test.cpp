@@ -69,4 +69,7 @@ TEST_CASE("the place to meet may be an IPv6 address, and is refused where it can
   config.rendezvous = "[fe80::1]:4000";
   CHECK_THROWS_WITH(plan_rendezvous({0, 2, "", 0, HostSpread::unknown, ""}, config),
                     Contains("SCALECOM_RENDEZVOUS=[fe80::1] is a link-local address"));
+  config.sources["RENDEZVOUS"] = "HOROVOD_RENDEZVOUS";
+  CHECK_THROWS_WITH(plan_rendezvous({0, 2, "", 0, HostSpread::unknown, ""}, config),
+                    Contains("HOROVOD_RENDEZVOUS=[fe80::1] is a link-local address"));
 }
