@@ -226,9 +226,10 @@ def test_ranks_that_a_rank_starts_have_places_of_their_own(launcher):
     assert status == 0 and output.count("place None") == 2, output
 
 
-def test_local_ranks_inside_mpirun_are_their_own_job():
-    status, output = scalecomrun("-np", "2", sys.executable, "-m", "scalecom.check",
-                                 env={"OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_RANK": "1"})
+@pytest.mark.parametrize("outer", [{"OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_RANK": "1"},
+                                   {"SCALECOM_RENDEZVOUS": "another"}, {"HOROVOD_RENDEZVOUS": "another"}])
+def test_local_ranks_inside_another_job_are_their_own(outer):
+    status, output = scalecomrun("-np", "2", sys.executable, "-m", "scalecom.check", env=outer)
     assert status == 0 and "works: 2 ranks over sockets" in output, output
 
 

@@ -39,7 +39,7 @@ def rank_variables(rank, size, port, run, attempt, *, local_rank=None, local_siz
 
 def base_environment(variables, environment):
     """A rank's environment without its place: that of this process, and what -x gives."""
-    places = {"SCALECOM_RENDEZVOUS", *rank_variables(0, 1, 0, "", 0), *lines.HOROVOD_PLACES}
+    places = {"SCALECOM_RENDEZVOUS", "HOROVOD_RENDEZVOUS", *rank_variables(0, 1, 0, "", 0), *lines.HOROVOD_PLACES}
     kept = {name: value for name, value in environment.items()
             if not name.startswith(_FOREIGN_PREFIXES) and name not in places}
     kept.setdefault("SCALECOM_RENDEZVOUS_KEY", secrets.token_hex(16))
