@@ -177,6 +177,8 @@ def test_info_names_a_wrong_plan(wrong, part):
 @pytest.mark.parametrize("wrong, part", [
     ("--minbytes=0", "Value 0 not in range 1 to"), ("--datatype=quad", "'quad' is not allowed; allowed: bfloat16, double"),
     ("--maxbytes=3", "4 is more than --maxbytes, 3"), ("broadcast --root=5", "--root is 5; allowed: 0 to 0"),
+    ("--check=2", "Value 2 not in range 0 to 1"), ("--latency=2 --burst=3", "--latency excludes --burst"),
+    ("--idle=1 --burst=3", "--burst excludes --idle"), ("--json=/nowhere/j", "--json is /nowhere/j, which cannot be written"),
     ("scalecom --datatype=int32", "scalecom is timed on float"), ("scalecom --op=sum", "timed as an average")])
 def test_bench_names_wrong_options(wrong, part):
     status, output = run_limited([BIN / "scalecom-bench", *wrong.split()], 60, env=rank_environment())

@@ -47,6 +47,14 @@ json run_chosen(Session& session, const Options& options, bool& is_right) {
   return {{"operation", options.operation}, {"results", run_table(session, options, is_right)}};
 }
 
+// Before anything is measured for it.
+void check_json_path(const std::string& path) {
+  if (path.empty() || std::ofstream(path, std::ios::app)) return;
+  throw Error(StatusCode::invalid_argument, "--json is " + path +
+                                                ", which cannot be written; allowed: a file in a "
+                                                "folder that exists and is yours");
+}
+
 int run(const Options& options) {
   const auto session = Session::connect(Config::from_environment());
   const Topology& topology = session->topology();
@@ -55,6 +63,7 @@ int run(const Options& options) {
                                                   "; allowed: 0 to " +
                                                   std::to_string(topology.size - 1));
   }
+  if (topology.rank == 0) check_json_path(options.json_path);
   bool is_right = true;
   json report = run_chosen(*session, options, is_right);
   report["ranks"] = topology.size;

@@ -46,12 +46,14 @@ void add_modes(CLI::App& app, Options& options) {
       ->check(CLI::Range(1, 1'000'000'000));
   app.add_option("--burst", options.burst_tensors,
                  "Instead: this many tensors of --burst-bytes submitted together")
-      ->check(CLI::Range(1, 1'000'000));
+      ->check(CLI::Range(1, 1'000'000))
+      ->excludes("--latency");
   app.add_option("--burst-bytes", options.burst_bytes, "Bytes of a burst's tensor")
       ->transform(CLI::AsSizeValue(false));
   app.add_option("--idle", options.idle_s,
                  "Instead: CPU time that an idle session takes in S seconds")
-      ->check(CLI::Range(0.001, 86400.0));
+      ->check(CLI::Range(0.001, 86400.0))
+      ->excludes("--latency", "--burst");
   app.add_flag(
          "--peers", options.with_peers,
          "Instead: all-reduces of each size by scalecom and by MPI, in blocks that take turns")
@@ -121,7 +123,7 @@ Options parse_options(int argc, char** argv) {
       ->check(CLI::Range(1, 1'000'000'000));
   app.add_option("-w,--warmup_iters", options.warmup, "Calls before them")
       ->check(CLI::Range(0, 1'000'000'000));
-  app.add_option("-c,--check", options.check, "Check the results: 0 or 1");
+  app.add_option("-c,--check", options.check, "Check the results: 0 or 1")->check(CLI::Range(0, 1));
   app.add_option("-d,--datatype", options.dtype, "Element type")->transform(tools::one_of(kTypes));
   app.add_option("-o,--op", options.op, "Reduction")->transform(tools::one_of(kOps));
   app.add_option("-r,--root", options.root, "Root of a broadcast")->check(CLI::Range(0, 1 << 20));
