@@ -167,3 +167,14 @@ def test_a_rank_is_told_its_gpu(test_gpu, tmp_path):
     places = test_gpu.places(None, 2)
     job = gpu_jobs.start_ranks(places, tmp_path, 2, "builtins:dict", {"turns": 3}, "nccl", {})
     assert job.outcome().check() == [{"turns": 3, "device": f"cuda:{rank}"} for rank in range(2)]
+
+
+def test_a_rank_that_dies_has_told_which_claims_failed_before(test_gpu, tmp_path):
+    import gpu_jobs
+    (tmp_path / "two_claims.py").write_text("import os\n\ndef fails():\n    assert not 'wrong'\n\n"
+                                            "def dies():\n    os._exit(3)\n")
+    job = gpu_jobs.start_ranks(test_gpu.places("cpu", 0), tmp_path, 1, "programs.claims:check_modules",
+                               {"modules": ["two_claims"], "limit_s": 60}, "host", {"PYTHONPATH": str(tmp_path)})
+    outcome = job.outcome()
+    assert not outcome.values
+    assert "two_claims.fails failed:" in outcome.output and "assert not 'wrong'" in outcome.output

@@ -66,6 +66,7 @@ def check_all(module, device=None):
             verdicts[name] = None
         except (Exception, pytest.fail.Exception):  # The latter is none of the former.
             verdicts[name] = traceback.format_exc()
+            print(f"{module}.{name} failed:\n{verdicts[name]}", flush=True)  # A process that is ended gives no verdict.
     basics.shutdown()
     return verdicts
 
