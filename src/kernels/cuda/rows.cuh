@@ -23,11 +23,6 @@ struct Found {
   std::int32_t unit = 0;
 };
 
-/// The unit that a launch does in place of `number`.
-__device__ inline std::int32_t launched_unit(const UnitIndex& index, std::int32_t number) {
-  return number < index.skip_from ? number : number + index.skipped;
-}
-
 /// All lanes of a warp call it with the same unit, and look at 32 places of a level at a time.
 __device__ inline Found find_row(const UnitIndex& index, std::int32_t unit) {
   Found found{0, unit};

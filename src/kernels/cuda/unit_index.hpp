@@ -20,4 +20,9 @@ struct UnitIndex {
   std::int32_t skipped = 0;
 };
 
+/// The unit that a launch does in place of `number`.
+constexpr std::int32_t launched_unit(const UnitIndex& index, std::int32_t number) {
+  return number < index.skip_from ? number : number + index.skipped;
+}
+
 }  // namespace scalecom::kernels::cuda
