@@ -21,7 +21,8 @@ bool says(const std::string& message, const char* words) {
 }
 
 std::string remedy(Result result, const std::string& message) {
-  if (says(message, "Duplicate GPU")) {
+  // The latter are the words from 2.30 on.
+  if (says(message, "Duplicate GPU") || says(message, "are using the same GPU")) {
     return "two ranks use one GPU: give each its own (torch.cuda.set_device(local_rank)), or set "
            "NCCL_MULTI_RANK_GPU_ENABLE=1 (NCCL 2.30 or newer)";
   }

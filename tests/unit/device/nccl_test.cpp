@@ -157,6 +157,8 @@ TEST_CASE("an error has NCCL's name for it, its last words and the remedy, and i
       {Result::internal_error, "", StatusCode::internal, "please report"},
       {Result::invalid_argument, "", StatusCode::internal, "please report"},
       {Result::invalid_usage, "Duplicate GPU detected", StatusCode::unavailable, "two ranks use"},
+      {Result::invalid_usage, "Multiple Ranks are using the same GPU/Partition.",
+       StatusCode::unavailable, "two ranks use"},
       {Result::invalid_usage, "", StatusCode::unavailable, "different versions"},
   };
   for (const auto& expected : cases) {
@@ -254,6 +256,12 @@ TEST_CASE("an orderly end waits for all ranks; without one the communicator is a
     communicator.reset();
     CHECK(nccl.calls == Calls{"finalize on 1", "destroy on 1"});
     CHECK(nccl.polls == 2);
+  }
+  SECTION("closed, and NCCL is not asked about what it still frees") {
+    nccl.results["destroy"] = Result::in_progress;
+    communicator->close(patience());
+    CHECK(nccl.calls == Calls{"finalize on 1", "destroy on 1"});
+    CHECK(nccl.polls == 0);
   }
   SECTION("left") {
     communicator.reset();
