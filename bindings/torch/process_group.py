@@ -116,6 +116,12 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         self._number = 0
         self._in_flight = {}  # Tickets by number.
 
+    supports_coalescing = supports_splitting = supports_time_estimate = False
+
+    def _get_backend(self, _device):
+        """The group is its own: torch asks what the backend can, from 2.14 on in batch_isend_irecv() too."""
+        return self
+
     def getBackendName(self):
         return "scalecom"
 
