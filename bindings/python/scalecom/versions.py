@@ -15,7 +15,7 @@ class Tested(NamedTuple):
 
 # By adapter.
 TESTED = {
-    "torch": Tested("PyTorch", (2, 1), (2, 13), "2.1, 2.4, 2.8, 2.11 and 2.13", "install 2.13"),
+    "torch": Tested("PyTorch", (2, 1), (2, 14), "2.1, 2.4, 2.8, 2.11, 2.13 and 2.14", "install 2.13"),
     "jax": Tested("JAX", (0, 10), (0, 11), "0.10 and 0.11", "install one of them"),
     "tensorflow": Tested("TensorFlow", (2, 16), (2, 21), "2.16, 2.18, 2.20 and 2.21", "install 2.21"),
     "keras": Tested("Keras", (3, 10), (3, 15), "3.10, 3.12, 3.14 and 3.15", "install 3.15"),
