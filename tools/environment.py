@@ -1,5 +1,6 @@
 """What tools/quickstart and tools/test need on a machine: system packages, .venv, scalecom in it."""
 
+import argparse
 import hashlib
 import os
 import pathlib
@@ -24,6 +25,13 @@ def say(text):
 def fail(text):
     say(text)
     sys.exit(1)
+
+
+def positive(text):
+    """An argparse type."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; it must be 1 or more")
+    return int(text)
 
 
 def run(command, **options):

@@ -34,6 +34,14 @@ def call_peers(*arguments, timeout=60):
                           capture_output=True, timeout=timeout, env=rank_environment())
 
 
+@pytest.mark.parametrize("tool, option, wrong", [
+    ("bench/submit", "--tensors", "0"), ("bench/frameworks", "--calls", "-1"), ("bench/figures", "--rounds", "0"),
+    ("bench/peers", "--calls", "-1"), ("test", "--jobs", "0")])
+def test_tools_refuse_to_measure_nothing(tool, option, wrong):
+    status, output = run_limited([sys.executable, TOOLS.parent / tool, option, wrong], 60, env=rank_environment())
+    assert status == 2 and f"argument {option}: '{wrong}' is not allowed; it must be 1 or more" in output, output
+
+
 def run_bench(*arguments, ranks=2):
     command = mpirun_command(ranks) if ranks else []
     return run_limited([*command, BENCH, "--peers", *map(str, arguments)], 60,
