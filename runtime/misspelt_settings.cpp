@@ -32,12 +32,14 @@ std::size_t typing_errors(const std::string& one, const std::string& other) {
   return errors[one.size()][other.size()];
 }
 
-// The setting that somebody who wrote `name` may have meant; nullptr where none is near.
+// The setting that somebody who wrote `name`, or left out its last words, may have meant; nullptr
+// where none is near.
 const Setting* find_near(const std::string& name) {
   constexpr std::size_t kErrorsMax = 2;
   const Setting* nearest = nullptr;
   std::size_t least = std::min(kErrorsMax, name.size() / 3) + 1;
   for (const Setting& setting : settings_table()) {
+    if (nearest == nullptr && setting.name.starts_with(name + "_")) nearest = &setting;
     const std::size_t errors = typing_errors(name, setting.name);
     if (errors < least) {
       least = errors;

@@ -35,8 +35,8 @@ std::vector<std::string> settings_without_effect(const Config& config);
 std::vector<std::string> environment_names();
 
 /// A sentence for each of these variables that is meant for a setting and is none: SCALECOM_<name>
-/// without a row in the table, and HOROVOD_<name> that is a row's but for a typing error or two.
-/// (Horovod has variables that scalecom does not know.)
+/// without a row in the table, and HOROVOD_<name> that is a row's but for a typing error or two, or
+/// for its last words. (Horovod has variables that scalecom does not know.)
 std::vector<std::string> misspelt_settings(const std::vector<std::string>& variables);
 
 /// The settings that must agree, as text for the other ranks.

@@ -104,7 +104,7 @@ class ScaleComCompressor(NoneCompressor):
         # TensorFlow may not know an extent; of what it is, nobody knows whether it is large.
         if math.prod(int(extent or 0) for extent in shape) < self.min_elements:
             return None, None, f"it has fewer than {self.min_elements} elements"
-        return self.rate, None, "no pattern matches: rate"
+        return self.rate, None, "rate says so" + (", as no pattern matches" if self.__dict__["rates"] else "")
 
     def choice_of(self, name, parameter):
         """The rate DistributedOptimizer uses for a parameter, which has a shape, None for dense; and why, in

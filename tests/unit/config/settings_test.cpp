@@ -133,6 +133,8 @@ TEST_CASE("a variable that is no setting is named, with the setting that it is n
   CHECK_THAT(meant("SCALECOM_MDOE"),
              Contains("SCALECOM_MDOE is set") && Contains("SCALECOM_MODE is one"));
   CHECK_THAT(meant("HOROVOD_FUSION_TRESHOLD"), Contains("HOROVOD_FUSION_THRESHOLD is one"));
+  CHECK_THAT(meant("HOROVOD_STALL_CHECK_TIME"),
+             Contains("HOROVOD_STALL_CHECK_TIME_SECONDS is one"));
   CHECK_THAT(meant("SCALECOM_COMPRESSION"), Contains("no such setting; scalecom-info shows"));
   // Horovod's own, and scalecom's that are no settings.
   const std::string other =
