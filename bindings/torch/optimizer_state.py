@@ -20,36 +20,41 @@ def check_use(compression, op, names):
         compression.check_patterns(list(names.values()))
 
 
-# By wrapper: the optimizer that it wraps, to which schedulers refer weakly, and a step() that one of the wrapper's
-# own has made. No slots: delegates, as Lightning's, change their class to one that is derived from the wrapper's.
-_wrapped_by = weakref.WeakKeyDictionary()
-_scheduled_steps = weakref.WeakKeyDictionary()
-
-
 class OuterStep:
-    """step() of a wrapper, before anything in its __dict__, which is the wrapped optimizer's too: there a
-    scheduler of that one has put a step() that reduces nothing."""
+    """step() of one wrapper, before anything in its __dict__, which is the wrapped optimizer's too: there a
+    scheduler of that one has put a step() that reduces nothing. What is assigned to the wrapper's is kept here."""
 
     def __init__(self, step):
         self._step = step
         step.hooked = True  # For torch, whose hooks go around the inner step().
+        self._let_go()
+
+    def hold(self, wrapper, wrapped):
+        """wrapped: kept as long as the wrapper, as its schedulers refer to it weakly."""
+        self._wrapper, self._wrapped = weakref.ref(wrapper, self._let_go), wrapped
+
+    def _let_go(self, _=None):
+        self._wrapper, self._wrapped, self._assigned = None, None, None
 
     def __get__(self, wrapper, owner=None):
         if wrapper is None:
             return self._step
-        return _scheduled_steps.get(wrapper) or self._step.__get__(wrapper, owner)
+        return self._assigned or self._step.__get__(wrapper, owner)
 
     def __set__(self, wrapper, step):
-        _scheduled_steps[wrapper] = step
+        self._assigned = step
+
+    def __delete__(self, wrapper):
+        self._assigned = None
 
 
 def mix_in(mixin, optimizer):
     """An instance of the optimizer's class, with the mixin's overrides, that shares its __dict__."""
-    base = type(optimizer)
-    wrapped_class = type(base.__name__, (mixin, base), {"step": OuterStep(mixin.step)})
+    base, step = type(optimizer), OuterStep(mixin.step)
+    wrapped_class = type(base.__name__, (mixin, base), {"step": step})
     wrapper = wrapped_class.__new__(wrapped_class)
     wrapper.__dict__ = optimizer.__dict__
-    _wrapped_by[wrapper] = optimizer
+    step.hold(wrapper, optimizer)
     return wrapper
 
 
@@ -59,7 +64,9 @@ class ChangeMixin:
     def step(self, *closure):
         """That of the wrapped optimizer, by way of its scheduler, which sees to it that it is called."""
         scheduled = vars(self).get("step")
-        return super().step(*closure) if scheduled is None else scheduled(*closure)
+        if scheduled is None or getattr(scheduled, "__self__", None) is self:
+            return super().step(*closure)
+        return scheduled(*closure)
 
     def add_param_group(self, param_group):
         """As torch's, after wrapping too: on all ranks alike. Parameters that named_parameters lacked are

@@ -1,8 +1,11 @@
 """Claims about DistributedOptimizer and what torch puts around step(). Each function is called on every
 rank, in this order."""
 
+import functools
 import gc
+import types
 import warnings
+import weakref
 
 import torch
 from torch import nn
@@ -92,3 +95,28 @@ def hooks_of_step_are_called_once_before_and_after_a_state_is_loaded():
         assert calls == ["before", "behind"], calls
         calls.clear()
         optimizer.load_state_dict(optimizer.state_dict())
+
+
+def an_optimizer_that_its_own_hooks_and_step_hold_is_freed():
+    layer = _layer()
+    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(layer.parameters(), lr=0.1),
+                                         named_parameters=layer.named_parameters())
+    optimizer.register_step_post_hook(functools.partial(lambda *_: None, optimizer))
+    optimizer.step = types.MethodType(type(optimizer).step, optimizer)
+    layer(_values(0).to(layer.weight)).square().mean().backward()
+    optimizer.step()
+    gone = weakref.ref(optimizer)
+    del optimizer
+    gc.collect()
+    assert gone() is None
+
+
+def what_was_assigned_to_step_may_be_taken_back():
+    layer = _layer()
+    inner = torch.optim.SGD(layer.parameters(), lr=0.1)
+    optimizer = hvd.DistributedOptimizer(inner, named_parameters=layer.named_parameters())
+    optimizer.step = inner.step = optimizer.step
+    del optimizer.step
+    layer(_values(0).to(layer.weight)).square().mean().backward()
+    inner.step()  # Which is the wrapper's now.
+    assert torch.equal(*hvd.allgather(layer.weight.detach()[None])[[0, -1]])
