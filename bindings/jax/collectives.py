@@ -293,8 +293,8 @@ def broadcast(tensor, root_rank, name=None, process_set=None):
 
 def broadcast_parameters(params, root_rank=0, process_set=None):
     """root_rank's values of all arrays of a pytree, as a pytree of the same structure; other leaves
-    stay as they are. Its structure, shapes and dtypes are the same on every rank: outside of jit ValueError on every
-    rank where they have different numbers of arrays."""
+    stay as they are. Its structure, shapes and dtypes are the same on every rank: outside of jit
+    HorovodInternalError on every rank where they have different numbers of arrays."""
     process_set = checked_set(process_set)
     leaves, structure = jax.tree_util.tree_flatten(params)
     places = [place for place, leaf in enumerate(leaves)

@@ -3,19 +3,24 @@
 import tensorflow as tf
 
 from scalecom import arrays
+from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import global_process_set, used
 from scalecom.tensorflow import mpi_ops
+from scalecom.tensorflow.operations import ERRORS
 
 
 def broadcast_variables(variables, root_rank, process_set=global_process_set, inplace=False):
     """Gives `variables`, of tf or of Keras, root_rank's values: one operation, however many they are.
-    They are matched by their order; eagerly, ValueError on every rank where they have different numbers of them.
-    `inplace` is Horovod's; a value has to be copied here. In a graph of tf.compat.v1 it is an operation that is
-    returned, to be run."""
+    They are matched by their order; eagerly, FailedPreconditionError on every rank where they have different numbers
+    of them. `inplace` is Horovod's; a value has to be copied here. In a graph of tf.compat.v1 it is an operation that
+    is returned, to be run."""
     variables = list(variables)
     if tf.executing_eagerly():
         with used(process_set):
-            arrays.check_counts(len(variables), "variables")
+            try:
+                arrays.check_counts(len(variables), "variables")
+            except HorovodInternalError as error:
+                raise ERRORS.get(error.code, tf.errors.InternalError)(None, None, str(error)) from error
     assigned = mpi_ops.broadcast_(variables, root_rank, process_set=process_set)
     return None if tf.compat.v1.executing_eagerly_outside_functions() else tf.group(*assigned)
 

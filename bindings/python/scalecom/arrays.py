@@ -10,6 +10,7 @@ import numpy
 
 from scalecom import _library, basics, pickling
 from scalecom._library import DTYPES, lib
+from scalecom.exceptions import HorovodInternalError
 from scalecom.residuals import Residuals
 
 _FLOATS = ("float16", "float32", "float64", "bfloat16")
@@ -61,12 +62,12 @@ def broadcast(names, arrays, root_rank):
 
 
 def check_counts(count, words):
-    """ValueError on every rank where they have different counts of what `words` call, matched by their order: a
-    rank with more would wait for the others."""
+    """HorovodInternalError on every rank where they have different counts of what `words` call, matched by their
+    order: a rank with more would wait for the others."""
     counts = all_gather(f"allgather.{_library.own_name(f'number of {words} (a broadcast)')}", numpy.array([count]))
     if len(set(counts)) > 1:
-        raise ValueError(f"the ranks have {counts.tolist()} {words}, by rank, and each has to have the same: give all "
-                         "the same model, built, and the same optimizer")
+        raise HorovodInternalError(f"the ranks have {counts.tolist()} {words}, by rank, and each has to have the same: "
+                                   "give all the same model, built, and the same optimizer", code=_library.MISMATCH)
 
 
 def checked_root(root_rank):

@@ -149,6 +149,7 @@ class VariablesState(ObjectState):
         """Gives all ranks the state of rank 0, and saves it once all of it is here; residuals stay each
         rank's own."""
         values = self._read_all()
+        arrays.check_counts(self._shared, "variables of the state")
         values[:self._shared] = arrays.broadcast(
             [f"broadcast.{_VARIABLES}.{place}" for place in range(self._shared)], values[:self._shared], 0)
         self.sync_own()

@@ -14,6 +14,7 @@ import pytest
 
 import scalecom.keras as hvd
 from programs.keras_training import _assert_equal_ranks, _assert_near, _data, _fit, _mine, _model
+from scalecom.exceptions import HorovodInternalError
 
 
 
@@ -306,6 +307,6 @@ def a_layer_that_other_ranks_lack_is_told_of_at_once():
     layers = [keras.layers.Dense(4, name=f"layer{place}") for place in range(1 if hvd.rank() == 0 else 2)]
     model = _model(hvd.DistributedOptimizer(keras.optimizers.SGD(0.1)),
                    own=keras.Sequential([keras.Input((32,)), *layers], name="uneven"))
-    with pytest.raises(ValueError, match=r"the ranks have \[4, 6.* variables of the model and its optimizer, by rank"):
+    with pytest.raises(HorovodInternalError, match=r"the ranks have \[4, 6.* variables of the model and its optimizer, by rank"):
         _fit(model, _mine(), 24, [hvd.callbacks.BroadcastGlobalVariablesCallback(0)])
     assert float(hvd.allreduce(1.0, name="after", op=hvd.Sum)) == hvd.size()
