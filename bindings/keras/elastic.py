@@ -50,6 +50,7 @@ class CommitStateCallback(_StateCallback):
             self.state.commit()
 
     def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
         self.state.commit()
 
 
@@ -77,6 +78,7 @@ class UpdateBatchStateCallback(_StateCallback):
             self.model.stop_training = _END_OF_EPOCH
 
     def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
         self.state.batch = self._done_before = 0
         self._epochs_done = epoch + 1
 
@@ -98,4 +100,5 @@ class UpdateEpochStateCallback(_StateCallback):
             self._first = epoch
 
     def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
         self.state.epoch = self._done_before + epoch - self._first + 1
