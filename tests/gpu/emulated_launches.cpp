@@ -108,6 +108,9 @@ void sweep_chunk(Pass pass, const StepRow& row, std::int64_t chunk) {
   take(row, chunk, begin + row.offsets[chunk]);
 }
 
+// As CUDA has it, a launch of no blocks is an error.
+int launched(const UnitIndex& index) { return index.units > 0 ? 0 : 1; }
+
 int sweep(Pass pass, const RowRange& range, std::int32_t team_lanes_log2) {
   for_each_unit(range.index, [&](std::int32_t number, std::int32_t unit) {
     const StepRow& row = range.rows[number];
@@ -115,7 +118,7 @@ int sweep(Pass pass, const RowRange& range, std::int32_t team_lanes_log2) {
     const std::int64_t end = std::min((unit + 1) * chunks, chunks_of(row.count, row.chunk));
     for (std::int64_t chunk = unit * chunks; chunk < end; ++chunk) sweep_chunk(pass, row, chunk);
   });
-  return 0;
+  return launched(range.index);
 }
 
 /// Calls body(row, element, its chunk, whether it is the selected one) for all of the range.
@@ -130,7 +133,7 @@ int for_each_element(const RowRange& range, const Body& body) {
       body(row, i, at.chunk, at.place == row.offsets[at.chunk]);
     }
   });
-  return 0;
+  return launched(range.index);
 }
 
 void take_back(const StepRow& row, std::int64_t i, std::int64_t chunk, bool is_selected) {
@@ -233,10 +236,16 @@ int launch_by_warps(Pass pass, const RowRange& range, StreamHandle) {
 }
 
 int launch_by_blocks(Pass pass, const RowRange& range, StreamHandle) {
+  bool is_good = true;  // The kernel takes a chunk a team, whatever the row says.
+  for_each_unit(range.index, [&](auto row, auto) {
+    is_good = is_good && range.rows[row].lanes_log2 == kBlockLanesLog2;
+  });
+  if (!is_good) return 1;
   return sweep(pass, range, kBlockLanesLog2);
 }
 
 int launch_take_back(const RowRange& range, StreamHandle) {
+  if (range.index.skipped != 0) return 1;  // The kernel skips none.
   return for_each_element(range, [](const StepRow& row, auto i, auto chunk, bool is_selected) {
     if (row.mark == nullptr || is_set(row.mark)) take_back(row, i, chunk, is_selected);
   });
@@ -254,7 +263,7 @@ int launch_fill(const RowRange& range, StreamHandle) {
 }
 
 int launch_scale_copy(CopyKind kind, const CopyRange& range, StreamHandle) {
-  bool is_good = true;
+  bool is_good = range.index.skipped == 0;  // The kernel skips none.
   for_each_unit(range.index, [&](std::int32_t number, std::int32_t unit) {
     const CopyRow& row = range.rows[number];
     const auto destination = reinterpret_cast<std::uint64_t>(row.destination);
