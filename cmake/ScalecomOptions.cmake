@@ -55,6 +55,8 @@ macro(scalecom_need debian package)
 endmacro()
 
 find_package(Threads REQUIRED)
+set(missing "")
+set(missing_debian "")
 scalecom_need(libssl-dev OpenSSL COMPONENTS Crypto)
 scalecom_need(libfmt-dev fmt)
 scalecom_need(libspdlog-dev spdlog)

@@ -221,9 +221,10 @@ void Execution::tell_times(const BatchUnderWay& work, std::size_t count) {
 void Execution::fail(const BatchUnderWay& work, const Error& error) const {
   constexpr const char* kLimit = "SCALECOM_COLLECTIVE_TIMEOUT";
   const std::string text = error.what();
-  const bool names_limit = error.code() != StatusCode::timed_out || text.find(kLimit) != text.npos;
+  const bool lacks_remedy =
+      error.code() == StatusCode::timed_out && text.find(kLimit) == std::string::npos;
   const std::string remedy =
-      names_limit ? "" : fmt::format("; a rank may hang, or {} is too short", kLimit);
+      lacks_remedy ? fmt::format("; a rank may hang, or {} is too short", kLimit) : "";
   throw Error(error.code(), fmt::format("{} of {} tensors (first: {}) on rank {}: {}{}",
                                         to_string(work.batch.kind), work.tensors.size(),
                                         work.agreed(0).name, rank_, text, remedy));

@@ -70,8 +70,8 @@ class SavedResiduals(tf.train.experimental.PythonState):
             residuals.load_model_state(saved, self._shapes)
 
     def load_checkpoints(self, paths, name="residuals", op=Average):
-        """Takes up what the ranks of a former job, of any number, owed. paths: of the checkpoints that all of them
-        wrote at one moment. name: what tf.train.Checkpoint(...) has this object as. op: of the tape or the
+        """Takes up what the ranks of a former job, of any number, owed. paths: of the checkpoints that all of them,
+        those of the process set, wrote at one moment. name: what tf.train.Checkpoint(...) has this object as. op: of the tape or the
         optimizer. Every rank calls it, where the checkpoint's other parts have been read. ValueError where one is
         missing, or has no residuals, or they are not of one moment or of the variables' shapes."""
         @contextlib.contextmanager
@@ -84,7 +84,8 @@ class SavedResiduals(tf.train.experimental.PythonState):
             with numpy.load(io.BytesIO(packed), allow_pickle=False) as store:
                 yield store
 
-        load_from_all(list(paths), open_store, self._shapes, self._process_set, op)
+        if is_taking_part(self._process_set):
+            load_from_all(list(paths), open_store, self._shapes, self._process_set, op)
 
     def _unpacked(self, packed):
         if not packed:

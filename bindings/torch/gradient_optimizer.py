@@ -275,7 +275,7 @@ class GradientSettings(Hooks):
         names = [gradient.name for gradient in self.gradients]
         return HorovodInternalError(
             f"the optimizers of the ranks have different numbers of parameters, {len(names)} on this rank "
-            f"({', '.join(names[:3])}, ... {names[-1]}); make the same model and optimizer on every rank",
+            f"({', '.join(names if len(names) < 5 else [*names[:3], f'... {names[-1]}'])}); make the same model and optimizer on every rank",
             code=_library.MISMATCH)
 
     def start_all(self):

@@ -104,6 +104,8 @@ class ScaleComProcessGroup(dist.ProcessGroup):
     timeout, but for messages of two ranks.
     """
 
+    supports_coalescing = supports_splitting = supports_time_estimate = False
+
     def __init__(self, name, rank, size, process_set, messages, at_end=lambda: None):
         """messages: the PointToPoint of this rank."""
         super().__init__(rank, size)
@@ -116,11 +118,12 @@ class ScaleComProcessGroup(dist.ProcessGroup):
         self._number = 0
         self._in_flight = {}  # Tickets by number.
 
-    supports_coalescing = supports_splitting = supports_time_estimate = False
-
     def _get_backend(self, _device):
         """The group is its own: torch asks what the backend can, from 2.14 on in batch_isend_irecv() too."""
         return self
+
+    def supports_tensor_alloc(self, _device):
+        return False
 
     def getBackendName(self):
         return "scalecom"
