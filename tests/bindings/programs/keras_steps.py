@@ -5,6 +5,7 @@ import functools
 import gc
 import pathlib
 import tempfile
+import types
 import warnings
 import weakref
 
@@ -295,9 +296,11 @@ def a_step_that_failed_ends_fit():
     choice = hvd.Compression.fp16 if hvd.rank() == 0 else hvd.Compression.none
     if hvd.size() == 1:
         return
-    model = _model(hvd.DistributedOptimizer(keras.optimizers.SGD(0.1), compression=choice))
-    with pytest.raises(Exception, match="dtype differs between ranks"):
-        _fit(model, _mine(), 24, [hvd.callbacks.BroadcastGlobalVariablesCallback(0)], epochs=2)
+    for callback in (hvd.callbacks.BroadcastGlobalVariablesCallback(0),
+                     hvd.elastic.UpdateEpochStateCallback(types.SimpleNamespace(epoch=0))):
+        model = _model(hvd.DistributedOptimizer(keras.optimizers.SGD(0.1), compression=choice))
+        with pytest.raises(Exception, match="dtype differs between ranks"):
+            _fit(model, _mine(), 24, [callback], epochs=2)
     assert float(hvd.allreduce(1.0, name="after", op=hvd.Sum)) == hvd.size()
 
 
