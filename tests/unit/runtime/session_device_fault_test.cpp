@@ -415,3 +415,37 @@ TEST_CASE("a call of NCCL that does not come back ends at its deadline, or when 
   }
   CHECK(Clock::now() - begun < std::chrono::seconds(15));
 }
+
+TEST_CASE("a batch that the device does not end in time ends the session, and names the setting") {
+  test::NcclWorld nccl;
+  Config config;
+  config.collective_timeout_s = 3.0;
+  DeviceWorld devices(
+      2, 2, [&](auto& accelerator) { return nccl.make_api(accelerator); }, nullptr, config);
+  std::latch have_failed(2);
+  std::atomic<bool> is_held = true;
+  std::vector<Status> outcome(2);
+  test::run_ranks(2, [&](int rank) {
+    test::FakeAccelerator& accelerator = devices.accelerator(rank);
+    DeviceTensor tensor(accelerator, DataType::float32, {300});
+    {
+      const auto entered = accelerator.enter();
+      accelerator.enqueue(tensor.stream(), {"held", {}, false, [&] { return !is_held; }});
+    }
+    Status& status = outcome[static_cast<std::size_t>(rank)];
+    const Deadline end = Deadline::after(std::chrono::seconds(30));
+    try {
+      status = devices[rank].all_reduce("held", tensor.view(), tensor.view()).wait();
+      while (status.is_ok() && !end.has_passed()) status = devices[rank].barrier().wait();
+    } catch (const Error& error) {
+      status = error.status();
+    }
+    have_failed.arrive_and_wait();
+    is_held = false;
+  });
+  for (const Status& status : outcome) {  // The one rank's, or what the other has told it.
+    CHECK(status.code() == StatusCode::timed_out);
+    CHECK_THAT(status.message(), Contains("has not ended 3 s after it was enqueued") &&
+                                     Contains("SCALECOM_COLLECTIVE_TIMEOUT is too short"));
+  }
+}
