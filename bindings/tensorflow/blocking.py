@@ -16,7 +16,7 @@ from scalecom._library import lib
 from scalecom.arrays import view
 from scalecom.exceptions import HorovodInternalError
 from scalecom.tensorflow import gradients
-from scalecom.tensorflow.operations import ERRORS
+from scalecom.tensorflow.operations import ERRORS, error_of
 
 
 class _Record:
@@ -61,7 +61,7 @@ def _eagerly(compute, values):
         kind = ERRORS.get(code, tf.errors.InvalidArgumentError)
         raise kind(None, None, str(error)) from error
     except HorovodInternalError as error:
-        raise ERRORS.get(error.code, tf.errors.InternalError)(None, None, str(error)) from error
+        raise error_of(error) from error
 
 
 def _full_names(prefix, suffixes, call, count):

@@ -6,7 +6,7 @@ from scalecom import arrays
 from scalecom.exceptions import HorovodInternalError
 from scalecom.process_sets import global_process_set, used
 from scalecom.tensorflow import mpi_ops
-from scalecom.tensorflow.operations import ERRORS
+from scalecom.tensorflow.operations import error_of
 
 
 def broadcast_variables(variables, root_rank, process_set=global_process_set, inplace=False):
@@ -20,7 +20,7 @@ def broadcast_variables(variables, root_rank, process_set=global_process_set, in
             try:
                 arrays.check_counts(len(variables), "variables")
             except HorovodInternalError as error:
-                raise ERRORS.get(error.code, tf.errors.InternalError)(None, None, str(error)) from error
+                raise error_of(error) from error
     assigned = mpi_ops.broadcast_(variables, root_rank, process_set=process_set)
     return None if tf.compat.v1.executing_eagerly_outside_functions() else tf.group(*assigned)
 

@@ -27,6 +27,12 @@ ERRORS = {_library.MISMATCH: tf.errors.FailedPreconditionError, _library.SHUT_DO
           _library.RANK_LOST: tf.errors.UnavailableError, _library.TIMED_OUT: tf.errors.DeadlineExceededError,
           _library.UNAVAILABLE: tf.errors.FailedPreconditionError}
 
+
+def error_of(failure):
+    """What an operation fails with, for a HorovodInternalError."""
+    return ERRORS.get(failure.code, tf.errors.InternalError)(None, None, str(failure))
+
+
 # Values of `fact` of the operation Fact.
 RANK, SIZE, LOCAL_RANK, LOCAL_SIZE, INCLUDED = range(5)
 
