@@ -204,11 +204,11 @@ void connect_ranks(SessionParts& parts, const Medium& medium) {
   parts.host_of_rank = host_numbers(hosts, parts.topology.size);
 }
 
-SessionParts connect_over_mpi(const Config& config, const MpiLaunch& launch) {
+SessionParts connect_over_mpi(const Config& config, const MpiLaunch& launch, Interrupt& interrupt) {
   SessionParts parts;
   parts.config = config;
   const std::shared_ptr<MpiBackend> backend =
-      load_mpi_backend(launch, Bootstrap::Limit(config.connect_timeout_s));
+      load_mpi_backend(launch, Bootstrap::Limit(config.connect_timeout_s), interrupt);
   parts.backend = backend;
   configure_log(parse_log_level(config.log_level), backend->bootstrap().rank());
   connect_ranks(parts, {backend->bootstrap(),
@@ -232,7 +232,8 @@ void connect_over_sockets(SessionParts& parts, Bootstrap& bootstrap) {
   connect_ranks(parts, {bootstrap, make_transport, bootstrap.size() - 1});
 }
 
-SessionParts connect_by_rendezvous(const Config& config, const RankLaunch& launch) {
+SessionParts connect_by_rendezvous(const Config& config, const RankLaunch& launch,
+                                   Interrupt& interrupt) {
   if (config.allreduce_algorithm == "mpi") {
     throw Error(StatusCode::invalid_argument,
                 "SCALECOM_ALLREDUCE_ALGORITHM=mpi needs a job that was launched by MPI; start it "
@@ -243,13 +244,14 @@ SessionParts connect_by_rendezvous(const Config& config, const RankLaunch& launc
   parts.report.launcher = launch.launcher;
   configure_log(parse_log_level(config.log_level), launch.rank);
   const std::unique_ptr<Bootstrap> bootstrap =
-      meet(plan_rendezvous(launch, config), Bootstrap::Limit(config.connect_timeout_s));
+      meet(plan_rendezvous(launch, config), Bootstrap::Limit(config.connect_timeout_s), &interrupt);
   connect_over_sockets(parts, *bootstrap);
   return parts;
 }
 
-SessionParts connect_launched(const Config& config) {
-  if (const MpiLaunch launch = find_mpi_launch()) return connect_over_mpi(config, launch);
+SessionParts connect_launched(const Config& config, Interrupt& interrupt) {
+  if (const MpiLaunch launch = find_mpi_launch())
+    return connect_over_mpi(config, launch, interrupt);
   std::optional<RankLaunch> launch = find_rank_launch();
   if (!launch) launch = find_slurm_launch();
   if (!launch && !config.rendezvous.empty()) {
@@ -258,7 +260,7 @@ SessionParts connect_launched(const Config& config) {
                             "process is; set them, or start it with torchrun or srun",
                             variable_of(config, "RENDEZVOUS")));
   }
-  if (launch && launch->size > 1) return connect_by_rendezvous(config, *launch);
+  if (launch && launch->size > 1) return connect_by_rendezvous(config, *launch, interrupt);
   configure_log(parse_log_level(config.log_level), 0);
   if (const std::string problem = nccl_problem(config); !problem.empty()) {
     throw Error(StatusCode::invalid_argument, problem);
@@ -290,8 +292,8 @@ void complete(SessionParts& parts) {
 
 }  // namespace
 
-SessionParts connect_session(const Config& config) {
-  SessionParts parts = connect_launched(config);
+SessionParts connect_session(const Config& config, Interrupt& interrupt) {
+  SessionParts parts = connect_launched(config, interrupt);
   complete(parts);
   if (parts.topology.local_rank == 0) warn_of_settings(config);
   if (!parts.report.shared_memory.empty() && parts.topology.rank == 0) {

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <future>
 #include <string_view>
@@ -86,7 +87,11 @@ const MpiPlugin* find_plugin(void* library) {
 // Whoever changes it first, the thread in MPI or the one that waits for it, decides.
 enum class Start { pending, over, given_up };
 
-void initialise_within(const MpiPlugin& plugin, int ranks, Bootstrap::Limit limit) {
+// How often a wait for MPI_Init asks whether to go on.
+constexpr auto kInterruptPeriod = std::chrono::milliseconds(100);
+
+void initialise_within(const MpiPlugin& plugin, int ranks, Bootstrap::Limit limit,
+                       Interrupt& interrupt) {
   const auto start = std::make_shared<std::atomic<Start>>(Start::pending);
   std::packaged_task<void()> task([&plugin, start] {
     const auto finish = [&] {
@@ -104,10 +109,17 @@ void initialise_within(const MpiPlugin& plugin, int ranks, Bootstrap::Limit limi
   });
   std::future<void> is_over = task.get_future();
   start_thread("MPI_Init", std::move(task)).detach();
-  if (is_over.wait_until(Deadline::after(limit).at()) == std::future_status::timeout) {
+  const Deadline deadline = Deadline::after(limit);
+  const auto give_up = [&] {
     Start expected = Start::pending;
-    if (start->compare_exchange_strong(expected, Start::given_up)) {
-      throw ranks_missing(ranks, limit);
+    return start->compare_exchange_strong(expected, Start::given_up);
+  };
+  while (is_over.wait_for(kInterruptPeriod) == std::future_status::timeout) {
+    if (deadline.has_passed() && give_up()) throw ranks_missing(ranks, limit);
+    try {
+      interrupt.check();
+    } catch (const Error&) {
+      if (give_up()) throw;
     }
   }
   is_over.get();
@@ -133,7 +145,8 @@ MpiPluginFacts probe_mpi_plugin() {
   return {{}, plugin != nullptr ? plugin->library_version() : ""};
 }
 
-std::shared_ptr<MpiBackend> load_mpi_backend(const MpiLaunch& launch, Bootstrap::Limit limit) {
+std::shared_ptr<MpiBackend> load_mpi_backend(const MpiLaunch& launch, Bootstrap::Limit limit,
+                                             Interrupt& interrupt) {
   const OpenPlugin open = open_plugin(launch);
   if (open.library == nullptr) {
     throw Error(StatusCode::unavailable,
@@ -150,8 +163,8 @@ std::shared_ptr<MpiBackend> load_mpi_backend(const MpiLaunch& launch, Bootstrap:
                             "scalecom",
                             open.path, kMpiPluginSymbol));
   }
-  initialise_within(*plugin, launch.ranks, limit);
-  std::shared_ptr<MpiBackend> backend = plugin->make_backend(limit);
+  initialise_within(*plugin, launch.ranks, limit, interrupt);
+  std::shared_ptr<MpiBackend> backend = plugin->make_backend(limit, &interrupt);
   if (launch.ranks > 1 && backend->bootstrap().size() == 1) throw not_its_launcher(launch, *plugin);
   return backend;
 }

@@ -13,8 +13,9 @@ namespace scalecom {
 /// Throws Error(unavailable) with the loader's reason and the remedy, or where the launcher is
 /// another MPI's, ranks_missing() when not all ranks come within `limit`. A rank that initialises
 /// MPI waits for all others in MPI_Init, which knows no deadline: it runs on a thread of its own,
-/// which is left behind when the time is over.
-std::shared_ptr<MpiBackend> load_mpi_backend(const MpiLaunch& launch, Bootstrap::Limit limit);
+/// which is left behind when the time is over, or the interrupt throws.
+std::shared_ptr<MpiBackend> load_mpi_backend(const MpiLaunch& launch, Bootstrap::Limit limit,
+                                             Interrupt& interrupt);
 
 /// What the plugin that load_mpi_backend() would take finds here. Initialises nothing.
 struct MpiPluginFacts {

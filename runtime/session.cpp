@@ -369,8 +369,10 @@ void SessionImpl::stop_timeline() {
   timeline_path_.clear();
 }
 
-std::unique_ptr<Session> Session::connect(const Config& config) {
-  return std::make_unique<Session>(std::make_unique<SessionImpl>(connect_session(config)));
+std::unique_ptr<Session> Session::connect(const Config& config, std::stop_token called_off) {
+  CallOff interrupt(std::move(called_off));
+  return std::make_unique<Session>(
+      std::make_unique<SessionImpl>(connect_session(config, interrupt)));
 }
 
 Session::Session(std::unique_ptr<SessionImpl> impl) : impl_(std::move(impl)) {}

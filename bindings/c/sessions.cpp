@@ -57,7 +57,13 @@ std::shared_ptr<Session> Sessions::get() {
 void Sessions::connect() {
   const std::lock_guard connect_lock(connect_mutex_);
   if (find() != nullptr) return;
-  std::shared_ptr<Session> session = Session::connect(read_config());
+  const Config config = read_config();
+  std::stop_token called_off;
+  {
+    const std::lock_guard lock(mutex_);
+    called_off = (called_off_ = std::stop_source()).get_token();
+  }
+  std::shared_ptr<Session> session = Session::connect(config, called_off);
   const std::lock_guard lock(mutex_);
   session_ = std::move(session);
 }
@@ -75,7 +81,11 @@ Config Sessions::read_config() {
 }
 
 void Sessions::disconnect() {
-  // Ends also what add_set() or remove_set() waits for, on another thread.
+  // Ends also what connect(), add_set() or remove_set() waits for, on another thread.
+  {
+    const std::lock_guard lock(mutex_);
+    called_off_.request_stop();
+  }
   if (const auto session = find()) session->shutdown();
   const std::lock_guard connect_lock(connect_mutex_);
   std::shared_ptr<Session> session;

@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,7 @@ class Sessions {
   /// The one that this thread uses.
   std::shared_ptr<Session> get();
 
+  /// Error(shut_down) where disconnect() is called while it waits for other ranks.
   void connect();
   void disconnect();
 
@@ -65,6 +67,7 @@ class Sessions {
 
   std::mutex connect_mutex_;
   std::mutex mutex_;
+  std::stop_source called_off_;  ///< of the connect() under way
   std::string nccl_offered_;
   std::shared_ptr<Session> session_;
   std::map<std::int32_t, ProcessSet> sets_;

@@ -65,7 +65,8 @@ SCALECOM_API int scalecom_offer_nccl(const char* path);
 /* Joins the job (see scalecom::Session::connect) with settings from the environment. Idempotent
  * while initialised; after shutdown it joins again. */
 SCALECOM_API int scalecom_init(void);
-/* Idempotent; also before init. */
+/* Idempotent; also before init. An init that waits on another thread for ranks that have not come
+ * fails by it, as shut_down. */
 SCALECOM_API int scalecom_shutdown(void);
 /* 1 after init and before shutdown. */
 SCALECOM_API int scalecom_is_initialized(void);

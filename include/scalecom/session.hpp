@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -137,8 +138,9 @@ class SCALECOM_API Session {
   /// Joins the job this process was launched in: under mpirun over MPI; over sockets as the rank
   /// that RANK and WORLD_SIZE (torchrun) or srun say; otherwise alone as one rank. Throws Error
   /// when the ranks cannot be connected in config.connect_timeout_s, when MPI is missing or its
-  /// thread level is too low, or when ranks disagree about settings.
-  static std::unique_ptr<Session> connect(const Config& config);
+  /// thread level is too low, or when ranks disagree about settings; Error(shut_down) soon after a
+  /// stop is requested of `called_off` while it waits for ranks that have not come.
+  static std::unique_ptr<Session> connect(const Config& config, std::stop_token called_off = {});
 
   /// For tests and programs with their own wiring; see runtime/session_impl.hpp.
   explicit Session(std::unique_ptr<SessionImpl> impl);

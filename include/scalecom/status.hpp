@@ -16,7 +16,8 @@ enum class StatusCode : std::int32_t {
   invalid_argument = 1,
   /// The ranks disagree about a tensor (shape, dtype, op, root...). The session goes on.
   mismatch = 2,
-  /// The session was shut down, by this rank or another, before the tensor completed.
+  /// The session was shut down, by this rank or another, before the tensor completed; or here while
+  /// it waited for the other ranks to come.
   shut_down = 3,
   /// A rank died or cannot be reached. The session stays failed.
   rank_lost = 4,

@@ -108,12 +108,13 @@ class Host {
     }
   }
 
-  std::unique_ptr<Bootstrap> await_all() {
+  std::unique_ptr<Bootstrap> await_all(Interrupt* interrupt) {
     const Deadline deadline = Deadline::after(limit_);
     try {
       Reception reception(listeners_, handshake_of(rendezvous_), kHelloBytesMax);
       while (static_cast<int>(others_.size()) < rendezvous_.size - 1) {
         if (deadline.has_passed()) throw lack_.value_or(missing());
+        if (interrupt != nullptr) interrupt->check();
         for (Reception::Arrival& arrival : reception.wait()) {
           if (!is_of_another_user(arrival.socket)) let_in(std::move(arrival));
         }
@@ -322,10 +323,11 @@ class Host {
 /// Another rank while it looks for rank 0.
 class Guest {
  public:
-  Guest(const Rendezvous& rendezvous, Bootstrap::Limit limit)
+  Guest(const Rendezvous& rendezvous, Bootstrap::Limit limit, Interrupt* interrupt)
       : rendezvous_(rendezvous),
         handshake_(handshake_of(rendezvous)),
         limit_(limit),
+        interrupt_(interrupt),
         looks_here_only_(looks_here_only(rendezvous)) {
     if (!looks_here_only_ || rendezvous.hosts == HostSpread::one) return;
     finding_ += fmt::format(
@@ -335,7 +337,7 @@ class Guest {
   }
 
   std::unique_ptr<Bootstrap> come() {
-    const WaitContext context{Deadline::after(limit_)};
+    const WaitContext context{Deadline::after(limit_), interrupt_};
     WaitLoop loop(context);
     while (true) {
       if (Socket root = find_root(context.deadline); root.is_open()) {
@@ -343,7 +345,8 @@ class Guest {
       }
       try {
         loop.pause("finding rank 0");
-      } catch (const Error&) {
+      } catch (const Error& error) {
+        if (error.code() != StatusCode::timed_out) throw;
         throw Error(StatusCode::timed_out,
                     fmt::format("rank {} did not find rank 0 at {} within {:g} s: {}. See that "
                                 "rank 0 was started and calls init(), that no other process has "
@@ -442,7 +445,9 @@ class Guest {
     std::optional<std::string> reply;
     // Rank 0 has waited before this rank came, so that its time is over first.
     const Deadline verdict = Deadline::after(limit_ + kVerdictTime);
-    if (send_frame(socket, hello, deadline)) reply = receive_frame(socket, verdict);
+    if (send_frame(socket, hello, deadline) && wait_for_bytes(socket, {verdict, interrupt_})) {
+      reply = receive_frame(socket, verdict);
+    }
     if (!reply) {
       has_answered_ = true;
       finding_ = fmt::format("rank 0, at {}, {}", place,
@@ -461,6 +466,7 @@ class Guest {
   const Rendezvous& rendezvous_;
   const Handshake handshake_;
   const Bootstrap::Limit limit_;
+  Interrupt* const interrupt_;
   const bool looks_here_only_;
   std::string finding_ = "nobody answers there";
   bool has_answered_ = false;
@@ -474,11 +480,12 @@ std::string meeting_name(const std::string& job) {
   return "scalecom-meet-" + to_hex(derive_key(std::to_string(geteuid()), job)).substr(0, 32);
 }
 
-std::unique_ptr<Bootstrap> meet(const Rendezvous& rendezvous, Bootstrap::Limit limit) {
+std::unique_ptr<Bootstrap> meet(const Rendezvous& rendezvous, Bootstrap::Limit limit,
+                                Interrupt* interrupt) {
   SCALECOM_ASSERT(rendezvous.rank >= 0 && rendezvous.rank < rendezvous.size,
                   fmt::format("rank {} of {}", rendezvous.rank, rendezvous.size));
-  if (rendezvous.rank == 0) return Host(rendezvous, limit).await_all();
-  return Guest(rendezvous, limit).come();
+  if (rendezvous.rank == 0) return Host(rendezvous, limit).await_all(interrupt);
+  return Guest(rendezvous, limit, interrupt).come();
 }
 
 }  // namespace scalecom

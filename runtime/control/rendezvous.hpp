@@ -44,9 +44,11 @@ struct Rendezvous {
 /// Throws Error on every rank that has come: timed_out naming the ranks that have not within
 /// `limit`; invalid_argument for two processes of one rank, a rank outside of the job, world sizes
 /// that differ, a rank 0 that may open too few files for a session; unavailable for a meeting place
-/// that is taken. A rank that leaves before all have come may come again. The exchanges of the
-/// bootstrap name the ranks that are lost or late.
-std::unique_ptr<Bootstrap> meet(const Rendezvous& rendezvous, Bootstrap::Limit limit);
+/// that is taken; what the interrupt throws, which is asked several times a second. A rank that
+/// leaves before all have come may come again. The exchanges of the bootstrap name the ranks that
+/// are lost or late.
+std::unique_ptr<Bootstrap> meet(const Rendezvous& rendezvous, Bootstrap::Limit limit,
+                                Interrupt* interrupt = nullptr);
 
 /// The name of the abstract Unix socket at which the ranks of a job of this user meet.
 std::string meeting_name(const std::string& job);

@@ -7,6 +7,7 @@
 namespace scalecom {
 
 /// See MpiPlugin::make_backend.
-std::unique_ptr<MpiBackend> make_mpi_backend(Bootstrap::Limit limit);
+std::unique_ptr<MpiBackend> make_mpi_backend(Bootstrap::Limit limit,
+                                             Interrupt* interrupt = nullptr);
 
 }  // namespace scalecom

@@ -105,9 +105,9 @@ struct Duplication {
 };
 
 // A communicator of our own: no message of the program can meet one of ours.
-MPI_Comm duplicate_world(Bootstrap::Limit limit) {
+MPI_Comm duplicate_world(Bootstrap::Limit limit, Interrupt* interrupt) {
   ensure_mpi();
-  const WaitContext context{Deadline::after(limit)};
+  const WaitContext context{Deadline::after(limit), interrupt};
   auto copy = std::make_unique<Duplication>();
   try {
     run_collective(copy, context, "MPI_Comm_idup", [](Duplication& work) {
@@ -126,8 +126,8 @@ MPI_Comm duplicate_world(Bootstrap::Limit limit) {
 
 class MpiBackendImpl final : public MpiBackend {
  public:
-  explicit MpiBackendImpl(Bootstrap::Limit limit)
-      : communicator_(duplicate_world(limit)), bootstrap_(communicator_) {}
+  MpiBackendImpl(Bootstrap::Limit limit, Interrupt* interrupt)
+      : communicator_(duplicate_world(limit, interrupt)), bootstrap_(communicator_) {}
 
   // MPI_Comm_free is collective: after a failure, or when MPI is over, the communicator stays.
   ~MpiBackendImpl() override {
@@ -158,8 +158,8 @@ class MpiBackendImpl final : public MpiBackend {
 
 }  // namespace
 
-std::unique_ptr<MpiBackend> make_mpi_backend(Bootstrap::Limit limit) {
-  return std::make_unique<MpiBackendImpl>(limit);
+std::unique_ptr<MpiBackend> make_mpi_backend(Bootstrap::Limit limit, Interrupt* interrupt) {
+  return std::make_unique<MpiBackendImpl>(limit, interrupt);
 }
 
 }  // namespace scalecom

@@ -46,12 +46,13 @@ struct MpiPlugin {
   void (*initialise)();
   /// This process will not finalize MPI.
   void (*renounce_finalize)();
-  /// After initialise(). Throws ranks_missing() when not all ranks come within the limit.
-  std::unique_ptr<MpiBackend> (*make_backend)(Bootstrap::Limit limit);
+  /// After initialise(). Throws ranks_missing() when not all ranks come within the limit, or what
+  /// the interrupt throws; null: there is none.
+  std::unique_ptr<MpiBackend> (*make_backend)(Bootstrap::Limit limit, Interrupt* interrupt);
 };
 
 /// Symbol in it with the type MpiPluginEntry.
-inline constexpr const char* kMpiPluginSymbol = "scalecom_mpi_plugin_v3";
+inline constexpr const char* kMpiPluginSymbol = "scalecom_mpi_plugin_v4";
 using MpiPluginEntry = const MpiPlugin* (*)();
 
 }  // namespace scalecom

@@ -32,6 +32,11 @@ Error ranks_missing(int ranks, Bootstrap::Limit limit) {
                       all, limit.count())};
 }
 
+void CallOff::check() {
+  if (!token_.stop_requested()) return;
+  throw Error(StatusCode::shut_down, "shutdown() was called while init() waited for other ranks");
+}
+
 std::string to_blob(const Status& status) {
   if (status.is_ok()) return {};
   return fmt::format("{} {}", static_cast<int>(status.code()), status.message());

@@ -2,10 +2,13 @@
 
 #include <chrono>
 #include <optional>
+#include <stop_token>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/deadline.hpp"
+#include "base/wait.hpp"
 #include "scalecom/status.hpp"
 
 namespace scalecom {
@@ -35,6 +38,16 @@ class Bootstrap {
 /// did not cannot be known: such a step ends for all ranks or for none. `ranks` were started; 0
 /// when the launcher does not say.
 Error ranks_missing(int ranks, Bootstrap::Limit limit);
+
+/// Ends the waits of connecting once the token says so, by Error(shut_down).
+class CallOff final : public Interrupt {
+ public:
+  explicit CallOff(std::stop_token token) : token_(std::move(token)) {}
+  void check() override;
+
+ private:
+  std::stop_token token_;
+};
 
 /// A status for an exchange: empty where it is ok.
 std::string to_blob(const Status& status);

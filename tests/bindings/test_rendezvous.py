@@ -56,6 +56,16 @@ def test_a_step_of_one_task_is_a_job_of_one(tmp_path, variables):
     assert (value["rank"], value["size"]) == (0, 1) and value["is_right"]
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_ctrl_c_ends_an_init_that_waits(tmp_path, first):
+    os.mkfifo(tmp_path / "pipe")
+    job = Job(tmp_path, 2, "programs.rendezvous:interrupt_and_connect_again",
+              {"pipe": str(tmp_path / "pipe"), "first": first}, env={"SCALECOM_CONNECT_TIMEOUT": "60"})
+    values = job.outcome().check()
+    assert 0.4 < values[first][0] < 10, values
+    assert [value[1] for value in values] == [2.0, 2.0]
+
+
 def test_a_process_of_srun_that_does_not_come_is_named(tmp_path):
     job = Job(tmp_path, 3, "programs.rendezvous:fail_to_connect", starting=[0, 2],
               env={"SCALECOM_CONNECT_TIMEOUT": "5"}, variables=lambda rank: of_srun(rank, 3))

@@ -38,6 +38,17 @@ bool ends_in_time(double limit_s, const Action& action) {
   return holds(false, "an error came");
 }
 
+/// Whether `action` throws what says that it was called off; the test's own time-out is the limit.
+template <class Action>
+bool ends_when_called_off(const Action& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return holds(error.code() == StatusCode::shut_down, error.what());
+  }
+  return holds(false, "an error came");
+}
+
 /// Each of the two ranks waits here for the other; the alarm is the deadline. `folder` holds the
 /// pipe that they meet at, which has the name of their launcher.
 inline void meet(const std::string& folder, bool is_first) {

@@ -1,9 +1,10 @@
 // A rank never calls init(): the other gets an error that says what to look for, in time. The
-// arguments: a folder, "comes" or "absent", and who initialises MPI: "nobody" before scalecom does,
-// or "program".
+// arguments: a folder, "comes" or "absent", who initialises MPI ("nobody" before scalecom does, or
+// "program"), and what ends the wait: "time" or "stop".
 
 #include <mpi.h>
 
+#include <stop_token>
 #include <string_view>
 
 #include "scalecom/scalecom.hpp"
@@ -11,7 +12,7 @@
 
 int main(int argc, char** argv) {
   using namespace scalecom;
-  if (argc != 4) return 1;
+  if (argc != 5) return 1;
   const std::string folder = argv[1];
   const bool is_absent = std::string_view(argv[2]) == "absent";
   if (std::string_view(argv[3]) == "program") {
@@ -20,6 +21,14 @@ int main(int argc, char** argv) {
   }
   if (is_absent) test::stay_away(folder);
   Config config = Config::from_environment();
+  std::stop_source called_off;
+  if (std::string_view(argv[4]) == "stop") {
+    config.connect_timeout_s = 120.0;
+    called_off.request_stop();
+    test::give_verdict(
+        test::ends_when_called_off([&] { Session::connect(config, called_off.get_token()); }),
+        folder);
+  }
   config.connect_timeout_s = 1.0;
   test::give_verdict(test::ends_in_time(1.0, [&] { Session::connect(config); }), folder);
 }

@@ -5,6 +5,7 @@ import ctypes
 import functools
 import multiprocessing
 import os
+import queue
 import threading
 
 from scalecom import _library, communicators, worker
@@ -55,11 +56,9 @@ def _init(comm, sets):
             raise ValueError("comm has not all ranks; a job of scalecomrun --elastic has those that are "
                              "there: leave comm out")
         with communicators.environment(variables or {}):
-            code = worker.join(lib.scalecom_init)
-    else:
-        code = lib.scalecom_init()
-    if code != _library.OK:
-        raise ValueError(_library.last_error())
+            code, problem = worker.join(_connect)
+        if code != _library.OK:
+            raise ValueError(problem)
     try:
         communicators.check_session(comm, rank(), size())
         _process_sets().global_process_set.mpi_comm = comm if hasattr(comm, "Get_rank") else None
@@ -71,6 +70,24 @@ def _init(comm, sets):
             shutdown()
         raise
     _shutdown_at_exit(os.getpid())
+
+
+def _connect():
+    """Returns the code of scalecom_init(), and its error. That waits for other ranks, and on a thread of its
+    own, since Python answers signals on the main one: what a handler raises, as Ctrl-C's does, calls it off."""
+    outcome = queue.SimpleQueue()
+    thread = threading.Thread(target=lambda: outcome.put((lib.scalecom_init(), _library.last_error())),
+                              name="scalecom init", daemon=True)
+    try:
+        thread.start()
+        return outcome.get()
+    except BaseException:
+        while True:
+            is_under_way = thread.is_alive()  # Perhaps not in scalecom_init() yet.
+            lib.scalecom_shutdown()
+            if not is_under_way:
+                raise
+            thread.join(0.01)
 
 
 def _process_sets():

@@ -122,17 +122,17 @@ def find_driver():
 
 
 def join(connect):
-    """Returns the code of connect(), which is called once this process has its place. Under a driver
+    """Returns what connect() does, a code and its error, once this process has its place. Under a driver
     all meet first, and once more where one that came was lost before all were connected."""
     driver = find_driver()
     if driver is None:
         return connect()
     for meeting in range(MEETINGS_MAX):
         driver.meet()
-        code = connect()
-        if code in (_library.OK, _library.INVALID_ARGUMENT):
+        code, problem = connect()
+        if code in (_library.OK, _library.INVALID_ARGUMENT, _library.SHUT_DOWN):
             break
         if meeting == 0:  # What keeps ranks from each other, as a firewall does, is known before the last.
             logging.getLogger("scalecom").warning("rank %s: the ranks meet again, since not all could connect: %s",
-                                                  os.environ["RANK"], _library.last_error())
-    return code
+                                                  os.environ["RANK"], problem)
+    return code, problem

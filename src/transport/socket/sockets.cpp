@@ -264,6 +264,15 @@ void let_peer_be_slow(const Socket& socket) {
   setsockopt(socket.descriptor(), IPPROTO_TCP, TCP_USER_TIMEOUT, &never, sizeof never);
 }
 
+bool wait_for_bytes(const Socket& socket, const WaitContext& context) {
+  constexpr auto kCheckPeriod = std::chrono::milliseconds(100);
+  while (!wait_for(socket, POLLIN, std::min(context.deadline, Deadline::after(kCheckPeriod)))) {
+    if (context.deadline.has_passed()) return false;
+    if (context.interrupt != nullptr) context.interrupt->check();
+  }
+  return true;
+}
+
 bool send_all(const Socket& socket, std::string_view bytes, Deadline deadline) {
   while (!bytes.empty()) {
     const auto sent = send(socket.descriptor(), bytes.data(), bytes.size(), MSG_NOSIGNAL);

@@ -7,6 +7,7 @@
 
 #include "base/deadline.hpp"
 #include "base/open_file.hpp"
+#include "base/wait.hpp"
 
 namespace scalecom {
 
@@ -63,6 +64,10 @@ void set_tcp_options(const Socket& socket, std::chrono::duration<double> peer_ti
 /// From now on a peer may leave what is sent to it unread for as long as it likes; one whose host
 /// is silent shows on other connections. Does nothing to Unix sockets.
 void let_peer_be_slow(const Socket& socket);
+
+/// Waits until there is something to read, or the peer is gone; false when the deadline passes.
+/// Asks the interrupt, if there is one, ten times a second.
+bool wait_for_bytes(const Socket& socket, const WaitContext& context);
 
 /// All of `bytes`, or false when the peer is gone or the deadline passes. Non-blocking sockets.
 bool send_all(const Socket& socket, std::string_view bytes, Deadline deadline);

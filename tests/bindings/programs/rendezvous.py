@@ -2,6 +2,8 @@
 
 import os
 import resource
+import signal
+import time
 
 import torch
 from programs.hosts import results_are_right
@@ -36,6 +38,22 @@ def lack_files(victim):
         number = len(os.listdir("/proc/self/fd")) + 8
         resource.setrlimit(resource.RLIMIT_NOFILE, (number, number))
     return fail_to_connect()
+
+
+def interrupt_and_connect_again(pipe, first):
+    """Ctrl-C while the first rank waits in init() for the other, which comes only when that is answered."""
+    seconds = None
+    if os.environ["RANK"] == str(first):
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        begin = time.monotonic()
+        try:
+            hvd.init()
+        except KeyboardInterrupt:
+            seconds = time.monotonic() - begin
+        assert not hvd.is_initialized()
+    open(pipe, "wb" if seconds is not None else "rb").close()  # Waits for the other end.
+    return seconds, sum_of(1.0)
 
 
 def fail_to_connect():
