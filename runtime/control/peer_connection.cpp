@@ -75,7 +75,6 @@ PeerConnection::Received PeerConnection::receive() {
       received.end = std::strerror(errno);
     }
   }
-  if (received.end) close();
   return received;
 }
 

@@ -32,7 +32,7 @@ class PeerConnection {
     std::vector<ControlMessage> messages;
     std::optional<std::string> end;  ///< why the connection is over
   };
-  /// Everything that can be read now. After an end the connection is closed.
+  /// Everything that can be read now. After an end there is nothing left but to close.
   Received receive();
 
   void close() { socket_ = Socket(); }

@@ -63,12 +63,15 @@ class SocketChannel final : public ControlChannel {
         connection.flush();
         if (!connection.has_backlog()) watch(peer, connection, EPOLL_CTL_MOD, EPOLLIN);
       }
-      // Closing takes the descriptor out of the epoll.
       PeerConnection::Received received = connection.receive();
       for (ControlMessage& message : received.messages) {
         events.push_back(ControlReceived{peer, std::move(message)});
       }
-      if (received.end) events.push_back(ControlPeerLost{peer, *received.end});
+      if (!received.end) continue;
+      // A forked process may still have the socket: closing alone would leave it in the epoll.
+      epoll_ctl(epoll_.descriptor(), EPOLL_CTL_DEL, connection.descriptor(), nullptr);
+      connection.close();
+      events.push_back(ControlPeerLost{peer, *received.end});
     }
     return events;
   }

@@ -5,8 +5,11 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <array>
+#include <csignal>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
@@ -122,6 +125,21 @@ nlohmann::json published_with(const std::vector<HostFacts>& facts) {
   return bootstrap.published();
 }
 
+// A process that was forked from this one, as a data loader's, and does nothing.
+class ForkedProcess {
+ public:
+  ForkedProcess() : process_(fork()) {
+    while (process_ == 0) pause();
+  }
+  ~ForkedProcess() {
+    kill(process_, SIGKILL);
+    waitpid(process_, nullptr, 0);
+  }
+
+ private:
+  const pid_t process_;
+};
+
 std::string frame_of(const std::string& message) {
   return std::string{static_cast<char>(message.size()), '\0', '\0', '\0'} + message;
 }
@@ -167,6 +185,19 @@ TEST_CASE("a neighbour that dies without a goodbye is lost once, after its last 
   CHECK_FALSE(world.is_readable(0));
   CHECK(world.channel->poll().empty());
   world.channel->send(1, "to nobody");
+  CHECK(world.channel->poll().empty());
+}
+
+TEST_CASE("a neighbour is lost once, also while a forked process has the connection too") {
+  World world(Medium::unix_socket);
+  const ForkedProcess forked;
+  // More than the socket holds, so that the channel waits for room as well.
+  world.channel->send(1, std::string(20u << 20, 'x'));
+  shutdown(world.child.socket().descriptor(), SHUT_RDWR);
+  const auto events = world.poll_until(1);
+  REQUIRE(events.size() == 1);
+  CHECK(std::get<ControlPeerLost>(events[0]).peer == 1);
+  CHECK_FALSE(world.is_readable(0));
   CHECK(world.channel->poll().empty());
 }
 
