@@ -26,7 +26,7 @@ constexpr auto kFlushTime = std::chrono::seconds(1);
 class SocketChannel final : public ControlChannel {
  public:
   explicit SocketChannel(Connections connections)
-      : connections_(std::move(connections)), epoll_(epoll_create1(EPOLL_CLOEXEC)) {
+      : connections_(std::move(connections)), epoll_(make_epoll()) {
     for (auto& [peer, connection] : connections_) watch(peer, connection, EPOLL_CTL_ADD, EPOLLIN);
   }
 

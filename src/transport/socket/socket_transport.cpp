@@ -85,7 +85,7 @@ class SocketTransport final : public Transport {
       : rank_(rank),
         early_bytes_max_(early_bytes_max),
         links_(static_cast<std::size_t>(size)),
-        epoll_(epoll_create1(EPOLL_CLOEXEC)) {
+        epoll_(make_epoll()) {
     for (auto& [peer, socket] : peers) {
       let_peer_be_slow(socket);
       links_.at(static_cast<std::size_t>(peer)).socket = std::move(socket);

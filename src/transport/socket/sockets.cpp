@@ -4,6 +4,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -104,6 +105,12 @@ void throw_errno(const std::string& what) {
             "); raise it with ulimit -n";
   }
   throw Error(StatusCode::unavailable, text);
+}
+
+OpenFile make_epoll() {
+  OpenFile made(epoll_create1(EPOLL_CLOEXEC));
+  if (!made.is_open()) throw_errno("epoll_create1");
+  return made;
 }
 
 Socket try_listen_unix(const std::string& name) {

@@ -17,6 +17,9 @@ using Socket = OpenFile;
 /// Throws Error(unavailable) with `what` failed, why by errno, and what helps.
 [[noreturn]] void throw_errno(const std::string& what);
 
+/// To be told by which of many sockets something can be done.
+OpenFile make_epoll();
+
 /// Listens on an abstract Unix address (nothing on disk). `name` is free in this namespace.
 Socket listen_unix(const std::string& name);
 

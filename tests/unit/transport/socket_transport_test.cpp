@@ -1,5 +1,6 @@
 #include "transport/socket/socket_transport.hpp"
 
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <array>
@@ -248,4 +249,24 @@ TEST_CASE("a rank that gave up touches no memory any more, and its peers see it 
   REQUIRE(error);
   CHECK(error->code() == StatusCode::rank_lost);
   CHECK(received == Bytes(100, std::byte{7}));
+}
+
+TEST_CASE("a lack of descriptors for it is an error that says so, and what helps") {
+  std::array<int, 2> ends{};
+  REQUIRE(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends.data()) == 0);
+  std::map<int, Socket> peers;
+  peers.emplace(1, Socket(ends[0]));
+  const Socket other(ends[1]);
+  rlimit before{};
+  getrlimit(RLIMIT_NOFILE, &before);
+  const rlimit none{0, before.rlim_max};
+  setrlimit(RLIMIT_NOFILE, &none);
+  std::string message;
+  try {
+    make_socket_transport(0, 2, std::move(peers));
+  } catch (const Error& error) {
+    message = error.what();
+  }
+  setrlimit(RLIMIT_NOFILE, &before);
+  CHECK_THAT(message, Contains("epoll_create1") && Contains("ulimit -n"));
 }
