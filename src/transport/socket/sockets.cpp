@@ -81,6 +81,21 @@ std::optional<Address> address_of(const sockaddr_storage& named) {
   return Address::of(reinterpret_cast<const sockaddr*>(&named));
 }
 
+// Whether a socket is connected with itself: the system may give it the very port that it looks for
+// a listener at, and then keeps that from the listener.
+bool is_its_own_peer(const Socket& socket) {
+  const sockaddr_storage own = name_of(socket, getsockname);
+  const sockaddr_storage peer = name_of(socket, getpeername);
+  return std::memcmp(&own, &peer, sizeof own) == 0;
+}
+
+// The port is free at once, which after an orderly end it is not.
+void abort_connection(Socket& socket) {
+  const linger at_once{1, 0};
+  setsockopt(socket.descriptor(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+  socket = Socket();
+}
+
 bool wait_for(const Socket& socket, short events, Deadline deadline) {
   while (true) {
     const auto left =
@@ -220,8 +235,7 @@ Socket connect_tcp(const std::string& address, int port, Deadline deadline) {
   Socket made = try_make_socket(target.family());
   if (!made.is_open()) return {};
   prefer_lasting_address(made, target.family());
-  if (connect(made.descriptor(), target.raw(), target.length) == 0) return made;
-  int error = errno;
+  int error = connect(made.descriptor(), target.raw(), target.length) == 0 ? 0 : errno;
   if (error == EINPROGRESS) {
     error = ETIMEDOUT;
     socklen_t length = sizeof error;
@@ -229,9 +243,9 @@ Socket connect_tcp(const std::string& address, int port, Deadline deadline) {
       getsockopt(made.descriptor(), SOL_SOCKET, SO_ERROR, &error, &length);
     }
   }
-  if (error == 0) return made;
-  made = Socket();
-  errno = error;
+  if (error == 0 && !is_its_own_peer(made)) return made;
+  abort_connection(made);
+  errno = error == 0 ? ECONNREFUSED : error;
   return {};
 }
 

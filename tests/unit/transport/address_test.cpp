@@ -1,5 +1,8 @@
 #include "transport/socket/address.hpp"
 
+#include <netinet/in.h>
+#include <sys/socket.h>
+
 #include <algorithm>
 
 #include "scalecom/status.hpp"
@@ -109,6 +112,25 @@ TEST_CASE("connections over IPv6 are as those over IPv4") {
   set_tcp_options(mine, std::chrono::seconds(1));
   CHECK(send_all(mine, "word", soon()));
   CHECK(receive_exactly(theirs, 4, soon()) == "word");
+}
+
+// A rank looks for one that does not listen yet again and again; where its port is one that the
+// system gives away, one of some 20,000 tries is given it.
+TEST_CASE("who looks for a listener does not find itself, nor keeps the port from it") {
+  int port = 0;
+  listen_tcp("127.0.0.1", port);
+  port &= ~1;  // Linux takes even ones for connections first.
+  int selves = 0;
+  for (int i = 0; i < 60'000; ++i) {
+    const Socket found = connect_tcp("127.0.0.1", port, soon());
+    sockaddr_in own{};
+    socklen_t length = sizeof own;
+    if (!found.is_open()) continue;
+    getsockname(found.descriptor(), reinterpret_cast<sockaddr*>(&own), &length);
+    selves += ntohs(own.sin_port) == port ? 1 : 0;
+  }
+  CHECK(selves == 0);
+  CHECK(try_listen_tcp("127.0.0.1", port).is_open());
 }
 
 TEST_CASE("who listens at all IPv6 addresses leaves the port's IPv4 ones to others") {
