@@ -32,7 +32,7 @@ class ControlChannel {
   virtual ~ControlChannel() = default;
 
   /// Queues a message for a neighbour and sends what the medium takes. Messages to a lost peer are
-  /// dropped. Throws Error(internal) when more than kControlBacklogMax bytes wait for one peer.
+  /// dropped, and a peer for which more than kControlBacklogMax bytes wait is lost.
   virtual void send(int peer, ControlMessage message) = 0;
 
   /// Everything that has arrived, in order per peer; flushes what could not be sent before. Each

@@ -6,7 +6,6 @@
 #include <utility>
 #include <vector>
 
-#include "base/error.hpp"
 #include "runtime/control/tree.hpp"
 #include "runtime/wake_up.hpp"
 
@@ -23,12 +22,13 @@ class LoopbackControlHub {
     Inbox& target = inbox(to);
     if (target.is_lost || target.is_closed) return;
     target.backlog_bytes += message.size();
-    if (target.backlog_bytes > kControlBacklogMax) {
-      throw Error(StatusCode::internal,
-                  fmt::format("rank {} does not read its control messages: {} bytes wait for it",
-                              to, target.backlog_bytes));
+    if (target.backlog_bytes <= kControlBacklogMax) {
+      return put(target, ControlReceived{from, std::move(message)});
     }
-    put(target, ControlReceived{from, std::move(message)});
+    target.is_closed = true;
+    put(inbox(from),
+        ControlPeerLost{to, fmt::format("it does not read its control messages: {} bytes wait",
+                                        target.backlog_bytes)});
   }
 
   std::vector<ControlEvent> take(int rank) {

@@ -1,13 +1,14 @@
 #include "runtime/control/peer_connection.hpp"
 
+#include <fmt/format.h>
 #include <sys/socket.h>
 
 #include <array>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
-#include "base/error.hpp"
 #include "base/little_endian.hpp"
 
 namespace scalecom {
@@ -22,9 +23,20 @@ constexpr const char* kNoAnswer = "no answer";
 }  // namespace
 
 void PeerConnection::send(const ControlMessage& message) {
-  SCALECOM_ASSERT(message.size() <= kFrameBytesMax,
-                  std::to_string(message.size()) + " bytes in one control message");
+  if (message.size() > kFrameBytesMax) {
+    return break_off(fmt::format("a control message for it has {} bytes, more than the {} allowed",
+                                 message.size(), kFrameBytesMax));
+  }
   append(to_bytes(static_cast<std::uint32_t>(message.size())) + message);
+  if (outgoing_.size() <= kControlBacklogMax) return;
+  break_off(
+      fmt::format("it does not read its control messages: {} bytes wait for it", outgoing_.size()));
+}
+
+void PeerConnection::break_off(std::string cause) {
+  outgoing_.clear();
+  cause_ = std::move(cause);
+  shutdown(descriptor(), SHUT_RDWR);
 }
 
 void PeerConnection::send_goodbye() { append(to_bytes(kGoodbye)); }
@@ -51,7 +63,7 @@ std::size_t PeerConnection::send_some(std::string_view bytes) {
     if (errno == EAGAIN || errno == EWOULDBLOCK) return 0;
     if (errno == EINTR) continue;
     // The socket tells an error once, here or in receive().
-    if (errno == ETIMEDOUT) has_timed_out_ = true;
+    if (errno == ETIMEDOUT) cause_ = kNoAnswer;
     return bytes.size();
   }
 }
@@ -66,7 +78,7 @@ PeerConnection::Received PeerConnection::receive() {
       received.end = take_frames(received.messages);
       if (static_cast<std::size_t>(got) < buffer.size()) break;
     } else if (got == 0) {
-      received.end = has_timed_out_ ? kNoAnswer : kClosed;
+      received.end = cause_.empty() ? kClosed : cause_;
     } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
       break;
     } else if (errno == ETIMEDOUT) {

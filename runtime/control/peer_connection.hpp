@@ -21,9 +21,9 @@ class PeerConnection {
   bool is_open() const noexcept { return socket_.is_open(); }
   /// Bytes wait for the socket to take them.
   bool has_backlog() const noexcept { return !outgoing_.empty(); }
-  std::size_t backlog_bytes() const noexcept { return outgoing_.size(); }
 
-  /// Sends at once what the socket takes and keeps the rest.
+  /// Sends at once what the socket takes and keeps the rest. A message that is too long, or that
+  /// would be kept beside too many, breaks the connection off: receive() says so at its end.
   void send(const ControlMessage& message);
   void send_goodbye();
   void flush();
@@ -39,6 +39,7 @@ class PeerConnection {
 
  private:
   void append(std::string_view bytes);
+  void break_off(std::string cause);
   /// Bytes the socket took; all of them when it is broken.
   std::size_t send_some(std::string_view bytes);
   /// Moves whole frames from the buffer; the end's cause when one is broken or a goodbye.
@@ -47,7 +48,7 @@ class PeerConnection {
   Socket socket_;
   std::string incoming_;
   std::string outgoing_;
-  bool has_timed_out_ = false;
+  std::string cause_;  ///< of the end, where this end knows it; empty: the peer's
 };
 
 }  // namespace scalecom

@@ -40,11 +40,6 @@ class SocketChannel final : public ControlChannel {
     counters_.add_message(message.size() + 4);
     const bool had_backlog = connection.has_backlog();
     connection.send(message);
-    if (connection.backlog_bytes() > kControlBacklogMax) {
-      throw Error(StatusCode::internal,
-                  fmt::format("rank {} does not read its control messages: {} bytes wait for it",
-                              peer, connection.backlog_bytes()));
-    }
     if (connection.has_backlog() && !had_backlog) {
       watch(peer, connection, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
     }

@@ -172,10 +172,17 @@ TEST_CASE("loopback channels carry the messages of several threads, each sender'
   CHECK(is_ordered);
 }
 
-TEST_CASE("a loopback neighbour that never reads is refused more than the bound") {
+TEST_CASE("a loopback neighbour that never reads is lost at the bound, and named once") {
   LoopbackControlWorld world(2);
   const auto root = world.make_channel(0);
   const auto child = world.make_channel(1);
   child->send(0, std::string(kControlBacklogMax, 'x'));
-  CHECK_THROWS_WITH(child->send(0, "x"), Contains("rank 0 does not read"));
+  CHECK(child->poll().empty());
+  child->send(0, "x");
+  child->send(0, "to nobody");
+  const auto events = child->poll();
+  REQUIRE(events.size() == 1);
+  CHECK(std::get<ControlPeerLost>(events[0]).peer == 0);
+  CHECK_THAT(std::get<ControlPeerLost>(events[0]).cause, Contains("does not read"));
+  CHECK(root->poll().size() == 1);
 }
