@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -30,17 +31,29 @@ bool is_beyond_file_size_limit(std::size_t bytes) {
          bytes > limit.rlim_cur;
 }
 
+// On older kernels any signal ends it, and what it had reserved is given back. So it goes in pieces
+// that are done between two ticks of a profiler's timer.
+void reserve(int descriptor, std::size_t bytes) {
+  constexpr std::size_t kPieceBytes = 256 << 10;
+  for (std::size_t begin = 0; begin < bytes;) {
+    const std::size_t piece = std::min(kPieceBytes, bytes - begin);
+    const int error =
+        posix_fallocate(descriptor, static_cast<off_t>(begin), static_cast<off_t>(piece));
+    if (error == EINTR) continue;
+    if (error != 0) fail("posix_fallocate", bytes, error);
+    begin += piece;
+  }
+}
+
 }  // namespace
 
 SharedSegment SharedSegment::create(std::size_t bytes) {
   SharedSegment segment(memfd_create("scalecom", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!segment.file_.is_open()) fail("memfd_create", bytes, errno);
-  const auto size = static_cast<off_t>(bytes);
   if (is_beyond_file_size_limit(bytes)) fail("ftruncate", bytes, EFBIG);
-  if (ftruncate(segment.descriptor(), size) != 0) fail("ftruncate", bytes, errno);
-  if (const int error = posix_fallocate(segment.descriptor(), 0, size); error != 0) {
-    fail("posix_fallocate", bytes, error);
-  }
+  if (ftruncate(segment.descriptor(), static_cast<off_t>(bytes)) != 0)
+    fail("ftruncate", bytes, errno);
+  reserve(segment.descriptor(), bytes);
   if (fcntl(segment.descriptor(), F_ADD_SEALS, kSeals) != 0) fail("fcntl", bytes, errno);
   segment.map(bytes);
   return segment;
