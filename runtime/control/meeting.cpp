@@ -82,7 +82,12 @@ class MemberBootstrap final : public Bootstrap {
                               "stopped or busy, or raise SCALECOM_CONNECT_TIMEOUT",
                               limit.count()));
     }
-    return read_reply(*reply);
+    std::vector<std::string> blobs = read_reply(*reply);
+    if (static_cast<int>(blobs.size()) != size_) {
+      throw Error(StatusCode::internal,
+                  fmt::format("rank 0 passed on {} texts of {} ranks", blobs.size(), size_));
+    }
+    return blobs;
   }
 
   const int rank_;
