@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <functional>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <optional>
 #include <type_traits>
@@ -48,9 +47,17 @@ std::string to_blob(const Introduction& introduction) {
                        {"problem", introduction.problem}});
 }
 
+// Of another version the version alone: the rest may have other names there.
 Introduction from_blob(const std::string& blob) {
-  const auto json = nlohmann::json::parse(blob);
-  return {json.at("version"), json.at("facts"), json.at("settings"), json.at("problem")};
+  return read_json(blob, "what a rank says of itself", [](const nlohmann::json& json) {
+    Introduction introduction;
+    introduction.version = json.at("version");
+    if (introduction.version != kVersion) return introduction;
+    introduction.facts = json.at("facts");
+    introduction.settings = json.at("settings");
+    introduction.problem = json.at("problem");
+    return introduction;
+  });
 }
 
 // With the files that rank 0 writes.

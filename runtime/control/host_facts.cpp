@@ -9,11 +9,9 @@
 #include <fstream>
 #include <map>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "base/json_line.hpp"
-#include "scalecom/status.hpp"
 #include "transport/socket/address.hpp"
 
 namespace scalecom {
@@ -57,13 +55,9 @@ std::string serialize(const HostFacts& facts) {
 }
 
 HostFacts parse_host_facts(const std::string& text) {
-  try {
-    const auto json = nlohmann::json::parse(text);
-    return {json.at("host_name"), json.at("host_id"), json.at("addresses")};
-  } catch (const nlohmann::json::exception& error) {
-    throw Error(StatusCode::internal,
-                std::string("a rank's host facts cannot be read: ") + error.what());
-  }
+  return read_json(text, "a rank's host facts", [](const nlohmann::json& json) {
+    return HostFacts{json.at("host_name"), json.at("host_id"), json.at("addresses")};
+  });
 }
 
 std::vector<std::vector<int>> ranks_by_host(const std::vector<HostFacts>& facts) {

@@ -4,12 +4,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 #include <utility>
 
 #include "base/error.hpp"
+#include "base/json_line.hpp"
 #include "base/wait.hpp"
 #include "runtime/control/handshake.hpp"
 #include "runtime/control/reception.hpp"
@@ -32,9 +32,10 @@ struct Endpoint {
     return nlohmann::json{{"key", bytes}, {"unix", unix_name}, {"tcp", tcp}}.dump();
   }
   static Endpoint from_blob(const std::string& blob) {
-    const auto json = nlohmann::json::parse(blob);
-    const auto bytes = json.at("key").get<std::vector<std::uint8_t>>();
-    return {std::string(bytes.begin(), bytes.end()), json.at("unix"), json.at("tcp")};
+    return read_json(blob, "a rank's endpoint", [](const nlohmann::json& json) {
+      const auto bytes = json.at("key").get<std::vector<std::uint8_t>>();
+      return Endpoint{{bytes.begin(), bytes.end()}, json.at("unix"), json.at("tcp")};
+    });
   }
 };
 

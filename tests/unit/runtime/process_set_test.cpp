@@ -1,5 +1,8 @@
 #include <optional>
 #include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "tests/support/catch.hpp"
 #include "tests/support/ranks.hpp"
@@ -143,4 +146,24 @@ TEST_CASE(
   });
   CHECK_THAT(message, Catch::Contains("process set of ranks [1, 3]") && Catch::Contains("w2"));
   CHECK_THROWS_WITH(world[0].connect_process_set({1, 3}, {}), Catch::Contains("not one of"));
+}
+
+TEST_CASE("texts of an exchange that no rank of this version gave are an error of scalecom's") {
+  SessionWorld world(2, quick());
+  for (const auto& [text, said] :
+       {std::pair{"", "what a rank says of itself cannot be read"},
+        std::pair{"not JSON", "what a rank says of itself cannot be read"},
+        std::pair{R"({"facts": ""})", "what a rank says of itself cannot be read"},
+        std::pair{R"({"version": "99"})", "runs scalecom 99"}}) {
+    const auto exchange = [&, &text = text](const std::string&, double) {
+      return std::vector<std::string>(2, text);
+    };
+    std::string message;
+    try {
+      world[0].connect_process_set({0, 1}, exchange);
+    } catch (const Error& error) {
+      message = error.what();
+    }
+    CHECK_THAT(message, Catch::Contains(said));
+  }
 }
