@@ -106,16 +106,14 @@ void Negotiation::Impl::take_split_request(std::size_t member, Reader& reader) {
   Tensor& tensor = find_arriving(member, reader.get_string());
   const RankRange below = members_[member].ranks;
   std::vector<negotiation::SignatureGroup> groups;
+  // Those that have joined are in none.
   const std::size_t count = reader.get_count("number of groups");
-  RankSet all;
+  if (count == 0) refuse_message(fmt::format("tensor {} has no groups", *tensor.name));
   for (std::size_t i = 0; i < count; ++i) {
     TensorSignature signature = negotiation::read_signature(reader);
     RankSet ranks = negotiation::read_ranks(reader, below.first, below.end);
-    all.add(ranks);
     groups.push_back({std::move(signature), std::move(ranks)});
   }
-  // Those that have joined are in none.
-  if (all.is_empty()) refuse_message(fmt::format("tensor {} has no groups", *tensor.name));
   if (is_outdated(member, tensor)) return;
   arrive_split(tensor, member, std::move(groups));
 }
