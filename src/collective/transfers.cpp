@@ -43,10 +43,9 @@ class TransferProgress {
   void post_next() {
     const std::span<std::byte> chunk = chunk_at(posted_);
     TransportRequest& place = window_[posted_ % kWindow];
-    const int tag = group_.first_tag + transfer_.tag;
     place = transfer_.direction == Transfer::Direction::send
-                ? group_.transport.post_send(chunk, transfer_.peer, tag)
-                : group_.transport.post_receive(chunk, transfer_.peer, tag);
+                ? group_.transport.post_send(chunk, transfer_.peer, group_.first_tag)
+                : group_.transport.post_receive(chunk, transfer_.peer, group_.first_tag);
     ++posted_;
   }
 

@@ -26,7 +26,6 @@ struct Transfer {
   std::span<std::byte> bytes;  ///< only read when sending
   /// receive: called for each chunk in order, with its place in `bytes`.
   std::function<void(std::size_t offset, std::size_t size)> on_chunk = {};
-  int tag = 0;
 };
 
 inline Transfer send_to(int peer, std::span<const std::byte> bytes) {
