@@ -1,7 +1,5 @@
 #pragma once
 
-#include <string>
-
 #include "collective/group.hpp"
 #include "collective/shm/board_collectives.hpp"
 #include "collective/tuning.hpp"
