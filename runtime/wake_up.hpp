@@ -13,7 +13,7 @@
 
 namespace scalecom {
 
-/// An event descriptor: one thread sleeps on it in epoll, others wake it.
+/// An event descriptor: threads sleep on it in poll, others wake them.
 class WakeUp {
  public:
   WakeUp() : file_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {

@@ -10,8 +10,8 @@
 namespace scalecom {
 
 /// Everything that needs MPI, behind an interface without MPI's types: it lives in a library for
-/// each MPI (libscalecom_mpi.so, libscalecom_mpich.so), which is loaded only when a job was
-/// launched by MPI, so that libscalecom itself loads on machines without one.
+/// each MPI (libscalecom_mpi.so and others), which is loaded only when a job was launched by MPI, so
+/// that libscalecom itself loads on machines without one.
 ///
 /// All calls (construction included) come from one thread at a time. Initialises MPI only if nobody
 /// has; finalizes only what it initialised, at the process's exit.

@@ -45,7 +45,7 @@ class Transport {
 
   virtual int rank() const noexcept = 0;
   virtual int size() const noexcept = 0;
-  /// "loopback", "mpi".
+  /// "loopback", "mpi", "sockets".
   virtual std::string_view name() const noexcept = 0;
 
   virtual TransportRequest post_send(std::span<const std::byte> bytes, int peer, int tag) = 0;
