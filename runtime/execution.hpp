@@ -35,7 +35,7 @@ class Execution {
 
   /// `collectives` and `timeline` outlive this object.
   Execution(Collectives& collectives, int rank, int size, const Config& config, Timeline& timeline,
-            TensorsDone done, DeviceNeeds devices = {});
+            TensorsDone done, DeviceNeeds devices);
 
   /// Begins a batch of the agreement, for which can_start(); `tensors[i]` is the submission behind
   /// agreement.tensors[batch.tensors[i]] (of a void agreement it may be null). An all-reduce goes
