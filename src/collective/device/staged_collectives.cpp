@@ -264,8 +264,9 @@ bool StagedCollectives::begin_turns() {
       block->capacity = std::bit_ceil(turn.bytes);
       block->memory = accelerator_.allocate_pinned(block->capacity);
     }
-    // The stream for copies is not to wait for this operation's memory any sooner: turns of those
-    // before go first.
+    // Not at the operation's start: turns of those before go first. Before the operation begins in
+    // its stream, others still use its memory, also where it is written alone: what is copied out
+    // comes behind copied_in.
     accelerator_.make_wait(in_.get(), operation->begin.get());
     for (const Copy& copy : turn.in) {
       if (copy.bytes == 0) continue;
@@ -298,8 +299,6 @@ bool StagedCollectives::finish_turns() {
     TurnUnderWay& work = turns_.front();
     if (!work.turn.is_alone && !host_.is_done(work.host_operation)) break;
     const auto entered = accelerator_.enter();
-    // Before the operation begins in its stream, others may still use what it writes.
-    accelerator_.make_wait(out_.get(), work.operation.begin.get());
     for (const Copy& copy : work.turn.out) {
       if (copy.bytes == 0) continue;
       accelerator_.copy(copy.device, work.block.memory.get() + copy.place, copy.bytes, out_.get());

@@ -307,6 +307,43 @@ TEST_CASE("an error of NCCL is told in check() and ever after, and everything is
   }
 }
 
+TEST_CASE("check() tells an error of the communicator inside a host, too, and all are aborted") {
+  const Job job{{{0, 1}, {2}}, 3};
+  NcclWorld nccl;
+  std::vector<Status> outcomes(3);
+  run_job(job, 1024, [&](int rank, HierarchicalCollectives& host) {
+    FakeAccelerator accelerator(index(rank));
+    nccl::Api api = nccl.make_api(accelerator);
+    bool is_failing = false;
+    const nccl::CommHandle* inside = nullptr;
+    api.comm_split = [&, real = api.comm_split](nccl::CommHandle parent, int color, int key,
+                                                nccl::CommHandle* made, nccl::CommConfig* config) {
+      inside = made;  // The last one is.
+      return real(parent, color, key, made, config);
+    };
+    api.comm_get_async_error = [&, real = api.comm_get_async_error](nccl::CommHandle comm,
+                                                                    nccl::Result* state) {
+      const nccl::Result asked = real(comm, state);
+      if (is_failing && comm == *inside) *state = nccl::Result::remote_error;
+      return asked;
+    };
+    const auto collectives = NcclCollectives::create(
+        needs(std::move(api), accelerator, host, numbers_of(job.hosts, 3)), patience());
+    collectives->check();
+    is_failing = true;
+    try {
+      collectives->check();
+    } catch (const Error& error) {
+      outcomes[index(rank)] = error.status();
+    }
+  });
+  for (const Status& status : outcomes) CHECK(status.code() == StatusCode::rank_lost);
+  for (const std::string& end : nccl.ends()) {
+    const bool is_whole = end.starts_with("all of rank");
+    CHECK_THAT(end, Catch::EndsWith(is_whole ? ": finalize destroy" : ": abort"));
+  }
+}
+
 TEST_CASE("NCCL asks the tuner for each communicator, and each gets the algorithm") {
   // As NCCL does, with the communicator: it keeps what the tuner calls its context.
   const TunerPlugin& tuner = tuner_plugin();

@@ -158,6 +158,30 @@ TEST_CASE("operations start on the host in their order, also when a later one's 
   stage.accelerator.synchronize();
 }
 
+TEST_CASE("a result waits for the stream that it is written in, also where nothing is copied in") {
+  Stage stage;
+  stage.block(stage.slow.get());
+  DeviceCall call(stage.accelerator, stage.slow.get(), Bytes(100));
+  run_ranks(2, [&](int rank) {
+    if (rank == 1) {
+      const auto transport = stage.world.make_transport(1);
+      Bytes ones(100, std::byte{1});
+      return MessageCollectives(*transport).broadcast(ones, 1, patience());
+    }
+    const auto inside = stage.accelerator.enter();
+    stage.collectives.broadcast(call.data(), 100, 1, stage.slow.get(), patience());
+    stage.advance_often();
+    stage.is_open = true;
+    const auto advance_host = [&](const WaitContext& context) {
+      return stage.host.advance(context);
+    };
+    post_all({stage.accelerator, stage.collectives, advance_host, {0}});
+    call.read("a broadcast", [](const Bytes& found) { return found == Bytes(100, std::byte{1}); });
+    stage.accelerator.synchronize();
+  });
+  CHECK(call.problem() == "");
+}
+
 TEST_CASE("pinned memory is bounded, however large a tensor is") {
   const auto count_for = [](std::int64_t bytes) {
     Stage stage;
