@@ -394,7 +394,8 @@ void Coordinator::fail_one(const Mismatch& mismatch) {
 // A collective failed. The control plane often knows better why (which rank died), a little later;
 // what it says first, or else the error itself, is the cause that everyone sees.
 void Coordinator::learn_first_cause(const Error& error) {
-  const bool may_learn = error.code() != StatusCode::timed_out && !requested_end_;
+  const bool is_late = error.code() == StatusCode::timed_out;
+  const bool may_learn = !is_late && !requested_end_;
   const Deadline deadline = Deadline::after(may_learn ? kCauseTime : Clock::duration::zero());
   while (find_failure() == nullptr && !deadline.has_passed()) {
     take_control_messages();
@@ -404,7 +405,10 @@ void Coordinator::learn_first_cause(const Error& error) {
     }
   }
   const SessionEnd* end = find_failure();
-  const Status cause = end != nullptr ? end->status : error.status();
+  const char* remedy =
+      is_late ? "; a rank may hang, or SCALECOM_COLLECTIVE_TIMEOUT is too short" : "";
+  const Status cause =
+      end != nullptr ? end->status : Status(error.code(), std::string(error.what()) + remedy);
   if (end == nullptr) end_session(cause);
   finish(cause);
 }

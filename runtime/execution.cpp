@@ -219,15 +219,9 @@ void Execution::tell_times(const BatchUnderWay& work, std::size_t count) {
 }
 
 void Execution::fail(const BatchUnderWay& work, const Error& error) const {
-  constexpr const char* kLimit = "SCALECOM_COLLECTIVE_TIMEOUT";
-  const std::string text = error.what();
-  const bool lacks_remedy =
-      error.code() == StatusCode::timed_out && text.find(kLimit) == std::string::npos;
-  const std::string remedy =
-      lacks_remedy ? fmt::format("; a rank may hang, or {} is too short", kLimit) : "";
-  throw Error(error.code(), fmt::format("{} of {} tensors (first: {}) on rank {}: {}{}",
-                                        to_string(work.batch.kind), work.tensors.size(),
-                                        work.agreed(0).name, rank_, text, remedy));
+  throw Error(error.code(),
+              fmt::format("{} of {} tensors (first: {}) on rank {}: {}", to_string(work.batch.kind),
+                          work.tensors.size(), work.agreed(0).name, rank_, error.what()));
 }
 
 std::size_t Execution::agreements_under_way(const Agreement* other) const noexcept {

@@ -389,9 +389,8 @@ void DeviceExecution::check() {
     const bool is_under_way = !is_free(lane) && lane.done != nullptr;
     if (!is_under_way || Clock::now() - lane.finished < limit_) continue;
     throw Error(StatusCode::timed_out,
-                fmt::format("a batch on the CUDA device has not ended {:.0f} s after it was "
-                            "enqueued; a rank may hang, or SCALECOM_COLLECTIVE_TIMEOUT is too "
-                            "short for what your streams have before it",
+                fmt::format("a batch on the CUDA device, and what your streams have before it, "
+                            "has not ended {:.0f} s after it was enqueued",
                             std::chrono::duration<double>(limit_).count()));
   }
 }
