@@ -55,8 +55,8 @@ def test_a_gpus_report_has_what_was_measured_before_the_time_ended(test_gpu, tmp
     ("--only kernels,ranx", "'ranx' is none of kernels,bench,ranks,"),
     ("--collectives gloo", "'gloo' is none of host,nccl"),
     ("--claims devises", "'devises' is none of "),
-    ("--ranks 2,0", "'0' is not allowed; allowed is a whole number above 0"),
-    ("--ranks two", "'two' is not allowed"), ("--within nan", "'nan' is not allowed; allowed is a number above 0"),
+    ("--ranks 2,0", "'0' is not allowed; it must be 1 or more"),
+    ("--ranks two", "'two' is not allowed"), ("--within nan", "'nan' is not allowed; it must be 1 or more"),
     ("--device gpu:0", "'gpu:0' is not allowed; allowed are cpu, cuda,"),
     ("--pack there --build nowhere", "nowhere has no tests/gpu/gpu_kernels, "),
     ("--build .", "has no tests/gpu/gpu_kernels")])
