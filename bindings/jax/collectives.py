@@ -231,11 +231,11 @@ def _row_numbers(argument, values, ranks, rows=None):
     return numbers
 
 
-def _exchange_splits(process_set, full, splits):
-    primitives.finish()  # What was dispatched before comes before it.
+def _ask(process_set, question, *arguments):
+    """What question(*arguments) of scalecom.arrays answers in the set; what was dispatched before comes before it."""
+    primitives.finish()
     with used(process_set):
-        everyone = host_arrays.all_gather(f"{full}.splits", numpy.array([splits]))
-    return everyone[:, process_set.rank()].tolist()
+        return question(*arguments)
 
 
 def alltoall(tensor, splits=None, name=None, process_set=None, received_splits=None):
@@ -269,7 +269,8 @@ def _exchange(process_set, full, array, splits, received_splits):
         raise ValueError("received_splits is None; with splits it is needed inside jit and its like: how "
                          "many rows each rank gives to this one")
     else:
-        received = _exchange_splits(process_set, full, splits)
+        everyone = _ask(process_set, host_arrays.all_gather, f"{full}.splits", numpy.array([splits]))
+        received = everyone[:, process_set.rank()].tolist()
     return (primitives.all_to_all(process_set, full, array, splits, received),
             jnp.array(received, jnp.int32))
 
@@ -301,9 +302,7 @@ def broadcast_parameters(params, root_rank=0, process_set=None):
               if isinstance(leaf, (jax.Array, numpy.ndarray))]
     arrays = [as_array(leaves[place]) for place in places]
     if primitives.is_outside_of_programs():
-        primitives.finish()  # What was dispatched before comes before it.
-        with used(process_set):
-            host_arrays.check_counts(len(arrays), "arrays of the pytree")
+        _ask(process_set, host_arrays.check_counts, len(arrays), "arrays of the pytree")
     if arrays:
         names = _member_names("broadcast.parameters", len(arrays))
         sent = primitives.broadcast(process_set, names, arrays, _root_of(process_set, root_rank))
