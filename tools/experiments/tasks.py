@@ -140,34 +140,37 @@ class Listener(nn.Module):
         return self.out(self.lstm(frames)[0].mean(1))
 
 
-class Images:
-    """Fashion-MNIST."""
+class _Classification:
+    """inputs(batch, is_test) and labels[is_test] are those of a batch's places."""
 
     measure = "accuracy"
 
-    def __init__(self, folder, device, make_model=resnet20):
-        arrays = numpy.load(folder / "fashion_mnist.npz")
-        self.make_model = make_model
-        self.images, self.labels, self.test_images, self.test_labels = (
-            torch.from_numpy(arrays[name]).to(device)
-            for name in ("images", "labels", "test_images", "test_labels"))
-        self.train_count, self.test_count = len(self.images), len(self.test_images)
-
-    def inputs(self, batch):
-        return fashion_mnist.to_input(self.images[batch])
-
     def loss(self, model, batch):
-        return functional.cross_entropy(model(self.inputs(batch)), self.labels[batch])
+        return functional.cross_entropy(model(self.inputs(batch)), self.labels[False][batch])
 
     def test(self, model, batch):
         """(right answers, answers), to be summed over the test's examples."""
-        right = model(fashion_mnist.to_input(self.test_images[batch])).argmax(1) \
-            == self.test_labels[batch]
+        right = model(self.inputs(batch, is_test=True)).argmax(1) == self.labels[True][batch]
         return right.sum(), right.numel()
 
     @staticmethod
     def value(total, count):
         return total / count
+
+
+class Images(_Classification):
+    """Fashion-MNIST."""
+
+    def __init__(self, folder, device, make_model=resnet20):
+        arrays = numpy.load(folder / "fashion_mnist.npz")
+        self.make_model = make_model
+        self.images, self.labels = (
+            {is_test: torch.from_numpy(arrays[f"{prefix}{part}"]).to(device)
+             for is_test, prefix in ((False, ""), (True, "test_"))} for part in ("images", "labels"))
+        self.train_count, self.test_count = len(self.images[False]), len(self.images[True])
+
+    def inputs(self, batch, is_test=False):
+        return fashion_mnist.to_input(self.images[is_test][batch])
 
 
 class Words:
@@ -208,10 +211,9 @@ class Words:
         return numpy.exp(total / count)
 
 
-class Speech:
+class Speech(_Classification):
     """Recorded prompts: the language of 0.48 seconds."""
 
-    measure = "accuracy"
     make_model = Listener
 
     def __init__(self, folder, device):
@@ -230,18 +232,6 @@ class Speech:
 
     def inputs(self, batch, is_test=False):
         return self.frames[self.starts[is_test][batch].unsqueeze(1) + self.offsets].float() / speech.SCALE
-
-    def loss(self, model, batch):
-        return functional.cross_entropy(model(self.inputs(batch)), self.labels[False][batch])
-
-    def test(self, model, batch):
-        """(right answers, answers), to be summed over the test's examples."""
-        right = model(self.inputs(batch, is_test=True)).argmax(1) == self.labels[True][batch]
-        return right.sum(), right.numel()
-
-    @staticmethod
-    def value(total, count):
-        return total / count
 
 
 TASKS = {"resnet20": Images, "transformer": Words, "lstm": Speech,
