@@ -13,6 +13,7 @@ import tensorflow as tf
 import scalecom.horovod
 import scalecom.tensorflow.keras as hvd
 from programs import horovod_surface
+from programs.pages import run
 from scalecom.arrays import residuals
 from scalecom.tensorflow import SavedResiduals
 
@@ -55,6 +56,10 @@ def it_is_the_legacy_keras():
     assert tf.keras.Model.__module__.startswith("tf_keras")
     for kind in (hvd.callbacks.MetricAverageCallback, hvd.elastic.CommitStateCallback):
         assert issubclass(kind, tf.keras.callbacks.Callback)
+
+
+def the_block_of_its_page_runs():
+    assert run("keras", 1, {})["tf"] is tf
 
 
 def horovods_names_are_here():
