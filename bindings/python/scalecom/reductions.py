@@ -19,7 +19,7 @@ def choose_op(average, op):
     if average is not None and op is not None:
         raise ValueError("average and op are both given; use op alone")
     if op is None:
-        op = Sum if average is False else Average
+        op = Average if average is None or average else Sum  # 0 and numpy's False are as False, as in Horovod.
     if not isinstance(op, int):
         raise_bad_op(op)
     return op

@@ -5,6 +5,7 @@ import threading
 import warnings
 from typing import NamedTuple
 
+import numpy
 import pytest
 import torch
 
@@ -36,7 +37,8 @@ def allreduce_averages_by_default():
 
 
 def average_false_sums_as_in_horovod():
-    assert hvd.allreduce(torch.ones(2), average=False, name="old").tolist() == [hvd.size()] * 2
+    for average, wanted in ((False, hvd.size()), (0, hvd.size()), (numpy.False_, hvd.size()), (numpy.True_, 1)):
+        assert hvd.allreduce(torch.ones(2), average=average, name="old").tolist() == [wanted] * 2
 
 
 def allreduce_of_integers_averages_towards_zero():
