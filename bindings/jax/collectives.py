@@ -1,8 +1,9 @@
 """The collectives on JAX's arrays, inside and outside of jax.jit.
 
 They return new arrays. All ranks call the same ones in the same order; see scalecom.jax.primitives for
-how that order stays in a compiled program. Wrong arguments raise ValueError at the call; what goes
-wrong between ranks raises jax.errors.JaxRuntimeError where the result is waited for.
+how that order stays in a compiled program. Wrong arguments raise ValueError at the call; what goes wrong
+between ranks, or is refused when the operation runs, as an average of bools, raises jax.errors.JaxRuntimeError
+where the result is waited for.
 
 A name identifies a tensor across ranks. Inside jit it is fixed when the function is traced: without one,
 calls are numbered in the order in which they are traced, so each call of the compiled function
@@ -125,9 +126,12 @@ def allreduce(tensor, average=None, name=None, compression=Compression.none, op=
               prescale_factor=1.0, postscale_factor=1.0, process_set=None):
     """The reduction of `tensor` over all ranks. Differentiable for Average, Sum and Adasum.
 
-    op: Average (default), Sum, Adasum (of floating-point arrays), Min, Max or Product. Each rank's
+    tensor: an array, a number or a list of these, of a shape and dtype that all ranks give: uint8, int8 to int64,
+    float16, bfloat16, float32, float64 or bool (not averaged). op: Average (default; of integers what is behind the
+    point is cut off), Sum, Adasum (of floating-point arrays), Min, Max or Product. Each rank's
     values are multiplied by prescale_factor before, the result by postscale_factor. With
-    Compression.scalecom(...) one call is one step of ScaleCom for the tensor of this name.
+    Compression.scalecom(...) one call is one step of ScaleCom for the tensor of this name. average: Horovod's
+    former word for op, True for Average and False for Sum.
     """
     process_set = checked_set(process_set)
     array = as_array(tensor)

@@ -25,19 +25,20 @@ def _tensor(value):
 
 def allreduce(value, name=None, average=None, prescale_factor=1.0, postscale_factor=1.0, op=None,
               compression=None):
-    """The reduction of a value over all ranks, as a tensor of the back end: Average by default."""
+    """The reduction of a value (a tensor, number, list or array of numpy) over all ranks, as a tensor of the back
+    end. op: Average by default. dtypes, average and errors are those of the back end's adapter."""
     return adapter.allreduce(_tensor(value), average=average, name=name, op=op, prescale_factor=prescale_factor,
                              postscale_factor=postscale_factor,
                              compression=adapter.Compression.none if compression is None else compression)
 
 
 def allgather(value, name=None):
-    """The ranks' values, concatenated along the first dimension."""
+    """The ranks' values of one dimension or more, concatenated along the first; on JAX all are of one shape."""
     return adapter.allgather(_tensor(value), name=name)
 
 
 def broadcast(value, root_rank, name=None):
-    """root_rank's value."""
+    """root_rank's value, a tensor of the back end, on every rank; all give one shape and dtype."""
     return adapter.broadcast(_tensor(value), root_rank, name=name)
 
 

@@ -71,12 +71,13 @@ def allreduce(tensor, average=None, device_dense="", device_sparse="",
               name=None, process_set=global_process_set, ignore_name_scope=False, *, priority=0):
     """The reduction of `tensor` over all ranks.
 
-    op: Average (default), Sum, Adasum (of floating-point tensors), Min, Max or Product. Each rank's
+    tensor: of a shape and dtype that all ranks give: uint8, int8 to int64, float16, bfloat16, float32, float64 or bool
+    (not averaged). op: Average (default; of integers what is behind the point is cut off), Sum, Adasum (of floating-point tensors), Min, Max or Product. Each rank's
     values are multiplied by prescale_factor before, the result by postscale_factor.
     tf.IndexedSlices give tf.IndexedSlices with all ranks' rows, for Average and Sum, uncompressed;
     NotImplementedError else. With Compression.scalecom(...) one run is one step of ScaleCom for the
     tensor of this name. priority: among tensors that all ranks have submitted, those of a higher
-    one go first.
+    one go first. average: Horovod's former word for op, True for Average and False for Sum.
     """
     if isinstance(tensor, tf.IndexedSlices):
         check_compression(compression)

@@ -143,11 +143,14 @@ def allreduce(tensor, average=None, name=None, compression=Compression.none, op=
               prescale_factor=1.0, postscale_factor=1.0, process_set=None, *, priority=0):
     """The reduction of `tensor` over all ranks, as a new tensor. Differentiable.
 
-    op: Average (default), Sum, Adasum (arXiv 2006.02924; floating-point tensors, combined in the
+    tensor: contiguous, on the CPU or a CUDA device, of a shape and dtype that all ranks give: uint8, int8 to int64,
+    float16, bfloat16, float32, float64 or bool (not averaged). op: Average (default; of integers what is behind the
+    point is cut off), Sum, Adasum (arXiv 2006.02924; floating-point tensors, combined in the
     host's memory, to which CUDA tensors are copied at the call), Min, Max or Product. Each rank's
     values are multiplied by prescale_factor before, the result by postscale_factor. With
     Compression.scalecom(...) one call is one step of ScaleCom for the tensor of this name.
-    priority: see allreduce_async.
+    average: Horovod's former word for it, True for Average and False for Sum. priority: see allreduce_async.
+    ValueError for a wrong argument; HorovodInternalError on every rank where the ranks disagree or one is lost.
     """
     with used(process_set):
         op = choose_op(average, op)
@@ -203,7 +206,8 @@ class _Allgather(torch.autograd.Function):
 
 
 def allgather(tensor, name=None, process_set=None):
-    """The ranks' tensors, concatenated along the first dimension. Differentiable."""
+    """The ranks' tensors, concatenated along the first dimension, which alone may differ. Differentiable. dtypes
+    and errors: as of allreduce; a tensor without a dimension is a ValueError."""
     with used(process_set):
         if checked(tensor).requires_grad and torch.is_grad_enabled():
             return _Allgather.apply(tensor, name)
