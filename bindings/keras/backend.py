@@ -32,6 +32,10 @@ def _load_jax():
 def _load_torch():
     import scalecom.torch as adapter
     from scalecom.torch import mpi_ops, submit
+    from scalecom.torch.eager import eager
+
+    for function in (GradientReducer.reduce, GradientReducer.reduce_changes):
+        eager(function)  # Of what compile(jit_compile=True) traces.
 
     class Reducer(GradientReducer):
         def _reduce_all(self, gradients, names, op, prescale_factor, postscale_factor):

@@ -291,6 +291,24 @@ def sparse_gradients_are_added_up():
     _assert_equal_ranks(models[0])
 
 
+def what_torch_compiles_calls_the_reduction():
+    if keras.backend.backend() != "torch":
+        return
+    import torch
+    for compression, rate in ((hvd.Compression.none, 1), (hvd.Compression.scalecom(rate=2, min_elements=1), 2)):
+        variable = keras.Variable(numpy.zeros((8, 8), "float32"), name=f"compiled{rate}")
+        optimizer = hvd.DistributedOptimizer(keras.optimizers.SGD(1.0), compression=compression)
+        optimizer.build([variable])
+        apply = torch.compile(lambda gradient: optimizer.apply([gradient], [variable]), backend="eager")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Dynamo warns of what it traces in the Python below.
+            for _ in range(4):
+                apply(torch.full((8, 8), float(hvd.rank())))
+        changes = keras.ops.convert_to_numpy(variable)
+        assert rate > 1 or numpy.allclose(changes, -2.0 * (hvd.size() - 1)), changes
+        assert len({one.tobytes() for one in hvd.allgather_object(changes, "compiled")}) == 1
+
+
 def a_step_that_failed_ends_fit():
     """On JAX Keras takes no notice of it, and would go on."""
     choice = hvd.Compression.fp16 if hvd.rank() == 0 else hvd.Compression.none
