@@ -1,7 +1,5 @@
 """A model's variables, the same on every rank, and models from files."""
 
-import os
-
 import keras
 
 from scalecom import arrays
@@ -12,6 +10,7 @@ from scalecom.keras.optimizer import DistributedOptimizer
 from scalecom.keras_optimizer import is_distributed
 from scalecom.process_sets import global_process_set
 from scalecom.reductions import Average
+from scalecom.saved_residuals import files_of
 from scalecom.variables import build_optimizer, fetch_jax_state, key_of, shapes_of, variables_of
 
 _VARIABLES = own_name("variables of the model and its optimizer (a broadcast)")
@@ -85,15 +84,7 @@ def load_residuals(model, filepaths):
     if not is_distributed(model.optimizer) or not model.optimizer.built:
         raise ValueError("the model's optimizer is not distributed, or not built: make it "
                          "hvd.DistributedOptimizer(...) and call optimizer.build(model.trainable_variables)")
-    model.optimizer.scalecom_residuals.load_files(_files_of(filepaths))
-
-
-def _files_of(given):
-    """The files that one path or a list of paths names."""
-    files = [given] if isinstance(given, (str, os.PathLike)) else list(given)
-    if not files:
-        raise ValueError("the list of files is empty; give those of all ranks of the former job")
-    return files
+    model.optimizer.scalecom_residuals.load_files(files_of(filepaths))
 
 
 def load_model(filepath, custom_optimizers=None, custom_objects=None, compression=None, legacy_opts=False,
@@ -106,7 +97,7 @@ def load_model(filepath, custom_optimizers=None, custom_objects=None, compressio
     gives a list of the files of all ranks in the place of filepath, from which any number of ranks
     goes on: see load_residuals().
     """
-    files = _files_of(filepath)
+    files = files_of(filepath)
     rank = distributed.get("process_set", global_process_set).rank() if len(files) > 1 else 0
     own = files[(rank or 0) % len(files)]
     known = {kind.__name__: kind for kind in custom_optimizers or ()}

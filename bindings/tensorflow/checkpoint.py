@@ -14,7 +14,7 @@ from scalecom.arrays import residuals
 from scalecom.process_sets import global_process_set, used
 from scalecom.reductions import Average
 from scalecom.residuals import compression_steps
-from scalecom.saved_residuals import is_taking_part, load_from_all, read, warn_of_left_out, write
+from scalecom.saved_residuals import files_of, is_taking_part, load_from_all, read, warn_of_left_out, write
 from scalecom.variables import names_of
 
 
@@ -71,9 +71,10 @@ class SavedResiduals(tf.train.experimental.PythonState):
 
     def load_checkpoints(self, paths, name="residuals", op=Average):
         """Takes up what the ranks of a former job, of any number, owed. paths: of the checkpoints that all of them,
-        those of the process set, wrote at one moment. name: what tf.train.Checkpoint(...) has this object as. op: of the tape or the
-        optimizer. Every rank calls it, where the checkpoint's other parts have been read. ValueError where one is
-        missing, or has no residuals, or they are not of one moment or of the variables' shapes."""
+        those of the process set, wrote at one moment. name: what tf.train.Checkpoint(...) has this object as. op: of
+        the tape or the optimizer. Every rank calls it, after init() and where the checkpoint's other parts have been
+        read. ValueError where that of a rank is missing, or has no residuals, or they are not of one moment or of
+        the variables' shapes; TensorFlow's NotFoundError where there is no such file."""
         @contextlib.contextmanager
         def open_store(path):
             reader, key = tf.train.load_checkpoint(path), f"{name}/.ATTRIBUTES/py_state"
@@ -84,8 +85,8 @@ class SavedResiduals(tf.train.experimental.PythonState):
             with numpy.load(io.BytesIO(packed), allow_pickle=False) as store:
                 yield store
 
-        if is_taking_part(self._process_set):
-            load_from_all(list(paths), open_store, self._shapes, self._process_set, op)
+        if self._process_set.included():
+            load_from_all(files_of(paths), open_store, self._shapes, self._process_set, op)
 
     def _unpacked(self, packed):
         if not packed:

@@ -149,3 +149,21 @@ def test_an_elastic_state_takes_residuals_into_a_new_session_and_no_step_half_wa
               "optimizer.apply([tf.ones(3)], [weight]); assert weight.numpy().tolist() == [-2] * 3\n")
     status, output = run_script(script, tmp_path)
     assert status == 0 and "the residuals of other are not part of the elastic state" in output, output
+
+
+def test_checkpoints_of_former_ranks_need_a_session_and_a_path(tmp_path):
+    script = ("import tensorflow as tf\n"
+              "import scalecom.tensorflow as hvd\n"
+              "weight = tf.Variable(tf.zeros([8, 8]), name='weight')\n"
+              "kept = hvd.SavedResiduals([weight])\n"
+              "def refused(paths):\n"
+              "    try: kept.load_checkpoints(paths)\n"
+              "    except ValueError as error: print('said', error)\n"
+              "refused(['one'])\n"
+              "hvd.init()\n"
+              "refused([])\n"
+              "hvd.allreduce(weight, name='weight', compression=hvd.Compression.scalecom(4))\n"
+              "kept.load_checkpoints(tf.train.Checkpoint(residuals=kept).write('one'))\n")
+    status, output = run_script(script, tmp_path)
+    assert status == 0 and "said scalecom has not been initialized" in output, output
+    assert "said the list of files is empty" in output, output

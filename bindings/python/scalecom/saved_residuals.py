@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import zipfile
 
 import h5py
@@ -59,6 +60,14 @@ def read(store, names):
         saved["residuals"][name] = numpy.asarray(store[number])
         saved["steps"][name], saved["betas"][name] = step, beta
     return saved
+
+
+def files_of(given):
+    """The files that one path or a list of paths names."""
+    files = [given] if isinstance(given, (str, os.PathLike)) else list(given)
+    if not files:
+        raise ValueError("the list of files is empty; give those of all ranks of the former job")
+    return files
 
 
 def load_from_all(paths, open_store, shapes, process_set, op):
