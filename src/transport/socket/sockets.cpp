@@ -108,6 +108,20 @@ bool wait_for(const Socket& socket, short events, Deadline deadline) {
   }
 }
 
+// A descriptor travels beside at least one byte.
+struct DescriptorMessage {
+  char byte = 'd';
+  iovec data{&byte, 1};
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+  msghdr header{.msg_name = nullptr,
+                .msg_namelen = 0,
+                .msg_iov = &data,
+                .msg_iovlen = 1,
+                .msg_control = control.data(),
+                .msg_controllen = control.size(),
+                .msg_flags = 0};
+};
+
 }  // namespace
 
 void throw_errno(const std::string& what) {
@@ -306,41 +320,26 @@ bool send_all(const Socket& socket, std::string_view bytes, Deadline deadline) {
   return true;
 }
 
-// A descriptor travels beside at least one byte.
 bool send_descriptor(const Socket& socket, int descriptor, Deadline deadline) {
-  char byte = 'd';
-  iovec data{&byte, 1};
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
-  msghdr message{};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = control.data();
-  message.msg_controllen = control.size();
-  cmsghdr* header = CMSG_FIRSTHDR(&message);
+  DescriptorMessage message;
+  cmsghdr* header = CMSG_FIRSTHDR(&message.header);
   header->cmsg_level = SOL_SOCKET;
   header->cmsg_type = SCM_RIGHTS;
   header->cmsg_len = CMSG_LEN(sizeof(int));
   std::memcpy(CMSG_DATA(header), &descriptor, sizeof descriptor);
-  while (sendmsg(socket.descriptor(), &message, MSG_NOSIGNAL) != 1) {
+  while (sendmsg(socket.descriptor(), &message.header, MSG_NOSIGNAL) != 1) {
     if ((errno != EAGAIN && errno != EINTR) || !wait_for(socket, POLLOUT, deadline)) return false;
   }
   return true;
 }
 
 int receive_descriptor(const Socket& socket, Deadline deadline) {
-  char byte = 0;
-  iovec data{&byte, 1};
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
-  msghdr message{};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = control.data();
-  message.msg_controllen = control.size();
+  DescriptorMessage message;
   ssize_t got = 0;
-  while ((got = recvmsg(socket.descriptor(), &message, MSG_CMSG_CLOEXEC)) < 0) {
+  while ((got = recvmsg(socket.descriptor(), &message.header, MSG_CMSG_CLOEXEC)) < 0) {
     if ((errno != EAGAIN && errno != EINTR) || !wait_for(socket, POLLIN, deadline)) return -1;
   }
-  const cmsghdr* header = CMSG_FIRSTHDR(&message);
+  const cmsghdr* header = CMSG_FIRSTHDR(&message.header);
   if (got != 1 || header == nullptr || header->cmsg_type != SCM_RIGHTS) return -1;
   int descriptor = -1;
   std::memcpy(&descriptor, CMSG_DATA(header), sizeof descriptor);
