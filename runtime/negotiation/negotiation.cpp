@@ -128,7 +128,7 @@ void Negotiation::Impl::take_extents(Tensor& tensor, OperationKind kind, std::si
 void Negotiation::Impl::list(Tensor& tensor) {
   if (tensor.is_partial) return;
   if (table_.first_partial() == nullptr) next_stall_check_ = now_ + stall_look_;
-  table_.list_partial(tensor, now_);
+  table_.list_partial(tensor, now_, nullptr);
 }
 
 // `signature` lives until the request is over.

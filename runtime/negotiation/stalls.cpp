@@ -82,7 +82,7 @@ void Negotiation::Impl::take_stall_report(std::size_t member, Reader& reader) {
   if (!tensor.is_partial) {
     // Not on its way to being ready soon: it must not be the youngest of the list.
     if (table_.first_partial() == nullptr) next_stall_check_ = now_ + stall_look_;
-    table_.list_partial_first(tensor, since);
+    table_.list_partial(tensor, since, table_.first_partial());
   }
   tensor.since = std::min(tensor.since, since);
   next_stall_check_ = std::min(next_stall_check_, std::max(now_, tensor.since + stall_look_));

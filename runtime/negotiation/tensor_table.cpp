@@ -69,22 +69,13 @@ void TensorTable::start_generation() {
   numbered_[parity].clear();
 }
 
-void TensorTable::list_partial(Tensor& tensor, TimePoint since) {
+void TensorTable::list_partial(Tensor& tensor, TimePoint since, Tensor* before) {
   tensor.since = since;
   tensor.is_partial = true;
-  tensor.previous = last_;
-  tensor.next = nullptr;
-  (last_ != nullptr ? last_->next : first_) = &tensor;
-  last_ = &tensor;
-}
-
-void TensorTable::list_partial_first(Tensor& tensor, TimePoint since) {
-  tensor.since = since;
-  tensor.is_partial = true;
-  tensor.previous = nullptr;
-  tensor.next = first_;
-  (first_ != nullptr ? first_->previous : last_) = &tensor;
-  first_ = &tensor;
+  tensor.previous = before != nullptr ? before->previous : last_;
+  tensor.next = before;
+  (tensor.previous != nullptr ? tensor.previous->next : first_) = &tensor;
+  (before != nullptr ? before->previous : last_) = &tensor;
 }
 
 void TensorTable::unlist_partial(Tensor& tensor) noexcept {

@@ -104,9 +104,8 @@ class TensorTable {
   /// The numbers of the generation before the current one are forgotten.
   void start_generation();
 
-  /// Appends to, or takes out of, the partly submitted ones.
-  void list_partial(Tensor& tensor, TimePoint since);
-  void list_partial_first(Tensor& tensor, TimePoint since);
+  /// Puts among, or takes out of, the partly submitted ones; before null: at the end.
+  void list_partial(Tensor& tensor, TimePoint since, Tensor* before);
   void unlist_partial(Tensor& tensor) noexcept;
   Tensor* first_partial() const noexcept { return first_; }
   Tensor* last_partial() const noexcept { return last_; }
