@@ -207,7 +207,10 @@ def start_timeline(file_path, mark_cycles=False):
     for each agreement of the ranks. Raises ValueError before init(), while a timeline runs, and
     where this rank cannot write the file.
     """
-    _library.check(lib.scalecom_start_timeline(os.fsencode(file_path), int(mark_cycles)))
+    path = os.fsencode(file_path)
+    if b"\0" in path:
+        raise ValueError(f"file_path is {file_path!r}; a path cannot hold a zero byte")
+    _library.check(lib.scalecom_start_timeline(path, int(mark_cycles)))
 
 
 def stop_timeline():

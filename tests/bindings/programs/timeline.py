@@ -36,6 +36,8 @@ def start_and_stop(folder):
     _reduce("one")
     hvd.stop_timeline()
     hvd.stop_timeline()
+    with pytest.raises(ValueError, match="zero byte"):
+        hvd.start_timeline(f"{folder}/early.json\0.gz")
     _reduce("two")
     hvd.start_timeline(f"{folder}/second.json")
     _reduce("three")
