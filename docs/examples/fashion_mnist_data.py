@@ -3,6 +3,7 @@ scikit-learn's digits."""
 
 import gzip
 import pathlib
+import sys
 
 import numpy
 
@@ -25,7 +26,11 @@ def read_part(part):
 
 def read_digits():
     """scikit-learn's, as large as the package's images: training images and labels, and for the test."""
-    from sklearn.datasets import load_digits
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        sys.exit("There is nothing to train with: install Debian's package dataset-fashion-mnist, or scikit-learn "
+                 "(pip install scikit-learn).")
     digits = load_digits()
     images = (digits.images * 15).astype(numpy.uint8).repeat(4, 1).repeat(4, 2)[:, 2:30, 2:30]
     labels = digits.target.astype(numpy.uint8)

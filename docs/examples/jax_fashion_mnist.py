@@ -55,7 +55,7 @@ def train(arguments, parameters, optimizer, images, labels):
         return optax.apply_updates(parameters, updates), state, loss
 
     order = numpy.random.default_rng(arguments.seed)
-    steps = len(images) // arguments.batch_size if arguments.steps is None else arguments.steps
+    steps = arguments.steps or len(images) // arguments.batch_size
     for epoch in range(arguments.epochs):
         begin = time.perf_counter()
         places = order.permutation(len(images))

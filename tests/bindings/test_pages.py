@@ -1,11 +1,12 @@
-"""The Python blocks of the README and of docs/howto, each run by 2 ranks."""
+"""The Python blocks of the README and of docs/howto, each run by 2 ranks; and what the examples say without data."""
 
 import importlib.util
 import pathlib
 import re
+import sys
 
 import pytest
-from jobs import Job
+from jobs import Job, run_limited
 from programs import pages
 
 PROGRAMS = pathlib.Path(__file__).with_name("programs")
@@ -32,3 +33,11 @@ def test_every_block_is_run():
     called = {(name, int(number)) for module in (*MODULES, "legacy_keras")
               for name, number in re.findall(r'\brun\("([\w-]+)", (\d+)', (PROGRAMS / f"{module}.py").read_text())}
     assert called == {(name, number) for name in pages.pages() for number in range(len(pages.blocks(name)))}
+
+
+def test_an_example_without_data_says_what_to_install():
+    script = ("import pathlib, sys, fashion_mnist_data as data\n"
+              "data.FASHION_MNIST, sys.modules['sklearn'] = pathlib.Path('/nowhere'), None\n"
+              "data.load_data()")
+    status, output = run_limited([sys.executable, "-c", script], 60, cwd=pages.ROOT / "docs" / "examples")
+    assert status == 1 and "dataset-fashion-mnist, or scikit-learn" in output and "Traceback" not in output, output
