@@ -102,6 +102,9 @@ def test_what_a_function_on_ranks_cannot_have_is_refused():
             with pytest.raises(ValueError, match="lambda.*cannot be pickled.*cloudpickle"):
                 run(lambda: 1)
         import math, scalecom.run
+        for given, message in (((3,), "func is 3"), ((math.sqrt, 9.0), r"args is 9.0; .* such as \\(9.0,\\)")):
+            with pytest.raises(ValueError, match=message):
+                scalecom.run.run(*given)
         assert scalecom.run.run(math.sqrt, (9.0,), num_proc=2) == [3.0, 3.0]
         """
     status, output = run_python(["-c", code], HERE)

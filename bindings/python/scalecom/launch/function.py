@@ -81,6 +81,10 @@ def _preparation():
 
 
 def _dump_call(func, args, kwargs):
+    if not callable(func):
+        raise ValueError(f"func is {func!r}; allowed: a function, and its arguments behind it: run(train, (0.1,))")
+    if not isinstance(args, (tuple, list)):
+        raise ValueError(f"args is {args!r}; allowed: a tuple or a list of the function's arguments, such as ({args!r},)")
     try:
         return pickling.dumps((func, args, kwargs))
     except Exception as error:  # Whatever an object's own way of being pickled raises.
