@@ -3,11 +3,14 @@
 import importlib.util
 import pathlib
 import re
+import shlex
 import sys
 
 import pytest
 from jobs import Job, run_limited
 from programs import pages
+
+from scalecom import run
 
 PROGRAMS = pathlib.Path(__file__).with_name("programs")
 # Python's frameworks are facts of a process. The torch job is as torchrun starts one.
@@ -33,6 +36,16 @@ def test_every_block_is_run():
     called = {(name, int(number)) for module in (*MODULES, "legacy_keras")
               for name, number in re.findall(r'\brun\("([\w-]+)", (\d+)', (PROGRAMS / f"{module}.py").read_text())}
     assert called == {(name, number) for name in pages.pages() for number in range(len(pages.blocks(name)))}
+
+
+def test_scalecomrun_takes_the_pages_options():
+    command = re.compile(r"^ {4,}(?:[A-Z_]+=\S+ )*scalecomrun (.*)$", re.MULTILINE)
+    lines = [line for page in pages.pages().values()
+             for line in command.findall(page.read_text().replace("\\\n", " "))]
+    assert len(lines) >= 7
+    for line in lines:
+        options = run._make_parser().parse_args(shlex.split(line.rstrip("'"), comments=True))
+        assert options.command[:2] == ["python", "train.py"], line
 
 
 def test_an_example_without_data_says_what_to_install():
