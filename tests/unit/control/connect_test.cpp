@@ -334,7 +334,11 @@ TEST_CASE("a parent whose queue stays full is tried for as long as it may take")
     queue.push_back(is_one_host ? connect_unix(name)
                                 : connect_tcp("127.0.0.1", port, Deadline::after(kTryTime)));
   while (queue.back().is_open());
-  const TcpPlaces tcp = is_one_host ? TcpPlaces{} : TcpPlaces{{"127.0.0.1", port}};
+  // That nobody is at another of its addresses says nothing of this one.
+  int refused = 0;
+  listen_tcp("127.0.0.1", refused);
+  const TcpPlaces tcp =
+      is_one_host ? TcpPlaces{} : TcpPlaces{{"127.0.0.1", port}, {"127.0.0.1", refused}};
   ToldBootstrap bootstrap(endpoint_blob("", is_one_host ? name : "", tcp));
   std::string message;
   const TimePoint begin = Clock::now();

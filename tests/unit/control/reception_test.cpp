@@ -128,6 +128,31 @@ TEST_CASE("a flood of one address, or of another user, leaves places to others")
   CHECK_FALSE(receive_exactly(own, kChallengeBytes, Deadline::after(kShort)).empty());
 }
 
+TEST_CASE("in the crowd of one address who is silent makes room, long before others have to") {
+  constexpr int kCrowd = 128;  // Half of the places.
+  int port = 0;
+  std::vector<Socket> listeners;
+  const std::string name = unix_name_of("crowd");
+  listeners.push_back(listen_unix(name));
+  listeners.push_back(listen_tcp("127.0.0.1", port));
+  Reception reception(listeners, {std::string(kSessionKeyBytes, 'k'), 0});
+  const Socket apart = connect_unix(name);
+  reception.wait();
+  std::vector<Socket> crowd;
+  for (int i = 0; i < kCrowd; ++i) {
+    crowd.push_back(connect_tcp("127.0.0.1", port, soon()));
+    reception.wait();
+  }
+  bool is_let_in = false;
+  for (const Deadline deadline = soon(); !is_let_in && !deadline.has_passed();) {
+    const Socket next = connect_tcp("127.0.0.1", port, soon());
+    reception.wait();
+    is_let_in = !receive_exactly(next, kChallengeBytes, Deadline::after(kShort)).empty();
+  }
+  CHECK(is_let_in);
+  CHECK_FALSE(is_hung_up(apart));
+}
+
 TEST_CASE("a lack of descriptors is none while nobody comes, and no lasting one") {
   std::vector<Socket> listeners;
   const std::string name = unix_name_of("descriptors");

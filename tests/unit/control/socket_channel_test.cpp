@@ -14,6 +14,8 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "runtime/control/handshake.hpp"
 #include "runtime/control/socket_channel.hpp"
@@ -34,27 +36,34 @@ Deadline soon() { return Deadline::after(std::chrono::seconds(10)); }
 // Rank 1's half of the handshake, on a thread, from what rank 0 has published.
 class BareChild {
  public:
+  /// One that comes with other numbers before it comes with its own, the last.
+  explicit BareChild(std::vector<int> ranks = {1}) : ranks_(std::move(ranks)) {}
+
   void join_from(const std::string& blob) {
     thread_ = std::jthread([this, blob] {
       const auto json = nlohmann::json::parse(blob);
       const auto bytes = json.at("key").get<std::vector<std::uint8_t>>();
       const std::string key(bytes.begin(), bytes.end());
-      socket_ = json.at("tcp").empty()
-                    ? connect_unix(json.at("unix"))
-                    : connect_tcp(json.at("tcp")[0][0], json.at("tcp")[0][1], soon());
-      const std::string challenge = receive_exactly(socket_, kChallengeBytes, soon());
-      send_all(socket_, Handshake{key, 0}.answer(challenge, 1), soon());
-      receive_exactly(socket_, kProofBytes, soon());
+      for (const int rank : ranks_) {
+        Socket& socket = sockets_.emplace_back();
+        socket = json.at("tcp").empty()
+                     ? connect_unix(json.at("unix"))
+                     : connect_tcp(json.at("tcp")[0][0], json.at("tcp")[0][1], soon());
+        const std::string challenge = receive_exactly(socket, kChallengeBytes, soon());
+        send_all(socket, Handshake{key, 0}.answer(challenge, rank), soon());
+        receive_exactly(socket, kProofBytes, soon());
+      }
     });
   }
   /// After the handshake.
   Socket& socket() {
     if (thread_.joinable()) thread_.join();
-    return socket_;
+    return sockets_.back();
   }
 
  private:
-  Socket socket_;
+  const std::vector<int> ranks_;
+  std::vector<Socket> sockets_;
   std::jthread thread_;
 };
 
@@ -170,6 +179,15 @@ TEST_CASE("a rank listens at an address of each family that its child has") {
   REQUIRE(places.size() == 2);
   CHECK(places[0][0] == "127.0.0.1");
   CHECK(places[1][0] == "::1");
+}
+
+TEST_CASE("who knows the key and is none of a rank's children is not taken for one") {
+  BareChild child({5, 0, -1, 1});
+  BareBootstrap bootstrap(child);
+  const Neighbours neighbours =
+      connect_neighbours(bootstrap, Links::in_tree(0, 2), facts_of(Medium::unix_socket), {});
+  CHECK(neighbours.size() == 1);
+  CHECK(neighbours.contains(1));
 }
 
 TEST_CASE("a neighbour that dies without a goodbye is lost once, after its last message") {
