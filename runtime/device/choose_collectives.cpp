@@ -6,9 +6,9 @@
 #include <array>
 #include <cstring>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <utility>
 
+#include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "collective/device/alone.hpp"
 #include "collective/device/nccl_collectives.hpp"
@@ -41,13 +41,10 @@ Record to_record(const DeviceFacts& facts) {
 }
 
 DeviceFacts from_record(const Record& record) {
-  try {
-    const nlohmann::json json = nlohmann::json::parse(record.data());
-    return {json.at("gpu"), json.at("nccl_version"), json.at("problem"), json.at("may_share")};
-  } catch (const nlohmann::json::exception& error) {
-    throw Error(StatusCode::internal,
-                fmt::format("what a rank says about its GPU cannot be read: {}", error.what()));
-  }
+  return read_json(record.data(), "what a rank says about its GPU", [](const nlohmann::json& json) {
+    return DeviceFacts{json.at("gpu"), json.at("nccl_version"), json.at("problem"),
+                       json.at("may_share")};
+  });
 }
 
 std::vector<DeviceFacts> share(const DeviceFacts& mine, Collectives& host, std::size_t size,
