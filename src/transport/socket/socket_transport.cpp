@@ -252,7 +252,6 @@ class SocketTransport final : public Transport {
     begin_arrival(peer, link);
     if (link.held || !link.socket.is_open()) return;
     watch(peer, EPOLL_CTL_MOD);
-    if (link.arrival->size == 0) end_arrival(peer, link);
   }
 
   // Of the message that is held, if there is room. Else its sender waits: what it sends next stays
