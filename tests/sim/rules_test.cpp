@@ -92,6 +92,22 @@ TEST_CASE("a mismatch names every field that differs") {
   }
 }
 
+TEST_CASE("ranks whose compression differs in one figure alone get a mismatch") {
+  const auto change = GENERATE(
+      +[](Compression& c) { c.mode = CompressionMode::cyclic; },
+      +[](Compression& c) { c.rate = 8; }, +[](Compression& c) { c.beta = 0.25; },
+      +[](Compression& c) { c.warmup_steps = 4; },
+      +[](Compression& c) { c.values = DataType::float16; }, +[](Compression& c) { c.guard = 0.5; },
+      +[](Compression& c) { c.ramp_steps = 7; });
+  World world(steady(3));
+  TensorSignature signature = all_reduce();
+  signature.compression = {CompressionMode::sharded, 9, 0.5, 3, DataType::bfloat16, 0.75, 70};
+  world.submit(0, "w", signature);
+  change(signature.compression);
+  for (const int rank : {1, 2}) world.submit(rank, "w", signature);
+  CHECK_THAT(mismatch_of(world), Contains("compression differs between ranks"));
+}
+
 TEST_CASE("a mismatch among 200 ranks with 200 shapes stays a short message") {
   World world(steady(200));
   for (int rank = 0; rank < 200; ++rank) world.submit(rank, "w", all_reduce({rank + 1, rank}));
