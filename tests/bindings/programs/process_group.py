@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from programs.claims import device_at_work
-from programs.process_groups import exchange_with_all, over
+from programs.process_groups import all_gather_single, exchange_with_all, over, reduce_scatter_single
 
 import scalecom.torch as hvd
 from scalecom import process_sets
@@ -116,7 +116,7 @@ def all_gathers_equal_gloos():
             dist.all_gather(outputs, _mine(*shape), group=of)
             results += outputs
         joined = torch.zeros(hvd.size() * 2, 3)
-        dist.all_gather_into_tensor(joined, _mine(2, 3), group=of)
+        all_gather_single(joined, _mine(2, 3), group=of)
         return [*results, joined]
 
     with over("scalecom"):
@@ -136,7 +136,7 @@ def reduce_scatters_are_parts_of_the_all_reduce():
                 dist.all_reduce(whole, op)
                 wanted = whole.chunk(hvd.size())[hvd.rank()]
                 part = torch.zeros(2, 3, dtype=dtype)
-                dist.reduce_scatter_tensor(part, source, op)
+                reduce_scatter_single(part, source, op)
                 assert torch.equal(part, wanted)
                 part.zero_()
                 dist.reduce_scatter(part, list(source.chunk(hvd.size())), op)
@@ -176,13 +176,13 @@ def coalesced_collectives_do_all_they_are_given():
         outputs = [torch.zeros(size * count) for count in (1, 4)]
         with dist._coalescing_manager(async_ops=True) as pending:
             for output, count in zip(outputs, (1, 4)):
-                dist.all_gather_into_tensor(output, torch.full((count,), float(hvd.rank())))
+                all_gather_single(output, torch.full((count,), float(hvd.rank())))
         pending.wait()
         assert outputs[1].tolist() == [float(rank) for rank in range(size) for _ in range(4)]
         outputs = [torch.zeros(count) for count in (1, 4)]
         with dist._coalescing_manager(async_ops=True) as pending:
             for output in outputs:
-                dist.reduce_scatter_tensor(output, torch.ones(size * output.numel()))
+                reduce_scatter_single(output, torch.ones(size * output.numel()))
         pending.wait()
         assert all((output == size).all() for output in outputs)
 
@@ -193,9 +193,9 @@ def tensors_that_are_not_contiguous_are_reduced_where_they_lie():
         dist.all_reduce(whole.t()[1:3])
         assert whole[:, 1:3].eq(hvd.size()).all() and whole[:, 0].eq(1).all()
         target = torch.zeros(2, 4 * hvd.size()).t()
-        dist.all_gather_into_tensor(target, _mine(2, 4).t())
+        all_gather_single(target, _mine(2, 4).t())
         wanted = torch.zeros(4 * hvd.size(), 2)
-        dist.all_gather_into_tensor(wanted, _mine(2, 4).t().contiguous())
+        all_gather_single(wanted, _mine(2, 4).t().contiguous())
         assert torch.equal(target, wanted)
 
 
@@ -207,7 +207,7 @@ def views_that_negate_are_reduced_and_received_as_what_they_show():
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
         assert tensor.tolist() == [3] * 2
         target = torch._neg_view(torch.zeros(2 * size))
-        dist.all_gather_into_tensor(target, shown(rank))
+        all_gather_single(target, shown(rank))
         assert target.tolist() == [place for place in range(size) for _ in range(2)]
         if rank < size - 1:
             dist.send(shown(5), rank + 1)
@@ -246,8 +246,8 @@ def neither_a_work_nor_its_future_waits_for_the_device():
 
         def reduce_all(tensor):
             work = dist.all_reduce(tensor, async_op=True)
-            dist.all_gather_into_tensor(whole, part)
-            dist.reduce_scatter_tensor(part, whole)
+            all_gather_single(whole, part)
+            reduce_scatter_single(part, whole)
             work.get_future().then(lambda done: done.value()[0].add_(1.0)).wait()
 
         reduce_all(torch.ones(1000))  # The ways between the ranks are there.
@@ -280,8 +280,8 @@ def functional_collectives_work():
     with over("scalecom"):
         result = functional.all_reduce(torch.ones(3), "sum", dist.group.WORLD)
         assert (result + 0).tolist() == [hvd.size()] * 3
-        joined = functional.all_gather_tensor(torch.full((2,), float(hvd.rank())), 0,
-                                              dist.group.WORLD)
+        gather = getattr(functional, "all_gather_single", None) or functional.all_gather_tensor
+        joined = gather(torch.full((2,), float(hvd.rank())), 0, dist.group.WORLD)
         assert (joined + 0).tolist() == [float(rank) for rank in range(hvd.size())
                                          for _ in range(2)]
 
@@ -297,7 +297,7 @@ def what_differs_between_ranks_is_told_on_all_of_them():
                      "shape differs between ranks"),
                     (lambda: dist.all_reduce(torch.ones(4), OPS[last], async_op=is_async),
                      "differs between ranks"),
-                    (lambda: dist.all_gather_into_tensor(
+                    (lambda: all_gather_single(
                         torch.zeros((2 + last) * hvd.size()), torch.ones(2 + last),
                         async_op=is_async), "shape differs between ranks"),
                     (lambda: (dist.broadcast(torch.ones(4), 0, async_op=is_async) if last else
@@ -327,9 +327,9 @@ def wrong_arguments_are_refused_with_what_to_do():
                 (lambda: dist.all_reduce(torch.ones(2, dtype=torch.uint16)),
                  "uint16 is not supported; allowed are"),
                 (lambda: dist.all_reduce(torch.eye(2).to_sparse()), "to_dense"),
-                (lambda: dist.all_gather_into_tensor(torch.zeros(size * 3), torch.ones(2)),
+                (lambda: all_gather_single(torch.zeros(size * 3), torch.ones(2)),
                  f"gives {size * 2} elements.*the output has {size * 3}"),
-                (lambda: dist.reduce_scatter_tensor(torch.zeros(2), torch.ones(size * 3)),
+                (lambda: reduce_scatter_single(torch.zeros(2), torch.ones(size * 3)),
                  f"reduce-scatter gives {size * 3} elements"),
                 (lambda: dist.all_to_all_single(torch.ones(1), torch.ones(size), [2] * size, None),
                  "output splits are .*needed are")):

@@ -3,22 +3,29 @@
 import contextlib
 import os
 import signal
+import warnings
 
 import torch
 import torch.distributed as dist
 
 import scalecom.torch as hvd
 
+# Torch 2.14 warns of the names before.
+all_gather_single = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+reduce_scatter_single = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 @contextlib.contextmanager
 def over(backend):
-    """torch.distributed's default group is of this backend."""
-    dist.init_process_group(backend, init_method="scalecom://")
-    try:
-        yield
-        hvd.barrier()
-    finally:
-        dist.destroy_process_group()
+    """torch.distributed's default group is of this backend. What torch means to take away is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        dist.init_process_group(backend, init_method="scalecom://")
+        try:
+            yield
+            hvd.barrier()
+        finally:
+            dist.destroy_process_group()
 
 
 def mesh_of(*sizes, **named):
