@@ -4,6 +4,7 @@
 #include <numeric>
 #include <optional>
 #include <type_traits>
+#include <utility>
 
 #include "base/json_line.hpp"
 #include "base/log.hpp"
@@ -299,7 +300,8 @@ void complete(SessionParts& parts) {
 
 }  // namespace
 
-SessionParts connect_session(const Config& config, Interrupt& interrupt) {
+SessionParts connect_session(const Config& config, std::stop_token called_off) {
+  CallOff interrupt(std::move(called_off));
   SessionParts parts = connect_launched(config, interrupt);
   complete(parts);
   if (parts.topology.local_rank == 0) warn_of_settings(config);

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "base/deadline.hpp"
+#include "base/log.hpp"
 #include "runtime/start_thread.hpp"
 #include "scalecom/status.hpp"
 
@@ -90,6 +91,9 @@ enum class Start { pending, over, given_up };
 // How often a wait for MPI_Init asks whether to go on.
 constexpr auto kInterruptPeriod = std::chrono::milliseconds(100);
 
+// How far apart ranks may be in ending a session that is shut down.
+constexpr Bootstrap::Limit kMeetingTime(10.0);
+
 void initialise_within(const MpiPlugin& plugin, int ranks, Bootstrap::Limit limit,
                        Interrupt& interrupt) {
   const auto start = std::make_shared<std::atomic<Start>>(Start::pending);
@@ -167,6 +171,15 @@ std::shared_ptr<MpiBackend> load_mpi_backend(const MpiLaunch& launch, Bootstrap:
   std::shared_ptr<MpiBackend> backend = plugin->make_backend(limit, &interrupt);
   if (launch.ranks > 1 && backend->bootstrap().size() == 1) throw not_its_launcher(launch, *plugin);
   return backend;
+}
+
+void part(MpiBackend& backend, const Status& status) {
+  if (status.code() != StatusCode::shut_down) return backend.set_failed();
+  if (backend.meet_at_end(kMeetingTime)) return;
+  log_warning(
+      fmt::format("not all ranks ended the session within {:g} s: this process ends "
+                  "without MPI_Finalize, which would wait for them",
+                  kMeetingTime.count()));
 }
 
 }  // namespace scalecom

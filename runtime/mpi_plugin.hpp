@@ -17,6 +17,11 @@ namespace scalecom {
 std::shared_ptr<MpiBackend> load_mpi_backend(const MpiLaunch& launch, Bootstrap::Limit limit,
                                              Interrupt& interrupt);
 
+/// A session has ended here. Ranks that shut it down meet once more: one that died as the others did
+/// is not missed by them, but MPI_Finalize, at the process's exit, would wait for it for ever. Where
+/// not all come, as where the session failed, this process ends without MPI_Finalize.
+void part(MpiBackend& backend, const Status& status);
+
 /// What the plugin that load_mpi_backend() would take finds here. Initialises nothing.
 struct MpiPluginFacts {
   std::string problem;  ///< the loader's reason when it cannot be loaded, else empty

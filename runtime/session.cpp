@@ -9,6 +9,7 @@
 
 #include "base/error.hpp"
 #include "runtime/arguments.hpp"
+#include "runtime/mpi_plugin.hpp"
 #include "runtime/session_impl.hpp"
 #include "runtime/settings.hpp"
 #include "runtime/start_thread.hpp"
@@ -138,15 +139,14 @@ SessionImpl::SessionImpl(SessionParts parts)
             return mode_on_device(count, dtype, compression);
           })) {
   start_timeline_by_setting();
-  thread_ = start_thread("the session", [this] { coordinator_.run(); });
+  thread_ = start_thread("the session", [this] {
+    coordinator_.run();
+    if (parts_.backend != nullptr) part(*parts_.backend, status());
+  });
   pthread_setname_np(thread_.native_handle(), kThreadName);
 }
 
-SessionImpl::~SessionImpl() {
-  shutdown();
-  const bool has_failed = status().code() != StatusCode::shut_down;
-  if (has_failed && parts_.backend != nullptr) parts_.backend->set_failed();
-}
+SessionImpl::~SessionImpl() { shutdown(); }
 
 Ticket SessionImpl::submit(PendingTensor tensor) {
   check_process();
@@ -370,9 +370,8 @@ void SessionImpl::stop_timeline() {
 }
 
 std::unique_ptr<Session> Session::connect(const Config& config, std::stop_token called_off) {
-  CallOff interrupt(std::move(called_off));
   return std::make_unique<Session>(
-      std::make_unique<SessionImpl>(connect_session(config, interrupt)));
+      std::make_unique<SessionImpl>(connect_session(config, std::move(called_off))));
 }
 
 Session::Session(std::unique_ptr<SessionImpl> impl) : impl_(std::move(impl)) {}

@@ -3,6 +3,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <tuple>
@@ -132,9 +133,8 @@ class SessionImpl {
 };
 
 /// Finds the other ranks and wires a session: under an MPI launcher over MPI, else over sockets
-/// where RANK and WORLD_SIZE say so, else alone. See Session::connect. The interrupt is asked while
-/// the ranks come.
-SessionParts connect_session(const Config& config, Interrupt& interrupt);
+/// where RANK and WORLD_SIZE say so, else alone. See Session::connect.
+SessionParts connect_session(const Config& config, std::stop_token called_off);
 
 /// Wires a session of the ranks of `bootstrap`, over shared memory and sockets.
 SessionParts connect_over(Bootstrap& bootstrap, const Config& config);

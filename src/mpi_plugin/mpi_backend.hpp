@@ -31,6 +31,9 @@ class MpiBackend {
   /// Whether MPI says that it takes CUDA memory: "yes", "no", or "not said" where it has no words
   /// for it.
   virtual std::string cuda_aware() const = 0;
+  /// The session was shut down, on all ranks: they meet once more. Where one does not come within
+  /// the limit, it may be dead, and this is as set_failed(); false then.
+  virtual bool meet_at_end(Bootstrap::Limit limit) noexcept = 0;
   /// The session failed: no collective call of MPI (nor MPI_Finalize) may be made any more.
   virtual void set_failed() noexcept = 0;
 };
