@@ -90,16 +90,16 @@ void TensorQueue::push_group(std::vector<PendingTensor> tensors) {
   const std::lock_guard lock(mutex_);
   check_open_locked(tensors.front().name);
   check_room_locked(tensors.size(), tensors.front().name);
-  tensors_.reserve(tensors_.size() + tensors.size());
-  in_flight_.reserve(in_flight_.size() + tensors.size());
-  std::size_t taken = 0;
+  const auto first = tensors_.insert(tensors_.end(), std::move_iterator(tensors.begin()),
+                                     std::move_iterator(tensors.end()));
+  auto next = first;
   try {
-    for (; taken < tensors.size(); ++taken) put_in_flight_locked(tensors[taken].name);
+    for (; next != tensors_.end(); ++next) put_in_flight_locked(next->name);
   } catch (...) {
-    for (std::size_t i = 0; i < taken; ++i) in_flight_.erase(tensors[i].name);
+    for (auto taken = first; taken != next; ++taken) in_flight_.erase(taken->name);
+    tensors_.erase(first, tensors_.end());
     throw;
   }
-  std::move(tensors.begin(), tensors.end(), std::back_inserter(tensors_));
   add_locked();
 }
 
