@@ -328,7 +328,9 @@ void Coordinator::carry_out(NegotiationEvent event) {
   } else if (const auto* settings = std::get_if<FusionSettings>(&event)) {
     fusion_tuning_.apply(*settings);
   } else {
-    finish(std::get<SessionEnd>(event).status);
+    const Status& status = std::get<SessionEnd>(event).status;
+    has_ended_in_order_ = status.code() == StatusCode::shut_down;
+    finish(status);
   }
 }
 

@@ -88,6 +88,9 @@ class Coordinator final : private Interrupt, private Drivable {
   /// Ends the session on every rank with `status` as cause; on this one when nothing has moved for
   /// kShutdownTime, also while a batch is in execution and when the others do not answer.
   void end_session(Status status);
+  /// Whether the session was shut down, and all ranks agreed on that and on what came before. Valid
+  /// when run() has returned.
+  bool has_ended_in_order() const noexcept { return has_ended_in_order_; }
   ResidualStore& residuals() noexcept { return execution_.residuals(); }
   std::vector<CompressionHealth> health() {
     execution_.read_device_health();
@@ -173,6 +176,7 @@ class Coordinator final : private Interrupt, private Drivable {
   std::optional<SessionEnd> requested_end_;
   Deadline requested_end_at_{TimePoint::max()};
   std::int64_t messages_at_end_ = 0;
+  bool has_ended_in_order_ = false;
   /// Batches of one agreement that have not been started.
   std::deque<Batch> batches_;
   std::shared_ptr<const Agreement> agreement_;

@@ -91,8 +91,14 @@ enum class Start { pending, over, given_up };
 // How often a wait for MPI_Init asks whether to go on.
 constexpr auto kInterruptPeriod = std::chrono::milliseconds(100);
 
-// How far apart ranks may be in ending a session that is shut down.
-constexpr Bootstrap::Limit kMeetingTime(10.0);
+// How far apart ranks may be in ending a session that is shut down: one may wait for its device.
+constexpr Bootstrap::Limit kMeetingTime(20.0);
+
+// Whether an init() in this process has left MPI to what it waits for: nobody can take that back.
+std::atomic<bool>& was_given_up() {
+  static std::atomic<bool> flag{false};
+  return flag;
+}
 
 void initialise_within(const MpiPlugin& plugin, int ranks, Bootstrap::Limit limit,
                        Interrupt& interrupt) {
@@ -127,6 +133,24 @@ void initialise_within(const MpiPlugin& plugin, int ranks, Bootstrap::Limit limi
     }
   }
   is_over.get();
+}
+
+std::shared_ptr<MpiBackend> start(const MpiPlugin& plugin, int ranks, Bootstrap::Limit limit,
+                                  Interrupt& interrupt) {
+  if (was_given_up()) {
+    throw Error(StatusCode::unavailable,
+                "an init() in this process gave up waiting for other ranks in MPI, which cannot "
+                "begin anew: start the process again");
+  }
+  try {
+    initialise_within(plugin, ranks, limit, interrupt);
+    return plugin.make_backend(limit, &interrupt);
+  } catch (const Error& error) {
+    const bool is_given_up =
+        error.code() == StatusCode::timed_out || error.code() == StatusCode::shut_down;
+    if (is_given_up) was_given_up() = true;
+    throw;
+  }
 }
 
 // An MPI that another one's mpirun starts takes itself for alone.
@@ -167,19 +191,24 @@ std::shared_ptr<MpiBackend> load_mpi_backend(const MpiLaunch& launch, Bootstrap:
                             "scalecom",
                             open.path, kMpiPluginSymbol));
   }
-  initialise_within(*plugin, launch.ranks, limit, interrupt);
-  std::shared_ptr<MpiBackend> backend = plugin->make_backend(limit, &interrupt);
+  const std::shared_ptr<MpiBackend> backend = start(*plugin, launch.ranks, limit, interrupt);
   if (launch.ranks > 1 && backend->bootstrap().size() == 1) throw not_its_launcher(launch, *plugin);
   return backend;
 }
 
-void part(MpiBackend& backend, const Status& status) {
-  if (status.code() != StatusCode::shut_down) return backend.set_failed();
-  if (backend.meet_at_end(kMeetingTime)) return;
-  log_warning(
-      fmt::format("not all ranks ended the session within {:g} s: this process ends "
-                  "without MPI_Finalize, which would wait for them",
-                  kMeetingTime.count()));
+void end_mpi(MpiBackend& backend, bool is_in_order) {
+  if (!is_in_order) return backend.set_failed();
+  try {
+    backend.meet_at_end(kMeetingTime);
+  } catch (const Error& error) {
+    backend.set_failed();
+    const bool is_late = error.code() == StatusCode::timed_out;
+    log_warning(fmt::format(
+        "the ranks did not end the session together ({}): this process ends without MPI_Finalize, "
+        "which would wait for all of them",
+        is_late ? fmt::format("one was not there within {:g} s", kMeetingTime.count())
+                : error.what()));
+  }
 }
 
 }  // namespace scalecom

@@ -13,14 +13,16 @@ namespace scalecom {
 /// Throws Error(unavailable) with the loader's reason and the remedy, or where the launcher is
 /// another MPI's, ranks_missing() when not all ranks come within `limit`. A rank that initialises
 /// MPI waits for all others in MPI_Init, which knows no deadline: it runs on a thread of its own,
-/// which is left behind when the time is over, or the interrupt throws.
+/// which is left behind when the time is over, or the interrupt throws; from then on this throws
+/// Error(unavailable), since MPI cannot begin anew in a process.
 std::shared_ptr<MpiBackend> load_mpi_backend(const MpiLaunch& launch, Bootstrap::Limit limit,
                                              Interrupt& interrupt);
 
-/// A session has ended here. Ranks that shut it down meet once more: one that died as the others did
-/// is not missed by them, but MPI_Finalize, at the process's exit, would wait for it for ever. Where
-/// not all come, as where the session failed, this process ends without MPI_Finalize.
-void part(MpiBackend& backend, const Status& status);
+/// A session has ended here. Where that is in order, agreed on by all ranks, they meet once more: a
+/// rank that dies while the others shut down is not noticed by them, and MPI_Finalize, at the
+/// process's exit, would wait for it for ever. Where not all come, or the end was another one, this
+/// process will not call that. (One that dies behind the meeting is still waited for.)
+void end_mpi(MpiBackend& backend, bool is_in_order);
 
 /// What the plugin that load_mpi_backend() would take finds here. Initialises nothing.
 struct MpiPluginFacts {

@@ -61,7 +61,9 @@ void Sessions::connect() {
   std::stop_token called_off;
   {
     const std::lock_guard lock(mutex_);
-    called_off = (called_off_ = std::stop_source()).get_token();
+    called_off_ = std::stop_source();
+    if (disconnecting_ > 0) called_off_.request_stop();
+    called_off = called_off_.get_token();
   }
   std::shared_ptr<Session> session = Session::connect(config, called_off);
   const std::lock_guard lock(mutex_);
@@ -84,6 +86,7 @@ void Sessions::disconnect() {
   // Ends also what connect(), add_set() or remove_set() waits for, on another thread.
   {
     const std::lock_guard lock(mutex_);
+    ++disconnecting_;
     called_off_.request_stop();
   }
   if (const auto session = find()) session->shutdown();
@@ -92,6 +95,7 @@ void Sessions::disconnect() {
   std::map<std::int32_t, ProcessSet> sets;
   {
     const std::lock_guard lock(mutex_);
+    --disconnecting_;
     session = std::move(session_);
     sets = std::exchange(sets_, {});
     next_ = {};

@@ -68,6 +68,7 @@ class Sessions {
   std::mutex connect_mutex_;
   std::mutex mutex_;
   std::stop_source called_off_;  ///< of the connect() under way
+  int disconnecting_ = 0;        ///< calls of disconnect() that wait for it
   std::string nccl_offered_;
   std::shared_ptr<Session> session_;
   std::map<std::int32_t, ProcessSet> sets_;

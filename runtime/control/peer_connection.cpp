@@ -78,7 +78,7 @@ PeerConnection::Received PeerConnection::receive() {
       received.end = take_frames(received.messages);
       if (static_cast<std::size_t>(got) < buffer.size()) break;
     } else if (got == 0) {
-      received.end = cause_.empty() ? kClosed : cause_;
+      received.end = kClosed;
     } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
       break;
     } else if (errno == ETIMEDOUT) {
@@ -87,6 +87,7 @@ PeerConnection::Received PeerConnection::receive() {
       received.end = std::strerror(errno);
     }
   }
+  if (received.end && !cause_.empty()) received.end = cause_;
   return received;
 }
 

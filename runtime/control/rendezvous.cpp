@@ -122,7 +122,8 @@ class Host {
       }
       if (lack_) throw *lack_;
     } catch (const Error& error) {
-      tell_all(to_reply(error));
+      // Who is called off may come again, as another rank may.
+      if (error.code() != StatusCode::shut_down) tell_all(to_reply(error));
       throw;
     }
     tell_all(to_reply(std::vector<std::string>{}));
@@ -410,6 +411,7 @@ class Guest {
     const std::size_t begin = first;
     for (std::size_t step = 0; step < ports.size(); ++step) {
       const std::size_t place = (begin + step) % ports.size();
+      if (interrupt_ != nullptr) interrupt_->check();
       Socket root = connect_tcp(address, ports[place], soon(deadline));
       if (root.is_open()) {
         if (is_root(root, show_place(rendezvous_.host, ports[place]), soon(deadline))) return root;

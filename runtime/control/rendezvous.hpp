@@ -44,9 +44,9 @@ struct Rendezvous {
 /// Throws Error on every rank that has come: timed_out naming the ranks that have not within
 /// `limit`; invalid_argument for two processes of one rank, a rank outside of the job, world sizes
 /// that differ, a rank 0 that may open too few files for a session; unavailable for a meeting place
-/// that is taken; what the interrupt throws, which is asked several times a second. A rank that
-/// leaves before all have come may come again. The exchanges of the bootstrap name the ranks that
-/// are lost or late.
+/// that is taken; what the interrupt throws, which is asked at least every 2 s (unless rank 0 is
+/// stopped: then when that is given up). A rank that leaves before all have come may come again.
+/// The exchanges of the bootstrap name the ranks that are lost or late.
 std::unique_ptr<Bootstrap> meet(const Rendezvous& rendezvous, Bootstrap::Limit limit,
                                 Interrupt* interrupt = nullptr);
 

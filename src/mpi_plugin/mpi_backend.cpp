@@ -145,17 +145,8 @@ class MpiBackendImpl final : public MpiBackend {
   std::string library_version() const override { return mpi_library_version(); }
   std::string thread_level() const override { return mpi_thread_level(); }
   std::string cuda_aware() const override { return mpi_cuda_aware(); }
-  bool meet_at_end(Bootstrap::Limit limit) noexcept override {
-    int is_finalized = 0;
-    MPI_Finalized(&is_finalized);
-    if (is_finalized != 0) return true;  // By the program, too early.
-    try {
-      bootstrap_.exchange({}, limit);
-      return true;
-    } catch (const std::exception&) {
-      set_failed();
-      return false;
-    }
+  void meet_at_end(Bootstrap::Limit limit) override {
+    if (is_finalizing()) bootstrap_.exchange({}, limit);
   }
   void set_failed() noexcept override {
     has_failed_ = true;

@@ -10,8 +10,8 @@
 namespace scalecom {
 
 /// Everything that needs MPI, behind an interface without MPI's types: it lives in a library for
-/// each MPI (libscalecom_mpi.so and others), which is loaded only when a job was launched by MPI, so
-/// that libscalecom itself loads on machines without one.
+/// each MPI (libscalecom_mpi.so and others), which is loaded only when a job was launched by MPI,
+/// so that libscalecom itself loads on machines without one.
 ///
 /// All calls (construction included) come from one thread at a time. Initialises MPI only if nobody
 /// has; finalizes only what it initialised, at the process's exit.
@@ -31,9 +31,9 @@ class MpiBackend {
   /// Whether MPI says that it takes CUDA memory: "yes", "no", or "not said" where it has no words
   /// for it.
   virtual std::string cuda_aware() const = 0;
-  /// The session was shut down, on all ranks: they meet once more. Where one does not come within
-  /// the limit, it may be dead, and this is as set_failed(); false then.
-  virtual bool meet_at_end(Bootstrap::Limit limit) noexcept = 0;
+  /// The ranks, which have shut the session down, meet once more, unless MPI is the program's to
+  /// finalize. Throws ranks_missing() when not all come within the limit.
+  virtual void meet_at_end(Bootstrap::Limit limit) = 0;
   /// The session failed: no collective call of MPI (nor MPI_Finalize) may be made any more.
   virtual void set_failed() noexcept = 0;
 };

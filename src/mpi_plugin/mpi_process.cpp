@@ -33,10 +33,7 @@ void refuse_forked() {
 }
 
 void finalize_at_exit() {
-  if (finalizing_process() != getpid()) return;
-  int is_finalized = 0;
-  MPI_Finalized(&is_finalized);
-  if (is_finalized == 0) MPI_Finalize();
+  if (is_finalizing()) MPI_Finalize();
 }
 
 std::string level_name(int level) {
@@ -82,6 +79,13 @@ void ensure_mpi() {
                             ", and scalecom calls it from a background thread; initialise it with "
                             "MPI_Init_thread(..., MPI_THREAD_MULTIPLE, ...), or let scalecom do it "
                             "by calling init() first");
+}
+
+bool is_finalizing() noexcept {
+  if (finalizing_process() != getpid()) return false;
+  int is_finalized = 0;
+  MPI_Finalized(&is_finalized);
+  return is_finalized == 0;
 }
 
 void renounce_finalize() noexcept { finalizing_process() = 0; }

@@ -34,7 +34,9 @@ Error ranks_missing(int ranks, Bootstrap::Limit limit) {
 
 void CallOff::check() {
   if (!token_.stop_requested()) return;
-  throw Error(StatusCode::shut_down, "shutdown() was called while init() waited for other ranks");
+  throw Error(
+      StatusCode::shut_down,
+      "init() was called off, by shutdown() or an interrupt, while it waited for other ranks");
 }
 
 std::string to_blob(const Status& status) {

@@ -62,7 +62,7 @@ def test_ctrl_c_ends_an_init_that_waits(tmp_path, first):
     job = Job(tmp_path, 2, "programs.rendezvous:interrupt_and_connect_again",
               {"pipe": str(tmp_path / "pipe"), "first": first}, env={"SCALECOM_CONNECT_TIMEOUT": "60"})
     values = job.outcome().check()
-    assert 0.4 < values[first][0] < 10, values
+    assert values[first][0] < 10, values
     assert [value[1] for value in values] == [2.0, 2.0]
 
 

@@ -49,6 +49,20 @@ bool ends_when_called_off(const Action& action) {
   return holds(false, "an error came");
 }
 
+/// Whether `action`, which would use MPI again that was given up, is refused at once.
+template <class Action>
+bool is_refused(const Action& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    const std::string message = error.what();
+    return holds(error.code() == StatusCode::unavailable &&
+                     message.find("start the process again") != std::string::npos,
+                 message);
+  }
+  return holds(false, "an error came");
+}
+
 /// Each of the two ranks waits here for the other; the alarm is the deadline. `folder` holds the
 /// pipe that they meet at, which has the name of their launcher.
 inline void meet(const std::string& folder, bool is_first) {

@@ -78,6 +78,7 @@ GLOBALS = {
     "bindings/c/calls.hpp": "the sessions of a process, the last error of a thread",
     "bindings/c/sessions.cpp": "the process set that a thread uses",
     "bindings/tensorflow_ops/done.cpp": "addresses that a thread has looked up",
+    "runtime/mpi_plugin.cpp": "that MPI was given up is a fact of the process",
     "src/mpi_plugin/mpi_process.cpp": "who finalizes MPI is a fact of the process",
 }
 

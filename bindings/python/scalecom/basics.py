@@ -26,7 +26,8 @@ def init(comm=None, process_sets=None):
     are added, as many on every rank; one of an mpi4py communicator may have other ranks on other ranks,
     as after a split, and each of those sets is added. "dynamic" adds none, and as many may be added
     later with it as without, and none are allowed under scalecomrun --elastic.
-    Raises ValueError when the ranks cannot be connected or the environment is wrong, and
+    Raises ValueError when the ranks cannot be connected, another thread's shutdown() calls it off while ranks
+    are missing, or the environment is wrong, and
     HorovodInternalError when a rank is lost meanwhile; the message says what to do.
     """
     with _init_lock:  # A session has all that belongs to it when another thread finds it.
@@ -76,12 +77,18 @@ def _connect():
     """Returns the code of scalecom_init(), and its error. That waits for other ranks, and on a thread of its
     own, since Python answers signals on the main one: what a handler raises, as Ctrl-C's does, calls it off."""
     outcome = queue.SimpleQueue()
-    thread = threading.Thread(target=lambda: outcome.put((lib.scalecom_init(), _library.last_error())),
-                              name="scalecom init", daemon=True)
+    called_off = threading.Event()
+
+    def connect():
+        if not called_off.is_set():
+            outcome.put((lib.scalecom_init(), _library.last_error()))
+
+    thread = threading.Thread(target=connect, name="scalecom init", daemon=True)
     try:
         thread.start()
         return outcome.get()
     except BaseException:
+        called_off.set()
         while True:
             is_under_way = thread.is_alive()  # Perhaps not in scalecom_init() yet.
             lib.scalecom_shutdown()

@@ -45,9 +45,9 @@ def interrupt_and_connect_again(pipe, first):
     seconds = None
     if os.environ["RANK"] == str(first):
         signal.signal(signal.SIGALRM, signal.default_int_handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.5)
         begin = time.monotonic()
         try:
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
             hvd.init()
         except KeyboardInterrupt:
             seconds = time.monotonic() - begin

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <optional>
 #include <stop_token>
 #include <string>
@@ -30,6 +31,24 @@ Rendezvous rank_of_three(int rank) {
   return rendezvous;
 }
 
+Handshake handshake_of(const Rendezvous& rendezvous) {
+  return {derive_key(rendezvous.secret, "scalecom rendezvous " + rendezvous.job), 0};
+}
+
+// Calls off what it is asked about some times once it is armed: rank 0 has let in then who has
+// come.
+class LateCallOff final : public Interrupt {
+ public:
+  void arm() { is_armed_ = true; }
+  void check() override {
+    if (is_armed_ && ++asked_ > 5) throw Error(StatusCode::shut_down, "called off");
+  }
+
+ private:
+  std::atomic<bool> is_armed_{false};
+  int asked_ = 0;
+};
+
 // Nothing where the ranks meet.
 std::optional<Error> meet_until(const Rendezvous& rendezvous, std::stop_token called_off) {
   CallOff interrupt(std::move(called_off));
@@ -44,7 +63,7 @@ std::optional<Error> meet_until(const Rendezvous& rendezvous, std::stop_token ca
 void check_called_off(const std::optional<Error>& error, TimePoint begin) {
   REQUIRE(error);
   CHECK(error->code() == StatusCode::shut_down);
-  CHECK_THAT(error->what(), Catch::Contains("shutdown() was called"));
+  CHECK_THAT(error->what(), Catch::Contains("init() was called off"));
   CHECK(Clock::now() - begin < kLong / 4);
 }
 
@@ -62,8 +81,7 @@ TEST_CASE("a rank that waits with rank 0 for a third leaves when it is called of
   const Rendezvous guest = rank_of_three(1);
   std::vector<Socket> listeners;
   listeners.push_back(listen_unix(meeting_name(guest.job)));
-  Reception reception(listeners, {derive_key(guest.secret, "scalecom rendezvous " + guest.job), 0},
-                      16);
+  Reception reception(listeners, handshake_of(guest), 16);
   std::stop_source source;
   std::optional<Error> error;
   std::thread other([&] { error = meet_until(guest, source.get_token()); });
@@ -76,4 +94,27 @@ TEST_CASE("a rank that waits with rank 0 for a third leaves when it is called of
   REQUIRE(arrivals.size() == 1);
   CHECK(arrivals.front().hello == "3");
   check_called_off(error, begin);
+}
+
+TEST_CASE("a rank 0 that is called off ends nobody else's wait: it may come again") {
+  const Rendezvous root = rank_of_three(0);
+  LateCallOff interrupt;
+  bool was_called_off = false;
+  std::thread host([&] {
+    try {
+      meet(root, kLong, &interrupt);
+    } catch (const Error& error) {
+      was_called_off = error.code() == StatusCode::shut_down;
+    }
+  });
+  const Deadline deadline = Deadline::after(kLong);
+  Socket guest;
+  while (!guest.is_open() && !deadline.has_passed()) guest = connect_unix(meeting_name(root.job));
+  const bool is_in = introduce_to_parent(guest, handshake_of(root), 1, deadline) &&
+                     send_frame(guest, "3", deadline);
+  interrupt.arm();
+  host.join();
+  CHECK(is_in);
+  CHECK(was_called_off);
+  CHECK_FALSE(receive_frame(guest, deadline));
 }
