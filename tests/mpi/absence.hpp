@@ -38,27 +38,15 @@ bool ends_in_time(double limit_s, const Action& action) {
   return holds(false, "an error came");
 }
 
-/// Whether `action` throws what says that it was called off; the test's own time-out is the limit.
+/// Whether `action` throws this code, and `words` are in the message; the test's own time-out is
+/// the limit.
 template <class Action>
-bool ends_when_called_off(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return holds(error.code() == StatusCode::shut_down, error.what());
-  }
-  return holds(false, "an error came");
-}
-
-/// Whether `action`, which would use MPI again that was given up, is refused at once.
-template <class Action>
-bool is_refused(const Action& action) {
+bool ends_with(StatusCode code, const std::string& words, const Action& action) {
   try {
     action();
   } catch (const Error& error) {
     const std::string message = error.what();
-    return holds(error.code() == StatusCode::unavailable &&
-                     message.find("start the process again") != std::string::npos,
-                 message);
+    return holds(error.code() == code && message.find(words) != std::string::npos, message);
   }
   return holds(false, "an error came");
 }
