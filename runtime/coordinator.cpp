@@ -50,6 +50,7 @@ Coordinator::Coordinator(Parts parts)
     : parts_(std::move(parts)),
       seat_(std::make_shared<DriverSeat>(static_cast<Drivable&>(*this))),
       negotiation_(negotiation_options(parts_)),
+      last_meeting_(parts_.rank, parts_.size),
       fusion_tuning_(parts_.config, parts_.rank, parts_.size),
       execution_(
           *parts_.collectives, parts_.rank, parts_.size, parts_.config, timeline_,
@@ -207,6 +208,7 @@ void Coordinator::put_pending(PendingTensor&& tensor) {
 void Coordinator::take_control_messages() {
   for (ControlEvent& event : parts_.channel->poll()) {
     const TimePoint now = Clock::now();
+    last_meeting_.take(event);
     if (const auto* received = std::get_if<ControlReceived>(&event)) {
       negotiation_.receive(received->from, received->message, now);
     } else {
@@ -447,7 +449,6 @@ void Coordinator::finish(const Status& cause) {
   has_ended_ = true;
   for (CoordinatorTask& task : left.tasks) tasks_.push_back(std::move(task));
   run_tasks();  // A session that is over needs no urgent ones: they would end it.
-  parts_.channel->close();
 }
 
 void Coordinator::restore_residual(Residual residual) {

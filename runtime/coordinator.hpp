@@ -12,6 +12,7 @@
 
 #include "collective/collectives.hpp"
 #include "runtime/control/control_channel.hpp"
+#include "runtime/control/last_meeting.hpp"
 #include "runtime/driver_seat.hpp"
 #include "runtime/execution.hpp"
 #include "runtime/fusion_tuning.hpp"
@@ -77,7 +78,8 @@ class Coordinator final : private Interrupt, private Drivable {
   };
   explicit Coordinator(Parts parts);
 
-  /// The session thread's part. Returns when the session has ended. Call once.
+  /// The session thread's part. Returns when the session has ended, with the channel open. Call
+  /// once.
   void run();
 
   /// Taken by threads that wait for a ticket; outlives the coordinator, closed.
@@ -91,6 +93,9 @@ class Coordinator final : private Interrupt, private Drivable {
   /// Whether the session was shut down, and all ranks agreed on that and on what came before. Valid
   /// when run() has returned.
   bool has_ended_in_order() const noexcept { return has_ended_in_order_; }
+  /// Then, on all ranks or on none: waits until they have carried it out, too. Throws
+  /// Error(rank_lost) or Error(timed_out).
+  void meet_at_end(Deadline deadline) { last_meeting_.meet(*parts_.channel, {deadline}); }
   ResidualStore& residuals() noexcept { return execution_.residuals(); }
   std::vector<CompressionHealth> health() {
     execution_.read_device_health();
@@ -161,6 +166,7 @@ class Coordinator final : private Interrupt, private Drivable {
   Parts parts_;
   const std::shared_ptr<DriverSeat> seat_;
   Negotiation negotiation_;
+  LastMeeting last_meeting_;
   FusionTuning fusion_tuning_;
   Timeline timeline_;
   Execution execution_;

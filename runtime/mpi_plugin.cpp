@@ -92,7 +92,7 @@ enum class Start { pending, over, given_up };
 constexpr auto kInterruptPeriod = std::chrono::milliseconds(100);
 
 // How far apart ranks may be in ending a session that is shut down: one may wait for its device.
-constexpr Bootstrap::Limit kMeetingTime(20.0);
+constexpr std::chrono::seconds kMeetingTime(20);
 
 // Whether an init() in this process has left MPI to what it waits for: nobody can take that back.
 std::atomic<bool>& was_given_up() {
@@ -196,17 +196,17 @@ std::shared_ptr<MpiBackend> load_mpi_backend(const MpiLaunch& launch, Bootstrap:
   return backend;
 }
 
-void end_mpi(MpiBackend& backend, bool is_in_order) {
-  if (!is_in_order) return backend.set_failed();
+void end_mpi(MpiBackend& backend, Coordinator& coordinator) {
+  if (!coordinator.has_ended_in_order()) return backend.set_failed();
   try {
-    backend.meet_at_end(kMeetingTime);
+    coordinator.meet_at_end(Deadline::after(kMeetingTime));
   } catch (const Error& error) {
     backend.set_failed();
     const bool is_late = error.code() == StatusCode::timed_out;
     log_warning(fmt::format(
         "the ranks did not end the session together ({}): this process ends without MPI_Finalize, "
         "which would wait for all of them",
-        is_late ? fmt::format("one was not there within {:g} s", kMeetingTime.count())
+        is_late ? fmt::format("one was not there within {} s", kMeetingTime.count())
                 : error.what()));
   }
 }

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "mpi_plugin/mpi_backend.hpp"
+#include "runtime/coordinator.hpp"
 #include "runtime/launch.hpp"
 
 namespace scalecom {
@@ -18,11 +19,12 @@ namespace scalecom {
 std::shared_ptr<MpiBackend> load_mpi_backend(const MpiLaunch& launch, Bootstrap::Limit limit,
                                              Interrupt& interrupt);
 
-/// A session has ended here. Where that is in order, agreed on by all ranks, they meet once more: a
-/// rank that dies while the others shut down is not noticed by them, and MPI_Finalize, at the
-/// process's exit, would wait for it for ever. Where not all come, or the end was another one, this
-/// process will not call that. (One that dies behind the meeting is still waited for.)
-void end_mpi(MpiBackend& backend, bool is_in_order);
+/// A session has ended here: its coordinator has run. Where that is in order, agreed on by all
+/// ranks, they meet once more: one that dies while the others shut down is not noticed by them, and
+/// MPI_Finalize, at the process's exit, would wait for it for ever. Where not all come, or the end
+/// was another one, this process will not call that. (One that dies behind the meeting is still
+/// waited for.)
+void end_mpi(MpiBackend& backend, Coordinator& coordinator);
 
 /// What the plugin that load_mpi_backend() would take finds here. Initialises nothing.
 struct MpiPluginFacts {

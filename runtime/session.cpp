@@ -141,7 +141,8 @@ SessionImpl::SessionImpl(SessionParts parts)
   start_timeline_by_setting();
   thread_ = start_thread("the session", [this] {
     coordinator_.run();
-    if (parts_.backend != nullptr) end_mpi(*parts_.backend, coordinator_.has_ended_in_order());
+    if (parts_.backend != nullptr) end_mpi(*parts_.backend, coordinator_);
+    parts_.channel->close();
   });
   pthread_setname_np(thread_.native_handle(), kThreadName);
 }
@@ -256,8 +257,7 @@ void SessionImpl::run_by(bool (TensorQueue::*push)(CoordinatorTask), const Coord
   task();
 }
 
-// The thread ends within the coordinator's shutdown time, whatever the other ranks do, and that of
-// end_mpi().
+// The thread ends within the coordinator's shutdown time and end_mpi()'s, whatever other ranks do.
 void SessionImpl::shutdown() {
   if (!is_of_this_process()) return;
   // A program that ends calls it too, also one that ends by an exception.

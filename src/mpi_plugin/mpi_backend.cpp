@@ -145,9 +145,6 @@ class MpiBackendImpl final : public MpiBackend {
   std::string library_version() const override { return mpi_library_version(); }
   std::string thread_level() const override { return mpi_thread_level(); }
   std::string cuda_aware() const override { return mpi_cuda_aware(); }
-  void meet_at_end(Bootstrap::Limit limit) override {
-    if (is_finalizing()) bootstrap_.exchange({}, limit);
-  }
   void set_failed() noexcept override {
     has_failed_ = true;
     renounce_finalize();

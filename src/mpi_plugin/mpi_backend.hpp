@@ -31,9 +31,6 @@ class MpiBackend {
   /// Whether MPI says that it takes CUDA memory: "yes", "no", or "not said" where it has no words
   /// for it.
   virtual std::string cuda_aware() const = 0;
-  /// The ranks, which have shut the session down, meet once more, unless MPI is the program's to
-  /// finalize. Throws ranks_missing() when not all come within the limit.
-  virtual void meet_at_end(Bootstrap::Limit limit) = 0;
   /// The session failed: no collective call of MPI (nor MPI_Finalize) may be made any more.
   virtual void set_failed() noexcept = 0;
 };
@@ -55,7 +52,7 @@ struct MpiPlugin {
 };
 
 /// Symbol in it with the type MpiPluginEntry.
-inline constexpr const char* kMpiPluginSymbol = "scalecom_mpi_plugin_v4";
+inline constexpr const char* kMpiPluginSymbol = "scalecom_mpi_plugin_v5";
 using MpiPluginEntry = const MpiPlugin* (*)();
 
 }  // namespace scalecom

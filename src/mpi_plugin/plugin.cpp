@@ -21,6 +21,6 @@ constexpr MpiPlugin kPlugin{.library_version = library_version,
 }  // namespace scalecom
 
 // What libscalecom looks up: kMpiPluginSymbol.
-extern "C" SCALECOM_API const scalecom::MpiPlugin* scalecom_mpi_plugin_v4() {
+extern "C" SCALECOM_API const scalecom::MpiPlugin* scalecom_mpi_plugin_v5() {
   return &scalecom::kPlugin;
 }

@@ -1,5 +1,6 @@
 // Rank 2 of 3 dies, and what it has forked keeps its connections open, so that the others see
-// nothing of it. They shut down in good order, and end: without MPI_Finalize, which would wait.
+// nothing of it while they shut down in good order. Then that ends, too, and so do they, at once:
+// without MPI_Finalize, which would wait.
 
 #include <mpi.h>
 #include <signal.h>
@@ -11,7 +12,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <string>
+#include <thread>
 
 #include "scalecom/scalecom.hpp"
 #include "tests/mpi/absence.hpp"
@@ -31,16 +34,14 @@ void tell_end() {
   std::fflush(stdout);
 }
 
-// A child of this process lives on for a while; the alarm ends it.
-[[noreturn]] void die_unnoticed() {
-  if (fork() == 0) {
-    alarm(30);
-    close(STDOUT_FILENO);  // mpirun waits for its end.
-    close(STDERR_FILENO);
-    while (true) pause();
-  }
-  kill(getpid(), SIGKILL);
-  std::abort();
+// It has this process's connections; the alarm ends it where nobody else does.
+pid_t fork_keeper() {
+  const pid_t keeper = fork();
+  if (keeper != 0) return keeper;
+  alarm(60);
+  close(STDOUT_FILENO);  // mpirun waits for its end.
+  close(STDERR_FILENO);
+  while (true) pause();
 }
 
 bool is_alive(pid_t process) {
@@ -50,21 +51,26 @@ bool is_alive(pid_t process) {
   return name_end != std::string::npos && text.at(name_end + 2) != 'Z';
 }
 
-bool has_died(pid_t process) {
+bool comes_true(const std::function<bool()>& condition) {
   const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-  while (is_alive(process)) {
+  while (!condition()) {
     if (std::chrono::steady_clock::now() > limit) return false;
     sched_yield();
   }
   return true;
 }
 
-// Of the process of the last rank.
-pid_t share_process(Session& session) {
-  std::int32_t process = getpid();
-  const TensorView view{&process, DataType::int32, {1}, {}};
-  session.broadcast("process", view, session.topology().size - 1).wait();
-  return process;
+struct Processes {
+  std::int32_t last;    ///< the last rank's
+  std::int32_t keeper;  ///< forked by it
+};
+
+Processes share_processes(Session& session) {
+  const bool is_last = my_rank == session.topology().size - 1;
+  Processes processes{is_last ? getpid() : 0, is_last ? fork_keeper() : 0};
+  const TensorView view{&processes, DataType::int32, {2}, {}};
+  session.broadcast("processes", view, session.topology().size - 1).wait();
+  return processes;
 }
 
 }  // namespace
@@ -73,10 +79,16 @@ int main() {
   std::atexit(tell_end);
   const auto session = Session::connect(Config::from_environment());
   my_rank = session->topology().rank;
-  const pid_t last = share_process(*session);
+  const Processes processes = share_processes(*session);
   session->barrier().wait();
-  if (last == getpid()) die_unnoticed();
-  test::holds(has_died(last), "the last rank dies");
-  session->shutdown();
+  if (processes.last == getpid()) kill(getpid(), SIGKILL);
+  test::holds(comes_true([&] { return !is_alive(processes.last); }), "the last rank dies");
+  std::thread end([&] { session->shutdown(); });
+  test::holds(comes_true([&] { return !session->status().is_ok(); }), "the session is shut down");
   test::holds(session->status().code() == StatusCode::shut_down, session->status().message());
+  const auto before = std::chrono::steady_clock::now();
+  if (my_rank == 0) kill(processes.keeper, SIGKILL);
+  end.join();
+  const auto time = std::chrono::steady_clock::now() - before;
+  test::holds(time < std::chrono::seconds(10), "the loss ends the wait for the last rank");
 }

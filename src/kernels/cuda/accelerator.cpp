@@ -69,7 +69,8 @@ class CudaAccelerator final : public Accelerator {
   explicit CudaAccelerator(int index)
       : index_(index), description_(describe(index)), bus_id_(find_bus_id(index)) {
     const std::shared_ptr<void> entered = enter();
-    const cuda::BesideCaptures beside;  // Behind it, as a call of CUDA's begins the use of the current device.
+    // Behind it, as a call of CUDA's begins the use of the current device.
+    const cuda::BesideCaptures beside;
     // Begins the process's use of the device: what stands against that shows here.
     cuda::check(cudaFree(nullptr), "cudaFree");
     for (const auto load : {kernels::cuda::load_step, kernels::cuda::load_scale_copy,
