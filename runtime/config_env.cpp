@@ -191,12 +191,7 @@ Config Config::from_environment() {
       const std::string variable = prefix + setting.name;
       const char* value = read_variable(variable);
       if (value == nullptr) continue;
-      if (!setting.parse(config, value)) {
-        throw Error(
-            StatusCode::invalid_argument,
-            fmt::format("{}={} is not allowed; allowed: {}{}", variable, value, setting.allowed,
-                        setting.unit.empty() ? "" : " (" + setting.unit + ")"));
-      }
+      if (!setting.parse(config, value)) refuse_value(setting, variable, value);
       config.sources[setting.name] = variable;
       break;
     }

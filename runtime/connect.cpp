@@ -300,7 +300,8 @@ void complete(SessionParts& parts) {
 
 }  // namespace
 
-SessionParts connect_session(const Config& config, std::stop_token called_off) {
+SessionParts connect_session(const Config& given, std::stop_token called_off) {
+  const Config config = checked_config(given);
   CallOff interrupt(std::move(called_off));
   SessionParts parts = connect_launched(config, interrupt);
   complete(parts);

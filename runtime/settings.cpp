@@ -326,6 +326,29 @@ const std::vector<Setting>& settings_table() {
   return table;
 }
 
+// Values go through their text, so that one rule holds for both ways in.
+Config checked_config(const Config& config) {
+  const Config defaults;
+  Config checked = config;
+  for (const Setting& setting : settings_table()) {
+    const std::string value = setting.print(config);
+    if (!setting.has_effect || value == setting.print(defaults)) continue;
+    Config parsed = checked;
+    if (!setting.parse(parsed, value)) {
+      refuse_value(setting, "Config's SCALECOM_" + setting.name, value);
+    }
+    // Not where the text is the same: it may be rounded, or stand for what is not shown.
+    if (setting.print(parsed) != value) checked = std::move(parsed);
+  }
+  return checked;
+}
+
+void refuse_value(const Setting& setting, const std::string& source, const std::string& value) {
+  throw Error(StatusCode::invalid_argument,
+              fmt::format("{}={} is not allowed; allowed: {}{}", source, value, setting.allowed,
+                          setting.unit.empty() ? "" : " (" + setting.unit + ")"));
+}
+
 std::vector<std::string> settings_without_effect(const Config& config) {
   std::vector<std::string> warnings;
   for (const Setting& setting : settings_table()) {

@@ -28,6 +28,14 @@ struct Setting {
 /// All of them, in the order of docs/configuration.md.
 const std::vector<Setting>& settings_table();
 
+/// `config` as from_environment() might have made it: words in small letters. Throws
+/// Error(invalid_argument) for a value that the table does not allow, which a program has given.
+Config checked_config(const Config& config);
+
+/// Throws what a `value` gets that `setting` does not allow; `source`: where it stands.
+[[noreturn]] void refuse_value(const Setting& setting, const std::string& source,
+                               const std::string& value);
+
 /// A sentence for each variable that is set but has no effect.
 std::vector<std::string> settings_without_effect(const Config& config);
 

@@ -138,7 +138,8 @@ class SCALECOM_API Session {
   /// Joins the job this process was launched in: under mpirun over MPI; over sockets as the rank
   /// that RANK and WORLD_SIZE (torchrun) or srun say; otherwise alone as one rank. Throws Error
   /// when the ranks cannot be connected in config.connect_timeout_s, when MPI is missing or its
-  /// thread level is too low, or when ranks disagree about settings; Error(shut_down) soon after a
+  /// thread level is too low, or when ranks disagree about settings; Error(invalid_argument) for a
+  /// value of `config` that docs/configuration.md does not allow; Error(shut_down) soon after a
   /// stop is requested of `called_off` while it waits for ranks that have not come.
   static std::unique_ptr<Session> connect(const Config& config, std::stop_token called_off = {});
 

@@ -1,5 +1,6 @@
 #include "runtime/settings.hpp"
 
+#include <cmath>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
@@ -116,6 +117,36 @@ TEST_CASE("a value that is not allowed names the variable, the value and what is
   const Variable set(variable, value);
   CHECK_THROWS_WITH(Config::from_environment(),
                     Contains(variable + "=" + value) && Contains(allowed));
+}
+
+TEST_CASE("a value that a program has given is held to the same table") {
+  const auto refuses = [](const auto& set, const std::string& value, const std::string& allowed) {
+    Config config;
+    set(config);
+    CHECK_THROWS_WITH(checked_config(config),
+                      Contains("Config's SCALECOM_" + value + " is not allowed") &&
+                          Contains("allowed: " + allowed));
+  };
+  refuses([](Config& config) { config.compress_threads = 0; }, "COMPRESS_THREADS=0", "1 to 256");
+  refuses([](Config& config) { config.fusion_threshold_bytes = -1; }, "FUSION_THRESHOLD=-1", "0 to");
+  refuses([](Config& config) { config.cycle_time_ms = std::nan(""); }, "CYCLE_TIME=nan", "adaptive");
+  refuses([](Config& config) { config.mode = "bogus"; }, "MODE=bogus", "cyclic, sharded");
+  refuses([](Config& config) { config.log_level = ""; }, "LOG_LEVEL=", "trace, debug");
+  refuses([](Config& config) { config.rendezvous = "here"; }, "RENDEZVOUS=here", "host:port");
+}
+
+TEST_CASE("what a program has given is taken as it is, but for capitals") {
+  CHECK_NOTHROW(checked_config(Config()));
+  Config config;
+  config.log_level = "INFO";
+  config.cycle_time_ms = -7.0;
+  config.collective_timeout_s = 0.123456789;
+  config.rendezvous_key = "a secret";
+  const Config checked = checked_config(config);
+  CHECK(checked.log_level == "info");
+  CHECK(checked.cycle_time_ms == config.cycle_time_ms);
+  CHECK(checked.collective_timeout_s == config.collective_timeout_s);
+  CHECK(checked.rendezvous_key == "a secret");
 }
 
 TEST_CASE("Horovod's variables without effect are checked, accepted and warned about") {
