@@ -41,6 +41,12 @@ void check_dtype(const std::string& name, DataType dtype) {
                            static_cast<int>(dtype)));
 }
 
+void check_device_kind(const std::string& name, DeviceKind kind) {
+  if (kind == DeviceKind::host || kind == DeviceKind::cuda) return;
+  refuse(name, fmt::format("device kind {} is not known; allowed are host (0) and CUDA (1)",
+                           static_cast<int>(kind)));
+}
+
 void check_view(const std::string& name, const TensorView& view) {
   check_name(name);
   check_dtype(name, view.dtype);
@@ -49,10 +55,7 @@ void check_view(const std::string& name, const TensorView& view) {
     refuse(name, fmt::format("no data for shape {}", to_string(view.shape)));
   }
   const Device& device = view.device;
-  if (device.kind != DeviceKind::host && device.kind != DeviceKind::cuda) {
-    refuse(name, fmt::format("device kind {} is not known; allowed are host (0) and CUDA (1)",
-                             static_cast<int>(device.kind)));
-  }
+  check_device_kind(name, device.kind);
   // A host reads elements from any place, a GPU does not.
   const auto address = reinterpret_cast<std::uintptr_t>(view.data);
   const auto bytes = static_cast<std::uintptr_t>(size_of(view.dtype));
@@ -129,8 +132,10 @@ void check_compression(const std::string& name, DataType dtype, const AllReduceO
                          static_cast<int>(compression.mode)));
   }
   if (!is_compressible(compression.values)) {
-    refuse(name, fmt::format("compression values are {}; allowed are float32, float16 and bfloat16",
-                             static_cast<int>(compression.values)));
+    refuse(name, fmt::format("compression values are {} ({}); allowed are float16 (5), float32 (6) "
+                             "and bfloat16 (9)",
+                             static_cast<int>(compression.values),
+                             scalecom::to_string(compression.values)));
   }
   if (compression.rate < 1 || compression.rate > kRateMax) {
     refuse(name,
@@ -197,6 +202,21 @@ void check_member(const GroupMember& member, const GroupMember& first) {
          fmt::format("it is on {}, and {} of the same group on {}; the tensors of a "
                      "group must be on one device",
                      to_string(member.input.device), first.name, to_string(first.input.device)));
+}
+
+void check_explained(std::int64_t count, DataType dtype, const Compression& compression,
+                     DeviceKind device) {
+  const std::string name = "to be explained";
+  if (count < 0) {
+    throw Error(StatusCode::invalid_argument,
+                fmt::format("count is {}; it must be 0 or more", count));
+  }
+  check_dtype(name, dtype);
+  check_shape(name, {count}, dtype);
+  check_device_kind(name, device);
+  AllReduceOptions options;
+  options.compression = compression;
+  check_compression(name, dtype, options);
 }
 
 void check_guard(const std::string& name, const Compression& compression, const Config& config) {

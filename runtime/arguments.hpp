@@ -19,6 +19,9 @@ void check_all_reduce(const std::string& name, const TensorView& input, const Te
 void check_member(const GroupMember& member, const GroupMember& first);
 /// Of an all-reduce of `dtype`.
 void check_compression(const std::string& name, DataType dtype, const AllReduceOptions& options);
+/// Of a tensor that there is no more of.
+void check_explained(std::int64_t count, DataType dtype, const Compression& compression,
+                     DeviceKind device);
 /// Of a tensor whose compression is allowed, in a session of such settings.
 void check_guard(const std::string& name, const Compression& compression, const Config& config);
 void check_all_gather(const std::string& name, const TensorView& input);

@@ -477,19 +477,18 @@ void Session::start_timeline(const std::string& path, bool mark_cycles) {
 void Session::stop_timeline() { impl_->stop_timeline(); }
 
 AllReduceExplanation Session::explain_all_reduce(std::int64_t bytes) const {
+  if (bytes < 0) {
+    throw Error(StatusCode::invalid_argument,
+                fmt::format("bytes is {}; it must be 0 or more", bytes));
+  }
   return impl_->explain_all_reduce(bytes);
 }
 
 CompressionExplanation Session::explain_compression(std::int64_t count, DataType dtype,
                                                     const Compression& compression,
                                                     DeviceKind device) const {
-  AllReduceOptions options;
-  options.compression = compression;
-  check_compression("to be explained", dtype, options);
-  if (count < 0) {
-    throw Error(StatusCode::invalid_argument,
-                fmt::format("count is {}; it must be 0 or more", count));
-  }
+  check_explained(count, dtype, compression, device);
+  check_guard("to be explained", compression, config());
   return impl_->explain_compression(count, dtype, compression, device);
 }
 

@@ -120,10 +120,10 @@ void Sessions::remove_set(std::int32_t id) {
   const std::shared_ptr<Session> all = of_all_ranks();
   {
     const std::lock_guard lock(mutex_);
-    find_set(id);
+    find_set(id, SetOrigin::added);
   }
   meet_to_remove(*all, id);
-  if (const auto session = take_set(id)) session->shutdown();
+  if (const auto session = take_set(id, SetOrigin::added)) session->shutdown();
 }
 
 std::int32_t Sessions::connect_set(const std::vector<int>& ranks,
@@ -142,12 +142,12 @@ std::int32_t Sessions::keep_set(std::int32_t& next_id, std::vector<int> ranks,
 }
 
 void Sessions::leave_set(std::int32_t id) {
-  if (const auto session = take_set(id)) session->shutdown();
+  if (const auto session = take_set(id, SetOrigin::connected)) session->shutdown();
 }
 
-std::shared_ptr<Session> Sessions::take_set(std::int32_t id) {
+std::shared_ptr<Session> Sessions::take_set(std::int32_t id, SetOrigin origin) {
   const std::lock_guard lock(mutex_);
-  find_set(id);
+  find_set(id, origin);
   std::shared_ptr<Session> session = std::move(sets_[id].session);
   sets_.erase(id);
   return session;
@@ -169,6 +169,17 @@ const Sessions::ProcessSet& Sessions::find_set(std::int32_t id) const {
       "there is no process set " + std::to_string(id) +
           "; it was never added, or has been removed: add it on every rank first, and trace "
           "anew what was compiled with a set that has been removed");
+}
+
+const Sessions::ProcessSet& Sessions::find_set(std::int32_t id, SetOrigin origin) const {
+  const ProcessSet& set = find_set(id);
+  if ((id >= kFirstConnected) == (origin == SetOrigin::connected)) return set;
+  throw Error(StatusCode::invalid_argument,
+              "process set " + std::to_string(id) +
+                  (origin == SetOrigin::connected
+                       ? " was added by all ranks; all of them remove it, none leaves it"
+                       : " was connected by its own ranks, and the others do not know it; leave it "
+                         "in place of removing it"));
 }
 
 const Sessions::ProcessSet& Sessions::find_usable_set(std::int32_t id) const {

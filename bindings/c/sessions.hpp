@@ -57,12 +57,15 @@ class Sessions {
     std::int32_t added = 1;
     std::int32_t connected = kFirstConnected;
   };
+  /// Who made a set: added by all ranks, or connected by its own.
+  enum class SetOrigin { added, connected };
   const ProcessSet& find_set(std::int32_t id) const;
+  const ProcessSet& find_set(std::int32_t id, SetOrigin origin) const;
   const ProcessSet& find_usable_set(std::int32_t id) const;
   /// Under the number next_id, one of next_, which is then the following one.
   std::int32_t keep_set(std::int32_t& next_id, std::vector<int> ranks,
                         std::shared_ptr<Session> session);
-  std::shared_ptr<Session> take_set(std::int32_t id);
+  std::shared_ptr<Session> take_set(std::int32_t id, SetOrigin origin);
   void refuse_known(const std::vector<int>& ranks, int size);
 
   std::mutex connect_mutex_;

@@ -85,12 +85,13 @@ SCALECOM_API int scalecom_get_topology(scalecom_topology* topology);
  * the same on every rank; no other set of this session gets it. Which ranks: different ones of
  * the job, which no other set has; their order does not count. */
 SCALECOM_API int scalecom_process_set_add(const int32_t* ranks, int32_t count, int32_t* id);
-/* What of it is in flight ends with StatusCode::shut_down. */
+/* Of a set that was added. What of it is in flight ends with StatusCode::shut_down. */
 SCALECOM_API int scalecom_process_set_remove(int32_t id);
 /* By the set's ranks alone, which meet by `exchange`: it hands `count` bytes to each of the others
- * and gives everyone's, its own among them, to scalecom_exchanged_put(all, place in ranks, ...);
- * 0, or another number when they have not all come within limit_s seconds. It is called in this
- * thread, several times. `*id` is a number of this rank's own. */
+ * and gives everyone's, its own among them and also those of 0 bytes, to
+ * scalecom_exchanged_put(all, place in ranks, ...); it returns 0, or another number when they have
+ * not all come within limit_s seconds. It is called in this thread, several times. `*id` is a
+ * number of this rank's own. */
 typedef struct scalecom_exchanged scalecom_exchanged;
 typedef int (*scalecom_exchange)(void* context, const void* mine, int64_t count, double limit_s,
                                  scalecom_exchanged* all);

@@ -266,7 +266,8 @@ class SCALECOM_API Session {
   /// Ends it, and returns when the file is complete; without one does nothing. So does shutdown().
   void stop_timeline();
 
-  /// How all_reduce() carries out `bytes`, and what the alternatives would take.
+  /// How all_reduce() carries out `bytes`, and what the alternatives would take. Throws
+  /// Error(invalid_argument) for less than 0.
   AllReduceExplanation explain_all_reduce(std::int64_t bytes) const;
 
   /// What `compression` does with a tensor of `count` elements of `dtype` on such a device, and

@@ -6,3 +6,9 @@ scalecom_test(NAME unit_bindings LABELS unit
   LIBRARIES)
 target_include_directories(unit_bindings PRIVATE ${PROJECT_SOURCE_DIR}/include)
 endif()
+
+if(TARGET scalecom)
+scalecom_test(NAME unit_c_interface LABELS unit
+  SOURCES bindings/c_interface_test.cpp
+  LIBRARIES scalecom)
+endif()

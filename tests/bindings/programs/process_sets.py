@@ -2,6 +2,7 @@
 called on every rank of a job, in this order."""
 
 import contextlib
+import ctypes
 import signal
 import threading
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 import scalecom.torch as hvd
+from scalecom import _library, process_sets
+from scalecom._library import lib
 
 
 def the_global_process_set_is_every_rank():
@@ -41,6 +44,27 @@ def every_call_takes_the_global_process_set():
     (parameter * (hvd.rank() + 1)).sum().backward()
     optimizer.step()
     assert torch.allclose(parameter, ones - (ranks + 1) / 2)
+
+
+def what_an_exchange_leaves_out_or_gives_wrongly_is_told():
+    ranks = list(range(hvd.size()))
+    if len(ranks) == 1:  # Meets nobody.
+        return
+    with pytest.raises(ValueError, match="not put what place 1 gave.*for each of"):
+        process_sets.connect_process_set(ranks, lambda mine, limit_s: [mine])
+    told = []
+
+    def put_wrongly(_, mine, count, limit_s, everyone):
+        for place, theirs in ((0, None), (len(ranks), b"12345")):
+            told.append((lib.scalecom_exchanged_put(everyone, place, theirs, 5), lib.scalecom_last_error()))
+        return 1
+
+    number = ctypes.c_int32()
+    assert lib.scalecom_process_set_connect((ctypes.c_int32 * len(ranks))(*ranks), len(ranks),
+                                            _library.Exchange(put_wrongly), None, ctypes.byref(number))
+    (bytes_code, bytes_text), (place_code, place_text) = told
+    assert bytes_code == place_code == 1 and b"bytes is NULL" in bytes_text, told
+    assert b"allowed are 0 to %d" % (len(ranks) - 1) in place_text, told
 
 
 def what_is_no_usable_process_set_is_refused():

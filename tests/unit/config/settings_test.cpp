@@ -128,8 +128,10 @@ TEST_CASE("a value that a program has given is held to the same table") {
                           Contains("allowed: " + allowed));
   };
   refuses([](Config& config) { config.compress_threads = 0; }, "COMPRESS_THREADS=0", "1 to 256");
-  refuses([](Config& config) { config.fusion_threshold_bytes = -1; }, "FUSION_THRESHOLD=-1", "0 to");
-  refuses([](Config& config) { config.cycle_time_ms = std::nan(""); }, "CYCLE_TIME=nan", "adaptive");
+  refuses([](Config& config) { config.fusion_threshold_bytes = -1; }, "FUSION_THRESHOLD=-1",
+          "0 to");
+  refuses([](Config& config) { config.cycle_time_ms = std::nan(""); }, "CYCLE_TIME=nan",
+          "adaptive");
   refuses([](Config& config) { config.mode = "bogus"; }, "MODE=bogus", "cyclic, sharded");
   refuses([](Config& config) { config.log_level = ""; }, "LOG_LEVEL=", "trace, debug");
   refuses([](Config& config) { config.rendezvous = "here"; }, "RENDEZVOUS=here", "host:port");
