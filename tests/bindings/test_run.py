@@ -168,6 +168,8 @@ def test_a_hostfile_is_read_in_both_forms(fake, tmp_path):
     (("-np", "2", "-H", "one:0", "python3"), "-H has one:0"),
     (("-np", "2", "-H", "one:1,one:1", "python3"), "-H has one more than once"),
     (("-np", "2", "-H", "-oops:2", "python3"), "-H"),
+    (("-np", "2", "-H", "", "python3"), "-H has ''; allowed are"),
+    (("-np", "2", "/dev/../etc/passwd"), "it may not be executed; chmod +x lets it"),
     (("-np", "2", "--hostfile", "/absent", "python3"), "/absent cannot be read"),
     (("-np", "2", "--hostfile", "/dev/null", "python3"), "/dev/null has no host"),
     (("-np", "2", "-x", "7=8", "python3"), "'7=8' is not allowed"),
@@ -474,6 +476,18 @@ def test_a_signal_reaches_the_ranks_and_what_they_started(tmp_path, number):
     finally:
         process.kill()
     assert [(tmp_path / f"got{rank}").read_text() for rank in range(2)] == [str(int(number))] * 2
+
+
+def test_a_signal_ends_a_job_whose_ranks_are_being_started():
+    process = subprocess.Popen([*RUN, "-np", "100000", "echo", "ready"], env=rank_environment(),
+                               stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_an_example_trains():

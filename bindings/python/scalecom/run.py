@@ -200,7 +200,7 @@ def _run_elastic(options, found):
 
 def _hosts_of(options):
     """The hosts that were asked for; none where nothing was said."""
-    if options.hosts:
+    if options.hosts is not None:  # An empty -H is a variable that is not set.
         return hosts.parse_hosts(options.hosts)
     return hosts.read_file(options.hostfile) if options.hostfile else []
 
@@ -210,8 +210,11 @@ def _command_of(options):
     if not command:
         raise ValueError("there is no command; give what each rank runs, such as python train.py")
     if shutil.which(command[0]) is None:
+        is_file = "/" in command[0] and os.path.isfile(command[0])
+        problem = ("it may not be executed; chmod +x lets it, where its first line names what runs it"
+                   if is_file else "it is no program on the PATH")
         remedy = f"; take python {command[0]}" if command[0].endswith(".py") else ""
-        raise ValueError(f"{command[0]} cannot be run: it is no program on the PATH{remedy}")
+        raise ValueError(f"{command[0]} cannot be run: {problem}{remedy}")
     return command
 
 
