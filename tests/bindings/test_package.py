@@ -168,7 +168,8 @@ def test_info_explains_what_is_compressed(ranks):
 
 
 @pytest.mark.parametrize("wrong, part", [("--plan=-5", "-5"), ("--plan=many", "'many' is no number of elements"),
-                                         ("--rate=0", "--rate"), ("--mode=sharp", "'sharp' is not allowed; allowed: auto, cyclic")])
+                                         ("--rate=0", "--rate"), ("--mode=sharp", "'sharp' is not allowed; allowed: auto, cyclic"),
+                                         ("--mode=auto", "--mode requires --plan"), ("--rate=9", "--rate requires --plan")])
 def test_info_names_a_wrong_plan(wrong, part):
     status, output = run_limited([BIN / "scalecom-info", wrong], 60, env=rank_environment())
     assert status != 0 and part in output, output
@@ -179,7 +180,10 @@ def test_info_names_a_wrong_plan(wrong, part):
     ("--maxbytes=3", "4 is more than --maxbytes, 3"), ("broadcast --root=5", "--root is 5; allowed: 0 to 0"),
     ("--check=2", "Value 2 not in range 0 to 1"), ("--latency=2 --burst=3", "--latency excludes --burst"),
     ("--idle=1 --burst=3", "--burst excludes --idle"), ("--json=/nowhere/j", "--json is /nowhere/j, which cannot be written"),
-    ("scalecom --datatype=int32", "scalecom is timed on float"), ("scalecom --op=sum", "timed as an average")])
+    ("scalecom --datatype=int32", "scalecom is timed on float"), ("scalecom --op=sum", "timed as an average"),
+    ("broadcast --latency=2", "--latency: is for all_reduce alone, not broadcast"),
+    ("alltoall --explain", "--explain: is for all_reduce alone, not alltoall"),
+    ("--burst=2 --burst-bytes=0", "Value 0 not in range 1 to")])
 def test_bench_names_wrong_options(wrong, part):
     status, output = run_limited([BIN / "scalecom-bench", *wrong.split()], 60, env=rank_environment())
     assert status != 0 and part in output and max(map(len, output.splitlines())) < 200, output

@@ -76,7 +76,7 @@ def test_bench_compares_like_with_like(arguments):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (("broadcast",), "compares all_reduce alone, not broadcast"),
+    (("broadcast",), "is for all_reduce alone, not broadcast"),
     (("-o", "avg"), "allowed are -o sum, min, max and prod"),
     (("-d", "half"), "MPI has no type for float16"),
     (("--latency", "5"), "excludes"),

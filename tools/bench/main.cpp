@@ -2,6 +2,7 @@
 
 #include <fstream>
 #include <iostream>
+#include <new>
 
 #include "tools/bench/bench.hpp"
 #include "tools/bench/side_by_side.hpp"
@@ -85,6 +86,10 @@ int main(int argc, char** argv) {
   const Options options = parse_options(argc, argv);
   try {
     return run(options);
+  } catch (const std::bad_alloc&) {
+    std::cerr << "scalecom-bench: out of memory; take a smaller --maxbytes (or --burst, "
+                 "--burst-bytes) or fewer ranks a host\n";
+    return 1;
   } catch (const std::exception& error) {
     std::cerr << "scalecom-bench: " << error.what() << "\n";
     return 1;

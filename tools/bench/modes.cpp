@@ -103,8 +103,8 @@ nlohmann::json run_burst(Session& session, const Options& options) {
   if (session.topology().rank == 0) {
     std::printf(
         "%d tensors of %lld B on %d ranks: median %.0f us, min %.0f, max %.0f; %.1f batches\n",
-        options.burst_tensors, static_cast<long long>(options.burst_bytes), session.topology().size,
-        timing.median_us(), times.front(), times.back(), batches);
+        options.burst_tensors, static_cast<long long>(tensors.front().view().bytes()),
+        session.topology().size, timing.median_us(), times.front(), times.back(), batches);
   }
   nlohmann::json figures = timing.to_json();
   figures["batches"] = batches;

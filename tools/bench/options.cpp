@@ -28,16 +28,19 @@ void add_sizes(CLI::App& app, Options& options) {
   const CLI::AsSizeValue units(false);
   app.add_option("-b,--minbytes", options.min_bytes, "Smallest size, such as 8 or 64K")
       ->transform(units)
-      ->check(tools::whole_from(1));
+      ->check(tools::whole_from(1))
+      ->capture_default_str();
   app.add_option("-e,--maxbytes", options.max_bytes, "Largest size")
       ->transform(units)
-      ->check(tools::whole_from(1));
+      ->check(tools::whole_from(1))
+      ->default_str("16M");
   app.add_option("-i,--stepbytes", options.step_bytes,
                  "Step between sizes; without it, --stepfactor")
       ->transform(units)
       ->check(tools::whole_from(1));
   app.add_option("-f,--stepfactor", options.factor, "Factor between sizes")
-      ->check(CLI::Range(1.01, 1e6));
+      ->check(CLI::Range(1.01, 1e6))
+      ->capture_default_str();
 }
 
 void add_modes(CLI::App& app, Options& options) {
@@ -49,7 +52,9 @@ void add_modes(CLI::App& app, Options& options) {
       ->check(CLI::Range(1, 1'000'000))
       ->excludes("--latency");
   app.add_option("--burst-bytes", options.burst_bytes, "Bytes of a burst's tensor")
-      ->transform(CLI::AsSizeValue(false));
+      ->transform(CLI::AsSizeValue(false))
+      ->check(tools::whole_from(1))
+      ->default_str("16K");
   app.add_option("--idle", options.idle_s,
                  "Instead: CPU time that an idle session takes in S seconds")
       ->check(CLI::Range(0.001, 86400.0))
@@ -64,7 +69,8 @@ void add_modes(CLI::App& app, Options& options) {
          "and what the alternatives would take by the cost model; nothing is timed")
       ->excludes("--latency", "--burst", "--idle", "--peers");
   app.add_option("--blocks", options.blocks, "--peers: blocks of calls for each library")
-      ->check(CLI::Range(1, 1'000'000));
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
 }
 
 // A session chooses for large sizes too, which take no time to explain.
@@ -73,12 +79,18 @@ void set_explained_sizes(const CLI::App& app, Options& options) {
   if (app.count("--maxbytes") == 0) options.max_bytes = 256 << 20;
 }
 
+// What is not a table is of all-reduces, whatever operation is named.
+void check_operation(const CLI::App& app, const Options& options) {
+  if (options.operation == "all_reduce") return;
+  for (const char* mode : {"--latency", "--burst", "--idle", "--peers", "--explain"}) {
+    if (app.count(mode) == 0) continue;
+    throw CLI::ValidationError(mode, "is for all_reduce alone, not " + options.operation);
+  }
+}
+
 // What --peers cannot do is said before anything is connected.
 void check_peers(const Options& options) {
   if (!options.with_peers) return;
-  if (options.operation != "all_reduce") {
-    throw CLI::ValidationError("--peers", "compares all_reduce alone, not " + options.operation);
-  }
   if (options.op == ReduceOp::average) {
     throw CLI::ValidationError("--peers",
                                "MPI has no average; allowed are -o sum, min, max and prod");
@@ -120,24 +132,38 @@ Options parse_options(int argc, char** argv) {
       ->capture_default_str();
   add_sizes(app, options);
   app.add_option("-n,--iters", options.iterations, "Timed calls a size")
-      ->check(CLI::Range(1, 1'000'000'000));
+      ->check(CLI::Range(1, 1'000'000'000))
+      ->capture_default_str();
   app.add_option("-w,--warmup_iters", options.warmup, "Calls before them")
-      ->check(CLI::Range(0, 1'000'000'000));
-  app.add_option("-c,--check", options.check, "Check the results: 0 or 1")->check(CLI::Range(0, 1));
-  app.add_option("-d,--datatype", options.dtype, "Element type")->transform(tools::one_of(kTypes));
-  app.add_option("-o,--op", options.op, "Reduction")->transform(tools::one_of(kOps));
-  app.add_option("-r,--root", options.root, "Root of a broadcast")->check(CLI::Range(0, 1 << 20));
+      ->check(CLI::Range(0, 1'000'000'000))
+      ->capture_default_str();
+  app.add_option("-c,--check", options.check, "Check the results: 0 or 1")
+      ->check(CLI::Range(0, 1))
+      ->default_str("1");
+  app.add_option("-d,--datatype", options.dtype, "Element type")
+      ->transform(tools::one_of(kTypes))
+      ->default_str("float");
+  app.add_option("-o,--op", options.op, "Reduction")
+      ->transform(tools::one_of(kOps))
+      ->default_str("sum");
+  app.add_option("-r,--root", options.root, "Root of a broadcast")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
   app.add_option("-J,--json", options.json_path, "Write the results to this file, too");
   app.add_option("--rate", options.rate, "scalecom: elements in a chunk")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{65536}));
-  app.add_option("--beta", options.beta, "scalecom: the low-pass filter's discount");
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{65536}))
+      ->capture_default_str();
+  app.add_option("--beta", options.beta, "scalecom: the low-pass filter's discount")
+      ->capture_default_str();
   app.add_option("--mode", options.mode, "scalecom: who selects; without it SCALECOM_MODE")
       ->transform(tools::one_of(kModes));
   app.add_option("--values", options.values, "scalecom: type of the values that travel")
-      ->transform(tools::one_of(kValueTypes));
+      ->transform(tools::one_of(kValueTypes))
+      ->default_str("float");
   add_modes(app, options);
   try {
     app.parse(argc, argv);
+    check_operation(app, options);
     check_peers(options);
     if (options.explains) set_explained_sizes(app, options);
     check_sizes_and_types(app, options);

@@ -198,6 +198,7 @@ int main(int argc, char** argv) {
       ->check(is_count);
   app.add_option("--rate", options.plan.rate, "Of the plan")
       ->check(CLI::Range(1, 65'536))
+      ->needs("--plan")
       ->capture_default_str();
   const std::map<std::string, CompressionMode> modes{
       {"auto", CompressionMode::automatic},
@@ -207,7 +208,8 @@ int main(int argc, char** argv) {
   app.add_option("--mode", options.plan.mode,
                  "Of the plan: auto, cyclic, sharded or hierarchical; by default as SCALECOM_MODE "
                  "says, auto where it is not set")
-      ->transform(scalecom::tools::one_of(modes));
+      ->transform(scalecom::tools::one_of(modes))
+      ->needs("--plan");
   CLI11_PARSE(app, argc, argv);
   if (options.is_markdown) {
     std::cout << scalecom::settings_markdown();
