@@ -52,7 +52,6 @@ void Negotiation::Impl::apply_fusion(Reader& reader) {
     negotiation::refuse_message(describe(settings) + " are not allowed");
   }
   options_.fusion_threshold_bytes = settings.threshold_bytes;
-  options_.cycle_time_ms = settings.cycle_time_ms;
   policy_ = negotiation::ReleasePolicy(settings.cycle_time_ms, settings.threshold_bytes);
   learner_.reset();
   events_.emplace_back(settings);

@@ -260,7 +260,7 @@ class Negotiation::Impl {
   bool lacks_device_ = false;         ///< one of them can put zeros on no CUDA device
   std::vector<Join> joins_up_;        ///< to be sent up
   bool has_joins_ = false;            ///< rank 0: has heard of one, whether or not it counts
-  TimePoint last_agreement_{};        ///< rank 0: or join
+  TimePoint last_agreement_{};        ///< rank 0: or join, or the end of its execution
   TimePoint next_join_check_{};
 
   // Down

@@ -140,10 +140,11 @@ std::optional<TimePoint> Negotiation::Impl::join_timer() const {
 // Rank 0: who has neither joined nor takes part in anything holds the others up.
 void Negotiation::Impl::check_joins() {
   const std::optional<TimePoint> due = join_timer();
-  if (has_ended_ || !due || now_ < *due) return;
-  next_join_check_ = now_ + stall_look_;
-  // What is under way, or held back by that, is no silence.
+  if (has_ended_ || !due) return;
+  // What is under way, or held back by that, is no silence: it begins when that is over.
   if (backlog_ + unsaid_ > 0 || !ready_.is_empty() || !barriers_.empty()) last_agreement_ = now_;
+  if (now_ < *due) return;
+  next_join_check_ = now_ + stall_look_;
   const Clock::duration quiet = now_ - last_agreement_;
   if (table_.first_partial() != nullptr) return;
   const RankSet missing = joined_.complement(options_.size);

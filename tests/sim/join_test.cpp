@@ -260,6 +260,111 @@ TEST_CASE("ranks that have joined take part in CUDA tensors if each has a device
   }
 }
 
+TEST_CASE("a rank without a device that has joined alone below a node is found there") {
+  World world(steady(40));
+  world.join(39);
+  world.expect("w", {.is_mismatch = true, .submitters = 39});
+  for (int rank = 0; rank < 39; ++rank) world.submit(rank, "w", on_device());
+  world.run(1ms);
+  CHECK(world.completions(0) == 1);
+  CHECK_THAT(world.log_of(0)[0], Contains("a rank has joined that has used none"));
+  CHECK(world.violations() == Log{});
+}
+
+TEST_CASE("ranks that joined without a device may have one the next time") {
+  World world(steady(40));
+  for (int rank = 0; rank < 40; ++rank) world.join(rank);
+  world.run(1ms);
+  world.join(39, DeviceKind::cuda);
+  world.expect("w", {.submitters = 39, .of_joined = on_device()});
+  for (int rank = 0; rank < 39; ++rank) world.submit(rank, "w", on_device());
+  world.run(1ms);
+  CHECK(world.completions(0) == 1);
+  CHECK(world.violations() == Log{});
+}
+
+TEST_CASE("a broadcast goes on while others than its root have joined") {
+  TensorSignature broadcast = all_reduce();
+  broadcast.kind = OperationKind::broadcast;
+  for (const int joined : {0, 1, 2}) {
+    for (int root = 0; root < 3; ++root) {
+      if (root == joined) continue;
+      broadcast.root = root;
+      World world(steady(3));
+      world.join(joined);
+      world.run(1ms);
+      world.expect("t", {.submitters = 2, .of_joined = broadcast});
+      for (int rank = 0; rank < 3; ++rank) {
+        if (rank != joined) world.submit(rank, "t", broadcast);
+      }
+      world.run(1ms);
+      CHECK(world.completions(root) == 1);
+      CHECK(world.violations() == Log{});
+    }
+  }
+}
+
+TEST_CASE("steps before a join count for no schedule behind it") {
+  WorldOptions options = steady(3);
+  options.negotiation.steady_steps = 3;
+  World world(options);
+  const auto run_steps = [&](int steps) {
+    for (int step = 0; step < steps; ++step) {
+      submit_everywhere(world, "w", all_reduce());
+      world.run(2ms);
+    }
+    return world.steady(0).agreements;
+  };
+  for (int call = 0; call < 17; ++call) {
+    const bool has_joined = call >= 3 && call < 11;
+    world.expect("w", {.submitters = has_joined ? 2 : 3, .of_joined = all_reduce()});
+  }
+  CHECK(run_steps(3) == 0);
+  world.join(1);
+  for (int step = 0; step < 8; ++step) {
+    for (const int rank : {0, 2}) world.submit(rank, "w", all_reduce());
+    world.run(2ms);
+  }
+  CHECK(world.steady(0).leaves == 0);
+  for (const int rank : {0, 2}) world.join(rank);
+  world.run(2ms);
+  CHECK(run_steps(3) == 0);
+  CHECK(run_steps(3) > 0);
+  CHECK(world.violations() == Log{});
+}
+
+TEST_CASE(
+    "a join that crosses a schedule ends it, and is known before what was completed without it") {
+  const int size = GENERATE(20, 100);  // Two hops from rank 0 to the last one, and three.
+  WorldOptions options = steady(size);
+  options.negotiation.steady_steps = 2;
+  options.negotiation.cycle_time_ms = 0;
+  World world(options);
+  const int last = size - 1;
+  REQUIRE(world.tree(last).parent != 0);
+  for (int i = 0; i < 3; ++i) world.expect("w", {.submitters = size});
+  for (int step = 0; step < 2; ++step) {
+    submit_everywhere(world, "w", all_reduce());
+    world.run(2ms);
+  }
+  for (int rank = 1; rank < size; ++rank) world.submit(rank, "w", all_reduce());
+  const bool completes_another = GENERATE(true, false);
+  world.expect("x", {.submitters = size - 1, .of_joined = all_reduce()});
+  for (int rank = 0; completes_another && rank < last; ++rank) {
+    world.submit(rank, "x", all_reduce());
+  }
+  world.run(1ms);
+  // Known to the node above before the schedule, and to rank 0 behind it.
+  world.join(last);
+  world.run(5us);
+  world.submit(0, "w", all_reduce());
+  world.run(2ms);
+  CHECK(world.steady(0).leaves == 1);
+  CHECK_FALSE(world.end_of(last));
+  CHECK(world.completions(0) == (completes_another ? 4 : 3));
+  CHECK(world.violations() == Log{});
+}
+
 TEST_CASE("a root below another node that has joined is found there") {
   World world(steady(40));
   TensorSignature broadcast = all_reduce();
@@ -311,6 +416,39 @@ TEST_CASE("who neither joins nor submits is reported, and ends the session if as
   CHECK(world.end_of(2)->code() == StatusCode::timed_out);
   CHECK_THAT(world.end_of(2)->message(), Contains("SCALECOM_STALL_SHUTDOWN_TIME_SECONDS"));
   CHECK(world.violations() == Log{});
+}
+
+TEST_CASE("beside a joined rank, what is executed is progress, and silence begins behind it") {
+  const bool is_checked = GENERATE(true, false);
+  Negotiation root({.rank = 0,
+                    .size = 2,
+                    .stall_check = is_checked,
+                    .stall_check_time_s = 2.0,
+                    .stall_shutdown_time_s = 9.0});
+  Negotiation leaf({.rank = 1, .size = 2});
+  TimePoint now{1000s};
+  const auto stalls = [&] {
+    root.advance(now);
+    int count = 0;
+    for (const auto& event : root.take_events()) count += std::holds_alternative<Stall>(event);
+    return count;
+  };
+  leaf.join(DeviceKind::host, now);
+  for (const auto& up : leaf.take_outgoing()) root.receive(1, up.message, now);
+  CHECK(root.next_timer() == (is_checked ? std::optional(now + 2s) : std::nullopt));
+  now += 1s;
+  root.submit({"w", all_reduce()}, now);
+  CHECK(stalls() == 0);
+  root.set_backlog(1);
+  for (int i = 0; i < 10; ++i) {
+    now += 1s;
+    CHECK(stalls() == 0);
+  }
+  root.set_backlog(0);
+  now += 1s;
+  CHECK(stalls() == 0);
+  now += 2s;
+  CHECK(stalls() == (is_checked ? 1 : 0));
 }
 
 TEST_CASE("a tensor that waits while a rank has joined is not said to miss that rank") {
