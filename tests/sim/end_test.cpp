@@ -61,6 +61,40 @@ TEST_CASE("a stall is seen wherever in the tree the submitting rank is") {
   CHECK_THAT(world.stalls()[1].second, Contains("(ranks 10-19 and 76, 77 did)"));
 }
 
+TEST_CASE("a stall counts from the first rank that submitted, whoever hears of it when") {
+  WorldOptions options = steady(100);
+  options.negotiation.stall_check_time_s = 1.0;
+  World world(options);
+  world.submit(77, "lonely", all_reduce());
+  world.run(400ms);
+  world.submit(0, "lonely", all_reduce());
+  world.run(700ms);
+  REQUIRE(world.stalls().size() == 1);
+  CHECK_THAT(world.stalls()[0].second, Contains("for 1.0 s (ranks 0 and 77 did)"));
+}
+
+TEST_CASE("a tensor that is missed again is not said to have come from those of the last time") {
+  WorldOptions options = steady(100);
+  options.negotiation.stall_check_time_s = 1.0;
+  World world(options);
+  submit_everywhere(world, "w", all_reduce());
+  world.run(1ms);
+  world.submit(77, "w", all_reduce());
+  world.run(1100ms);
+  REQUIRE(world.stalls().size() == 1);
+  CHECK_THAT(world.stalls()[0].second, Contains("(rank 77 did)"));
+  for (int rank = 0; rank < 100; ++rank) {
+    if (rank != 77) world.submit(rank, "w", all_reduce());
+  }
+  world.run(1ms);
+  world.submit(76, "w", all_reduce());  // A leaf of the same parent.
+  world.run(400ms);
+  CHECK(world.stalls().size() == 1);
+  world.run(700ms);
+  REQUIRE(world.stalls().size() == 2);
+  CHECK_THAT(world.stalls()[1].second, Contains("for 1.0 s (rank 76 did)"));
+}
+
 TEST_CASE("what an adapter waits for stands in its words behind the user's tensors, once") {
   WorldOptions options = steady(3);
   options.negotiation.stall_check_time_s = 1.0;
@@ -151,6 +185,22 @@ TEST_CASE("past the stall shutdown time every rank's session ends and names who 
   }
 }
 
+TEST_CASE("the stall shutdown time of a tensor is its own, whatever waited before it") {
+  WorldOptions options = steady(2);
+  options.negotiation.stall_shutdown_time_s = 4.0;
+  World world(options);
+  world.submit(0, "early", all_reduce());
+  world.run(3s);
+  world.submit(0, "late", all_reduce());
+  const TimePoint start = world.now();
+  world.run(500ms);
+  world.submit(1, "early", all_reduce());
+  world.run(20s);
+  CHECK(world.log_of(0) == Log{"1: early step 0"});
+  CHECK(world.last_end() - start >= 4s);
+  CHECK(world.last_end() - start < 4400ms);
+}
+
 TEST_CASE("without the stall check nothing is told and nothing is timed") {
   WorldOptions options = steady(2);
   options.negotiation.stall_check = false;
@@ -214,6 +264,7 @@ TEST_CASE("ranks below a lost one report it even when rank 0 does not answer") {
   CHECK(node.take_events().empty());
   REQUIRE(node.take_outgoing().size() == 1);
   REQUIRE(node.next_timer());
+  CHECK(*node.next_timer() == start + 1s);
   node.advance(*node.next_timer());
   const auto events = node.take_events();
   REQUIRE(events.size() == 1);
@@ -259,5 +310,6 @@ TEST_CASE("a failure that a node knew of goes before the loss of its parent") {
     REQUIRE(events.size() == 1);
     CHECK_THAT(std::get<SessionEnd>(events[0]).status.message(),
                Contains(fmt::format("rank {} is lost", tree.children[3])));
+    for (const auto& outgoing : node.take_outgoing()) CHECK(outgoing.to != 0);
   }
 }

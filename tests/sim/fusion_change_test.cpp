@@ -94,6 +94,19 @@ TEST_CASE("a change ends the steady state, which then repeats what was learnt wi
   require_sound(world);
 }
 
+TEST_CASE("steps before a change count for no schedule behind it") {
+  WorldOptions options = steady(2);
+  options.negotiation.steady_steps = 3;
+  World world(options);
+  run_steps(world, 3);
+  world.change_fusion(kOneEach);
+  run_steps(world, 3);
+  CHECK(world.steady(0).agreements == 0);
+  run_steps(world, 3);
+  CHECK(world.steady(0).agreements > 0);
+  require_sound(world);
+}
+
 TEST_CASE("schedules that were left for changes need no more steps to learn than others") {
   WorldOptions options = steady(2);
   options.negotiation.steady_steps = 2;

@@ -152,6 +152,17 @@ TEST_CASE("a compressed tensor counts with all its bytes in its warm-up steps") 
   }
 }
 
+TEST_CASE("a tensor of which a device has yet to decide counts with all its bytes") {
+  Lone lone(4000);
+  TensorSignature open = compressed();
+  open.compression.mode = CompressionMode::automatic;
+  open.compression.warmup_steps = 0;
+  lone.node.set_backlog(kBacklogMax);
+  lone.submit("v", open);
+  lone.submit("w", open);
+  CHECK(lone.agreements(0) == Log{"v", "w"});
+}
+
 TEST_CASE("a priority that changes travels in full once and holds from then on") {
   World world(steady(3));
   std::vector<std::int64_t> cached;
