@@ -143,7 +143,12 @@ TEST_CASE("the choice is said once, what is set is not tuned, and nothing withou
     const Config here = world[1].config();
     CHECK(here.sources.contains("FUSION_THRESHOLD") ==
           (is_tuned || config.sources.contains("FUSION_THRESHOLD")));
-    if (config.cycle_time_ms == 2.0) CHECK(here.cycle_time_ms == 2.0);
+    if (config.cycle_time_ms == 2.0) {
+      CHECK(here.cycle_time_ms == 2.0);
+      if (const auto set = config.sources.find("CYCLE_TIME"); set != config.sources.end()) {
+        CHECK(here.sources.at("CYCLE_TIME") == set->second);
+      }
+    }
     if (config.sources.contains("FUSION_THRESHOLD") || !is_tuned) {
       CHECK(here.fusion_threshold_bytes == config.fusion_threshold_bytes);
     }

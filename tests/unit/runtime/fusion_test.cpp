@@ -61,7 +61,7 @@ TEST_CASE("Adasums of one dtype share a batch of their own") {
   CHECK(batches[2].dtype == DataType::float64);
 }
 
-TEST_CASE("different dtypes, ops, roots and operations never share a batch") {
+TEST_CASE("different dtypes, ops, roots, devices and operations never share a batch") {
   Agreement agreement{1,
                       {tensor("a", 1), tensor("b", 1, DataType::float64),
                        tensor("c", 1, DataType::float32, ReduceOp::max), tensor("d", 1)}};
@@ -72,8 +72,11 @@ TEST_CASE("different dtypes, ops, roots and operations never share a batch") {
   agreement.tensors.push_back(tensor("g", 1));
   agreement.tensors.back().signature.kind = OperationKind::broadcast;
   agreement.tensors.back().signature.root = 1;
+  agreement.tensors.push_back(tensor("h", 1));
+  agreement.tensors.back().signature.device = DeviceKind::cuda;
   const auto batches = plan_batches(agreement, 2, 1024);
-  REQUIRE(batches.size() == 5);
+  REQUIRE(batches.size() == 6);
+  CHECK(batches[5].device == DeviceKind::cuda);
   CHECK(batches[0].tensors == Places{0, 3});
   CHECK(batches[3].tensors == Places{4, 5});
   CHECK(batches[3].root == 0);

@@ -74,6 +74,25 @@ TEST_CASE("a shutdown ends in time on every rank while a collective hangs") {
   CHECK(Clock::now() - begin < std::chrono::seconds(10));
 }
 
+TEST_CASE("a shutdown that is not answered ends the session by itself, in time") {
+  LoopbackControlWorld control(2);
+  const auto silent = control.make_channel(0);
+  std::atomic<int> posts{0};
+  SessionParts parts;
+  parts.topology.rank = 1;
+  parts.topology.size = 2;
+  parts.transport = std::make_unique<HungTransport>(1, posts);
+  parts.collectives = std::make_unique<MessageCollectives>(*parts.transport);
+  parts.channel = control.make_channel(1);
+  Session session(std::make_unique<SessionImpl>(std::move(parts)));
+  std::vector<float> values(8);
+  const Ticket ticket = session.all_reduce("w", view_of(values), view_of(values));
+  const TimePoint begin = Clock::now();
+  session.shutdown();
+  CHECK(ticket.wait_for(std::chrono::seconds(20)).code() == StatusCode::shut_down);
+  CHECK(Clock::now() - begin < std::chrono::seconds(10));
+}
+
 TEST_CASE("a mismatch fails the tensor on every rank with both values, and the session goes on") {
   const int size = 3;
   SessionWorld world(size);
