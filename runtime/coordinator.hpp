@@ -94,8 +94,8 @@ class Coordinator final : private Interrupt, private Drivable {
   /// when run() has returned.
   bool has_ended_in_order() const noexcept { return has_ended_in_order_; }
   /// Then, on all ranks or on none: waits until they have carried it out, too. Throws
-  /// Error(rank_lost) or Error(timed_out).
-  void meet_at_end(Deadline deadline) { last_meeting_.meet(*parts_.channel, {deadline}); }
+  /// Error(rank_lost) or Error(timed_out), or what the interrupt does.
+  void meet_at_end(const WaitContext& wait) { last_meeting_.meet(*parts_.channel, wait); }
   ResidualStore& residuals() noexcept { return execution_.residuals(); }
   std::vector<CompressionHealth> health() {
     execution_.read_device_health();

@@ -13,6 +13,7 @@
 
 #include "base/deadline.hpp"
 #include "base/log.hpp"
+#include "runtime/coordinator.hpp"
 #include "runtime/start_thread.hpp"
 #include "scalecom/status.hpp"
 
@@ -93,6 +94,16 @@ constexpr auto kInterruptPeriod = std::chrono::milliseconds(100);
 
 // How far apart ranks may be in ending a session that is shut down: one may wait for its device.
 constexpr std::chrono::seconds kMeetingTime(20);
+
+// Another rank may wait for what MPI here has taken and not sent.
+class Progress final : public Interrupt {
+ public:
+  explicit Progress(MpiBackend& backend) : backend_(backend) {}
+  void check() override { backend_.progress(); }
+
+ private:
+  MpiBackend& backend_;
+};
 
 // Whether an init() in this process has left MPI to what it waits for: nobody can take that back.
 std::atomic<bool>& was_given_up() {
@@ -198,14 +209,15 @@ std::shared_ptr<MpiBackend> load_mpi_backend(const MpiLaunch& launch, Bootstrap:
 
 void end_mpi(MpiBackend& backend, Coordinator& coordinator) {
   if (!coordinator.has_ended_in_order()) return backend.set_failed();
+  Progress progress(backend);
   try {
-    coordinator.meet_at_end(Deadline::after(kMeetingTime));
+    coordinator.meet_at_end({Deadline::after(kMeetingTime), &progress});
   } catch (const Error& error) {
     backend.set_failed();
     const bool is_late = error.code() == StatusCode::timed_out;
     log_warning(fmt::format(
-        "the ranks did not end the session together ({}): this process ends without MPI_Finalize, "
-        "which would wait for all of them",
+        "the ranks did not end the session together ({}): scalecom leaves out MPI_Finalize, which "
+        "would wait for all of them",
         is_late ? fmt::format("one was not there within {} s", kMeetingTime.count())
                 : error.what()));
   }

@@ -4,10 +4,11 @@
 #include <string>
 
 #include "mpi_plugin/mpi_backend.hpp"
-#include "runtime/coordinator.hpp"
 #include "runtime/launch.hpp"
 
 namespace scalecom {
+
+class Coordinator;
 
 /// Loads libscalecom_mpi.so, libscalecom_mpich.so or libscalecom_mpi12.so, which lie beside this
 /// library, and makes its backend: that of the MPI which the process has loaded or was launched by.

@@ -106,8 +106,9 @@ SCALECOM_API int scalecom_process_set_connect(const int32_t* ranks, int32_t coun
 SCALECOM_API int scalecom_process_set_leave(int32_t id);
 /* All of this thread's calls from now on are of this process set, which this rank is in: its ranks,
  * world size, root ranks, names, residuals and counts; but for timelines and scalecom_info(), which
- * are of all ranks. 0: of all ranks, as at first. A set's end, by shutdown too, leaves the choice
- * as it is: calls are then refused until the thread uses another one. */
+ * are of all ranks. 0: of all ranks, as at first. A set's end leaves the choice as it is: calls
+ * are then refused until the thread uses another one. So does shutdown; but the next session
+ * counts its sets from 1 again, so that each thread then says anew which one it uses. */
 SCALECOM_API int scalecom_process_set_use(int32_t id);
 
 /* Submits. `*ticket` is set only on success; release it with scalecom_ticket_release().

@@ -10,7 +10,8 @@
 namespace scalecom {
 
 /// Every setting of a session. Defaults are the struct's; from_environment() reads the
-/// environment once. docs/configuration.md is generated from the same table.
+/// environment once. docs/configuration.md is generated from the same table, whose bounds hold for
+/// what a program sets, too: see Session::connect().
 struct SCALECOM_API Config {
   /// Bytes that one fused batch may hold. 0 turns fusion off.
   std::int64_t fusion_threshold_bytes = 128LL << 20;

@@ -131,10 +131,8 @@ class MpiBackendImpl final : public MpiBackend {
 
   // MPI_Comm_free is collective: after a failure, or when MPI is over, the communicator stays.
   ~MpiBackendImpl() override {
-    int is_finalized = 0;
-    MPI_Finalized(&is_finalized);
     const bool is_usable = !has_failed_ && !bootstrap_.is_out_of_step();
-    if (is_usable && is_finalized == 0) MPI_Comm_free(&communicator_);
+    if (is_usable && !is_mpi_finalized()) MPI_Comm_free(&communicator_);
   }
 
   Bootstrap& bootstrap() noexcept override { return bootstrap_; }
@@ -145,6 +143,13 @@ class MpiBackendImpl final : public MpiBackend {
   std::string library_version() const override { return mpi_library_version(); }
   std::string thread_level() const override { return mpi_thread_level(); }
   std::string cuda_aware() const override { return mpi_cuda_aware(); }
+  void progress() override {
+    if (is_mpi_finalized()) return;  // By the program, too early.
+    int has_message = 0;
+    check_mpi(
+        MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, communicator_, &has_message, MPI_STATUS_IGNORE),
+        "MPI_Iprobe");
+  }
   void set_failed() noexcept override {
     has_failed_ = true;
     renounce_finalize();

@@ -31,6 +31,8 @@ class MpiBackend {
   /// Whether MPI says that it takes CUDA memory: "yes", "no", or "not said" where it has no words
   /// for it.
   virtual std::string cuda_aware() const = 0;
+  /// MPI sends what it still holds of messages that count as sent, for who waits without it.
+  virtual void progress() = 0;
   /// The session failed: no collective call of MPI (nor MPI_Finalize) may be made any more.
   virtual void set_failed() noexcept = 0;
 };

@@ -33,7 +33,7 @@ void refuse_forked() {
 }
 
 void finalize_at_exit() {
-  if (is_finalizing()) MPI_Finalize();
+  if (finalizing_process() == getpid() && !is_mpi_finalized()) MPI_Finalize();
 }
 
 std::string level_name(int level) {
@@ -58,10 +58,8 @@ void initialise() {
 void ensure_mpi() {
   refuse_forked();
   int is_initialized = 0;
-  int is_finalized = 0;
   MPI_Initialized(&is_initialized);
-  MPI_Finalized(&is_finalized);
-  if (is_finalized != 0) {
+  if (is_mpi_finalized()) {
     throw Error(StatusCode::unavailable,
                 "MPI has been finalized in this process and cannot be used again; call init() "
                 "before MPI_Finalize");
@@ -81,11 +79,10 @@ void ensure_mpi() {
                             "by calling init() first");
 }
 
-bool is_finalizing() noexcept {
-  if (finalizing_process() != getpid()) return false;
+bool is_mpi_finalized() noexcept {
   int is_finalized = 0;
   MPI_Finalized(&is_finalized);
-  return is_finalized == 0;
+  return is_finalized != 0;
 }
 
 void renounce_finalize() noexcept { finalizing_process() = 0; }

@@ -10,8 +10,8 @@ namespace scalecom {
 /// it, or when MPI has been finalized already.
 void ensure_mpi();
 
-/// Whether this library is to finalize MPI at the process's exit.
-bool is_finalizing() noexcept;
+/// By whomever.
+bool is_mpi_finalized() noexcept;
 
 /// The process will not finalize MPI: a rank is lost, and MPI_Finalize would wait for it for ever.
 void renounce_finalize() noexcept;

@@ -169,6 +169,7 @@ def test_a_hostfile_is_read_in_both_forms(fake, tmp_path):
     (("-np", "2", "-H", "one:1,one:1", "python3"), "-H has one more than once"),
     (("-np", "2", "-H", "-oops:2", "python3"), "-H"),
     (("-np", "2", "-H", "", "python3"), "-H has ''; allowed are"),
+    (("-np", "2", "--hostfile", "", "python3"), "the hostfile '' cannot be read"),
     (("-np", "2", "/dev/../etc/passwd"), "it may not be executed; chmod +x lets it"),
     (("-np", "2", "--hostfile", "/absent", "python3"), "/absent cannot be read"),
     (("-np", "2", "--hostfile", "/dev/null", "python3"), "/dev/null has no host"),

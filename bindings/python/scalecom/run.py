@@ -200,9 +200,10 @@ def _run_elastic(options, found):
 
 def _hosts_of(options):
     """The hosts that were asked for; none where nothing was said."""
-    if options.hosts is not None:  # An empty -H is a variable that is not set.
+    # An empty one is a variable that is not set.
+    if options.hosts is not None:
         return hosts.parse_hosts(options.hosts)
-    return hosts.read_file(options.hostfile) if options.hostfile else []
+    return hosts.read_file(options.hostfile) if options.hostfile is not None else []
 
 
 def _command_of(options):

@@ -60,8 +60,10 @@ TEST_CASE("ranks meet when all have come, in a star and in a tree") {
 TEST_CASE("where a rank is lost none meets, and all hear of it at once") {
   const int size = GENERATE(3, 40);
   const int lost = GENERATE_COPY(0, 1, size - 1);
+  const TimePoint begin = Clock::now();
   const auto outcomes =
       meet_all(size, lost, kLong, [&](LoopbackControlWorld& world) { world.lose(lost); });
+  CHECK(Clock::now() - begin < kLong / 2);
   for (int rank = 0; rank < size; ++rank) {
     if (rank == lost) continue;
     CHECK(outcomes[static_cast<std::size_t>(rank)].status.code() == StatusCode::rank_lost);
@@ -75,6 +77,23 @@ TEST_CASE("where a rank does not come none meets, at the deadline") {
     const Status& status = outcomes[static_cast<std::size_t>(rank)].status;
     if (rank == absent) continue;
     CHECK((status.code() == StatusCode::timed_out || status.code() == StatusCode::rank_lost));
+  }
+}
+
+TEST_CASE("a parent's word counts also where it has left since, and a child's does not") {
+  LoopbackControlWorld world(2);
+  const auto parent = world.make_channel(0);
+  const auto child = world.make_channel(1);
+  const WaitContext wait{Deadline::after(kLong)};
+  SECTION("parent") {
+    parent->send(1, {});
+    world.lose(0);
+    CHECK_NOTHROW(LastMeeting(1, 2).meet(*child, wait));
+  }
+  SECTION("child") {
+    child->send(0, {});
+    world.lose(1);
+    CHECK_NOTHROW(LastMeeting(0, 2).meet(*parent, wait));
   }
 }
 

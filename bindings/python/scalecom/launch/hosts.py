@@ -80,7 +80,7 @@ def read_file(path):
     try:
         text = pathlib.Path(path).read_text()
     except OSError as error:
-        raise ValueError(f"the hostfile {path} cannot be read: {error.strerror}") from error
+        raise ValueError(f"the hostfile {path or repr(path)} cannot be read: {error.strerror}") from error
     found = parse_lines(text, path)
     if not found:
         raise ValueError(f"the hostfile {path} has no host")
