@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import scalecom.torch as hvd
-from scalecom import _library, process_sets
+from scalecom import _library
 from scalecom._library import lib
+from scalecom.process_sets import connect_process_set
 
 
 def the_global_process_set_is_every_rank():
@@ -51,7 +52,7 @@ def what_an_exchange_leaves_out_or_gives_wrongly_is_told():
     if len(ranks) == 1:  # Meets nobody.
         return
     with pytest.raises(ValueError, match="not put what place 1 gave.*for each of"):
-        process_sets.connect_process_set(ranks, lambda mine, limit_s: [mine])
+        connect_process_set(ranks, lambda mine, limit_s: [mine])
     told = []
 
     def put_wrongly(_, mine, count, limit_s, everyone):
