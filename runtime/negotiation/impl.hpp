@@ -22,7 +22,7 @@ namespace scalecom {
 /// negotiation.cpp the interface and how requests are merged, requests.cpp the messages up,
 /// ordering.cpp rank 0's decisions, stream.cpp the messages down, steady.cpp the schedule that
 /// replaces both, steady_exit.cpp the way back, joining.cpp the ranks that are out of data,
-/// fusion_change.cpp, stalls.cpp, session_end.cpp.
+/// fusion_change.cpp, stalls.cpp, silence.cpp, session_end.cpp.
 class Negotiation::Impl {
  public:
   explicit Impl(NegotiationOptions options);
@@ -162,6 +162,15 @@ class Negotiation::Impl {
   Wait wait_for(const Tensor& tensor) const;
   std::string describe_wait(const Wait& wait) const;
 
+  // A rank 0 that says nothing (silence.cpp)
+  void hear_from_above() noexcept;
+  /// Whether something that this rank has asked for is up to the ranks above.
+  bool is_up_to_those_above() const noexcept;
+  std::optional<TimePoint> silence_timer() const;
+  void check_silence();
+  void take_ask();
+  void write_ask(Writer& writer);
+
   // The steady state (steady.cpp)
   void learn(const std::vector<Tensor*>& tensors);
   void start_schedule_if_due();
@@ -272,6 +281,13 @@ class Negotiation::Impl {
   Clock::duration stall_look_{};      ///< until the first look at a tensor
   Clock::duration stall_shutdown_{};  ///< zero: never
   TimePoint next_stall_check_{};
+
+  // Silence from above
+  std::size_t own_requests_ = 0;  ///< that this rank has submitted, and that are not over
+  TimePoint last_heard_{};        ///< or since when this rank waits for those above
+  std::optional<TimePoint> asked_;
+  bool is_ask_due_ = false;        ///< to be sent up
+  Clock::duration silence_max_{};  ///< half of it until this rank asks, half and more to the end
 
   // End
   bool has_ended_ = false;

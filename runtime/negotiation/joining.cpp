@@ -22,6 +22,7 @@ void Negotiation::Impl::join(DeviceKind zeros_on, TimePoint now) {
   if (has_ended_) return;
   now_ = now;
   SCALECOM_ASSERT(!own_join_, "a rank joins twice");
+  if (!is_up_to_those_above()) hear_from_above();
   own_join_ = Join{options_.rank, zeros_on};
   if (schedule_) {
     leave(fmt::format("rank {} has joined", options_.rank));

@@ -16,8 +16,9 @@ enum class UpItem : std::uint64_t {
   leave = 8,           ///< reason: the schedule is to be left
   report = 9,          ///< least agreements that a rank of the subtree took from it, most - least
   join = 10,  ///< rank of the subtree that has joined, where its zeros are; behind its requests
+  ask = 11,   ///< whether rank 0 is there
 };
-inline constexpr std::uint64_t kUpItems = 11;
+inline constexpr std::uint64_t kUpItems = 12;
 
 /// Items of a message to the children: frame, items until the end.
 enum class DownItem : std::uint64_t {
@@ -30,8 +31,9 @@ enum class DownItem : std::uint64_t {
   decision = 7,    ///< agreements that every rank has taken from it, those that only some have
   joined = 8,      ///< the last rank to join: all have
   fusion = 9,      ///< fusion threshold, cycle time in ms: from here on
+  answer = 10,     ///< rank 0 is there
 };
-inline constexpr std::uint64_t kDownItems = 10;
+inline constexpr std::uint64_t kDownItems = 11;
 
 /// Entries of an agreement; of a scheduled one, whose step is that of its first round, only cached
 /// runs. A step is the difference from the entry before.

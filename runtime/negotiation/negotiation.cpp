@@ -56,7 +56,12 @@ Negotiation::Impl::Impl(NegotiationOptions options)
   if (stall_shutdown_ > Clock::duration::zero()) {
     stall_look_ = std::clamp(stall_shutdown_, kShortest, stall_time_);
   }
-  unfinished_time_ = negotiation::seconds_of(options.collective_timeout_s) / 2;
+  const Clock::duration collective_timeout = negotiation::seconds_of(options.collective_timeout_s);
+  silence_max_ = collective_timeout;
+  if (options.stall_check && stall_shutdown_ > Clock::duration::zero()) {
+    silence_max_ = std::min(silence_max_, stall_shutdown_);
+  }
+  unfinished_time_ = collective_timeout / 2;
   if (options.stall_check) unfinished_time_ = std::min(unfinished_time_, stall_look_ / 2);
   // What the nodes below know is to be with rank 0 by the time that it speaks or ends the session.
   if (!is_root()) stall_time_ = stall_look_ = stall_look_ / 2;
@@ -82,6 +87,8 @@ void Negotiation::Impl::submit(TensorRequest request, TimePoint now) {
   SCALECOM_ASSERT(!own_join_, request.name + " is submitted by a rank that has joined");
   Tensor& tensor = table_.get(request.name);
   SCALECOM_ASSERT((tensor.arrived & 1) == 0, request.name + " is in flight twice");
+  if (!is_up_to_those_above()) hear_from_above();
+  ++own_requests_;
   tensor.local_name = std::move(request.name);
   tensor.local = std::move(request.signature);
   set_local_extents(tensor, request.splits);
@@ -205,6 +212,7 @@ void Negotiation::Impl::receive(int from, const ControlMessage& message, TimePoi
   const int member = member_of(from);
   try {
     if (from == tree_.parent) {
+      hear_from_above();
       receive_stream(message);
     } else if (member > 0) {
       Reader reader(message);
@@ -225,7 +233,8 @@ void Negotiation::Impl::advance(TimePoint now) {
   check_steady();
   check_stalls();
   check_joins();
-  if (end_deadline_ && now_ >= *end_deadline_) end_here(*cause_, tree_.parent >= 0);
+  check_silence();
+  if (!has_ended_ && end_deadline_ && now_ >= *end_deadline_) end_here(*cause_, tree_.parent >= 0);
 }
 
 std::optional<TimePoint> Negotiation::Impl::next_timer() const {
@@ -235,6 +244,7 @@ std::optional<TimePoint> Negotiation::Impl::next_timer() const {
   if (options_.stall_check && table_.first_partial() != nullptr) add(next_stall_check_);
   if (const std::optional<TimePoint> steady = steady_timer()) add(*steady);
   if (const std::optional<TimePoint> join = join_timer()) add(*join);
+  if (const std::optional<TimePoint> silence = silence_timer()) add(*silence);
   if (end_deadline_) add(*end_deadline_);
   return next;
 }

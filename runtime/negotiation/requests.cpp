@@ -45,6 +45,7 @@ void Negotiation::Impl::receive_requests(std::size_t member, Reader& reader) {
       case UpItem::leave: take_leave(reader); break;
       case UpItem::report: take_report(member, reader); break;
       case UpItem::join: take_join(member, reader); break;
+      case UpItem::ask: take_ask(); break;
       default: refuse_message("item 0 is not known");
     }
   }
@@ -226,6 +227,7 @@ void Negotiation::Impl::send_up() {
     write_acknowledgement(items);
     write_stall_reports(items);
     write_steady_items(items);
+    write_ask(items);
   }
   if (end_request_) {
     items.put_enum(UpItem::end);

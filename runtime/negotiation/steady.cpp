@@ -193,6 +193,7 @@ void Negotiation::Impl::take_due() {
     }
     next.missing = next.tensors.size();
     schedule_->submitted -= next.tensors.size();
+    own_requests_ -= next.tensors.size();
     ++schedule_->taken;
     schedule_->waiting_since.reset();
     ++steady_counters_.agreements;

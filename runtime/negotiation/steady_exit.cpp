@@ -170,6 +170,7 @@ void Negotiation::Impl::take_back(Tensor& tensor) {
   tensor.local_name = *tensor.name;
   tensor.local = tensor.cached;
   tensor.arrived = 1;
+  ++own_requests_;
 }
 
 // Others have taken it, this rank has not.

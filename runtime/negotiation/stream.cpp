@@ -50,6 +50,7 @@ void Negotiation::Impl::apply_item(Reader& reader) {
     case DownItem::decision: return apply_decision(reader);
     case DownItem::joined: return apply_joined(reader);
     case DownItem::fusion: return apply_fusion(reader);
+    case DownItem::answer: return;  // It has been heard.
   }
   refuse_message("item 0 is not known");
 }
@@ -165,6 +166,7 @@ void Negotiation::Impl::agree_on(Tensor& tensor, std::int64_t step,
     refuse_message(fmt::format("tensor {} was agreed on before it was submitted", *tensor.name));
   }
   if ((tensor.arrived & 1) != 0) {
+    --own_requests_;
     agreed.push_back(
         {std::move(tensor.local_name), std::move(tensor.local), step, std::move(first_extents)});
   } else {
@@ -185,6 +187,7 @@ void Negotiation::Impl::apply_mismatch(Reader& reader) {
     refuse_message(fmt::format("tensor {} differs, but was not submitted", name));
   }
   if ((tensor->arrived & 1) != 0) {
+    --own_requests_;
     events_.emplace_back(Mismatch{std::move(tensor->local_name), std::string(text)});
   }
   table_.finish(*tensor);

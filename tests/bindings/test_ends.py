@@ -1,10 +1,11 @@
 """Ranks that die, leave or lag: an error that names them, in time, and nothing hangs."""
 
+import re
 import sys
 
 import pytest
 from conftest import RECOVERY, mpirun_command, run_limited
-from jobs import rank_environment
+from jobs import Job, rank_environment
 
 WITHOUT_A_GUARD = """\
 import multiprocessing, sys
@@ -61,6 +62,18 @@ def test_a_stall_is_reported_and_then_fails(launch_unchecked):
     assert min(value["failed_at"] for value in values) - min(value["submitted_at"] for value in values) > 1.0
     reports = [line for line in outcome.output.splitlines() if "warning" in line]
     assert any("allreduce.wanted" in line and "rank 2" in line for line in reports), reports
+
+
+def test_a_rank_0_that_is_stopped_is_named_by_the_others(tmp_path):
+    job = Job(tmp_path, 3, "programs.ends:wait_for_a_stopped_rank_0",
+              env={"SCALECOM_COLLECTIVE_TIMEOUT": "4"})
+    for rank in (1, 2):
+        job.processes[rank].wait(60)
+    job.processes[0].kill()
+    outcome = job.outcome()
+    assert set(outcome.values) == {1, 2}, (outcome.errors, outcome.output)
+    for message in outcome.values.values():
+        assert re.search("rank 0 hangs: for .* s rank [12] has heard nothing about 1 tensor", message)
 
 
 def test_a_late_rank_is_reported_and_delays_only(launch_unchecked):

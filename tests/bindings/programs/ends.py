@@ -100,6 +100,16 @@ def lag_for_ever():
     return {"message": message, "submitted_at": submitted_at, "failed_at": time.monotonic()}
 
 
+def wait_for_a_stopped_rank_0():
+    """Rank 0 stops, as Ctrl-Z would do it, with nothing under way: what the others are told."""
+    hvd.init()
+    hvd.barrier()
+    if hvd.rank() == 0:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    message, _ = _error_of(lambda: hvd.allreduce(torch.ones(1), name="wanted"))
+    return message
+
+
 def lag_for_a_while(seconds):
     """The last rank submits late, after reports of a stall; nothing fails."""
     hvd.init()
