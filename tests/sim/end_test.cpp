@@ -87,12 +87,13 @@ TEST_CASE("a tensor that is missed again is not said to have come from those of 
     if (rank != 77) world.submit(rank, "w", all_reduce());
   }
   world.run(1ms);
-  world.submit(76, "w", all_reduce());  // A leaf of the same parent.
+  const int next = GENERATE(76, 20);  // A leaf of the same parent, and one of another.
+  world.submit(next, "w", all_reduce());
   world.run(400ms);
   CHECK(world.stalls().size() == 1);
   world.run(700ms);
   REQUIRE(world.stalls().size() == 2);
-  CHECK_THAT(world.stalls()[1].second, Contains("for 1.0 s (rank 76 did)"));
+  CHECK_THAT(world.stalls()[1].second, Contains(fmt::format("for 1.0 s (rank {} did)", next)));
 }
 
 TEST_CASE("what an adapter waits for stands in its words behind the user's tensors, once") {
