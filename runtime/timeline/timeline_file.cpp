@@ -49,7 +49,9 @@ TimelineFile::TimelineFile(const std::string& path, const std::string& origin, i
 }
 
 // A killed process stops writing between two pages, never within one. So a write stays in a page,
-// but for the two bytes by which the bracket goes from the end of one to the next.
+// but for the two bytes by which the bracket goes from the end of one to the next: whoever is
+// killed between these leaves none. (Stored in mapped pages they were never torn apart; but where a
+// disk is full, or somebody shortens the file, such a store ends the process.)
 void TimelineFile::append(std::string_view elements) {
   while (file_.is_open() && !elements.empty()) {
     const std::size_t room = kPageBytes - static_cast<std::size_t>(end_) % kPageBytes;

@@ -9,8 +9,9 @@
 
 namespace scalecom {
 
-/// A file with a JSON array that is whole whenever the process is killed: each write begins over
-/// the closing bracket of the one before and ends with its own. Confined to one thread at a time.
+/// A file with a JSON array that has whole elements whenever the process is killed, and nearly
+/// always its closing bracket: each write begins over that of the one before and ends with its own.
+/// Confined to one thread at a time.
 class TimelineFile {
  public:
   /// Makes the file, or empties it. `origin` says where the path comes from, for errors: a
