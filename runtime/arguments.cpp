@@ -204,13 +204,16 @@ void check_member(const GroupMember& member, const GroupMember& first) {
                      to_string(member.input.device), first.name, to_string(first.input.device)));
 }
 
+void check_not_negative(const char* what, std::int64_t value) {
+  if (value >= 0) return;
+  throw Error(StatusCode::invalid_argument,
+              fmt::format("{} is {}; it must be 0 or more", what, value));
+}
+
 void check_explained(std::int64_t count, DataType dtype, const Compression& compression,
                      DeviceKind device) {
   const std::string name = "to be explained";
-  if (count < 0) {
-    throw Error(StatusCode::invalid_argument,
-                fmt::format("count is {}; it must be 0 or more", count));
-  }
+  check_not_negative("count", count);
   check_dtype(name, dtype);
   check_shape(name, {count}, dtype);
   check_device_kind(name, device);

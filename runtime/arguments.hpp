@@ -19,6 +19,8 @@ void check_all_reduce(const std::string& name, const TensorView& input, const Te
 void check_member(const GroupMember& member, const GroupMember& first);
 /// Of an all-reduce of `dtype`.
 void check_compression(const std::string& name, DataType dtype, const AllReduceOptions& options);
+/// `what` names it.
+void check_not_negative(const char* what, std::int64_t value);
 /// Of a tensor that there is no more of.
 void check_explained(std::int64_t count, DataType dtype, const Compression& compression,
                      DeviceKind device);

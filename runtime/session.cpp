@@ -477,10 +477,7 @@ void Session::start_timeline(const std::string& path, bool mark_cycles) {
 void Session::stop_timeline() { impl_->stop_timeline(); }
 
 AllReduceExplanation Session::explain_all_reduce(std::int64_t bytes) const {
-  if (bytes < 0) {
-    throw Error(StatusCode::invalid_argument,
-                fmt::format("bytes is {}; it must be 0 or more", bytes));
-  }
+  check_not_negative("bytes", bytes);
   return impl_->explain_all_reduce(bytes);
 }
 

@@ -12,16 +12,18 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <functional>
 #include <string>
 #include <thread>
 
 #include "scalecom/scalecom.hpp"
 #include "tests/mpi/absence.hpp"
+#include "tests/support/yield_until.hpp"
 
 namespace {
 
 using namespace scalecom;
+
+constexpr std::chrono::seconds kLimit(20);
 
 int my_rank = 0;
 
@@ -51,15 +53,6 @@ bool is_alive(pid_t process) {
   return name_end != std::string::npos && text.at(name_end + 2) != 'Z';
 }
 
-bool comes_true(const std::function<bool()>& condition) {
-  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > limit) return false;
-    sched_yield();
-  }
-  return true;
-}
-
 struct Processes {
   std::int32_t last;    ///< the last rank's
   std::int32_t keeper;  ///< forked by it
@@ -82,9 +75,11 @@ int main() {
   const Processes processes = share_processes(*session);
   session->barrier().wait();
   if (processes.last == getpid()) kill(getpid(), SIGKILL);
-  test::holds(comes_true([&] { return !is_alive(processes.last); }), "the last rank dies");
+  test::holds(test::yield_until(kLimit, [&] { return !is_alive(processes.last); }),
+              "the last rank dies");
   std::thread end([&] { session->shutdown(); });
-  test::holds(comes_true([&] { return !session->status().is_ok(); }), "the session is shut down");
+  test::holds(test::yield_until(kLimit, [&] { return !session->status().is_ok(); }),
+              "the session is shut down");
   test::holds(session->status().code() == StatusCode::shut_down, session->status().message());
   const auto before = std::chrono::steady_clock::now();
   if (my_rank == 0) kill(processes.keeper, SIGKILL);

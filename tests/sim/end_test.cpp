@@ -12,11 +12,20 @@ using namespace scalecom::sim;
 using namespace std::chrono_literals;
 using Catch::Contains;
 
-TEST_CASE("a stall is told once per stall check time, by rank 0, with who is missing") {
-  const int size = GENERATE(4, 40);
+namespace {
+
+/// Stalls are told after a second.
+WorldOptions checked_for_stalls(int size) {
   WorldOptions options = steady(size);
   options.negotiation.stall_check_time_s = 1.0;
-  World world(options);
+  return options;
+}
+
+}  // namespace
+
+TEST_CASE("a stall is told once per stall check time, by rank 0, with who is missing") {
+  const int size = GENERATE(4, 40);
+  World world(checked_for_stalls(size));
   for (int rank = 0; rank < size; ++rank) {
     if (rank != 1 && rank != size - 1) world.submit(rank, "late", all_reduce());
     if (rank != 2) world.submit(rank, "later", all_reduce());
@@ -42,9 +51,7 @@ TEST_CASE("a stall is told once per stall check time, by rank 0, with who is mis
 }
 
 TEST_CASE("a stall is seen wherever in the tree the submitting rank is") {
-  WorldOptions options = steady(100);
-  options.negotiation.stall_check_time_s = 1.0;
-  World world(options);
+  World world(checked_for_stalls(100));
   world.submit(77, "lonely", all_reduce());
   world.run(1100ms);
   REQUIRE(world.stalls().size() == 1);
@@ -62,9 +69,7 @@ TEST_CASE("a stall is seen wherever in the tree the submitting rank is") {
 }
 
 TEST_CASE("a stall counts from the first rank that submitted, whoever hears of it when") {
-  WorldOptions options = steady(100);
-  options.negotiation.stall_check_time_s = 1.0;
-  World world(options);
+  World world(checked_for_stalls(100));
   world.submit(77, "lonely", all_reduce());
   world.run(400ms);
   world.submit(0, "lonely", all_reduce());
@@ -74,9 +79,7 @@ TEST_CASE("a stall counts from the first rank that submitted, whoever hears of i
 }
 
 TEST_CASE("a tensor that is missed again is not said to have come from those of the last time") {
-  WorldOptions options = steady(100);
-  options.negotiation.stall_check_time_s = 1.0;
-  World world(options);
+  World world(checked_for_stalls(100));
   submit_everywhere(world, "w", all_reduce());
   world.run(1ms);
   world.submit(77, "w", all_reduce());
@@ -97,9 +100,7 @@ TEST_CASE("a tensor that is missed again is not said to have come from those of 
 }
 
 TEST_CASE("what an adapter waits for stands in its words behind the user's tensors, once") {
-  WorldOptions options = steady(3);
-  options.negotiation.stall_check_time_s = 1.0;
-  World world(options);
+  World world(checked_for_stalls(3));
   const bool has_users = GENERATE(true, false);
   for (int rank = 0; rank < 2; ++rank) {
     world.submit(rank, "allreduce.scalecom[which gradients are sparse].a", all_reduce());
@@ -120,9 +121,7 @@ TEST_CASE("what an adapter waits for stands in its words behind the user's tenso
 }
 
 TEST_CASE("who is missing for any of several tensors with the same words is told") {
-  WorldOptions options = steady(4);
-  options.negotiation.stall_check_time_s = 1.0;
-  World world(options);
+  World world(checked_for_stalls(4));
   const std::string name = "broadcast.scalecom[optimizer state].";
   for (const int rank : {0, 1, 2}) world.submit(rank, name + "0", all_reduce());
   for (const int rank : {0, 1, 3}) world.submit(rank, name + "1", all_reduce());
@@ -140,9 +139,7 @@ TEST_CASE("a name that only looks like scalecom's own is the user's") {
   const std::string name =
       GENERATE("allreduce.layer.scalecom[0].w", "scalecom[0].w", "layer.scalecom[0]",
                "allreduce.scalecom[0", "allreduce.scalecom[0]w", "allreduce.scalecoms[0]");
-  WorldOptions options = steady(2);
-  options.negotiation.stall_check_time_s = 1.0;
-  World world(options);
+  World world(checked_for_stalls(2));
   world.submit(0, name, all_reduce());
   world.run(1200ms);
   REQUIRE(world.stalls().size() == 1);
@@ -152,9 +149,7 @@ TEST_CASE("a name that only looks like scalecom's own is the user's") {
 }
 
 TEST_CASE("of many exchanges of scalecom's own a report shows ten") {
-  WorldOptions options = steady(2);
-  options.negotiation.stall_check_time_s = 1.0;
-  World world(options);
+  World world(checked_for_stalls(2));
   for (int i = 0; i < 12; ++i) {
     world.submit(0, "allreduce.scalecom[purpose " + std::to_string(i) + "]", all_reduce());
   }

@@ -7,6 +7,18 @@ using namespace scalecom::sim;
 using namespace std::chrono_literals;
 using Catch::Contains;
 
+namespace {
+
+/// The leaf takes the next agreement, of `name`; the one before is over, and this one is not.
+void leave_unfinished(ScheduledPair& world, const char* name) {
+  world.leaf.submit({name, all_reduce()}, world.now);
+  CHECK(world.agreements() == 1);
+  world.leaf.set_backlog(1);
+  CHECK(world.left() == "");
+}
+
+}  // namespace
+
 TEST_CASE("a rank holds back results from its report to the decision") {
   Negotiation leaf({.rank = 1, .size = 2, .cycle_time_ms = 0});
   Negotiation root({.rank = 0, .size = 2, .cycle_time_ms = 0});
@@ -114,10 +126,7 @@ TEST_CASE("an idle steady rank has no timer") {
 
 TEST_CASE("an agreement that is not executed for half the stall check time ends the schedule") {
   ScheduledPair world;
-  world.leaf.submit({"a", all_reduce()}, world.now);
-  CHECK(world.agreements() == 1);
-  world.leaf.set_backlog(1);
-  CHECK(world.left() == "");
+  leave_unfinished(world, "a");
   world.now += 29s;
   world.leaf.set_backlog(1);
   CHECK(world.left() == "");
@@ -140,31 +149,21 @@ TEST_CASE("an agreement that is not executed for half the stall check time ends 
 TEST_CASE("agreements that are executed one after another keep the schedule, however long") {
   ScheduledPair world;
   for (int turn = 0; turn < 4; ++turn) {
-    world.leaf.submit({turn % 2 == 0 ? "a" : "b", all_reduce()}, world.now);
-    CHECK(world.agreements() == 1);
-    // The one before is over, and this one is not.
-    world.leaf.set_backlog(1);
-    CHECK(world.left() == "");
+    leave_unfinished(world, turn % 2 == 0 ? "a" : "b");
     world.now += 20s;
   }
 }
 
 TEST_CASE("the steady state ends before the stall shutdown time ends the session") {
   ScheduledPair world({.stall_shutdown_time_s = 10.0});
-  world.leaf.submit({"a", all_reduce()}, world.now);
-  CHECK(world.agreements() == 1);
-  world.leaf.set_backlog(1);
-  CHECK(world.left() == "");
+  leave_unfinished(world, "a");
   REQUIRE(world.leaf.next_timer());
   CHECK(*world.leaf.next_timer() == world.now + 5s);
 }
 
 TEST_CASE("the steady state ends before a late rank lets a collective run out of time") {
   ScheduledPair world({.stall_check = false, .collective_timeout_s = 10.0});
-  world.leaf.submit({"a", all_reduce()}, world.now);
-  CHECK(world.agreements() == 1);
-  world.leaf.set_backlog(1);
-  CHECK(world.left() == "");
+  leave_unfinished(world, "a");
   REQUIRE(world.leaf.next_timer());
   CHECK(*world.leaf.next_timer() == world.now + 5s);
   world.now += 5s;

@@ -216,13 +216,12 @@ async def run_ranks(plan, environment, tell):
     with caught_signals() as caught:
         try:
             for rank in range(plan.ranks):
-                if caught.done():  # Many ranks take long to start.
-                    await end_all(ranks, caught.result())
-                    return 128 + caught.result()
                 place = rank_variables(rank, plan.ranks, port, run, 0)
                 ranks.append(await RankProcess.start(
                     plan.command, {**base, **place}, f"rank {rank}",
                     f"[{rank}] " if plan.prefixes_output else None))
+                if caught.done():  # Many ranks take long to start.
+                    break
             return await _watch(ranks, caught, tell)
         finally:
             await end_all(ranks)
